@@ -1,0 +1,44 @@
+# Every command, for people and CI. Each target sets up what it needs; the first call takes minutes, later ones start at once.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: repro serve ui test lint clean help
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+repro: .venv/ready  ## from data to a model that Triton serves
+	@$(BIN)/evergreen check
+	@$(BIN)/dvc repro
+	@$(BIN)/evergreen publish --first
+	@$(BIN)/evergreen ask --start "where is my parcel?"
+	@$(BIN)/evergreen status
+
+serve: .venv/ready  ## serve the champion with Triton on loopback; Ctrl-C stops it
+	@exec $(BIN)/evergreen serve
+
+ui: .venv/ready  ## MLflow in the browser, at http://127.0.0.1:5000
+	@exec $(BIN)/evergreen ui
+
+test: .venv/ready lint  ## lint, types, import contracts and all tests
+	@$(BIN)/python -m pytest
+
+lint: .venv/ready
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:  ## remove what the pipeline made here, but not the home of state
+	rm -rf artifacts reports dvc_plots
+
+# One environment holds it all. requirements.lock is whole, so nothing is resolved: pip only fetches and unpacks.
+.venv/ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=… to a Python 3.11"; exit 3; }
+	@echo "setting up .venv (two or three minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pipeline.worktree
+	@touch $@

@@ -1,0 +1,156 @@
+"""The console script: a thin face over the packages. Commands load what they need when they run, so that `--help` is quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import EvergreenError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Keeps a fine-tuned language model good while the world it serves changes.")
+out = Console(highlight=False, soft_wrap=True)
+
+PACKAGE, EXPORTED = Path("artifacts/package"), Path("artifacts/export")
+METRICS, DATA_REPORT, DVC_LOCK = Path("artifacts/evaluation/metrics.json"), Path("artifacts/data/report.json"), Path("dvc.lock")
+
+
+@app.command()
+def check() -> None:
+    """Check params.yaml, the data and the tools, before the pipeline runs."""
+    from pipeline.check import check as found
+
+    for line in found():
+        out.print(f"[green]✓[/] {line}")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="hub id of a data set, for example PolyAI/banking77")],
+    config: Annotated[str | None, typer.Option(help="configuration of the data set")] = None,
+    split: Annotated[str, typer.Option(help="which of its splits")] = "train",
+    revision: Annotated[str | None, typer.Option(help="tag or commit to pin")] = None,
+    to: Annotated[Path, typer.Option(help="file to write (jsonl)")] = Path("data/fetched/source.jsonl"),
+) -> None:
+    """Bring a hub data set to a file that data.source can name."""
+    from pipeline.fetch import fetch as bring
+
+    rows = bring(name, config=config, split=split, revision=revision, out=to)
+    out.print(f"{rows} rows → {to}\nnext: .venv/bin/dvc exp run -S data.source={to}")
+
+
+@app.command()
+def publish(first: Annotated[bool, typer.Option("--first", help="only when there is no champion yet")] = False) -> None:
+    """Make the packaged model a version: registry, live repository, release table."""
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from serving.publish import Candidate, champion
+    from serving.publish import publish as do
+
+    home = find_home()
+    there = champion(home) if first else None
+    if there:
+        out.print(f"version {there.version} is champion; a newer package becomes its challenger with: .venv/bin/evergreen publish")
+        return
+    published = do(Candidate(PACKAGE, EXPORTED, DATA_REPORT, DVC_LOCK), load_params().publish.name, home)
+    word = "was published before as" if published.was_there else "is now"
+    out.print(f"this package {word} version {published.release.version}, {published.release.role} → {published.folder}")
+
+
+@app.command()
+def serve() -> None:
+    """Serve the champion with Triton until Ctrl-C."""
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from serving.publish import repository
+    from serving.triton import model_name, running
+
+    home, settings = find_home(), load_params().serve
+    version = _champion_version(home)
+    with running(repository(home), [version], settings, home) as server:
+        out.print(f"[green]✓[/] version {version} answers as [bold]{model_name(version)}[/] (KServe v2): "
+                  f"http://{settings.host}:{settings.http_port}, gRPC {settings.host}:{settings.grpc_port}, "
+                  f"metrics http://{settings.host}:{settings.metrics_port}/metrics")  # fmt: skip
+        out.print(f'  ask it, in another terminal:  .venv/bin/evergreen ask "where is my parcel?"\n  its log: {server.log}\n  Ctrl-C stops it')
+        try:
+            server.process.wait()
+        except KeyboardInterrupt:
+            out.print("stopping")
+            return
+    raise typer.Exit(1)  # the server ended by itself
+
+
+@app.command()
+def ask(
+    texts: Annotated[list[str], typer.Argument(help="what a customer would write")],
+    start: Annotated[bool, typer.Option("--start", help="start a Triton for this question alone when none is running")] = False,
+) -> None:
+    """Ask the champion, through Triton."""
+    from pipeline.errors import ToolError
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from serving.publish import repository
+    from serving.triton import ask_grpc, free_ports, is_ready, running
+
+    home, settings = find_home(), load_params().serve
+    version = _champion_version(home)
+    if is_ready(settings, [version]):
+        answers = ask_grpc(settings, version, texts)
+    elif start:
+        with running(repository(home), [version], free_ports(settings), home) as server:
+            answers = ask_grpc(server.serve, version, texts)
+    else:
+        raise ToolError(f"{settings.host}:{settings.http_port}", f"no Triton serves version {version} there", "start one: make serve (or add --start)")
+    for text, label, row in zip(texts, answers.labels, answers.probabilities, strict=True):
+        out.print(f"“{text}” → [bold green]{label}[/]  {row.max():.0%} sure, version {version}, by Triton")
+
+
+@app.command()
+def status() -> None:
+    """What serves, how good the last model is, where everything lies, and what to do next."""
+    from pipeline.home import find_home
+    from serving.publish import champion
+
+    home = find_home()
+    there = champion(home)
+    out.print(f"champion: {f'version {there.version}' if there else 'none yet'}")
+    if METRICS.is_file():
+        out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
+    out.print(f"everything lives in\n  {home}  state: MLflow, live models, DVC remote\n  {Path('artifacts').absolute()}  what the pipeline made")
+    out.print('next:\n  make serve                                   serve the champion (then: .venv/bin/evergreen ask "…")\n'
+              "  make ui                                      look at the run in MLflow\n"
+              "  .venv/bin/dvc exp run -S train.epochs=4      try something else")  # fmt: skip
+
+
+def _scores(metrics: dict[str, dict[str, float]]) -> Table:
+    table = Table("on the test rows", "accuracy", "macro-F1", title="the model beside its control", title_justify="left")
+    for name, row in (("fine-tuned", metrics["test"]), ("frozen encoder + logistic regression", metrics["control"])):
+        table.add_row(name, f"{row['accuracy']:.4f}", f"{row['f1_macro']:.4f}")
+    return table
+
+
+def _champion_version(home: Path) -> int:
+    from pipeline.errors import ToolError
+    from serving.publish import champion
+
+    there = champion(home)
+    if there is None:
+        raise ToolError(str(home), "no version has been published", "make repro")
+    return there.version
+
+
+def main() -> None:
+    """Run a command; errors for people end with their message and exit code."""
+    try:
+        app()
+    except EvergreenError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print("[red]error:[/]", end=" ")
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How a model is made. Knows nothing of serving or watching."""

@@ -1,0 +1,42 @@
+"""Everything that can be wrong with params, data and tools, told before the pipeline starts."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import ToolError
+from pipeline.home import find_home, main_worktree
+from pipeline.ingest import ingest
+from pipeline.learning.base import base_folder
+from pipeline.params import load_params
+from pipeline.split import split
+
+FREE_BYTES_NEEDED = 2 * 2**30
+FEEDBACK = Path("data/feedback")
+
+
+def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
+    """One line for each thing found in order; raises an `EvergreenError` at the first that is not. Writes nothing but the home folder."""
+    params = load_params(params_file)
+    yield f"{params_file}: every key is known"
+    yield check_tools()
+    data = params.data
+    ingested = ingest(data.source, data.test, FEEDBACK, data)
+    found = ingested.report
+    yield f"{data.source}: {found['accepted']} rows, {len(found['classes'])} classes, {found['quarantined']['rows']} rows set aside"
+    sides = split(ingested.rows, ingested.test, params.split)
+    yield f"split: {len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows"
+    yield f"base model: {base_folder(params.model)}"
+
+
+def check_tools() -> str:
+    """Git, Python, room on the disk; raises `ToolError`."""
+    if sys.version_info[:2] != (3, 11):
+        raise ToolError("Python", f"this is {sys.version.split()[0]}", "use Python 3.11: requirements.lock is made for it")
+    main_worktree()
+    home = find_home()
+    free = shutil.disk_usage(home).free
+    if free < FREE_BYTES_NEEDED:
+        raise ToolError(str(home), f"only {free / 2**30:.1f} GiB are free on this disk", f"free {FREE_BYTES_NEEDED / 2**30:.0f} GiB, or set EVERGREEN_HOME")
+    return f"tools: git, Python 3.11, {free / 2**30:.0f} GiB free; state lives in {home}"

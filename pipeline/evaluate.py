@@ -1,0 +1,169 @@
+"""Stage `evaluate`: the trained model on validation and test rows, calibrated, with intervals, beside the frozen control."""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
+
+from pipeline import charts, metrics
+from pipeline.errors import run_stage
+from pipeline.home import find_home
+from pipeline.learning.base import base_folder
+from pipeline.learning.batching import to_pieces
+from pipeline.learning.checkpoint import Trained, load_trained
+from pipeline.learning.inference import in_batches
+from pipeline.learning.model import CosineHead, TextClassifier, load_encoder
+from pipeline.params import Evaluate, Model, flatten, load_params
+from pipeline.records import Example, read_examples, write_json, written_whole
+from pipeline.tracking import Run, stage_run
+
+Arrays = NDArray[np.float64]
+EXAMPLES_A_PAIR = 3
+
+
+class Evaluation(NamedTuple):
+    """What was measured; `guess` and `truth` are class indices of the test rows."""
+
+    metrics: dict[str, dict[str, float]]
+    report: dict[str, Any]
+    temperature: float
+    truth: metrics.Indices
+    guess: metrics.Indices
+    test_logits: Arrays
+
+
+def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, settings: Evaluate) -> Evaluation:
+    """Score test and validation rows; the temperature is fitted on validation, the control on the training rows."""
+    labels = trained.labels
+    index = {label: i for i, label in enumerate(labels)}
+    truth = {side: np.array([index[str(row.label)] for row in rows if row.label in index], dtype=np.int64) for side, rows in sides.items()}
+    texts = {side: [row.text for row in rows if row.label in index] for side, rows in sides.items()}
+    logits = {side: logits_of(trained, texts[side], settings.batch_size) for side in ("val", "test")}
+    temperature = metrics.fit_temperature(logits["val"], truth["val"])
+    guess = logits["test"].argmax(axis=1)
+    control = frozen_control(trained, texts, truth["train"], model, settings)
+    bootstrap = metrics.Bootstrap(len(guess), settings.bootstrap_resamples, settings.confidence, settings.seed)
+    scores = {
+        "test": {**_scores(logits["test"], truth["test"], len(labels)), **_calibration(logits["test"], truth["test"], temperature, settings)},
+        "control": _label_scores(control, truth["test"], len(labels)),
+        "val": _scores(logits["val"], truth["val"], len(labels)),
+    }
+    report = {
+        "rows": {side: len(rows) for side, rows in texts.items()},
+        "temperature": temperature,
+        "intervals": _intervals(truth["test"], guess, control, len(labels), bootstrap),
+        "classes": {
+            label: {**one._asdict(), "f1": one.f1._asdict()}
+            for label, one in zip(labels, metrics.class_scores(truth["test"], guess, len(labels), bootstrap), strict=True)
+        },
+        "confused_pairs": _confused_pairs(truth["test"], guess, texts["test"], labels, settings.confused_pairs),
+    }
+    return Evaluation(scores, report, temperature, truth["test"], guess, logits["test"])
+
+
+def logits_of(trained: Trained, texts: list[str], batch_size: int) -> Arrays:
+    """(N, classes) in fp32 arithmetic, as the exported model computes."""
+    pieces = to_pieces(trained.tokenizer, texts)
+    logits = in_batches(trained.classifier.forward, pieces, batch_size=batch_size, precision="fp32")
+    return np.asarray(logits.numpy(), dtype=np.float64)
+
+
+def frozen_control(trained: Trained, texts: dict[str, list[str]], train_truth: metrics.Indices, model: Model, settings: Evaluate) -> metrics.Indices:
+    """Class indices that logistic regression on the untouched encoder's embeddings gives the test rows."""
+    encoder = load_encoder(base_folder(model))
+    frozen = TextClassifier(encoder, CosineHead(1, 1, 1.0)).eval()
+    embedded = {}
+    for side in ("train", "test"):
+        pieces = to_pieces(trained.tokenizer, texts[side])
+        embedded[side] = F.normalize(in_batches(frozen.embed, pieces, batch_size=settings.batch_size, precision="fp32"), dim=-1).numpy()
+    control = LogisticRegression(C=settings.control_c, max_iter=2000).fit(embedded["train"], train_truth)
+    return np.asarray(control.predict(embedded["test"]), dtype=np.int64)
+
+
+def _label_scores(guess: metrics.Indices, truth: metrics.Indices, classes: int) -> dict[str, float]:
+    matrix = metrics.confusion(truth, guess, classes)
+    return {"accuracy": metrics.accuracy(matrix), "f1_macro": metrics.f1_macro(matrix), "f1_micro": metrics.f1_micro(matrix)}
+
+
+def _scores(logits: Arrays, truth: metrics.Indices, classes: int) -> dict[str, float]:
+    return {**_label_scores(logits.argmax(axis=1), truth, classes), "nll": metrics.negative_log_likelihood(logits, truth)}
+
+
+def _calibration(logits: Arrays, truth: metrics.Indices, temperature: float, settings: Evaluate) -> dict[str, float]:
+    return {
+        "nll_calibrated": metrics.negative_log_likelihood(logits, truth, temperature),
+        "ece": metrics.calibration_error(metrics.softmax(logits), truth, settings.calibration_bins),
+        "ece_calibrated": metrics.calibration_error(metrics.softmax(logits / temperature), truth, settings.calibration_bins),
+    }
+
+
+def _intervals(truth: metrics.Indices, guess: metrics.Indices, control: metrics.Indices, classes: int, bootstrap: metrics.Bootstrap) -> dict[str, Any]:
+    ours, theirs = bootstrap.confusions(truth, guess, classes), bootstrap.confusions(truth, control, classes)
+    found = {}
+    for name, score in (("accuracy", metrics.accuracy), ("f1_macro", metrics.f1_macro)):
+        value, other = score(metrics.confusion(truth, guess, classes)), score(metrics.confusion(truth, control, classes))
+        found[name] = bootstrap.interval(value, [score(m) for m in ours])._asdict()
+        gains = [score(a) - score(b) for a, b in zip(ours, theirs, strict=True)]
+        found[f"{name}_above_control"] = bootstrap.interval(value - other, gains)._asdict()
+    return found
+
+
+def _confused_pairs(truth: metrics.Indices, guess: metrics.Indices, texts: list[str], labels: list[str], most: int) -> list[dict[str, Any]]:
+    pairs = []
+    for true, said, rows in metrics.most_confused(truth, guess, most):
+        where = np.flatnonzero((truth == true) & (guess == said))[:EXAMPLES_A_PAIR]
+        pairs.append({"true": labels[true], "predicted": labels[said], "rows": rows, "texts": [texts[i] for i in where]})
+    return pairs
+
+
+def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
+    """Metrics, report, temperature, and the table that `dvc plots` draws the confusion matrix from."""
+    write_json(folder / "metrics.json", evaluation.metrics)
+    write_json(folder / "report.json", evaluation.report)
+    write_json(folder / "temperature.json", {"temperature": evaluation.temperature})
+    with written_whole(folder / "confusion.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
+        rows = [(labels[t], labels[g]) for t, g in zip(evaluation.truth, evaluation.guess, strict=True)]
+        csv.writer(file).writerows([("actual", "predicted"), *rows])
+
+
+def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evaluate, folder: Path) -> None:
+    """Scores, figures and files into the MLflow run."""
+    run.metrics({f"{side}/{name}": value for side, scores in evaluation.metrics.items() for name, value in scores.items()})
+    matrix = metrics.confusion(evaluation.truth, evaluation.guess, len(labels))
+    run.figure(charts.confusion_matrix(matrix, labels), "confusion_matrix")
+    scores = metrics.class_scores(
+        evaluation.truth,
+        evaluation.guess,
+        len(labels),
+        metrics.Bootstrap(len(evaluation.truth), settings.bootstrap_resamples, settings.confidence, settings.seed),
+    )
+    run.figure(charts.class_f1(labels, scores), "f1_by_class")
+    shown = [metrics.reliability(metrics.softmax(evaluation.test_logits / t), evaluation.truth, settings.calibration_bins) for t in (1.0, evaluation.temperature)]
+    run.figure(charts.reliability_diagram(*shown), "reliability")
+    run.files(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params()
+    trained = load_trained(args.model, params.model)
+    sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
+    with stage_run("evaluate", flatten(params.evaluate, "evaluate"), find_home(), continues=trained.run_id) as run:
+        evaluation = evaluate(trained, sides, params.model, params.evaluate)
+        write(evaluation, trained.labels, args.out)
+        log_to(run, evaluation, trained.labels, params.evaluate, args.out)
+    print(json.dumps(evaluation.metrics))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,31 @@
+"""The home of state: one folder outside of git and DVC, shared by every worktree of a clone."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from pipeline.errors import ToolError
+
+
+def find_home() -> Path:
+    """Absolute `EVERGREEN_HOME`, by default `live/` of the main working tree; created when absent."""
+    chosen = os.environ.get("EVERGREEN_HOME")
+    home = Path(chosen).resolve() if chosen else main_worktree() / "live"
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def main_worktree() -> Path:
+    """The folder of the clone's main working tree, also when called from a linked worktree."""
+    return Path(git("rev-parse", "--path-format=absolute", "--git-common-dir")).parent
+
+
+def git(*arguments: str) -> str:
+    """Output of one git command in the current folder; raises `ToolError` when git refuses."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise ToolError("git", "the program is not installed", "install git; DVC needs it too") from None
+    except subprocess.CalledProcessError as error:
+        raise ToolError("git", error.stderr.strip(), "work in a git clone of the project, not in an unpacked archive") from None
+    return done.stdout.strip()

@@ -1,0 +1,53 @@
+"""Texts to padded batches: pieces once, rows of like length together, so that little padding is computed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+Pieces = list[list[int]]
+
+
+def load_tokenizer(folder: Path, max_pieces: int) -> Tokenizer:
+    """The fast tokenizer, truncating at `max_pieces` and never padding by itself."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(max_pieces)
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def to_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> Pieces:
+    """Piece ids of each text, special pieces included."""
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+
+def bucketed_batches(lengths: Sequence[int], batch_size: int, bucket_batches: int, rng: np.random.Generator) -> list[list[int]]:
+    """Row indices by batch for one epoch: shuffled, sorted by length inside chunks of `bucket_batches` batches, batches shuffled again."""
+    order = rng.permutation(len(lengths))
+    chunk = batch_size * bucket_batches
+    batches = []
+    for start in range(0, len(order), chunk):
+        by_length = sorted(order[start : start + chunk].tolist(), key=lambda row: lengths[row])
+        batches += [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row indices by batch, longest first: the least padding, for passes where order does not matter."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def pad(pieces: Pieces, rows: Sequence[int], pad_id: int = 0) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask`, both (B, T) int64 with T the longest row's pieces."""
+    width = max(len(pieces[row]) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
+    mask = torch.zeros((len(rows), width), dtype=torch.int64)
+    for line, row in enumerate(rows):
+        own = pieces[row]
+        ids[line, : len(own)] = torch.tensor(own)
+        mask[line, : len(own)] = 1
+    return {"input_ids": ids, "attention_mask": mask}

@@ -1,0 +1,41 @@
+"""A trained model on disk: `adapter.safetensors` (adapters and head), `labels.json`, `run.json`."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from pipeline.learning.base import base_folder
+from pipeline.learning.batching import load_tokenizer
+from pipeline.learning.model import TextClassifier, restore
+from pipeline.params import Model
+from pipeline.records import write_json, written_whole
+
+
+class Trained(NamedTuple):
+    """What later stages need of a training."""
+
+    classifier: TextClassifier  # in evaluation mode, adapters not merged
+    labels: list[str]  # class index → label
+    tokenizer: Tokenizer
+    run_id: str | None  # MLflow run, None when it could not be reached
+
+
+def save_trained(folder: Path, state: dict[str, Tensor], labels: list[str], run_id: str | None) -> None:
+    """Write the three files, each whole or not at all."""
+    with written_whole(folder / "adapter.safetensors") as part:
+        save_file(state, part)
+    write_json(folder / "labels.json", labels)
+    write_json(folder / "run.json", {"mlflow_run_id": run_id})
+
+
+def load_trained(folder: Path, model: Model) -> Trained:
+    """The trained classifier on its base model."""
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    base = base_folder(model)
+    classifier = restore(base, load_file(folder / "adapter.safetensors"), len(labels), model)
+    run_id = json.loads((folder / "run.json").read_text(encoding="utf-8"))["mlflow_run_id"]
+    return Trained(classifier, labels, load_tokenizer(base, model.max_pieces), run_id)

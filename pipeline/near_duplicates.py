@@ -1,0 +1,44 @@
+"""Pairs of texts that say nearly the same: Jaccard similarity of word 3-grams above a threshold, found exactly."""
+
+from collections import Counter, defaultdict
+from math import ceil
+from typing import NamedTuple
+
+from pipeline.runtime.text import fold
+
+Gram = tuple[str, ...]
+
+
+class Pair(NamedTuple):
+    """Indices of two texts (first < second) and their similarity."""
+
+    first: int
+    second: int
+    jaccard: float
+
+
+def word_3grams(text: str) -> frozenset[Gram]:
+    """The set of three words in a row, folded; a text of fewer words is one gram."""
+    words = fold(text).split()
+    return frozenset(tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
+
+
+def find_near_duplicates(texts: list[str], threshold: float) -> list[Pair]:
+    """Every pair with Jaccard > threshold.
+
+    Prefix filter (Chaudhuri et al. 2006): two sets above the threshold share one of their rarest
+    |S| - ceil(threshold |S|) + 1 elements, so only texts that meet there are compared.
+    """
+    grams = [word_3grams(text) for text in texts]
+    frequency = Counter(gram for own in grams for gram in own)
+    postings: dict[Gram, list[int]] = defaultdict(list)
+    pairs = []
+    for index, own in enumerate(grams):
+        rarest = sorted(own, key=lambda gram: (frequency[gram], gram))[: len(own) - ceil(threshold * len(own)) + 1]
+        for other in sorted({i for gram in rarest for i in postings[gram]}):
+            similarity = len(own & grams[other]) / len(own | grams[other])
+            if similarity > threshold:
+                pairs.append(Pair(other, index, similarity))
+        for gram in rarest:
+            postings[gram].append(index)
+    return pairs

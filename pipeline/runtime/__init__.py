@@ -1,0 +1,4 @@
+"""What travels with a model: from text to label with numpy, onnxruntime and tokenizers alone.
+
+The same files run in the export gate, in MLflow's pyfunc and inside Triton; they import nothing else of the project.
+"""
