@@ -38,7 +38,7 @@ clean:  ## remove what the pipeline made here, but not the home of state
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=… to a Python 3.11"; exit 3; }
 	@echo "setting up .venv (two or three minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m pipeline.worktree
 	@touch $@

@@ -39,7 +39,15 @@ def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
     if len(labels) <= 30:
         for row, column in zip(*np.nonzero(matrix), strict=True):
             share = matrix[row, column] / matrix[row].sum()
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=7, color="white" if share > 0.5 else "black")
+            axes.text(
+                column,
+                row,
+                str(matrix[row, column]),
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if share > 0.5 else "black",
+            )
     return figure
 
 

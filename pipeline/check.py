@@ -38,5 +38,9 @@ def check_tools() -> str:
     home = find_home()
     free = shutil.disk_usage(home).free
     if free < FREE_BYTES_NEEDED:
-        raise ToolError(str(home), f"only {free / 2**30:.1f} GiB are free on this disk", f"free {FREE_BYTES_NEEDED / 2**30:.0f} GiB, or set EVERGREEN_HOME")
+        raise ToolError(
+            str(home),
+            f"only {free / 2**30:.1f} GiB are free on this disk",
+            f"free {FREE_BYTES_NEEDED / 2**30:.0f} GiB, or set EVERGREEN_HOME",
+        )
     return f"tools: git, Python 3.11, {free / 2**30:.0f} GiB free; state lives in {home}"

@@ -42,7 +42,10 @@ def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, se
     """Score test and validation rows; the temperature is fitted on validation, the control on the training rows."""
     labels = trained.labels
     index = {label: i for i, label in enumerate(labels)}
-    truth = {side: np.array([index[str(row.label)] for row in rows if row.label in index], dtype=np.int64) for side, rows in sides.items()}
+    truth = {
+        side: np.array([index[str(row.label)] for row in rows if row.label in index], dtype=np.int64)
+        for side, rows in sides.items()
+    }
     texts = {side: [row.text for row in rows if row.label in index] for side, rows in sides.items()}
     logits = {side: logits_of(trained, texts[side], settings.batch_size) for side in ("val", "test")}
     temperature = metrics.fit_temperature(logits["val"], truth["val"])
@@ -50,7 +53,10 @@ def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, se
     control = frozen_control(trained, texts, truth["train"], model, settings)
     bootstrap = metrics.Bootstrap(len(guess), settings.bootstrap_resamples, settings.confidence, settings.seed)
     scores = {
-        "test": {**_scores(logits["test"], truth["test"], len(labels)), **_calibration(logits["test"], truth["test"], temperature, settings)},
+        "test": {
+            **_scores(logits["test"], truth["test"], len(labels)),
+            **_calibration(logits["test"], truth["test"], temperature, settings),
+        },
         "control": _label_scores(control, truth["test"], len(labels)),
         "val": _scores(logits["val"], truth["val"], len(labels)),
     }
@@ -74,14 +80,18 @@ def logits_of(trained: Trained, texts: list[str], batch_size: int) -> Arrays:
     return np.asarray(logits.numpy(), dtype=np.float64)
 
 
-def frozen_control(trained: Trained, texts: dict[str, list[str]], train_truth: metrics.Indices, model: Model, settings: Evaluate) -> metrics.Indices:
+def frozen_control(
+    trained: Trained, texts: dict[str, list[str]], train_truth: metrics.Indices, model: Model, settings: Evaluate
+) -> metrics.Indices:
     """Class indices that logistic regression on the untouched encoder's embeddings gives the test rows."""
     encoder = load_encoder(base_folder(model))
     frozen = TextClassifier(encoder, CosineHead(1, 1, 1.0)).eval()
     embedded = {}
     for side in ("train", "test"):
         pieces = to_pieces(trained.tokenizer, texts[side])
-        embedded[side] = F.normalize(in_batches(frozen.embed, pieces, batch_size=settings.batch_size, precision="fp32"), dim=-1).numpy()
+        embedded[side] = F.normalize(
+            in_batches(frozen.embed, pieces, batch_size=settings.batch_size, precision="fp32"), dim=-1
+        ).numpy()
     control = LogisticRegression(C=settings.control_c, max_iter=2000).fit(embedded["train"], train_truth)
     return np.asarray(control.predict(embedded["test"]), dtype=np.int64)
 
@@ -103,7 +113,9 @@ def _calibration(logits: Arrays, truth: metrics.Indices, temperature: float, set
     }
 
 
-def _intervals(truth: metrics.Indices, guess: metrics.Indices, control: metrics.Indices, classes: int, bootstrap: metrics.Bootstrap) -> dict[str, Any]:
+def _intervals(
+    truth: metrics.Indices, guess: metrics.Indices, control: metrics.Indices, classes: int, bootstrap: metrics.Bootstrap
+) -> dict[str, Any]:
     ours, theirs = bootstrap.confusions(truth, guess, classes), bootstrap.confusions(truth, control, classes)
     found = {}
     for name, score in (("accuracy", metrics.accuracy), ("f1_macro", metrics.f1_macro)):
@@ -114,7 +126,9 @@ def _intervals(truth: metrics.Indices, guess: metrics.Indices, control: metrics.
     return found
 
 
-def _confused_pairs(truth: metrics.Indices, guess: metrics.Indices, texts: list[str], labels: list[str], most: int) -> list[dict[str, Any]]:
+def _confused_pairs(
+    truth: metrics.Indices, guess: metrics.Indices, texts: list[str], labels: list[str], most: int
+) -> list[dict[str, Any]]:
     pairs = []
     for true, said, rows in metrics.most_confused(truth, guess, most):
         where = np.flatnonzero((truth == true) & (guess == said))[:EXAMPLES_A_PAIR]
@@ -144,7 +158,10 @@ def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evalua
         metrics.Bootstrap(len(evaluation.truth), settings.bootstrap_resamples, settings.confidence, settings.seed),
     )
     run.figure(charts.class_f1(labels, scores), "f1_by_class")
-    shown = [metrics.reliability(metrics.softmax(evaluation.test_logits / t), evaluation.truth, settings.calibration_bins) for t in (1.0, evaluation.temperature)]
+    shown = [
+        metrics.reliability(metrics.softmax(evaluation.test_logits / t), evaluation.truth, settings.calibration_bins)
+        for t in (1.0, evaluation.temperature)
+    ]
     run.figure(charts.reliability_diagram(*shown), "reliability")
     run.files(folder)
 

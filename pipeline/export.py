@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ def export(classifier: TextClassifier, projection: Tensor, path: Path, settings:
     merged = WithSketch(merge(classifier), projection).eval()
     example = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64))
     free = {0: "batch", 1: "pieces"}
-    with written_whole(path) as part:
+    with written_whole(path) as part, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer doubts shapes and indices that the parity gate then tries one by one
         torch.onnx.export(
             merged,
             example,
@@ -92,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     params = load_params()
     trained = load_trained(args.model, params.model)
-    classes, width = trained.classifier.head.weight.shape
+    width = trained.classifier.head.weight.shape[1]
     projection = sketch_projection(width, params.model)
     temperature = json.loads(args.temperature.read_text())["temperature"]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -103,7 +105,9 @@ def main() -> None:
         found = parity(reference, args.out / "model.onnx", params.export, vocabulary=vocabulary, longest=params.model.max_pieces)
         require(found, params.export)
         shutil.copy(base_folder(params.model) / "tokenizer.json", args.out / "tokenizer.json")
-        write_json(args.out / "model.json", model_card(trained.labels, temperature, params.model.max_pieces, run.id or trained.run_id))
+        write_json(
+            args.out / "model.json", model_card(trained.labels, temperature, params.model.max_pieces, run.id or trained.run_id)
+        )
         write_json(args.out / "parity.json", found._asdict())
         run.metrics({f"export/{name}": float(value) for name, value in found._asdict().items()})
         run.model(args.out)

@@ -9,7 +9,7 @@ from pipeline.records import written_whole
 
 def fetch(name: str, *, config: str | None, split: str, revision: str | None, out: Path) -> int:
     """Write one split of a hub data set (or of a local folder) as jsonl, class numbers turned into names; returns its rows."""
-    import datasets  # noqa: PLC0415  # slow to import, and needed by this command alone
+    import datasets  # slow to import, and needed by this command alone
 
     try:
         rows = datasets.load_dataset(name, config, split=split, revision=revision)

@@ -76,13 +76,19 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
     quarantined = [*bad, *conflicts, *bad_feedback]
     report = {
         "source": {"file": str(source_file), "rows": len(source) + len(bad)},
-        "feedback": {"rows": len(feedback), "corrects_the_source": len({p.example.id for p in feedback} & {p.example.id for p in accepted})},
+        "feedback": {
+            "rows": len(feedback),
+            "corrects_the_source": len({p.example.id for p in feedback} & {p.example.id for p in accepted}),
+        },
         "test": {"file": str(test_file), "rows": len(test)},
         "accepted": len(rows),
         "exact_duplicates": len(accepted) + len(feedback) - len(unique),
         "also_in_test_and_dropped": len(unique.keys() & in_test),
         "near_duplicates": _near_report(data, rows if data.near_duplicates == "report" else [], near, accepted=len(rows)),
-        "quarantined": {"rows": len(quarantined), "reasons": dict(Counter(q.reason.split(":")[0] for q in quarantined).most_common())},
+        "quarantined": {
+            "rows": len(quarantined),
+            "reasons": dict(Counter(q.reason.split(":")[0] for q in quarantined).most_common()),
+        },
         "classes": dict(sorted(Counter(labels_of(rows)).items())),
         "digest": digest_examples(sorted([*rows, *(p.example for p in test)], key=lambda e: e.id)),
     }
@@ -134,7 +140,12 @@ def _without_conflicts(placed: list[Placed]) -> tuple[list[Placed], list[Quarant
     torn = [one for one in placed if len(labels[one.example.id]) > 1]
     reason = "the same text has several labels: {}"
     return clear, [
-        Quarantined(o.path, o.line, reason.format(", ".join(sorted(map(str, labels[o.example.id])))), {"text": o.example.text, "label": o.example.label})
+        Quarantined(
+            o.path,
+            o.line,
+            reason.format(", ".join(sorted(map(str, labels[o.example.id])))),
+            {"text": o.example.text, "label": o.example.label},
+        )
         for o in torn
     ]
 
@@ -154,7 +165,11 @@ def _refuse_many(path: Path, good: list[Placed], bad: list[Quarantined], max_sha
 
 def _refuse_spoilt_test(bad: list[Quarantined]) -> None:
     if bad:
-        raise InputError(f"{bad[0].path}, line {bad[0].line}", f"a test row is not usable: {bad[0].reason}", "mend it: test files are never altered")
+        raise InputError(
+            f"{bad[0].path}, line {bad[0].line}",
+            f"a test row is not usable: {bad[0].reason}",
+            "mend it: test files are never altered",
+        )
 
 
 def _refuse_spellings(placed: list[Placed]) -> None:
@@ -179,14 +194,27 @@ def _refuse_classes(path: Path, rows: list[Example], test: list[Example]) -> Non
         raise InputError(str(path), f"all rows have one label: {', '.join(classes) or 'none'}", "a classifier needs at least two")
     unknown = sorted(set(labels_of(test)) - classes)
     if unknown:
-        raise InputError(str(path), f"the test file has labels that no row here has: {', '.join(unknown[:5])}", "add rows, or take them out of the test")
+        raise InputError(
+            str(path),
+            f"the test file has labels that no row here has: {', '.join(unknown[:5])}",
+            "add rows, or take them out of the test",
+        )
 
 
 def _near_report(data: Data, rows: list[Example], pairs: Iterable[Any], *, accepted: int) -> dict[str, Any]:
     found = list(pairs)
-    shown = [{"first": rows[p.first].text, "second": rows[p.second].text, "jaccard": round(p.jaccard, 3)} for p in found[:EXAMPLES_SHOWN] if rows]
+    shown = [
+        {"first": rows[p.first].text, "second": rows[p.second].text, "jaccard": round(p.jaccard, 3)}
+        for p in found[:EXAMPLES_SHOWN]
+        if rows
+    ]
     in_pairs = len({index for pair in found for index in pair[:2]})
-    return {"action": data.near_duplicates, "pairs": len(found), "share_of_rows": round(in_pairs / accepted, 5), "examples": shown}
+    return {
+        "action": data.near_duplicates,
+        "pairs": len(found),
+        "share_of_rows": round(in_pairs / accepted, 5),
+        "examples": shown,
+    }
 
 
 def write(ingested: Ingested, folder: Path) -> None:
@@ -196,9 +224,8 @@ def write(ingested: Ingested, folder: Path) -> None:
     with written_whole(folder / "quarantine.jsonl") as part:
         lines = [json.dumps({**q._asdict(), "path": str(q.path)}, default=str) for q in ingested.quarantined]
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    with written_whole(folder / "classes.csv") as part:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("label", "rows"), *ingested.report["classes"].items()])
+    with written_whole(folder / "classes.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("label", "rows"), *ingested.report["classes"].items()])
     write_json(folder / "report.json", ingested.report)
 
 
@@ -212,7 +239,9 @@ def main() -> None:
     ingested = ingest(args.source, args.test, args.feedback, load_params().data)
     write(ingested, args.out)
     report = ingested.report
-    print(f"{report['accepted']} rows, {len(report['classes'])} classes, {report['quarantined']['rows']} set aside → {args.out}/report.json")
+    print(
+        f"{report['accepted']} rows, {len(report['classes'])} classes, {report['quarantined']['rows']} set aside → {args.out}/report.json"
+    )
 
 
 if __name__ == "__main__":

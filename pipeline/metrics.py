@@ -108,7 +108,9 @@ def negative_log_likelihood(logits: Floats, truth: Indices, temperature: float =
 def fit_temperature(logits: Floats, truth: Indices) -> float:
     """The temperature that minimises the negative log-likelihood (Guo et al. 2017), between 1/20 and 20."""
     bound = np.log(20.0)
-    found = minimize_scalar(lambda t: negative_log_likelihood(logits, truth, float(np.exp(t))), bounds=(-bound, bound), method="bounded")
+    found = minimize_scalar(
+        lambda t: negative_log_likelihood(logits, truth, float(np.exp(t))), bounds=(-bound, bound), method="bounded"
+    )
     return float(np.exp(found.x))
 
 
@@ -122,7 +124,11 @@ def reliability(probabilities: Floats, truth: Indices, bins: int) -> list[tuple[
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [(float(confidence[which == b].mean()), float(right[which == b].mean()), float((which == b).mean())) for b in range(bins) if (which == b).any()]
+    return [
+        (float(confidence[which == b].mean()), float(right[which == b].mean()), float((which == b).mean()))
+        for b in range(bins)
+        if (which == b).any()
+    ]
 
 
 def most_confused(truth: Indices, guess: Indices, most: int) -> list[tuple[int, int, int]]:

@@ -52,6 +52,7 @@ class Model(Section):
     revision: str
     weights_sha256: str
     max_pieces: Annotated[int, Field(ge=8)]
+    dropout: Share
     lora_rank: Count
     lora_alpha: Positive
     lora_dropout: Share

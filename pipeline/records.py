@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +87,9 @@ def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: in
 def read_rows(path: Path, data: Data) -> Iterator[Row]:
     """Rows of a file in order; raises `InputError` for what spoils a file as a whole (missing, encoding, size of a row)."""
     if not path.is_file():
-        raise InputError(str(path), "there is no such file", "mend data.source or data.test in params.yaml, or fetch the file first")
+        raise InputError(
+            str(path), "there is no such file", "mend data.source or data.test in params.yaml, or fetch the file first"
+        )
     if path.stat().st_size == 0:
         raise InputError(str(path), "the file is empty (0 bytes)", "give it rows, or a header line when it is to hold none")
     if path.suffix == ".parquet":
@@ -140,7 +141,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -165,7 +166,9 @@ def _one_column(path: Path, present: list[str], wanted: str, candidates: tuple[s
         return found[0]
     if found:
         raise InputError(str(path), f"several columns could be meant: {', '.join(found)}", f"name one: {key} in params.yaml")
-    raise InputError(str(path), f"none of the columns {', '.join(candidates)} is there", f"set {key} to one of: {', '.join(present)}")
+    raise InputError(
+        str(path), f"none of the columns {', '.join(candidates)} is there", f"set {key} to one of: {', '.join(present)}"
+    )
 
 
 def _check_bytes(path: Path, max_row_bytes: int) -> None:

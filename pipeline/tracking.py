@@ -4,7 +4,9 @@ Telemetry never stops a stage: calls that fail are told once and the stage goes 
 Registry calls are not telemetry: they raise.
 """
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -19,8 +21,6 @@ from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types.schema import ColSpec, DataType, Schema
 from mlflow.utils.time import get_current_time_millis
 
 from pipeline.errors import EvergreenError
@@ -81,6 +81,8 @@ def connect(home: Path) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_TRACKING_URI", default_uri(home))
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     with FileLock(home / "mlflow.lock"):  # two processes must not both lay out a fresh database
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
@@ -135,31 +137,37 @@ def _open_run(stage: str, params: dict[str, str], continues: str | None) -> mlfl
 
 
 def _origin() -> dict[str, str]:
-    tags = {"git.commit": git("rev-parse", "HEAD"), "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()}
+    tags = {
+        "git.commit": git("rev-parse", "HEAD"),
+        "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
+    }
     if os.environ.get("DVC_EXP_NAME"):
         tags["dvc.exp_name"] = os.environ["DVC_EXP_NAME"]
     return tags
 
 
 def ensure_model(run_id: str, exported: Path) -> str:
-    """URI of the run's servable model, logged with signature and input example if it is not there yet; raises on failure."""
+    """URI of the run's servable model, logged with signature (from type hints) and input example if it is not there yet; raises on failure."""
     client = mlflow.MlflowClient()
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    found = client.search_logged_models([experiment.experiment_id], filter_string=f"source_run_id = '{run_id}' AND status = 'READY'")
+    found = client.search_logged_models(
+        [experiment.experiment_id], filter_string=f"source_run_id = '{run_id}' AND status = 'READY'"
+    )
     if found:
         return f"models:/{found[0].model_id}"
     here = Path(__file__).parent
-    text = ColSpec(DataType.string)
-    answer = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.float, "confidence")])
-    logged = mlflow.pyfunc.log_model(
-        name=MODEL_NAME_IN_RUN,
-        python_model=str(here / "pyfunc_model.py"),
-        code_paths=[str(here / "runtime")],
-        artifacts={"model": str(exported)},
-        signature=ModelSignature(inputs=Schema([text]), outputs=answer),
-        input_example=["where is my parcel?", "the kettle leaks"],
-        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime", "tokenizers", "pandas")],
-    )
+    sys.path.insert(0, str(here))  # MLflow tries the input example now, and finds `runtime` by its own means only when it loads
+    try:
+        logged = mlflow.pyfunc.log_model(
+            name=MODEL_NAME_IN_RUN,
+            python_model=str(here / "pyfunc_model.py"),
+            code_paths=[str(here / "runtime")],
+            artifacts={"model": str(exported)},
+            input_example=["where is my parcel?", "the kettle leaks"],
+            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime", "tokenizers")],
+        )
+    finally:
+        sys.path.remove(str(here))
     return str(logged.model_uri)
 
 
@@ -200,4 +208,6 @@ def set_alias(name: str, alias: str, number: int | None) -> None:
 
 def describe_failure(error: Exception) -> EvergreenError:
     """A registry failure in words a person can act on."""
-    return EvergreenError("MLflow", f"the model could not be registered: {error}", "start the tracking server, then run `evergreen publish` again")
+    return EvergreenError(
+        "MLflow", f"the model could not be registered: {error}", "start the tracking server, then run `evergreen publish` again"
+    )

@@ -73,13 +73,17 @@ def config_text(widths: dict[str, int], settings: Package) -> str:
     )
     written: str = text_format.MessageToString(config)
     if text_format.Parse(written, model_config_pb2.ModelConfig()) != config:
-        raise RefusedError("config.pbtxt", "Triton's own parser reads something else than was meant", "report this: it is a fault of the project")
+        raise RefusedError(
+            "config.pbtxt", "Triton's own parser reads something else than was meant", "report this: it is a fault of the project"
+        )
     return written
 
 
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file under the folder but the manifest and the lineage, by relative path."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, LINEAGE) and "__pycache__" not in p.parts)
+    paths = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, LINEAGE) and "__pycache__" not in p.parts
+    )
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -96,7 +100,11 @@ def read_verified(folder: Path) -> dict[str, Any]:
     found = file_digests(folder)
     wrong = sorted(name for name in found.keys() | manifest["files"].keys() if found.get(name) != manifest["files"].get(name))
     if wrong:
-        raise RefusedError(str(folder / wrong[0]), "the file does not have the SHA-256 of the manifest", "make the package again: .venv/bin/dvc repro -f package")
+        raise RefusedError(
+            str(folder / wrong[0]),
+            "the file does not have the SHA-256 of the manifest",
+            "make the package again: .venv/bin/dvc repro -f package",
+        )
     return manifest
 
 

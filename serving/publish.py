@@ -4,7 +4,6 @@ Every step looks before it acts, so that a publish killed anywhere is completed 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -53,7 +52,11 @@ def publish(candidate: Candidate, name: str, home: Path, at: Callable[[str], Non
         lineage = _lineage(candidate, digest, champion)
         at("before registering")
         run_id = lineage["mlflow_run_id"]
-        version = known.version if known else tracking.register(name, run_id, candidate.exported, {k: str(v) for k, v in lineage.items()})
+        version = (
+            known.version
+            if known
+            else tracking.register(name, run_id, candidate.exported, {k: str(v) for k, v in lineage.items()})
+        )
         at("registered")
         folder = _copy_live(candidate.package, home, version, lineage, at)
         at("copied")
@@ -91,7 +94,7 @@ def _copy_live(package: Path, home: Path, version: int, lineage: dict[str, Any],
     write_json(staged / LINEAGE, {"version": version, **lineage, "published_at": datetime.now(UTC).isoformat(timespec="seconds")})
     read_verified(staged)
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staged, target)
+    staged.replace(target)
     return target
 
 

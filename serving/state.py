@@ -26,7 +26,13 @@ releases = sa.Table(
     sa.Column("content_digest", sa.String(64), nullable=False, unique=True),
     sa.Column("role", sa.String(16), nullable=False),
     sa.Column("published_at", sa.DateTime(timezone=True), nullable=False),
-    sa.Index("one_version_a_role", "role", unique=True, sqlite_where=sa.text("role != 'retired'"), postgresql_where=sa.text("role != 'retired'")),
+    sa.Index(
+        "one_version_a_role",
+        "role",
+        unique=True,
+        sqlite_where=sa.text("role != 'retired'"),
+        postgresql_where=sa.text("role != 'retired'"),
+    ),
 )
 
 
@@ -70,7 +76,9 @@ def migrate(engine: sa.Engine) -> None:
 def find_release(connection: sa.Connection, *, role: Role | None = None, digest: str | None = None) -> Release | None:
     """The release with this role or this content, if there is one."""
     chosen = releases.c.role == role if role else releases.c.content_digest == digest
-    row = connection.execute(sa.select(releases.c.version, releases.c.content_digest, releases.c.role).where(chosen)).one_or_none()
+    row = connection.execute(
+        sa.select(releases.c.version, releases.c.content_digest, releases.c.role).where(chosen)
+    ).one_or_none()
     return Release(*row) if row else None
 
 
@@ -81,14 +89,16 @@ def add_release(connection: sa.Connection, version: int, digest: str) -> Release
         return known
     role: Role = "challenger" if find_release(connection, role="champion") else "champion"
     connection.execute(releases.update().where(releases.c.role == role).values(role="retired"))
-    connection.execute(releases.insert().values(version=version, content_digest=digest, role=role, published_at=datetime.now(UTC)))
+    connection.execute(
+        releases.insert().values(version=version, content_digest=digest, role=role, published_at=datetime.now(UTC))
+    )
     return Release(version, digest, role)
 
 
 def roles(connection: sa.Connection) -> dict[Role, int]:
     """Version by role, for the roles that only one version can have."""
-    rows = connection.execute(sa.select(releases.c.role, releases.c.version).where(releases.c.role.in_(UNIQUE_ROLES)))
-    return {role: version for role, version in rows}
+    rows = connection.execute(sa.select(releases).where(releases.c.role.in_(UNIQUE_ROLES)))
+    return {row.role: row.version for row in rows}
 
 
 def _use_wal(connection: object, _record: object) -> None:

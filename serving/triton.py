@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,14 +83,10 @@ def stop(server: Server) -> None:
     """Ask the server to finish what it has begun, then end its whole group."""
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             server.process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(server.process.pid, signal.SIGKILL)  # stubs of the Python backend included
-    except ProcessLookupError:
-        pass
     server.process.wait()
 
 
@@ -103,7 +99,9 @@ def wait_ready(server: Server, versions: Sequence[int]) -> None:
         if is_ready(server.serve, versions):
             return
         time.sleep(0.1)
-    raise ToolError("Triton", f"the server did not become ready; its last words:\n{_last_errors(server.log)}", f"read {server.log}")
+    raise ToolError(
+        "Triton", f"the server did not become ready; its last words:\n{_last_errors(server.log)}", f"read {server.log}"
+    )
 
 
 def is_ready(serve: Serve, versions: Sequence[int]) -> bool:
@@ -139,7 +137,13 @@ def _as_bytes(texts: Sequence[str]) -> NDArray[np.object_]:
 
 def _answers(result: Any) -> Answers:
     label, probabilities, sketch, pieces, pieces_per_word = (result.as_numpy(name) for name in OUTPUTS)
-    return Answers([cell.decode("utf-8") for cell in label.reshape(-1)], probabilities, sketch, pieces.reshape(-1), pieces_per_word.reshape(-1))
+    return Answers(
+        [cell.decode("utf-8") for cell in label.reshape(-1)],
+        probabilities,
+        sketch,
+        pieces.reshape(-1),
+        pieces_per_word.reshape(-1),
+    )
 
 
 def _options(repository: Path, versions: Sequence[int], serve: Serve, backends: Path, key: str) -> list[str]:
@@ -179,7 +183,10 @@ def _backends(folder: Path) -> Path:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     target = folder / "backends" / "python"
     target.mkdir(parents=True, exist_ok=True)
-    for source in (*(wheel / "backends" / "python").glob("*triton*"), wheel / "python_backend_stubs" / python / "triton_python_backend_stub"):
+    for source in (
+        *(wheel / "backends" / "python").glob("*triton*"),
+        wheel / "python_backend_stubs" / python / "triton_python_backend_stub",
+    ):
         if not source.is_file():
             raise ToolError("Triton", f"the wheel has no Python backend for Python {python}", "use Python 3.11")
         copy = target / source.name
@@ -189,10 +196,14 @@ def _backends(folder: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the wheel's libraries and the interpreter's on the loader path, and its packages for the backend's stub."""
+    """Ours, with the wheel's libraries and the interpreter's on the loader path.
+
+    The backend's stub embeds Python and takes the `python3` first on PATH for its home: with ours there it sees our packages.
+    """
     site = sysconfig.get_path("purelib")
     libraries = [f"{site}/nvidia_pytriton.libs", str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
-    return {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, libraries)), "PYTHONPATH": site}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)), "PATH": path}
 
 
 def _require_free(host: str, port: int) -> None:

@@ -19,7 +19,11 @@ def base_folder(model: Model) -> Path:
     folder = _locate(model)
     absent = [name for name in NEEDED_FILES if not (folder / name).is_file()]
     if absent:
-        raise InputError(f"model.base = {model.base}", f"{folder} lacks {', '.join(absent)}", "use a model saved as safetensors with a fast tokenizer")
+        raise InputError(
+            f"model.base = {model.base}",
+            f"{folder} lacks {', '.join(absent)}",
+            "use a model saved as safetensors with a fast tokenizer",
+        )
     found = _sha256(folder / "model.safetensors")
     if model.weights_sha256 not in ("any", found):
         raise InputError(

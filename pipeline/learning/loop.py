@@ -42,7 +42,9 @@ class Fitted(NamedTuple):
     padded_over_real_pieces: float
 
 
-def fit(classifier: TextClassifier, train: Rows, val: Rows, settings: Train, precision: Precision, *, log_step: Log, log_epoch: Log) -> Fitted:
+def fit(
+    classifier: TextClassifier, train: Rows, val: Rows, settings: Train, precision: Precision, *, log_step: Log, log_epoch: Log
+) -> Fitted:
     """Fine-tune in place, stopping early; rates warm up and then fall over the steps of all epochs."""
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
     rng = np.random.default_rng(settings.seed)
@@ -63,13 +65,17 @@ def fit(classifier: TextClassifier, train: Rows, val: Rows, settings: Train, pre
         for rows in bucketed_batches(lengths, settings.batch_size, settings.bucket_batches, rng):
             batch = {name: tensor.to(accelerator.device) for name, tensor in pad(train.pieces, rows).items()}
             logits = model(**batch)
-            loss = F.cross_entropy(logits.float(), train.targets[rows].to(accelerator.device), label_smoothing=settings.label_smoothing)
+            loss = F.cross_entropy(
+                logits.float(), train.targets[rows].to(accelerator.device), label_smoothing=settings.label_smoothing
+            )
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(trainable, settings.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {step + 1}: lower train.encoder_lr and train.head_lr")
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} at step {step + 1}: lower train.encoder_lr and train.head_lr"
+                )
             step += 1
             epoch_loss += loss.item() * len(rows)
             real += sum(lengths[row] for row in rows)

@@ -1,8 +1,10 @@
 """The network: an encoder with mean pooling and a cosine head; LoRA adapters on it, and merged out of it."""
 
+import warnings
 from pathlib import Path
 
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,24 +69,34 @@ def sketch_projection(width: int, model: Model) -> Tensor:
     return torch.randn(width, model.sketch_size, generator=generator) / model.sketch_size**0.5
 
 
-def load_encoder(folder: Path) -> nn.Module:
-    """The frozen base encoder in fp32, without its unused pooler where it has one."""
+def load_encoder(folder: Path, dropout: float = 0.0) -> nn.Module:
+    """The frozen base encoder in fp32, without its unused pooler where it has one; `dropout` acts while training."""
+    transformers.utils.logging.disable_progress_bar()
     encoder: nn.Module = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
     return encoder.requires_grad_(False)
 
 
 def add_lora(encoder: nn.Module, model: Model) -> PeftModel:
     """The encoder with trainable low-rank adapters (Hu et al. 2021) on the modules that params name."""
     targets = model.lora_targets if model.lora_targets == "all-linear" else model.lora_targets.replace(" ", "").split(",")
-    config = LoraConfig(r=model.lora_rank, lora_alpha=model.lora_alpha, lora_dropout=model.lora_dropout, target_modules=targets, bias="none")
-    return get_peft_model(encoder, config)  # type: ignore[arg-type]  # any module does; peft's hint is narrower than its code
+    config = LoraConfig(
+        r=model.lora_rank, lora_alpha=model.lora_alpha, lora_dropout=model.lora_dropout, target_modules=targets, bias="none"
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )  # peft 0.21 asks transformers 5 for it
+        return get_peft_model(encoder, config)  # type: ignore[arg-type]  # any module does; peft's hint is narrower than its code
 
 
 def build(folder: Path, classes: int, model: Model) -> TextClassifier:
     """Base encoder, fresh adapters and a fresh head."""
-    encoder = load_encoder(folder)
+    encoder = load_encoder(folder, model.dropout)
     width: int = encoder.config.hidden_size  # type: ignore[union-attr,assignment]
     return TextClassifier(add_lora(encoder, model), CosineHead(classes, width, model.head_scale))
 

@@ -17,6 +17,6 @@ def choose(wanted: str) -> Precision:
 def has_bf16() -> bool:
     """Whether the GPU, or the CPU (AVX512_BF16, AMX), multiplies bf16 natively."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

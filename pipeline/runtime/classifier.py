@@ -59,7 +59,9 @@ class Classifier:
         for rows in micro_batches(lengths, self.token_budget):
             logits, sketch = self.session.run(["logits", "sketch"], pad([pieces[row] for row in rows]))
             outputs.update({row: (logits[line], sketch[line]) for line, row in enumerate(rows)})
-        return np.stack([outputs[row][0] for row in range(len(pieces))]), np.stack([outputs[row][1] for row in range(len(pieces))])
+        return np.stack([outputs[row][0] for row in range(len(pieces))]), np.stack(
+            [outputs[row][1] for row in range(len(pieces))]
+        )
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         sys.path.insert(0, str(HERE))
-        from runtime.classifier import Classifier  # noqa: PLC0415  # known only once HERE is on the path
+        from runtime.classifier import Classifier  # known only once HERE is on the path
 
         settings = json.loads(args["model_config"])["parameters"]
         threads, budget = (int(settings[name]["string_value"]) for name in ("intra_op_threads", "token_budget"))

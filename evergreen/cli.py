@@ -11,7 +11,9 @@ from rich.table import Table
 
 from pipeline.errors import EvergreenError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Keeps a fine-tuned language model good while the world it serves changes.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Keeps a fine-tuned language model good while the world it serves changes."
+)
 out = Console(highlight=False, soft_wrap=True)
 
 PACKAGE, EXPORTED = Path("artifacts/package"), Path("artifacts/export")
@@ -53,7 +55,9 @@ def publish(first: Annotated[bool, typer.Option("--first", help="only when there
     home = find_home()
     there = champion(home) if first else None
     if there:
-        out.print(f"version {there.version} is champion; a newer package becomes its challenger with: .venv/bin/evergreen publish")
+        out.print(
+            f"version {there.version} is champion; a newer package becomes its challenger with: .venv/bin/evergreen publish"
+        )
         return
     published = do(Candidate(PACKAGE, EXPORTED, DATA_REPORT, DVC_LOCK), load_params().publish.name, home)
     word = "was published before as" if published.was_there else "is now"
@@ -74,7 +78,9 @@ def serve() -> None:
         out.print(f"[green]✓[/] version {version} answers as [bold]{model_name(version)}[/] (KServe v2): "
                   f"http://{settings.host}:{settings.http_port}, gRPC {settings.host}:{settings.grpc_port}, "
                   f"metrics http://{settings.host}:{settings.metrics_port}/metrics")  # fmt: skip
-        out.print(f'  ask it, in another terminal:  .venv/bin/evergreen ask "where is my parcel?"\n  its log: {server.log}\n  Ctrl-C stops it')
+        out.print(
+            f'  ask it, in another terminal:  .venv/bin/evergreen ask "where is my parcel?"\n  its log: {server.log}\n  Ctrl-C stops it'
+        )
         try:
             server.process.wait()
         except KeyboardInterrupt:
@@ -103,7 +109,11 @@ def ask(
         with running(repository(home), [version], free_ports(settings), home) as server:
             answers = ask_grpc(server.serve, version, texts)
     else:
-        raise ToolError(f"{settings.host}:{settings.http_port}", f"no Triton serves version {version} there", "start one: make serve (or add --start)")
+        raise ToolError(
+            f"{settings.host}:{settings.http_port}",
+            f"no Triton serves version {version} there",
+            "start one: make serve (or add --start)",
+        )
     for text, label, row in zip(texts, answers.labels, answers.probabilities, strict=True):
         out.print(f"“{text}” → [bold green]{label}[/]  {row.max():.0%} sure, version {version}, by Triton")
 
@@ -119,7 +129,9 @@ def status() -> None:
     out.print(f"champion: {f'version {there.version}' if there else 'none yet'}")
     if METRICS.is_file():
         out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
-    out.print(f"everything lives in\n  {home}  state: MLflow, live models, DVC remote\n  {Path('artifacts').absolute()}  what the pipeline made")
+    out.print(
+        f"everything lives in\n  {home}  state: MLflow, live models, DVC remote\n  {Path('artifacts').absolute()}  what the pipeline made"
+    )
     out.print('next:\n  make serve                                   serve the champion (then: .venv/bin/evergreen ask "…")\n'
               "  make ui                                      look at the run in MLflow\n"
               "  .venv/bin/dvc exp run -S train.epochs=4      try something else")  # fmt: skip
