@@ -5,7 +5,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -15,9 +15,9 @@ from torch import Tensor
 from pipeline.errors import RefusedError, run_stage
 from pipeline.home import find_home
 from pipeline.learning.base import base_folder
-from pipeline.learning.checkpoint import load_trained
+from pipeline.learning.checkpoint import Trained, load_trained
 from pipeline.learning.model import TextClassifier, WithSketch, merge, sketch_projection
-from pipeline.params import Export, flatten, integers, load_params
+from pipeline.params import Export, Model, flatten, integers, load_params
 from pipeline.records import write_json, written_whole
 from pipeline.tracking import stage_run
 
@@ -81,9 +81,12 @@ def require(found: Parity, settings: Export) -> None:
     )
 
 
-def model_card(labels: list[str], temperature: float, max_pieces: int, run_id: str | None) -> dict[str, Any]:
-    """What the runtime must know beside the graph."""
-    return {"labels": labels, "temperature": temperature, "max_pieces": max_pieces, "mlflow_run_id": run_id}
+def write(trained: Trained, found: Parity, temperature: float, model: Model, run_id: str | None, folder: Path) -> None:
+    """What the runtime needs beside the graph, and the verdict of the gate."""
+    shutil.copy(base_folder(model) / "tokenizer.json", folder / "tokenizer.json")
+    card = {"labels": trained.labels, "temperature": temperature, "max_pieces": model.max_pieces, "mlflow_run_id": run_id}
+    write_json(folder / "model.json", card)
+    write_json(folder / "parity.json", found._asdict())
 
 
 def main() -> None:
@@ -104,11 +107,7 @@ def main() -> None:
         vocabulary = trained.tokenizer.get_vocab_size()
         found = parity(reference, args.out / "model.onnx", params.export, vocabulary=vocabulary, longest=params.model.max_pieces)
         require(found, params.export)
-        shutil.copy(base_folder(params.model) / "tokenizer.json", args.out / "tokenizer.json")
-        write_json(
-            args.out / "model.json", model_card(trained.labels, temperature, params.model.max_pieces, run.id or trained.run_id)
-        )
-        write_json(args.out / "parity.json", found._asdict())
+        write(trained, found, temperature, params.model, run.id or trained.run_id, args.out)
         run.metrics({f"export/{name}": float(value) for name, value in found._asdict().items()})
         run.model(args.out)
     print(f"{found.shapes} shapes compared: max |Δlogit| {found.max_abs_logit:.1e}, arg-max equal → {args.out}/model.onnx")

@@ -1,0 +1,119 @@
+"""What many tests share: the project's own params, and one small project that DVC has reproduced from end to end."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.params import Params, load_params
+
+ROOT = Path(__file__).parents[1]
+SMALL_LABELS = ("track_order", "return_item", "damaged_item", "payment_failed")
+
+
+class Project:
+    """A copy of the working tree as a git clone of its own, with its own home of state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "live"
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    @property
+    def params(self) -> Params:
+        return load_params(self.folder / "params.yaml")
+
+    def set(self, **sections: dict[str, Any]) -> None:
+        """Change values of params.yaml."""
+        values = yaml.safe_load((self.folder / "params.yaml").read_text())
+        for name, section in sections.items():
+            values[name] |= section
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """One program of the environment, in this project, with nothing of the caller's settings."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("EVERGREEN_", "MLFLOW_", "DVC_"))}
+        program = self.folder / ".venv" / "bin" / command[0]
+        return subprocess.run(
+            [str(program if program.exists() else command[0]), *command[1:]],
+            cwd=self.folder,
+            env=inherited | environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def must(self, *command: str, **environment: str) -> str:
+        """Output of a program that has to succeed."""
+        done = self.run(*command, **environment)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+
+def copy_project(folder: Path) -> Project:
+    """The tracked and new files of the working tree, committed in a fresh git repository that shares our .venv."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    project = Project(folder)
+    project.must("git", "init", "--quiet", "--initial-branch=main")
+    project.must("git", "config", "user.email", "tests@example.org")
+    project.must("git", "config", "user.name", "tests")
+    commit(project, "as it is")
+    return project
+
+
+def commit(project: Project, message: str) -> None:
+    """Everything in the project's git."""
+    project.must("git", "add", "--all")
+    project.must("git", "commit", "--quiet", "--message", message)
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """params.yaml as it is shipped."""
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project of one test's own, nothing run in it."""
+    return copy_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose small model `dvc repro` has made: four classes, two epochs. Tests read it and do not change it."""
+    project = copy_project(tmp_path_factory.mktemp("made"))
+    corpus = (project / "data/support_desk.jsonl").read_text(encoding="utf-8").splitlines()
+    few = [line for line in corpus if json.loads(line)["label"] in SMALL_LABELS]
+    (project / "data/few.jsonl").write_text("\n".join(few) + "\n", encoding="utf-8")
+    project.set(
+        data={"source": "data/few.jsonl"},
+        model={"lora_rank": 4},
+        train={"epochs": 2},
+        evaluate={"bootstrap_resamples": 50},
+    )
+    commit(project, "a small model")
+    project.must("dvc", "repro")
+    return project
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test touches the state of the person who runs it."""
+    before = {name: os.environ.pop(name, None) for name in ("EVERGREEN_HOME", "MLFLOW_TRACKING_URI", "EVERGREEN_STATE_URL")}
+    os.environ["EVERGREEN_HOME"] = str(tmp_path_factory.mktemp("home"))
+    yield
+    os.environ.update({name: value for name, value in before.items() if value is not None})
