@@ -24,7 +24,7 @@ ui: .venv/ready  ## MLflow in the browser, at http://127.0.0.1:5000
 test: .venv/ready lint  ## lint, types, import contracts and all tests
 	@$(BIN)/python -m pytest
 
-lint: .venv/ready
+lint: .venv/ready  ## format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

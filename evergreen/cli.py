@@ -1,6 +1,7 @@
 """The console script: a thin face over the packages. Commands load what they need when they run, so that `--help` is quick."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,12 @@ out = Console(highlight=False, soft_wrap=True)
 
 PACKAGE, EXPORTED = Path("artifacts/package"), Path("artifacts/export")
 METRICS, DATA_REPORT, DVC_LOCK = Path("artifacts/evaluation/metrics.json"), Path("artifacts/data/report.json"), Path("dvc.lock")
+
+NEXT = {
+    "make serve": 'serve the champion (then: .venv/bin/evergreen ask "…")',
+    "make ui": "look at the run in MLflow",
+    ".venv/bin/dvc exp run -S train.epochs=4": "try something else",
+}
 
 
 @app.command()
@@ -74,13 +81,14 @@ def serve() -> None:
 
     home, settings = find_home(), load_params().serve
     version = _champion_version(home)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops all, as Ctrl-C does
     with running(repository(home), [version], settings, home) as server:
-        out.print(f"[green]✓[/] version {version} answers as [bold]{model_name(version)}[/] (KServe v2): "
-                  f"http://{settings.host}:{settings.http_port}, gRPC {settings.host}:{settings.grpc_port}, "
-                  f"metrics http://{settings.host}:{settings.metrics_port}/metrics")  # fmt: skip
-        out.print(
-            f'  ask it, in another terminal:  .venv/bin/evergreen ask "where is my parcel?"\n  its log: {server.log}\n  Ctrl-C stops it'
+        http, grpc, metrics = (
+            f"{settings.host}:{port}" for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
         )
+        out.print(f"[green]✓[/] version {version} answers as [bold]{model_name(version)}[/] (KServe v2)")
+        out.print(f"  http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  log {server.log}")
+        out.print('  ask it, in another terminal:  .venv/bin/evergreen ask "where is my parcel?"\n  Ctrl-C stops it')
         try:
             server.process.wait()
         except KeyboardInterrupt:
@@ -129,12 +137,20 @@ def status() -> None:
     out.print(f"champion: {f'version {there.version}' if there else 'none yet'}")
     if METRICS.is_file():
         out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
-    out.print(
-        f"everything lives in\n  {home}  state: MLflow, live models, DVC remote\n  {Path('artifacts').absolute()}  what the pipeline made"
-    )
-    out.print('next:\n  make serve                                   serve the champion (then: .venv/bin/evergreen ask "…")\n'
-              "  make ui                                      look at the run in MLflow\n"
-              "  .venv/bin/dvc exp run -S train.epochs=4      try something else")  # fmt: skip
+    out.print(f"everything lives in\n  {home}  state: MLflow, live models, DVC remote")
+    out.print(f"  {Path('artifacts').absolute()}  what the pipeline made\nnext:")
+    for command, why in NEXT.items():
+        out.print(f"  {command:<45}{why}")
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> None:
+    """MLflow in the browser, on the store that the pipeline writes to."""
+    from pipeline.home import find_home
+    from pipeline.tracking import show
+
+    out.print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)")
+    raise typer.Exit(show(find_home(), port))
 
 
 def _scores(metrics: dict[str, dict[str, float]]) -> Table:

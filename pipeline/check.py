@@ -17,14 +17,15 @@ FEEDBACK = Path("data/feedback")
 
 
 def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
-    """One line for each thing found in order; raises an `EvergreenError` at the first that is not. Writes nothing but the home folder."""
+    """One line for each thing found in order; raises at the first that is not. Writes nothing but the home folder."""
     params = load_params(params_file)
     yield f"{params_file}: every key is known"
     yield check_tools()
     data = params.data
     ingested = ingest(data.source, data.test, FEEDBACK, data)
     found = ingested.report
-    yield f"{data.source}: {found['accepted']} rows, {len(found['classes'])} classes, {found['quarantined']['rows']} rows set aside"
+    aside = found["quarantined"]["rows"]
+    yield f"{data.source}: {found['accepted']} rows, {len(found['classes'])} classes, {aside} rows set aside"
     sides = split(ingested.rows, ingested.test, params.split)
     yield f"split: {len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows"
     yield f"base model: {base_folder(params.model)}"

@@ -76,7 +76,8 @@ def require(found: Parity, settings: Export) -> None:
         return
     raise RefusedError(
         "the parity gate",
-        f"ONNX and PyTorch differ: max |Δlogit| {found.max_abs_logit:.2e} (limit {settings.parity_atol:.0e}), arg-max equal: {found.arg_max_equal}",
+        f"ONNX and PyTorch differ: max |Δlogit| {found.max_abs_logit:.2e} (limit {settings.parity_atol:.0e}), "
+        f"arg-max equal: {found.arg_max_equal}",
         "try another export.opset; do not raise export.parity_atol for a model that is to serve",
     )
 

@@ -1,4 +1,4 @@
-"""Stage `ingest`: source, test file and accepted feedback become clean rows and a data report; bad rows are set aside, never lost."""
+"""Stage `ingest`: source, test file and feedback become clean rows and a report; bad rows are set aside, never lost."""
 
 import argparse
 import csv
@@ -239,9 +239,8 @@ def main() -> None:
     ingested = ingest(args.source, args.test, args.feedback, load_params().data)
     write(ingested, args.out)
     report = ingested.report
-    print(
-        f"{report['accepted']} rows, {len(report['classes'])} classes, {report['quarantined']['rows']} set aside → {args.out}/report.json"
-    )
+    aside = report["quarantined"]["rows"]
+    print(f"{report['accepted']} rows, {len(report['classes'])} classes, {aside} set aside → {args.out}/report.json")
 
 
 if __name__ == "__main__":

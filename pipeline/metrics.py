@@ -59,7 +59,7 @@ def accuracy(matrix: NDArray[np.int64]) -> float:
 
 
 class Bootstrap:
-    """Percentile intervals (Efron 1979) over rows drawn with replacement; the same draws for all scores, so that they can be compared."""
+    """Percentile intervals (Efron 1979) over rows drawn with replacement; the same draws for all scores, so they compare."""
 
     def __init__(self, rows: int, resamples: int, confidence: float, seed: int) -> None:
         self.draws = np.random.default_rng(seed).integers(0, rows, size=(resamples, rows))
@@ -115,7 +115,7 @@ def fit_temperature(logits: Floats, truth: Indices) -> float:
 
 
 def calibration_error(probabilities: Floats, truth: Indices, bins: int) -> float:
-    """Expected calibration error (Naeini et al. 2015): mean |accuracy − confidence| over equal-width bins, weighted by their rows."""
+    """Expected calibration error (Naeini et al. 2015): mean |accuracy − confidence| over equal-width bins, weighted by rows."""
     return float(sum(weight * abs(right - sure) for sure, right, weight in reliability(probabilities, truth, bins)))
 
 

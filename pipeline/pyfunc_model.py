@@ -1,4 +1,4 @@
-"""The model as MLflow loads it (`mlflow.pyfunc.load_model(...).predict([texts])`); MLflow runs this file, with `runtime` beside it.
+"""The model as MLflow loads it: `mlflow.pyfunc.load_model(...).predict([texts])`. MLflow runs this file, `runtime` beside it.
 
 MLflow reads the signature from the type hints of `predict`.
 """

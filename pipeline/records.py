@@ -23,7 +23,7 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 class Example(BaseModel):
-    """One labelled text. `id` depends on the text alone, folded for case and punctuation; unknown columns are carried in `meta`."""
+    """One labelled text. `id` depends on the text alone, folded for case and punctuation; other columns are carried in `meta`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -55,7 +55,7 @@ class Example(BaseModel):
 
 
 class Row(NamedTuple):
-    """One row as it stands in a file: `line` counts from 1; `fields` is None when it could not be parsed, then `fault` says why."""
+    """One row as it stands in a file; `line` counts from 1. One that could not be parsed has `fields` None and a `fault`."""
 
     line: int
     fields: dict[str, Any] | None

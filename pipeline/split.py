@@ -1,4 +1,4 @@
-"""Stage `split`: rows become train, validation and test by a hash of their content, so that no row moves when others are added."""
+"""Stage `split`: rows become train, validation and test by a hash of their content; no row moves when others are added."""
 
 import argparse
 import hashlib
@@ -50,7 +50,7 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
 
 
 def side_of(row: Example, seed: int, *, val_share: float, test_share: float) -> Side:
-    """Side of one row, from SHA-256 of (seed, label, group or id) read as a number in [0, 1): test, then validation, then train."""
+    """Side of one row: SHA-256 of (seed, label, group or id) read as a number in [0, 1); test, then validation, then train."""
     key = f"{seed}\0{row.label}\0{row.group or row.id}".encode()
     place = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
     if place < test_share:

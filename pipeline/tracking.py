@@ -6,9 +6,10 @@ Registry calls are not telemetry: they raise.
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
-from pipeline.errors import EvergreenError
+from pipeline.errors import ToolError
 from pipeline.home import git
 
 EXPERIMENT = "evergreen"
@@ -97,6 +98,28 @@ def default_uri(home: Path) -> str:
 
 
 @contextmanager
+def registry(home: Path) -> Iterator[None]:
+    """Inside, registry calls reach MLflow; one that fails becomes a `ToolError` in words a person can act on."""
+    try:
+        connect(home)
+        yield
+    except MlflowException as error:
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        what = f"the registry did not do what was asked: {str(error)[:300]}"
+        raise ToolError(f"MLflow at {uri}", what, "bring it back, then run `.venv/bin/evergreen publish` again: it goes on where it was") from None
+
+
+def show(home: Path, port: int) -> int:
+    """Run MLflow's pages on loopback until they are stopped; returns their exit code."""
+    connect(home)
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", mlflow.get_tracking_uri(), "--default-artifact-root", (home / "mlartifacts").as_uri()]
+    with suppress(KeyboardInterrupt):
+        return subprocess.run([*server, *store], check=False).returncode
+    return 0
+
+
+@contextmanager
 def stage_run(stage: str, params: dict[str, str], home: Path, *, continues: str | None = None) -> Iterator[Run]:
     """The run of this stage: the one it continues, or a new one.
 
@@ -147,7 +170,7 @@ def _origin() -> dict[str, str]:
 
 
 def ensure_model(run_id: str, exported: Path) -> str:
-    """URI of the run's servable model, logged with signature (from type hints) and input example if it is not there yet; raises on failure."""
+    """URI of the run's servable model, logged now (signature from type hints, input example) if it is not there; may raise."""
     client = mlflow.MlflowClient()
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     found = client.search_logged_models(
@@ -172,7 +195,7 @@ def ensure_model(run_id: str, exported: Path) -> str:
 
 
 def register(name: str, run_id: str, exported: Path, tags: dict[str, str]) -> int:
-    """The registry's number for this content, registered now unless `tags['content_digest']` is registered already; raises on failure."""
+    """The registry's number for the content `tags['content_digest']`, registered now unless it is there; may raise."""
     digest = tags["content_digest"]
     client = mlflow.MlflowClient()
     found: list[ModelVersion] = client.search_model_versions(f"name = '{name}' and tags.content_digest = '{digest}'")
@@ -204,10 +227,3 @@ def set_alias(name: str, alias: str, number: int | None) -> None:
             client.delete_registered_model_alias(name, alias)
     elif str(aliases.get(alias)) != str(number):
         client.set_registered_model_alias(name, alias, str(number))
-
-
-def describe_failure(error: Exception) -> EvergreenError:
-    """A registry failure in words a person can act on."""
-    return EvergreenError(
-        "MLflow", f"the model could not be registered: {error}", "start the tracking server, then run `evergreen publish` again"
-    )

@@ -1,6 +1,6 @@
 """Publish: a verified package becomes a numbered version in registry, live repository and release table.
 
-Every step looks before it acts, so that a publish killed anywhere is completed by the next call, and a second call changes nothing.
+Every step looks before it acts: a publish killed anywhere is completed by the next call, and a second call changes nothing.
 """
 
 import json
@@ -44,8 +44,7 @@ def publish(candidate: Candidate, name: str, home: Path, at: Callable[[str], Non
     manifest = read_verified(candidate.package)
     digest = content_digest(manifest)
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / "publish.lock"), open_state(home) as engine:
-        tracking.connect(home)
+    with FileLock(home / "publish.lock"), open_state(home) as engine, tracking.registry(home):
         with engine.begin() as connection:
             known = find_release(connection, digest=digest)
             champion = find_release(connection, role="champion")

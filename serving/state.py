@@ -83,7 +83,7 @@ def find_release(connection: sa.Connection, *, role: Role | None = None, digest:
 
 
 def add_release(connection: sa.Connection, version: int, digest: str) -> Release:
-    """Enter a version: champion when there is none, else challenger in place of the last one. A version already there stays as it is."""
+    """Enter a version: champion when there is none, else challenger in place of the last; one already there stays as it is."""
     known = find_release(connection, digest=digest)
     if known:
         return known

@@ -25,7 +25,7 @@ def to_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> Pieces:
 
 
 def bucketed_batches(lengths: Sequence[int], batch_size: int, bucket_batches: int, rng: np.random.Generator) -> list[list[int]]:
-    """Row indices by batch for one epoch: shuffled, sorted by length inside chunks of `bucket_batches` batches, batches shuffled again."""
+    """Row indices by batch for one epoch: shuffled, sorted by length in chunks of `bucket_batches` batches, batches shuffled."""
     order = rng.permutation(len(lengths))
     chunk = batch_size * bucket_batches
     batches = []

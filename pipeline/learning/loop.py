@@ -81,7 +81,7 @@ def fit(
             real += sum(lengths[row] for row in rows)
             padded += batch["input_ids"].numel()
             if step % settings.log_every_steps == 0:
-                log_step(step, {"loss": loss.item(), "lr": schedule.get_last_lr()[0], "grad_norm": float(norm)})
+                log_step(step, {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0]), "grad_norm": float(norm)})
             schedule.step()
             bar.update()
         training_s += perf_counter() - began

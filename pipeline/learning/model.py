@@ -1,7 +1,9 @@
 """The network: an encoder with mean pooling and a cosine head; LoRA adapters on it, and merged out of it."""
 
 import warnings
+from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -26,7 +28,8 @@ class CosineHead(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(B, width) → (B, classes)."""
-        return self.scale * F.normalize(embedding, dim=-1) @ F.normalize(self.weight, dim=-1).T
+        cosine: Tensor = F.normalize(embedding, dim=-1) @ F.normalize(self.weight, dim=-1).T
+        return self.scale * cosine
 
 
 class TextClassifier(nn.Module):
@@ -39,9 +42,10 @@ class TextClassifier(nn.Module):
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) → (B, width): the mean of the last hidden states over real pieces, in fp32."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
         mask = attention_mask.unsqueeze(-1).float()  # (B, T, 1)
-        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+        summed = (hidden * mask).sum(dim=1)
+        return summed / mask.sum(dim=1).clamp(min=1.0)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) → (B, classes)."""
@@ -52,6 +56,8 @@ class TextClassifier(nn.Module):
 class WithSketch(nn.Module):
     """The exported form: logits, and a seeded random projection of the embedding that drift is measured on."""
 
+    projection: Tensor  # (width, sketch_size)
+
     def __init__(self, classifier: TextClassifier, projection: Tensor) -> None:
         super().__init__()
         self.classifier = classifier
@@ -60,25 +66,28 @@ class WithSketch(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) → (B, classes), (B, sketch_size)."""
         embedding = self.classifier.embed(input_ids, attention_mask)
-        return self.classifier.head(embedding), F.normalize(embedding, dim=-1) @ self.projection
+        logits: Tensor = self.classifier.head(embedding)
+        sketch: Tensor = F.normalize(embedding, dim=-1) @ self.projection
+        return logits, sketch
 
 
 def sketch_projection(width: int, model: Model) -> Tensor:
     """(width, sketch_size) Gaussian entries over sqrt(sketch_size): distances are kept on average (Johnson-Lindenstrauss)."""
     generator = torch.Generator().manual_seed(model.sketch_seed)
-    return torch.randn(width, model.sketch_size, generator=generator) / model.sketch_size**0.5
+    return torch.randn(width, model.sketch_size, generator=generator) / sqrt(model.sketch_size)
 
 
 def load_encoder(folder: Path, dropout: float = 0.0) -> nn.Module:
     """The frozen base encoder in fp32, without its unused pooler where it has one; `dropout` acts while training."""
     transformers.utils.logging.disable_progress_bar()
-    encoder: nn.Module = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    encoder: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-    return encoder.requires_grad_(False)
+    frozen: nn.Module = encoder.requires_grad_(False)
+    return frozen
 
 
 def add_lora(encoder: nn.Module, model: Model) -> PeftModel:
@@ -88,10 +97,8 @@ def add_lora(encoder: nn.Module, model: Model) -> PeftModel:
         r=model.lora_rank, lora_alpha=model.lora_alpha, lora_dropout=model.lora_dropout, target_modules=targets, bias="none"
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
-        )  # peft 0.21 asks transformers 5 for it
-        return get_peft_model(encoder, config)  # type: ignore[arg-type]  # any module does; peft's hint is narrower than its code
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 asks transformers 5 for it
+        return get_peft_model(encoder, config)
 
 
 def build(folder: Path, classes: int, model: Model) -> TextClassifier:
@@ -119,4 +126,4 @@ def restore(folder: Path, state: dict[str, Tensor], classes: int, model: Model) 
 def merge(classifier: TextClassifier) -> TextClassifier:
     """Adapters added into the weights, in the fp32 the weights are kept in; merging in less changes answers."""
     encoder = classifier.encoder.merge_and_unload() if isinstance(classifier.encoder, PeftModel) else classifier.encoder
-    return TextClassifier(encoder, classifier.head).eval()  # type: ignore[arg-type]
+    return TextClassifier(encoder, classifier.head).eval()

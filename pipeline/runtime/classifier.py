@@ -1,4 +1,4 @@
-"""An exported model: a folder with `model.onnx`, `tokenizer.json` and `model.json` becomes a function from texts to predictions."""
+"""An exported model: a folder with `model.onnx`, `tokenizer.json`, `model.json` becomes a function from texts to predictions."""
 
 import json
 from collections.abc import Sequence

@@ -1,0 +1,49 @@
+"""Pictures render, without a screen."""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from pipeline import charts
+from pipeline.metrics import ClassScores, Interval
+
+EPOCH = {"train_loss": 2.0, "val_loss": 1.5, "val_accuracy": 0.5, "val_f1_macro": 0.4}
+SCORES = [ClassScores(0.9, 0.8, Interval(0.85, 0.7, 0.95), 20), ClassScores(0.0, 0.0, Interval(0.0, 0.0, 0.0), 0)]
+
+
+def classes(count: int) -> tuple[np.ndarray, list[str]]:
+    return np.eye(count, dtype=np.int64) * 3, [f"class_{i}" for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: charts.learning_curve([{"epoch": 1, **EPOCH}, {"epoch": 2, **EPOCH}]),
+        lambda: charts.learning_curve([{"epoch": 1, **EPOCH}]),
+        lambda: charts.confusion_matrix(*classes(3)),
+        lambda: charts.confusion_matrix(*classes(77)),
+        lambda: charts.confusion_matrix(np.zeros((2, 2), dtype=np.int64), ["never", "seen"]),
+        lambda: charts.reliability_diagram([(0.9, 0.8, 0.7), (0.5, 0.4, 0.3)], [(0.8, 0.8, 1.0)]),
+        lambda: charts.class_f1(["alpha", "zażółć"], SCORES),
+    ],
+    ids=["two epochs", "one epoch", "three classes", "77 classes", "no rows", "reliability", "f1 by class"],
+)
+def test_a_chart_renders_as_png(draw: Callable[[], Figure]) -> None:
+    picture = BytesIO()
+    draw().savefig(picture, format="png", dpi=30)
+    assert picture.getvalue().startswith(b"\x89PNG\r\n")
+    assert len(picture.getvalue()) > 1000
+
+
+def test_the_worst_class_stands_at_the_top_with_its_rows() -> None:
+    names = [text.get_text() for text in charts.class_f1(["good", "bad"], SCORES).axes[0].get_yticklabels()]
+    assert names == ["good (20)", "bad (0)"]  # matplotlib counts upwards
+
+
+def test_counts_are_written_only_where_there_is_room() -> None:
+    few, many = (charts.confusion_matrix(*classes(count)).axes[0].texts for count in (3, 31))
+    assert [text.get_text() for text in few] == ["3", "3", "3"]
+    assert not list(many)

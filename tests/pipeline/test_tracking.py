@@ -1,0 +1,124 @@
+"""The MLflow door: one run for all stages, nothing lost in it, and no stage stopped by it."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline import tracking
+from pipeline.params import flatten
+from tests.conftest import Project
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of state with an MLflow of its own."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def run_of(project: Project) -> mlflow.entities.Run:
+    client = mlflow.MlflowClient(f"sqlite:///{project.home / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    return run
+
+
+def test_all_stages_write_into_one_finished_run_with_every_param(made: Project) -> None:
+    run = run_of(made)
+    assert run.info.status == "FINISHED"
+    params = made.params
+    sections = ("data", "split", "model", "train", "evaluate", "reference", "export")
+    expected = {key: value for name in sections for key, value in flatten(getattr(params, name), name).items()}
+    assert run.data.params == expected
+    assert {key for key in run.data.tags if key.startswith("stage.")} == {f"stage.{s}" for s in ("train", "evaluate", "reference", "export")}
+
+
+def test_the_run_names_its_commit_and_the_digest_of_its_data(made: Project) -> None:
+    tags = run_of(made).data.tags
+    assert tags["git.commit"] == made.must("git", "rev-parse", "HEAD").strip()
+    assert tags["git.dirty"] == "false"
+    assert len(tags["data.digest.train"]) == 64
+
+
+def test_the_run_holds_curves_system_metrics_data_sets_figures_and_model(made: Project) -> None:
+    run = run_of(made)
+    client = mlflow.MlflowClient(f"sqlite:///{made.home / 'mlflow.db'}")
+    assert len(client.get_metric_history(run.info.run_id, "epoch/val_f1_macro")) == 2
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) >= 2
+    assert "test/f1_macro" in run.data.metrics
+    assert "control/f1_macro" in run.data.metrics
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+    assert sorted(data.dataset.name for data in run.inputs.dataset_inputs) == ["test", "train", "val"]
+    figures = {Path(file.path).stem for file in client.list_artifacts(run.info.run_id, "figures")}
+    assert figures == {"learning_curve", "confusion_matrix", "f1_by_class", "reliability"}
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert model.source_run_id == run.info.run_id
+
+
+def test_metric_names_stay_few(made: Project) -> None:
+    own = [name for name in run_of(made).data.metrics if not name.startswith("system/")]
+    assert len(own) < 60
+
+
+def test_a_stage_continues_the_run_it_is_given(home: Path) -> None:
+    with tracking.stage_run("train", {"train.epochs": "1"}, home) as first:
+        pass
+    with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, home, continues=first.id) as second:
+        pass
+    assert second.id == first.id
+    assert mlflow.get_run(first.id).data.params == {"train.epochs": "1", "evaluate.seed": "1"}
+
+
+def test_a_stage_run_again_with_other_params_gets_a_child(home: Path) -> None:
+    with tracking.stage_run("train", {"train.epochs": "1"}, home) as first:
+        pass
+    with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, home, continues=first.id):
+        pass
+    with tracking.stage_run("evaluate", {"evaluate.seed": "2"}, home, continues=first.id) as again:
+        pass
+    assert again.id != first.id
+    assert mlflow.get_run(again.id).data.tags["mlflow.parentRunId"] == first.id
+
+
+def test_a_run_of_another_store_is_named_in_a_new_one(home: Path) -> None:
+    with tracking.stage_run("evaluate", {}, home, continues="0123456789abcdef0123456789abcdef") as run:
+        pass
+    assert mlflow.get_run(run.id).data.tags["evergreen.trained_in"] == "0123456789abcdef0123456789abcdef"
+
+
+def test_a_stage_that_fails_leaves_a_failed_run(home: Path) -> None:
+    with pytest.raises(ZeroDivisionError), tracking.stage_run("train", {}, home) as run:
+        raise ZeroDivisionError
+    assert mlflow.get_run(run.id).info.status == "FAILED"
+
+
+def test_a_dead_tracking_server_stops_no_stage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with tracking.stage_run("train", {"train.epochs": "1"}, home) as run:
+        run.metrics({"train/loss": 1.0}, 1)
+        reached = True
+    assert reached
+    assert run.id is None
+
+
+def test_a_server_that_dies_in_the_middle_stops_no_stage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracking.stage_run("train", {}, home) as run:
+
+        def broken(*_: object, **__: object) -> None:
+            raise OSError("disk full")
+
+        monkeypatch.setattr(run._client, "log_batch", broken)
+        for step in range(5):
+            run.metrics({"train/loss": 1.0}, step)
+        reached = True
+    assert reached
+
+
+def test_registering_with_a_dead_server_is_told(home: Path, made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    done = made.run("python", "-m", "evergreen.cli", "publish", MLFLOW_TRACKING_URI="http://127.0.0.1:9", EVERGREEN_HOME=str(home))
+    assert done.returncode == 3
+    assert "MLflow" in done.stderr
+    assert "what to do" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,131 @@
+"""Publish: registry, live repository, release table and aliases agree, whatever happens in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+import sqlalchemy as sa
+
+from pipeline.errors import InputError, RefusedError
+from serving.model_repository import content_digest, read_verified
+from serving.publish import Candidate, publish, repository
+from serving.state import open_state, releases
+from tests.conftest import Project
+
+POINTS = ("before registering", "registered", "staged", "copied", "released")
+
+
+def candidate(made: Project) -> Candidate:
+    return Candidate(made / "artifacts/package", made / "artifacts/export", made / "artifacts/data/report.json", made / "dvc.lock")
+
+
+@pytest.fixture
+def in_project(made: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The made project as current folder, with MLflow free to be pointed at a home of the test's own."""
+    monkeypatch.chdir(made.folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return made
+
+
+def registered(home: Path) -> tuple[list[int], dict[str, str]]:
+    """Version numbers and aliases of the registry in this home."""
+    client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    numbers = sorted(int(version.version) for version in client.search_model_versions("name = 'evergreen'"))
+    aliases = client.get_registered_model("evergreen").aliases
+    return numbers, {alias: str(version) for alias, version in aliases.items()}
+
+
+def entered(home: Path) -> list[tuple[int, str]]:
+    with open_state(home) as engine, engine.begin() as connection:
+        return [(row.version, row.role) for row in connection.execute(sa.select(releases).order_by(releases.c.version))]
+
+
+def test_the_first_package_becomes_champion_everywhere(in_project: Project, tmp_path: Path) -> None:
+    published = publish(candidate(in_project), "evergreen", tmp_path)
+    assert (published.release.version, published.release.role, published.was_there) == (1, "champion", False)
+    assert registered(tmp_path) == ([1], {"champion": "1"})
+    assert read_verified(repository(tmp_path) / "intent-1") == read_verified(in_project / "artifacts/package")
+
+
+def test_publishing_the_same_content_again_changes_nothing(in_project: Project, tmp_path: Path) -> None:
+    publish(candidate(in_project), "evergreen", tmp_path)
+    lineage = (repository(tmp_path) / "intent-1" / "lineage.json").read_bytes()
+    again = publish(candidate(in_project), "evergreen", tmp_path)
+    assert again.was_there
+    assert registered(tmp_path) == ([1], {"champion": "1"})
+    assert (repository(tmp_path) / "intent-1" / "lineage.json").read_bytes() == lineage
+
+
+def test_lineage_names_content_run_commit_and_data(in_project: Project, tmp_path: Path) -> None:
+    published = publish(candidate(in_project), "evergreen", tmp_path)
+    lineage = json.loads((published.folder / "lineage.json").read_text())
+    assert lineage["version"] == 1
+    assert lineage["content_digest"] == content_digest(read_verified(in_project / "artifacts/package"))
+    assert lineage["git_commit"] == in_project.must("git", "rev-parse", "HEAD").strip()
+    assert lineage["data_digest"] == json.loads((in_project / "artifacts/data/report.json").read_text())["digest"]
+    assert lineage["mlflow_run_id"] == json.loads((in_project / "artifacts/model/run.json").read_text())["mlflow_run_id"]
+    assert lineage["parent_version"] is None
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_publish_killed_anywhere_is_completed_by_the_next_call(in_project: Project, tmp_path: Path, point: str) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from serving.publish import Candidate, publish\n"
+        f"at = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == {point!r} else None\n"
+        f"publish(Candidate(*map(Path, {[str(path) for path in candidate(in_project)]!r})), 'evergreen', Path({str(tmp_path)!r}), at)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], cwd=in_project.folder, env=dict(os.environ), capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    publish(candidate(in_project), "evergreen", tmp_path)
+    assert registered(tmp_path) == ([1], {"champion": "1"})
+    assert entered(tmp_path) == [(1, "champion")]
+    assert [path.name for path in repository(tmp_path).iterdir()] == ["intent-1"]
+    read_verified(repository(tmp_path) / "intent-1")
+
+
+def test_other_content_becomes_the_challenger(in_project: Project, tmp_path: Path) -> None:
+    from serving.model_repository import package
+
+    publish(candidate(in_project), "evergreen", tmp_path)
+    other = tmp_path / "other"
+    settings = in_project.params.package.model_copy(update={"queue_delay_us": 2000})
+    package(in_project / "artifacts/export", in_project / "artifacts/reference/reference.npz", other, settings)
+    published = publish(candidate(in_project)._replace(package=other), "evergreen", tmp_path)
+    assert (published.release.version, published.release.role) == (2, "challenger")
+    assert registered(tmp_path) == ([1, 2], {"champion": "1", "challenger": "2"})
+
+
+def test_an_altered_package_is_refused_and_nothing_is_written(in_project: Project, tmp_path: Path) -> None:
+    import shutil
+
+    altered = tmp_path / "altered"
+    shutil.copytree(in_project / "artifacts/package", altered)
+    (altered / "labels.txt").write_text("other\n")
+    with pytest.raises(RefusedError, match=r"labels\.txt"):
+        publish(candidate(in_project)._replace(package=altered), "evergreen", tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_without_a_package_the_message_names_the_command_that_makes_one(in_project: Project, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="dvc repro"):
+        publish(candidate(in_project)._replace(package=tmp_path / "none"), "evergreen", tmp_path)
+    with pytest.raises(InputError, match="dvc repro"):
+        publish(candidate(in_project)._replace(dvc_lock=tmp_path / "none"), "evergreen", tmp_path)
+
+
+def test_the_registered_champion_predicts(in_project: Project, tmp_path: Path) -> None:
+    publish(candidate(in_project), "evergreen", tmp_path)
+    program = (
+        "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1])\n"
+        "answers = mlflow.pyfunc.load_model('models:/evergreen@champion').predict(['where is my parcel?', 'card declined'])\n"
+        "print([answer.label for answer in answers])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"sqlite:///{tmp_path / 'mlflow.db'}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "['track_order', 'payment_failed']", done.stderr

@@ -1,0 +1,124 @@
+"""The real server from the wheel: it starts, answers as PyTorch does over both protocols, keeps its admin door shut, and ends."""
+
+import json
+import random
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+
+from pipeline.errors import ToolError
+from pipeline.learning.batching import to_pieces
+from pipeline.learning.checkpoint import load_trained
+from pipeline.learning.inference import in_batches
+from pipeline.metrics import softmax
+from pipeline.runtime.text import clean
+from serving import triton
+from serving.publish import Candidate, publish, repository
+from tests.conftest import Project
+
+
+class Served:
+    """A running server and the project whose model it serves."""
+
+    def __init__(self, server: triton.Server, project: Project) -> None:
+        self.server, self.serve, self.project = server, server.serve, project
+
+
+@pytest.fixture(scope="module")
+def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("serving")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made.folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        artifacts = made / "artifacts"
+        paths = Candidate(artifacts / "package", artifacts / "export", artifacts / "data/report.json", made / "dvc.lock")
+        publish(paths, "evergreen", home)
+    with triton.running(repository(home), [1], triton.free_ports(made.params.serve), home) as server:
+        yield Served(server, made)
+
+
+def mixed_texts() -> list[str]:
+    """A hundred texts from one word to several hundred, some of them odd."""
+    rng = random.Random(5)
+    words = "where is my parcel the kettle leaks refund please card declined return label tent zip broken höher 日本 😀".split()
+    texts = [" ".join(rng.choices(words, k=rng.choice([1, 2, 5, 9, 20, 60, 300]))) for _ in range(96)]
+    return [*texts, "?", "\u200b spaced\tout \r\n", "e\u0301 and é", "x" * 3000]
+
+
+@pytest.mark.parametrize("ask", [triton.ask_http, triton.ask_grpc])
+def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Served, ask: object) -> None:
+    texts = mixed_texts()
+    model = served.project.params.model
+    trained = load_trained(served.project / "artifacts/model", model)
+    temperature = json.loads((served.project / "artifacts/evaluation/temperature.json").read_text())["temperature"]
+    pieces = to_pieces(trained.tokenizer, [clean(text) for text in texts])
+    logits = in_batches(trained.classifier.forward, pieces, batch_size=16, precision="fp32").numpy()
+    answers = [ask(served.serve, 1, texts[i : i + 50]) for i in (0, 50)]  # type: ignore[operator]
+    assert [label for part in answers for label in part.labels] == [trained.labels[i] for i in logits.argmax(axis=1)]
+    assert np.concatenate([part.probabilities for part in answers]) == pytest.approx(softmax(logits / temperature), abs=1e-4)
+    assert np.concatenate([part.pieces for part in answers]).tolist() == [len(own) for own in pieces]
+    assert answers[0].sketch.shape == (50, model.sketch_size)
+    assert answers[0].sketch.dtype == np.float16
+
+
+def test_texts_asked_one_by_one_get_the_same_answers_as_together(served: Served) -> None:
+    texts = mixed_texts()[:8]
+    together = triton.ask_grpc(served.serve, 1, texts)
+    alone = [triton.ask_grpc(served.serve, 1, [text]) for text in texts]
+    assert [one.labels[0] for one in alone] == together.labels
+    assert np.concatenate([one.probabilities for one in alone]) == pytest.approx(together.probabilities, abs=1e-4)
+
+
+def test_a_text_that_is_not_utf8_is_refused_and_the_next_one_answered(served: Served) -> None:
+    tensor = tritonclient.grpc.InferInput("text", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[b"\xff\xfe"]], dtype=np.object_))
+    with tritonclient.grpc.InferenceServerClient(f"{served.serve.host}:{served.serve.grpc_port}") as client:
+        with pytest.raises(tritonclient.grpc.InferenceServerException, match="not UTF-8"):
+            client.infer("intent-1", [tensor])
+    assert triton.ask_grpc(served.serve, 1, ["card declined"]).labels == ["payment_failed"]
+
+
+def test_repeats_are_answered_from_the_response_cache(served: Served) -> None:
+    for _ in range(3):
+        triton.ask_grpc(served.serve, 1, ["a text that nobody else asks"])
+    with urllib.request.urlopen(f"http://{served.serve.host}:{served.serve.metrics_port}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    hits = [float(line.split()[-1]) for line in lines if line.startswith("nv_cache_num_hits_per_model")]
+    assert sum(hits) >= 2
+
+
+def test_loading_and_unloading_need_the_key(served: Served) -> None:
+    url = f"http://{served.serve.host}:{served.serve.http_port}/v2/repository/models/intent-1/unload"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST"))
+    assert refused.value.code == 403
+    refused.value.close()
+    assert triton.is_ready(served.serve, [1])
+
+
+def test_it_listens_on_loopback_only(served: Served) -> None:
+    listening = {c.laddr.ip for c in psutil.Process(served.server.process.pid).net_connections() if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_a_taken_port_is_told_before_the_server_starts(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match=rf"{served.serve.http_port}.*cannot be used"):
+        triton.start(tmp_path, [], served.serve, tmp_path)
+
+
+def test_a_model_that_cannot_load_ends_in_the_servers_own_words_and_no_process(made: Project, tmp_path: Path) -> None:
+    broken = tmp_path / "models" / "intent-1"
+    (broken / "1").mkdir(parents=True)
+    (broken / "config.pbtxt").write_text((made / "artifacts/package/config.pbtxt").read_text())
+    (broken / "1" / "model.py").write_text("raise RuntimeError('no such luck')\n")
+    (broken / "labels.txt").write_text("a\n")
+    with pytest.raises(ToolError, match="no such luck"), triton.running(broken.parent, [1], triton.free_ports(made.params.serve), tmp_path):
+        raise AssertionError("it must not become ready")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(broken.parent) in " ".join(p.info["cmdline"] or [])]

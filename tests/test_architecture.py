@@ -1,0 +1,53 @@
+"""The house as it was drawn: who may import whom, what loads without torch, how files are named."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("evergreen", "pipeline", "serving")
+SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
+HEAVY = ("torch", "transformers", "mlflow")
+
+
+def loaded_by(module: str) -> set[str]:
+    """Names of all modules that a fresh interpreter holds after importing this one."""
+    code = f"import sys, {module}; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_contracts_hold() -> None:
+    program = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([str(program), "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["pipeline.params", "pipeline.records", "pipeline.profile", "serving.state", "evergreen.cli"])
+def test_what_serves_and_watches_starts_without_the_engine_room(module: str) -> None:
+    assert not loaded_by(module) & set(HEAVY)
+
+
+def test_what_travels_with_a_model_needs_three_libraries_and_none_of_ours() -> None:
+    loaded = loaded_by("pipeline.runtime.classifier")
+    assert {"numpy", "onnxruntime", "tokenizers"} <= loaded
+    ours = {name for name in loaded if name.split(".")[0] in ROOMS}
+    assert ours == {"pipeline", "pipeline.runtime", "pipeline.runtime.classifier", "pipeline.runtime.text"}
+    assert not loaded & {*HEAVY, "pydantic", "sklearn", "pandas"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_files_are_named_by_the_thing_they_own(room: str) -> None:
+    modules = list((ROOT / room).rglob("*.py"))
+    assert modules
+    assert not [path for path in modules if SAYS_NOTHING & {path.stem, *path.parent.parts}]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_module_says_what_it_owns(room: str) -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / room).rglob("*.py")}
+    silent = [path for path, source in sources.items() if source and not source.startswith('"""')]
+    assert not silent

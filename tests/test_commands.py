@@ -1,0 +1,88 @@
+"""The console script with a real Triton behind it, as a person types it."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from serving.triton import free_ports
+from tests.conftest import ROOT, Project
+
+HELP = re.compile(r"│ (\w+)\s")
+
+
+@pytest.fixture
+def published(made: Project, tmp_path: Path) -> dict[str, str]:
+    """Environment with a home in which the made model is champion."""
+    environment = {"EVERGREEN_HOME": str(tmp_path)}
+    said = made.must("python", "-m", "evergreen.cli", "publish", "--first", **environment)
+    assert "version 1, champion" in said
+    return environment
+
+
+def test_publish_first_leaves_a_champion_alone(made: Project, published: dict[str, str]) -> None:
+    assert "version 1 is champion" in made.must("python", "-m", "evergreen.cli", "publish", "--first", **published)
+
+
+def test_ask_starts_a_server_answers_and_leaves_no_process(made: Project, published: dict[str, str]) -> None:
+    said = made.must("python", "-m", "evergreen.cli", "ask", "--start", "where is my parcel?", "card declined", **published)
+    assert "track_order" in said
+    assert "payment_failed" in said
+    assert "version 1, by Triton" in said
+    home = published["EVERGREEN_HOME"]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if f"--model-repository={home}" in " ".join(p.info["cmdline"] or [])]
+
+
+def test_ask_without_a_server_says_how_to_start_one(made: Project, published: dict[str, str]) -> None:
+    done = made.run("python", "-m", "evergreen.cli", "ask", "hello", **published)
+    assert done.returncode == 3
+    assert "make serve" in done.stderr
+
+
+def test_ask_without_a_champion_says_what_to_run(made: Project, tmp_path: Path) -> None:
+    done = made.run("python", "-m", "evergreen.cli", "ask", "hello", EVERGREEN_HOME=str(tmp_path))
+    assert done.returncode == 3
+    assert "make repro" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_serve_runs_until_it_is_stopped_and_stops_all(made: Project, published: dict[str, str], tmp_path: Path, how: signal.Signals) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    values = yaml.safe_load((made / "params.yaml").read_text())
+    values["serve"] = free_ports(made.params.serve).model_dump()
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    command = [str(ROOT / ".venv/bin/python"), "-m", "evergreen.cli"]
+    environment = {**os.environ, **published, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([*command, "serve"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert "version 1 answers" in server.stdout.readline()
+        said = subprocess.run([*command, "ask", "card declined"], cwd=folder, env=environment, capture_output=True, text=True)
+        assert "payment_failed" in said.stdout, said.stderr
+        children = psutil.Process(server.pid).children(recursive=True)
+        assert children
+        server.send_signal(how)
+        assert server.wait(timeout=60) == 0
+        server.stdout.read()
+    deadline = time.monotonic() + 5
+    while any(child.is_running() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [child for child in children if child.is_running()]
+
+
+def test_status_names_the_champion_its_scores_and_the_next_commands(made: Project, published: dict[str, str]) -> None:
+    said = made.must("python", "-m", "evergreen.cli", "status", **published)
+    for part in ("version 1", "fine-tuned", "frozen encoder", "make serve", "dvc exp run", published["EVERGREEN_HOME"]):
+        assert part in said
+
+
+def test_help_answers_quickly() -> None:
+    began = time.monotonic()
+    subprocess.run([str(ROOT / ".venv/bin/evergreen"), "--help"], check=True, capture_output=True)
+    assert time.monotonic() - began < 5

@@ -1,0 +1,214 @@
+"""What no compiler checks: dvc.yaml names all that a stage's result depends on, and nothing that is not there.
+
+Not asked for as dependencies, because they carry messages and telemetry and no results: errors, home, tracking (with
+the pyfunc model it logs) and the packages' `__init__`, which hold a docstring. `pipeline/learning` and `pipeline/runtime`
+are named as folders.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from pipeline.params import Params, load_params
+
+ROOT = Path(__file__).parents[1]
+EXEMPT = {f"pipeline/{name}.py" for name in ("errors", "home", "tracking", "pyfunc_model")}
+ROOMS = {"pipeline", "serving"}
+
+
+class Stage(NamedTuple):
+    """One stage, its interpolations resolved."""
+
+    name: str
+    cmd: str
+    deps: list[str]
+    params: list[str]
+    outs: list[str]
+
+    @property
+    def source(self) -> str:
+        """The file that `python -m` runs."""
+        return self.cmd.split(" -m ")[1].split()[0].replace(".", "/") + ".py"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Paths on the command line."""
+        return [word for word in self.cmd.split(" -m ")[1].split()[1:] if not word.startswith("--")]
+
+
+def read_stages() -> list[Stage]:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+    def resolve(text: str) -> str:
+        return re.sub(r"\$\{(\w+)\.(\w+)\}", lambda found: str(values[found[1]][found[2]]), text)
+
+    def paths(entries: list[Any]) -> list[str]:
+        return [resolve(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries]
+
+    return [
+        Stage(
+            name,
+            resolve(stage["cmd"]),
+            paths(stage["deps"]),
+            stage.get("params", []),
+            paths([*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]),
+        )
+        for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items()
+    ]
+
+
+STAGES = read_stages()
+each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+
+
+def covers(folder: str, path: str) -> bool:
+    """True where `path` is `folder` or lies in it."""
+    return Path(path).is_relative_to(folder)
+
+
+def syntax(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def file_of(module: str) -> str | None:
+    """The file of one of our modules; None for a package, or for what is not ours."""
+    path = module.replace(".", "/") + ".py"
+    return path if module.split(".")[0] in ROOMS and (ROOT / path).is_file() else None
+
+
+def imports(path: str) -> Iterator[str]:
+    """Our files that this one imports, also inside functions."""
+    package = path.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parent = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*parent, *filter(None, [node.module])])
+            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from filter(None, map(file_of, names))
+
+
+def reached(path: str, seen: set[str]) -> set[str]:
+    """The file and all that it leads to, but for the exempt ones."""
+    if path not in seen and path not in EXEMPT:
+        seen.add(path)
+        for one in imports(path):
+            reached(one, seen)
+    return seen
+
+
+def logged_sections(path: str) -> set[str]:
+    """Sections of params that a stage logs to MLflow: the prefixes in its calls of `flatten`."""
+    tree = syntax(path)
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "flatten"]
+    fixed = {call.args[1].value for call in calls if isinstance(call.args[1], ast.Constant)}
+    over = {call.args[1].id for call in calls if isinstance(call.args[1], ast.Name)}
+    loops = [n for n in ast.walk(tree) if isinstance(n, ast.comprehension) and getattr(n.target, "id", None) in over]
+    return fixed | {name for loop in loops for name in ast.literal_eval(loop.iter)}
+
+
+def used_sections(path: str) -> set[str]:
+    """Sections of params that a stage reads: `params.train`, `load_params().package`."""
+    found = set()
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.Attribute) and node.attr in Params.model_fields:
+            named = isinstance(node.value, ast.Name) and node.value.id == "params"
+            loaded = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", None) == "load_params"
+            found |= {node.attr} if named or loaded else set()
+    return found
+
+
+def upstream(stage: Stage) -> list[Stage]:
+    """The stage and those whose outputs it depends on, directly or not."""
+    feeding = [other for other in STAGES if any(covers(dep, out) or covers(out, dep) for dep in stage.deps for out in other.outs)]
+    return [stage, *(one for other in feeding for one in upstream(other))]
+
+
+@each_stage
+def test_deps_cover_all_that_the_stage_imports(stage: Stage) -> None:
+    files = reached(stage.source, set())
+    assert stage.source in files
+    assert sorted(file for file in files if not any(covers(dep, file) for dep in stage.deps)) == []
+
+
+@each_stage
+def test_deps_name_no_source_that_the_stage_does_not_use(stage: Stage) -> None:
+    files = reached(stage.source, set()) | {"pipeline/runtime/__init__.py", "serving/backend/model.py"}  # these two are copied
+    sources = [dep for dep in stage.deps if dep.split("/")[0] in ROOMS]
+    assert [dep for dep in sources if not any(covers(dep, file) for file in files)] == []
+
+
+@each_stage
+def test_every_dep_is_there_or_made_by_another_stage(stage: Stage) -> None:
+    made = [out for other in STAGES if other is not stage for out in other.outs]
+    absent = [dep for dep in stage.deps if not (ROOT / dep).exists() or dep.startswith("artifacts/")]
+    assert [dep for dep in absent if not any(covers(out, dep) for out in made)] == []
+
+
+@each_stage
+def test_every_param_is_one_of_the_records(stage: Stage) -> None:
+    shipped = load_params(ROOT / "params.yaml")
+    for key in stage.params:
+        section, _, name = key.partition(".")
+        assert section in Params.model_fields
+        assert not name or name in type(getattr(shipped, section)).model_fields
+
+
+@each_stage
+def test_every_section_that_is_read_or_logged_is_tracked_here_or_upstream(stage: Stage) -> None:
+    tracked = {key.split(".")[0] for one in upstream(stage) for key in one.params}
+    assert (used_sections(stage.source) | logged_sections(stage.source)) <= tracked
+
+
+def test_the_stages_that_log_say_so() -> None:
+    """The walk above does see the calls."""
+    logged = {stage.name: logged_sections(stage.source) for stage in STAGES}
+    assert {name: sections for name, sections in logged.items() if sections} == {
+        "train": {"data", "split", "model", "train"},
+        "evaluate": {"evaluate"},
+        "reference": {"reference"},
+        "export": {"export"},
+    }
+
+
+@each_stage
+def test_the_command_names_every_output(stage: Stage) -> None:
+    assert stage.outs
+    assert [out for out in stage.outs if not any(covers(word, out) for word in stage.arguments)] == []
+
+
+@each_stage
+def test_the_command_names_every_input(stage: Stage) -> None:
+    inputs = [dep for dep in stage.deps if dep.split("/")[0] not in ROOMS]
+    assert [dep for dep in inputs if not any(covers(word, dep) for word in stage.arguments)] == []
+
+
+@each_stage
+def test_the_command_names_nothing_that_dvc_does_not_know(stage: Stage) -> None:
+    known = [*stage.deps, *stage.outs]
+    assert [word for word in stage.arguments if not any(covers(word, path) or covers(path, word) for path in known)] == []
+
+
+@each_stage
+def test_outputs_lie_in_artifacts(stage: Stage) -> None:
+    assert [out for out in stage.outs if not covers("artifacts", out)] == []
+
+
+def test_no_two_stages_write_the_same_path() -> None:
+    outs = [(stage.name, out) for stage in STAGES for out in stage.outs]
+    assert [(a, b) for a, out in outs for b, other in outs if a != b and covers(out, other)] == []
+
+
+def test_plots_are_drawn_from_outputs() -> None:
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
+    sources = {path for plot in plots for spec in plot.values() for axis in "xy" for path in spec[axis]}
+    assert sources
+    assert sources <= {out for stage in STAGES for out in stage.outs}

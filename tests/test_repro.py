@@ -1,0 +1,100 @@
+"""What DVC users expect: nothing runs twice, a change runs what depends on it, experiments, remotes and worktrees work."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Project
+
+STAGES = ["ingest", "split", "train", "evaluate", "reference", "export", "package"]
+
+
+@pytest.fixture
+def copy(made: Project, tmp_path: Path) -> Project:
+    """The made project, to be changed by one test."""
+    shutil.copytree(made.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy")
+
+
+def would_run(project: Project) -> list[str]:
+    """Stages whose inputs have changed."""
+    return [stage for stage in STAGES if stage in json.loads(project.must("dvc", "status", "--json").splitlines()[-1])]
+
+
+def test_a_second_repro_runs_nothing(made: Project) -> None:
+    output = made.must("dvc", "repro")
+    assert "Running stage" not in output
+    assert "up to date" in output
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"package": {"queue_delay_us": 500}}, ["package"]),
+        ({"export": {"parity_batches": "1 2"}}, ["export"]),
+        ({"evaluate": {"seed": 12}}, ["evaluate"]),
+        ({"train": {"epochs": 3}}, ["train"]),
+        ({"serve": {"http_port": 9000}}, []),
+        ({"publish": {"name": "other"}}, []),
+    ],
+)
+def test_a_changed_number_touches_only_the_stages_that_use_it(copy: Project, change: dict[str, dict[str, object]], expected: list[str]) -> None:
+    copy.set(**change)
+    assert would_run(copy) == expected
+
+
+def test_accepted_feedback_makes_the_next_data_set(copy: Project) -> None:
+    (copy / "data/feedback/turn-1.jsonl").write_text('{"text": "my scooter battery is hot", "label": "damaged_item"}\n')
+    assert would_run(copy) == ["ingest"]
+
+
+def test_metrics_show_stands_the_model_beside_its_control(made: Project) -> None:
+    shown = json.loads(made.must("dvc", "metrics", "show", "--json").splitlines()[-1])
+    metrics = shown[""]["data"]["artifacts/evaluation/metrics.json"]["data"]
+    assert {"test", "control", "val"} == metrics.keys()
+    assert {"accuracy", "f1_macro"} <= metrics["control"].keys()
+
+
+def test_plots_show_draws_curves_and_confusion(copy: Project) -> None:
+    copy.must("dvc", "plots", "show")
+    page = (copy / "dvc_plots/index.html").read_text()
+    for title in ("learning curve (loss)", "learning curve (validation)", "confusion matrix", "class sizes"):
+        assert title in page
+
+
+def test_an_experiment_runs_what_changed_and_stands_in_the_table_and_in_mlflow(copy: Project) -> None:
+    output = copy.must("dvc", "exp", "run", "--name", "sooner", "-S", "package.queue_delay_us=500", "-S", "reference.seed=14")
+    assert "Running stage 'package'" in output
+    assert "Running stage 'train'" not in output
+    table = copy.must("dvc", "exp", "show", "--only-changed", "--csv")
+    assert "sooner" in table
+    program = (
+        "import mlflow; mlflow.set_tracking_uri('sqlite:///live/mlflow.db')\n"
+        "print([run.data.tags.get('dvc.exp_name') for run in mlflow.search_runs(search_all_experiments=True, output_format='list')])"
+    )
+    assert "sooner" in copy.must("python", "-c", program)
+
+
+def test_push_and_pull_bring_artefacts_back(copy: Project) -> None:
+    copy.must("dvc", "push")
+    shutil.rmtree(copy / ".dvc/cache")
+    shutil.rmtree(copy / "artifacts")
+    copy.must("dvc", "pull")
+    assert (copy / "artifacts/package/manifest.json").is_file()
+    assert "up to date" in copy.must("dvc", "status")
+
+
+def test_a_second_worktree_uses_the_same_home_and_cache(copy: Project, tmp_path: Path) -> None:
+    copy.must("git", "add", "dvc.lock")
+    copy.must("git", "commit", "--quiet", "--message", "lock")
+    copy.must("git", "worktree", "add", "--quiet", str(tmp_path / "second"))
+    second = Project(tmp_path / "second")
+    (second / ".venv").symlink_to(copy.folder / ".venv")
+    second.must("python", "-m", "pipeline.worktree")
+    output = second.must("dvc", "repro")
+    assert "Running stage" not in output
+    assert (second / "artifacts/package/manifest.json").is_file()
+    assert not (second / "live").exists()
+    assert not (second / ".dvc/cache").exists()
