@@ -20,11 +20,10 @@ from pipeline.learning.checkpoint import Trained, load_trained
 from pipeline.learning.inference import in_batches
 from pipeline.learning.model import CosineHead, TextClassifier, load_encoder
 from pipeline.params import Evaluate, Model, flatten, load_params
-from pipeline.records import Example, read_examples, write_json, written_whole
+from pipeline.records import Example, labels_of, read_examples, write_json, written_whole
 from pipeline.tracking import Run, stage_run
 
 Arrays = NDArray[np.float64]
-EXAMPLES_A_PAIR = 3
 
 
 class Evaluation(NamedTuple):
@@ -36,17 +35,15 @@ class Evaluation(NamedTuple):
     truth: metrics.Indices
     guess: metrics.Indices
     test_logits: Arrays
+    classes: list[metrics.ClassScores]
 
 
 def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, settings: Evaluate) -> Evaluation:
     """Score test and validation rows; the temperature is fitted on validation, the control on the training rows."""
     labels = trained.labels
     index = {label: i for i, label in enumerate(labels)}
-    truth = {
-        side: np.array([index[str(row.label)] for row in rows if row.label in index], dtype=np.int64)
-        for side, rows in sides.items()
-    }
-    texts = {side: [row.text for row in rows if row.label in index] for side, rows in sides.items()}
+    truth = {side: np.array([index[label] for label in labels_of(rows)], dtype=np.int64) for side, rows in sides.items()}
+    texts = {side: [row.text for row in rows] for side, rows in sides.items()}
     logits = {side: logits_of(trained, texts[side], settings.batch_size) for side in ("val", "test")}
     temperature = metrics.fit_temperature(logits["val"], truth["val"])
     guess = logits["test"].argmax(axis=1)
@@ -60,17 +57,15 @@ def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, se
         "control": _label_scores(control, truth["test"], len(labels)),
         "val": _scores(logits["val"], truth["val"], len(labels)),
     }
+    classes = metrics.class_scores(truth["test"], guess, len(labels), bootstrap)
     report = {
         "rows": {side: len(rows) for side, rows in texts.items()},
         "temperature": temperature,
         "intervals": _intervals(truth["test"], guess, control, len(labels), bootstrap),
-        "classes": {
-            label: {**one._asdict(), "f1": one.f1._asdict()}
-            for label, one in zip(labels, metrics.class_scores(truth["test"], guess, len(labels), bootstrap), strict=True)
-        },
-        "confused_pairs": _confused_pairs(truth["test"], guess, texts["test"], labels, settings.confused_pairs),
+        "classes": {label: {**one._asdict(), "f1": one.f1._asdict()} for label, one in zip(labels, classes, strict=True)},
+        "confused_pairs": _confused_pairs(truth["test"], guess, texts["test"], labels, settings),
     }
-    return Evaluation(scores, report, temperature, truth["test"], guess, logits["test"])
+    return Evaluation(scores, report, temperature, truth["test"], guess, logits["test"], classes)
 
 
 def logits_of(trained: Trained, texts: list[str], batch_size: int) -> Arrays:
@@ -127,11 +122,11 @@ def _intervals(
 
 
 def _confused_pairs(
-    truth: metrics.Indices, guess: metrics.Indices, texts: list[str], labels: list[str], most: int
+    truth: metrics.Indices, guess: metrics.Indices, texts: list[str], labels: list[str], settings: Evaluate
 ) -> list[dict[str, Any]]:
     pairs = []
-    for true, said, rows in metrics.most_confused(truth, guess, most):
-        where = np.flatnonzero((truth == true) & (guess == said))[:EXAMPLES_A_PAIR]
+    for true, said, rows in metrics.most_confused(truth, guess, settings.confused_pairs):
+        where = np.flatnonzero((truth == true) & (guess == said))[: settings.confused_examples]
         pairs.append({"true": labels[true], "predicted": labels[said], "rows": rows, "texts": [texts[i] for i in where]})
     return pairs
 
@@ -151,13 +146,7 @@ def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evalua
     run.metrics({f"{side}/{name}": value for side, scores in evaluation.metrics.items() for name, value in scores.items()})
     matrix = metrics.confusion(evaluation.truth, evaluation.guess, len(labels))
     run.figure(charts.confusion_matrix(matrix, labels), "confusion_matrix")
-    scores = metrics.class_scores(
-        evaluation.truth,
-        evaluation.guess,
-        len(labels),
-        metrics.Bootstrap(len(evaluation.truth), settings.bootstrap_resamples, settings.confidence, settings.seed),
-    )
-    run.figure(charts.class_f1(labels, scores), "f1_by_class")
+    run.figure(charts.class_f1(labels, evaluation.classes), "f1_by_class")
     shown = [
         metrics.reliability(metrics.softmax(evaluation.test_logits / t), evaluation.truth, settings.calibration_bins)
         for t in (1.0, evaluation.temperature)

@@ -55,29 +55,29 @@ def parity(reference: WithSketch, path: Path, settings: Export, *, vocabulary: i
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     shapes = [(b, t) for b in integers(settings.parity_batches) for t in integers(settings.parity_lengths) if t <= longest]
-    logit_gap = sketch_gap = 0.0
+    gaps: dict[str, list[float]] = {"logits": [], "sketch": []}
     same = True
     for batch, pieces in shapes:
         ids = rng.integers(0, vocabulary, size=(batch, pieces))
         lengths = rng.integers(2, pieces + 1, size=batch)
         mask = (np.arange(pieces) < lengths[:, None]).astype(np.int64)
-        theirs = session.run(["logits", "sketch"], {"input_ids": ids, "attention_mask": mask})
+        theirs = session.run(list(gaps), {"input_ids": ids, "attention_mask": mask})
         with torch.inference_mode():
             ours = [tensor.numpy() for tensor in reference(torch.from_numpy(ids), torch.from_numpy(mask))]
-        logit_gap = max(logit_gap, float(np.abs(ours[0] - theirs[0]).max()))
-        sketch_gap = max(sketch_gap, float(np.abs(ours[1] - theirs[1]).max()))
+        for name, one, other in zip(gaps, ours, theirs, strict=True):
+            gaps[name].append(float(np.abs(one - other).max()))
         same = same and bool((ours[0].argmax(axis=1) == theirs[0].argmax(axis=1)).all())
-    return Parity(len(shapes), logit_gap, sketch_gap, same)
+    return Parity(len(shapes), float(np.max(gaps["logits"])), float(np.max(gaps["sketch"])), same)  # np.max keeps NaN
 
 
 def require(found: Parity, settings: Export) -> None:
     """Raise `RefusedError` unless the exported model answers as the trained one."""
-    if found.max_abs_logit <= settings.parity_atol and found.arg_max_equal:
-        return
+    if found.max_abs_logit <= settings.parity_atol and found.max_abs_sketch <= settings.parity_atol and found.arg_max_equal:
+        return  # NaN is not <= anything
     raise RefusedError(
         "the parity gate",
-        f"ONNX and PyTorch differ: max |Δlogit| {found.max_abs_logit:.2e} (limit {settings.parity_atol:.0e}), "
-        f"arg-max equal: {found.arg_max_equal}",
+        f"ONNX and PyTorch differ: max |Δlogit| {found.max_abs_logit:.2e}, max |Δsketch| {found.max_abs_sketch:.2e} "
+        f"(limit {settings.parity_atol:.0e}), arg-max equal: {found.arg_max_equal}",
         "try another export.opset; do not raise export.parity_atol for a model that is to serve",
     )
 
@@ -103,6 +103,7 @@ def main() -> None:
     temperature = json.loads(args.temperature.read_text())["temperature"]
     args.out.mkdir(parents=True, exist_ok=True)
     with stage_run("export", flatten(params.export, "export"), find_home(), continues=trained.run_id) as run:
+        # merging changes a classifier in place: one is merged and written, the other stays the reference
         export(load_trained(args.model, params.model).classifier, projection, args.out / "model.onnx", params.export)
         reference = WithSketch(trained.classifier, projection).eval()
         vocabulary = trained.tokenizer.get_vocab_size()

@@ -88,6 +88,7 @@ class Evaluate(Section):
     confidence: Annotated[float, Field(gt=0, lt=1)]
     control_c: Positive
     confused_pairs: Count
+    confused_examples: Count
     calibration_bins: Count
     seed: int
 
@@ -95,6 +96,7 @@ class Evaluate(Section):
 class Reference(Section):
     """How the reference rows are cut into a calibration half and an A/A half."""
 
+    batch_size: Count
     calibrate_share: Annotated[float, Field(gt=0, lt=1)]
     seed: int
 

@@ -22,8 +22,6 @@ from pipeline.records import Example, labels_of, read_examples
 from pipeline.runtime.text import word_count
 from pipeline.tracking import stage_run
 
-BATCH_SIZE = 64
-
 
 def reference(trained: Trained, rows: list[Example], temperature: float, model: Model, settings: Settings) -> Reference:
     """Probabilities, sketches and shapes of the rows, cut at random into a calibrate half and an A/A half."""
@@ -34,7 +32,7 @@ def reference(trained: Trained, rows: list[Example], temperature: float, model: 
     def both(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return torch.cat(sketching(input_ids, attention_mask), dim=1)
 
-    outputs = in_batches(both, pieces, batch_size=BATCH_SIZE, precision="fp32").numpy()
+    outputs = in_batches(both, pieces, batch_size=settings.batch_size, precision="fp32").numpy()
     probabilities = softmax(outputs[:, :classes] / temperature).astype(np.float32)
     lengths = np.array([len(own) for own in pieces], dtype=np.int32)
     words = np.array([word_count(row.text) for row in rows], dtype=np.float32)

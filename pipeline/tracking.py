@@ -106,7 +106,9 @@ def registry(home: Path) -> Iterator[None]:
     except MlflowException as error:
         uri = os.environ["MLFLOW_TRACKING_URI"]
         what = f"the registry did not do what was asked: {str(error)[:300]}"
-        raise ToolError(f"MLflow at {uri}", what, "bring it back, then run `.venv/bin/evergreen publish` again: it goes on where it was") from None
+        raise ToolError(
+            f"MLflow at {uri}", what, "bring it back, then run `.venv/bin/evergreen publish` again: it goes on where it was"
+        ) from None
 
 
 def show(home: Path, port: int) -> int:

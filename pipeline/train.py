@@ -44,8 +44,9 @@ def train(rows: list[Example], val: list[Example], params: Params, run: Run) -> 
     index = {label: i for i, label in enumerate(labels)}
 
     def as_rows(examples: list[Example]) -> Rows:
-        known = [example for example in examples if example.label in index]
-        return Rows(to_pieces(tokenizer, [e.text for e in known]), torch.tensor([index[str(e.label)] for e in known]))
+        return Rows(
+            to_pieces(tokenizer, [e.text for e in examples]), torch.tensor([index[label] for label in labels_of(examples)])
+        )
 
     steps: Table = []
     epochs: Table = []

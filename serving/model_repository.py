@@ -81,9 +81,8 @@ def config_text(widths: dict[str, int], settings: Package) -> str:
 
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file under the folder but the manifest and the lineage, by relative path."""
-    paths = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, LINEAGE) and "__pycache__" not in p.parts
-    )
+    unlisted = (folder / MANIFEST, folder / LINEAGE)
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p not in unlisted and "__pycache__" not in p.parts)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -96,9 +95,15 @@ def read_verified(folder: Path) -> dict[str, Any]:
     """The manifest of a whole, unaltered package; raises `RefusedError` naming the file that is absent, extra or different."""
     if not (folder / MANIFEST).is_file():
         raise RefusedError(str(folder), "there is no whole package here (no manifest.json)", "make one: .venv/bin/dvc repro")
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        listed = dict(manifest["files"])
+    except (ValueError, KeyError, TypeError):
+        raise RefusedError(
+            str(folder / MANIFEST), "the manifest is torn", "make the package again: .venv/bin/dvc repro -f package"
+        ) from None
     found = file_digests(folder)
-    wrong = sorted(name for name in found.keys() | manifest["files"].keys() if found.get(name) != manifest["files"].get(name))
+    wrong = sorted(name for name in found.keys() | listed.keys() if found.get(name) != listed.get(name))
     if wrong:
         raise RefusedError(
             str(folder / wrong[0]),

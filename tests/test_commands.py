@@ -52,7 +52,9 @@ def test_ask_without_a_champion_says_what_to_run(made: Project, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_serve_runs_until_it_is_stopped_and_stops_all(made: Project, published: dict[str, str], tmp_path: Path, how: signal.Signals) -> None:
+def test_serve_runs_until_it_is_stopped_and_stops_all(
+    made: Project, published: dict[str, str], tmp_path: Path, how: signal.Signals
+) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     values = yaml.safe_load((made / "params.yaml").read_text())

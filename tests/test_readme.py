@@ -10,7 +10,9 @@ from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCES = re.findall(r"```(?:sh|console|text)?\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = sorted({line.strip() for fence in FENCES for line in fence.splitlines() if line.strip().startswith((".venv/bin/", "make "))})
+COMMANDS = sorted(
+    {line.strip() for fence in FENCES for line in fence.splitlines() if line.strip().startswith((".venv/bin/", "make "))}
+)
 
 
 def test_readme_has_commands() -> None:

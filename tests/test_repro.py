@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,14 @@ def copy(made: Project, tmp_path: Path) -> Project:
     """The made project, to be changed by one test."""
     shutil.copytree(made.folder, tmp_path / "copy", symlinks=True)
     return Project(tmp_path / "copy")
+
+
+@pytest.fixture
+def changing(made: Project) -> Iterator[Project]:
+    """The made project itself, for changes that nothing is run on; git takes them back."""
+    yield made
+    made.must("git", "checkout", "--quiet", ".")
+    made.must("git", "clean", "--force", "--quiet", "data")
 
 
 def would_run(project: Project) -> list[str]:
@@ -36,18 +46,17 @@ def test_a_second_repro_runs_nothing(made: Project) -> None:
         ({"export": {"parity_batches": "1 2"}}, ["export"]),
         ({"evaluate": {"seed": 12}}, ["evaluate"]),
         ({"train": {"epochs": 3}}, ["train"]),
-        ({"serve": {"http_port": 9000}}, []),
-        ({"publish": {"name": "other"}}, []),
+        ({"serve": {"http_port": 9000}, "publish": {"name": "other"}}, []),
     ],
 )
-def test_a_changed_number_touches_only_the_stages_that_use_it(copy: Project, change: dict[str, dict[str, object]], expected: list[str]) -> None:
-    copy.set(**change)
-    assert would_run(copy) == expected
+def test_a_changed_number_touches_only_its_stages(changing: Project, change: dict[str, Any], expected: list[str]) -> None:
+    changing.set(**change)
+    assert would_run(changing) == expected
 
 
-def test_accepted_feedback_makes_the_next_data_set(copy: Project) -> None:
-    (copy / "data/feedback/turn-1.jsonl").write_text('{"text": "my scooter battery is hot", "label": "damaged_item"}\n')
-    assert would_run(copy) == ["ingest"]
+def test_accepted_feedback_makes_the_next_data_set(changing: Project) -> None:
+    (changing / "data/feedback/turn-1.jsonl").write_text('{"text": "my scooter battery is hot", "label": "damaged_item"}\n')
+    assert would_run(changing) == ["ingest"]
 
 
 def test_metrics_show_stands_the_model_beside_its_control(made: Project) -> None:
@@ -64,7 +73,7 @@ def test_plots_show_draws_curves_and_confusion(copy: Project) -> None:
         assert title in page
 
 
-def test_an_experiment_runs_what_changed_and_stands_in_the_table_and_in_mlflow(copy: Project) -> None:
+def test_an_experiment_runs_what_changed_and_is_listed(copy: Project) -> None:
     output = copy.must("dvc", "exp", "run", "--name", "sooner", "-S", "package.queue_delay_us=500", "-S", "reference.seed=14")
     assert "Running stage 'package'" in output
     assert "Running stage 'train'" not in output
@@ -72,7 +81,8 @@ def test_an_experiment_runs_what_changed_and_stands_in_the_table_and_in_mlflow(c
     assert "sooner" in table
     program = (
         "import mlflow; mlflow.set_tracking_uri('sqlite:///live/mlflow.db')\n"
-        "print([run.data.tags.get('dvc.exp_name') for run in mlflow.search_runs(search_all_experiments=True, output_format='list')])"
+        "runs = mlflow.search_runs(search_all_experiments=True, output_format='list')\n"
+        "print([run.data.tags.get('dvc.exp_name') for run in runs])"
     )
     assert "sooner" in copy.must("python", "-c", program)
 

@@ -8,10 +8,18 @@ from torch import Tensor
 from pipeline.learning.batching import Pieces, pad, sorted_batches
 from pipeline.learning.precision import Precision
 
+CPU = torch.device("cpu")
 
-def in_batches(forward: Callable[[Tensor, Tensor], Tensor], pieces: Pieces, *, batch_size: int, precision: Precision) -> Tensor:
-    """`forward(input_ids, attention_mask)` over all rows → (N, …) fp32 on the CPU, in the order of `pieces`."""
-    device = torch.get_default_device()
+
+def in_batches(
+    forward: Callable[[Tensor, Tensor], Tensor],
+    pieces: Pieces,
+    *,
+    batch_size: int,
+    precision: Precision,
+    device: torch.device = CPU,
+) -> Tensor:
+    """`forward(input_ids, attention_mask)` over all rows → (N, …) fp32 on the CPU, in their order; `device` is the model's."""
     outputs: list[Tensor] = []
     rows: list[int] = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

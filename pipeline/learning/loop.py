@@ -1,6 +1,7 @@
 """The one training loop, readable from top to bottom."""
 
 from collections.abc import Callable
+from math import isfinite
 from time import perf_counter
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ def fit(
     classifier: TextClassifier, train: Rows, val: Rows, settings: Train, precision: Precision, *, log_step: Log, log_epoch: Log
 ) -> Fitted:
     """Fine-tune in place, stopping early; rates warm up and then fall over the steps of all epochs."""
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator()
+    device = accelerator.device
     rng = np.random.default_rng(settings.seed)
     lengths = [len(own) for own in train.pieces]
     steps_an_epoch = -(-len(lengths) // settings.batch_size)
@@ -63,25 +65,24 @@ def fit(
         model.train()
         began, epoch_loss = perf_counter(), 0.0
         for rows in bucketed_batches(lengths, settings.batch_size, settings.bucket_batches, rng):
-            batch = {name: tensor.to(accelerator.device) for name, tensor in pad(train.pieces, rows).items()}
-            logits = model(**batch)
-            loss = F.cross_entropy(
-                logits.float(), train.targets[rows].to(accelerator.device), label_smoothing=settings.label_smoothing
-            )
+            batch = {name: tensor.to(device) for name, tensor in pad(train.pieces, rows).items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits = model(**batch)
+            loss = F.cross_entropy(logits.float(), train.targets[rows].to(device), label_smoothing=settings.label_smoothing)
             accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(trainable, settings.clip_norm)
+            norm = float(accelerator.clip_grad_norm_(trainable, settings.clip_norm))
+            if not (isfinite(loss.item()) and isfinite(norm)):
+                raise FloatingPointError(
+                    f"loss {loss.item()}, gradient {norm} at step {step + 1}: lower train.encoder_lr and train.head_lr"
+                )
             optimizer.step()
             optimizer.zero_grad()
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step + 1}: lower train.encoder_lr and train.head_lr"
-                )
             step += 1
             epoch_loss += loss.item() * len(rows)
             real += sum(lengths[row] for row in rows)
             padded += batch["input_ids"].numel()
             if step % settings.log_every_steps == 0:
-                log_step(step, {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0]), "grad_norm": float(norm)})
+                log_step(step, {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0]), "grad_norm": norm})
             schedule.step()
             bar.update()
         training_s += perf_counter() - began
@@ -100,7 +101,8 @@ def fit(
 def validate(classifier: TextClassifier, rows: Rows, *, batch_size: int, precision: Precision) -> dict[str, float]:
     """Loss without smoothing, accuracy and macro-F1 on held-out rows."""
     classifier.eval()
-    logits = in_batches(classifier.forward, rows.pieces, batch_size=batch_size, precision=precision)
+    device = classifier.head.weight.device
+    logits = in_batches(classifier.forward, rows.pieces, batch_size=batch_size, precision=precision, device=device)
     guesses = logits.argmax(dim=1).numpy()
     return {
         "loss": F.cross_entropy(logits, rows.targets).item(),

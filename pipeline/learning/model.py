@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
+from pipeline.errors import InputError
 from pipeline.params import Model
 
 Batch = dict[str, Tensor]
@@ -114,12 +115,16 @@ def trainable_state(classifier: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(folder: Path, state: dict[str, Tensor], classes: int, model: Model) -> TextClassifier:
-    """The trained classifier in evaluation mode; `state` is what `trainable_state` gave."""
+    """The trained classifier in evaluation mode; `state` is what `trainable_state` gave, else `InputError`."""
     classifier = build(folder, classes, model)
-    missing, unexpected = classifier.load_state_dict(state, strict=False)
-    lost = {name for name in missing if "lora_" in name or name.startswith("head.")}
-    if unexpected or lost:
-        raise ValueError(f"adapter does not fit the model: missing {sorted(lost)}, unexpected {sorted(unexpected)}")
+    own = trainable_state(classifier)
+    unlike = sorted(n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape)
+    if unlike:
+        what = f"it does not fit section model of params.yaml: {len(unlike)} parameters differ, the first is {unlike[0]}"
+        raise InputError(
+            "the trained model", what, "train again: .venv/bin/dvc repro; or bring back the params it was trained with"
+        )
+    classifier.load_state_dict(state, strict=False)
     return classifier.eval()
 
 

@@ -54,14 +54,10 @@ class Classifier:
 
     def run(self, pieces: Sequence[list[int]]) -> tuple[Floats, Floats]:
         """Piece ids of N texts → logits (N, classes) and sketches (N, sketch_size), in their order."""
-        lengths = [len(own) for own in pieces]
-        outputs: dict[int, tuple[Floats, Floats]] = {}
-        for rows in micro_batches(lengths, self.token_budget):
-            logits, sketch = self.session.run(["logits", "sketch"], pad([pieces[row] for row in rows]))
-            outputs.update({row: (logits[line], sketch[line]) for line, row in enumerate(rows)})
-        return np.stack([outputs[row][0] for row in range(len(pieces))]), np.stack(
-            [outputs[row][1] for row in range(len(pieces))]
-        )
+        logits, sketch = (np.empty((len(pieces), output.shape[1]), dtype=np.float32) for output in self.session.get_outputs())
+        for rows in micro_batches([len(own) for own in pieces], self.token_budget):
+            logits[rows], sketch[rows] = self.session.run(["logits", "sketch"], pad([pieces[row] for row in rows]))
+        return logits, sketch
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

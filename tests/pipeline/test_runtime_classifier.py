@@ -1,5 +1,7 @@
 """What travels with a model: the same answers as PyTorch, whatever the batch."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,9 @@ from tests.conftest import Project
 
 LENGTHS = st.lists(st.integers(1, 512), max_size=80)
 ODD = (
-    "", " ", "parcel", "?", "📦", "📦 where is it? 😡😡", "où est mon colis", "私の荷物はどこですか", "\u200b\ufeff", "word " * 500,
-    "x" * 3000, "WHERE IS MY PARCEL", "where\tis\n\nmy parcel", "return", "the box came broken and the card was charged twice",
+    "", " ", "parcel", "?", "📦", "📦 where is it? 😡😡", "où est mon colis", "私の荷物はどこですか", "\u200b\ufeff",
+    "word " * 500, "x" * 3000, "WHERE IS MY PARCEL", "where\tis\n\nmy parcel", "return",
+    "the box came broken and the card was charged twice",
 )  # fmt: skip
 FP16 = 1e-3  # half of the last bit of a number near 1, and sketches are far below 1
 
@@ -39,7 +42,7 @@ def test_micro_batches_go_from_short_to_long_and_none_could_take_the_next_row(le
     batches = micro_batches(lengths, budget)
     order = [lengths[row] for batch in batches for row in batch]
     assert order == sorted(lengths)
-    assert all(lengths[after[0]] * (len(batch) + 1) > budget for batch, after in zip(batches, batches[1:], strict=False))
+    assert all(lengths[after[0]] * (len(batch) + 1) > budget for batch, after in pairwise(batches))
 
 
 def test_micro_batches_by_hand() -> None:

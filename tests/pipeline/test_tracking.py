@@ -30,7 +30,9 @@ def test_all_stages_write_into_one_finished_run_with_every_param(made: Project) 
     sections = ("data", "split", "model", "train", "evaluate", "reference", "export")
     expected = {key: value for name in sections for key, value in flatten(getattr(params, name), name).items()}
     assert run.data.params == expected
-    assert {key for key in run.data.tags if key.startswith("stage.")} == {f"stage.{s}" for s in ("train", "evaluate", "reference", "export")}
+    assert {key for key in run.data.tags if key.startswith("stage.")} == {
+        f"stage.{s}" for s in ("train", "evaluate", "reference", "export")
+    }
 
 
 def test_the_run_names_its_commit_and_the_digest_of_its_data(made: Project) -> None:
@@ -117,7 +119,9 @@ def test_a_server_that_dies_in_the_middle_stops_no_stage(home: Path, monkeypatch
 def test_registering_with_a_dead_server_is_told(home: Path, made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    done = made.run("python", "-m", "evergreen.cli", "publish", MLFLOW_TRACKING_URI="http://127.0.0.1:9", EVERGREEN_HOME=str(home))
+    done = made.run(
+        "python", "-m", "evergreen.cli", "publish", MLFLOW_TRACKING_URI="http://127.0.0.1:9", EVERGREEN_HOME=str(home)
+    )
     assert done.returncode == 3
     assert "MLflow" in done.stderr
     assert "what to do" in done.stderr

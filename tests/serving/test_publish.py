@@ -1,7 +1,6 @@
 """Publish: registry, live repository, release table and aliases agree, whatever happens in between."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,9 @@ POINTS = ("before registering", "registered", "staged", "copied", "released")
 
 
 def candidate(made: Project) -> Candidate:
-    return Candidate(made / "artifacts/package", made / "artifacts/export", made / "artifacts/data/report.json", made / "dvc.lock")
+    return Candidate(
+        made / "artifacts/package", made / "artifacts/export", made / "artifacts/data/report.json", made / "dvc.lock"
+    )
 
 
 @pytest.fixture
@@ -77,9 +78,10 @@ def test_a_publish_killed_anywhere_is_completed_by_the_next_call(in_project: Pro
     program = (
         "import os, signal, sys; from pathlib import Path; from serving.publish import Candidate, publish\n"
         f"at = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == {point!r} else None\n"
-        f"publish(Candidate(*map(Path, {[str(path) for path in candidate(in_project)]!r})), 'evergreen', Path({str(tmp_path)!r}), at)\n"
+        f"paths = {[str(path) for path in candidate(in_project)]!r}\n"
+        f"publish(Candidate(*map(Path, paths)), 'evergreen', Path({str(tmp_path)!r}), at)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program], cwd=in_project.folder, env=dict(os.environ), capture_output=True)
+    killed = subprocess.run([sys.executable, "-c", program], cwd=in_project.folder, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     publish(candidate(in_project), "evergreen", tmp_path)
     assert registered(tmp_path) == ([1], {"champion": "1"})

@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.learning.base import base_folder
 from pipeline.learning.batching import load_tokenizer, to_pieces
+from pipeline.learning.inference import in_batches
 from pipeline.learning.loop import Fitted, Rows, fit, start_from_class_means, validate
 from pipeline.learning.model import TextClassifier, build, restore, trainable_state
 from pipeline.params import Params, Train
@@ -50,13 +52,13 @@ def toy(params: Params) -> tuple[Rows, Rows]:
     return rows(slice(0, 7)), rows(slice(7, 10))
 
 
-def fresh(params: Params, seed: int = 7) -> TextClassifier:
-    torch.manual_seed(seed)
-    return build(base_folder(params.model), 2, params.model.model_copy(update={"lora_rank": 4}))
+def fresh(params: Params, **changes: float) -> TextClassifier:
+    torch.manual_seed(7)
+    return build(base_folder(params.model), 2, params.model.model_copy(update={"lora_rank": 4, **changes}))
 
 
-def tell(params: Params, toy: tuple[Rows, Rows], settings: Train) -> Story:
-    classifier, steps, epochs = fresh(params), [], []
+def tell(params: Params, toy: tuple[Rows, Rows], settings: Train, **changes: float) -> Story:
+    classifier, steps, epochs = fresh(params, **changes), [], []
     fitted = fit(
         classifier,
         *toy,
@@ -123,6 +125,24 @@ def test_the_same_seed_gives_the_same_state_bit_for_bit(
     assert again.steps == story.steps
 
 
+def test_the_first_loss_is_the_smoothed_one_by_its_formula(params: Params, toy: tuple[Rows, Rows], settings: Train) -> None:
+    """(1 − ε) · −log p of the true class + ε · mean −log p over the classes (Szegedy et al. 2016)."""
+    whole = settings.model_copy(update={"batch_size": 14, "epochs": 1, "label_smoothing": 0.3})
+    story = tell(params, toy, whole, dropout=0.0)
+    logits = in_batches(fresh(params, dropout=0.0).eval(), toy[0].pieces, batch_size=14, precision="fp32")
+    surprise = np.log(np.exp(logits.numpy()).sum(axis=1, keepdims=True)) - logits.numpy()
+    expected = 0.7 * surprise[np.arange(14), toy[0].targets.numpy()].mean() + 0.3 * surprise.mean()
+    assert story.steps[0][1]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("clip_norm", "moves"), [(1.0, True), (1e-13, False)])
+def test_gradients_are_clipped(clip_norm: float, moves: bool, params: Params, toy: tuple[Rows, Rows], settings: Train) -> None:
+    """Adam's first step is the rate itself, unless the gradient is far below its ε of 1e-8."""
+    one = settings.model_copy(update={"batch_size": 14, "epochs": 1, "clip_norm": clip_norm})
+    moved = tell(params, toy, one).fitted.state["head.weight"] - fresh(params).head.weight
+    assert bool(moved.abs().max() > 0.1 * settings.head_lr) is moves
+
+
 def test_training_stops_when_patience_ends(params: Params, toy: tuple[Rows, Rows], settings: Train) -> None:
     still = settings.model_copy(update={"encoder_lr": 1e-12, "head_lr": 1e-12, "epochs": 6, "patience": 1, "batch_size": 14})
     story = tell(params, toy, still)
@@ -133,7 +153,7 @@ def test_training_stops_when_patience_ends(params: Params, toy: tuple[Rows, Rows
 def test_a_loss_that_is_no_number_ends_the_training_and_names_the_rates(
     params: Params, toy: tuple[Rows, Rows], settings: Train
 ) -> None:
-    with pytest.raises(FloatingPointError, match="lower train.encoder_lr"):
+    with pytest.raises(FloatingPointError, match=r"lower train\.encoder_lr"):
         tell(params, toy, settings.model_copy(update={"encoder_lr": 1e6, "head_lr": 1e6}))
 
 

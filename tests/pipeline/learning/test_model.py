@@ -182,7 +182,7 @@ def without(part: str) -> Callable[[State], State]:
     ids=["no head", "an adapter lost", "an unknown part", "other classes", "other rank", "nothing"],
 )
 def test_a_state_that_does_not_fit_is_refused(spoil: Callable[[State], State], folder: Path, model: Model, state: State) -> None:
-    with pytest.raises((ValueError, RuntimeError), match="missing|unexpected|size mismatch"):
+    with pytest.raises((ValueError, RuntimeError), match=r"missing|unexpected|size mismatch"):
         restore(folder, spoil(state), 3, model)
 
 

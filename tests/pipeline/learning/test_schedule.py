@@ -13,7 +13,7 @@ RUNS = st.tuples(st.integers(1, 5000), st.floats(0, 0.99))
 
 @pytest.mark.parametrize(
     ("step", "factor"),
-    [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (13, 0.5 * (1 + sqrt(0.5))), (22, 0.5), (40, 0.0)],  # fmt: skip
+    [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (13, 0.5 * (1 + sqrt(0.5))), (22, 0.5), (40, 0.0)],
 )
 def test_it_climbs_in_a_line_and_falls_along_half_a_cosine(step: int, factor: float) -> None:
     assert warmup_cosine(step, 40, 0.1) == pytest.approx(factor, abs=1e-12)

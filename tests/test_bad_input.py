@@ -1,0 +1,140 @@
+"""Bad input at the real command line: one clear message with file and line or key, exit code 2, and nothing half-written."""
+
+import json
+from pathlib import Path
+
+from pipeline.errors import EXIT_BAD_INPUT
+from tests.conftest import Project
+
+BAD = "data/bad.jsonl"
+
+
+def answer(project: Project) -> str:
+    """What `evergreen check` says on stderr when it refuses."""
+    before = files(project.folder)
+    done = project.run("python", "-m", "evergreen.cli", "check")
+    assert done.returncode == EXIT_BAD_INPUT, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("error:") == 1
+    assert done.stderr.count("what to do:") == 1
+    assert len(done.stderr.splitlines()) == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (project / "artifacts").exists()
+    assert files(project.folder) == before
+    return done.stderr
+
+
+def files(folder: Path) -> set[Path]:
+    """Files outside of git's own and of Python's caches; the home of state may be made."""
+    return {
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and not {".git", ".venv", "__pycache__", "live"} & set(p.relative_to(folder).parts)
+    }
+
+
+def source(project: Project, content: str | bytes, name: str = BAD) -> Project:
+    """Make this the project's source."""
+    (project / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    project.set(data={"source": name})
+    return project
+
+
+def rows(**sizes: int) -> str:
+    """jsonl with so many rows of each label."""
+    return "".join(
+        json.dumps({"text": f"{label} text {n}", "label": label}) + "\n" for label, size in sizes.items() for n in range(size)
+    )
+
+
+def test_good_input_is_told_and_ends_well(project: Project) -> None:
+    done = project.run("python", "-m", "evergreen.cli", "check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "params.yaml: every key is known" in done.stdout
+    assert not (project / "artifacts").exists()
+
+
+def test_the_console_script_answers_the_same(project: Project) -> None:
+    project.set(data={"source": "data/none.jsonl"})
+    done = project.run("evergreen", "check")
+    assert done.returncode == EXIT_BAD_INPUT
+    assert done.stderr == answer(project)
+
+
+def test_a_missing_file(project: Project) -> None:
+    project.set(data={"source": "data/none.jsonl"})
+    assert "data/none.jsonl: there is no such file" in answer(project)
+
+
+def test_an_unknown_key(project: Project) -> None:
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    (project / "params.yaml").write_text(text.replace("train:\n", "train:\n  epoch: 3\n"), encoding="utf-8")
+    line = text.splitlines().index("train:") + 2
+    said = answer(project)
+    assert f"params.yaml, line {line}: there is no key `train.epoch`" in said
+    assert "did you mean `epochs`?" in said
+
+
+def test_params_that_are_no_yaml(project: Project) -> None:
+    (project / "params.yaml").write_text("data:\n\tsource: a.csv\n", encoding="utf-8")
+    said = answer(project)
+    assert "params.yaml" in said
+    assert "line 2" in said
+
+
+def test_an_empty_file(project: Project) -> None:
+    assert f"{BAD}: the file is empty" in answer(source(project, ""))
+
+
+def test_a_header_without_rows(project: Project) -> None:
+    assert "data/bad.csv: the file has no rows" in answer(source(project, "text,label\n", "data/bad.csv"))
+
+
+def test_one_class_only(project: Project) -> None:
+    assert f"{BAD}: all rows have one label: track" in answer(source(project, rows(track=50)))
+
+
+def test_a_label_with_two_spellings(project: Project) -> None:
+    said = answer(source(project, rows(track=50, refund=50, Track=50)))
+    assert f"{BAD}, line 101: the label `Track` is also spelt `track` ({BAD}, line 1)" in said
+
+
+def test_two_possible_label_columns(project: Project) -> None:
+    said = answer(source(project, "text,label,category\nhi,a,b\n", "data/bad.csv"))
+    assert "data/bad.csv: several columns could be meant: label, category" in said
+    assert "data.label_column in params.yaml" in said
+
+
+def test_invalid_utf8(project: Project) -> None:
+    said = answer(source(project, b"text,label\nfine,a\ncaf\xe9,b\n", "data/bad.csv"))
+    assert "data/bad.csv, line 3: byte 4 (0xe9) is not UTF-8" in said
+
+
+def test_a_row_of_ten_megabytes(project: Project) -> None:
+    said = answer(source(project, rows(track=3) + json.dumps({"text": "x" * 10_000_000, "label": "track"})))
+    assert f"{BAD}, line 4: the row is longer than" in said
+    assert "data.max_row_bytes" in said
+
+
+def test_a_class_too_small(project: Project) -> None:
+    said = answer(source(project, rows(track=80, refund=80, tiny=1)))
+    assert ": tiny" in said
+    assert "split.small_classes" in said
+
+
+def test_too_many_bad_rows(project: Project) -> None:
+    said = answer(source(project, rows(track=80, refund=80) + "not json\n" * 20))
+    assert f"{BAD}, line 161: 20 of 180 rows are not usable" in said
+
+
+def test_an_unclosed_quote(project: Project) -> None:
+    table = "label,text\n" + "".join(f"{label},text {n} of {label}\n" for label in ("a", "b") for n in range(60))
+    said = answer(source(project, table + 'a,"never closed\n' + "b,one more\n" * 40, "data/bad.csv"))
+    assert "data/bad.csv, line 122" in said
+
+
+def test_the_stage_alone_says_the_same(project: Project) -> None:
+    source(project, rows(track=50))
+    files = ("--source", BAD, "--test", "data/no_test.csv", "--feedback", "data/feedback", "--out", "artifacts/data")
+    done = project.run("python", "-m", "pipeline.ingest", *files)
+    assert (done.returncode, done.stderr) == (EXIT_BAD_INPUT, answer(project))
