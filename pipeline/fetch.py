@@ -15,7 +15,9 @@ def fetch(name: str, *, config: str | None, split: str, revision: str | None, ou
         rows = datasets.load_dataset(name, config, split=split, revision=revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         do = "check the name and the network; without one, bring a file and set data.source to it"
-        raise InputError(f"data set {name}", f"the hub did not give it: {str(error).splitlines()[0]}", do) from None
+        raise InputError(
+            f"data set {name}", f"the hub did not give it: {(str(error).splitlines() or [type(error).__name__])[0]}", do
+        ) from None
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.ClassLabel):
             rows = _with_names(rows, column, feature)
@@ -26,5 +28,5 @@ def fetch(name: str, *, config: str | None, split: str, revision: str | None, ou
 
 def _with_names(rows: Any, column: str, feature: Any) -> Any:
     """The data set with a column of class numbers replaced by their names."""
-    names = [feature.int2str(number) for number in rows[column]]
+    names = [feature.int2str(number) if number is not None and number >= 0 else None for number in rows[column]]
     return rows.remove_columns(column).add_column(column, names)

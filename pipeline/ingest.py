@@ -3,15 +3,15 @@
 import argparse
 import csv
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from pipeline.errors import InputError, run_stage
-from pipeline.near_duplicates import find_near_duplicates
+from pipeline.near_duplicates import Pair, find_near_duplicates
 from pipeline.params import Data, load_params
 from pipeline.records import (
     Columns,
@@ -25,7 +25,6 @@ from pipeline.records import (
     write_json,
     written_whole,
 )
-from pipeline.runtime.text import fold
 
 EXAMPLES_SHOWN = 20
 
@@ -69,22 +68,23 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
     in_test = {placed.example.id for placed in test}
     rows = [example for example in unique.values() if example.id not in in_test]
     near = find_near_duplicates([row.text for row in rows], data.near_duplicate_jaccard)
+    near_report = _near_report(data, rows, near)
     if data.near_duplicates == "drop":
-        copies = {pair.second for pair in near}
+        copies = _copies(near)
         rows = [row for index, row in enumerate(rows) if index not in copies]
     _refuse_classes(source_file, rows, [placed.example for placed in test])
     quarantined = [*bad, *conflicts, *bad_feedback]
     report = {
         "source": {"file": str(source_file), "rows": len(source) + len(bad)},
         "feedback": {
-            "rows": len(feedback),
+            "rows": len(feedback) + len(bad_feedback),
             "corrects_the_source": len({p.example.id for p in feedback} & {p.example.id for p in accepted}),
         },
         "test": {"file": str(test_file), "rows": len(test)},
         "accepted": len(rows),
         "exact_duplicates": len(accepted) + len(feedback) - len(unique),
         "also_in_test_and_dropped": len(unique.keys() & in_test),
-        "near_duplicates": _near_report(data, rows if data.near_duplicates == "report" else [], near, accepted=len(rows)),
+        "near_duplicates": near_report,
         "quarantined": {
             "rows": len(quarantined),
             "reasons": dict(Counter(q.reason.split(":")[0] for q in quarantined).most_common()),
@@ -95,39 +95,41 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
     return Ingested(rows, [placed.example for placed in test], quarantined, report)
 
 
-def _read_file(path: Path, data: Data) -> tuple[list[Placed], list[Quarantined]]:
-    """Acceptable and bad rows of one file."""
-    columns: Columns | None = None
+def _read_file(path: Path, data: Data, columns: Columns | None = None) -> tuple[list[Placed], list[Quarantined]]:
+    """Acceptable and bad rows of one file; the columns are found among the names of all its rows unless they are given."""
+    rows = list(read_rows(path, data))
+    names = dict.fromkeys(name for row in rows if row.fields for name in row.fields)
+    if names and columns is None:
+        columns = find_columns(path, names, data)
     good: list[Placed] = []
     bad: list[Quarantined] = []
-    for row in read_rows(path, data):
-        if row.fields is None:
-            bad.append(Quarantined(path, row.line, row.fault, None))
+    for row in rows:
+        if row.fields is None or columns is None:
+            bad.append(Quarantined(path, row.line, row.fault, row.fields))
             continue
-        if columns is None:
-            columns = find_columns(path, row.fields, data)
-            if path.suffix != ".jsonl":
-                continue  # the first row of a table is its header
         try:
             example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
         except ValidationError as error:
             bad.append(Quarantined(path, row.line, _reason(error), row.fields))
         else:
-            good.append(Placed(example, path, row.line))
+            if example.label is None:
+                bad.append(Quarantined(path, row.line, "label is missing", row.fields))
+            else:
+                good.append(Placed(example, path, row.line))
     return good, bad
 
 
 def _read_feedback(folder: Path, data: Data) -> tuple[list[Placed], list[Quarantined]]:
-    by_name = data.model_copy(update={"text_column": "text", "label_column": "label"})
-    read = [_read_file(path, by_name) for path in sorted(folder.glob("*.jsonl"))]
+    files = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size]
+    read = [_read_file(path, data, Columns("text", "label")) for path in files]
     return [placed for good, _ in read for placed in good], [row for _, bad in read for row in bad]
 
 
 def _reason(error: ValidationError) -> str:
     first = error.errors()[0]
     field = str(first["loc"][0])
-    if field == "label" and first["type"] == "string_too_short":
-        return "label is missing"
+    if first["input"] is None:
+        return f"{field} is missing"
     return f"{field} {first['msg'].removeprefix('Value error, ')}".replace("Input should be a valid string", "is not a text")
 
 
@@ -174,12 +176,10 @@ def _refuse_spoilt_test(bad: list[Quarantined]) -> None:
 
 def _refuse_spellings(placed: list[Placed]) -> None:
     """One label written in two ways is two classes to a model; that is never meant."""
-    first_of: dict[str, Placed] = {}
     spelling: dict[str, Placed] = {}
     for one in placed:
         label = one.example.label or ""
-        first_of.setdefault(label, one)
-        other = spelling.setdefault(fold(label.replace("_", " ")), one)
+        other = spelling.setdefault(_without_spelling(label), one)
         if other.example.label != label:
             raise InputError(
                 f"{one.path}, line {one.line}",
@@ -188,8 +188,15 @@ def _refuse_spellings(placed: list[Placed]) -> None:
             )
 
 
+def _without_spelling(label: str) -> str:
+    """The label in lower case, with `_`, `-` and white space between its words made one; `A-` and `A` stay two."""
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", label.casefold())
+
+
 def _refuse_classes(path: Path, rows: list[Example], test: list[Example]) -> None:
     classes = set(labels_of(rows))
+    if not rows:
+        raise InputError(str(path), "every usable row is in the test file too", "give other rows to learn from")
     if len(classes) < 2:
         raise InputError(str(path), f"all rows have one label: {', '.join(classes) or 'none'}", "a classifier needs at least two")
     unknown = sorted(set(labels_of(test)) - classes)
@@ -201,18 +208,25 @@ def _refuse_classes(path: Path, rows: list[Example], test: list[Example]) -> Non
         )
 
 
-def _near_report(data: Data, rows: list[Example], pairs: Iterable[Any], *, accepted: int) -> dict[str, Any]:
-    found = list(pairs)
+def _copies(pairs: list[Pair]) -> set[int]:
+    """Rows to drop so that no near pair is left whole, the earlier row of each pair staying."""
+    dropped: set[int] = set()
+    for pair in pairs:  # in the order of their second row
+        if pair.first not in dropped:
+            dropped.add(pair.second)
+    return dropped
+
+
+def _near_report(data: Data, rows: list[Example], pairs: list[Pair]) -> dict[str, Any]:
     shown = [
-        {"first": rows[p.first].text, "second": rows[p.second].text, "jaccard": round(p.jaccard, 3)}
-        for p in found[:EXAMPLES_SHOWN]
-        if rows
+        {"first": rows[pair.first].text, "second": rows[pair.second].text, "jaccard": round(pair.jaccard, 3)}
+        for pair in pairs[:EXAMPLES_SHOWN]
     ]
-    in_pairs = len({index for pair in found for index in pair[:2]})
     return {
         "action": data.near_duplicates,
-        "pairs": len(found),
-        "share_of_rows": round(in_pairs / accepted, 5),
+        "pairs": len(pairs),
+        "share_of_rows": round(len({index for pair in pairs for index in pair[:2]}) / max(1, len(rows)), 5),
+        "dropped": len(_copies(pairs)) if data.near_duplicates == "drop" else 0,
         "examples": shown,
     }
 

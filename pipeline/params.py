@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import InputError
 
@@ -20,6 +20,13 @@ class Section(BaseModel):
     """A frozen group of settings; values are checked strictly enough that a typo never passes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # YAML reads yes, no, on and off as flags, and Python counts a flag as a number
+            raise ValueError("no key is a yes or no; put a word in quotes")
+        return value
 
 
 class Data(Section):
@@ -159,8 +166,13 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         values = yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(str(path), "there is no such file", "run the command in the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(str(path), f"this is not valid YAML: {error}", "mend the line named above") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}, line {line}", f"this is not valid YAML: {error.problem}", "mend that line") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(
+            str(path), f"this is not valid YAML: {error}", "mend it, or restore it: git checkout params.yaml"
+        ) from None
     if not isinstance(values, dict):
         raise InputError(str(path), "this holds no sections", "restore it: git checkout params.yaml")
     try:
@@ -180,7 +192,7 @@ def integers(text: str) -> list[int]:
 
 
 def _explain(path: Path, tree: yaml.Node | None, error: ValidationError) -> InputError:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key is missing too
     keys = [str(part) for part in first["loc"]]
     where = f"{path}, line {_line_of(tree, keys)}"
     name = ".".join(keys)

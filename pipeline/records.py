@@ -3,22 +3,24 @@
 import csv
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from pipeline.errors import InputError
 from pipeline.params import Data
-from pipeline.runtime.text import clean, fold
+from pipeline.runtime.text import JOINERS, clean, fold
 
 TEXT_COLUMNS = ("text", "utterance", "query", "sentence")
 LABEL_COLUMNS = ("label", "category", "intent")
 MAX_LABEL_CHARS = 200
+OPTIONAL = ("group", "time", "source", "target")
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -29,28 +31,29 @@ class Example(BaseModel):
 
     id: str
     text: str
-    label: Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_CHARS)] | None = None
+    label: str | None = None
     target: str | None = None
     group: str | None = None
     time: str | None = None
     source: str | None = None
     meta: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("text", "label", "target")
+    @field_validator("text", "label", "target", "group", "time", "source")
     @classmethod
     def _readable(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
         if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
             raise ValueError("holds half of a surrogate pair")
-        if any(ord(c) < 32 and not c.isspace() for c in value):
+        if any(unicodedata.category(c) == "Cc" and not c.isspace() for c in value):
             raise ValueError("holds a control character")
         cleaned = clean(value)
-        if not cleaned:
+        if not cleaned.strip(JOINERS + " "):
             raise ValueError("is empty")
-        longest = (info.context or {}).get("max_text_chars")
+        longest = MAX_LABEL_CHARS if info.field_name == "label" else (info.context or {}).get("max_text_chars")
         if longest and len(cleaned) > longest:
-            raise ValueError(f"is {len(cleaned)} characters long, more than data.max_text_chars = {longest}")
+            limit = "the limit" if info.field_name == "label" else "data.max_text_chars"
+            raise ValueError(f"is too long: {len(cleaned)} characters, {limit} = {longest}")
         return cleaned
 
 
@@ -76,11 +79,17 @@ def text_id(text: str) -> str:
 
 def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: int, source: str) -> Example:
     """A validated example; raises pydantic's `ValidationError` when the row is not acceptable."""
-    named = {key: fields[key] for key in ("group", "time", "source", "target") if fields.get(key) is not None}
-    rest = {k: v for k, v in fields.items() if k not in {"id", *columns, *named} and v is not None}
+    named = {key: fields[key] for key in OPTIONAL if fields.get(key) not in (None, "")}
+    rest = {k: v for k, v in fields.items() if k not in {"id", *columns, *OPTIONAL} and v is not None}
     text = fields.get(columns.text)
-    values = {"source": source, **named, "id": text_id(text) if isinstance(text, str) else "", "text": text,
-              "label": fields.get(columns.label) or "", "meta": rest}  # fmt: skip
+    values = {
+        "source": source,
+        **named,
+        "id": text_id(text) if isinstance(text, str) else "",
+        "text": text,
+        "label": None if fields.get(columns.label) == "" else fields.get(columns.label),
+        "meta": rest,
+    }
     return Example.model_validate(values, context={"max_text_chars": max_text_chars})
 
 
@@ -112,7 +121,7 @@ def find_columns(path: Path, present: Iterable[str], data: Data) -> Columns:
 
 def write_examples(path: Path, examples: list[Example]) -> None:
     """Write parquet, one row an example; `meta` as a JSON text."""
-    rows = [{**e.model_dump(), "meta": json.dumps(e.meta, ensure_ascii=False, sort_keys=True, default=str)} for e in examples]
+    rows = [{**e.model_dump(), "meta": json.dumps(e.meta, sort_keys=True, default=str)} for e in examples]
     with written_whole(path) as part:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), part)
 
@@ -211,30 +220,30 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 def _read_table(path: Path, max_row_bytes: int) -> Iterator[Row]:
     csv.field_size_limit(max_row_bytes)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        header = reader.fieldnames or []
-        if len(set(header)) < len(header):
-            raise InputError(f"{path}, line 1", "two columns have the same name", "rename one of them")
-        yield Row(1, dict.fromkeys(header))  # the header, so that a file without rows still names its columns
-        line = 2
+        reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        line = 1
         try:
-            for fields in reader:
-                whole = None not in fields and None not in fields.values()
-                yield Row(line, fields) if whole else Row(line, None, f"has not the header's {len(header)} fields")
+            header = next(reader, [])
+            if len(set(header)) < len(header):
+                raise InputError(f"{path}, line 1", "two columns have the same name", "rename one of them")
+            line = reader.line_num + 1
+            for cells in reader:
+                if len(cells) == len(header):
+                    yield Row(line, dict(zip(header, cells, strict=True)))
+                elif cells:
+                    yield Row(line, None, f"has not the header's {len(header)} fields: {len(cells)}")
                 line = reader.line_num + 1
         except csv.Error as error:
-            do = "close the quote that begins near that line, or raise data.max_row_bytes"
+            do = "close the quote that begins at that line, or raise data.max_row_bytes"
             raise InputError(f"{path}, line {line}", str(error), do) from None
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(str(path), f"this is not a readable parquet file: {error}", "write it again") from None
-    yield Row(0, dict.fromkeys(file.schema_arrow.names))
     number = 0
-    for batch in file.iter_batches(batch_size=4096):
-        for fields in batch.to_pylist():
-            number += 1
-            yield Row(number, fields)
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
+            for fields in batch.to_pylist():
+                number += 1
+                yield Row(number, fields)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(str(path), f"this is not a readable parquet file: {error}", "write it again") from None

@@ -50,8 +50,12 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
 
 
 def side_of(row: Example, seed: int, *, val_share: float, test_share: float) -> Side:
-    """Side of one row: SHA-256 of (seed, label, group or id) read as a number in [0, 1); test, then validation, then train."""
-    key = f"{seed}\0{row.label}\0{row.group or row.id}".encode()
+    """Side of one row: SHA-256 of (seed, group or id) read as a number in [0, 1); test, then validation, then train.
+
+    The label is left out: a group may span classes, and a label that feedback corrects must not carry a test row into training.
+    Each class still gets its shares within binomial error, for the hash knows nothing of classes.
+    """
+    key = f"{seed}\0{row.group or row.id}".encode()
     place = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
     if place < test_share:
         return "test"

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import mlflow
 import pandas as pd
@@ -59,7 +60,9 @@ class Run:
 
     def dataset(self, frame: pd.DataFrame, *, name: str, source: str, context: str, digest: str) -> None:
         """A dataset input; MLflow's digest column keeps at most 36 characters."""
-        data = mlflow.data.from_pandas(frame, source=source, name=name, targets="label", digest=digest[:36])
+        with catch_warnings():
+            simplefilter("ignore")  # a path "can be interpreted in multiple ways", all of them the same
+            data = mlflow.data.from_pandas(frame, source=source, name=name, targets="label", digest=digest[:36])
         self._try(lambda: mlflow.log_input(data, context=context))
 
     def model(self, exported: Path) -> None:

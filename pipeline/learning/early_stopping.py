@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """Best score, the epoch it came from, and epochs since; `improved` tells whether the last epoch set it."""
+    """Best score, the epoch to keep, and epochs since; `improved` tells whether the last epoch is the one to keep."""
 
     best: float = float("-inf")
     best_epoch: int = 0
@@ -12,10 +12,14 @@ class Progress(NamedTuple):
     improved: bool = False
 
 
-def advance(progress: Progress, epoch: int, score: float) -> Progress:
-    """The progress after one more epoch; only a strictly better score counts."""
-    if score > progress.best:
-        return Progress(score, epoch, 0, True)
+def advance(progress: Progress, epoch: int, score: float, tolerance: float = 0.0) -> Progress:
+    """The progress after one more epoch: it is kept when it beats the best score less `tolerance`.
+
+    With one standard error as tolerance (Breiman et al. 1984), the later of two epochs that validation cannot tell apart is
+    kept: its learning rate was lower.
+    """
+    if score > progress.best - tolerance:
+        return Progress(max(score, progress.best), epoch, 0, True)
     return Progress(progress.best, progress.best_epoch, progress.since + 1, False)
 
 

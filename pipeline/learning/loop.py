@@ -1,7 +1,7 @@
 """The one training loop, readable from top to bottom."""
 
 from collections.abc import Callable
-from math import isfinite
+from math import isfinite, sqrt
 from time import perf_counter
 from typing import NamedTuple
 
@@ -87,7 +87,7 @@ def fit(
             bar.update()
         training_s += perf_counter() - began
         scores = validate(classifier, val, batch_size=2 * settings.batch_size, precision=precision)
-        progress = advance(progress, epoch, scores["f1_macro"])
+        progress = advance(progress, epoch, scores["f1_macro"], standard_error(scores["f1_macro"], len(val.pieces)))
         if progress.improved:
             best = trainable_state(classifier)
         log_epoch(epoch, {"train_loss": epoch_loss / len(lengths), **{f"val_{name}": value for name, value in scores.items()}})
@@ -109,6 +109,11 @@ def validate(classifier: TextClassifier, rows: Rows, *, batch_size: int, precisi
         "accuracy": float(accuracy_score(rows.targets.numpy(), guesses)),
         "f1_macro": float(f1_score(rows.targets.numpy(), guesses, average="macro", zero_division=0)),
     }
+
+
+def standard_error(share: float, rows: int) -> float:
+    """Binomial standard error of a share seen on so many rows; macro-F1 varies a little more."""
+    return sqrt(share * (1 - share) / rows)
 
 
 def start_from_class_means(classifier: TextClassifier, rows: Rows, *, batch_size: int, precision: Precision) -> None:

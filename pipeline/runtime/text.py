@@ -2,20 +2,22 @@
 
 import unicodedata
 
-_JOINERS = "\u200c\u200d"  # they hold words of some scripts, and emoji, together
+JOINERS = "\u200c\u200d"  # they hold words of some scripts, and emoji, together
 
 
 def clean(text: str) -> str:
-    """NFC, invisible format characters taken out (BOM, bidi overrides, zero-width spaces), white space runs made one space."""
-    composed = unicodedata.normalize("NFC", text)
-    visible = "".join(c for c in composed if c in _JOINERS or unicodedata.category(c) != "Cf")
-    return " ".join(visible.split())
+    """Invisible format characters taken out (BOM, bidi overrides, zero-width spaces), NFC, white space runs made one space."""
+    visible = "".join(c for c in text if c in JOINERS or unicodedata.category(c) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
 def fold(text: str) -> str:
-    """What two texts share when they are the same but for case and punctuation."""
-    letters = "".join(c if c.isalnum() else " " for c in clean(text).casefold())
-    return " ".join(letters.split()) or clean(text)
+    """What texts share that are the same but for case and punctuation; accents and vowel signs belong to their letter."""
+    kept: list[str] = []
+    for c in clean(text).casefold():
+        in_word = c.isalnum() or (unicodedata.category(c).startswith("M") and bool(kept) and kept[-1] != " ")
+        kept.append(c if in_word else " ")
+    return " ".join("".join(kept).split()) or clean(text)
 
 
 def word_count(text: str) -> int:

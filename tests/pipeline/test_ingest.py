@@ -121,10 +121,10 @@ def test_a_bad_row_is_set_aside_with_file_line_and_reason(desk: Desk, bad: Row, 
     assert len(done.rows) == 2
 
 
-@pytest.mark.parametrize(("field", "length", "limit"), [("text", 31, "data.max_text_chars = 30"), ("label", 201, "200")])
+@pytest.mark.parametrize(("field", "length", "limit"), [("text", 301, "data.max_text_chars = 300"), ("label", 201, "200")])
 def test_a_field_that_is_too_long_is_set_aside_with_the_limit(desk: Desk, field: str, length: int, limit: str) -> None:
     fits, too_long = ({"text": "hello", "label": "hello", field: size * "x"} for size in (length - 1, length))
-    [aside] = desk.ingest([TRACK, REFUND, fits, too_long], max_text_chars=30).quarantined
+    [aside] = desk.ingest([TRACK, REFUND, fits, too_long], max_text_chars=300).quarantined
     assert aside.line == 4
     assert aside.reason.startswith(field)
     assert limit in aside.reason

@@ -60,15 +60,13 @@ def write_parquet(path: Path, rows: Rows) -> None:
 WRITERS: dict[str, Write] = {"a.csv": write_csv, "a.tsv": write_csv, "a.jsonl": write_jsonl, "a.parquet": write_parquet}
 
 
-def bodies(path: Path, data: Data) -> list[Row]:
-    """Rows of a file without the header row that tables begin with."""
-    rows = list(read_rows(path, data))
-    return rows if path.suffix == ".jsonl" else rows[1:]
+def list_of(path: Path, data: Data) -> list[Row]:
+    return list(read_rows(path, data))
 
 
 def lines(path: Path, content: str | bytes, data: Data) -> list[int]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return [row.line for row in bodies(path, data)]
+    return [row.line for row in list_of(path, data)]
 
 
 def refused(path: Path, content: bytes, data: Data) -> InputError:
@@ -87,7 +85,7 @@ def an_example(text: str = "where is it", **fields: Any) -> Example:
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_reader_gives_the_same_examples(tmp_path: Path, params: Params, name: str) -> None:
     WRITERS[name](tmp_path / name, ROWS)
-    rows = [row.fields for row in bodies(tmp_path / name, params.data)]
+    rows = [row.fields for row in list_of(tmp_path / name, params.data)]
     assert rows == ROWS
     made = [make_example(row, Columns("text", "label"), max_text_chars=100, source="a") for row in rows if row]
     assert [(e.text, e.label, e.meta) for e in made] == [
@@ -114,7 +112,7 @@ def test_a_row_knows_its_line(tmp_path: Path, params: Params, name: str, content
 
 def test_a_row_of_parquet_knows_its_number(tmp_path: Path, params: Params) -> None:
     write_parquet(tmp_path / "a.parquet", [{"text": str(i)} for i in range(5000)])  # more than one batch
-    assert [(row.line, row.fields) for row in bodies(tmp_path / "a.parquet", params.data)][4999] == (5000, {"text": "4999"})
+    assert [(row.line, row.fields) for row in list_of(tmp_path / "a.parquet", params.data)][4999] == (5000, {"text": "4999"})
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_a_row_of_parquet_knows_its_number(tmp_path: Path, params: Params) -> No
 )
 def test_a_row_with_the_wrong_number_of_fields_is_a_fault(tmp_path: Path, params: Params, content: str, fault: str) -> None:
     (tmp_path / "a.csv").write_text(content)
-    [row] = bodies(tmp_path / "a.csv", params.data)
+    [row] = list_of(tmp_path / "a.csv", params.data)
     assert row.fields is None
     assert fault in row.fault
 

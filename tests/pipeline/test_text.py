@@ -80,6 +80,7 @@ def test_folding_ignores_case_and_punctuation(one: str, other: str) -> None:
         ("resume", "résumé"),
         ("?", "!"),
         ("👍", "👎"),
+        ("❤\ufe0f", "☀\ufe0f"),  # a variation selector is a mark, but of no letter
         ("दिन", "दीन"),  # day, poor: the vowel signs are marks, not punctuation
     ],
 )
