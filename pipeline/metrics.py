@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.optimize import minimize_scalar
 
 Indices = NDArray[np.int64]
@@ -95,14 +96,12 @@ def class_scores(truth: Indices, guess: Indices, classes: int, bootstrap: Bootst
 
 def softmax(logits: Floats) -> Floats:
     """(N, classes) → rows that sum to 1."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+    return np.asarray(special.softmax(logits, axis=1))
 
 
 def negative_log_likelihood(logits: Floats, truth: Indices, temperature: float = 1.0) -> float:
     """Mean −log p of the true class, in nats."""
-    probabilities = softmax(logits / temperature)[np.arange(len(truth)), truth]
-    return float(-np.log(np.maximum(probabilities, 1e-12)).mean())
+    return float(-special.log_softmax(logits / temperature, axis=1)[np.arange(len(truth)), truth].mean())
 
 
 def fit_temperature(logits: Floats, truth: Indices) -> float:

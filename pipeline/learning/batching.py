@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from pipeline.runtime.batches import pad as runtime_pad
+
 Pieces = list[list[int]]
 
 
@@ -41,13 +43,6 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def pad(pieces: Pieces, rows: Sequence[int], pad_id: int = 0) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask`, both (B, T) int64 with T the longest row's pieces."""
-    width = max(len(pieces[row]) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
-    mask = torch.zeros((len(rows), width), dtype=torch.int64)
-    for line, row in enumerate(rows):
-        own = pieces[row]
-        ids[line, : len(own)] = torch.tensor(own)
-        mask[line, : len(own)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+def pad(pieces: Pieces, rows: Sequence[int]) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` of these rows, both (B, T) int64 with T the longest row's pieces."""
+    return {name: torch.from_numpy(array) for name, array in runtime_pad([pieces[row] for row in rows]).items()}

@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from .batches import micro_batches, pad
 from .text import clean, word_count
 
 Floats = NDArray[np.float32]
@@ -58,28 +59,6 @@ class Classifier:
         for rows in micro_batches([len(own) for own in pieces], self.token_budget):
             logits[rows], sketch[rows] = self.session.run(["logits", "sketch"], pad([pieces[row] for row in rows]))
         return logits, sketch
-
-
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Rows by batch, shortest first; a batch's longest row times its size stays within `token_budget` (one row always fits)."""
-    batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if batches and lengths[row] * (len(batches[-1]) + 1) <= token_budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
-
-
-def pad(pieces: Sequence[list[int]]) -> dict[str, NDArray[np.int64]]:
-    """`input_ids` and `attention_mask`, (B, T) with T the longest row."""
-    width = max(len(own) for own in pieces)
-    ids = np.zeros((len(pieces), width), dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for line, own in enumerate(pieces):
-        ids[line, : len(own)] = own
-        mask[line, : len(own)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def softmax(logits: Floats) -> Floats:

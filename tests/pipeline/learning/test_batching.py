@@ -104,8 +104,8 @@ def test_sorted_batches_pad_least_of_all(banking_lengths: list[int]) -> None:
 
 
 def test_pad_fills_up_to_the_longest_chosen_row() -> None:
-    batch = pad([[1, 2, 3], [9, 9, 9, 9, 9], [4]], rows=[2, 0], pad_id=7)
-    assert batch["input_ids"].tolist() == [[4, 7, 7], [1, 2, 3]]
+    batch = pad([[1, 2, 3], [9, 9, 9, 9, 9], [4]], rows=[2, 0])
+    assert batch["input_ids"].tolist() == [[4, 0, 0], [1, 2, 3]]
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
 
