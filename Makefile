@@ -9,6 +9,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: .venv/ready  ## from data to a model that Triton serves
+	@$(BIN)/python -m pipeline.worktree
 	@$(BIN)/evergreen check
 	@$(BIN)/dvc repro
 	@$(BIN)/evergreen publish --first
@@ -39,6 +40,6 @@ clean:  ## remove what the pipeline made here, but not the home of state
 	@echo "setting up .venv (two or three minutes, once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0  # a CUDA build brings libraries that a CPU build lacks
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m pipeline.worktree
 	@touch $@

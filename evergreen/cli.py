@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.errors import EvergreenError
@@ -17,8 +18,8 @@ app = typer.Typer(
 )
 out = Console(highlight=False, soft_wrap=True)
 
-PACKAGE, EXPORTED = Path("artifacts/package"), Path("artifacts/export")
-METRICS, DATA_REPORT, DVC_LOCK = Path("artifacts/evaluation/metrics.json"), Path("artifacts/data/report.json"), Path("dvc.lock")
+PACKAGE = Path("artifacts/package")
+METRICS, DVC_LOCK = Path("artifacts/evaluation/metrics.json"), Path("dvc.lock")
 
 NEXT = {
     "make serve": 'serve the champion (then: .venv/bin/evergreen ask "…")',
@@ -33,7 +34,7 @@ def check() -> None:
     from pipeline.check import check as found
 
     for line in found():
-        out.print(f"[green]✓[/] {line}")
+        out.print(f"[green]✓[/] {escape(line)}")
 
 
 @app.command()
@@ -56,19 +57,19 @@ def publish(first: Annotated[bool, typer.Option("--first", help="only when there
     """Make the packaged model a version: registry, live repository, release table."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.publish import Candidate, champion
+    from serving.publish import champion, is_other_than
     from serving.publish import publish as do
 
     home = find_home()
     there = champion(home) if first else None
-    if there:
-        out.print(
-            f"version {there.version} is champion; a newer package becomes its challenger with: .venv/bin/evergreen publish"
-        )
+    if there and is_other_than(there, PACKAGE):
+        out.print(f"version {there.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
         return
-    published = do(Candidate(PACKAGE, EXPORTED, DATA_REPORT, DVC_LOCK), load_params().publish.name, home)
+    published = do(PACKAGE, DVC_LOCK, load_params().publish.name, home)
     word = "was published before as" if published.was_there else "is now"
-    out.print(f"this package {word} version {published.release.version}, {published.release.role} → {published.folder}")
+    out.print(
+        f"this package {word} version {published.release.version}, {published.release.role} → {escape(str(published.folder))}"
+    )
 
 
 @app.command()
@@ -77,24 +78,24 @@ def serve() -> None:
     from pipeline.home import find_home
     from pipeline.params import load_params
     from serving.publish import repository
-    from serving.triton import model_name, running
+    from serving.triton import ended, model_name, running
 
     home, settings = find_home(), load_params().serve
     version = _champion_version(home)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops all, as Ctrl-C does
+    _end_on_signals()
     with running(repository(home), [version], settings, home) as server:
         http, grpc, metrics = (
             f"{settings.host}:{port}" for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
         )
         out.print(f"[green]✓[/] version {version} answers as [bold]{model_name(version)}[/] (KServe v2)")
-        out.print(f"  http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  log {server.log}")
+        out.print(f"  http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  log {escape(str(server.log))}")
         out.print('  ask it, in another terminal:  .venv/bin/evergreen ask "where is my parcel?"\n  Ctrl-C stops it')
         try:
             server.process.wait()
         except KeyboardInterrupt:
             out.print("stopping")
             return
-    raise typer.Exit(1)  # the server ended by itself
+        raise ended(server)
 
 
 @app.command()
@@ -106,24 +107,24 @@ def ask(
     from pipeline.errors import ToolError
     from pipeline.home import find_home
     from pipeline.params import load_params
+    from pipeline.runtime.classifier import model_digest
     from serving.publish import repository
-    from serving.triton import ask_grpc, free_ports, is_ready, running
+    from serving.triton import ask_grpc, digest_served, free_ports, model_name, running
 
     home, settings = find_home(), load_params().serve
     version = _champion_version(home)
-    if is_ready(settings, [version]):
+    if digest_served(settings, version) == model_digest(repository(home) / model_name(version) / "1"):
         answers = ask_grpc(settings, version, texts)
     elif start:
+        _end_on_signals()
         with running(repository(home), [version], free_ports(settings), home) as server:
             answers = ask_grpc(server.serve, version, texts)
+        server.log.unlink()
     else:
-        raise ToolError(
-            f"{settings.host}:{settings.http_port}",
-            f"no Triton serves version {version} there",
-            "start one: make serve (or add --start)",
-        )
+        what = f"no Triton serves version {version} of this project there"
+        raise ToolError(f"{settings.host}:{settings.http_port}", what, "start one: make serve (or add --start)")
     for text, label, row in zip(texts, answers.labels, answers.probabilities, strict=True):
-        out.print(f"“{text}” → [bold green]{label}[/]  {row.max():.0%} sure, version {version}, by Triton")
+        out.print(f"“{escape(text)}” → [bold green]{label}[/]  {row.max():.0%} sure, version {version}, by Triton")
 
 
 @app.command()
@@ -137,8 +138,8 @@ def status() -> None:
     out.print(f"champion: {f'version {there.version}' if there else 'none yet'}")
     if METRICS.is_file():
         out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
-    out.print(f"everything lives in\n  {home}  state: MLflow, live models, DVC remote")
-    out.print(f"  {Path('artifacts').absolute()}  what the pipeline made\nnext:")
+    out.print(f"everything lives in\n  {escape(str(home))}  state: MLflow, live models, DVC remote")
+    out.print(f"  {escape(str(Path('artifacts').absolute()))}  what the pipeline made\nnext:")
     for command, why in NEXT.items():
         out.print(f"  {command:<45}{why}")
 
@@ -153,8 +154,16 @@ def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> N
     raise typer.Exit(show(find_home(), port))
 
 
+def _end_on_signals() -> None:
+    """`kill` and a closed terminal stop all, as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 def _scores(metrics: dict[str, dict[str, float]]) -> Table:
-    table = Table("on the test rows", "accuracy", "macro-F1", title="the model beside its control", title_justify="left")
+    table = Table(
+        "on the test rows", "accuracy", "macro-F1", title="the last model made here, beside its control", title_justify="left"
+    )
     for name, row in (("fine-tuned", metrics["test"]), ("frozen encoder + logistic regression", metrics["control"])):
         table.add_row(name, f"{row['accuracy']:.4f}", f"{row['f1_macro']:.4f}")
     return table

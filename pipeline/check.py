@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.errors import ToolError
@@ -35,6 +36,9 @@ def check_tools() -> str:
     """Git, Python, room on the disk; raises `ToolError`."""
     if sys.version_info[:2] != (3, 11):
         raise ToolError("Python", f"this is {sys.version.split()[0]}", "use Python 3.11: requirements.lock is made for it")
+    for package in ("dvc", "pytriton"):
+        if find_spec(package) is None:
+            raise ToolError(package, "the package is not in this environment", "set it up: rm .venv/ready && make .venv/ready")
     main_worktree()
     home = find_home()
     free = shutil.disk_usage(home).free

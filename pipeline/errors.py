@@ -1,5 +1,6 @@
 """Errors a person can act on, and the exit codes they end a command with."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -37,7 +38,11 @@ class RefusedError(EvergreenError):
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's main; an `EvergreenError` becomes its message and its exit code, anything else keeps its traceback."""
+    """Run a stage's main; an `EvergreenError` becomes its message and its exit code, anything else keeps its traceback.
+
+    SIGTERM unwinds the stack, so that what is open is closed, and ends with 143.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         main()
     except EvergreenError as error:

@@ -5,7 +5,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -82,10 +82,10 @@ def require(found: Parity, settings: Export) -> None:
     )
 
 
-def write(trained: Trained, found: Parity, temperature: float, model: Model, run_id: str | None, folder: Path) -> None:
+def write(trained: Trained, found: Parity, temperature: float, model: Model, origin: dict[str, Any], folder: Path) -> None:
     """What the runtime needs beside the graph, and the verdict of the gate."""
     shutil.copy(base_folder(model) / "tokenizer.json", folder / "tokenizer.json")
-    card = {"labels": trained.labels, "temperature": temperature, "max_pieces": model.max_pieces, "mlflow_run_id": run_id}
+    card = {"labels": trained.labels, "temperature": temperature, "max_pieces": model.max_pieces, "origin": origin}
     write_json(folder / "model.json", card)
     write_json(folder / "parity.json", found._asdict())
 
@@ -109,7 +109,8 @@ def main() -> None:
         vocabulary = trained.tokenizer.get_vocab_size()
         found = parity(reference, args.out / "model.onnx", params.export, vocabulary=vocabulary, longest=params.model.max_pieces)
         require(found, params.export)
-        write(trained, found, temperature, params.model, run.id or trained.run_id, args.out)
+        origin = trained.origin | {"mlflow_run_id": run.id or trained.run_id}
+        write(trained, found, temperature, params.model, origin, args.out)
         run.metrics({f"export/{name}": float(value) for name, value in found._asdict().items()})
         run.model(args.out)
     print(f"{found.shapes} shapes compared: max |Δlogit| {found.max_abs_logit:.1e}, arg-max equal → {args.out}/model.onnx")

@@ -20,6 +20,11 @@ def main_worktree() -> Path:
     return Path(git("rev-parse", "--path-format=absolute", "--git-common-dir")).parent
 
 
+def is_dirty() -> bool:
+    """Whether tracked files differ from the commit."""
+    return bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
 def git(*arguments: str) -> str:
     """Output of one git command in the current folder; raises `ToolError` when git refuses."""
     try:

@@ -22,7 +22,7 @@ class IntentModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         from runtime.classifier import Classifier  # MLflow puts it on the path when it loads the model
 
-        self.classifier = Classifier(Path(context.artifacts["model"]))
+        self.classifier = Classifier(Path(context.artifacts["model.json"]).parent)
 
     def predict(self, context: mlflow.pyfunc.PythonModelContext, model_input: list[str]) -> list[Prediction]:
         predictions = self.classifier.predict(model_input)

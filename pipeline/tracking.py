@@ -6,13 +6,12 @@ Registry calls are not telemetry: they raise.
 
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from warnings import catch_warnings, simplefilter
 
 import mlflow
@@ -26,7 +25,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
 from pipeline.errors import ToolError
-from pipeline.home import git
+from pipeline.home import git, is_dirty
+from pipeline.runtime.classifier import MODEL_FILES, model_digest
 
 EXPERIMENT = "evergreen"
 GIVE_UP_AFTER = 3  # failed calls in a row
@@ -60,10 +60,14 @@ class Run:
 
     def dataset(self, frame: pd.DataFrame, *, name: str, source: str, context: str, digest: str) -> None:
         """A dataset input; MLflow's digest column keeps at most 36 characters."""
-        with catch_warnings():
-            simplefilter("ignore")  # a path "can be interpreted in multiple ways", all of them the same
-            data = mlflow.data.from_pandas(frame, source=source, name=name, targets="label", digest=digest[:36])
-        self._try(lambda: mlflow.log_input(data, context=context))
+
+        def send() -> None:
+            with catch_warnings():
+                simplefilter("ignore")  # a path "can be interpreted in multiple ways", all of them the same
+                data = mlflow.data.from_pandas(frame, source=source, name=name, targets="label", digest=digest[:36])
+            mlflow.log_input(data, context=context)
+
+        self._try(send)
 
     def model(self, exported: Path) -> None:
         """The servable model, once a run."""
@@ -75,24 +79,26 @@ class Run:
         try:
             call()
             self._failures = 0
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # whatever a store, a driver or a plug-in raises: telemetry stops no stage
             self._failures += 1
             log.warning("mlflow_call_failed", error=str(error)[:300], giving_up=self._failures >= GIVE_UP_AFTER)
 
 
 def connect(home: Path) -> None:
-    """Point MLflow at `MLFLOW_TRACKING_URI`, by default an SQLite file in the home of state; short patience with dead servers."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_TRACKING_URI", default_uri(home))
+    """Point MLflow at `MLFLOW_TRACKING_URI`, by default an SQLite file in the home of state."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    mlflow.set_tracking_uri(tracking_uri(home))
     with FileLock(home / "mlflow.lock"):  # two processes must not both lay out a fresh database
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            local = mlflow.get_tracking_uri() == default_uri(home)
+            local = tracking_uri(home) == default_uri(home)
             mlflow.create_experiment(EXPERIMENT, artifact_location=(home / "mlartifacts").as_uri() if local else None)
     mlflow.set_experiment(EXPERIMENT)
+
+
+def tracking_uri(home: Path) -> str:
+    """The store that params and environment name."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
 
 
 def default_uri(home: Path) -> str:
@@ -107,21 +113,22 @@ def registry(home: Path) -> Iterator[None]:
         connect(home)
         yield
     except MlflowException as error:
-        uri = os.environ["MLFLOW_TRACKING_URI"]
         what = f"the registry did not do what was asked: {str(error)[:300]}"
+        do = "see that it runs, then call `.venv/bin/evergreen publish` again: it goes on where it was"
+        raise ToolError(f"MLflow at {tracking_uri(home)}", what, do) from None
+
+
+def show(home: Path, port: int) -> NoReturn:
+    """Become MLflow's server, on loopback and on the local store; raises `ToolError` when the store has a server of its own."""
+    if tracking_uri(home).startswith("http"):
         raise ToolError(
-            f"MLflow at {uri}", what, "bring it back, then run `.venv/bin/evergreen publish` again: it goes on where it was"
-        ) from None
-
-
-def show(home: Path, port: int) -> int:
-    """Run MLflow's pages on loopback until they are stopped; returns their exit code."""
+            "MLFLOW_TRACKING_URI", "the runs are on a server, which has pages of its own", f"open {tracking_uri(home)}"
+        )
     connect(home)
-    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", mlflow.get_tracking_uri(), "--default-artifact-root", (home / "mlartifacts").as_uri()]
-    with suppress(KeyboardInterrupt):
-        return subprocess.run([*server, *store], check=False).returncode
-    return 0
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", tracking_uri(home), "--default-artifact-root", (home / "mlartifacts").as_uri()]
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses it, and its routes need no login
+    os.execv(sys.executable, [*command, *store])  # noqa: S606  # no shell is wanted
 
 
 @contextmanager
@@ -130,10 +137,12 @@ def stage_run(stage: str, params: dict[str, str], home: Path, *, continues: str 
 
     A run's params cannot change; a stage that is run again with other params gets a child of the run it would have continued.
     """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # short patience with dead servers: training waits for none
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         connect(home)
         active = _open_run(stage, params, continues)
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # as in Run._try
         log.warning("mlflow_unreachable", error=str(error)[:300], consequence=f"stage {stage} goes on without tracking")
         yield Run(None)
         return
@@ -141,48 +150,50 @@ def stage_run(stage: str, params: dict[str, str], home: Path, *, continues: str 
     status = "FAILED"
     try:
         run.params(params)
-        run.tags({f"stage.{stage}": "done", **_origin()})
         yield run
+        run.tags({f"stage.{stage}": "done"})
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
-        run._try(lambda: mlflow.end_run(status))
+        try:
+            mlflow.end_run(status)
+        except Exception as error:
+            log.warning("mlflow_run_left_open", run=run.id, error=str(error)[:300])
 
 
 def _open_run(stage: str, params: dict[str, str], continues: str | None) -> mlflow.ActiveRun:
     mlflow.set_system_metrics_sampling_interval(2)
     if continues is None:
-        return mlflow.start_run(log_system_metrics=True)
+        return mlflow.start_run(log_system_metrics=True, tags=_origin())
     try:
         known = mlflow.get_run(continues).data.params
     except MlflowException:  # the model was made elsewhere and came with `dvc pull`
-        return mlflow.start_run(tags={"evergreen.trained_in": continues}, log_system_metrics=True)
+        return mlflow.start_run(tags={"evergreen.trained_in": continues, **_origin()}, log_system_metrics=True)
     if all(known.get(key, value) == value for key, value in params.items()):
         return mlflow.start_run(run_id=continues, log_system_metrics=True)
-    return mlflow.start_run(run_name=f"{stage} again", parent_run_id=continues, log_system_metrics=True)
+    return mlflow.start_run(run_name=f"{stage} again", parent_run_id=continues, tags=_origin(), log_system_metrics=True)
 
 
 def _origin() -> dict[str, str]:
-    tags = {
-        "git.commit": git("rev-parse", "HEAD"),
-        "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
-    }
+    tags = {"git.commit": git("rev-parse", "HEAD"), "git.dirty": str(is_dirty()).lower()}
     if os.environ.get("DVC_EXP_NAME"):
         tags["dvc.exp_name"] = os.environ["DVC_EXP_NAME"]
     return tags
 
 
 def ensure_model(run_id: str, exported: Path) -> str:
-    """URI of the run's servable model, logged now (signature from type hints, input example) if it is not there; may raise."""
+    """URI of the run's servable model with this content, logged now (signature from type hints) if it is not there; may raise."""
     client = mlflow.MlflowClient()
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    found = client.search_logged_models(
+    digest = model_digest(exported)
+    known = client.search_logged_models(
         [experiment.experiment_id], filter_string=f"source_run_id = '{run_id}' AND status = 'READY'"
     )
-    if found:
-        return f"models:/{found[0].model_id}"
+    for one in known:
+        if one.tags.get("model_digest") == digest:
+            return f"models:/{one.model_id}"
     here = Path(__file__).parent
     sys.path.insert(0, str(here))  # MLflow tries the input example now, and finds `runtime` by its own means only when it loads
     try:
@@ -190,7 +201,8 @@ def ensure_model(run_id: str, exported: Path) -> str:
             name=MODEL_NAME_IN_RUN,
             python_model=str(here / "pyfunc_model.py"),
             code_paths=[str(here / "runtime")],
-            artifacts={"model": str(exported)},
+            artifacts={name: str(exported / name) for name in MODEL_FILES},
+            tags={"model_digest": digest},
             input_example=["where is my parcel?", "the kettle leaks"],
             pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime", "tokenizers")],
         )

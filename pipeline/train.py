@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 
 from pipeline import charts
 from pipeline.errors import run_stage
-from pipeline.home import find_home
+from pipeline.home import find_home, git, is_dirty
 from pipeline.learning.base import base_folder
 from pipeline.learning.batching import load_tokenizer, to_pieces
 from pipeline.learning.checkpoint import save_trained
@@ -88,13 +89,15 @@ def write_table(path: Path, table: Table) -> None:
         writer.writerows(table)
 
 
-def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], source: str) -> None:
-    """Tell the run which rows it saw: one dataset a side, with the digest of the split's report."""
+def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], source: str) -> str:
+    """Tell the run which rows it saw: one dataset a side, with the digest of the split's report; returns the digest of all."""
     digests = json.loads((split_folder / "report.json").read_text(encoding="utf-8"))["digests"]
     for side, rows in sides.items():
         frame = pd.DataFrame({"text": [row.text for row in rows], "label": labels_of(rows)})
         run.dataset(frame, name=side, source=source, context=side, digest=digests[side])
-    run.tags({f"data.digest.{side}": digest for side, digest in digests.items()})
+    whole = sha256("".join(digests[side] for side in sorted(digests)).encode()).hexdigest()
+    run.tags({"data.digest": whole, **{f"data.digest.{side}": digest for side, digest in digests.items()}})
+    return whole
 
 
 def main() -> None:
@@ -107,9 +110,10 @@ def main() -> None:
     sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
     tracked = {k: v for name in ("data", "split", "model", "train") for k, v in flatten(getattr(params, name), name).items()}
     with stage_run("train", tracked, find_home()) as run:
-        log_datasets(run, args.split, sides, str(params.data.source))
+        digest = log_datasets(run, args.split, sides, str(params.data.source))
         training = train(sides["train"], sides["val"], params, run)
-        save_trained(args.model, training.fitted.state, training.labels, run.id)
+        origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}
+        save_trained(args.model, training.fitted.state, training.labels, origin)
         write_table(args.curves / "steps.csv", training.steps)
         write_table(args.curves / "epochs.csv", training.epochs)
         write_json(args.curves / "metrics.json", summary(training))

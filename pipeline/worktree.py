@@ -1,5 +1,6 @@
 """Set-up of one working tree: its DVC uses the main tree's cache and the remote in the home of state (run by make)."""
 
+from configparser import ConfigParser
 from pathlib import Path
 
 from pipeline.errors import run_stage
@@ -8,10 +9,16 @@ from pipeline.records import written_whole
 
 
 def main() -> None:
-    cache, remote = main_worktree() / ".dvc" / "cache", find_home() / "dvc-remote"
+    remote = find_home() / "dvc-remote"
     remote.mkdir(exist_ok=True)
-    with written_whole(Path(".dvc/config.local")) as part:
-        part.write_text(f"[cache]\n    dir = {cache}\n['remote \"home\"']\n    url = {remote}\n", encoding="utf-8")
+    path = Path(".dvc/config.local")
+    config = ConfigParser(interpolation=None)
+    config.read(path, encoding="utf-8")  # what is there, credentials of other remotes too, stays
+    ours = {"cache": {"dir": str(main_worktree() / ".dvc" / "cache")}, "'remote \"home\"'": {"url": str(remote)}}
+    for section, values in ours.items():
+        config.read_dict({section: values})
+    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
+        config.write(file)
 
 
 if __name__ == "__main__":

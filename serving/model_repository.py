@@ -19,10 +19,10 @@ from tritonclient.grpc import model_config_pb2
 from pipeline.errors import RefusedError, run_stage
 from pipeline.params import Package, load_params
 from pipeline.records import write_json
+from pipeline.runtime.classifier import MODEL_FILES, model_digest
 
 BACKEND_SOURCE = Path(__file__).parent / "backend" / "model.py"
 RUNTIME_SOURCE = Path(__file__).parents[1] / "pipeline" / "runtime"
-EXPORTED_FILES = ("model.onnx", "tokenizer.json", "model.json")
 MANIFEST = "manifest.json"
 LINEAGE = "lineage.json"  # written by publish, after the manifest
 
@@ -32,12 +32,13 @@ def package(exported: Path, reference: Path, out: Path, settings: Package) -> di
     version = out / "1"
     shutil.copytree(RUNTIME_SOURCE, version / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(BACKEND_SOURCE, version / "model.py")
-    for name in EXPORTED_FILES:
+    for name in MODEL_FILES:
         shutil.copy(exported / name, version / name)
     shutil.copy(reference, out / "reference.npz")
     labels = json.loads((exported / "model.json").read_text(encoding="utf-8"))["labels"]
     (out / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    (out / "config.pbtxt").write_text(config_text(signature(exported / "model.onnx"), settings), encoding="utf-8")
+    config = config_text(signature(exported / "model.onnx"), model_digest(exported), settings)
+    (out / "config.pbtxt").write_text(config, encoding="utf-8")
     manifest = {"files": file_digests(out)}
     write_json(out / MANIFEST, manifest)
     return manifest
@@ -49,8 +50,11 @@ def signature(model: Path) -> dict[str, int]:
     return {output.name: output.shape[1] for output in session.get_outputs()}
 
 
-def config_text(widths: dict[str, int], settings: Package) -> str:
-    """config.pbtxt in protobuf's text form, built with Triton's own message type and parsed back with it."""
+def config_text(widths: dict[str, int], digest: str, settings: Package) -> str:
+    """config.pbtxt in protobuf's text form, built with Triton's own message type and parsed back with it.
+
+    Whoever asks a server can see by the parameter `model_digest` which model answers.
+    """
     config = model_config_pb2.ModelConfig(backend="python", max_batch_size=settings.max_batch_size)
     config.input.add(name="text", data_type=model_config_pb2.TYPE_STRING, dims=[1])
     for name, kind, width in (
@@ -64,6 +68,7 @@ def config_text(widths: dict[str, int], settings: Package) -> str:
     config.output[1].label_filename = "labels.txt"
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=settings.instances)
     config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
+    config.parameters["model_digest"].string_value = digest
     config.parameters["token_budget"].string_value = str(settings.token_budget)
     config.parameters["intra_op_threads"].string_value = str(settings.intra_op_threads)
     config.response_cache.enable = True

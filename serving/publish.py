@@ -14,21 +14,11 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from pipeline import tracking
-from pipeline.errors import InputError
-from pipeline.home import git
+from pipeline.errors import InputError, RefusedError
 from pipeline.records import write_json
 from serving.model_repository import LINEAGE, content_digest, read_verified
 from serving.state import UNIQUE_ROLES, Release, add_release, find_release, open_state, roles
 from serving.triton import model_name
-
-
-class Candidate(NamedTuple):
-    """What publish takes in: folders and files that the pipeline wrote."""
-
-    package: Path
-    exported: Path
-    data_report: Path
-    dvc_lock: Path
 
 
 class Published(NamedTuple):
@@ -39,34 +29,33 @@ class Published(NamedTuple):
     was_there: bool  # True when this content had been published before
 
 
-def publish(candidate: Candidate, name: str, home: Path, at: Callable[[str], None] = lambda _point: None) -> Published:
+def publish(package: Path, dvc_lock: Path, name: str, home: Path, at: Callable[[str], None] = lambda _point: None) -> Published:
     """Register, copy, enter, project; `at` is told each point that has been reached."""
-    manifest = read_verified(candidate.package)
-    digest = content_digest(manifest)
+    digest = content_digest(read_verified(package))
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / "publish.lock"), open_state(home) as engine, tracking.registry(home):
         with engine.begin() as connection:
             known = find_release(connection, digest=digest)
-            champion = find_release(connection, role="champion")
-        lineage = _lineage(candidate, digest, champion)
+            parent = find_release(connection, role="champion")
+        lineage = _lineage(package, dvc_lock, digest, parent)
         at("before registering")
-        run_id = lineage["mlflow_run_id"]
-        version = (
-            known.version
-            if known
-            else tracking.register(name, run_id, candidate.exported, {k: str(v) for k, v in lineage.items()})
-        )
+        tags = {key: str(value) for key, value in lineage.items()}
+        version = known.version if known else tracking.register(name, lineage["mlflow_run_id"], package / "1", tags)
         at("registered")
-        folder = _copy_live(candidate.package, home, version, lineage, at)
+        folder = _copy_live(package, home, version, lineage, at)
         at("copied")
         with engine.begin() as connection:
             release = add_release(connection, version, digest)
-        at("released")
-        with engine.begin() as connection:
             now = roles(connection)
+        at("released")
         for role in UNIQUE_ROLES:
             tracking.set_alias(name, role, now.get(role))
     return Published(release, folder, known is not None)
+
+
+def is_other_than(release: Release, package: Path) -> bool:
+    """Whether the package holds something else than this release."""
+    return content_digest(read_verified(package)) != release.content_digest
 
 
 def repository(home: Path) -> Path:
@@ -81,11 +70,16 @@ def champion(home: Path) -> Release | None:
 
 
 def _copy_live(package: Path, home: Path, version: int, lineage: dict[str, Any], at: Callable[[str], None]) -> Path:
-    """The version's folder in the live repository, whole or not there; numbers are never used twice, folders never rewritten."""
+    """The version's folder in the live repository; a whole one is never rewritten, a torn one (power cut) is laid anew."""
     target = repository(home) / model_name(version)
-    if target.exists():
-        read_verified(target)
+    held = _content_of(target)
+    if held == lineage["content_digest"]:
         return target
+    if held is not None:
+        what = (
+            f"version {version} of the registry is new, but this folder holds another model (the registry was lost or changed?)"
+        )
+        raise RefusedError(str(target), what, "bring the old registry back, or move this folder and the state database away")
     staged = home / "staging" / model_name(version)
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(package, staged, ignore=shutil.ignore_patterns("__pycache__"))
@@ -93,25 +87,28 @@ def _copy_live(package: Path, home: Path, version: int, lineage: dict[str, Any],
     write_json(staged / LINEAGE, {"version": version, **lineage, "published_at": datetime.now(UTC).isoformat(timespec="seconds")})
     read_verified(staged)
     target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
     staged.replace(target)
     return target
 
 
-def _lineage(candidate: Candidate, digest: str, parent: Release | None) -> dict[str, Any]:
-    """Where this content comes from; `parent_version` is the champion at the time, `decision` the retrain that asked for it."""
+def _content_of(folder: Path) -> str | None:
+    """Content digest of a whole package, None for one that is torn or absent."""
     try:
-        card = json.loads((candidate.exported / "model.json").read_text(encoding="utf-8"))
-        report = json.loads(candidate.data_report.read_text(encoding="utf-8"))
-        lock = candidate.dvc_lock.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(str(error.filename), "there is no such file", "run the pipeline first: .venv/bin/dvc repro") from None
+        return content_digest(read_verified(folder))
+    except RefusedError:
+        return None
+
+
+def _lineage(package: Path, dvc_lock: Path, digest: str, parent: Release | None) -> dict[str, Any]:
+    """Where this content comes from; `parent_version` is the champion at the time, `decision` the retrain that asked for it."""
+    if not dvc_lock.is_file():
+        raise InputError(str(dvc_lock), "there is no such file", "run the pipeline first: .venv/bin/dvc repro")
+    origin: dict[str, Any] = json.loads((package / "1" / "model.json").read_text(encoding="utf-8"))["origin"]
     return {
         "content_digest": digest,
-        "mlflow_run_id": card["mlflow_run_id"],
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "dvc_lock_digest": sha256(lock).hexdigest(),
-        "data_digest": report["digest"],
+        **origin,
+        "dvc_lock_digest": sha256(dvc_lock.read_bytes()).hexdigest(),
         "parent_version": parent.version if parent else None,
         "decision": None,
     }

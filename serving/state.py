@@ -56,6 +56,7 @@ def open_state(home: Path) -> Iterator[sa.Engine]:
     engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _use_wal)
+        sa.event.listen(engine, "begin", _take_write_lock)
     try:
         with FileLock(home / "state.lock"):
             migrate(engine)
@@ -88,7 +89,8 @@ def add_release(connection: sa.Connection, version: int, digest: str) -> Release
     if known:
         return known
     role: Role = "challenger" if find_release(connection, role="champion") else "champion"
-    connection.execute(releases.update().where(releases.c.role == role).values(role="retired"))
+    if role == "challenger":
+        connection.execute(releases.update().where(releases.c.role == role).values(role="retired"))
     connection.execute(
         releases.insert().values(version=version, content_digest=digest, role=role, published_at=datetime.now(UTC))
     )
@@ -103,4 +105,10 @@ def roles(connection: sa.Connection) -> dict[Role, int]:
 
 def _use_wal(connection: object, _record: object) -> None:
     """Readers and the writer of an SQLite file do not wait for each other."""
-    connection.execute("PRAGMA journal_mode=WAL")  # type: ignore[attr-defined]  # the driver's own connection
+    connection.isolation_level = None  # type: ignore[attr-defined]  # the driver's own connection; we begin transactions ourselves
+    connection.execute("PRAGMA journal_mode=WAL")  # type: ignore[attr-defined]
+
+
+def _take_write_lock(connection: sa.Connection) -> None:
+    """What a transaction reads cannot change before it writes."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -3,6 +3,7 @@
 The wheel's server is 2.51, older than some security fixes: it listens on loopback and its administration needs a key.
 """
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from pipeline.params import Serve
 
 ADMIN_HEADER = "evergreen-admin"
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+PR_SET_PDEATHSIG = 1
 OUTPUTS = ("label", "probabilities", "sketch", "pieces", "pieces_per_word")
 CACHE_BYTES = 64 * 2**20
 
@@ -72,22 +75,37 @@ def start(repository: Path, versions: Sequence[int], serve: Serve, home: Path) -
         _require_free(serve.host, port)
     key = secrets.token_hex(16)
     folder = home / "triton"
+    folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"server-{serve.http_port}.log"
     command = [str(_wheel() / "bin" / "tritonserver"), *_options(repository, versions, serve, _backends(folder), key)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
     return Server(process, serve, key, log)
 
 
 def stop(server: Server) -> None:
-    """Ask the server to finish what it has begun, then end its whole group."""
-    if server.process.poll() is None:
-        server.process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            server.process.wait(timeout=15)
-    with suppress(ProcessLookupError):
-        os.killpg(server.process.pid, signal.SIGKILL)  # stubs of the Python backend included
-    server.process.wait()
+    """Ask the server to finish what it has begun, then end its whole group; a second Ctrl-C ends it at once."""
+    try:
+        if server.process.poll() is None:
+            server.process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                server.process.wait(timeout=15)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGKILL)  # stubs of the Python backend included
+        server.process.wait()
+
+
+def ended(server: Server) -> ToolError:
+    """What to tell when the server ended by itself."""
+    return ToolError("Triton", f"the server ended by itself; its last words:\n{_last_errors(server.log)}", f"read {server.log}")
 
 
 def wait_ready(server: Server, versions: Sequence[int]) -> None:
@@ -111,6 +129,15 @@ def is_ready(serve: Serve, versions: Sequence[int]) -> bool:
             return bool(client.is_server_ready()) and all(client.is_model_ready(model_name(v)) for v in versions)
     except (OSError, triton_http.InferenceServerException):
         return False
+
+
+def digest_served(serve: Serve, version: int) -> str | None:
+    """The digest of the model that the server at the address of params has ready under this version, None when it has none."""
+    if not is_ready(serve, [version]):
+        return None
+    with triton_http.InferenceServerClient(f"{serve.host}:{serve.http_port}") as client:
+        parameters = client.get_model_config(model_name(version)).get("parameters", {})
+    return str(parameters.get("model_digest", {}).get("string_value", ""))
 
 
 def ask_http(serve: Serve, version: int, texts: Sequence[str]) -> Answers:
@@ -181,18 +208,25 @@ def _backends(folder: Path) -> Path:
     """A backend folder in the home of state: the wheel's Python backend with the stub of this Python beside it."""
     wheel = _wheel()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    target = folder / "backends" / "python"
-    target.mkdir(parents=True, exist_ok=True)
-    for source in (
-        *(wheel / "backends" / "python").glob("*triton*"),
-        wheel / "python_backend_stubs" / python / "triton_python_backend_stub",
-    ):
-        if not source.is_file():
-            raise ToolError("Triton", f"the wheel has no Python backend for Python {python}", "use Python 3.11")
-        copy = target / source.name
-        if not copy.exists() or copy.stat().st_size != source.stat().st_size:
-            shutil.copy(source, copy)
+    own = f"{version('nvidia-pytriton')}-py{python}"
+    target = folder / own / "python"
+    if target.is_dir():
+        return target.parent
+    stub = wheel / "python_backend_stubs" / python / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise ToolError("Triton", f"the wheel has no Python backend for Python {python}", "use Python 3.11")
+    part = folder / f".{own}-{os.getpid()}"
+    shutil.copytree(wheel / "backends" / "python", part / "python", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(stub, part / "python" / stub.name)
+    with suppress(OSError):  # somebody else was first: theirs is the same
+        part.rename(target.parent)
+    shutil.rmtree(part, ignore_errors=True)
     return target.parent
+
+
+def _end_with_parent() -> None:
+    """In the child: be told to stop when the parent dies, by kill -9 too (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _environment() -> dict[str, str]:

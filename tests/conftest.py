@@ -45,7 +45,7 @@ class Project:
         return subprocess.run(
             [str(program if program.exists() else command[0]), *command[1:]],
             cwd=self.folder,
-            env=inherited | environment,
+            env=inherited | {"GIT_CONFIG_GLOBAL": os.devnull} | environment,
             capture_output=True,
             text=True,
             timeout=600,
@@ -118,4 +118,5 @@ def _home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     before = {name: os.environ.pop(name, None) for name in ("EVERGREEN_HOME", "MLFLOW_TRACKING_URI", "EVERGREEN_STATE_URL")}
     os.environ["EVERGREEN_HOME"] = str(tmp_path_factory.mktemp("home"))
     yield
+    del os.environ["EVERGREEN_HOME"]
     os.environ.update({name: value for name, value in before.items() if value is not None})

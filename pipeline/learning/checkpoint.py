@@ -1,8 +1,8 @@
-"""A trained model on disk: `adapter.safetensors` (adapters and head), `labels.json`, `run.json`."""
+"""A trained model on disk: `adapter.safetensors` (adapters and head), `labels.json`, `origin.json`."""
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -21,15 +21,21 @@ class Trained(NamedTuple):
     classifier: TextClassifier  # in evaluation mode, adapters not merged
     labels: list[str]  # class index → label
     tokenizer: Tokenizer
-    run_id: str | None  # MLflow run, None when it could not be reached
+    origin: dict[str, Any]  # MLflow run, git commit and data digest it was trained with
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run, None when MLflow could not be reached."""
+        found: str | None = self.origin["mlflow_run_id"]
+        return found
 
 
-def save_trained(folder: Path, state: dict[str, Tensor], labels: list[str], run_id: str | None) -> None:
+def save_trained(folder: Path, state: dict[str, Tensor], labels: list[str], origin: dict[str, Any]) -> None:
     """Write the three files, each whole or not at all."""
     with written_whole(folder / "adapter.safetensors") as part:
         save_file(state, part)
     write_json(folder / "labels.json", labels)
-    write_json(folder / "run.json", {"mlflow_run_id": run_id})
+    write_json(folder / "origin.json", origin)
 
 
 def load_trained(folder: Path, model: Model) -> Trained:
@@ -37,5 +43,5 @@ def load_trained(folder: Path, model: Model) -> Trained:
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     base = base_folder(model)
     classifier = restore(base, load_file(folder / "adapter.safetensors"), len(labels), model)
-    run_id = json.loads((folder / "run.json").read_text(encoding="utf-8"))["mlflow_run_id"]
-    return Trained(classifier, labels, load_tokenizer(base, model.max_pieces), run_id)
+    origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    return Trained(classifier, labels, load_tokenizer(base, model.max_pieces), origin)

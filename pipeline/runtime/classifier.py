@@ -1,5 +1,6 @@
 """An exported model: a folder with `model.onnx`, `tokenizer.json`, `model.json` becomes a function from texts to predictions."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from .batches import micro_batches, pad
 from .text import clean, word_count
 
 Floats = NDArray[np.float32]
+MODEL_FILES = ("model.onnx", "tokenizer.json", "model.json")
 
 
 class Predictions(NamedTuple):
@@ -59,6 +61,14 @@ class Classifier:
         for rows in micro_batches([len(own) for own in pieces], self.token_budget):
             logits[rows], sketch[rows] = self.session.run(["logits", "sketch"], pad([pieces[row] for row in rows]))
         return logits, sketch
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over the model's files: equal for equal answers, wherever the folder lies."""
+    whole = hashlib.sha256()
+    for name in MODEL_FILES:
+        whole.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return whole.hexdigest()
 
 
 def softmax(logits: Floats) -> Floats:

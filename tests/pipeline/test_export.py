@@ -119,7 +119,7 @@ def test_batch_and_length_are_free_and_names_are_those_of_the_runtime(made: Proj
 def test_the_card_tells_the_runtime_what_training_decided(card: dict[str, Any], trained: Trained, made: Project) -> None:
     assert card["labels"] == trained.labels
     assert card["max_pieces"] == made.params.model.max_pieces
-    assert card["mlflow_run_id"] == trained.run_id
+    assert card["origin"] == trained.origin
     fitted = json.loads((made / "artifacts/evaluation/temperature.json").read_text())
     assert card["temperature"] == fitted["temperature"]
 

@@ -22,7 +22,7 @@ WIDTHS = {"logits": 20, "sketch": 64}
 
 @pytest.fixture
 def config(params: Params) -> triton.ModelConfig:
-    return text_format.Parse(config_text(WIDTHS, params.package), triton.ModelConfig())
+    return text_format.Parse(config_text(WIDTHS, "0" * 64, params.package), triton.ModelConfig())
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_config_has_no_name_so_that_any_version_can_use_it(config: triton.Mo
 @settings(deadline=None, max_examples=30)
 def test_any_widths_and_settings_survive_the_text_form(params: Params, classes: int, sketch: int, delay: int, batch: int) -> None:
     chosen = params.package.model_copy(update={"queue_delay_us": delay, "max_batch_size": batch})
-    found = text_format.Parse(config_text({"logits": classes, "sketch": sketch}, chosen), triton.ModelConfig())
+    found = text_format.Parse(config_text({"logits": classes, "sketch": sketch}, "0" * 64, chosen), triton.ModelConfig())
     assert [list(o.dims) for o in found.output[1:3]] == [[classes], [sketch]]
     assert (found.dynamic_batching.max_queue_delay_microseconds, found.max_batch_size) == (delay, batch)
 

@@ -1,6 +1,7 @@
 """Publish: registry, live repository, release table and aliases agree, whatever happens in between."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,18 +12,16 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.errors import InputError, RefusedError
-from serving.model_repository import content_digest, read_verified
-from serving.publish import Candidate, publish, repository
+from serving.model_repository import content_digest, package, read_verified
+from serving.publish import Published, publish, repository
 from serving.state import open_state, releases
 from tests.conftest import Project
 
 POINTS = ("before registering", "registered", "staged", "copied", "released")
 
 
-def candidate(made: Project) -> Candidate:
-    return Candidate(
-        made / "artifacts/package", made / "artifacts/export", made / "artifacts/data/report.json", made / "dvc.lock"
-    )
+def publish_of(made: Project, home: Path, package: Path | None = None) -> Published:
+    return publish(package or made / "artifacts/package", made / "dvc.lock", "evergreen", home)
 
 
 @pytest.fixture
@@ -47,43 +46,43 @@ def entered(home: Path) -> list[tuple[int, str]]:
 
 
 def test_the_first_package_becomes_champion_everywhere(in_project: Project, tmp_path: Path) -> None:
-    published = publish(candidate(in_project), "evergreen", tmp_path)
+    published = publish_of(in_project, tmp_path)
     assert (published.release.version, published.release.role, published.was_there) == (1, "champion", False)
     assert registered(tmp_path) == ([1], {"champion": "1"})
     assert read_verified(repository(tmp_path) / "intent-1") == read_verified(in_project / "artifacts/package")
 
 
 def test_publishing_the_same_content_again_changes_nothing(in_project: Project, tmp_path: Path) -> None:
-    publish(candidate(in_project), "evergreen", tmp_path)
+    publish_of(in_project, tmp_path)
     lineage = (repository(tmp_path) / "intent-1" / "lineage.json").read_bytes()
-    again = publish(candidate(in_project), "evergreen", tmp_path)
+    again = publish_of(in_project, tmp_path)
     assert again.was_there
     assert registered(tmp_path) == ([1], {"champion": "1"})
     assert (repository(tmp_path) / "intent-1" / "lineage.json").read_bytes() == lineage
 
 
 def test_lineage_names_content_run_commit_and_data(in_project: Project, tmp_path: Path) -> None:
-    published = publish(candidate(in_project), "evergreen", tmp_path)
+    published = publish_of(in_project, tmp_path)
     lineage = json.loads((published.folder / "lineage.json").read_text())
     assert lineage["version"] == 1
     assert lineage["content_digest"] == content_digest(read_verified(in_project / "artifacts/package"))
     assert lineage["git_commit"] == in_project.must("git", "rev-parse", "HEAD").strip()
-    assert lineage["data_digest"] == json.loads((in_project / "artifacts/data/report.json").read_text())["digest"]
-    assert lineage["mlflow_run_id"] == json.loads((in_project / "artifacts/model/run.json").read_text())["mlflow_run_id"]
+    origin = json.loads((in_project / "artifacts/model/origin.json").read_text())
+    assert lineage | origin == lineage
+    assert len(lineage["data_digest"]) == 64
     assert lineage["parent_version"] is None
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_publish_killed_anywhere_is_completed_by_the_next_call(in_project: Project, tmp_path: Path, point: str) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from serving.publish import Candidate, publish\n"
+        "import os, signal; from pathlib import Path; from serving.publish import publish\n"
         f"at = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == {point!r} else None\n"
-        f"paths = {[str(path) for path in candidate(in_project)]!r}\n"
-        f"publish(Candidate(*map(Path, paths)), 'evergreen', Path({str(tmp_path)!r}), at)\n"
+        f"publish(Path('artifacts/package'), Path('dvc.lock'), 'evergreen', Path({str(tmp_path)!r}), at)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program], cwd=in_project.folder, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    publish(candidate(in_project), "evergreen", tmp_path)
+    publish_of(in_project, tmp_path)
     assert registered(tmp_path) == ([1], {"champion": "1"})
     assert entered(tmp_path) == [(1, "champion")]
     assert [path.name for path in repository(tmp_path).iterdir()] == ["intent-1"]
@@ -91,37 +90,33 @@ def test_a_publish_killed_anywhere_is_completed_by_the_next_call(in_project: Pro
 
 
 def test_other_content_becomes_the_challenger(in_project: Project, tmp_path: Path) -> None:
-    from serving.model_repository import package
-
-    publish(candidate(in_project), "evergreen", tmp_path)
+    publish_of(in_project, tmp_path)
     other = tmp_path / "other"
     settings = in_project.params.package.model_copy(update={"queue_delay_us": 2000})
     package(in_project / "artifacts/export", in_project / "artifacts/reference/reference.npz", other, settings)
-    published = publish(candidate(in_project)._replace(package=other), "evergreen", tmp_path)
+    published = publish_of(in_project, tmp_path, other)
     assert (published.release.version, published.release.role) == (2, "challenger")
     assert registered(tmp_path) == ([1, 2], {"champion": "1", "challenger": "2"})
 
 
 def test_an_altered_package_is_refused_and_nothing_is_written(in_project: Project, tmp_path: Path) -> None:
-    import shutil
-
     altered = tmp_path / "altered"
     shutil.copytree(in_project / "artifacts/package", altered)
     (altered / "labels.txt").write_text("other\n")
     with pytest.raises(RefusedError, match=r"labels\.txt"):
-        publish(candidate(in_project)._replace(package=altered), "evergreen", tmp_path / "home")
+        publish_of(in_project, tmp_path / "home", altered)
     assert not (tmp_path / "home").exists()
 
 
 def test_without_a_package_the_message_names_the_command_that_makes_one(in_project: Project, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="dvc repro"):
-        publish(candidate(in_project)._replace(package=tmp_path / "none"), "evergreen", tmp_path)
+        publish_of(in_project, tmp_path, tmp_path / "none")
     with pytest.raises(InputError, match="dvc repro"):
-        publish(candidate(in_project)._replace(dvc_lock=tmp_path / "none"), "evergreen", tmp_path)
+        publish(in_project / "artifacts/package", tmp_path / "none", "evergreen", tmp_path)
 
 
 def test_the_registered_champion_predicts(in_project: Project, tmp_path: Path) -> None:
-    publish(candidate(in_project), "evergreen", tmp_path)
+    publish_of(in_project, tmp_path)
     program = (
         "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1])\n"
         "answers = mlflow.pyfunc.load_model('models:/evergreen@champion').predict(['where is my parcel?', 'card declined'])\n"
@@ -131,3 +126,21 @@ def test_the_registered_champion_predicts(in_project: Project, tmp_path: Path) -
         [sys.executable, "-c", program, f"sqlite:///{tmp_path / 'mlflow.db'}"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stdout.strip() == "['track_order', 'payment_failed']", done.stderr
+
+
+def test_a_torn_live_folder_is_laid_anew(in_project: Project, tmp_path: Path) -> None:
+    folder = publish_of(in_project, tmp_path).folder
+    (folder / "1" / "model.onnx").write_bytes(b"half")
+    publish_of(in_project, tmp_path)
+    assert read_verified(folder) == read_verified(in_project / "artifacts/package")
+
+
+def test_a_registry_that_counts_from_one_again_is_refused(in_project: Project, tmp_path: Path) -> None:
+    publish_of(in_project, tmp_path)
+    other = tmp_path / "other"
+    settings = in_project.params.package.model_copy(update={"queue_delay_us": 3000})
+    package(in_project / "artifacts/export", in_project / "artifacts/reference/reference.npz", other, settings)
+    for lost in tmp_path.glob("mlflow.db*"):
+        lost.unlink()
+    with pytest.raises(RefusedError, match="another model"):
+        publish_of(in_project, tmp_path, other)

@@ -17,9 +17,10 @@ from pipeline.learning.batching import to_pieces
 from pipeline.learning.checkpoint import load_trained
 from pipeline.learning.inference import in_batches
 from pipeline.metrics import softmax
+from pipeline.runtime.classifier import model_digest
 from pipeline.runtime.text import clean
 from serving import triton
-from serving.publish import Candidate, publish, repository
+from serving.publish import publish, repository
 from tests.conftest import Project
 
 
@@ -36,9 +37,7 @@ def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        artifacts = made / "artifacts"
-        paths = Candidate(artifacts / "package", artifacts / "export", artifacts / "data/report.json", made / "dvc.lock")
-        publish(paths, "evergreen", home)
+        publish(made / "artifacts/package", made / "dvc.lock", "evergreen", home)
     with triton.running(repository(home), [1], triton.free_ports(made.params.serve), home) as server:
         yield Served(server, made)
 
@@ -116,6 +115,11 @@ def test_loading_and_unloading_need_the_key(served: Served) -> None:
     assert refused.value.code == 403
     refused.value.close()
     assert triton.is_ready(served.serve, [1])
+
+
+def test_it_tells_which_model_answers(served: Served) -> None:
+    assert triton.digest_served(served.serve, 1) == model_digest(served.project / "artifacts/export")
+    assert triton.digest_served(served.serve, 2) is None
 
 
 def test_it_listens_on_loopback_only(served: Served) -> None:

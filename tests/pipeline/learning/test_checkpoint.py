@@ -31,7 +31,7 @@ def state(model: Model) -> dict[str, torch.Tensor]:
 def test_a_saved_model_answers_as_before(
     run_id: str | None, model: Model, state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    save_trained(tmp_path / "model", state, LABELS, run_id)
+    save_trained(tmp_path / "model", state, LABELS, {"mlflow_run_id": run_id})
     loaded = load_trained(tmp_path / "model", model)
     with torch.inference_mode():
         expected = restore(base_folder(model), state, len(LABELS), model)(IDS, MASK)
@@ -42,12 +42,12 @@ def test_a_saved_model_answers_as_before(
 
 
 def test_only_whole_files_are_left_behind(model: Model, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    save_trained(tmp_path, state, LABELS, None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "labels.json", "run.json"]
+    save_trained(tmp_path, state, LABELS, {"mlflow_run_id": None})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "labels.json", "origin.json"]
     assert json.loads((tmp_path / "labels.json").read_text(encoding="utf-8")) == LABELS
 
 
 def test_a_model_saved_with_other_classes_is_refused(model: Model, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    save_trained(tmp_path, state, LABELS[:2], None)
+    save_trained(tmp_path, state, LABELS[:2], {"mlflow_run_id": None})
     with pytest.raises((ValueError, RuntimeError), match="size mismatch"):
         load_trained(tmp_path, model)
