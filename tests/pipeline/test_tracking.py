@@ -116,12 +116,9 @@ def test_a_server_that_dies_in_the_middle_stops_no_stage(home: Path, monkeypatch
     assert reached
 
 
-def test_registering_with_a_dead_server_is_told(home: Path, made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    done = made.run(
-        "python", "-m", "evergreen.cli", "publish", MLFLOW_TRACKING_URI="http://127.0.0.1:9", EVERGREEN_HOME=str(home)
-    )
+def test_registering_with_a_dead_server_is_told(made: Project, tmp_path: Path) -> None:
+    dead = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "EVERGREEN_HOME": str(tmp_path)}
+    done = made.run("python", "-m", "evergreen.cli", "publish", **dead)
     assert done.returncode == 3
     assert "MLflow" in done.stderr
     assert "what to do" in done.stderr

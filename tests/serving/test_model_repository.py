@@ -59,6 +59,7 @@ def test_triton_batches_caches_and_warms_up_as_params_say(config: triton.ModelCo
     assert warmup.batch_size == 1
     assert list(warmup.inputs) == ["text"]
     assert {name: value.string_value for name, value in config.parameters.items()} == {
+        "model_digest": "0" * 64,
         "token_budget": str(params.package.token_budget),
         "intra_op_threads": str(params.package.intra_op_threads),
     }
@@ -87,7 +88,7 @@ def test_the_package_holds_what_triton_loads(made: Project) -> None:
     assert found == {
         "config.pbtxt", "labels.txt", "manifest.json", "reference.npz",
         "1/model.py", "1/model.onnx", "1/tokenizer.json", "1/model.json",
-        "1/runtime/__init__.py", "1/runtime/classifier.py", "1/runtime/text.py",
+        "1/runtime/__init__.py", "1/runtime/batches.py", "1/runtime/classifier.py", "1/runtime/text.py",
     }  # fmt: skip
 
 

@@ -135,12 +135,13 @@ def test_a_torn_live_folder_is_laid_anew(in_project: Project, tmp_path: Path) ->
     assert read_verified(folder) == read_verified(in_project / "artifacts/package")
 
 
-def test_a_registry_that_counts_from_one_again_is_refused(in_project: Project, tmp_path: Path) -> None:
+def test_a_registry_that_counts_from_one_again_is_refused(
+    in_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish_of(in_project, tmp_path)
     other = tmp_path / "other"
     settings = in_project.params.package.model_copy(update={"queue_delay_us": 3000})
     package(in_project / "artifacts/export", in_project / "artifacts/reference/reference.npz", other, settings)
-    for lost in tmp_path.glob("mlflow.db*"):
-        lost.unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
     with pytest.raises(RefusedError, match="another model"):
         publish_of(in_project, tmp_path, other)

@@ -124,7 +124,9 @@ def test_it_tells_which_model_answers(served: Served) -> None:
 
 def test_it_listens_on_loopback_only(served: Served) -> None:
     listening = {
-        c.laddr.ip for c in psutil.Process(served.server.process.pid).net_connections() if c.status == psutil.CONN_LISTEN
+        c.laddr.ip.removeprefix("::ffff:")
+        for c in psutil.Process(served.server.process.pid).net_connections()
+        if c.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
 
