@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.learning import loop
 from pipeline.learning.base import base_folder
 from pipeline.learning.batching import load_tokenizer, to_pieces
 from pipeline.learning.inference import in_batches
@@ -143,11 +144,14 @@ def test_gradients_are_clipped(clip_norm: float, moves: bool, params: Params, to
     assert bool(moved.abs().max() > 0.1 * settings.head_lr) is moves
 
 
-def test_training_stops_when_patience_ends(params: Params, toy: tuple[Rows, Rows], settings: Train) -> None:
-    still = settings.model_copy(update={"encoder_lr": 1e-12, "head_lr": 1e-12, "epochs": 6, "patience": 1, "batch_size": 14})
-    story = tell(params, toy, still)
-    assert [epoch for epoch, _ in story.epochs] == [1, 2]
-    assert story.fitted.progress.best_epoch == 1
+def test_training_stops_when_patience_ends(
+    params: Params, toy: tuple[Rows, Rows], settings: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.9, 0.1, 0.1, 0.9])
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: {"loss": 1.0, "accuracy": 0.5, "f1_macro": next(scores)})
+    story = tell(params, toy, settings.model_copy(update={"epochs": 6, "patience": 2}))
+    assert [epoch for epoch, _ in story.epochs] == [1, 2, 3, 4]
+    assert story.fitted.progress.best_epoch == 2
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_names_the_rates(
