@@ -35,7 +35,7 @@ def test_what_travels_with_a_model_needs_three_libraries_and_none_of_ours() -> N
     loaded = loaded_by("pipeline.runtime.classifier")
     assert {"numpy", "onnxruntime", "tokenizers"} <= loaded
     ours = {name for name in loaded if name.split(".")[0] in ROOMS}
-    assert ours == {"pipeline", "pipeline.runtime", "pipeline.runtime.classifier", "pipeline.runtime.text"}
+    assert {name for name in ours if name != "pipeline" and not name.startswith("pipeline.runtime")} == set()
     assert not loaded & {*HEAVY, "pydantic", "sklearn", "pandas"}
 
 
