@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from pipeline.evaluate import evaluate, logits_of
+from pipeline.evaluate import logits_of
 from pipeline.learning.checkpoint import Trained, load_trained
 from pipeline.metrics import negative_log_likelihood
 from pipeline.records import Example, labels_of, read_examples
@@ -128,11 +128,3 @@ def test_confused_pairs_count_mistakes_and_show_their_texts(
     said = {row.text: (row.label, guess) for row, guess in zip(sides["test"], answers[1], strict=True)}
     assert all(said[text] == (pair["true"], pair["predicted"]) for pair in pairs for text in pair["texts"])
     assert all(len(pair["texts"]) == min(3, pair["rows"]) for pair in pairs)
-
-
-def test_rows_of_classes_that_were_not_trained_are_left_out_of_the_scores(
-    trained: Trained, sides: dict[str, list[Example]], made: Project
-) -> None:
-    stranger = sides["test"][0].model_copy(update={"label": "never_trained"})
-    few = {"train": sides["train"][:60], "val": sides["val"][:20], "test": [stranger, *sides["test"][:20]]}
-    assert evaluate(trained, few, made.params.model, made.params.evaluate).report["rows"]["test"] == 20

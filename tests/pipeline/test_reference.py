@@ -86,7 +86,9 @@ def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.8])
 def test_another_share_cuts_elsewhere(share: float, trained: Trained, sides: dict[str, list[Example]], made: Project) -> None:
-    made_now = reference(trained, sides["test"][:40], 1.0, made.params.model, Settings(calibrate_share=share, seed=1))
+    made_now = reference(
+        trained, sides["test"][:40], 1.0, made.params.model, Settings(batch_size=16, calibrate_share=share, seed=1)
+    )
     assert int(made_now.calibrate.sum()) == round(40 * share)
 
 
@@ -95,7 +97,9 @@ def test_the_cut_follows_the_seed_and_not_the_order_of_rows(
 ) -> None:
     rows = sides["test"][:40]
     one, same, other = (
-        reference(trained, rows, 1.0, made.params.model, Settings(calibrate_share=0.5, seed=seed)).calibrate.tolist()
+        reference(
+            trained, rows, 1.0, made.params.model, Settings(batch_size=16, calibrate_share=0.5, seed=seed)
+        ).calibrate.tolist()
         for seed in (1, 1, 2)
     )
     assert one == same
