@@ -87,7 +87,7 @@ def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.8])
 def test_another_share_cuts_elsewhere(share: float, trained: Trained, sides: dict[str, list[Example]], made: Project) -> None:
     made_now = reference(
-        trained, sides["test"][:40], 1.0, made.params.model, Settings(batch_size=16, calibrate_share=share, seed=1)
+        trained, sides["test"][:40], 1.0, made.params.model, Settings(batch_size=8, calibrate_share=share, seed=1)
     )
     assert int(made_now.calibrate.sum()) == round(40 * share)
 
@@ -98,7 +98,7 @@ def test_the_cut_follows_the_seed_and_not_the_order_of_rows(
     rows = sides["test"][:40]
     one, same, other = (
         reference(
-            trained, rows, 1.0, made.params.model, Settings(batch_size=16, calibrate_share=0.5, seed=seed)
+            trained, rows, 1.0, made.params.model, Settings(batch_size=8, calibrate_share=0.5, seed=seed)
         ).calibrate.tolist()
         for seed in (1, 1, 2)
     )
