@@ -40,6 +40,6 @@ clean:  ## remove what the pipeline made here, but not the home of state
 	@echo "setting up .venv (two or three minutes, once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0  # a CUDA build brings libraries that a CPU build lacks
+	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep ^torch== requirements.lock)"  # a CUDA build brings libraries that a CPU build lacks
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

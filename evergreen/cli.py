@@ -151,7 +151,7 @@ def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> N
     from pipeline.tracking import show
 
     out.print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)")
-    raise typer.Exit(show(find_home(), port))
+    show(find_home(), port)
 
 
 def _end_on_signals() -> None:

@@ -70,7 +70,7 @@ class Run:
         self._try(send)
 
     def model(self, exported: Path) -> None:
-        """The servable model, once a run."""
+        """The servable model, once for each content."""
         self._try(lambda: ensure_model(str(self.id), exported))
 
     def _try(self, call: Callable[[], Any]) -> None:
@@ -97,7 +97,7 @@ def connect(home: Path) -> None:
 
 
 def tracking_uri(home: Path) -> str:
-    """The store that params and environment name."""
+    """The store that the environment names, else the SQLite file in the home of state."""
     return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
 
 
@@ -128,6 +128,7 @@ def show(home: Path, port: int) -> NoReturn:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     store = ["--backend-store-uri", tracking_uri(home), "--default-artifact-root", (home / "mlartifacts").as_uri()]
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses it, and its routes need no login
+    sys.stdout.flush()
     os.execv(sys.executable, [*command, *store])  # noqa: S606  # no shell is wanted
 
 
@@ -211,7 +212,7 @@ def ensure_model(run_id: str, exported: Path) -> str:
     return str(logged.model_uri)
 
 
-def register(name: str, run_id: str, exported: Path, tags: dict[str, str]) -> int:
+def register(name: str, run_id: str | None, exported: Path, tags: dict[str, str]) -> int:
     """The registry's number for the content `tags['content_digest']`, registered now unless it is there; may raise."""
     digest = tags["content_digest"]
     client = mlflow.MlflowClient()

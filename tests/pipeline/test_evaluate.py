@@ -11,9 +11,9 @@ import pytest
 from sklearn import metrics as sk
 
 from pipeline.evaluate import logits_of
-from pipeline.learning.checkpoint import Trained, load_trained
+from pipeline.learning.checkpoint import Trained
 from pipeline.metrics import negative_log_likelihood
-from pipeline.records import Example, labels_of, read_examples
+from pipeline.records import Example, labels_of
 from tests.conftest import SMALL_LABELS, Project
 
 SCORES = {"accuracy", "f1_macro", "f1_micro"}
@@ -40,16 +40,6 @@ def answers(folder: Path) -> tuple[list[str], list[str]]:
     with (folder / "confusion.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row["actual"] for row in rows], [row["predicted"] for row in rows]
-
-
-@pytest.fixture(scope="module")
-def sides(made: Project) -> dict[str, list[Example]]:
-    return {side: read_examples(made / f"artifacts/split/{side}.parquet") for side in ("train", "val", "test")}
-
-
-@pytest.fixture(scope="module")
-def trained(made: Project) -> Trained:
-    return load_trained(made / "artifacts/model", made.params.model)
 
 
 def test_the_contract_names_what_metrics_hold(scores: dict[str, dict[str, float]]) -> None:

@@ -19,11 +19,6 @@ from tests.conftest import Project
 GOOD = Parity(shapes=30, max_abs_logit=1e-6, max_abs_sketch=1e-7, arg_max_equal=True)
 
 
-@pytest.fixture(scope="module")
-def trained(made: Project) -> Trained:
-    return load_trained(made / "artifacts/model", made.params.model)
-
-
 @pytest.fixture
 def settings(params: Params) -> Export:
     return params.export.model_copy(update={"parity_batches": "1 3", "parity_lengths": "3 17"})

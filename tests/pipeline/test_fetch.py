@@ -105,4 +105,4 @@ def test_an_unknown_split_is_answered_by_name(folder: Path, tmp_path: Path) -> N
 
 
 def test_an_empty_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    refused(str(folder), tmp_path / "out.jsonl")
+    assert "did not give it" in refused(str(folder), tmp_path / "out.jsonl").what

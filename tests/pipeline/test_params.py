@@ -73,7 +73,7 @@ def test_no_field_has_a_default() -> None:
 
 def test_a_record_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_params(ROOT / "params.yaml").train.epochs = 3  # type: ignore[misc]
+        load_params(ROOT / "params.yaml").train.epochs = 3
 
 
 def test_an_unknown_key_is_answered_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
@@ -155,7 +155,8 @@ def test_what_is_not_yaml_is_answered_with_a_line_near_the_mistake(tmp_path: Pat
 
 
 def test_a_value_that_yaml_itself_cannot_build_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path, replaced("  revision:", "  revision: 2026-02-30"))  # read as a date, and there is no such day
+    error = refused(tmp_path, replaced("  revision:", "  revision: 2026-02-30"))  # read as a date, and there is no such day
+    assert "not valid YAML" in error.what
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "- a\n- b\n", "42\n"])

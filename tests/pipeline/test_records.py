@@ -212,13 +212,15 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path, params: Params) -> None:
 
 def test_a_parquet_file_cut_off_is_refused(tmp_path: Path, params: Params) -> None:
     write_parquet(tmp_path / "a.parquet", ROWS)
-    refused(tmp_path / "a.parquet", (tmp_path / "a.parquet").read_bytes()[:-20], params.data)
+    error = refused(tmp_path / "a.parquet", (tmp_path / "a.parquet").read_bytes()[:-20], params.data)
+    assert "not a readable parquet" in error.what
 
 
 def test_a_parquet_file_with_spoilt_pages_is_refused(tmp_path: Path, params: Params) -> None:
     write_parquet(tmp_path / "a.parquet", [{"text": f"text number {i}", "label": "x"} for i in range(500)])
     whole = (tmp_path / "a.parquet").read_bytes()
-    refused(tmp_path / "a.parquet", whole[:4] + 400 * b"\xff" + whole[404:], params.data)
+    error = refused(tmp_path / "a.parquet", whole[:4] + 400 * b"\xff" + whole[404:], params.data)
+    assert "not a readable parquet" in error.what
 
 
 @pytest.mark.parametrize(

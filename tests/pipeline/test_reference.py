@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.learning.checkpoint import Trained, load_trained
+from pipeline.learning.checkpoint import Trained
 from pipeline.params import Reference as Settings
 from pipeline.profile import Reference, load_reference
 from pipeline.records import Example, labels_of, read_examples
@@ -16,16 +16,6 @@ from tests.conftest import Project
 @pytest.fixture(scope="module")
 def stored(made: Project) -> Reference:
     return load_reference(made / "artifacts/reference/reference.npz")
-
-
-@pytest.fixture(scope="module")
-def sides(made: Project) -> dict[str, list[Example]]:
-    return {side: read_examples(made / f"artifacts/split/{side}.parquet") for side in ("train", "val", "test")}
-
-
-@pytest.fixture(scope="module")
-def trained(made: Project) -> Trained:
-    return load_trained(made / "artifacts/model", made.params.model)
 
 
 def test_it_has_one_entry_for_each_test_row(stored: Reference, sides: dict[str, list[Example]], made: Project) -> None:

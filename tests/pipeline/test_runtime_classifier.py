@@ -11,7 +11,7 @@ from scipy import special
 
 from pipeline.learning.batching import pad as torch_pad
 from pipeline.learning.batching import to_pieces
-from pipeline.learning.checkpoint import Trained, load_trained
+from pipeline.learning.checkpoint import Trained
 from pipeline.learning.model import WithSketch, sketch_projection
 from pipeline.profile import Reference, load_reference
 from pipeline.records import read_examples
@@ -67,11 +67,6 @@ def test_softmax_is_that_of_scipy(scale: float) -> None:
 @pytest.fixture(scope="module")
 def classifier(made: Project) -> Classifier:
     return Classifier(made / "artifacts/export", threads=1)
-
-
-@pytest.fixture(scope="module")
-def trained(made: Project) -> Trained:
-    return load_trained(made / "artifacts/model", made.params.model)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def test_a_newer_challenger_retires_the_last_one(tmp_path: Path) -> None:
         for version, digest in enumerate("abc", start=1):
             add_release(connection, version, digest)
         assert roles(connection) == {"champion": 1, "challenger": 3}
-        assert find_release(connection, digest="b").role == "retired"  # type: ignore[union-attr]
+        assert find_release(connection, digest="b").role == "retired"
 
 
 def test_entering_the_same_content_twice_changes_nothing(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Serv
     temperature = json.loads((served.project / "artifacts/evaluation/temperature.json").read_text())["temperature"]
     pieces = to_pieces(trained.tokenizer, [clean(text) for text in texts])
     logits = in_batches(trained.classifier.forward, pieces, batch_size=16, precision="fp32").numpy()
-    answers = [ask(served.serve, 1, texts[i : i + 50]) for i in (0, 50)]  # type: ignore[operator]
+    answers = [ask(served.serve, 1, texts[i : i + 50]) for i in (0, 50)]
     assert [label for part in answers for label in part.labels] == [trained.labels[i] for i in logits.argmax(axis=1)]
     assert np.concatenate([part.probabilities for part in answers]) == pytest.approx(softmax(logits / temperature), abs=1e-4)
     assert np.concatenate([part.pieces for part in answers]).tolist() == [len(own) for own in pieces]

@@ -1,0 +1,17 @@
+"""What tests of the later stages share: the small project's model and rows, read only."""
+
+import pytest
+
+from pipeline.learning.checkpoint import Trained, load_trained
+from pipeline.records import Example, read_examples
+from tests.conftest import Project
+
+
+@pytest.fixture(scope="session")
+def trained(made: Project) -> Trained:
+    return load_trained(made / "artifacts/model", made.params.model)
+
+
+@pytest.fixture(scope="session")
+def sides(made: Project) -> dict[str, list[Example]]:
+    return {side: read_examples(made / f"artifacts/split/{side}.parquet") for side in ("train", "val", "test")}
