@@ -1,11 +1,12 @@
-"""The state database: which version is champion, challenger, previous. SQLAlchemy Core; SQLite by default, others by URL.
+"""The state database: releases, routing, jobs, feedback. SQLAlchemy Core; SQLite by default, PostgreSQL by URL.
 
-The release table is the truth; registry aliases and routing are projections of it.
+The release table is the truth; registry aliases and routing are projections of it. Times of jobs are seconds of the epoch.
 """
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +17,7 @@ from alembic.config import Config
 from filelock import FileLock
 
 Role = Literal["champion", "challenger", "previous", "retired"]
+MIGRATING = 0x45564752  # the number of our advisory lock: EVGR
 UNIQUE_ROLES: tuple[Role, ...] = ("champion", "challenger", "previous")
 
 metadata = sa.MetaData()
@@ -34,6 +36,49 @@ releases = sa.Table(
         postgresql_where=sa.text("role != 'retired'"),
     ),
 )
+routing = sa.Table(
+    "routing",
+    metadata,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),  # one row
+    sa.Column("revision", sa.Integer, nullable=False),  # grows with every change of releases or routing
+    sa.Column("challenger_weight", sa.Float, nullable=False),  # share of units that the challenger answers
+    sa.Column("shadow_share", sa.Float, nullable=False),  # share of texts copied to the challenger, answers thrown away
+    sa.Column("salt", sa.String(32), nullable=False),  # new with every challenger, so that not the same units go first each time
+)
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("idempotency_key", sa.String(200), unique=True),
+    sa.Column("payload", sa.Text, nullable=False),  # JSON
+    sa.Column("payload_digest", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),  # queued, running, done, failed
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.Float, nullable=False),  # queued: not before; running: the lease's end; else when it ended
+    sa.Column("owner", sa.String(64)),
+    sa.Column("fence", sa.Integer, nullable=False),  # grows with every claim; a stale owner's number is refused
+    sa.Column("result", sa.Text),  # JSON
+    sa.Column("error", sa.Text),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("finished_at", sa.Float),
+    sa.Column("callback_url", sa.Text),
+    sa.Column("callback_status", sa.String(16), nullable=False),  # none, pending, sending, delivered, given_up
+    sa.Column("callback_attempts", sa.Integer, nullable=False),
+    sa.Column("callback_due_at", sa.Float, nullable=False),  # pending: not before; sending: the lease's end
+    sa.Index("jobs_due", "status", "due_at"),
+    sa.Index("callbacks_due", "callback_status", "callback_due_at"),
+)
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("prediction_id", sa.String(64), nullable=False),
+    sa.Column("label", sa.String(200), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),  # label: in the champion's schema; proposal: not
+    sa.Column("source", sa.String(64), nullable=False),  # who says so
+    sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+    sa.UniqueConstraint("prediction_id", "source", "label", name="one_opinion_once"),
+)
 
 
 class Release(NamedTuple):
@@ -45,20 +90,23 @@ class Release(NamedTuple):
 
 
 def state_url(home: Path) -> str:
-    """`EVERGREEN_STATE_URL`, by default an SQLite file in the home of state."""
+    """`EVERGREEN_STATE_URL`, or what the file of `EVERGREEN_STATE_URL_FILE` holds; by default SQLite in the home of state."""
+    if path := os.environ.get("EVERGREEN_STATE_URL_FILE"):
+        return Path(path).read_text(encoding="utf-8").strip()
     return os.environ.get("EVERGREEN_STATE_URL", f"sqlite:///{home / 'state.db'}")
 
 
 @contextmanager
 def open_state(home: Path) -> Iterator[sa.Engine]:
     """An engine on an up-to-date schema; migrating is done by one process at a time."""
-    url = state_url(home)
-    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
-    if engine.dialect.name == "sqlite":
+    url = sa.make_url(state_url(home))
+    is_file = url.get_backend_name() == "sqlite"
+    engine = sa.create_engine(url, connect_args={"timeout": 30} if is_file else {}, pool_pre_ping=not is_file)
+    if is_file:
         sa.event.listen(engine, "connect", _use_wal)
         sa.event.listen(engine, "begin", _take_write_lock)
     try:
-        with FileLock(home / "state.lock"):
+        with FileLock(home / "state.lock") if is_file else nullcontext():
             migrate(engine)
         yield engine
     finally:
@@ -70,21 +118,29 @@ def migrate(engine: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # there a file's lock would not hold off other hosts
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATING)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
-def find_release(connection: sa.Connection, *, role: Role | None = None, digest: str | None = None) -> Release | None:
-    """The release with this role or this content, if there is one."""
-    chosen = releases.c.role == role if role else releases.c.content_digest == digest
-    row = connection.execute(
-        sa.select(releases.c.version, releases.c.content_digest, releases.c.role).where(chosen)
-    ).one_or_none()
+def find_release(
+    connection: sa.Connection, *, role: Role | None = None, digest: str | None = None, version: int | None = None
+) -> Release | None:
+    """The release with this role, this content or this number, if there is one."""
+    column, value = next(
+        (column, value)
+        for column, value in ((releases.c.role, role), (releases.c.content_digest, digest), (releases.c.version, version))
+        if value is not None
+    )
+    shown = sa.select(releases.c.version, releases.c.content_digest, releases.c.role)
+    row = connection.execute(shown.where(column == value)).one_or_none()
     return Release(*row) if row else None
 
 
 def add_release(connection: sa.Connection, version: int, digest: str) -> Release:
     """Enter a version: champion when there is none, else challenger in place of the last; one already there stays as it is."""
+    _hold_releases(connection)
     known = find_release(connection, digest=digest)
     if known:
         return known
@@ -94,13 +150,45 @@ def add_release(connection: sa.Connection, version: int, digest: str) -> Release
     connection.execute(
         releases.insert().values(version=version, content_digest=digest, role=role, published_at=datetime.now(UTC))
     )
+    _all_to_champion(connection)
     return Release(version, digest, role)
+
+
+def promote(connection: sa.Connection, version: int) -> None:
+    """This version becomes champion, the champion previous, the previous one retired; all traffic goes to the champion."""
+    _hold_releases(connection)
+    champion = find_release(connection, role="champion")
+    if champion and champion.version == version:
+        return
+    is_this = releases.c.version == version
+    connection.execute(releases.update().where((releases.c.role == "previous") | is_this).values(role="retired"))
+    connection.execute(releases.update().where(releases.c.role == "champion").values(role="previous"))
+    connection.execute(releases.update().where(is_this).values(role="champion"))
+    _all_to_champion(connection)
+
+
+def versions(connection: sa.Connection) -> dict[int, Role]:
+    """Every version and its role, newest first."""
+    rows = connection.execute(sa.select(releases.c.version, releases.c.role).order_by(releases.c.version.desc()))
+    return {row.version: row.role for row in rows}
 
 
 def roles(connection: sa.Connection) -> dict[Role, int]:
     """Version by role, for the roles that only one version can have."""
     rows = connection.execute(sa.select(releases).where(releases.c.role.in_(UNIQUE_ROLES)))
     return {row.role: row.version for row in rows}
+
+
+def _hold_releases(connection: sa.Connection) -> None:
+    """What is read of the releases must not change before it is written; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE releases IN SHARE ROW EXCLUSIVE MODE")
+
+
+def _all_to_champion(connection: sa.Connection) -> None:
+    """The releases have changed: no share for the challenger, and a new salt."""
+    changed = {"challenger_weight": 0.0, "shadow_share": 0.0, "salt": secrets.token_hex(8)}
+    connection.execute(routing.update().values(revision=routing.c.revision + 1, **changed))
 
 
 def _use_wal(connection: object, _record: object) -> None:
@@ -111,4 +199,5 @@ def _use_wal(connection: object, _record: object) -> None:
 
 def _take_write_lock(connection: sa.Connection) -> None:
     """What a transaction reads cannot change before it writes."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    only_reads = connection.get_execution_options().get("reads_only")
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
