@@ -1,0 +1,35 @@
+"""Every overlay, rendered once, and a repository for Triton."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.manifests.pods_here import put_models
+from tests.manifests.rendered import Object, kustomize
+
+RENDERED = ("local", "gpu", "local with an object store")
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
+    """Every overlay, and one with the component."""
+    folder = tmp_path_factory.mktemp("overlay").resolve()
+    near = os.path.relpath(ROOT / "k8s", folder)
+    overlay = {"resources": [f"{near}/overlays/local"], "components": [f"{near}/components/object-store"]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    overlays = {path.name: kustomize(path) for path in sorted((ROOT / "k8s/overlays").iterdir())}
+    return {**overlays, "local with an object store": kustomize(folder)}
+
+
+@pytest.fixture(params=RENDERED)
+def objects(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    return rendered[request.param]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """What Triton's container finds when it starts."""
+    return put_models(tmp_path)

@@ -1,0 +1,103 @@
+"""A Triton pod that leaves fails nobody: its connections end in time, and it is told to stop only after that.
+
+A Triton that was told to stop says of every model that it does not know it. Kubernetes takes the pod out of the Service when
+preStop begins: new connections go elsewhere, those that stand stay. So they have to end by themselves before preStop does.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import Params, Serve
+from serving.triton import Connection, TritonError
+from tests.manifests.pods_here import Here, started
+from tests.manifests.rendered import Object, flags, workload
+
+AGE_MS = 300  # instead of the manifest's seconds
+
+
+class Service:
+    """What a ClusterIP does: each new connection goes to one pod of those that are in; connections that stand are left alone."""
+
+    def __init__(self, pods: list[int]) -> None:
+        self.pods, self.connections = pods, 0
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self.connect, "127.0.0.1", 0)
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+
+    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        pod = self.pods[self.connections % len(self.pods)]
+        there, back = await asyncio.open_connection("127.0.0.1", pod)
+        await asyncio.gather(copy(reader, back), copy(there, writer), return_exceptions=True)
+
+
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while some := await reader.read(65536):
+            writer.write(some)
+            await writer.drain()
+    finally:
+        writer.close()
+
+
+async def ask_all_the_time(serve: Serve, until: asyncio.Event) -> tuple[int, list[str]]:
+    """How many texts were answered, and every failure, of eight callers on the gateway's own connection."""
+    connection, answered, failures = Connection(serve), 0, []
+
+    async def caller() -> None:
+        nonlocal answered
+        while not until.is_set():
+            try:
+                answers = await connection.ask("intent-7", ["where is my parcel?"], timeout_s=5)
+                assert answers.labels == ["it answers"]
+                answered += 1
+            except TritonError as error:
+                failures.append(str(error))
+
+    await asyncio.gather(*(caller() for _ in range(8)))
+    await connection.close()
+    return answered, failures
+
+
+async def leave(pods: list[Here], pre_stop_s: float) -> tuple[int, list[str], int]:
+    """One of two pods goes while callers ask; answers, failures and connections of it all."""
+    service, until = Service([pod.serve.grpc_port for pod in pods]), asyncio.Event()
+    async with service.listening() as port:
+        asking = asyncio.create_task(ask_all_the_time(pods[0].serve.model_copy(update={"grpc_port": port}), until))
+        await asyncio.sleep(3 * AGE_MS / 1000)
+        service.pods.pop(service.connections % 2)  # the one that is asked now
+        leaving = pods.pop(service.connections % 2)
+        await asyncio.sleep(pre_stop_s)
+        leaving.process.terminate()
+        await asyncio.to_thread(leaving.process.wait, 30)
+        until.set()
+        return *await asking, service.connections
+
+
+@pytest.mark.parametrize("patient", [True, False], ids=["after preStop", "at once"])
+def test_a_pod_that_leaves_fails_nobody_if_it_waits_as_the_manifest_says(
+    patient: bool, rendered: dict[str, list[Object]], repository: Path, params: Params
+) -> None:
+    main = workload(rendered["local"], "triton").main
+    ages = int(main["lifecycle"]["preStop"]["exec"]["command"][1]) * 1000 / int(flags(main)["--grpc-max-connection-age"])
+    assert ages >= 2
+    pods = [started(main, repository, params.serve, grpc_max_connection_age=str(AGE_MS), exit_timeout_secs="3") for _ in range(2)]
+    processes = [pod.process for pod in pods]
+    try:
+        for pod in pods:
+            pod.wait_ready()
+        answered, failures, connections = asyncio.run(leave(pods, ages * AGE_MS / 1000 if patient else 0))
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait(timeout=30)
+    assert answered > 100
+    assert connections >= 3
+    assert bool(failures) is not patient, failures[:3]

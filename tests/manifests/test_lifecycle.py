@@ -1,0 +1,80 @@
+"""Pods start, answer, leave and fit on a node as they should."""
+
+import json
+import re
+
+from pipeline.params import Params
+from tests.conftest import ROOT
+from tests.manifests.rendered import Object, amount, config_of, flags, kustomize, of, workload, workloads
+
+
+def test_probes_ask_different_questions(objects: list[Object], params: Params) -> None:
+    paths = {
+        one.name: {kind: one.main[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
+        for one in workloads(objects)
+    }
+    assert paths["triton"] == {"startup": "/v2/health/ready", "readiness": "/v2/health/ready", "liveness": "/v2/health/live"}
+    assert paths["gateway"] == {"startup": "/healthz", "readiness": "/readyz", "liveness": "/healthz"}
+    for one in workloads(objects):
+        assert {one.main[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "readiness", "liveness")} == {"http"}
+    startup = workload(objects, "triton").main["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] > params.serve.ready_timeout_s
+
+
+def test_a_pod_is_given_time_to_leave(objects: list[Object], params: Params) -> None:
+    for one in workloads(objects):
+        waiting = int(one.main["lifecycle"]["preStop"]["exec"]["command"][1])
+        probe = one.main["readinessProbe"]
+        assert waiting > probe["periodSeconds"] * probe["failureThreshold"]
+        own = int(flags(one.main)["--exit-timeout-secs"]) if one.name == "triton" else gateway_leaves_within_s()
+        assert one.pod["terminationGracePeriodSeconds"] >= waiting + own + 10
+    assert int(flags(workload(objects, "triton").main)["--exit-timeout-secs"]) > params.gateway.deadline_ms / 1000
+
+
+def gateway_leaves_within_s() -> float:
+    """What is in flight, then the rows of the prediction log that are not written yet."""
+    source = (ROOT / "serving/gateway.py").read_text(encoding="utf-8")
+    found = re.findall(r"(?:timeout_graceful_shutdown|prediction_log.close, within_s)=(\d+)", source)
+    assert len(found) == 2
+    return sum(map(float, found))
+
+
+def test_what_is_kept_on_disk_and_in_memory_fits_the_limits(objects: list[Object]) -> None:
+    for one in workloads(objects):
+        empty = [volume["emptyDir"] for volume in one.pod["volumes"] if "emptyDir" in volume]
+        in_memory = sum(amount(volume["sizeLimit"]) for volume in empty if volume.get("medium") == "Memory")
+        on_disk = sum(amount(volume["sizeLimit"]) for volume in empty if volume.get("medium") != "Memory")
+        assert in_memory <= amount(one.main["resources"]["limits"]["memory"]) / 2
+        assert on_disk <= amount(one.main["resources"]["limits"]["ephemeral-storage"])
+
+
+def test_triton_has_the_cores_that_its_sessions_use(rendered: dict[str, list[Object]], params: Params) -> None:
+    for objects in (kustomize(ROOT / "k8s/base"), rendered["gpu"]):
+        (triton,) = [one for one in of(objects, "Deployment") if one["metadata"]["name"] == "triton"]
+        cores = amount(triton["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+        assert cores >= params.package.instances * params.package.intra_op_threads
+
+
+def test_a_new_pod_comes_before_an_old_one_goes_unless_gpus_are_scarce(rendered: dict[str, list[Object]]) -> None:
+    surges = {
+        name: workload(objects, "triton").deployment["spec"]["strategy"]["rollingUpdate"] for name, objects in rendered.items()
+    }
+    assert surges["local"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert surges["gpu"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_only_the_gpu_overlay_asks_for_a_gpu_and_for_a_node_that_has_one(rendered: dict[str, list[Object]]) -> None:
+    triton = workload(rendered["gpu"], "triton")
+    assert triton.main["resources"]["limits"]["nvidia.com/gpu"] == triton.main["resources"]["requests"]["nvidia.com/gpu"] == "1"
+    assert triton.pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert [one["key"] for one in triton.pod["tolerations"]] == ["nvidia.com/gpu"]
+    assert flags(triton.main)["--allow-gpu-metrics"] == "true"
+    assert "nvidia.com/gpu" not in json.dumps(rendered["local"])
+
+
+def test_with_an_object_store_there_is_a_url_and_no_volume(rendered: dict[str, list[Object]]) -> None:
+    url = {name: next(iter(config_of(objects, "evergreen-store").values())) for name, objects in rendered.items()}
+    assert url["local"] == url["gpu"] == "file:///store"
+    assert url["local with an object store"].startswith("https://")
+    triton = workload(rendered["local with an object store"], "triton")
+    assert not [volume for volume in triton.pod["volumes"] if "persistentVolumeClaim" in volume]
