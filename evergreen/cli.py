@@ -53,49 +53,91 @@ def fetch(
 
 
 @app.command()
-def publish(first: Annotated[bool, typer.Option("--first", help="only when there is no champion yet")] = False) -> None:
-    """Make the packaged model a version: registry, live repository, release table."""
+def publish(
+    version: Annotated[int | None, typer.Argument(help="a published version to make champion; none: the packaged model")] = None,
+    first: Annotated[bool, typer.Option("--first", help="only when there is no champion yet")] = False,
+) -> None:
+    """Make the packaged model a version (registry, live repository, release table), or make a version champion."""
     from pipeline.home import find_home
     from pipeline.params import load_params
     from serving.publish import champion, is_other_than
     from serving.publish import publish as do
 
     home = find_home()
+    if version is not None:
+        _swap_to(version, home)
+        return
     there = champion(home) if first else None
     if there and is_other_than(there, PACKAGE):
         out.print(f"version {there.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
         return
     published = do(PACKAGE, DVC_LOCK, load_params().publish.name, home)
+    number, role = published.release.version, published.release.role
     word = "was published before as" if published.was_there else "is now"
-    out.print(
-        f"this package {word} version {published.release.version}, {published.release.role} → {escape(str(published.folder))}"
-    )
+    out.print(f"this package {word} version {number}, {role} → {escape(str(published.folder))}")
+    if role == "challenger":
+        out.print(f"next: .venv/bin/evergreen publish {number} (make it champion), or .venv/bin/evergreen route --shadow 1")
+
+
+@app.command()
+def rollback() -> None:
+    """Make the previous champion champion again."""
+    from pipeline.errors import InputError
+    from pipeline.home import find_home
+    from serving.publish import release_of
+
+    home = find_home()
+    previous = release_of(home, "previous")
+    if previous is None:
+        raise InputError(str(home), "there is no previous champion", "name a version: .venv/bin/evergreen publish N")
+    _swap_to(previous.version, home)
+
+
+@app.command()
+def route(
+    weight: Annotated[float, typer.Option(help="share of units that the challenger answers, 0 to 1")] = 0.0,
+    shadow: Annotated[float, typer.Option(help="share of texts that are copied to the challenger, 0 to 1")] = 0.0,
+) -> None:
+    """Give the challenger a share of the traffic, or copies of it; without options, all to the champion."""
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from serving.swap import route as do
+
+    routes = do(load_params(), find_home(), challenger_weight=weight, shadow_share=shadow, say=_tell)
+    out.print(f"champion {routes.champion}, challenger {routes.challenger}: {weight:.0%} of units, {shadow:.0%} of texts copied")
 
 
 @app.command()
 def serve() -> None:
-    """Serve the champion with Triton until Ctrl-C."""
+    """Serve the champion: Triton behind the gateway, until Ctrl-C."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.publish import repository
-    from serving.triton import ended, model_name, running
+    from serving.supervise import Stack
+    from serving.supervise import serve as do
 
-    home, settings = find_home(), load_params().serve
+    home, params = find_home(), load_params()
     version = _champion_version(home)
     _end_on_signals()
-    with running(repository(home), [version], settings, home) as server:
+
+    def ready(stack: Stack) -> None:
+        gateway = f"http://{params.gateway.host}:{params.gateway.port}"
         http, grpc, metrics = (
-            f"{settings.host}:{port}" for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
+            f"{params.serve.host}:{port}" for port in (params.serve.http_port, params.serve.grpc_port, params.serve.metrics_port)
         )
-        out.print(f"[green]✓[/] version {version} answers as [bold]{model_name(version)}[/] (KServe v2)")
-        out.print(f"  http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  log {escape(str(server.log))}")
-        out.print('  ask it, in another terminal:  .venv/bin/evergreen ask "where is my parcel?"\n  Ctrl-C stops it')
-        try:
-            server.process.wait()
-        except KeyboardInterrupt:
-            out.print("stopping")
-            return
-        raise ended(server)
+        out.print(f"[green]✓[/] version {version} answers")
+        out.print(f"  gateway  {gateway}/v1/predict  API {gateway}/docs  metrics {gateway}/metrics")
+        out.print(f"  Triton   http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  (KServe v2)")
+        out.print(
+            f"  logs     {escape(str(home / 'gateway/gateway.log'))}  {escape(str(stack.triton.log if stack.triton else ''))}"
+        )
+        out.print("  in another terminal:")
+        out.print(f'    curl -s {gateway}/v1/predict -d \'{{"text": "where is my parcel?"}}\'')
+        out.print('    .venv/bin/evergreen ask "where is my parcel?"\n  Ctrl-C stops it')
+
+    try:
+        do(params, home, _tell, ready)
+    except KeyboardInterrupt:
+        out.print("stopped")
 
 
 @app.command()
@@ -108,23 +150,67 @@ def ask(
     from pipeline.home import find_home
     from pipeline.params import load_params
     from pipeline.runtime.classifier import model_digest
+    from serving.manifest import model_name
     from serving.publish import repository
-    from serving.triton import ask_grpc, digest_served, free_ports, model_name, running
+    from serving.triton import address, ask_many, parameters
+    from serving.triton_server import free_ports, running
 
-    home, settings = find_home(), load_params().serve
+    home, settings = find_home(), address(load_params().serve)
     version = _champion_version(home)
-    if digest_served(settings, version) == model_digest(repository(home) / model_name(version) / "1"):
-        answers = ask_grpc(settings, version, texts)
+    model = model_name(version)
+    told = parameters(settings, model) or {}
+    if told.get("model_digest") == model_digest(repository(home) / model / "1"):
+        answers = ask_many(settings, model, texts)
     elif start:
         _end_on_signals()
-        with running(repository(home), [version], free_ports(settings), home) as server:
-            answers = ask_grpc(server.serve, version, texts)
+        with running(repository(home), [model], free_ports(settings), home) as server:
+            answers = ask_many(server.serve, model, texts)
         server.log.unlink()
     else:
         what = f"no Triton serves version {version} of this project there"
         raise ToolError(f"{settings.host}:{settings.http_port}", what, "start one: make serve (or add --start)")
-    for text, label, row in zip(texts, answers.labels, answers.probabilities, strict=True):
-        out.print(f"“{escape(text)}” → [bold green]{label}[/]  {row.max():.0%} sure, version {version}, by Triton")
+    for text, (label, confidence) in zip(texts, answers, strict=True):
+        out.print(f"“{escape(text)}” → [bold green]{label}[/]  {confidence:.0%} sure, version {version}, by Triton")
+
+
+@app.command()
+def loadtest(
+    texts: Annotated[Path, typer.Argument(help="a data file whose texts are sent")],
+    url: Annotated[
+        str | None, typer.Option(help="of the gateway, by default that of params; of Triton with --triton-model")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="requests a second; none: the highest rate that keeps P99 is searched")
+    ] = None,
+    p99_ms: Annotated[float, typer.Option(help="the limit of the search")] = 50.0,
+    duration_s: Annotated[float, typer.Option(help="length of each run")] = 10.0,
+    constant: Annotated[bool, typer.Option(help="even gaps between requests; by default they come at random (Poisson)")] = False,
+    repeats: Annotated[float, typer.Option(help="share of texts that were sent before, by a Zipf law")] = 0.0,
+    triton_model: Annotated[str | None, typer.Option(help="ask this model of a KServe v2 server")] = None,
+    body: Annotated[str | None, typer.Option(help="template of a JSON body, for any other endpoint")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="name: value, as often as needed")] = None,
+    report: Annotated[Path, typer.Option(help="folder of the report")] = Path("reports/loadtest"),
+) -> None:
+    """Load a server openly: latency counts from the intended send time. With a picture."""
+    from pipeline.params import load_params
+    from serving.loadtest import loadtest as do
+
+    params = load_params()
+    do(
+        url or f"http://{params.gateway.host}:{params.gateway.port}",
+        texts,
+        params.data,
+        out,
+        rate=rate,
+        p99_limit_ms=p99_ms,
+        duration_s=duration_s,
+        arrivals="constant" if constant else "poisson",
+        repeat_share=repeats,
+        triton_model=triton_model,
+        body=body,
+        headers=header or [],
+        folder=report,
+    )
 
 
 @app.command()
@@ -152,6 +238,21 @@ def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> N
 
     out.print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)")
     show(find_home(), port)
+
+
+def _swap_to(version: int, home: Path) -> None:
+    from pipeline.params import load_params
+    from serving.swap import swap
+
+    done = swap(version, load_params(), home, _tell)
+    if not done.was_served:
+        out.print("no Triton answers; it is served from the next start: make serve")
+    if done.before not in (None, version):
+        out.print(f"version {done.before} is kept as previous; back to it: .venv/bin/evergreen rollback")
+
+
+def _tell(line: str) -> None:
+    out.print(f"[green]·[/] {escape(line)}")
 
 
 def _end_on_signals() -> None:

@@ -79,3 +79,17 @@ def class_f1(names: Sequence[str], scores: Sequence[Any]) -> Figure:
     axes.set_xlabel("F1 on the test rows, with bootstrap interval (rows in brackets)")
     axes.grid(axis="x", alpha=0.25)
     return figure
+
+
+def sessions(names: Sequence[str], texts_per_s: Sequence[float], chosen: str, refused: Sequence[str]) -> Figure:
+    """Speed of each session that ran; the one that serves in green, those that the gate refused in rust."""
+    figure = Figure(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    colours = [GREEN if name == chosen else RUST if name in refused else GREY for name in names]
+    bars = axes.barh(range(len(names)), texts_per_s, color=colours)
+    axes.bar_label(bars, labels=["refused" if name in refused else "" for name in names], padding=4, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("texts per second, on the threads of one instance")
+    axes.grid(axis="x", alpha=0.25)
+    return figure

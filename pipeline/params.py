@@ -117,12 +117,28 @@ class Export(Section):
     parity_lengths: Integers
 
 
+class Session(Section):
+    """Which session serves: the gate on held-out rows, how speeds are measured, and the golden answers of the one chosen."""
+
+    choice: Literal["auto", "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-bf16"]
+    min_agreement: Annotated[float, Field(gt=0, le=1)]
+    max_accuracy_loss: Share
+    min_speedup: Annotated[float, Field(ge=1)]
+    threads: Count
+    rounds: Count
+    timed_texts: Count
+    golden_texts: Count
+    golden_margin: Share
+    golden_atol: Positive
+
+
 class Package(Section):
-    """The Triton model: batching, micro-batches and threads."""
+    """The Triton model: batching, micro-batches, device and threads."""
 
     max_batch_size: Count
     token_budget: Count
     queue_delay_us: Annotated[int, Field(ge=0)]
+    device: Literal["cpu", "gpu"]
     instances: Count
     intra_op_threads: Count
 
@@ -143,6 +159,49 @@ class Serve(Section):
     ready_timeout_s: Positive
 
 
+class Gateway(Section):
+    """The HTTP API in front of Triton: what it takes, how long it waits, what it keeps."""
+
+    host: str
+    port: Port
+    deadline_ms: Count
+    max_waiting_texts: Count
+    max_texts: Count
+    max_body_bytes: Count
+    max_connections: Count
+    cache_entries: Annotated[int, Field(ge=0)]
+    cache_ttl_s: Positive
+    in_flight: Count
+    shadow_waiting_texts: Count
+    rate_limit_per_s: Annotated[float, Field(ge=0)]
+    routing_poll_ms: Count
+
+
+class Jobs(Section):
+    """Asynchronous jobs and their callbacks."""
+
+    workers: Annotated[int, Field(ge=0)]
+    max_texts: Count
+    max_waiting: Count
+    max_attempts: Count
+    lease_s: Positive
+    poll_ms: Count
+    retention_s: Positive
+    callback_attempts: Count
+    callback_timeout_s: Positive
+    callback_private: Literal["refuse", "allow"]
+
+
+class Log(Section):
+    """The prediction log: where its segments go, what of a text they keep, how often they are written."""
+
+    url: str
+    text: Literal["keep", "hash"]
+    segment_rows: Count
+    flush_s: Positive
+    buffer_rows: Count
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -153,9 +212,13 @@ class Params(Section):
     evaluate: Evaluate
     reference: Reference
     export: Export
+    session: Session
     package: Package
     publish: Publish
     serve: Serve
+    gateway: Gateway
+    jobs: Jobs
+    log: Log
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

@@ -16,9 +16,8 @@ from filelock import FileLock
 from pipeline import tracking
 from pipeline.errors import InputError, RefusedError
 from pipeline.records import write_json
-from serving.model_repository import LINEAGE, content_digest, read_verified
-from serving.state import UNIQUE_ROLES, Release, add_release, find_release, open_state, roles
-from serving.triton import model_name
+from serving.manifest import LINEAGE, content_digest, model_name, read_verified
+from serving.state import UNIQUE_ROLES, Release, Role, add_release, find_release, open_state, roles
 
 
 class Published(NamedTuple):
@@ -65,8 +64,13 @@ def repository(home: Path) -> Path:
 
 def champion(home: Path) -> Release | None:
     """What serves, by the release table."""
+    return release_of(home, "champion")
+
+
+def release_of(home: Path, role: Role) -> Release | None:
+    """The version that has this role."""
     with open_state(home) as engine, engine.begin() as connection:
-        return find_release(connection, role="champion")
+        return find_release(connection, role=role)
 
 
 def _copy_live(package: Path, home: Path, version: int, lineage: dict[str, Any], at: Callable[[str], None]) -> Path:

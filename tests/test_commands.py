@@ -1,17 +1,19 @@
 """The console script with a real Triton behind it, as a person types it."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import time
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 import yaml
 
-from serving.triton import free_ports
+from serving.triton_server import free_ports
 from tests.conftest import ROOT, Project
 
 HELP = re.compile(r"│ (\w+)\s")
@@ -61,12 +63,16 @@ def test_serve_runs_until_it_is_stopped_and_stops_all(
     folder.mkdir()
     values = yaml.safe_load((made / "params.yaml").read_text())
     values["serve"] = free_ports(made.params.serve).model_dump()
+    values["gateway"]["port"] = free_ports(made.params.serve).http_port
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     command = [str(ROOT / ".venv/bin/python"), "-m", "evergreen.cli"]
     environment = {**os.environ, **published, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([*command, "serve"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert "version 1 answers" in server.stdout.readline()
+        url = f"http://127.0.0.1:{values['gateway']['port']}/v1/predict"
+        with urlopen(Request(url, data=b'{"text": "card declined"}')) as answer:  # noqa: S310 (loopback)
+            assert json.load(answer)["predictions"][0]["label"] == "payment_failed"
         said = subprocess.run([*command, "ask", "card declined"], cwd=folder, env=environment, capture_output=True, text=True)
         assert "payment_failed" in said.stdout, said.stderr
         children = psutil.Process(server.pid).children(recursive=True)
@@ -78,6 +84,29 @@ def test_serve_runs_until_it_is_stopped_and_stops_all(
     while any(child.is_running() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [child for child in children if child.is_running()]
+
+
+def test_many_texts_are_asked_a_batch_at_a_time(made: Project, published: dict[str, str]) -> None:
+    said = made.must("python", "-m", "evergreen.cli", "ask", "--start", *["card declined"] * 70, **published)
+    assert said.count("payment_failed") == 70
+
+
+def test_a_version_that_was_never_published_is_named_with_those_that_were(made: Project, published: dict[str, str]) -> None:
+    done = made.run("python", "-m", "evergreen.cli", "publish", "7", **published)
+    assert done.returncode == 2
+    assert "there are: 1 (champion)" in done.stderr
+
+
+def test_there_is_nothing_to_roll_back_to_at_first(made: Project, published: dict[str, str]) -> None:
+    done = made.run("python", "-m", "evergreen.cli", "rollback", **published)
+    assert done.returncode == 2
+    assert "no previous champion" in done.stderr
+
+
+def test_there_is_no_challenger_to_route_to_at_first(made: Project, published: dict[str, str]) -> None:
+    done = made.run("python", "-m", "evergreen.cli", "route", "--weight", "0.5", **published)
+    assert done.returncode == 2
+    assert "no challenger" in done.stderr
 
 
 def test_status_names_the_champion_its_scores_and_the_next_commands(made: Project, published: dict[str, str]) -> None:

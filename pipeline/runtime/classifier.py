@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from .batches import micro_batches, pad
+from .sessions import Floats, Session, open_session
 from .text import clean, word_count
 
-Floats = NDArray[np.float32]
 MODEL_FILES = ("model.onnx", "tokenizer.json", "model.json")
 
 
@@ -29,9 +28,9 @@ class Predictions(NamedTuple):
 
 
 class Classifier:
-    """Loads once, answers many times; safe to call from several threads."""
+    """Loads once, answers many times. `session` computes; by default ONNX Runtime in fp32, which several threads may share."""
 
-    def __init__(self, folder: Path, *, threads: int = 0, token_budget: int = 2048) -> None:
+    def __init__(self, folder: Path, *, session: Session | None = None, threads: int = 0, token_budget: int = 2048) -> None:
         settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.labels: list[str] = settings["labels"]
         self.temperature: float = settings["temperature"]
@@ -39,10 +38,7 @@ class Classifier:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(settings["max_pieces"])
         self.tokenizer.no_padding()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads  # 0: all cores
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to others
-        self.session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        self.session = session or open_session(folder, "onnxruntime-fp32", threads)
 
     def predict(self, texts: Sequence[str]) -> Predictions:
         """Clean, tokenise, run in micro-batches of like length, calibrate."""
@@ -57,9 +53,13 @@ class Classifier:
 
     def run(self, pieces: Sequence[list[int]]) -> tuple[Floats, Floats]:
         """Piece ids of N texts → logits (N, classes) and sketches (N, sketch_size), in their order."""
-        logits, sketch = (np.empty((len(pieces), output.shape[1]), dtype=np.float32) for output in self.session.get_outputs())
-        for rows in micro_batches([len(own) for own in pieces], self.token_budget):
-            logits[rows], sketch[rows] = self.session.run(["logits", "sketch"], pad([pieces[row] for row in rows]))
+        if not pieces:
+            logits, sketch = self.run([[0, 0]])
+            return logits[:0], sketch[:0]
+        batches = micro_batches([len(own) for own in pieces], self.token_budget)
+        outputs = [self.session(pad([pieces[row] for row in rows])) for rows in batches]
+        back = np.argsort(np.concatenate(batches))
+        logits, sketch = (np.concatenate(parts)[back] for parts in zip(*outputs, strict=True))
         return logits, sketch
 
 

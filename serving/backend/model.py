@@ -21,10 +21,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, Any]) -> None:
         sys.path.insert(0, str(HERE))
         from runtime.classifier import Classifier  # known only once HERE is on the path
+        from runtime.sessions import open_session
 
-        settings = json.loads(args["model_config"])["parameters"]
-        threads, budget = (int(settings[name]["string_value"]) for name in ("intra_op_threads", "token_budget"))
-        self.classifier = Classifier(HERE, threads=threads, token_budget=budget)
+        settings = {name: one["string_value"] for name, one in json.loads(args["model_config"])["parameters"].items()}
+        session = open_session(HERE, settings["session"], int(settings["intra_op_threads"]), settings["device"])
+        self.classifier = Classifier(HERE, session=session, token_budget=int(settings["token_budget"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One answer a request, in order; a request whose text is not UTF-8 gets an error of its own and harms no other."""

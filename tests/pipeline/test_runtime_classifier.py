@@ -1,6 +1,6 @@
 """What travels with a model: the same answers as PyTorch, whatever the batch."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from pipeline.learning.checkpoint import Trained
 from pipeline.learning.model import WithSketch, sketch_projection
 from pipeline.profile import Reference, load_reference
 from pipeline.records import read_examples
+from pipeline.runtime.batches import START
 from pipeline.runtime.classifier import Classifier, Predictions, micro_batches, pad, softmax
 from pipeline.runtime.text import clean
 from tests.conftest import Project
@@ -36,17 +37,31 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths: list[int],
     assert all(len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget for batch in batches)
 
 
-@given(LENGTHS, st.integers(1, 4096))
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(1, 300))
 @settings(deadline=None)
-def test_micro_batches_go_from_short_to_long_and_none_could_take_the_next_row(lengths: list[int], budget: int) -> None:
-    batches = micro_batches(lengths, budget)
-    order = [lengths[row] for batch in batches for row in batch]
-    assert order == sorted(lengths)
-    assert all(lengths[after[0]] * (len(batch) + 1) > budget for batch, after in pairwise(batches))
+def test_no_other_cuts_of_the_sorted_rows_cost_less(lengths: list[int], budget: int) -> None:
+    ordered = sorted(lengths)
+
+    def cost(batches: list[list[int]]) -> int:
+        return sum(len(batch) * batch[-1] + START for batch in batches)
+
+    def allowed(batches: list[list[int]]) -> bool:
+        return all(len(batch) == 1 or len(batch) * batch[-1] <= budget for batch in batches)
+
+    every = (
+        [ordered[i:j] for i, j in pairwise([0, *cuts, len(ordered)])]
+        for number in range(len(ordered))
+        for cuts in combinations(range(1, len(ordered)), number)
+    )
+    ours = [[lengths[row] for row in batch] for batch in micro_batches(lengths, budget)]
+    assert [length for batch in ours for length in batch] == ordered
+    assert cost(ours) == min(cost(batches) for batches in every if allowed(batches))
 
 
 def test_micro_batches_by_hand() -> None:
     assert micro_batches([9, 2, 3, 2, 50], token_budget=9) == [[1, 3, 2], [0], [4]]
+    assert micro_batches([9, 2, 3, 2, 50], token_budget=2048) == [[1, 3, 2], [0], [4]]  # 9 with them: 4 * 9 > 3 * 3 + 9 + START
+    assert micro_batches([9, 9, 10, 10], token_budget=2048) == [[0, 1, 2, 3]]
 
 
 @given(st.lists(st.lists(st.integers(1, 30_000), min_size=1, max_size=12), min_size=1, max_size=8))

@@ -19,7 +19,7 @@ from pipeline.learning.inference import in_batches
 from pipeline.metrics import softmax
 from pipeline.runtime.classifier import model_digest
 from pipeline.runtime.text import clean
-from serving import triton
+from serving import triton, triton_server
 from serving.publish import publish, repository
 from tests.conftest import Project
 
@@ -27,7 +27,7 @@ from tests.conftest import Project
 class Served:
     """A running server and the project whose model it serves."""
 
-    def __init__(self, server: triton.Server, project: Project) -> None:
+    def __init__(self, server: triton_server.Server, project: Project) -> None:
         self.server, self.serve, self.project = server, server.serve, project
 
 
@@ -38,7 +38,7 @@ def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.chdir(made.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         publish(made / "artifacts/package", made / "dvc.lock", "evergreen", home)
-    with triton.running(repository(home), [1], triton.free_ports(made.params.serve), home) as server:
+    with triton_server.running(repository(home), ["intent-1"], triton_server.free_ports(made.params.serve), home) as server:
         yield Served(server, made)
 
 
@@ -74,7 +74,7 @@ def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Serv
     temperature = json.loads((served.project / "artifacts/evaluation/temperature.json").read_text())["temperature"]
     pieces = to_pieces(trained.tokenizer, [clean(text) for text in texts])
     logits = in_batches(trained.classifier.forward, pieces, batch_size=16, precision="fp32").numpy()
-    answers = [ask(served.serve, 1, texts[i : i + 50]) for i in (0, 50)]
+    answers = [ask(served.serve, "intent-1", texts[i : i + 50]) for i in (0, 50)]
     assert [label for part in answers for label in part.labels] == [trained.labels[i] for i in logits.argmax(axis=1)]
     assert np.concatenate([part.probabilities for part in answers]) == pytest.approx(softmax(logits / temperature), abs=1e-4)
     assert np.concatenate([part.pieces for part in answers]).tolist() == [len(own) for own in pieces]
@@ -84,8 +84,8 @@ def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Serv
 
 def test_texts_asked_one_by_one_get_the_same_answers_as_together(served: Served) -> None:
     texts = mixed_texts()[:8]
-    together = triton.ask_grpc(served.serve, 1, texts)
-    alone = [triton.ask_grpc(served.serve, 1, [text]) for text in texts]
+    together = triton.ask_grpc(served.serve, "intent-1", texts)
+    alone = [triton.ask_grpc(served.serve, "intent-1", [text]) for text in texts]
     assert [one.labels[0] for one in alone] == together.labels
     assert np.concatenate([one.probabilities for one in alone]) == pytest.approx(together.probabilities, abs=1e-4)
 
@@ -96,12 +96,12 @@ def test_a_text_that_is_not_utf8_is_refused_and_the_next_one_answered(served: Se
     refused = pytest.raises(tritonclient.grpc.InferenceServerException, match="not UTF-8")
     with tritonclient.grpc.InferenceServerClient(f"{served.serve.host}:{served.serve.grpc_port}") as client, refused:
         client.infer("intent-1", [tensor])
-    assert triton.ask_grpc(served.serve, 1, ["card declined"]).labels == ["payment_failed"]
+    assert triton.ask_grpc(served.serve, "intent-1", ["card declined"]).labels == ["payment_failed"]
 
 
 def test_repeats_are_answered_from_the_response_cache(served: Served) -> None:
     for _ in range(3):
-        triton.ask_grpc(served.serve, 1, ["a text that nobody else asks"])
+        triton.ask_grpc(served.serve, "intent-1", ["a text that nobody else asks"])
     with urllib.request.urlopen(f"http://{served.serve.host}:{served.serve.metrics_port}/metrics") as page:
         lines = page.read().decode().splitlines()
     hits = [float(line.split()[-1]) for line in lines if line.startswith("nv_cache_num_hits_per_model")]
@@ -114,12 +114,14 @@ def test_loading_and_unloading_need_the_key(served: Served) -> None:
         urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST"))
     assert refused.value.code == 403
     refused.value.close()
-    assert triton.is_ready(served.serve, [1])
+    assert triton.is_ready(served.serve, ["intent-1"])
 
 
 def test_it_tells_which_model_answers(served: Served) -> None:
-    assert triton.digest_served(served.serve, 1) == model_digest(served.project / "artifacts/export")
-    assert triton.digest_served(served.serve, 2) is None
+    told = triton.parameters(served.serve, "intent-1")
+    assert told is not None
+    assert told["model_digest"] == model_digest(served.project / "artifacts/export")
+    assert triton.parameters(served.serve, "intent-2") is None
 
 
 def test_it_listens_on_loopback_only(served: Served) -> None:
@@ -133,7 +135,7 @@ def test_it_listens_on_loopback_only(served: Served) -> None:
 
 def test_a_taken_port_is_told_before_the_server_starts(served: Served, tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=rf"{served.serve.http_port}.*cannot be used"):
-        triton.start(tmp_path, [], served.serve, tmp_path)
+        triton_server.start(tmp_path, [], served.serve, tmp_path)
 
 
 def test_a_model_that_cannot_load_ends_in_the_servers_own_words_and_no_process(made: Project, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_a_model_that_cannot_load_ends_in_the_servers_own_words_and_no_process(m
     (broken / "labels.txt").write_text("a\n")
     with (
         pytest.raises(ToolError, match="no such luck"),
-        triton.running(broken.parent, [1], triton.free_ports(made.params.serve), tmp_path),
+        triton_server.running(broken.parent, ["intent-1"], triton_server.free_ports(made.params.serve), tmp_path),
     ):
         raise AssertionError("it must not become ready")
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(broken.parent) in " ".join(p.info["cmdline"] or [])]

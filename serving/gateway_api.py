@@ -1,0 +1,162 @@
+"""What the gateway takes and gives: records of the HTTP API, their checks, and errors with a code that clients can tell apart."""
+
+import asyncio
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.runtime.text import clean
+
+BODY_TIMEOUT_S = 10.0
+Parsed = TypeVar("Parsed", bound=BaseModel)
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+
+
+class Record(BaseModel):
+    """Strict: a misspelt key is told, not passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PredictRequest(Record):
+    """One text or several, for one unit (a customer, a session): a unit always gets the same version while weights stand."""
+
+    text: str | None = Field(None, description="one text; give this or `texts`")
+    texts: list[str] | None = Field(None, min_length=1, description="several texts; give this or `text`")
+    unit: Name | None = Field(None, description="sticky key; without it every request is a unit of its own")
+    version: int | None = Field(None, ge=1, description="a version that is served; by default routing chooses")
+
+
+class JobRequest(PredictRequest):
+    """Texts to be answered later."""
+
+    callback_url: str | None = Field(None, max_length=2048, description="told by a signed POST when the job has ended")
+
+
+class FeedbackRequest(Record):
+    """What a prediction should have said."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{24}-[0-9]{1,5}$", description="the id of a prediction")
+    label: Name
+    source: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]+$")] = Field("api", description="who says so")
+
+
+class PredictionRecord(BaseModel):
+    """The answer to one text."""
+
+    id: str
+    label: str
+    confidence: float
+    runner_up: str | None
+    version: int
+    role: Literal["champion", "challenger"]
+    cached: bool
+
+
+class PredictResponse(BaseModel):
+    """One prediction a text, in order."""
+
+    request_id: str
+    predictions: list[PredictionRecord]
+
+
+class JobResponse(BaseModel):
+    """A job as it stands."""
+
+    id: str
+    status: Literal["queued", "running", "done", "failed"]
+    attempts: int
+    predictions: list[PredictionRecord] | None
+    error: str | None
+    created_at: float
+    finished_at: float | None
+    callback_status: str
+
+
+class FeedbackResponse(BaseModel):
+    """`label`: in the champion's schema; `proposal`: kept, and counted once enough people propose it."""
+
+    id: str
+    kind: Literal["label", "proposal"]
+
+
+class RoutesResponse(BaseModel):
+    """Who answers whom at this moment."""
+
+    revision: int
+    champion: int | None
+    challenger: int | None
+    challenger_weight: float
+    shadow_share: float
+    labels: list[str]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, and what to do about it."""
+
+    code: str
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    """Every answer that is not 2xx."""
+
+    request_id: str
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """An answer that is not 2xx."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body, as long as it comes in time and stays in bounds; raises `ApiError` 413 or 408."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > max_bytes:
+                    raise ApiError(413, "body_too_large", f"a body has at most {max_bytes} bytes; send fewer or shorter texts")
+                parts.append(part)
+    except TimeoutError:
+        raise ApiError(408, "body_too_slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from None
+    return b"".join(parts)
+
+
+def parse(record: type[Parsed], body: bytes) -> Parsed:
+    """The record in a JSON body; raises `ApiError` 400 for what is not JSON, 422 for what is not this record."""
+    try:
+        return record.model_validate_json(body)
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise ApiError(400, "not_json", first["msg"]) from None
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise ApiError(422, "not_valid", f"{where}: {first['msg']}") from None
+
+
+def texts_of(request: PredictRequest, *, max_texts: int, max_chars: int) -> list[str]:
+    """The texts, cleaned; raises `ApiError` 422 or 413 naming the text that cannot be answered."""
+    if (request.text is None) == (request.texts is None):
+        raise ApiError(422, "not_valid", "give either `text` or `texts`")
+    texts = [request.text] if request.text is not None else request.texts or []
+    if len(texts) > max_texts:
+        raise ApiError(413, "too_many_texts", f"{len(texts)} texts are more than {max_texts}; send several calls, or a job")
+    return [_usable(number, text, max_chars) for number, text in enumerate(texts)]
+
+
+def _usable(number: int, text: str, max_chars: int) -> str:
+    if len(text) > max_chars:
+        raise ApiError(422, "text_too_long", f"texts.{number} has {len(text)} characters, at most {max_chars} are taken")
+    if "\x00" in text:
+        raise ApiError(422, "text_not_valid", f"texts.{number} holds a NUL character")
+    cleaned = clean(text)
+    if not cleaned:
+        raise ApiError(422, "text_empty", f"texts.{number} holds nothing to read")
+    return cleaned

@@ -1,0 +1,43 @@
+"""OpenTelemetry, when the standard variable `OTEL_EXPORTER_OTLP_ENDPOINT` says where spans go; else nothing, at no cost."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+
+class Tracing:
+    """Spans around work; children of the caller's span when it sent a `traceparent` header."""
+
+    def __init__(self, tracer: Any = None) -> None:
+        self._tracer = tracer
+
+    def span(self, name: str, headers: Mapping[str, str], **attributes: int | str) -> AbstractContextManager[Any]:
+        """A span that is current inside the block."""
+        if self._tracer is None:
+            return nullcontext()
+        from opentelemetry.propagate import extract
+
+        span: AbstractContextManager[Any] = self._tracer.start_as_current_span(
+            name, context=extract(headers), attributes={f"evergreen.{key}": value for key, value in attributes.items()}
+        )
+        return span
+
+
+@contextmanager
+def open_tracing() -> Iterator[Tracing]:
+    """Tracing as the environment asks for it; spans that wait are sent when the block ends."""
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        yield Tracing()
+        return
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": "evergreen-gateway"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        yield Tracing(provider.get_tracer("evergreen"))
+    finally:
+        provider.shutdown()
