@@ -106,6 +106,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
         model={"lora_rank": 4},
         train={"epochs": 2},
         evaluate={"bootstrap_resamples": 50},
+        session={"rounds": 1, "timed_texts": 16},
     )
     commit(project, "a small model")
     project.must("dvc", "repro")

@@ -183,6 +183,7 @@ def test_the_stages_that_log_say_so() -> None:
         "evaluate": {"evaluate"},
         "reference": {"reference"},
         "export": {"export"},
+        "select_session": {"session"},
     }
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pipeline.params import Serve
 from serving.fetch_repository import fetch, open_store
-from serving.model_repository import MANIFEST, file_digests
+from serving.manifest import MANIFEST, file_digests
 from serving.triton import is_ready
 from serving.triton_server import _backends, _environment, _wheel, free_ports
 from tests.manifests.rendered import TRITON_PORTS, Object, flags

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_MISSING_TOOL, EXIT_REFUSED, InputError, RefusedError, ToolError
 from serving import fetch_repository
 from serving.fetch_repository import CHAMPION, STAGING, Fetched, fetch, listed_names, open_store, released_versions
-from serving.model_repository import LINEAGE, MANIFEST, file_digests, read_verified
+from serving.manifest import LINEAGE, MANIFEST, file_digests, read_verified
 from tests.conftest import Project
 
 ROOT = Path(__file__).parents[2]

@@ -12,17 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as triton
 
-from pipeline.errors import EXIT_REFUSED, RefusedError
+from pipeline.errors import EXIT_REFUSED, InputError, RefusedError
+from pipeline.golden import read_golden
 from pipeline.params import Params
-from serving.model_repository import LINEAGE, MANIFEST, config_text, content_digest, package, read_verified, signature
+from serving.manifest import LINEAGE, MANIFEST, content_digest, read_verified
+from serving.model_repository import WARMUP, config_text, package, signature
 from tests.conftest import Project
 
 WIDTHS = {"logits": 20, "sketch": 64}
+INPUTS = ("artifacts/export", "artifacts/session", "artifacts/reference/reference.npz")
+TOLD = {"model_digest": "0" * 64, "labels": '["a", "b"]', "session": "onnxruntime-fp32"}
 
 
 @pytest.fixture
 def config(params: Params) -> triton.ModelConfig:
-    return text_format.Parse(config_text(WIDTHS, "0" * 64, params.package), triton.ModelConfig())
+    return text_format.Parse(config_text(WIDTHS, TOLD, params.package), triton.ModelConfig())
 
 
 @pytest.fixture
@@ -55,14 +59,33 @@ def test_triton_batches_caches_and_warms_up_as_params_say(config: triton.ModelCo
     assert [(group.kind, group.count) for group in config.instance_group] == [
         (triton.ModelInstanceGroup.KIND_CPU, params.package.instances)
     ]
-    (warmup,) = config.model_warmup
-    assert warmup.batch_size == 1
-    assert list(warmup.inputs) == ["text"]
+    assert [(one.batch_size, one.inputs["text"].input_data_file) for one in config.model_warmup] == [(1, name) for name in WARMUP]
     assert {name: value.string_value for name, value in config.parameters.items()} == {
-        "model_digest": "0" * 64,
+        **TOLD,
+        "device": "cpu",
         "token_budget": str(params.package.token_budget),
         "intra_op_threads": str(params.package.intra_op_threads),
     }
+
+
+def test_on_a_gpu_the_instances_are_of_that_kind(params: Params) -> None:
+    chosen = params.package.model_copy(update={"device": "gpu"})
+    found = text_format.Parse(config_text(WIDTHS, TOLD, chosen), triton.ModelConfig())
+    assert [group.kind for group in found.instance_group] == [triton.ModelInstanceGroup.KIND_GPU]
+
+
+def test_warm_up_texts_are_golden_ones_from_the_shortest_to_the_longest(made: Project) -> None:
+    texts = sorted(read_golden(made / "artifacts/session").texts, key=len)
+    files = [(made / "artifacts/package/warmup" / name).read_bytes() for name in WARMUP]
+    assert [int.from_bytes(file[:4], "little") for file in files] == [len(file) - 4 for file in files]
+    assert [file[4:].decode() for file in files] == [texts[0], texts[len(texts) // 2], texts[-1]]
+
+
+def test_more_threads_than_cores_are_refused_before_anything_is_written(made: Project, tmp_path: Path) -> None:
+    settings = made.params.package.model_copy(update={"instances": 10_000})
+    with pytest.raises(InputError, match="10000 instances"):
+        package(*(made / name for name in INPUTS), tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_config_has_no_name_so_that_any_version_can_use_it(config: triton.ModelConfig) -> None:
@@ -73,7 +96,7 @@ def test_the_config_has_no_name_so_that_any_version_can_use_it(config: triton.Mo
 @settings(deadline=None, max_examples=30)
 def test_any_widths_and_settings_survive_the_text_form(params: Params, classes: int, sketch: int, delay: int, batch: int) -> None:
     chosen = params.package.model_copy(update={"queue_delay_us": delay, "max_batch_size": batch})
-    found = text_format.Parse(config_text({"logits": classes, "sketch": sketch}, "0" * 64, chosen), triton.ModelConfig())
+    found = text_format.Parse(config_text({"logits": classes, "sketch": sketch}, TOLD, chosen), triton.ModelConfig())
     assert [list(o.dims) for o in found.output[1:3]] == [[classes], [sketch]]
     assert (found.dynamic_batching.max_queue_delay_microseconds, found.max_batch_size) == (delay, batch)
 
@@ -86,9 +109,11 @@ def test_the_package_holds_what_triton_loads(made: Project) -> None:
     folder = made / "artifacts/package"
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {
-        "config.pbtxt", "labels.txt", "manifest.json", "reference.npz",
+        "config.pbtxt", "golden.json", "labels.txt", "manifest.json", "reference.npz", "session.json",
+        "warmup/short", "warmup/middle", "warmup/long",
         "1/model.py", "1/model.onnx", "1/tokenizer.json", "1/model.json",
-        "1/runtime/__init__.py", "1/runtime/batches.py", "1/runtime/classifier.py", "1/runtime/text.py",
+        "1/runtime/__init__.py", "1/runtime/batches.py", "1/runtime/classifier.py", "1/runtime/sessions.py",
+        "1/runtime/text.py",
     }  # fmt: skip
 
 
@@ -118,7 +143,7 @@ def test_files_that_come_from_elsewhere_are_copied_byte_for_byte(made: Project) 
 
 
 def test_packing_the_same_model_twice_gives_the_same_content(made: Project, tmp_path: Path) -> None:
-    inputs = (made / "artifacts/export", made / "artifacts/reference/reference.npz")
+    inputs = [made / name for name in INPUTS]
     once, again = (package(*inputs, tmp_path / name, made.params.package) for name in ("once", "again"))
     stored = read_verified(made / "artifacts/package")
     assert content_digest(once) == content_digest(again) == content_digest(stored)

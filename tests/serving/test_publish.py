@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.errors import InputError, RefusedError
-from serving.model_repository import content_digest, package, read_verified
+from serving.manifest import content_digest, read_verified
+from serving.model_repository import package
 from serving.publish import Published, publish, repository
 from serving.state import open_state, releases
 from tests.conftest import Project
@@ -22,6 +23,9 @@ POINTS = ("before registering", "registered", "staged", "copied", "released")
 
 def publish_of(made: Project, home: Path, package: Path | None = None) -> Published:
     return publish(package or made / "artifacts/package", made / "dvc.lock", "evergreen", home)
+
+
+PACKED = ("artifacts/export", "artifacts/session", "artifacts/reference/reference.npz")
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def test_other_content_becomes_the_challenger(in_project: Project, tmp_path: Pat
     publish_of(in_project, tmp_path)
     other = tmp_path / "other"
     settings = in_project.params.package.model_copy(update={"queue_delay_us": 2000})
-    package(in_project / "artifacts/export", in_project / "artifacts/reference/reference.npz", other, settings)
+    package(*(in_project / name for name in PACKED), other, settings)
     published = publish_of(in_project, tmp_path, other)
     assert (published.release.version, published.release.role) == (2, "challenger")
     assert registered(tmp_path) == ([1, 2], {"champion": "1", "challenger": "2"})
@@ -141,7 +145,7 @@ def test_a_registry_that_counts_from_one_again_is_refused(
     publish_of(in_project, tmp_path)
     other = tmp_path / "other"
     settings = in_project.params.package.model_copy(update={"queue_delay_us": 3000})
-    package(in_project / "artifacts/export", in_project / "artifacts/reference/reference.npz", other, settings)
+    package(*(in_project / name for name in PACKED), other, settings)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
     with pytest.raises(RefusedError, match="another model"):
         publish_of(in_project, tmp_path, other)
