@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: repro serve ui test lint clean help
+.PHONY: repro serve frameworks ui test lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -16,8 +16,12 @@ repro: .venv/ready  ## from data to a model that Triton serves
 	@$(BIN)/evergreen ask --start "where is my parcel?"
 	@$(BIN)/evergreen status
 
-serve: .venv/ready  ## serve the champion with Triton on loopback; Ctrl-C stops it
+serve: .venv/ready  ## serve the champion on loopback, Triton behind the gateway; Ctrl-C stops it
 	@exec $(BIN)/evergreen serve
+
+frameworks: .venv/ready  ## PyTorch and scikit-learn models beside the champion; make serve loads them too
+	@$(BIN)/python -m pipeline.frameworks --model artifacts/model --split artifacts/split --exported artifacts/export --out artifacts/frameworks
+	@$(BIN)/python -m serving.frameworks --made artifacts/frameworks --exported artifacts/export --session artifacts/session
 
 ui: .venv/ready  ## MLflow in the browser, at http://127.0.0.1:5000
 	@exec $(BIN)/evergreen ui

@@ -19,7 +19,7 @@ from pipeline import tracking
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.golden import Golden, golden_differences, read_golden
 from pipeline.params import Params, Serve
-from serving.manifest import model_name, read_verified
+from serving.manifest import MANIFEST, model_name, read_verified
 from serving.publish import repository
 from serving.routing import Routes, read_routes, set_routing
 from serving.state import UNIQUE_ROLES, open_state, promote, roles, versions
@@ -103,6 +103,7 @@ def catch_up(params: Params, home: Path, say: Say, *, timeout_s: float) -> None:
             routes = read_routes(connection)
         if routes.champion:
             bring_up(serve, home, routes.champion, say, in_use=True)
+            load_companions(serve, home, routes.champion, say)
         for version in routes.served - {routes.champion}:
             try:
                 bring_up(serve, home, version, say, in_use=False)
@@ -135,6 +136,17 @@ def bring_up(serve: Serve, home: Path, version: int, say: Say, *, in_use: bool) 
     say(f"{model}: {len(golden.texts)} golden answers equal the offline ones")
 
 
+def load_companions(serve: Serve, home: Path, version: int, say: Say) -> None:
+    """Load what `serving.frameworks` laid beside this version; one that does not load is told, and stops nothing."""
+    for model in (f"{model_name(version)}-torch", f"control-{version}"):
+        if (repository(home) / model / MANIFEST).is_file() and not is_ready(serve, [model]):
+            try:
+                load(serve, model, _key(home, serve))
+                say(f"{model} is loaded beside it")
+            except EvergreenError as error:
+                say(f"{model} is not served: {error}")
+
+
 def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, say: Say) -> None:
     """Unload every version that is not wanted, once nobody has asked it for `quiet_s`.
 
@@ -142,7 +154,7 @@ def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, say: S
     """
     key = _key(home, serve)
     for model in loaded(serve, key):
-        found = re.fullmatch(r"intent-(\d+)", model)
+        found = re.fullmatch(r"(?:intent|control)-(\d+)(?:-torch)?", model)
         if found is None or int(found[1]) in wanted:
             continue
         if not drain(serve, model, quiet_s, DRAIN_TIMEOUT_S):
@@ -154,9 +166,10 @@ def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, say: S
 def park(home: Path, kept: set[int]) -> list[int]:
     """Move the folders of versions that have no role out of the live repository; returns their numbers."""
     moved = []
-    for folder in repository(home).glob("intent-*"):
-        version = int(folder.name.removeprefix("intent-"))
-        if version not in kept:
+    for folder in sorted(repository(home).iterdir()):
+        found = re.fullmatch(r"intent-(\d+)", folder.name)
+        version = int(found[1]) if found else 0
+        if found and version not in kept:
             target = _parked(home, version)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)

@@ -71,7 +71,7 @@ def test_serve_runs_until_it_is_stopped_and_stops_all(
         assert server.stdout is not None
         assert "version 1 answers" in server.stdout.readline()
         url = f"http://127.0.0.1:{values['gateway']['port']}/v1/predict"
-        with urlopen(Request(url, data=b'{"text": "card declined"}')) as answer:  # noqa: S310 (loopback)
+        with urlopen(Request(url, data=b'{"text": "card declined"}')) as answer:
             assert json.load(answer)["predictions"][0]["label"] == "payment_failed"
         said = subprocess.run([*command, "ask", "card declined"], cwd=folder, env=environment, capture_output=True, text=True)
         assert "payment_failed" in said.stdout, said.stderr

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-
 START = 5  # padded pieces whose arithmetic takes as long as starting one more run (EXPERIMENTS: micro-batches)
 MOST_ROWS = 64  # in one run; more brings nothing
 

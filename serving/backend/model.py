@@ -1,7 +1,8 @@
 """Triton's Python-backend model: text in; label, probabilities, sketch and shape of the text out.
 
 Triton joins requests of any length into one batch of texts; the classifier cuts it into micro-batches of like length.
-`runtime/`, `model.onnx`, `tokenizer.json` and `model.json` stand beside this file in the version's folder.
+`runtime/`, the graph, `tokenizer.json` and `model.json` stand beside this file in the version's folder; so does `session.py` for
+a model of another framework than ONNX.
 """
 
 import json
@@ -24,7 +25,13 @@ class TritonPythonModel:
         from runtime.sessions import open_session
 
         settings = {name: one["string_value"] for name, one in json.loads(args["model_config"])["parameters"].items()}
-        session = open_session(HERE, settings["session"], int(settings["intra_op_threads"]), settings["device"])
+        threads, device = int(settings["intra_op_threads"]), settings["device"]
+        if (HERE / "session.py").is_file():  # a framework that does not travel with every model
+            from session import open_session as open_own
+
+            session = open_own(HERE, threads, device)
+        else:
+            session = open_session(HERE, settings["session"], threads, device)
         self.classifier = Classifier(HERE, session=session, token_budget=int(settings["token_budget"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:

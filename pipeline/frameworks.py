@@ -1,0 +1,87 @@
+"""The same task in other frameworks: the trained model as a PyTorch program, and the frozen control with scikit-learn.
+
+On demand (`make frameworks`), after `dvc repro`; `serving.frameworks` makes Triton models of what is written here.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import run_stage
+from pipeline.export import export
+from pipeline.learning.base import base_folder
+from pipeline.learning.batching import to_pieces
+from pipeline.learning.checkpoint import Trained, load_trained
+from pipeline.learning.inference import in_batches
+from pipeline.learning.model import CosineHead, TextClassifier, WithSketch, load_encoder, merge, sketch_projection
+from pipeline.params import Params, load_params
+from pipeline.records import Example, labels_of, read_examples, write_json
+
+
+class Normalise(nn.Module):
+    """In the place of a head: the embedding at length 1 is what logistic regression learns from."""
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(B, width) → (B, width)."""
+        return F.normalize(embedding, dim=-1)
+
+
+def write_torch(trained: Trained, projection: Tensor, longest: int, exported: Path, folder: Path) -> None:
+    """`model.pt2`: the merged model as an exported program with free batch and length; it is read without pickle."""
+    folder.mkdir(parents=True)
+    batch, pieces = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("pieces", min=2, max=longest)
+    free = {0: batch, 1: pieces}
+    example = (torch.ones(3, 9, dtype=torch.int64), torch.ones(3, 9, dtype=torch.int64))
+    model = WithSketch(merge(trained.classifier), projection).eval()
+    with torch.no_grad():
+        program = torch.export.export(model, example, dynamic_shapes={"input_ids": free, "attention_mask": free})
+    torch.export.save(program, folder / "model.pt2")
+    for name in ("tokenizer.json", "model.json"):
+        shutil.copy(exported / name, folder / name)
+
+
+def write_control(
+    trained: Trained, rows: list[Example], params: Params, projection: Tensor, exported: Path, folder: Path
+) -> None:
+    """The untouched encoder as ONNX, and the coefficients of logistic regression on its embeddings, as `evaluate` fits it."""
+    folder.mkdir(parents=True)
+    encoder = load_encoder(base_folder(params.model))
+    frozen = TextClassifier(encoder, CosineHead(1, 1, 1.0)).eval()
+    pieces = to_pieces(trained.tokenizer, [row.text for row in rows])
+    embedded = in_batches(frozen.embed, pieces, batch_size=params.evaluate.batch_size, precision="fp32")
+    index = {label: i for i, label in enumerate(trained.labels)}
+    truth = np.array([index[label] for label in labels_of(rows)])
+    fitted = LogisticRegression(C=params.evaluate.control_c, max_iter=2000).fit(F.normalize(embedded, dim=-1).numpy(), truth)
+    np.savez(folder / "control.npz", coefficients=fitted.coef_, intercepts=fitted.intercept_, classes=fitted.classes_)
+    embedding = TextClassifier(encoder, Normalise())  # type: ignore[arg-type]  # any module from embeddings serves as head here
+    export(embedding, projection, folder / "encoder.onnx", params.export)
+    shutil.copy(exported / "tokenizer.json", folder / "tokenizer.json")
+    card = json.loads((exported / "model.json").read_text(encoding="utf-8"))
+    write_json(folder / "model.json", card | {"temperature": 1.0})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("model", "split", "exported", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params()
+    trained = load_trained(args.model, params.model)
+    projection = sketch_projection(trained.classifier.head.weight.shape[1], params.model)
+    shutil.rmtree(args.out, ignore_errors=True)
+    write_control(trained, read_examples(args.split / "train.parquet"), params, projection, args.exported, args.out / "control")
+    write_torch(
+        trained, projection, params.model.max_pieces, args.exported, args.out / "torch"
+    )  # last: merging changes the classifier in place
+    print(f"a PyTorch program and the scikit-learn control → {args.out}")
+
+
+if __name__ == "__main__":
+    run_stage(main)
