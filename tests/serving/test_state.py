@@ -1,6 +1,7 @@
 """The state database, on SQLite and PostgreSQL: one champion, one challenger, and a schema that migrations and code agree on."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,20 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from serving import state as state_module
-from serving.state import add_release, find_release, metadata, migrate, open_state, releases, roles, routing
+from serving.routing import read_routes, set_routing
+from serving.state import (
+    add_release,
+    find_release,
+    metadata,
+    migrate,
+    open_state,
+    promote,
+    releases,
+    roles,
+    routing,
+    state_url,
+    versions,
+)
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:
@@ -99,8 +113,9 @@ def test_every_step_down_can_be_taken_up_again(state: sa.Engine) -> None:
 def test_an_older_database_keeps_its_releases_when_it_is_migrated(state: sa.Engine) -> None:
     move(state, "0001")
     assert tables(state) == {"releases"}
+    row = {"version": 1, "content_digest": "a", "role": "champion", "published_at": datetime(2026, 1, 1, tzinfo=UTC)}
     with state.begin() as connection:
-        add_release(connection, 1, "a")
+        connection.execute(releases.insert().values(row))
     migrate(state)
     with state.begin() as connection:
         assert roles(connection) == {"champion": 1}
@@ -125,3 +140,36 @@ def test_without_a_url_the_database_is_a_file_in_the_home(tmp_path: Path) -> Non
     with open_state(tmp_path) as engine:
         assert tables(engine) == set(metadata.tables)
     assert (tmp_path / "state.db").is_file()
+
+
+def test_promoting_moves_champion_previous_and_retired_and_gives_all_traffic_to_the_champion(state: sa.Engine) -> None:
+    for version in (1, 2, 3):
+        with state.begin() as connection:
+            add_release(connection, version, str(version))
+            if version > 1:
+                set_routing(connection, challenger_weight=0.5, shadow_share=0.5)
+                promote(connection, version)
+    with state.begin() as connection:
+        assert versions(connection) == {3: "champion", 2: "previous", 1: "retired"}
+        routes = read_routes(connection)
+        promote(connection, 2)
+        assert versions(connection) == {3: "previous", 2: "champion", 1: "retired"}
+        after = read_routes(connection)
+    assert (routes.challenger_weight, routes.shadow_share) == (0, 0)
+    assert after.revision > routes.revision
+    assert after.salt != routes.salt
+
+
+def test_promoting_the_champion_changes_nothing(state: sa.Engine) -> None:
+    with state.begin() as connection:
+        add_release(connection, 1, "a")
+        before = read_routes(connection)
+        promote(connection, 1)
+        assert read_routes(connection) == before
+        assert versions(connection) == {1: "champion"}
+
+
+def test_the_address_of_the_database_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text("postgresql+psycopg://me@host/db\n")
+    monkeypatch.setenv("EVERGREEN_STATE_URL_FILE", str(tmp_path / "url"))
+    assert state_url(tmp_path) == "postgresql+psycopg://me@host/db"
