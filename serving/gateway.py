@@ -43,6 +43,7 @@ from serving.gateway_api import (
     RoutesResponse,
     parse,
     read_body,
+    request_schema,
     texts_of,
 )
 from serving.gateway_metrics import Metrics
@@ -90,7 +91,7 @@ def create_app(params: Params, home: Path, tokens: frozenset[bytes]) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    add_routes(app, metrics)
+    add_routes(app, params, metrics)
     for kind, handler in ((ApiError, _on_api_error), (HTTPException, _on_http_error), (RequestValidationError, _on_invalid)):
         app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _on_fault)
@@ -228,10 +229,13 @@ def _watch(metrics: Metrics, answering: Answering, prediction_log: PredictionLog
         metrics.watch(f"evergreen_prediction_log_{name}", what, lambda name=name: getattr(prediction_log, name))  # type: ignore[misc]
 
 
-def add_routes(app: FastAPI, metrics: Metrics) -> None:
+def add_routes(app: FastAPI, params: Params, metrics: Metrics) -> None:
     """Every route of the API, its body and answers in the OpenAPI document."""
+    most, longest = params.gateway.max_texts, params.data.max_text_chars
+    now = request_schema(PredictRequest, max_texts=most, max_chars=longest)
+    later = request_schema(JobRequest, max_texts=params.jobs.max_texts, max_chars=longest)
 
-    @app.post("/v1/predict", **_described(PredictRequest, PredictResponse, 400, 401, 404, 408, 413, 422, 429, 503))
+    @app.post("/v1/predict", **_described(now, PredictResponse, 400, 401, 404, 408, 413, 422, 429, 503))
     async def predict(request: Request) -> Response:
         """Answer one or several texts now."""
         here: Parts = request.app.state.parts
@@ -241,19 +245,19 @@ def add_routes(app: FastAPI, metrics: Metrics) -> None:
         _charge(here, request, len(texts))
         request_id = request.scope["request_id"]
         with here.tracing.span("predict", request.headers, texts=len(texts)):
-            predictions = await _answered(here, Asked(request_id, texts, asked.unit, asked.version))
+            predictions = await _answered(here, Asked(request_id, texts, asked.asked_unit, asked.asked_version))
         return _json(200, {"request_id": request_id, "predictions": [_shown(one) for one in predictions]})
 
-    @app.post("/v1/jobs", **_described(JobRequest, JobResponse, 400, 401, 408, 409, 413, 422, 429, 503, success=202, key=True))
+    @app.post("/v1/jobs", **_described(later, JobResponse, 400, 401, 408, 409, 413, 422, 429, 503, success=202, key=True))
     async def submit(request: Request) -> Response:
         """Answer many texts later; the answer says where to look. A repeated `Idempotency-Key` finds the same job."""
         here: Parts = request.app.state.parts
         asked = parse(JobRequest, await read_body(request, here.params.gateway.max_body_bytes))
         texts = texts_of(asked, max_texts=here.params.jobs.max_texts, max_chars=here.params.data.max_text_chars)
         _charge(here, request, len(texts))
-        payload = {"texts": texts, "unit": asked.unit, "version": asked.version, "request_id": "job"}
+        payload = {"texts": texts, "unit": asked.asked_unit, "version": asked.asked_version, "request_id": "job"}
         key = request.headers.get("idempotency-key")
-        job = await asyncio.to_thread(_enter_job, here, payload, key, asked.callback_url)
+        job = await asyncio.to_thread(_enter_job, here, payload, key, asked.callback_url or None)
         return _json(202, _shown_job(job), {"location": f"/v1/jobs/{job.id}"})
 
     @app.get("/v1/jobs/{id}", **_described(None, JobResponse, 401, 404))
@@ -265,7 +269,10 @@ def add_routes(app: FastAPI, metrics: Metrics) -> None:
             raise ApiError(404, "no_such_job", "there is no job with this id; finished ones are kept for a day by default")
         return _json(200, _shown_job(job))
 
-    @app.post("/v1/feedback", **_described(FeedbackRequest, FeedbackResponse, 400, 401, 408, 413, 422, 503, success=201))
+    @app.post(
+        "/v1/feedback",
+        **_described(FeedbackRequest.model_json_schema(), FeedbackResponse, 400, 401, 408, 413, 422, 503, success=201),
+    )
     async def give_feedback(request: Request) -> Response:
         """Say what a prediction should have been; the same opinion twice counts once."""
         here: Parts = request.app.state.parts
@@ -385,13 +392,12 @@ def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> R
 
 
 def _described(
-    body: type[BaseModel] | None, answer: type[BaseModel], *errors: int, success: int = 200, key: bool = False
+    body: dict[str, Any] | None, answer: type[BaseModel], *errors: int, success: int = 200, key: bool = False
 ) -> dict[str, Any]:
     """What the OpenAPI document says of a route that reads its body and writes its answer itself."""
     extra: dict[str, Any] = {}
     if body:
-        schema = body.model_json_schema()
-        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if key:
         extra["parameters"] = [
             {

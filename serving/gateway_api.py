@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline.runtime.text import clean
 
@@ -19,19 +19,52 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is an integer there."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """A key that may be left out is not one that may be null."""
+    schema.pop("default", None)
+
+
+def _url(schema: dict[str, Any]) -> None:
+    """What is always taken; full public addresses are, too."""
+    _without_default(schema)
+    schema["pattern"] = r"^https?://[a-z][a-z0-9-]{0,20}[a-z0-9](\.[a-z]{2,8}){1,3}(:[1-9][0-9]{0,3})?(/[!-;=?-~]{0,99})?$"
+
+
 class PredictRequest(Record):
     """One text or several, for one unit (a customer, a session): a unit always gets the same version while weights stand."""
 
-    text: str | None = Field(None, description="one text; give this or `texts`")
-    texts: list[str] | None = Field(None, min_length=1, description="several texts; give this or `text`")
-    unit: Name | None = Field(None, description="sticky key; without it every request is a unit of its own")
-    version: int | None = Field(None, ge=1, description="a version that is served; by default routing chooses")
+    text: str = Field("", description="one text; give this or `texts`", json_schema_extra=_without_default)
+    texts: list[str] = Field(default_factory=list, min_length=1, description="several texts; give this or `text`")
+    unit: Name = Field("", description="sticky key; without it each request is its own unit", json_schema_extra=_without_default)
+    version: Whole = Field(
+        0, ge=1, description="one that is served; by default routing chooses", json_schema_extra=_without_default
+    )
+
+    @property
+    def asked_unit(self) -> str | None:
+        """The unit, when one was given."""
+        return self.unit or None
+
+    @property
+    def asked_version(self) -> int | None:
+        """The version, when one was given."""
+        return self.version or None
 
 
 class JobRequest(PredictRequest):
     """Texts to be answered later."""
 
-    callback_url: str | None = Field(None, max_length=2048, description="told by a signed POST when the job has ended")
+    callback_url: str = Field(
+        "", min_length=1, description="told by a signed POST when the job has ended", json_schema_extra=_url
+    )
 
 
 class FeedbackRequest(Record):
@@ -114,6 +147,15 @@ class ApiError(Exception):
         self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
 
 
+def request_schema(record: type[PredictRequest], *, max_texts: int, max_chars: int) -> dict[str, Any]:
+    """JSON schema of a request for predictions, with the bounds that params set."""
+    schema = record.model_json_schema()
+    one = {"type": "string", "minLength": 1, "maxLength": max_chars, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
+    schema["properties"]["text"] |= one
+    schema["properties"]["texts"] |= {"items": one, "maxItems": max_texts}
+    return schema | {"oneOf": [{"required": ["text"]}, {"required": ["texts"]}]}
+
+
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body, as long as it comes in time and stays in bounds; raises `ApiError` 413 or 408."""
     parts, size = [], 0
@@ -143,9 +185,10 @@ def parse(record: type[Parsed], body: bytes) -> Parsed:
 
 def texts_of(request: PredictRequest, *, max_texts: int, max_chars: int) -> list[str]:
     """The texts, cleaned; raises `ApiError` 422 or 413 naming the text that cannot be answered."""
-    if (request.text is None) == (request.texts is None):
+    given = {"text", "texts"} & request.model_fields_set
+    if len(given) != 1:
         raise ApiError(422, "not_valid", "give either `text` or `texts`")
-    texts = [request.text] if request.text is not None else request.texts or []
+    texts = [request.text] if "text" in given else request.texts
     if len(texts) > max_texts:
         raise ApiError(413, "too_many_texts", f"{len(texts)} texts are more than {max_texts}; send several calls, or a job")
     return [_usable(number, text, max_chars) for number, text in enumerate(texts)]

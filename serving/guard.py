@@ -1,5 +1,6 @@
 """The gateway's front: request ids, tokens, bounds, one metric and one log line a request. Pure ASGI, and cheap."""
 
+import asyncio
 import hashlib
 import os
 import re
@@ -7,6 +8,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+LINGER_S, LINGER_BYTES = 2.0, 16 * 2**20
 CALLERS = 10_000  # remembered by the rate limit; the one that was silent longest is forgotten
 OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
 ROUTES = OPEN | {"/v1/predict", "/v1/jobs", "/v1/feedback", "/v1/routes"}
@@ -95,6 +98,8 @@ class Guard:
         try:
             refusal = self._refusal(scope, headers)
             if refusal:
+                if refusal[0] == 413:
+                    await _discard(receive)
                 await _refuse(send_marked, scope["request_id"], *refusal)
             else:
                 await self._app(scope, receive, send_marked)
@@ -142,6 +147,18 @@ def route_name(path: str) -> str:
     if path in ROUTES:
         return path
     return "/v1/jobs/{id}" if path.startswith("/v1/jobs/") else "other"
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a moment: a connection that is closed on a client while it sends takes the answer with it."""
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while size < LINGER_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 async def _refuse(send: Send, request_id: str, status: int, code: str, message: str, headers: list[tuple[bytes, bytes]]) -> None:

@@ -97,8 +97,7 @@ def loaded(serve: Serve, key: str) -> list[str]:
         with _http(serve) as client:
             index = client.get_model_repository_index(headers={ADMIN_HEADER: key})
     except (OSError, triton_http.InferenceServerException) as error:
-        where = f"{serve.host}:{serve.http_port}"
-        raise ToolError(where, f"Triton did not list its models: {error}", "is the key the one of this server?") from None
+        raise _not_done(serve, "list its models", error) from None
     return [entry["name"] for entry in index if entry.get("state") == "READY"]
 
 
@@ -196,8 +195,15 @@ def _administer(serve: Serve, what: str, model: str, key: str) -> None:
         with _http(serve) as client:
             getattr(client, f"{what}_model")(model, headers={ADMIN_HEADER: key})
     except (OSError, triton_http.InferenceServerException) as error:
-        where = f"{serve.host}:{serve.http_port}"
-        raise ToolError(where, f"Triton did not {what} {model}: {error}", "read the server's log in live/triton/") from None
+        raise _not_done(serve, f"{what} {model}", error) from None
+
+
+def _not_done(serve: Serve, what: str, error: Exception) -> ToolError:
+    where = f"{serve.host}:{serve.http_port}"
+    if "restricted" in str(error):
+        wrong = f"Triton did not {what}: our key is not the one of its administration"
+        return ToolError(where, wrong, "name the file with its key: EVERGREEN_TRITON_KEY_FILE")
+    return ToolError(where, f"Triton did not {what}: {error}", "read the server's log in live/triton/")
 
 
 def _traffic(serve: Serve, model: str) -> tuple[float, float]:

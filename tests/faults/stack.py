@@ -1,0 +1,190 @@
+"""A stack of its own for tests and drills: `evergreen serve` on free ports, in a home with versions whose answers differ.
+
+A version is the packaged model with another temperature: labels stay, confidences move, so that an answer shows who gave it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
+
+import psutil
+import yaml
+
+from pipeline.golden import read_golden, write_golden
+from pipeline.params import Params
+from pipeline.records import write_json
+from pipeline.runtime.classifier import Classifier, model_digest
+from pipeline.runtime.sessions import open_session
+from serving.manifest import LINEAGE, MANIFEST, file_digests
+from serving.publish import publish
+from serving.triton_server import end_with_parent, free_ports
+
+ROOT = Path(__file__).parents[2]
+FACTORS = (1.0, 1.5, 2.2)  # of the temperature, for versions 1, 2, 3
+PROGRAMS = {"serving.gateway": "gateway", "bin/tritonserver": "triton", "triton_python_backend_stub": "model"}
+Answer = tuple[str, float]  # label and confidence
+
+
+class Place(NamedTuple):
+    """Where commands run (`folder` holds params.yaml) and where the state lives; version 1 is champion at first."""
+
+    folder: Path
+    home: Path
+    params: Params
+    packages: dict[int, Path]  # by version, as published
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.params.gateway.host}:{self.params.gateway.port}"
+
+
+def lay_out(folder: Path, package: Path, dvc_lock: Path, params: Params, factors: Sequence[float] = FACTORS) -> Place:
+    """Publish one version a factor, as a person would, into a home in this folder."""
+    ports = free_ports(params.serve)
+    gateway = params.gateway.model_copy(update={"port": free_port(ports.host)})
+    place = Place(folder, folder / "live", params.model_copy(update={"serve": ports, "gateway": gateway}), {})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_params(place)
+    for factor in factors:
+        other = variant(package, folder / "packages" / str(factor), factor)
+        place.packages[publish(other, dvc_lock, params.publish.name, place.home).release.version] = other
+    return place
+
+
+def write_params(place: Place) -> None:
+    """params.yaml, where the stack's processes read it."""
+    values = json.loads(place.params.model_dump_json())
+    (place.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def variant(package: Path, out: Path, factor: float) -> Path:
+    """The package with another temperature: golden answers and digests follow."""
+    shutil.copytree(package, out, ignore=shutil.ignore_patterns("__pycache__", LINEAGE, MANIFEST))
+    before = model_digest(out / "1")
+    card = json.loads((out / "1" / "model.json").read_text(encoding="utf-8"))
+    card["temperature"] *= factor
+    (out / "1" / "model.json").write_text(json.dumps(card), encoding="utf-8")
+    config = (out / "config.pbtxt").read_text(encoding="utf-8")
+    (out / "config.pbtxt").write_text(config.replace(before, model_digest(out / "1")), encoding="utf-8")
+    golden = read_golden(package)
+    found = classifier(out, golden.session).predict(golden.texts)
+    write_golden(golden._replace(labels=found.labels, probabilities=found.probabilities), out)
+    return sealed(out)
+
+
+def sealed(package: Path) -> Path:
+    """A package with a manifest that fits its files."""
+    write_json(package / MANIFEST, {"files": file_digests(package)})
+    return package
+
+
+def classifier(package: Path, session: str) -> Classifier:
+    """The packaged model, offline."""
+    return Classifier(package / "1", session=open_session(package / "1", session, 2))
+
+
+def offline(packages: Mapping[int, Path]) -> Callable[[int, Sequence[str]], list[Answer]]:
+    """A function from a version and texts to its right answers, in their order; each model is opened when first asked."""
+    models: dict[int, Classifier] = {}
+
+    def answers(version: int, texts: Sequence[str]) -> list[Answer]:
+        if version not in models:
+            models[version] = classifier(packages[version], read_golden(packages[version]).session)
+        found: list[Answer] = []
+        for at in range(0, len(texts), 256):
+            said = models[version].predict(texts[at : at + 256])
+            found += zip(said.labels, said.probabilities.max(axis=1).tolist(), strict=True)
+        return found
+
+    return answers
+
+
+@contextmanager
+def serving(place: Place, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`evergreen serve` at this place, ready; ended with SIGTERM, and with it all that it started."""
+    process = begin(place, **environment)
+    try:
+        wait_until(lambda: ready(place), 60, lambda: told(place))
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def begin(place: Place, **environment: str) -> subprocess.Popen[bytes]:
+    """`evergreen serve`, not waited for; what it says goes to serve.log."""
+    with (place.folder / "serve.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "evergreen.cli", "serve"],
+            cwd=place.folder,
+            env=clean_environment() | {"EVERGREEN_HOME": str(place.home)} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+
+
+def clean_environment() -> dict[str, str]:
+    """Ours without anything that leads to somebody's state, and with the project on the path."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EVERGREEN_", "MLFLOW_", "OTEL_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def ready(place: Place) -> bool:
+    """Whether the gateway says that it is ready."""
+    try:
+        with urlopen(f"http://{place.params.gateway.host}:{place.params.gateway.port}/readyz", timeout=2) as page:
+            return bool(page.status == 200)
+    except OSError:
+        return False
+
+
+def told(place: Place) -> str:
+    """What `evergreen serve` has said."""
+    return (place.folder / "serve.log").read_text(encoding="utf-8", errors="replace")
+
+
+def wait_until(happens: Callable[[], bool], within_s: float, otherwise: Callable[[], str] = lambda: "") -> float:
+    """Seconds until it happened; raises `TimeoutError` with what `otherwise` tells when it does not."""
+    begun = time.monotonic()
+    while not happens():
+        if time.monotonic() - begun > within_s:
+            raise TimeoutError(f"not within {within_s} s; {otherwise()}")
+        time.sleep(0.02)
+    return time.monotonic() - begun
+
+
+def programs(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]:
+    """Living children of `evergreen serve`: gateway, triton, and model (the stubs of the Python backend)."""
+    found: dict[str, list[psutil.Process]] = {name: [] for name in PROGRAMS.values()}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            line = " ".join(child.cmdline())
+            alive = child.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            continue
+        name = next((name for mark, name in reversed(PROGRAMS.items()) if mark in line), None)
+        if name and alive:
+            found[name].append(child)
+    return found
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as one:
+        one.bind((host, 0))
+        port: int = one.getsockname()[1]
+        return port
