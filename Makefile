@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: repro serve frameworks ui test lint clean help
+.PHONY: repro serve frameworks bench-serve ui test lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -34,6 +34,9 @@ lint: .venv/ready  ## format, lint, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+bench-serve: .venv/ready  ## rows S1a to S7b of the serving goals, beside their controls; 25 minutes
+	@$(BIN)/python -m tests.bench.serve
 
 clean:  ## remove what the pipeline made here, but not the home of state
 	rm -rf artifacts reports dvc_plots

@@ -35,7 +35,7 @@ def _without_default(schema: dict[str, Any]) -> None:
 def _url(schema: dict[str, Any]) -> None:
     """What is always taken; full public addresses are, too."""
     _without_default(schema)
-    schema["pattern"] = r"^https?://[a-z][a-z0-9-]{0,20}[a-z0-9](\.[a-z]{2,8}){1,3}(:[1-9][0-9]{0,3})?(/[!-;=?-~]{0,99})?$"
+    schema["pattern"] = r"^https?://[A-Za-z][A-Za-z0-9-]{0,20}[A-Za-z0-9](\.[A-Za-z]{2,8}){1,3}(:[1-9][0-9]{0,3})?(/[!-~]*)?$"
 
 
 class PredictRequest(Record):

@@ -26,6 +26,7 @@ Permitted = Callable[[str], bool]  # address -> may a callback go there
 Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]  # url, body, headers -> HTTP status
 
 VISIBLE_ASCII = re.compile(r"[\x21-\x7e]{1,2048}")
+HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
 SHORTHAND = re.compile(r"(\d+|0x[0-9a-f]*)", re.IGNORECASE)  # 127.1 and 0x7f000001 are addresses to the system's resolver
 LOOKUPS_AT_A_TIME = 8  # in threads of their own: slow name servers must not hold up the threads of the database
 NAT64 = IPv6Network("64:ff9b::/96")
@@ -53,6 +54,8 @@ def check_url(url: str, settings: Jobs) -> None:
     if "@" in url.partition("://")[2].partition("/")[0]:
         raise CallbackRefusedError("there are credentials in this URL")
     address = _literal(host)
+    if address is None and not HOST.fullmatch(host):
+        raise CallbackRefusedError("this is not the name of a host")
     if address is None and SHORTHAND.fullmatch(host.rpartition(".")[2]):
         raise CallbackRefusedError("this address is not written in full")
     is_local = host == "localhost" or host.endswith(".localhost") if address is None else not permitted(settings)(host)

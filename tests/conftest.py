@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,11 @@ def commit(project: Project, message: str) -> None:
     """Everything in the project's git."""
     project.must("git", "add", "--all")
     project.must("git", "commit", "--quiet", "--message", message)
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works in tests and their children, also where they were started in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ def test_serve_runs_until_it_is_stopped_and_stops_all(
     environment = {**os.environ, **published, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([*command, "serve"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        assert "version 1 answers" in server.stdout.readline()
+        assert any("version 1 answers" in line for line in server.stdout)
         url = f"http://127.0.0.1:{values['gateway']['port']}/v1/predict"
         with urlopen(Request(url, data=b'{"text": "card declined"}')) as answer:
             assert json.load(answer)["predictions"][0]["label"] == "payment_failed"

@@ -60,7 +60,7 @@ def test_a_real_triton_starts_so_and_serves_all_that_was_fetched(
     try:
         here.wait_ready()
         assert ask_grpc(here.serve, "intent-8", ["where is my parcel?"]).labels == ["it answers"]
-        with pytest.raises(ToolError, match="restricted"):
+        with pytest.raises(ToolError, match="not the one of its administration"):
             unload(here.serve, "intent-7", "not the key")
         unload(here.serve, "intent-7", "the key")
         wait_until(lambda: not is_ready(here.serve, ["intent-7"]), timeout_s=20)

@@ -27,11 +27,11 @@ def test_all_stages_write_into_one_finished_run_with_every_param(made: Project) 
     run = run_of(made)
     assert run.info.status == "FINISHED"
     params = made.params
-    sections = ("data", "split", "model", "train", "evaluate", "reference", "export")
+    sections = ("data", "split", "model", "train", "evaluate", "reference", "export", "session")
     expected = {key: value for name in sections for key, value in flatten(getattr(params, name), name).items()}
     assert run.data.params == expected
     assert {key for key in run.data.tags if key.startswith("stage.")} == {
-        f"stage.{s}" for s in ("train", "evaluate", "reference", "export")
+        f"stage.{s}" for s in ("train", "evaluate", "reference", "export", "select_session")
     }
 
 
@@ -52,7 +52,7 @@ def test_the_run_holds_curves_system_metrics_data_sets_figures_and_model(made: P
     assert "system/cpu_utilization_percentage" in run.data.metrics
     assert sorted(data.dataset.name for data in run.inputs.dataset_inputs) == ["test", "train", "val"]
     figures = {Path(file.path).stem for file in client.list_artifacts(run.info.run_id, "figures")}
-    assert figures == {"learning_curve", "confusion_matrix", "f1_by_class", "reliability"}
+    assert figures == {"learning_curve", "confusion_matrix", "f1_by_class", "reliability", "sessions"}
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert model.source_run_id == run.info.run_id
 

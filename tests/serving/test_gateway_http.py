@@ -89,7 +89,7 @@ def test_answers_are_those_of_the_model_and_say_which_version_gave_them(running:
     texts = read_golden(made / "artifacts/session").texts
     reply = predict(running.place, texts=texts)
     assert reply.status == 200
-    expected = offline(running.place)(1, texts)
+    expected = offline(running.place.packages)(1, texts)
     assert [one["label"] for one in reply.body["predictions"]] == [label for label, _ in expected]
     assert [one["confidence"] for one in reply.body["predictions"]] == pytest.approx([p for _, p in expected], abs=1e-4)
     assert {one["version"] for one in reply.body["predictions"]} == {1}
@@ -233,7 +233,7 @@ def test_the_challenger_answers_its_share_of_units_always_the_same_ones_and_no_r
         assert 20 <= sum(one["role"] == "challenger" for one in answered) <= 60
         again = [predict(place, text="where is it now", unit=unit).body["predictions"][0]["version"] for unit in units]
         assert again == [one["version"] for one in answered]
-        right = {version: offline(place)(version, ["where is it"])[0] for version in (1, 2)}
+        right = {version: offline(place.packages)(version, ["where is it"])[0] for version in (1, 2)}
         assert all(one["confidence"] == pytest.approx(right[one["version"]][1], abs=1e-4) for one in answered)
         assert predict(place, text="pinned", version=2).body["predictions"][0]["version"] == 2
     finally:

@@ -1,0 +1,129 @@
+"""The packaged session without a server, in a child process that answers one JSON line a line: how fast, and which labels.
+
+`{"speed": seconds, "batch": 32, "session": name}` → `{"texts_per_s": …}`: padded batches of texts sorted by length, both layouts
+of the cores tried (one session on all of them, a session a core) and the faster one kept. `{"labels": [text, …]}` → the labels
+that are right for each text: two when both classes are as good as equally probable, padding moves last digits.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from pipeline.cores import available_cores
+from pipeline.errors import run_stage
+from pipeline.runtime.batches import pad
+from pipeline.runtime.classifier import Classifier
+from pipeline.runtime.sessions import Feeds, Session, open_session
+
+PLAIN = "onnxruntime-fp32"
+CALIBRATE_S = 1.0
+
+
+def packaged_session(package: Path) -> str:
+    """The name of the session that the package serves with."""
+    config = model_config_pb2.ModelConfig()
+    text_format.Parse((package / "config.pbtxt").read_text(encoding="utf-8"), config)
+    return str(config.parameters["session"].string_value) or PLAIN
+
+
+class Offline:
+    """The model of one package on these texts; sessions are opened when they are first asked for."""
+
+    def __init__(self, package: Path, texts: Sequence[str], tie: float) -> None:
+        self._folder, self._tie, self._cores = package / "1", tie, available_cores()
+        self._name = packaged_session(package)
+        self._classifier = Classifier(self._folder, session=open_session(self._folder, self._name, self._cores))
+        self._pieces = [encoding.ids for encoding in self._classifier.tokenizer.encode_batch(list(texts))]
+        self.best = cache(self._best)  # layout by session and batch size, found once
+
+    def speed(self, seconds: float, batch: int, session: str | None) -> float:
+        """Texts a second, every core busy."""
+        name = session or self._name
+        return self._run(seconds, batch, self._open(name, self.best(name, batch)))
+
+    def labels(self, texts: Sequence[str]) -> list[list[str]]:
+        """The right labels of each text."""
+        found = self._classifier.predict(texts)
+        order = np.argsort(found.probabilities, axis=1)[:, ::-1][:, :2]
+        gaps = np.take_along_axis(found.probabilities, order, axis=1)
+        names = self._classifier.labels
+        return [
+            [names[i] for i in (best if one - two < self._tie else best[:1])]
+            for best, (one, two) in zip(order, gaps, strict=True)
+        ]
+
+    def _best(self, name: str, batch: int) -> int:
+        layouts = sorted({1, self._cores})
+        return max(layouts, key=lambda threads: self._run(CALIBRATE_S, batch, self._open(name, threads)))
+
+    def _open(self, name: str, threads: int) -> list[Session]:
+        """As many sessions as fit on the cores with so many threads each."""
+        return [open_session(self._folder, name, threads) for _ in range(self._cores // threads)]
+
+    def _run(self, seconds: float, batch: int, sessions: Sequence[Session]) -> float:
+        by_length = sorted(self._pieces, key=len) if batch > 1 else self._pieces
+        feeds = [pad(by_length[start : start + batch]) for start in range(0, len(by_length), batch)]
+        order = np.random.default_rng(0).permutation(len(feeds))
+        turns = itertools.cycle([feeds[i] for i in order])
+        for session in sessions:
+            for feed in (feeds[0], feeds[-1]):
+                session(feed)
+        counts = [0] * len(sessions)
+        start = time.perf_counter()
+        threads = [
+            threading.Thread(target=_work, args=(turns, session, start + seconds, _add(counts, i)))
+            for i, session in enumerate(sessions)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(counts) / (time.perf_counter() - start)
+
+
+def _work(turns: "itertools.cycle[Feeds]", session: Session, until: float, add: Callable[[int], None]) -> None:
+    while time.perf_counter() < until:
+        feeds = next(turns)
+        session(feeds)
+        add(len(feeds["input_ids"]))
+
+
+def _add(counts: list[int], at: int) -> Callable[[int], None]:
+    def add(texts: int) -> None:
+        counts[at] += texts
+
+    return add
+
+
+def answer(offline: Offline, asked: dict[str, Any]) -> dict[str, Any]:
+    """One line's answer."""
+    if "labels" in asked:
+        return {"labels": offline.labels(asked["labels"])}
+    return {"texts_per_s": offline.speed(asked["speed"], asked["batch"], asked.get("session"))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--package", type=Path, required=True)
+    parser.add_argument("--texts", type=Path, required=True, help="a JSON list")
+    parser.add_argument("--tie", type=float, required=True, help="probabilities closer than this are equal")
+    args = parser.parse_args()
+    offline = Offline(args.package, json.loads(args.texts.read_text(encoding="utf-8")), args.tie)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(offline, json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    run_stage(main)

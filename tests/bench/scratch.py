@@ -1,0 +1,149 @@
+"""The serving bench's own homes of state, made of the packaged model: nobody's versions, routes or logs are touched.
+
+`plain/` has every cache off, and Triton models that only serve as controls; `cached/` has the caches on and two versions.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from pipeline.errors import run_stage
+from pipeline.params import load_params
+from pipeline.records import write_json
+from pipeline.runtime.classifier import model_digest
+from serving.manifest import MANIFEST, file_digests
+from serving.publish import publish, repository
+
+SUFFIX = " (2)"  # behind each label of version 2, so that every answer shows which version gave it
+UNBATCHED, ONE_RUN, FIXED, RAGGED = "unbatched", "one_run", "padded_fixed", "padded_ragged"
+CONTROLS = (UNBATCHED, ONE_RUN, FIXED, RAGGED)
+HERE = Path(__file__).parent
+Edit = Callable[[Any], None]  # of a model_config_pb2.ModelConfig, in place
+
+
+def make(package: Path, dvc_lock: Path, out: Path, name: str, max_pieces: int) -> None:
+    """Both homes under `out`; a version is published as a person would publish it."""
+    staged = out / "staged"
+    _publish(_variant(package, staged / "uncached", _without_cache), dvc_lock, name, out / "plain")
+    for control in CONTROLS:
+        _control(control, package, repository(out / "plain") / control, max_pieces)
+    _publish(package, dvc_lock, name, out / "cached")
+    _publish(_relabelled(_variant(package, staged / "second", _nothing)), dvc_lock, name, out / "cached")
+    shutil.rmtree(staged)
+
+
+def _publish(package: Path, dvc_lock: Path, name: str, home: Path) -> None:
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # set by the publish before this one, to the registry of its home
+    publish(package, dvc_lock, name, home)
+
+
+def _control(control: str, package: Path, folder: Path, max_pieces: int) -> None:
+    """A Triton model for comparison only; caches are off."""
+    edits: dict[str, Edit] = {
+        UNBATCHED: lambda config: config.ClearField("dynamic_batching"),
+        ONE_RUN: _nothing,
+        FIXED: lambda config: _take_pieces(config, max_pieces),
+        RAGGED: lambda config: _take_pieces(config, None),
+    }
+
+    def edit(config: Any) -> None:
+        _without_cache(config)
+        edits[control](config)
+
+    _variant(package, folder, edit)
+    if control == ONE_RUN:
+        (folder / "1" / "model.py").replace(folder / "1" / "shipped.py")
+        shutil.copy(HERE / "control_one_run.py", folder / "1" / "model.py")
+    if control in (FIXED, RAGGED):
+        (folder / "1" / "model.py").unlink()
+        shutil.copy(HERE / "control_padded.py", folder / "1" / "model.py")
+    (folder / MANIFEST).unlink()  # no version of ours
+
+
+def _variant(package: Path, out: Path, edit: Edit) -> Path:
+    """The package with another config.pbtxt, whole again; its large files are the same ones."""
+    shutil.copytree(package, out, copy_function=_link_or_copy, ignore=shutil.ignore_patterns("__pycache__"))
+    config = model_config_pb2.ModelConfig()
+    text_format.Parse((package / "config.pbtxt").read_text(encoding="utf-8"), config)
+    edit(config)
+    _replace(out / "config.pbtxt", text_format.MessageToString(config))
+    return _sealed(out)
+
+
+def _relabelled(folder: Path) -> Path:
+    """The same model under other labels; its digests and golden answers follow."""
+    card = json.loads((folder / "1" / "model.json").read_text(encoding="utf-8"))
+    card["labels"] = [label + SUFFIX for label in card["labels"]]
+    _replace(folder / "1" / "model.json", json.dumps(card, indent=2))
+    _replace(folder / "labels.txt", "".join(f"{label}\n" for label in card["labels"]))
+    for path in folder.rglob("golden.json"):
+        golden = json.loads(path.read_text(encoding="utf-8"))
+        _replace(path, json.dumps(golden | {"labels": [label + SUFFIX for label in golden["labels"]]}))
+    config = model_config_pb2.ModelConfig()
+    text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), config)
+    config.parameters["labels"].string_value = json.dumps(card["labels"])
+    config.parameters["model_digest"].string_value = model_digest(folder / "1")
+    _replace(folder / "config.pbtxt", text_format.MessageToString(config))
+    return _sealed(folder)
+
+
+def _sealed(folder: Path) -> Path:
+    """A manifest that fits the files again."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    (folder / MANIFEST).unlink()
+    write_json(folder / MANIFEST, manifest | {"files": file_digests(folder)})
+    return folder
+
+
+def _without_cache(config: Any) -> None:
+    config.ClearField("response_cache")
+
+
+def _nothing(_config: Any) -> None:
+    pass
+
+
+def _take_pieces(config: Any, length: int | None) -> None:
+    """`input_ids` and `attention_mask` instead of text, of one length or of any."""
+    del config.input[:]
+    for name in ("input_ids", "attention_mask"):
+        config.input.add(name=name, data_type=model_config_pb2.TYPE_INT64, dims=[length or -1], allow_ragged_batch=length is None)
+    kept = [output for output in config.output if output.name in ("label", "probabilities")]
+    del config.output[:]
+    config.output.extend(kept)
+    del config.model_warmup[:]
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+    return target
+
+
+def _replace(path: Path, text: str) -> None:
+    """A new file in the place of this one: the old one may be shared with the package."""
+    path.unlink()
+    path.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--package", type=Path, required=True)
+    parser.add_argument("--lock", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params()
+    make(args.package, args.lock, args.out, params.publish.name, params.model.max_pieces)
+
+
+if __name__ == "__main__":
+    run_stage(main)
