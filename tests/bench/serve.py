@@ -8,6 +8,7 @@ asked at a time. Scratch homes of state are made of artifacts/package.
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -105,6 +106,8 @@ def main() -> None:
     for path, do in ((PACKAGE, "make repro"), (MODEL, "make repro"), (LOCK, "make repro")):
         if not path.exists():
             raise InputError(str(path), "there is no such thing yet", f"run first: {do}")
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where it runs in the background, with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     forget_settings()
     params, console = load_params(), Console(soft_wrap=True, width=160)
     texts = read_texts(args.texts, params.data)
