@@ -222,6 +222,7 @@ def _row(now: float, asked: Asked, text: str, prediction: Prediction, role: Logg
         confidence=answer.confidence,
         runner_up=answer.runner_up,
         sketch=answer.sketch,
+        probabilities=answer.probabilities,
         latency_ms=latency_ms,
         cache_hit=prediction.cached,
     )

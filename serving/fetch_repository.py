@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from pipeline.errors import InputError, RefusedError, ToolError, run_stage
-from serving.manifest import MANIFEST, content_digest, model_name, read_verified
+from serving.manifest import MANIFEST, content_digest, file_digests, model_name, read_verified
 
 CHAMPION = "champion.json"
 STAGING = ".fetching"  # beside the models, because a rename stays on one volume; gone before Triton starts
@@ -121,6 +121,34 @@ def lay(store: Store, to: Path, name: str) -> bool:
     shutil.rmtree(target, ignore_errors=True)  # a torn one
     staged.rename(target)
     return True
+
+
+def fetch_some(store: Store, name: str, digest: str, wanted: Sequence[str], to: Path) -> None:
+    """Some files of a model, with its manifest, verified; the folder `to` appears when all of them are there.
+
+    Raises `RefusedError` for a folder whose content has not this digest, and for files that are not as its manifest says.
+    """
+    where = f"{store.root}/{name}"
+    text = read_text(store, f"{name}/{MANIFEST}")
+    names, manifest = listed_names(text, where), json.loads(text)
+    if content_digest(manifest) != digest:
+        what = "this is not the content that was released under this number"
+        raise RefusedError(where, what, "put the published folder into the store")
+    staged = to.parent / STAGING / to.name
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    for one in wanted:
+        if one not in names:
+            raise RefusedError(where, f"its manifest names no {one}", "publish a version that has one")
+        _patiently(store, f"{where}/{one}", partial(store.files.get_file, f"{where}/{one}", str(staged / one)))
+    found = file_digests(staged)
+    wrong = [one for one in wanted if found.get(one) != manifest["files"][one]]
+    if wrong:
+        what = "the file does not have the SHA-256 of the manifest"
+        raise RefusedError(f"{where}/{wrong[0]}", what, "put the published folder into the store again")
+    (staged / MANIFEST).write_text(text, encoding="utf-8")
+    shutil.rmtree(to, ignore_errors=True)
+    staged.rename(to)
 
 
 def listed_names(text: str, where: str) -> list[str]:

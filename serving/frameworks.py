@@ -14,9 +14,9 @@ from pipeline.golden import read_golden
 from pipeline.home import find_home
 from pipeline.params import Package, load_params
 from pipeline.records import write_json
-from serving.manifest import MANIFEST, file_digests
+from serving.manifest import MANIFEST, file_digests, repository
 from serving.model_repository import BACKEND_SOURCE, RUNTIME_SOURCE, config_text, signature, write_warmup
-from serving.publish import champion, repository
+from serving.publish import champion
 
 SESSIONS = {"torch": "torch_session.py", "control": "control_session.py"}
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect
 
 from pipeline.runtime.text import clean
 
@@ -157,7 +158,7 @@ def request_schema(record: type[PredictRequest], *, max_texts: int, max_chars: i
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, as long as it comes in time and stays in bounds; raises `ApiError` 413 or 408."""
+    """The body, as long as it comes whole, in time and in bounds; raises `ApiError` 400, 408 or 413."""
     parts, size = [], 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -168,6 +169,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                 parts.append(part)
     except TimeoutError:
         raise ApiError(408, "body_too_slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from None
+    except ClientDisconnect:
+        raise ApiError(400, "body_cut_off", "the connection was closed in the middle of the body") from None
     return b"".join(parts)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 # fine around the limits that rules speak of (10 to 100 ms), so that a P99 read off the buckets is within a quarter of the truth
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5)
@@ -17,6 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self._requests = Counter("evergreen_requests_total", "HTTP requests answered", ["route", "code"], registry=registry)
         self._request_seconds = Histogram(
             "evergreen_request_seconds", "From the first byte to the answer", ["route"], buckets=SECONDS, registry=registry

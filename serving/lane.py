@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from serving.triton import Answers, TritonError
 
 
@@ -21,6 +23,7 @@ class Answer(NamedTuple):
     pieces: int
     pieces_per_word: float
     sketch: bytes  # fp16
+    probabilities: bytes  # fp16, in the order of the labels
 
 
 class OverloadedError(Exception):
@@ -35,6 +38,7 @@ class Limits(NamedTuple):
     batch: int  # texts in one call
 
 
+SMOOTHED = 0.2  # weight of the last call in what a call is thought to take
 Ask = Callable[[Sequence[str], float], Coroutine[Any, Any, Answers]]  # texts, seconds left → answers
 Future = asyncio.Future[Answer]
 
@@ -48,6 +52,7 @@ class Lane:
         self._waiting: deque[tuple[str, float, Future]] = deque()
         self._flying: set[asyncio.Task[None]] = set()
         self._pumping = False
+        self._call_s = 0.0  # what a call takes
 
     @property
     def waiting(self) -> int:
@@ -85,8 +90,13 @@ class Lane:
                 task.add_done_callback(self._landed)
 
     def _take(self) -> list[tuple[str, float, Future]]:
-        """The next texts that are still wanted; those whose time is over are told so."""
+        """The next texts that can be answered in time; those that cannot are told so.
+
+        A call for texts that nobody waits for any more when it returns makes the next ones late too: a queue that is as long as
+        the deadline would stay so, and nobody would be answered. Only where nothing else waits are such texts tried.
+        """
         batch: list[tuple[str, float, Future]] = []
+        late: list[tuple[str, float, Future]] = []
         now = self._clock()
         while self._waiting and len(batch) < self._limits.batch:
             text, deadline, future = self._waiting.popleft()
@@ -94,8 +104,13 @@ class Lane:
                 continue
             if deadline <= now:
                 future.set_exception(OverloadedError("it waited too long"))
-                continue
-            batch.append((text, deadline, future))
+            else:
+                (late if deadline < now + self._call_s else batch).append((text, deadline, future))
+        if not batch:
+            self._waiting.extendleft(reversed(late[self._limits.batch :]))
+            return late[: self._limits.batch]
+        for _, _, future in late:
+            future.set_exception(OverloadedError("it waited too long"))
         return batch
 
     def _landed(self, task: asyncio.Task[None]) -> None:
@@ -103,7 +118,8 @@ class Lane:
         self._pump()
 
     async def _call(self, batch: list[tuple[str, float, Future]]) -> None:
-        left_s = max(deadline for _, deadline, _ in batch) - self._clock()
+        begun = self._clock()
+        left_s = max(deadline for _, deadline, _ in batch) - begun
         try:
             answers = await self.ask([text for text, _, _ in batch], left_s)
             found = split(answers, self.labels)
@@ -113,6 +129,8 @@ class Lane:
                 if not future.done():
                     future.set_exception(known)
             return
+        finally:
+            self._call_s += SMOOTHED * (self._clock() - begun - self._call_s)
         for (_, _, future), answer in zip(batch, found, strict=True):
             if not future.done():
                 future.set_result(answer)
@@ -124,7 +142,8 @@ def split(answers: Answers, labels: Sequence[str]) -> list[Answer]:
     if probabilities.shape[1] != len(labels):
         raise ValueError(f"{probabilities.shape[1]} probabilities for {len(labels)} labels")
     order = probabilities.argsort(axis=1)
-    rows = zip(answers.labels, probabilities, order, answers.pieces, answers.pieces_per_word, answers.sketch, strict=True)
+    halves = probabilities.astype(np.float16)
+    rows = zip(answers.labels, probabilities, halves, order, answers.pieces, answers.pieces_per_word, answers.sketch, strict=True)
     return [
         Answer(
             label,
@@ -133,6 +152,7 @@ def split(answers: Answers, labels: Sequence[str]) -> list[Answer]:
             int(pieces),
             float(per_word),
             sketch.tobytes(),
+            half.tobytes(),
         )
-        for label, own, ranked, pieces, per_word, sketch in rows
+        for label, own, half, ranked, pieces, per_word, sketch in rows
     ]

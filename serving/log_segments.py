@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import InputError
-from pipeline.records import written_whole
+from pipeline.writing import written_whole
 
 FORMAT = b"1"
 SLICE_ROWS = 100  # converted in one go; between two slices the event loop may have the interpreter
@@ -45,6 +45,7 @@ class Row(NamedTuple):
     confidence: float
     runner_up: str | None  # None: the model knows one class only
     sketch: bytes  # fp16, as the backend returned it
+    probabilities: bytes  # fp16, calibrated, in the order of the version's labels.txt
     latency_ms: float
     cache_hit: bool
 
@@ -65,6 +66,7 @@ SCHEMA = pa.schema(
         "confidence": pa.float32(),
         "runner_up": pa.string(),
         "sketch": pa.binary(),
+        "probabilities": pa.binary(),
         "latency_ms": pa.float32(),
         "cache_hit": pa.bool_(),
     }
@@ -86,11 +88,20 @@ def read(
     `session` and `first_row`, which together name a segment. One segment is in memory at a time. Paths of files that are not
     whole segments go to `on_skipped`; a store that is down raises what fsspec raises.
     """
+    wanted = (lambda _name: True) if sessions is None else (lambda name: name.session in sessions)
+    for _name, table in segments(url, since=since, wanted=wanted, on_skipped=on_skipped):
+        yield table
+
+
+def segments(
+    url: str, *, since: float, wanted: Callable[["Name"], bool], on_skipped: Callable[[str], None]
+) -> Iterator[tuple["Name", pa.Table]]:
+    """As `read`, each with its name; what is not `wanted` is not opened."""
     fs, root = open_store(url)
     fs.invalidate_cache()
     for folder in day_folders(fs, root, since):
         for name in names(fs, folder, on_skipped):
-            if name.sequence < since * 1000 or (sessions is not None and name.session not in sessions):
+            if name.sequence < since * 1000 or not wanted(name):
                 continue
             try:
                 table = parse(fs.cat_file(name.path))
@@ -101,7 +112,7 @@ def read(
             if table is None:
                 on_skipped(name.path)
             else:
-                yield table
+                yield name, table
 
 
 class Segment(NamedTuple):
@@ -129,6 +140,11 @@ def open_store(url: str) -> tuple[Any, str]:
             "params.yaml, log.url", f"`{url}` cannot be opened: {error}", "install that package, or name a folder"
         ) from None
     return fs, root.rstrip("/")
+
+
+def prepare() -> None:
+    """Let pyarrow look for pandas now, as it does at its first array: that takes the interpreter for most of a second."""
+    pa.array([""])
 
 
 def put(fs: Any, path: str, data: bytes) -> None:

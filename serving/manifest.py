@@ -16,6 +16,11 @@ def model_name(version: int) -> str:
     return f"intent-{version}"
 
 
+def repository(home: Path) -> Path:
+    """The folder that Triton serves from."""
+    return home / "models"
+
+
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file under the folder but the manifest and the lineage, by relative path."""
     unlisted = (folder / MANIFEST, folder / LINEAGE)

@@ -17,7 +17,7 @@ import structlog
 
 from pipeline.errors import InputError
 from pipeline.params import Log
-from serving.log_segments import Row, Segment, day_folders, make_segment, names, open_store, parse, put
+from serving.log_segments import Row, Segment, day_folders, make_segment, names, open_store, parse, prepare, put
 
 RETRY_FIRST_S, RETRY_GROWTH, RETRY_MAX_S = 0.1, 2.0, 10.0
 DAY_S = 86_400
@@ -49,6 +49,7 @@ class PredictionLog:
         self._settled = 0  # written by the writer only
         self._closing = self._gave_up = False
         self._wake = threading.Event()
+        prepare()
         self._counter = _open_counter(home, session, started=int(clock()))
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()

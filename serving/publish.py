@@ -11,12 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
 from filelock import FileLock
 
 from pipeline import tracking
 from pipeline.errors import InputError, RefusedError
 from pipeline.records import write_json
-from serving.manifest import LINEAGE, content_digest, model_name, read_verified
+from serving.manifest import LINEAGE, content_digest, model_name, read_verified, repository
 from serving.state import UNIQUE_ROLES, Release, Role, add_release, find_release, open_state, roles
 
 
@@ -28,15 +29,29 @@ class Published(NamedTuple):
     was_there: bool  # True when this content had been published before
 
 
-def publish(package: Path, dvc_lock: Path, name: str, home: Path, at: Callable[[str], None] = lambda _point: None) -> Published:
-    """Register, copy, enter, project; `at` is told each point that has been reached."""
+def publish(
+    package: Path,
+    dvc_lock: Path,
+    name: str,
+    home: Path,
+    at: Callable[[str], None] = lambda _point: None,
+    *,
+    decision: int | None = None,
+    may: Callable[[sa.Connection], None] = lambda _connection: None,
+) -> Published:
+    """Register, copy, enter, project; `at` is told each point that has been reached.
+
+    `decision` is the one that asked for it. `may` raises when whoever publishes has lost the right to: before anything is done,
+    and again in the transaction that enters the version.
+    """
     digest = content_digest(read_verified(package))
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / "publish.lock"), open_state(home) as engine, tracking.registry(home):
         with engine.begin() as connection:
+            may(connection)
             known = find_release(connection, digest=digest)
             parent = find_release(connection, role="champion")
-        lineage = _lineage(package, dvc_lock, digest, parent)
+        lineage = _lineage(package, dvc_lock, digest, parent, decision)
         at("before registering")
         tags = {key: str(value) for key, value in lineage.items()}
         version = known.version if known else tracking.register(name, lineage["mlflow_run_id"], package / "1", tags)
@@ -44,6 +59,7 @@ def publish(package: Path, dvc_lock: Path, name: str, home: Path, at: Callable[[
         folder = _copy_live(package, home, version, lineage, at)
         at("copied")
         with engine.begin() as connection:
+            may(connection)
             release = add_release(connection, version, digest)
             now = roles(connection)
         at("released")
@@ -55,11 +71,6 @@ def publish(package: Path, dvc_lock: Path, name: str, home: Path, at: Callable[[
 def is_other_than(release: Release, package: Path) -> bool:
     """Whether the package holds something else than this release."""
     return content_digest(read_verified(package)) != release.content_digest
-
-
-def repository(home: Path) -> Path:
-    """The folder that Triton serves from."""
-    return home / "models"
 
 
 def champion(home: Path) -> Release | None:
@@ -104,7 +115,7 @@ def _content_of(folder: Path) -> str | None:
         return None
 
 
-def _lineage(package: Path, dvc_lock: Path, digest: str, parent: Release | None) -> dict[str, Any]:
+def _lineage(package: Path, dvc_lock: Path, digest: str, parent: Release | None, decision: int | None) -> dict[str, Any]:
     """Where this content comes from; `parent_version` is the champion at the time, `decision` the retrain that asked for it."""
     if not dvc_lock.is_file():
         raise InputError(str(dvc_lock), "there is no such file", "run the pipeline first: .venv/bin/dvc repro")
@@ -114,5 +125,5 @@ def _lineage(package: Path, dvc_lock: Path, digest: str, parent: Release | None)
         **origin,
         "dvc_lock_digest": sha256(dvc_lock.read_bytes()).hexdigest(),
         "parent_version": parent.version if parent else None,
-        "decision": None,
+        "decision": decision,
     }

@@ -1,4 +1,4 @@
-"""The state database: releases, routing, jobs, feedback. SQLAlchemy Core; SQLite by default, PostgreSQL by URL.
+"""The state database: releases, routing, jobs, feedback, what is watched. SQLAlchemy Core; SQLite by default, PostgreSQL by URL.
 
 The release table is the truth; registry aliases and routing are projections of it. Times of jobs are seconds of the epoch.
 """
@@ -10,17 +10,17 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import quote
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from filelock import FileLock
+
+from serving.retrain_tables import metadata
 
 Role = Literal["champion", "challenger", "previous", "retired"]
 MIGRATING = 0x45564752  # the number of our advisory lock: EVGR
 UNIQUE_ROLES: tuple[Role, ...] = ("champion", "challenger", "previous")
 
-metadata = sa.MetaData()
 releases = sa.Table(
     "releases",
     metadata,
@@ -79,6 +79,67 @@ feedback = sa.Table(
     sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
     sa.UniqueConstraint("prediction_id", "source", "label", name="one_opinion_once"),
 )
+monitor = sa.Table(
+    "monitor",
+    metadata,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),  # one row
+    sa.Column("revision", sa.Integer, nullable=False),  # grows with every write; who has read another one may not write
+    sa.Column("cursor", sa.Text, nullable=False),  # JSON: how far the prediction log has been read
+    sa.Column("watched", sa.LargeBinary),  # evidence and open window of the watched version, after exactly that far
+)
+windows = sa.Table(
+    "windows",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # from 1, in a version
+    sa.Column("began_at", sa.Float, nullable=False),  # seconds of the epoch: its first and last row
+    sa.Column("ended_at", sa.Float, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("foreign_share", sa.Float),
+    sa.Column("accuracy_estimate", sa.Float),
+    sa.Column("accuracy_lower", sa.Float),
+    sa.Column("accuracy_upper", sa.Float),
+    sa.Column("told", sa.Text, nullable=False),  # JSON: words and texts, where it alarmed
+)
+signals = sa.Table(
+    "signals",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # of the window
+    sa.Column("signal", sa.String(32), primary_key=True),
+    sa.Column("value", sa.Float),
+    sa.Column("threshold", sa.Float),  # null: no value reaches it
+    sa.Column("p", sa.Float),
+    sa.Column("effect", sa.Float),
+    sa.Column("log_e", sa.Float, nullable=False),  # the highest within the window
+    sa.Column("log_threshold", sa.Float, nullable=False),
+    sa.Column("alarm", sa.String(8), nullable=False),  # none, window, stream, both
+)
+answers = sa.Table(
+    "answers",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),  # the prediction's
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("label", sa.String(200), nullable=False),  # what was said
+)
+judgements = sa.Table(
+    "judgements",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),  # in the order in which the monitor heard of them
+    sa.Column("prediction_id", sa.String(64), nullable=False, unique=True),  # the first opinion counts
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("correct", sa.Boolean, nullable=False),
+    sa.Index("judgements_of_version", "version", "number"),
+)
+
+# Statements that are asked for all the time, put together once.
+_RELEASE = sa.select(releases.c.version, releases.c.content_digest, releases.c.role)
+_RELEASE_BY = {name: _RELEASE.where(releases.c[name] == sa.bindparam("value")) for name in ("role", "content_digest", "version")}
+_IN_ROLES = _RELEASE.where(releases.c.role.in_(UNIQUE_ROLES))
+_CHANGE_ROLE = releases.update().where(releases.c.role == sa.bindparam("before")).values(role=sa.bindparam("after"))
+_GIVE_ROLE = releases.update().where(releases.c.version == sa.bindparam("which")).values(role=sa.bindparam("after"))
+_CHANGE_ROUTING = routing.update().values(revision=routing.c.revision + 1)
 
 
 class Release(NamedTuple):
@@ -113,8 +174,30 @@ def open_state(home: Path) -> Iterator[sa.Engine]:
         engine.dispose()
 
 
+@contextmanager
+def read_state(home: Path) -> Iterator[sa.Connection | None]:
+    """A connection that can only read, on whatever schema is there; None where there is no database yet. Nothing is migrated."""
+    url = sa.make_url(state_url(home))
+    if url.get_backend_name() == "sqlite":
+        if not url.database or not Path(url.database).is_file():
+            yield None
+            return
+        url = url.set(database=f"file:{quote(url.database)}", query={"mode": "ro", "uri": "true"})
+        engine = sa.create_engine(url, connect_args={"timeout": 30})
+    else:
+        engine = sa.create_engine(url, execution_options={"postgresql_readonly": True})
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def migrate(engine: sa.Engine) -> None:
     """Bring the schema to the newest revision."""
+    from alembic import command  # takes longer to import than a command that only reads takes altogether
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
@@ -130,11 +213,10 @@ def find_release(
     """The release with this role, this content or this number, if there is one."""
     column, value = next(
         (column, value)
-        for column, value in ((releases.c.role, role), (releases.c.content_digest, digest), (releases.c.version, version))
+        for column, value in (("role", role), ("content_digest", digest), ("version", version))
         if value is not None
     )
-    shown = sa.select(releases.c.version, releases.c.content_digest, releases.c.role)
-    row = connection.execute(shown.where(column == value)).one_or_none()
+    row = connection.execute(_RELEASE_BY[column], {"value": value}).one_or_none()
     return Release(*row) if row else None
 
 
@@ -146,10 +228,9 @@ def add_release(connection: sa.Connection, version: int, digest: str) -> Release
         return known
     role: Role = "challenger" if find_release(connection, role="champion") else "champion"
     if role == "challenger":
-        connection.execute(releases.update().where(releases.c.role == role).values(role="retired"))
-    connection.execute(
-        releases.insert().values(version=version, content_digest=digest, role=role, published_at=datetime.now(UTC))
-    )
+        connection.execute(_CHANGE_ROLE, {"before": role, "after": "retired"})
+    new = {"version": version, "content_digest": digest, "role": role, "published_at": datetime.now(UTC)}
+    connection.execute(releases.insert(), new)
     _all_to_champion(connection)
     return Release(version, digest, role)
 
@@ -160,10 +241,10 @@ def promote(connection: sa.Connection, version: int) -> None:
     champion = find_release(connection, role="champion")
     if champion and champion.version == version:
         return
-    is_this = releases.c.version == version
-    connection.execute(releases.update().where((releases.c.role == "previous") | is_this).values(role="retired"))
-    connection.execute(releases.update().where(releases.c.role == "champion").values(role="previous"))
-    connection.execute(releases.update().where(is_this).values(role="champion"))
+    connection.execute(_CHANGE_ROLE, {"before": "previous", "after": "retired"})
+    connection.execute(_GIVE_ROLE, {"which": version, "after": "retired"})  # one version a role, at every moment
+    connection.execute(_CHANGE_ROLE, {"before": "champion", "after": "previous"})
+    connection.execute(_GIVE_ROLE, {"which": version, "after": "champion"})
     _all_to_champion(connection)
 
 
@@ -175,8 +256,7 @@ def versions(connection: sa.Connection) -> dict[int, Role]:
 
 def roles(connection: sa.Connection) -> dict[Role, int]:
     """Version by role, for the roles that only one version can have."""
-    rows = connection.execute(sa.select(releases).where(releases.c.role.in_(UNIQUE_ROLES)))
-    return {row.role: row.version for row in rows}
+    return {row.role: row.version for row in connection.execute(_IN_ROLES)}
 
 
 def _hold_releases(connection: sa.Connection) -> None:
@@ -188,7 +268,7 @@ def _hold_releases(connection: sa.Connection) -> None:
 def _all_to_champion(connection: sa.Connection) -> None:
     """The releases have changed: no share for the challenger, and a new salt."""
     changed = {"challenger_weight": 0.0, "shadow_share": 0.0, "salt": secrets.token_hex(8)}
-    connection.execute(routing.update().values(revision=routing.c.revision + 1, **changed))
+    connection.execute(_CHANGE_ROUTING, changed)
 
 
 def _use_wal(connection: object, _record: object) -> None:

@@ -13,37 +13,16 @@ from filelock import Timeout
 
 from pipeline.errors import ToolError
 from pipeline.params import Params
-from serving.manifest import model_name
-from serving.publish import repository
+from serving.manifest import model_name, repository
+from serving.restarts import Restarts, how_it_ended
 from serving.routing import read_routes
 from serving.state import open_state
 from serving.swap import catch_up
 from serving.triton import is_alive
-from serving.triton_server import Server, end_with_parent, require_free, start, stop, wait_ready
+from serving.triton_server import Server, end_with_parent, has_lost_a_model, require_free, start, stop, wait_ready
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S = 0.5, 15.0, 60.0
 Say = Callable[[str], None]
-
-
-class Restarts:
-    """How long to wait before the next start: doubles while a child keeps dying, begins anew once one has lived for a while."""
-
-    def __init__(self) -> None:
-        self._pause_s, self._since, self._due = FIRST_PAUSE_S, 0.0, 0.0
-
-    def started(self, now: float) -> None:
-        """A child was started, or this was tried."""
-        self._since = now
-
-    def put_off(self, now: float) -> float:
-        """A child has died, or could not be started: the wait until it `is_due` again."""
-        self._pause_s = FIRST_PAUSE_S if now - self._since >= STABLE_S else min(LONGEST_PAUSE_S, 2 * self._pause_s)
-        self._since, self._due = now, now + self._pause_s
-        return self._pause_s
-
-    def is_due(self, now: float) -> bool:
-        """Whether the next start may be tried."""
-        return now >= self._due
+BURIED_WITHIN_S = 5.0  # Triton buries one that dies while it is loaded after about a second, and one that is unloaded at once
 
 
 class Stack:
@@ -54,6 +33,7 @@ class Stack:
         self.triton: Server | None = None
         self.gateway: subprocess.Popen[bytes] | None = None
         self._restarts = {"Triton": Restarts(), "the gateway": Restarts()}
+        self._crippled_since: float | None = None
         self._caught_up = True  # what Triton has loaded is what the release table says, or a swap sees to it
 
     def begin(self) -> None:
@@ -80,9 +60,10 @@ class Stack:
 
     def _look_at_triton(self, now: float) -> None:
         restarts = self._restarts["Triton"]
+        self._end_a_crippled_triton(now)
         if self.triton and self.triton.process.poll() is not None:
             pause_s = restarts.put_off(now)
-            self.say(f"Triton ended ({_how(self.triton.process.returncode)}); it is started again in {pause_s:g} s")
+            self.say(f"Triton ended ({how_it_ended(self.triton.process.returncode)}); it is started again in {pause_s:g} s")
             stop(self.triton)  # its children too
             self.triton = None
         if not restarts.is_due(now):
@@ -94,11 +75,23 @@ class Stack:
             self._caught_up = True
             self.say("Triton answers again")
 
+    def _end_a_crippled_triton(self, now: float) -> None:
+        """One that waits for a dead process of a model serves on with the others for ever: it is ended, and started anew."""
+        if self.triton is None or not has_lost_a_model(self.triton):
+            self._crippled_since = None
+            return
+        self._crippled_since = now if self._crippled_since is None else self._crippled_since
+        if now - self._crippled_since >= BURIED_WITHIN_S:
+            self.say("a process of a model has died, and Triton does not replace it")
+            self._crippled_since = None
+            self.triton.process.kill()
+            self.triton.process.wait()
+
     def _look_at_gateway(self, now: float) -> None:
         restarts = self._restarts["the gateway"]
         if self.gateway and self.gateway.poll() is not None:
             pause_s = restarts.put_off(now)
-            self.say(f"the gateway ended ({_how(self.gateway.returncode)}); it is started again in {pause_s:g} s")
+            self.say(f"the gateway ended ({how_it_ended(self.gateway.returncode)}); it is started again in {pause_s:g} s")
             self.gateway = None
         if self.gateway is None and restarts.is_due(now):
             self._start_gateway(now)
@@ -170,7 +163,3 @@ def serve(params: Params, home: Path, say: Say, ready: Callable[[Stack], None]) 
             stack.watch_once(time.monotonic())
     finally:
         stack.end()
-
-
-def _how(code: int | None) -> str:
-    return f"signal {-code}" if code and code < 0 else f"exit code {code}"

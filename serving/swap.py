@@ -19,8 +19,7 @@ from pipeline import tracking
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.golden import Golden, golden_differences, read_golden
 from pipeline.params import Params, Serve
-from serving.manifest import MANIFEST, model_name, read_verified
-from serving.publish import repository
+from serving.manifest import MANIFEST, model_name, read_verified, repository
 from serving.routing import Routes, read_routes, set_routing
 from serving.state import UNIQUE_ROLES, open_state, promote, roles, versions
 from serving.triton import (
@@ -49,18 +48,26 @@ class Swapped(NamedTuple):
     was_served: bool  # a Triton was there and has it loaded now
 
 
-def swap(version: int, params: Params, home: Path, say: Say) -> Swapped:
-    """Make a published version champion; raises `InputError`, `RefusedError` (golden answers) or `ToolError` (Triton)."""
+def swap(
+    version: int, params: Params, home: Path, say: Say, may: Callable[[sa.Connection], None] = lambda _connection: None
+) -> Swapped:
+    """Make a published version champion; raises `InputError`, `RefusedError` (golden answers) or `ToolError` (Triton).
+
+    `may` raises when whoever swaps has lost the right to: before anything is done, and again in the transaction that promotes.
+    """
     serve = address(params.serve)
     with FileLock(home / "publish.lock"), open_state(home) as engine:
         with engine.begin() as connection:
+            may(connection)
             before = _known(connection, version)
             in_use = read_routes(connection).served
-        read_verified(unpark(home, version))
         served = is_alive(serve)
         if served:
             bring_up(serve, home, version, say, in_use=version in in_use)
+        else:
+            read_verified(unpark(home, version))
         with engine.begin() as connection:
+            may(connection)
             promote(connection, version)
             wanted, now = read_routes(connection).served, roles(connection)
         say(f"version {version} is champion; gateways follow within {params.gateway.routing_poll_ms} ms")

@@ -3,7 +3,6 @@
 It knows tensor names and the v2 protocols, and nothing of releases and routing.
 """
 
-import json
 import os
 import re
 import time
@@ -13,17 +12,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 import tritonclient.grpc as triton_grpc
-import tritonclient.grpc.aio as triton_aio
 import tritonclient.http as triton_http
 from numpy.typing import NDArray
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from pipeline.errors import ToolError
 from pipeline.params import Serve
+from serving.triton_wire import AGE_S, Reply, Wire
 
 ADMIN_HEADER = "evergreen-admin"
+GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
+ADMIN_TIMEOUT_S = 600.0
 BATCH_TEXTS = 64  # in one call; a model of ours takes no more by default
 OUTPUTS = ("label", "probabilities", "sketch", "pieces", "pieces_per_word")
+WANTED = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
 
 
 class TritonError(Exception):
@@ -94,11 +98,11 @@ def unload(serve: Serve, model: str, key: str) -> None:
 def loaded(serve: Serve, key: str) -> list[str]:
     """Names of the models that are ready."""
     try:
-        with _http(serve) as client:
-            index = client.get_model_repository_index(headers={ADMIN_HEADER: key})
-    except (OSError, triton_http.InferenceServerException) as error:
+        with _grpc(serve) as client:
+            index = client.get_model_repository_index(headers={GRPC_ADMIN_HEADER: key}, client_timeout=ADMIN_TIMEOUT_S)
+    except triton_grpc.InferenceServerException as error:
         raise _not_done(serve, "list its models", error) from None
-    return [entry["name"] for entry in index if entry.get("state") == "READY"]
+    return [entry.name for entry in index.models if entry.state == "READY"]
 
 
 def drain(serve: Serve, model: str, quiet_s: float, timeout_s: float) -> bool:
@@ -132,7 +136,7 @@ def ask_grpc(serve: Serve, model: str, texts: Sequence[str]) -> Answers:
     tensor.set_data_from_numpy(_as_bytes(texts))
     wanted = [triton_grpc.InferRequestedOutput(name) for name in OUTPUTS]
     try:
-        with triton_grpc.InferenceServerClient(f"{serve.host}:{serve.grpc_port}") as client:
+        with _grpc(serve) as client:
             return _answers(client.infer(model, [tensor], outputs=wanted, client_timeout=60.0))
     except triton_grpc.InferenceServerException as error:
         raise TritonError(str(error)) from None
@@ -148,58 +152,102 @@ def ask_many(serve: Serve, model: str, texts: Sequence[str]) -> list[tuple[str, 
 
 
 class Connection:
-    """One gRPC channel for one event loop; many calls at a time."""
+    """The gateway's way to a server, for one event loop; many calls at a time."""
 
-    def __init__(self, serve: Serve) -> None:
-        # a server that was killed comes back within seconds: gRPC's own back-off would keep us away for up to two minutes
-        reconnect = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
-        self._client = triton_aio.InferenceServerClient(f"{serve.host}:{serve.grpc_port}", channel_args=reconnect)
-        self._wanted = [triton_aio.InferRequestedOutput(name) for name in OUTPUTS]
+    def __init__(self, serve: Serve, age_s: float = AGE_S) -> None:
+        self._wire = Wire(serve.host, serve.http_port, age_s)
+        self._host = f"{serve.host}:{serve.http_port}"
 
     async def ask(self, model: str, texts: Sequence[str], timeout_s: float) -> Answers:
         """Answers in the order of the texts; raises `UnknownModelError`, `TritonError`."""
-        tensor = triton_aio.InferInput("text", [len(texts), 1], "BYTES")
-        tensor.set_data_from_numpy(_as_bytes(texts))
-        try:
-            return _answers(await self._client.infer(model, [tensor], outputs=self._wanted, client_timeout=timeout_s))
-        except triton_aio.InferenceServerException as error:
-            unknown = "unknown model" in str(error.message()) or "NOT_FOUND" in str(error.status())
-            raise (UnknownModelError if unknown else TritonError)(f"{error.status()}: {error.message()}") from None
+        tensor = serialize_byte_tensor(_as_bytes(texts)).item()
+        head = orjson.dumps(
+            {
+                "inputs": [
+                    {
+                        "name": "text",
+                        "datatype": "BYTES",
+                        "shape": [len(texts), 1],
+                        "parameters": {"binary_data_size": len(tensor)},
+                    }
+                ],
+                "outputs": WANTED,
+            }
+        )
+        reply = await self._send("POST", f"/v2/models/{model}/infer", timeout_s, head + tensor, json_bytes=len(head))
+        return _read_answers(reply.body, reply.json_bytes)
 
     async def is_ready(self, model: str) -> bool:
         """Whether the model answers now."""
         try:
-            return bool(await self._client.is_model_ready(model, client_timeout=1.0))
-        except triton_aio.InferenceServerException:
+            await self._send("GET", f"/v2/models/{model}/ready", 1.0)
+        except TritonError:
             return False
+        return True
 
     async def labels(self, model: str) -> tuple[str, ...]:
         """The classes of a ready model in the order of its probabilities; raises as `ask` does."""
-        try:
-            config = await self._client.get_model_config(model, client_timeout=5.0)
-        except triton_aio.InferenceServerException as error:
-            raise UnknownModelError(str(error.message())) from None
-        return tuple(json.loads(config.config.parameters["labels"].string_value))
+        reply = await self._send("GET", f"/v2/models/{model}/config", 5.0)
+        return tuple(orjson.loads(orjson.loads(reply.body)["parameters"]["labels"]["string_value"]))
 
     async def close(self) -> None:
-        """Close the channel."""
-        await self._client.close()
+        """Close the connections."""
+        self._wire.close()
+
+    async def _send(self, method: str, path: str, timeout_s: float, body: bytes = b"", json_bytes: int = 0) -> Reply:
+        """A 200, or the error that it stands for."""
+        length = f"Inference-Header-Content-Length: {json_bytes}\r\n" if json_bytes else ""
+        front = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n{length}\r\n"
+        try:
+            reply = await self._wire.ask(front.encode() + body, timeout_s)
+        except OSError as error:  # a TimeoutError is one
+            raise TritonError(f"{self._host}: {error or 'no answer in time'}") from None
+        if reply.status != 200:
+            said = reply.body.decode("utf-8", "replace")
+            raise (UnknownModelError if _is_unknown(reply.status, said) else TritonError)(f"{reply.status}: {said[:300]}")
+        return reply
+
+
+def _is_unknown(status: int, said: str) -> bool:
+    return status == 404 or "unknown model" in said or "is not ready" in said or "has no available versions" in said
+
+
+def _read_answers(body: bytes, json_bytes: int) -> Answers:
+    """The tensors of a v2 answer: JSON first, which names them in order, then their bytes."""
+    at, raw = json_bytes, {}
+    for output in orjson.loads(body[:json_bytes])["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        raw[output["name"]] = body[at : at + size]
+        at += size
+    labels = [cell.decode("utf-8") for cell in deserialize_bytes_tensor(raw["label"])]
+    return Answers(
+        labels,
+        np.frombuffer(raw["probabilities"], np.float32).reshape(len(labels), -1),
+        np.frombuffer(raw["sketch"], np.float16).reshape(len(labels), -1),
+        np.frombuffer(raw["pieces"], np.int32),
+        np.frombuffer(raw["pieces_per_word"], np.float32),
+    )
 
 
 def _http(serve: Serve) -> Any:
     return triton_http.InferenceServerClient(f"{serve.host}:{serve.http_port}", network_timeout=60.0)
 
 
+def _grpc(serve: Serve) -> Any:
+    return triton_grpc.InferenceServerClient(f"{serve.host}:{serve.grpc_port}")
+
+
 def _administer(serve: Serve, what: str, model: str, key: str) -> None:
+    """Over gRPC: a thread of Triton's HTTP serves many connections, and while one of them loads a model the others wait."""
     try:
-        with _http(serve) as client:
-            getattr(client, f"{what}_model")(model, headers={ADMIN_HEADER: key})
-    except (OSError, triton_http.InferenceServerException) as error:
+        with _grpc(serve) as client:
+            getattr(client, f"{what}_model")(model, headers={GRPC_ADMIN_HEADER: key}, client_timeout=ADMIN_TIMEOUT_S)
+    except triton_grpc.InferenceServerException as error:
         raise _not_done(serve, f"{what} {model}", error) from None
 
 
 def _not_done(serve: Serve, what: str, error: Exception) -> ToolError:
-    where = f"{serve.host}:{serve.http_port}"
+    where = f"{serve.host}:{serve.grpc_port}"
     if "restricted" in str(error):
         wrong = f"Triton did not {what}: our key is not the one of its administration"
         return ToolError(where, wrong, "name the file with its key: EVERGREEN_TRITON_KEY_FILE")

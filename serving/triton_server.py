@@ -4,6 +4,7 @@ The wheel's server is 2.51, older than some security fixes: it listens on loopba
 """
 
 import ctypes
+import hashlib
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from pipeline.errors import ToolError
 from pipeline.params import Serve
 from serving.triton import ADMIN_HEADER, is_ready, key_file
@@ -26,6 +29,7 @@ from serving.triton import ADMIN_HEADER, is_ready, key_file
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 PR_SET_PDEATHSIG = 1
 CACHE_BYTES = 64 * 2**20
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX keeps it on Linux)
 
 
 class Server(NamedTuple):
@@ -35,6 +39,7 @@ class Server(NamedTuple):
     serve: Serve
     admin_key: str
     log: Path
+    region: str  # how the names of its shared memory begin
 
 
 @contextmanager
@@ -54,9 +59,12 @@ def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> 
         require_free(serve.host, port)
     folder = home / "triton"
     folder.mkdir(parents=True, exist_ok=True)
+    _free_shared_memory(_region(home, serve))
     key = _new_key(key_file(home, serve))
     log = folder / f"server-{serve.http_port}.log"
-    command = [str(_wheel() / "bin" / "tritonserver"), *_options(repository, models, serve, _backends(folder), key)]
+    options = _options(repository, models, serve, _backends(folder), key)
+    region = f"--backend-config=python,shm-region-prefix-name={_region(home, serve)}"
+    command = [str(_wheel() / "bin" / "tritonserver"), *options, region]
     if log.exists():
         log.replace(log.with_suffix(".before.log"))  # the last words of one that has died
     with log.open("wb") as output:
@@ -68,7 +76,7 @@ def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> 
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
-    return Server(process, serve, key, log)
+    return Server(process, serve, key, log, _region(home, serve))
 
 
 def stop(server: Server) -> None:
@@ -82,6 +90,16 @@ def stop(server: Server) -> None:
         with suppress(ProcessLookupError):
             os.killpg(server.process.pid, signal.SIGKILL)  # stubs of the Python backend included
         server.process.wait()
+        _free_shared_memory(server.region)
+
+
+def has_lost_a_model(server: Server) -> bool:
+    """Whether a process of a model has died that Triton does not bury: it waits for its answer for ever, and for no other."""
+    try:
+        children = psutil.Process(server.process.pid).children()
+        return any(child.status() == psutil.STATUS_ZOMBIE for child in children)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def ended(server: Server) -> ToolError:
@@ -125,6 +143,17 @@ def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Pa
         f"--http-restricted-api={restricted}",
         f"--grpc-restricted-protocol={restricted}",
     ]
+
+
+def _region(home: Path, serve: Serve) -> str:
+    """No other server's on this machine: neither of another home nor on another port."""
+    return f"evergreen-{serve.http_port}-{hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]}-"
+
+
+def _free_shared_memory(region: str) -> None:
+    """Take away what a server that was killed has left: 64 MiB for each process of a model."""
+    for path in SHARED_MEMORY.glob(f"{region}*"):
+        path.unlink(missing_ok=True)
 
 
 def _new_key(path: Path) -> str:
@@ -190,7 +219,7 @@ def require_free(host: str, port: int) -> None:
             raise ToolError(
                 f"{host}:{port}",
                 f"the port cannot be used: {error.strerror}",
-                "stop what listens there (another `make serve`?), or choose another port in params.yaml",
+                "stop what listens there (another `make serve` or `make watch`?), or choose another port in params.yaml",
             ) from None
 
 

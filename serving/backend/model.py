@@ -1,11 +1,13 @@
 """Triton's Python-backend model: text in; label, probabilities, sketch and shape of the text out.
 
-Triton joins requests of any length into one batch of texts; the classifier cuts it into micro-batches of like length.
+Triton joins requests of any length into one batch of texts; the session packs them, or pads those of like length together.
 `runtime/`, the graph, `tokenizer.json` and `model.json` stand beside this file in the version's folder; so does `session.py` for
 a model of another framework than ONNX.
 """
 
+import fcntl
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,24 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         sys.path.insert(0, str(HERE))
-        from runtime.classifier import Classifier  # known only once HERE is on the path
-        from runtime.sessions import open_session
-
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # an instance has the threads that its session was given, no more
         settings = {name: one["string_value"] for name, one in json.loads(args["model_config"])["parameters"].items()}
-        threads, device = int(settings["intra_op_threads"]), settings["device"]
+        with (HERE / "model.json").open("rb") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)  # one instance after the other: loading leaves cores to the models that answer
+            self.classifier = self._open(settings)
+
+    def _open(self, settings: Any) -> Any:
+        from runtime.classifier import Classifier  # known only once HERE is on the path
+        from runtime.sessions import in_padded_batches, open_session
+
+        threads, device, token_budget = int(settings["intra_op_threads"]), settings["device"], int(settings["token_budget"])
         if (HERE / "session.py").is_file():  # a framework that does not travel with every model
             from session import open_session as open_own
 
-            session = open_own(HERE, threads, device)
+            session = in_padded_batches(open_own(HERE, threads, device), token_budget)
         else:
-            session = open_session(HERE, settings["session"], threads, device)
-        self.classifier = Classifier(HERE, session=session, token_budget=int(settings["token_budget"]))
+            session = open_session(HERE, settings["session"], threads, device=device, token_budget=token_budget)
+        return Classifier(HERE, session=session)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One answer a request, in order; a request whose text is not UTF-8 gets an error of its own and harms no other."""
@@ -47,22 +55,23 @@ class TritonPythonModel:
                 continue
             spans.append((len(texts), len(texts) + len(own)))
             texts += own
-        predictions = self.classifier.predict(texts) if texts else None
+        outputs = self._outputs(texts) if texts else {}
         answers = []
-        for span in spans:
-            if isinstance(span, str) or predictions is None:
-                answers.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(span))))
+        for request, span in zip(requests, spans, strict=True):
+            if isinstance(span, str):
+                answers.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(span)))
                 continue
-            rows = slice(*span)
-            answers.append(
-                pb_utils.InferenceResponse(
-                    [
-                        pb_utils.Tensor("label", np.array(predictions.labels[rows], dtype=np.object_).reshape(-1, 1)),
-                        pb_utils.Tensor("probabilities", predictions.probabilities[rows]),
-                        pb_utils.Tensor("sketch", predictions.sketch[rows]),
-                        pb_utils.Tensor("pieces", predictions.pieces[rows].reshape(-1, 1)),
-                        pb_utils.Tensor("pieces_per_word", predictions.pieces_per_word[rows].reshape(-1, 1)),
-                    ]
-                )
-            )
+            rows, wanted = slice(*span), request.requested_output_names()  # a tensor costs more than what stands in it
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor(name, outputs[name][rows]) for name in wanted]))
         return answers
+
+    def _outputs(self, texts: list[str]) -> dict[str, Any]:
+        """Every output by name, (N, …) for N texts."""
+        found = self.classifier.predict(texts)
+        return {
+            "label": np.array(found.labels, dtype=np.object_).reshape(-1, 1),
+            "probabilities": found.probabilities,
+            "sketch": found.sketch,
+            "pieces": found.pieces.reshape(-1, 1),
+            "pieces_per_word": found.pieces_per_word.reshape(-1, 1),
+        }

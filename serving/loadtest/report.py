@@ -10,7 +10,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from rich.table import Table
 
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.records import write_json, written_whole
+from pipeline.records import write_json
+from pipeline.writing import written_whole
 from serving.loadtest.limit import Limit, Step
 from serving.loadtest.result import Result, per_second, spread
 

@@ -14,6 +14,7 @@ from pipeline.evaluate import frozen_control
 from pipeline.learning.checkpoint import load_trained
 from pipeline.records import labels_of, read_examples
 from pipeline.runtime.classifier import Classifier
+from pipeline.runtime.sessions import in_padded_batches
 from serving import triton, triton_server
 from serving.frameworks import SESSIONS, framework_names, package_framework
 from serving.model_repository import BACKEND_SOURCE
@@ -44,14 +45,16 @@ def server(made: Project, written: Path, tmp_path_factory: pytest.TempPathFactor
         exported, session = (made / "artifacts" / folder for folder in ("export", "session"))
         package_framework(written / kind, exported, session, repository / name, made.params.package)
     shutil.copytree(made / "artifacts/package", repository / "intent-2")
-    (repository / "intent-2/1/model.onnx").write_bytes(b"not a graph")
+    for graph in (repository / "intent-2/1").glob("*.onnx"):
+        graph.write_bytes(b"not a graph")
     serve = triton_server.free_ports(made.params.serve)
     with triton_server.running(repository, ["intent-1", *NAMES.values()], serve, home) as running:
         yield running
 
 
 def offline(folder: Path, own: ModuleType | None = None) -> Classifier:
-    return Classifier(folder, session=own.open_session(folder, 1, "cpu") if own else None, threads=1)
+    session = in_padded_batches(own.open_session(folder, 1, "cpu"), 2048) if own else None
+    return Classifier(folder, session=session, threads=1)
 
 
 def test_three_frameworks_answer_at_the_same_time_as_they_do_offline(

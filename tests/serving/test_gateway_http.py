@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from aiohttp import web
@@ -89,7 +90,7 @@ def test_answers_are_those_of_the_model_and_say_which_version_gave_them(running:
     texts = read_golden(made / "artifacts/session").texts
     reply = predict(running.place, texts=texts)
     assert reply.status == 200
-    expected = offline(running.place.packages)(1, texts)
+    expected = offline(running.place.packages)(1, texts).answers()
     assert [one["label"] for one in reply.body["predictions"]] == [label for label, _ in expected]
     assert [one["confidence"] for one in reply.body["predictions"]] == pytest.approx([p for _, p in expected], abs=1e-4)
     assert {one["version"] for one in reply.body["predictions"]} == {1}
@@ -233,7 +234,7 @@ def test_the_challenger_answers_its_share_of_units_always_the_same_ones_and_no_r
         assert 20 <= sum(one["role"] == "challenger" for one in answered) <= 60
         again = [predict(place, text="where is it now", unit=unit).body["predictions"][0]["version"] for unit in units]
         assert again == [one["version"] for one in answered]
-        right = {version: offline(place.packages)(version, ["where is it"])[0] for version in (1, 2)}
+        right = {version: offline(place.packages)(version, ["where is it"]).answers()[0] for version in (1, 2)}
         assert all(one["confidence"] == pytest.approx(right[one["version"]][1], abs=1e-4) for one in answered)
         assert predict(place, text="pinned", version=2).body["predictions"][0]["version"] == 2
     finally:
@@ -258,6 +259,7 @@ def test_shadow_answers_are_logged_and_never_given(running: Running) -> None:
 
 
 def test_every_answer_stands_in_the_log_with_what_was_said(running: Running) -> None:
+    labels = (running.place.packages[1] / "labels.txt").read_text(encoding="utf-8").splitlines()
     reply = predict(running.place, texts=["kept in the log", "and this one"], unit="somebody")
     ids = [one["id"] for one in reply.body["predictions"]]
     wait_until(lambda: len([row for row in rows_of(running.place) if row["id"] in ids]) == 2, 20)
@@ -268,6 +270,9 @@ def test_every_answer_stands_in_the_log_with_what_was_said(running: Running) -> 
             name: told[name] for name in ("label", "version", "role")
         }
         assert (row["unit"], row["request_id"], len(row["sketch"])) == ("somebody", reply.body["request_id"], 128)
+        probabilities = np.frombuffer(row["probabilities"], np.float16)
+        assert probabilities.max() == pytest.approx(told["confidence"], abs=1e-3)
+        assert labels[probabilities.argmax()] == told["label"]
 
 
 def test_metrics_count_requests_predictions_and_refusals(running: Running) -> None:

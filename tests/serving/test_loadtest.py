@@ -334,8 +334,8 @@ def test_it_finds_the_capacity_of_a_server_whose_capacity_is_known(tmp_path: Pat
     assert found.note == ""
     assert found.rate_per_s == pytest.approx(667, rel=0.12)
     assert found.idle_ms < 20
-    assert [step.verdict for step in found.steps].count("held") >= 1
-    assert {step.verdict for step in found.steps} - {"held"} == {"too slow"}
+    verdicts = {step.verdict for step in found.steps}
+    assert {"held", "too slow"} <= verdicts <= {"held", "too slow", "generator late"}  # the last: somebody else had the cores
     write_report(found, tmp_path)
     written = json.loads((tmp_path / "loadtest.json").read_text())
     assert written["rate_per_s"] == found.rate_per_s

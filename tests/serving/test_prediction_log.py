@@ -44,7 +44,8 @@ log = PredictionLog(Log(**json.loads(sys.argv[4])), home, session, time.time)
 for n in range(rows):
     while log.waiting > 500:
         time.sleep(0.001)
-    log.add(Row(time.time(), "r", str(n), None, "text", None, 1, 1.0, 1, "champion", "a", 0.5, "b", bytes(128), 1.0, False))
+    row = ("text", None, 1, 1.0, 1, "champion", "a", 0.5, "b", bytes(128), bytes(40), 1.0, False)
+    log.add(Row(time.time(), "r", str(n), None, *row))
     os.write(1, b".")
 time.sleep(600)
 """
@@ -59,10 +60,12 @@ home = Path(sys.argv[1])
 log = PredictionLog(Log(**json.loads(sys.argv[2])), home, "one", time.time)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
 for n in range(10):
-    log.add(Row(time.time(), "r", str(n), None, "text", None, 1, 1.0, 1, "champion", "a", 0.5, "b", bytes(128), 1.0, False))
+    row = ("text", None, 1, 1.0, 1, "champion", "a", 0.5, "b", bytes(128), bytes(40), 1.0, False)
+    log.add(Row(time.time(), "r", str(n), None, *row))
 while not log.write_failures:
     time.sleep(0.001)
-print([str(path) for path in (home / "predictions").glob("date=*/*")])
+found = [str(path) for path in (home / "predictions").glob("date=*/*")]
+print(f"\\n{found}")  # the writer's warning may stand in the middle of a line
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 sys.exit(log.close(within_s=20))
 """
@@ -132,6 +135,7 @@ def row(n: int, moment: float = NOON) -> Row:
         0.75,
         "lost",
         b"\1" * 128,
+        b"\2" * 40,
         2.5,
         False,
     )
@@ -215,6 +219,7 @@ any_row = st.builds(
     confidence=small,
     runner_up=st.none() | words,
     sketch=st.binary(max_size=256),
+    probabilities=st.binary(max_size=64),
     latency_ms=small,
     cache_hit=st.booleans(),
 )

@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.errors import InputError, RefusedError
-from serving.manifest import content_digest, read_verified
+from serving.manifest import content_digest, read_verified, repository
 from serving.model_repository import package
-from serving.publish import Published, publish, repository
+from serving.publish import Published, publish
 from serving.state import open_state, releases
 from tests.conftest import Project
 
@@ -54,6 +54,21 @@ def test_the_first_package_becomes_champion_everywhere(in_project: Project, tmp_
     assert (published.release.version, published.release.role, published.was_there) == (1, "champion", False)
     assert registered(tmp_path) == ([1], {"champion": "1"})
     assert read_verified(repository(tmp_path) / "intent-1") == read_verified(in_project / "artifacts/package")
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_whoever_loses_the_right_meanwhile_enters_nothing(in_project: Project, tmp_path: Path, look: int) -> None:
+    looks: list[int] = []
+
+    def may(_connection: sa.Connection) -> None:
+        looks.append(1)
+        if len(looks) == look:
+            raise PermissionError("stale")
+
+    with pytest.raises(PermissionError, match="stale"):
+        publish(in_project / "artifacts/package", in_project / "dvc.lock", "evergreen", tmp_path, decision=7, may=may)
+    assert entered(tmp_path) == []
+    assert publish_of(in_project, tmp_path).release.version == 1
 
 
 def test_publishing_the_same_content_again_changes_nothing(in_project: Project, tmp_path: Path) -> None:

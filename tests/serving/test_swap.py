@@ -17,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-import mlflow
 import pytest
 from typer.testing import CliRunner
 
@@ -27,13 +26,13 @@ from pipeline.golden import read_golden, write_golden
 from pipeline.params import load_params
 from serving import swap as swapping
 from serving import triton
-from serving.publish import repository
+from serving.manifest import repository
 from serving.routing import read_routes
-from serving.state import open_state, roles
+from serving.state import open_state
 from serving.swap import Swapped, route, swap
 from tests.conftest import Project
 from tests.faults import stack
-from tests.faults.stack import Answer, Place, offline
+from tests.faults.stack import Answer, Place, aliases, entered, followed, in_triton, offline
 
 TEXTS = ("where is my parcel?", "my card was declined twice", "the kettle leaks", "can I send the mixer back?")
 
@@ -68,28 +67,6 @@ def ask(place: Place, text: str, unit: str | None = None) -> tuple[int, Answer]:
     return one["version"], (one["label"], one["confidence"])
 
 
-def followed(place: Place) -> dict[str, object]:
-    """What the gateway routes by."""
-    with urlopen(f"http://127.0.0.1:{place.params.gateway.port}/v1/routes", timeout=10) as page:
-        found: dict[str, object] = json.load(page)
-    return found
-
-
-def entered(place: Place) -> dict[str, int]:
-    with open_state(place.home) as engine, engine.begin() as connection:
-        return dict(roles(connection))
-
-
-def aliases(place: Place) -> dict[str, int]:
-    client = mlflow.MlflowClient(f"sqlite:///{place.home / 'mlflow.db'}")
-    return {alias: int(version) for alias, version in client.get_registered_model("evergreen").aliases.items()}
-
-
-def in_triton(place: Place) -> list[str]:
-    key = triton.key_file(place.home, place.params.serve).read_text()
-    return sorted(triton.loaded(place.params.serve, key))
-
-
 def live_folders(place: Place) -> list[str]:
     return sorted(path.name for path in repository(place.home).iterdir())
 
@@ -115,7 +92,7 @@ def right(place: Place, version: int) -> list[Answer]:
 
 @cache
 def _right(package: Path, version: int) -> list[Answer]:
-    return offline({version: package})(version, TEXTS)
+    return offline({version: package})(version, TEXTS).answers()
 
 
 def test_the_versions_can_be_told_apart_by_their_answers(place: Place) -> None:

@@ -1,6 +1,8 @@
 """The real server from the wheel: it starts, answers as PyTorch does over both protocols, keeps its admin door shut, and ends."""
 
+import asyncio
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,22 +15,23 @@ import tritonclient.grpc
 import tritonclient.http
 
 from pipeline.errors import ToolError
-from pipeline.learning.batching import to_pieces
 from pipeline.learning.checkpoint import load_trained
 from pipeline.learning.inference import in_batches
 from pipeline.metrics import softmax
 from pipeline.runtime.classifier import model_digest
+from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.text import clean
 from serving import triton, triton_server
-from serving.publish import publish, repository
+from serving.manifest import repository
+from serving.publish import publish
 from tests.conftest import Project
 
 
 class Served:
     """A running server and the project whose model it serves."""
 
-    def __init__(self, server: triton_server.Server, project: Project) -> None:
-        self.server, self.serve, self.project = server, server.serve, project
+    def __init__(self, server: triton_server.Server, project: Project, home: Path) -> None:
+        self.server, self.serve, self.project, self.home = server, server.serve, project, home
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         publish(made / "artifacts/package", made / "dvc.lock", "evergreen", home)
     with triton_server.running(repository(home), ["intent-1"], triton_server.free_ports(made.params.serve), home) as server:
-        yield Served(server, made)
+        yield Served(server, made, home)
 
 
 def mixed_texts() -> list[str]:
@@ -115,6 +118,41 @@ def test_loading_and_unloading_need_the_key(served: Served) -> None:
     assert refused.value.code == 403
     refused.value.close()
     assert triton.is_ready(served.serve, ["intent-1"])
+
+
+SLOW = """
+import time
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(3.0)
+    def execute(self, requests):
+        return []
+"""
+CONFIG = 'backend: "python" input { name: "x" data_type: TYPE_FP32 dims: 1 } output { name: "y" data_type: TYPE_FP32 dims: 1 }'
+
+
+def test_nobody_waits_while_a_model_is_loaded(served: Served) -> None:
+    folder = repository(served.home) / "slow"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1/model.py").write_text(SLOW)
+    (folder / "config.pbtxt").write_text(CONFIG)
+    waits: list[float] = []
+
+    async def ask_on(connection: triton.Connection, until: asyncio.Future[None]) -> None:
+        while not until.done():
+            begun = time.monotonic()
+            await connection.ask("intent-1", [f"where is it since {begun}"], 10.0)
+            waits.append(time.monotonic() - begun)
+
+    async def everybody() -> None:
+        connection = triton.Connection(served.serve)
+        loading = asyncio.ensure_future(asyncio.to_thread(triton.load, served.serve, "slow", served.server.admin_key))
+        await asyncio.gather(loading, *(ask_on(connection, loading) for _ in range(24)))  # more than Triton's HTTP has threads
+        await connection.close()
+
+    asyncio.run(everybody())
+    triton.unload(served.serve, "slow", served.server.admin_key)
+    assert max(waits) < 1.5  # of the 3 seconds
 
 
 def test_it_tells_which_model_answers(served: Served) -> None:

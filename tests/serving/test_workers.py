@@ -308,7 +308,7 @@ def wait_for(is_so: Callable[[], bool]) -> None:
 def test_killed_workers_lose_no_job_and_end_none_twice(
     state: sa.Engine, settings: Jobs, tmp_path: Path, endings: Callable[[], list[str]]
 ) -> None:
-    brief = settings.model_copy(update={"lease_s": 1.0, "max_attempts": 9})
+    brief = settings.model_copy(update={"lease_s": 2.0, "max_attempts": 9})
     texts = [f"text {number}" for number in range(90)]
     entered = enter(state, settings, *texts)
     with child(tmp_path, brief, "text 20") as process:  # dies with a job in hand, whatever else it is doing
@@ -319,9 +319,10 @@ def test_killed_workers_lose_no_job_and_end_none_twice(
     with child(tmp_path, brief, "none"):  # dies anywhere
         wait_for(lambda: counted(state, "done") >= 50)
     assert counted(state, "done") < 90
+    before = rows(state)["text 20"]  # the second process may have left it alone, have died with it in hand, too, or have done it
     with child(tmp_path, brief, "none"):
         wait_for(lambda: counted(state, "done") == 90)
     assert Counter(endings()) == Counter(entered)
     found = rows(state)
-    assert found["text 20"].attempts == 2
+    assert found["text 20"].attempts == before.attempts + (before.status == "running") >= 2
     assert {text: json.loads(row.result) for text, row in found.items()} == {text: [{"said": text}] for text in texts}
