@@ -1,6 +1,7 @@
 """Pictures for the places where people would rather look: drawn without a screen, given back as figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,45 @@ def learning_curve(epochs: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
+def schedule(factors: Sequence[float], peaks: dict[str, float], note: str) -> Figure:
+    """The learning rate of each group over the steps of a run that has not begun; logarithmic where groups differ much."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    order = sorted(peaks, key=lambda name: -peaks[name])
+    for place, name in enumerate(order):
+        shade = 1 - 0.75 * place / max(1, len(order) - 1)
+        axes.plot(range(1, len(factors) + 1), [peaks[name] * f for f in factors], color=GREEN, alpha=shade, label=name)
+    if max(peaks.values()) > 20 * min(peaks.values()):
+        axes.set_yscale("log")
+    axes.set_title(note, fontsize=9)
+    axes.set_xlabel("step")
+    axes.set_ylabel("learning rate")
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def folds(scores: Sequence[float], over: dict[str, float]) -> Figure:
+    """The score of each fold, and mean ± standard deviation as a band."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.axhspan(over["mean"] - over["std"], over["mean"] + over["std"], color=GREY, alpha=0.2)
+    axes.axhline(over["mean"], color=GREY)
+    axes.plot(range(1, len(scores) + 1), scores, "o", color=GREEN)
+    axes.set_xticks(range(1, len(scores) + 1))
+    axes.set_xlabel("fold")
+    axes.set_ylabel(f"macro-F1 on the held-out rows: {over['mean']:.3f} ± {over['std']:.3f}")
+    return figure
+
+
 def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure:
     """Shares of each true class (row); counts are written where classes are few enough to read them."""
     side = max(6.0, 0.32 * len(labels) + 3)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True)), cmap="Greens", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8, parse_math=False)  # a label is no formula
+    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(labels) <= 30:
@@ -74,7 +106,7 @@ def class_f1(names: Sequence[str], scores: Sequence[Any]) -> Figure:
         f1 = scores[i].f1
         axes.plot([f1.low, f1.high], [line, line], color=GREY, linewidth=2)
         axes.plot(f1.value, line, "o", color=GREEN)
-    axes.set_yticks(range(len(order)), [f"{names[i]} ({scores[i].rows})" for i in order], fontsize=8)
+    axes.set_yticks(range(len(order)), [f"{names[i]} ({scores[i].rows})" for i in order], fontsize=8, parse_math=False)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("F1 on the test rows, with bootstrap interval (rows in brackets)")
     axes.grid(axis="x", alpha=0.25)
@@ -92,4 +124,81 @@ def sessions(names: Sequence[str], texts_per_s: Sequence[float], chosen: str, re
     axes.invert_yaxis()
     axes.set_xlabel("texts per second, on the threads of one instance")
     axes.grid(axis="x", alpha=0.25)
+    return figure
+
+
+def gained_and_lost(truth: NDArray[np.str_], before: NDArray[np.str_], now: NDArray[np.str_]) -> Figure:
+    """Of each true class, the rows that a candidate gained over the champion (right) and lost (left); most lost at the top."""
+    names = sorted(set(truth.tolist()))
+    right = before == truth, now == truth
+    gained, lost = ([int((a & ~b & (truth == name)).sum()) for name in names] for a, b in (right[::-1], right))
+    order = sorted(range(len(names)), key=lambda i: gained[i] - lost[i])
+    figure = Figure(figsize=(8, max(3.0, 0.25 * len(names) + 1)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(order)), [gained[i] for i in order], color=GREEN, label="gained")
+    axes.barh(range(len(order)), [-lost[i] for i in order], color=RUST, label="lost")
+    axes.axvline(0, color=GREY, linewidth=1)
+    rows = [f"{names[i]} ({int((truth == names[i]).sum())})" for i in order]
+    axes.set_yticks(range(len(order)), rows, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("test rows that only one of the two gets right (rows of the class in brackets)")
+    axes.legend(frameon=False)
+    axes.grid(axis="x", alpha=0.25)
+    return figure
+
+
+def arms(arms: Sequence[tuple[str, Mapping[str, Sequence[float]], float]], rows: Mapping[str, int]) -> Figure:
+    """Of each arm (name, accuracy by side and seed, CPU seconds): accuracy with 95 % binomial bars, and what its steps cost."""
+    figure = Figure(figsize=(11, 0.5 * len(arms) + 1.6), layout="constrained")
+    scores, costs = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
+    for place, (_, accuracy, cpu_s) in enumerate(arms):
+        for side, colour, lift, name in (("val", GREY, -0.14, "validation"), ("test", GREEN, 0.14, "test")):
+            values = 100 * np.asarray(accuracy[side])
+            half = 1.96 * np.sqrt(values.mean() * (100 - values.mean()) / rows[side])
+            scores.errorbar(values.mean(), place + lift, xerr=half, fmt="o", color=colour, capsize=3, label=name)
+            if len(values) > 1:
+                scores.plot(values, [place + lift] * len(values), "|", color=colour, markersize=10)
+        costs.barh(place, cpu_s, color=GREY, height=0.5)
+    scores.set_yticks(range(len(arms)), [name for name, _, _ in arms])
+    scores.invert_yaxis()
+    scores.set_xlabel("accuracy, % (bars: 95 % by rows; ticks: seeds)")
+    handles, names = scores.get_legend_handles_labels()
+    scores.legend(handles[:2], names[:2], frameon=False, fontsize=8)
+    costs.set_xlabel("CPU seconds of training steps")
+    for axes in (scores, costs):
+        axes.grid(axis="x", alpha=0.25)
+    return figure
+
+
+def backtest(
+    evidence: Mapping[str, Sequence[tuple[float, float]]],
+    limits: Mapping[str, float],
+    spans: Mapping[str, Sequence[tuple[float, float, bool]]],
+    starts: Mapping[str, Sequence[float]],
+) -> Figure:
+    """Evidence over time against each policy's limit; below, by policy, when something fired and when a retrain would start.
+
+    `evidence`: by signal (seconds of the epoch, log e-value); `limits`: log thresholds; `spans`: (begin, end, is a stream alarm).
+    """
+    figure = Figure(figsize=(10, 4.5 + 0.5 * len(spans)), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 0.4 + 0.5 * len(spans)])
+    for number, (signal, points) in enumerate(sorted(evidence.items())):
+        when = [datetime.fromtimestamp(moment, UTC) for moment, _ in points]
+        above.plot(when, [max(value, 0.0) for _, value in points], color=f"C{number}", linewidth=1.2, label=signal)
+    for name, limit in limits.items():
+        above.axhline(limit, color=GREY, linestyle="--", linewidth=1)
+        above.annotate(name, (1, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    above.set_ylabel("log e-value, highest in a window")
+    above.legend(frameon=False, fontsize=8, ncols=2)
+    for line, (name, own) in enumerate(spans.items()):
+        for begin, end, is_stream in own:
+            moments = [datetime.fromtimestamp(moment, UTC) for moment in (begin, end)]
+            below.plot(moments, [line, line], color=RUST if is_stream else GREY, linewidth=6, solid_capstyle="butt", alpha=0.7)
+        marks = [datetime.fromtimestamp(moment, UTC) for moment in starts[name]]
+        below.plot(marks, [line] * len(marks), "^", color=GREEN, markersize=9)
+    below.set_yticks(range(len(spans)), list(spans))
+    below.set_ylim(len(spans) - 0.5, -0.5)
+    below.set_xlabel("rust: stream alarm, grey: window alarm, green: a retrain would start (UTC)")
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
     return figure

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline.combinations import cpu_flags, has_gpu, refuse_impossible
 from pipeline.errors import ToolError
 from pipeline.home import find_home, main_worktree
 from pipeline.ingest import ingest
-from pipeline.learning.base import base_folder
+from pipeline.learning.base import base_folder, check_lora, local_folder
 from pipeline.params import load_params
 from pipeline.split import split
 
@@ -21,6 +22,8 @@ def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     """One line for each thing found in order; raises at the first that is not. Writes nothing but the home folder."""
     params = load_params(params_file)
     yield f"{params_file}: every key is known"
+    refuse_impossible(params, local_folder(params.model), has_gpu(), cpu_flags())
+    yield f"{params_file}: its settings can work together"
     yield check_tools()
     data = params.data
     ingested = ingest(data.source, data.test, FEEDBACK, data)
@@ -29,7 +32,9 @@ def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     yield f"{data.source}: {found['accepted']} rows, {len(found['classes'])} classes, {aside} rows set aside"
     sides = split(ingested.rows, ingested.test, params.split)
     yield f"split: {len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows"
-    yield f"base model: {base_folder(params.model)}"
+    base = base_folder(params.model)
+    check_lora(base, params.model)
+    yield f"base model: {base}, adapters on {params.model.lora_targets}"
 
 
 def check_tools() -> str:

@@ -15,13 +15,14 @@ from pipeline import charts, metrics
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.learning.base import base_folder
-from pipeline.learning.batching import to_pieces
 from pipeline.learning.checkpoint import Trained, load_trained
 from pipeline.learning.inference import in_batches
 from pipeline.learning.model import CosineHead, TextClassifier, load_encoder
 from pipeline.params import Evaluate, Model, flatten, load_params
-from pipeline.records import Example, labels_of, read_examples, write_json, written_whole
+from pipeline.records import Example, labels_of, read_examples, write_json
+from pipeline.runtime.pieces import to_pieces
 from pipeline.tracking import Run, stage_run
+from pipeline.writing import written_whole
 
 Arrays = NDArray[np.float64]
 
@@ -57,6 +58,9 @@ def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, se
         "control": _label_scores(control, truth["test"], len(labels)),
         "val": _scores(logits["val"], truth["val"], len(labels)),
     }
+    if learnt := texts["train"][: settings.training_rows]:
+        again = logits_of(trained, learnt, settings.batch_size)
+        scores["train"] = _scores(again, truth["train"][: len(learnt)], len(labels))
     classes = metrics.class_scores(truth["test"], guess, len(labels), bootstrap)
     report = {
         "rows": {side: len(rows) for side, rows in texts.items()},

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.records import written_whole
+from pipeline.writing import written_whole
 
 
 def fetch(name: str, *, config: str | None, split: str, revision: str | None, out: Path) -> int:

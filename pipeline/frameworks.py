@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from pipeline.errors import run_stage
 from pipeline.export import export
 from pipeline.learning.base import base_folder
-from pipeline.learning.batching import to_pieces
 from pipeline.learning.checkpoint import Trained, load_trained
 from pipeline.learning.inference import in_batches
 from pipeline.learning.model import CosineHead, TextClassifier, WithSketch, load_encoder, merge, sketch_projection
 from pipeline.params import Params, load_params
 from pipeline.records import Example, labels_of, read_examples, write_json
+from pipeline.runtime.pieces import to_pieces
 
 
 class Normalise(nn.Module):

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +20,11 @@ from pipeline.records import (
     labels_of,
     make_example,
     read_rows,
+    spelling,
     write_examples,
     write_json,
-    written_whole,
 )
+from pipeline.writing import written_whole
 
 EXAMPLES_SHOWN = 20
 
@@ -176,21 +176,16 @@ def _refuse_spoilt_test(bad: list[Quarantined]) -> None:
 
 def _refuse_spellings(placed: list[Placed]) -> None:
     """One label written in two ways is two classes to a model; that is never meant."""
-    spelling: dict[str, Placed] = {}
+    known: dict[str, Placed] = {}
     for one in placed:
         label = one.example.label or ""
-        other = spelling.setdefault(_without_spelling(label), one)
+        other = known.setdefault(spelling(label), one)
         if other.example.label != label:
             raise InputError(
                 f"{one.path}, line {one.line}",
                 f"the label `{label}` is also spelt `{other.example.label}` ({other.path}, line {other.line})",
                 "write both the same way",
             )
-
-
-def _without_spelling(label: str) -> str:
-    """The label in lower case, with `_`, `-` and white space between its words made one; `A-` and `A` stay two."""
-    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", label.casefold())
 
 
 def _refuse_classes(path: Path, rows: list[Example], test: list[Example]) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import written_whole
+from pipeline.writing import written_whole
 
 
 class Reference(NamedTuple):
@@ -22,13 +22,28 @@ class Reference(NamedTuple):
     calibrate: NDArray[np.bool_]  # (N,) True: calibrate half, False: A/A half
 
 
-def save_reference(path: Path, reference: Reference) -> None:
-    """Write one compressed .npz without pickled parts."""
+ANSWERS = ("probabilities", "sketch", "pieces", "pieces_per_word", "correct")  # what changes when a text does
+
+
+def save_reference(path: Path, reference: Reference, spoilt: Reference | None = None) -> None:
+    """Write one compressed .npz without pickled parts; `spoilt` are the same rows, answered after their texts were spoilt."""
+    arrays = reference._asdict()
+    if spoilt is not None:
+        arrays |= {f"spoilt_{name}": getattr(spoilt, name) for name in ANSWERS}
     with written_whole(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, **reference._asdict())
+        np.savez_compressed(file, **arrays)
 
 
 def load_reference(path: Path) -> Reference:
     """What `save_reference` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return Reference(**{name: arrays[name] for name in Reference._fields})
+
+
+def load_spoilt(path: Path) -> Reference | None:
+    """The reference's rows after their texts were spoilt; None in a file of a version that was made without."""
+    with np.load(path, allow_pickle=False) as arrays:
+        if not all(f"spoilt_{name}" in arrays for name in ANSWERS):
+            return None
+        fields = {name: arrays[f"spoilt_{name}" if name in ANSWERS else name] for name in Reference._fields}
+        return Reference(**fields)

@@ -3,9 +3,9 @@
 import csv
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pipeline.errors import InputError
 from pipeline.params import Data
 from pipeline.runtime.text import JOINERS, clean, fold
+from pipeline.writing import written_whole
 
 TEXT_COLUMNS = ("text", "utterance", "query", "sentence")
 LABEL_COLUMNS = ("label", "category", "intent")
@@ -75,6 +76,11 @@ class Columns(NamedTuple):
 def text_id(text: str) -> str:
     """16 hex digits of the SHA-256 of the folded text."""
     return hashlib.sha256(fold(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def spelling(label: str) -> str:
+    """The label in lower case, with `_`, `-` and white space between its words made one; `A-` and `A` stay two."""
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", label.casefold())
 
 
 def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: int, source: str) -> Example:
@@ -141,18 +147,6 @@ def digest_examples(examples: Iterable[Example]) -> str:
     """SHA-256 of (id, label) pairs in order: equal for equal data, whatever the file format."""
     lines = "".join(f"{e.id}\t{e.label}\n" for e in examples)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved onto it when the block ends well: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

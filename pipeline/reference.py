@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from pipeline.errors import run_stage
 from pipeline.home import find_home
-from pipeline.learning.batching import to_pieces
 from pipeline.learning.checkpoint import Trained, load_trained
 from pipeline.learning.inference import in_batches
 from pipeline.learning.model import WithSketch, sketch_projection
@@ -19,13 +19,31 @@ from pipeline.params import Model, flatten, load_params
 from pipeline.params import Reference as Settings
 from pipeline.profile import Reference, save_reference
 from pipeline.records import Example, labels_of, read_examples
+from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.text import word_count
+from pipeline.spoil import spoil
 from pipeline.tracking import stage_run
 
 
-def reference(trained: Trained, rows: list[Example], temperature: float, model: Model, settings: Settings) -> Reference:
+class Both(NamedTuple):
+    """The rows' answers, and those to the same texts spoilt."""
+
+    kept: Reference
+    spoilt: Reference
+
+
+def reference(trained: Trained, rows: list[Example], temperature: float, model: Model, settings: Settings) -> Both:
     """Probabilities, sketches and shapes of the rows, cut at random into a calibrate half and an A/A half."""
-    pieces = to_pieces(trained.tokenizer, [row.text for row in rows])
+    texts = [row.text for row in rows]
+    spoilt = spoil(texts, settings.mistyped, settings.kept_words, settings.seed)
+    return Both(*(_answered(trained, rows, own, temperature, model, settings) for own in (texts, spoilt)))
+
+
+def _answered(
+    trained: Trained, rows: list[Example], texts: list[str], temperature: float, model: Model, settings: Settings
+) -> Reference:
+    """The rows as the model answers them when their texts are these."""
+    pieces = to_pieces(trained.tokenizer, texts)
     classes, width = trained.classifier.head.weight.shape
     sketching = WithSketch(trained.classifier, sketch_projection(width, model)).eval()
 
@@ -35,7 +53,7 @@ def reference(trained: Trained, rows: list[Example], temperature: float, model: 
     outputs = in_batches(both, pieces, batch_size=settings.batch_size, precision="fp32").numpy()
     probabilities = softmax(outputs[:, :classes] / temperature).astype(np.float32)
     lengths = np.array([len(own) for own in pieces], dtype=np.int32)
-    words = np.array([word_count(row.text) for row in rows], dtype=np.float32)
+    words = np.array([word_count(text) for text in texts], dtype=np.float32)
     guesses = np.array(trained.labels)[probabilities.argmax(axis=1)]
     order = np.random.default_rng(settings.seed).permutation(len(rows))
     return Reference(
@@ -62,9 +80,11 @@ def main() -> None:
     temperature = json.loads(args.temperature.read_text())["temperature"]
     with stage_run("reference", flatten(params.reference, "reference"), find_home(), continues=trained.run_id) as run:
         made = reference(trained, read_examples(args.split / "test.parquet"), temperature, params.model, params.reference)
-        save_reference(args.out / "reference.npz", made)
+        save_reference(args.out / "reference.npz", made.kept, made.spoilt)
         run.files(args.out)
-    print(f"{len(made.ids)} reference rows, {int(made.calibrate.sum())} of them to calibrate on → {args.out}/reference.npz")
+    kept = made.kept
+    print(f"{len(kept.ids)} reference rows, {int(kept.calibrate.sum())} of them to calibrate on → {args.out}/reference.npz")
+    print(f"right: {kept.correct.mean():.1%}, with the texts spoilt on purpose {made.spoilt.correct.mean():.1%}")
 
 
 if __name__ == "__main__":

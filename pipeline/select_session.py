@@ -5,7 +5,7 @@ A candidate that cannot run here is told and left out. What it finds holds for t
 
 import argparse
 import json
-import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnx
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from numpy.typing import NDArray
 
 from pipeline import charts
 from pipeline.cores import available_cores
@@ -22,13 +21,16 @@ from pipeline.errors import run_stage
 from pipeline.golden import Golden, pick, write_golden
 from pipeline.home import find_home
 from pipeline.params import Package, Session, flatten, load_params
+from pipeline.quantise import quantise
 from pipeline.records import Example, labels_of, read_examples, write_json
 from pipeline.runtime.classifier import Classifier, Predictions
-from pipeline.runtime.sessions import GRAPHS, open_session
+from pipeline.runtime.pieces import load_tokenizer, to_pieces
+from pipeline.runtime.sessions import SESSIONS, open_session
+from pipeline.runtime.text import clean
 from pipeline.session_gate import PLAIN, Candidate, Clock, HeldOut, Measured, decide, machine, measure, table, timed
 from pipeline.tracking import Run, stage_run
 
-INT8 = "onnxruntime-int8"
+INT8, INT8_OF = "packed-openvino-int8", "packed-onnxruntime-fp32"  # whose graph is quantised
 
 
 class Tried(NamedTuple):
@@ -46,46 +48,49 @@ class Selection(NamedTuple):
     golden: Golden
 
 
-def select_session(exported: Path, rows: HeldOut, out: Path, settings: Session, package: Package, clock: Clock) -> Selection:
-    """Open, measure, decide; `model.int8.onnx` is left in `out` only when it is chosen."""
-    names = list(GRAPHS) if settings.choice == "auto" else list(dict.fromkeys([PLAIN, settings.choice]))
+def select_session(
+    exported: Path, learnt: list[str], rows: HeldOut, out: Path, *, settings: Session, package: Package, clock: Clock
+) -> Selection:
+    """Open, measure, decide; the graph of the session chosen is left in `out`, unless it is `model.onnx`.
+
+    `learnt` are texts of the training rows, to which int8 is fitted.
+    """
+    names = list(SESSIONS) if settings.choice == "auto" else list(dict.fromkeys([PLAIN, settings.choice]))
+
+    def attempt(name: str) -> Tried | str:
+        return _tried(name, exported, learnt[: settings.int8_texts], rows, out, settings=settings, package=package)
+
+    some = np.linspace(0, len(rows.texts) - 1, min(settings.timed_texts, len(rows.texts))).astype(int)
+    texts = [rows.texts[row] for row in some]
     with ThreadPoolExecutor(max(1, available_cores() // settings.threads)) as pool:  # here only answers matter, not speed
-        tried = dict(zip(names, pool.map(lambda name: _tried(name, exported, rows, out, settings, package), names), strict=True))
-    absent = {name: one for name, one in tried.items() if isinstance(one, str)}
-    running = {name: one for name, one in tried.items() if not isinstance(one, str)}
-    texts = [rows.texts[i] for i in np.linspace(0, len(rows.texts) - 1, min(settings.timed_texts, len(rows.texts))).astype(int)]
-    calls = {name: _as_triton_asks(one.classifier, texts, package.max_batch_size) for name, one in running.items()}
+        tried = dict(zip(names, pool.map(attempt, names), strict=True))
+        absent = {name: one for name, one in tried.items() if isinstance(one, str)}
+        running = {name: one for name, one in tried.items() if not isinstance(one, str)}
+        moved = pool.map(lambda one: moved_by_company(one, texts, some), running.values())
+        company = dict(zip(running, moved, strict=True))
+    calls = {name: _as_triton_asks(one.classifier, texts, settings.timed_batch) for name, one in running.items()}
     answers = {name: one.answers for name, one in running.items()}
-    measured = measure(answers, rows, timed(calls, settings.rounds, clock), len(texts))
+    measured = measure(answers, rows, company, timed(calls, settings.rounds, clock), len(texts))
     session, candidates = decide(measured, absent, settings)
     if session != INT8:
-        (out / GRAPHS[INT8]).unlink(missing_ok=True)
+        (out / SESSIONS[INT8].graph).unlink(missing_ok=True)
+    if session not in (INT8, PLAIN):
+        shutil.copy(exported / SESSIONS[session].graph, out)
     return Selection(session, candidates, golden_of(session, *running[session], rows.texts, settings))
 
 
-def quantise(graph: Path, to: Path) -> None:
-    """Linear layers of the encoder in int8: weights beforehand for each channel, activations on the fly; all else stays fp32."""
-    model = onnx.load(str(graph))
-    weights = {one.name for one in model.graph.initializer}
-    linear = [n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights and "/encoder/" in n.name]
-    quantize_dynamic(
-        model,
-        str(to),
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul"],
-        nodes_to_quantize=linear,
-        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
-
-
-def _tried(name: str, exported: Path, rows: HeldOut, out: Path, settings: Session, package: Package) -> Tried | str:
+def _tried(
+    name: str, exported: Path, learnt: list[str], rows: HeldOut, out: Path, *, settings: Session, package: Package
+) -> Tried | str:
     """The candidate with its answers to all held-out rows, or why it cannot run here."""
     try:
+        folder = out if name == INT8 else exported
         if name == INT8:
-            quantise(exported / GRAPHS[PLAIN], out / GRAPHS[INT8])
-        session = open_session(out if name == INT8 else exported, name, settings.threads)
-        classifier = Classifier(exported, session=session, token_budget=package.token_budget)
+            longest = json.loads((exported / "model.json").read_text(encoding="utf-8"))["max_pieces"]
+            seen = to_pieces(load_tokenizer(exported, longest), [clean(text) for text in learnt])
+            quantise(exported / SESSIONS[INT8_OF].graph, out / SESSIONS[INT8].graph, seen)
+        session = open_session(folder, name, settings.threads, token_budget=package.token_budget)
+        classifier = Classifier(exported, session=session)
         return Tried(classifier, classifier.predict(rows.texts))
     except Exception as error:  # whatever an engine raises: one that cannot run must not stop the others
         if name == PLAIN:
@@ -93,8 +98,14 @@ def _tried(name: str, exported: Path, rows: HeldOut, out: Path, settings: Sessio
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
+def moved_by_company(tried: Tried, texts: Sequence[str], rows: NDArray[np.int64]) -> float:
+    """The most that a probability of these texts, answered alone, differs from the one among all `rows`."""
+    alone = np.concatenate([tried.classifier.predict([text]).probabilities for text in texts])
+    return float(np.abs(alone - tried.answers.probabilities[rows]).max())
+
+
 def _as_triton_asks(classifier: Classifier, texts: Sequence[str], batch: int) -> Callable[[], None]:
-    """A call that answers the texts in full batches in their order: what Triton gives under load."""
+    """A call that answers the texts in their order, in batches such as Triton gives while latency is within its limit."""
 
     def call() -> None:
         for start in range(0, len(texts), batch):
@@ -150,13 +161,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params()
-    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns of shape inference, which linear layers need not
     card = json.loads((args.exported / "model.json").read_text(encoding="utf-8"))
-    rows = held_out(*(read_examples(args.split / f"{side}.parquet") for side in ("val", "test")))
+    train, val, test = (read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test"))
+    learnt, rows = [row.text for row in train], held_out(val, test)
     args.out.mkdir(parents=True, exist_ok=True)
     run_id = card["origin"]["mlflow_run_id"]
     with stage_run("select_session", flatten(params.session, "session"), find_home(), continues=run_id) as run:
-        selection = select_session(args.exported, rows, args.out, params.session, params.package, time.perf_counter)
+        selection = select_session(
+            args.exported, learnt, rows, args.out, settings=params.session, package=params.package, clock=time.perf_counter
+        )
         write(selection, params.session, args.out)
         log_to(run, selection, args.out)
     print(f"{table(selection.candidates)}\n{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}")

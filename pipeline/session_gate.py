@@ -13,7 +13,7 @@ from pipeline.cores import available_cores
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Session
 from pipeline.runtime.classifier import Predictions
-from pipeline.runtime.sessions import GRAPHS
+from pipeline.runtime.sessions import SESSIONS
 
 PLAIN = "onnxruntime-fp32"
 Clock = Callable[[], float]
@@ -24,6 +24,7 @@ class Measured(NamedTuple):
 
     agreement: float
     accuracy: float
+    company: float  # the most that a probability of a text differs between alone and beside others
     texts_per_s: float
     speedup: float  # over fp32 in ONNX Runtime, median of rounds
 
@@ -58,13 +59,16 @@ def timed(calls: dict[str, Callable[[], None]], rounds: int, clock: Clock) -> di
     return seconds
 
 
-def measure(answers: dict[str, Predictions], rows: HeldOut, seconds: dict[str, list[float]], texts: int) -> dict[str, Measured]:
+def measure(
+    answers: dict[str, Predictions], rows: HeldOut, company: dict[str, float], seconds: dict[str, list[float]], texts: int
+) -> dict[str, Measured]:
     """Each candidate held against fp32; `seconds` are those of `timed`, for so many texts."""
     labels = {name: np.array(own.labels) for name, own in answers.items()}
     return {
         name: Measured(
             agreement=float(np.mean(labels[name] == labels[PLAIN])),
             accuracy=float(np.mean((labels[name] == rows.labels)[rows.is_test])),
+            company=company[name],
             texts_per_s=texts / float(np.median(seconds[name])),
             speedup=float(np.median(np.divide(seconds[PLAIN], seconds[name]))),
         )
@@ -83,16 +87,19 @@ def decide(measured: dict[str, Measured], absent: dict[str, str], settings: Sess
     if refused.get(settings.choice):
         raise RefusedError(f"session.choice = {settings.choice}", refused[settings.choice], "set session.choice to auto")
     passed = [name for name in measured if not refused[name]]
-    fastest = max(passed, key=lambda name: measured[name].speedup)
-    chosen = fastest if measured[fastest].speedup >= settings.min_speedup else PLAIN
+    best = max(measured[name].speedup for name in passed)
+    near = [name for name in passed if measured[name].speedup * settings.min_speedup >= best]  # as good as equally fast
+    chosen = max(near, key=lambda name: (measured[name].agreement, measured[name].speedup))
+    chosen = chosen if measured[chosen].speedup >= settings.min_speedup else PLAIN
     chosen = chosen if settings.choice == "auto" else settings.choice
     candidates = [Candidate(name, None, "cannot run", why) for name, why in absent.items()]
     for name, found in measured.items():
         verdict = "chosen" if name == chosen else "refused" if refused[name] else "passed"
         slow = "" if name in (chosen, PLAIN) else f"{found.speedup:.2f} times as fast as fp32, {settings.min_speedup} needed"
-        beaten = slow if found.speedup < settings.min_speedup else f"{chosen} is faster"
+        other = "faster" if measured[chosen].speedup > found.speedup else "nearer to fp32, and hardly slower"
+        beaten = slow if found.speedup < settings.min_speedup else f"{chosen} is {other}"
         candidates.append(Candidate(name, found, verdict, refused[name] or ("" if name == chosen else beaten)))
-    return chosen, sorted(candidates, key=lambda one: list(GRAPHS).index(one.name))
+    return chosen, sorted(candidates, key=lambda one: list(SESSIONS).index(one.name))
 
 
 def _refusal(found: Measured, plain: Measured, settings: Session) -> str:
@@ -106,6 +113,8 @@ def _refusal(found: Measured, plain: Measured, settings: Session) -> str:
             f"accuracy {found.accuracy:.2%} after {plain.accuracy:.2%}: {100 * lost:.2f} points lost, "
             f"{100 * settings.max_accuracy_loss:.2f} allowed"
         )
+    if not found.company <= settings.golden_atol:
+        why.append(f"a probability moves by {found.company:.4f} with the texts beside it, {settings.golden_atol:g} allowed")
     return "; ".join(why)
 
 
@@ -130,12 +139,12 @@ def _version(package: str) -> str | None:
 
 def table(candidates: list[Candidate]) -> str:
     """The candidates for people."""
-    lines = [f"{'session':<18}{'agreement':>10}{'accuracy':>10}{'texts/s':>9}{'speed-up':>10}  verdict"]
+    lines = [f"{'session':<24}{'agreement':>10}{'accuracy':>10}{'company':>9}{'texts/s':>9}{'speed-up':>10}  verdict"]
     for name, found, verdict, why in candidates:
         numbers = (
-            f"{found.agreement:>10.2%}{found.accuracy:>10.2%}{found.texts_per_s:>9.0f}{found.speedup:>10.2f}"
+            f"{found.agreement:>10.2%}{found.accuracy:>10.2%}{found.company:>9.4f}{found.texts_per_s:>9.0f}{found.speedup:>10.2f}"
             if found
-            else " " * 39
+            else " " * 48
         )
-        lines.append(f"{name:<18}{numbers}  {verdict}{': ' if why else ''}{why}")
+        lines.append(f"{name:<24}{numbers}  {verdict}{': ' if why else ''}{why}")
     return "\n".join(lines)

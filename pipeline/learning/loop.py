@@ -1,35 +1,47 @@
-"""The one training loop, readable from top to bottom."""
+"""The one training loop, readable from top to bottom. What is learnt comes in as a `Task`; files and MLflow stay outside."""
 
-from collections.abc import Callable
-from math import isfinite, sqrt
-from time import perf_counter
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from math import sqrt
+from time import perf_counter, process_time
+from typing import Any, NamedTuple
 
 import numpy as np
+import structlog
 import torch
 from accelerate import Accelerator
-from sklearn.metrics import accuracy_score, f1_score
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.learning.batching import Pieces, bucketed_batches, pad
-from pipeline.learning.early_stopping import Progress, advance, should_stop
-from pipeline.learning.inference import in_batches
-from pipeline.learning.model import TextClassifier, trainable_state
-from pipeline.learning.optim import adamw
+from pipeline.learning.accumulation import Gradients, Lanes, processes
+from pipeline.learning.batching import bucketed_batches
+from pipeline.learning.early_stopping import Progress, advance, should_stop, watched
+from pipeline.learning.gradient_guard import GOOD, SCALED_DOWN, Guard, judge, refuse_hopeless
+from pipeline.learning.memory_use import in_parts
+from pipeline.learning.optim import optimizer_of, set_rates
 from pipeline.learning.precision import Precision
-from pipeline.learning.schedule import warmup_cosine
+from pipeline.learning.resume import Checkpoints, resumed, snapshot
+from pipeline.learning.schedule import Span, after_epoch, factor
+from pipeline.learning.state import State, Table, Tally, put_back, trainable
 from pipeline.params import Train
 
-Log = Callable[[int, dict[str, float]], None]  # (step, values)
+Batch = dict[str, Tensor]
+Log = Callable[[int, dict[str, float]], None]  # (step or epoch, values)
+log = structlog.get_logger()
 
 
-class Rows(NamedTuple):
-    """Texts as pieces, and the class index of each."""
+class Task(NamedTuple):
+    """What is learnt, as the loop sees it: rows are numbers from 0, and batches are whatever `loss` understands."""
 
-    pieces: Pieces
-    targets: Tensor  # (N,) int64
+    model: nn.Module  # trained in place, where its parameters require gradients
+    lengths: Sequence[int]  # pieces of each training row
+    val_rows: int  # by which scores that are shares are uncertain
+    batch: Callable[[list[int]], Batch]  # on the CPU; `attention_mask` (B, T) is one of its tensors
+    loss: Callable[[nn.Module, Batch], Tensor]  # the mean over what `count` counts
+    validate: Callable[[], dict[str, float]]  # what `train.watch` names, and whatever else is to be told
+    count: Callable[[Batch], int] = lambda batch: len(batch["attention_mask"])
+    prepare: Sequence[Callable[[], None]] = ()  # before each step, in any order and in any thread
+    precision: Precision = "fp32"  # that `loss` computes in
+    lanes: int = 1  # parts of a batch computed at a time; `loss` has to bear threads where there are several
 
 
 class Fitted(NamedTuple):
@@ -37,78 +49,68 @@ class Fitted(NamedTuple):
 
     state: dict[str, Tensor]
     progress: Progress
-    steps: int
-    seconds: float
-    examples_per_second: float
-    padded_over_real_pieces: float
+    guard: Guard
+    tally: Tally
+    steps: Table
+    epochs: Table
+    memory: dict[str, int]  # bytes by part
 
 
-def fit(
-    classifier: TextClassifier, train: Rows, val: Rows, settings: Train, precision: Precision, *, log_step: Log, log_epoch: Log
-) -> Fitted:
-    """Fine-tune in place, stopping early; rates warm up and then fall over the steps of all epochs."""
-    accelerator = Accelerator()
-    device = accelerator.device
-    rng = np.random.default_rng(settings.seed)
-    lengths = [len(own) for own in train.pieces]
-    steps_an_epoch = -(-len(lengths) // settings.batch_size)
-    total = steps_an_epoch * settings.epochs
-    optimizer = adamw(classifier, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total, settings.warmup_share))
-    model, optimizer = accelerator.prepare(classifier, optimizer)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    progress, best = Progress(), trainable_state(classifier)
-    step = real = padded = 0
-    training_s = 0.0
-    bar = tqdm(total=total, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True)
-    for epoch in range(1, settings.epochs + 1):
-        model.train()
-        began, epoch_loss = perf_counter(), 0.0
-        for rows in bucketed_batches(lengths, settings.batch_size, settings.bucket_batches, rng):
-            batch = {name: tensor.to(device) for name, tensor in pad(train.pieces, rows).items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits = model(**batch)
-            loss = F.cross_entropy(logits.float(), train.targets[rows].to(device), label_smoothing=settings.label_smoothing)
-            accelerator.backward(loss)
-            norm = float(accelerator.clip_grad_norm_(trainable, settings.clip_norm))
-            if not (isfinite(loss.item()) and isfinite(norm)):
-                raise FloatingPointError(
-                    f"loss {loss.item()}, gradient {norm} at step {step + 1}: lower train.encoder_lr and train.head_lr"
-                )
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            epoch_loss += loss.item() * len(rows)
-            real += sum(lengths[row] for row in rows)
-            padded += batch["input_ids"].numel()
-            if step % settings.log_every_steps == 0:
-                log_step(step, {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0]), "grad_norm": norm})
-            schedule.step()
-            bar.update()
-        training_s += perf_counter() - began
-        scores = validate(classifier, val, batch_size=2 * settings.batch_size, precision=precision)
-        progress = advance(progress, epoch, scores["f1_macro"], standard_error(scores["f1_macro"], len(val.pieces)))
-        if progress.improved:
-            best = trainable_state(classifier)
-        log_epoch(epoch, {"train_loss": epoch_loss / len(lengths), **{f"val_{name}": value for name, value in scores.items()}})
-        bar.set_postfix(loss=f"{epoch_loss / len(lengths):.3f}", val_f1=f"{scores['f1_macro']:.3f}")
-        if should_stop(progress, settings.patience):
-            break
-    bar.close()
-    return Fitted(best, progress, step, training_s, len(lengths) * epoch / training_s, padded / real)
+class Machine(NamedTuple):
+    """What stays the same while training."""
+
+    task: Task
+    settings: Train
+    accelerator: Accelerator
+    gradients: Gradients
+    parameters: list[nn.Parameter]  # that are trained
+    optimizer: torch.optim.Optimizer
+    span: Span
+    log_step: Log
+    checkpoints: Checkpoints | None
 
 
-def validate(classifier: TextClassifier, rows: Rows, *, batch_size: int, precision: Precision) -> dict[str, float]:
-    """Loss without smoothing, accuracy and macro-F1 on held-out rows."""
-    classifier.eval()
-    device = classifier.head.weight.device
-    logits = in_batches(classifier.forward, rows.pieces, batch_size=batch_size, precision=precision, device=device)
-    guesses = logits.argmax(dim=1).numpy()
-    return {
-        "loss": F.cross_entropy(logits, rows.targets).item(),
-        "accuracy": float(accuracy_score(rows.targets.numpy(), guesses)),
-        "f1_macro": float(f1_score(rows.targets.numpy(), guesses, average="macro", zero_division=0)),
-    }
+def fit(task: Task, settings: Train, *, log_step: Log, log_epoch: Log, checkpoints: Checkpoints | None = None) -> Fitted:
+    """Fine-tune the task's model in place, stopping early; goes on from the newest of `checkpoints`, and writes new ones.
+
+    Raises `RefusedError` when the gradients are hopeless.
+    """
+    scaled = "fp16" if task.precision == "fp16" else "no"  # fp16 with a scaler of the loss
+    accelerator = Accelerator(cpu=processes().device.type == "cpu", mixed_precision=scaled)
+    model, optimizer = accelerator.prepare(task.model, optimizer_of(task.model, settings))
+    span = Span.of(len(task.lengths), settings)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    state = (checkpoints and resumed(checkpoints, task.model, optimizer)) or State(best=trainable(task.model))
+    order = np.random.default_rng(settings.seed)
+    if state.order:
+        order.bit_generator.state = state.order
+    with (
+        Lanes(task.lanes) as lanes,
+        tqdm(total=span.total, initial=state.step, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True) as bar,
+    ):
+        gradients = Gradients(task, model, accelerator, lanes, settings.accumulate)
+        machine = Machine(task, settings, accelerator, gradients, parameters, optimizer, span, log_step, checkpoints)
+        while state.epoch <= settings.epochs and not should_stop(state.progress, settings.patience):
+            _learn_epoch(machine, state, order, bar)
+            _close_epoch(machine, state, log_epoch)
+            bar.set_postfix({name: f"{state.epochs[-1][name]:.3f}" for name in ("train_loss", f"val_{settings.watch}")})
+            if is_out_of_time(state.tally, settings):
+                log.info("training_ended", reason="train.max_seconds have passed", epoch=state.epochs[-1]["epoch"])
+                break
+    put_back(task.model, state.best)
+    memory = in_parts(task.model, optimizer)
+    return Fitted(state.best, state.progress, state.guard, state.tally, state.steps, state.epochs, memory)
+
+
+def is_out_of_time(tally: Tally, settings: Train) -> bool:
+    """Whether steps and validations took `max_seconds`; 0 is no limit."""
+    return 0 < settings.max_seconds <= tally.seconds + tally.validation_s
+
+
+def tolerance(score: float, rows: int, settings: Train) -> float:
+    """How much worse than the best an epoch may be and still be the one to keep."""
+    is_share = settings.watch != "loss"
+    return standard_error(score, rows) if is_share and settings.keep == "latest_within_error" else 0.0
 
 
 def standard_error(share: float, rows: int) -> float:
@@ -116,10 +118,60 @@ def standard_error(share: float, rows: int) -> float:
     return sqrt(share * (1 - share) / rows)
 
 
-def start_from_class_means(classifier: TextClassifier, rows: Rows, *, batch_size: int, precision: Precision) -> None:
-    """Put the head where the untrained encoder already sees each class: at the mean direction of its training rows."""
-    embeddings = F.normalize(in_batches(classifier.eval().embed, rows.pieces, batch_size=batch_size, precision=precision), dim=-1)
-    classes, width = classifier.head.weight.shape
-    sums = torch.zeros(classes, width).index_add_(0, rows.targets, embeddings)
-    with torch.no_grad():
-        classifier.head.weight.copy_(F.normalize(sums, dim=-1))
+def _learn_epoch(machine: Machine, state: State, order: np.random.Generator, bar: Any) -> None:
+    machine.task.model.train()
+    settings = machine.settings
+    state.order = dict(order.bit_generator.state)
+    batches = bucketed_batches(machine.task.lengths, settings.batch_size, settings.bucket_batches, order)
+    for rows in batches[state.batch :]:
+        began, cpu_began = perf_counter(), process_time()
+        _learn(machine, state, rows)
+        state.batch += 1
+        seconds, cpu_s = perf_counter() - began, process_time() - cpu_began
+        state.tally = state.tally._replace(seconds=state.tally.seconds + seconds, cpu_s=state.tally.cpu_s + cpu_s)
+        bar.update()
+        if machine.checkpoints and machine.checkpoints.is_due():
+            machine.checkpoints.write(snapshot(state, machine.task.model, machine.optimizer), state.step)
+        if is_out_of_time(state.tally, settings):
+            break
+
+
+def _learn(machine: Machine, state: State, rows: list[int]) -> None:
+    """One step: gradients, judgement, and the optimiser where the guard allows it."""
+    settings, accelerator = machine.settings, machine.accelerator
+    loss, padded = machine.gradients(rows)
+    norm = float(accelerator.clip_grad_norm_(machine.parameters, settings.clip_norm))
+    scale = accelerator.scaler.get_scale() if accelerator.scaler else 1.0
+    state.guard, verdict = judge(state.guard, loss, norm, settings, scale)
+    rate = factor(state.step, machine.span, settings) * state.plateau.factor * state.guard.rate
+    set_rates(machine.optimizer, rate)
+    if verdict.is_taken:
+        machine.optimizer.step()
+    machine.optimizer.zero_grad()
+    state.step += 1
+    values = {"loss": loss, "lr": rate * settings.encoder_lr, "grad_norm": norm, "guard_rate": state.guard.rate}
+    is_bad = verdict not in (GOOD, SCALED_DOWN)
+    if is_bad or state.step % settings.log_every_steps == 0:
+        state.steps.append({"step": state.step, **values})
+        machine.log_step(state.step, values)
+    if is_bad:
+        log.warning("bad_step", step=state.step, verdict=verdict.name, is_taken=verdict.is_taken, **values)
+        refuse_hopeless(state.guard, verdict, state.step, loss, norm, settings)
+    state.tally = state.tally.after(loss, len(rows), real=sum(machine.task.lengths[row] for row in rows), padded=padded)
+
+
+def _close_epoch(machine: Machine, state: State, log_epoch: Log) -> None:
+    """Validate, keep the state if it is the one to keep, tell."""
+    task, settings, epoch = machine.task, machine.settings, state.epoch
+    began = perf_counter()
+    scores = task.validate()
+    score = watched(scores, settings)
+    state.plateau = after_epoch(state.plateau, score, settings)
+    state.progress = advance(state.progress, epoch, score, settings, tolerance(score, task.val_rows, settings))
+    if state.progress.improved:
+        state.best = trainable(task.model)
+    values = {"train_loss": state.tally.mean_loss, **{f"val_{name}": value for name, value in scores.items()}}
+    state.epochs.append({"epoch": epoch, **values})
+    log_epoch(epoch, values)
+    state.tally = state.tally.after_epoch(perf_counter() - began)
+    state.epoch, state.batch = epoch + 1, 0

@@ -1,21 +1,25 @@
-"""The network: an encoder with mean pooling and a cosine head; LoRA adapters on it, and merged out of it."""
+"""The network: an encoder with mean pooling and a cosine head, adapters on it, and merged out of it."""
 
-import warnings
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
 from pipeline.errors import InputError
+from pipeline.learning.adapters import Quantise, add_lora, quantised
+from pipeline.learning.base import check_lora
+from pipeline.learning.precision import Precision
+from pipeline.learning.written_bert import WrittenBert, fits
 from pipeline.params import Model
 
 Batch = dict[str, Tensor]
+HIDDEN_SCORE = -1e4  # exp of it is 0 in every precision
 
 
 class CosineHead(nn.Module):
@@ -40,17 +44,25 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.written: WrittenBert | None = None  # computes in the encoder's stead
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, T) → (B, width): the mean of the last hidden states over real pieces, in fp32."""
-        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+    def embed(self, input_ids: Tensor, attention_mask: Tensor, seed: int | None = None) -> Tensor:
+        """(B, T) → (B, width): the mean of the last hidden states over real pieces, in fp32; `seed` is `WrittenBert`'s.
+
+        Hidden states (B, T, width) may stand for the pieces, where the encoder begins at a higher layer (`prefix_cache`).
+        """
+        if self.written is not None:
+            hidden = self.written(input_ids, attention_mask, seed if self.training else None)
+        else:
+            given = {"inputs_embeds" if input_ids.is_floating_point() else "input_ids": input_ids}
+            hidden = self.encoder(**given, attention_mask=attention_mask).last_hidden_state.float()
         mask = attention_mask.unsqueeze(-1).float()  # (B, T, 1)
         summed = (hidden * mask).sum(dim=1)
         return summed / mask.sum(dim=1).clamp(min=1.0)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, seed: int | None = None) -> Tensor:
         """(B, T) → (B, classes)."""
-        logits: Tensor = self.head(self.embed(input_ids, attention_mask))
+        logits: Tensor = self.head(self.embed(input_ids, attention_mask, seed))
         return logits
 
 
@@ -66,10 +78,34 @@ class WithSketch(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) → (B, classes), (B, sketch_size)."""
-        embedding = self.classifier.embed(input_ids, attention_mask)
+        return self.answers(self.classifier.embed(input_ids, attention_mask))
+
+    def answers(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, width) → (B, classes), (B, sketch_size)."""
         logits: Tensor = self.classifier.head(embedding)
         sketch: Tensor = F.normalize(embedding, dim=-1) @ self.projection
         return logits, sketch
+
+
+class Packed(nn.Module):
+    """The exported form for rows without padding, one after the other in one row (P,); `segments` tells them apart."""
+
+    def __init__(self, exported: WithSketch) -> None:
+        super().__init__()
+        self.exported = exported
+        encoder: Any = exported.classifier.encoder
+        self.first_position = getattr(encoder.embeddings, "padding_idx", -1) + 1  # RoBERTa counts from behind its padding
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """(P,), (P,) from 0 in each row, (P,) ascending from 0 → (rows, classes), (rows, sketch_size)."""
+        same = segments[:, None] == segments[None, :]
+        bias = torch.where(same, 0.0, HIDDEN_SCORE)[None, None]  # (1, 1, P, P), added to attention scores
+        hidden = self.exported.classifier.encoder(
+            input_ids=input_ids[None], position_ids=position_ids[None] + self.first_position, attention_mask=bias
+        ).last_hidden_state[0]
+        rows: Any = segments.max() + 1  # a tensor, so that the traced graph keeps their number free
+        member = (torch.arange(rows)[:, None] == segments[None, :]).float()  # (rows, P)
+        return self.exported.answers(member @ hidden / member.sum(dim=1, keepdim=True))
 
 
 def sketch_projection(width: int, model: Model) -> Tensor:
@@ -78,10 +114,10 @@ def sketch_projection(width: int, model: Model) -> Tensor:
     return torch.randn(width, model.sketch_size, generator=generator) / sqrt(model.sketch_size)
 
 
-def load_encoder(folder: Path, dropout: float = 0.0) -> nn.Module:
+def load_encoder(folder: Path, dropout: float = 0.0, quantise: Quantise = "none") -> nn.Module:
     """The frozen base encoder in fp32, without its unused pooler where it has one; `dropout` acts while training."""
     transformers.utils.logging.disable_progress_bar()
-    encoder: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    encoder: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **quantised(quantise))
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     for module in encoder.modules():
@@ -91,22 +127,28 @@ def load_encoder(folder: Path, dropout: float = 0.0) -> nn.Module:
     return frozen
 
 
-def add_lora(encoder: nn.Module, model: Model) -> PeftModel:
-    """The encoder with trainable low-rank adapters (Hu et al. 2021) on the modules that params name."""
-    targets = model.lora_targets if model.lora_targets == "all-linear" else model.lora_targets.replace(" ", "").split(",")
-    config = LoraConfig(
-        r=model.lora_rank, lora_alpha=model.lora_alpha, lora_dropout=model.lora_dropout, target_modules=targets, bias="none"
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 asks transformers 5 for it
-        return get_peft_model(encoder, config)
-
-
 def build(folder: Path, classes: int, model: Model) -> TextClassifier:
     """Base encoder, fresh adapters and a fresh head."""
-    encoder = load_encoder(folder, model.dropout)
+    check_lora(folder, model)
+    encoder = load_encoder(folder, model.dropout, model.quantise)
     width: int = encoder.config.hidden_size  # type: ignore[union-attr,assignment]
     return TextClassifier(add_lora(encoder, model), CosineHead(classes, width, model.head_scale))
+
+
+def write_out(classifier: TextClassifier, model: Model, precision: Precision) -> str:
+    """Let written-out layers compute in the encoder's stead, where they can; says what computes now.
+
+    Frozen weights are then kept in the precision that is computed in: of no use for `merge`, which wants them in fp32.
+    """
+    why_not = fits(classifier.encoder) if model.kernels == "auto" else "params say so"
+    if why_not is not None:
+        return f"modules: {why_not}"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    for module in classifier.encoder.modules():
+        if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad:
+            module.to(dtype)
+    classifier.written = WrittenBert(classifier.encoder, dtype, model.dropout)
+    return "written out"
 
 
 def trainable_state(classifier: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Rows of like length together, padded: the arithmetic of batches."""
+"""How rows go into runs: packed one after the other without padding, or padded beside rows of like length."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 START = 5  # padded pieces whose arithmetic takes as long as starting one more run (EXPERIMENTS: micro-batches)
 MOST_ROWS = 64  # in one run; more brings nothing
+PACK = 128  # pieces in one packed run: more brings nothing, and attention costs their square (EXPERIMENTS: packing)
+STEP = 8  # packed runs are as long as a multiple of this: an engine prepares itself for each new length
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -40,3 +42,25 @@ def pad(pieces: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
         ids[line, : len(own)] = own
         mask[line, : len(own)] = 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def packs(lengths: Sequence[int], most: int = PACK) -> list[list[int]]:
+    """Rows by packed run, in their order: as few runs as hold `most` pieces each on average, as equal as rows allow."""
+    ends = np.cumsum(lengths)
+    runs = -(-int(ends[-1]) // most)
+    middles = ends - np.array(lengths) / 2
+    run_of = (middles * runs / ends[-1]).astype(int)
+    return [np.flatnonzero(run_of == run).tolist() for run in np.unique(run_of)]
+
+
+def pack(pieces: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """B rows after one another, (P,) each: `input_ids`, `position_ids` within the row, and the row's number in `segments`.
+
+    P is a multiple of `STEP`; what fills it up is one more row, whose answer nobody reads.
+    """
+    lengths = [len(own) for own in pieces]
+    fill = -sum(lengths) % STEP
+    ids = np.array([one for own in pieces for one in own] + [0] * fill, dtype=np.int64)
+    positions = np.concatenate([np.arange(length, dtype=np.int64) for length in (*lengths, fill)])
+    segments = np.repeat(np.arange(len(lengths) + 1, dtype=np.int64), [*lengths, fill])
+    return {"input_ids": ids, "position_ids": positions, "segments": segments}

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from .batches import micro_batches, pad
+from .pieces import load_tokenizer, to_pieces
 from .sessions import Floats, Session, open_session
 from .text import clean, word_count
 
@@ -30,20 +29,17 @@ class Predictions(NamedTuple):
 class Classifier:
     """Loads once, answers many times. `session` computes; by default ONNX Runtime in fp32, which several threads may share."""
 
-    def __init__(self, folder: Path, *, session: Session | None = None, threads: int = 0, token_budget: int = 2048) -> None:
+    def __init__(self, folder: Path, *, session: Session | None = None, threads: int = 0) -> None:
         settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.labels: list[str] = settings["labels"]
         self.temperature: float = settings["temperature"]
-        self.token_budget = token_budget
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_truncation(settings["max_pieces"])
-        self.tokenizer.no_padding()
+        self.tokenizer = load_tokenizer(folder, settings["max_pieces"])
         self.session = session or open_session(folder, "onnxruntime-fp32", threads)
 
     def predict(self, texts: Sequence[str]) -> Predictions:
-        """Clean, tokenise, run in micro-batches of like length, calibrate."""
+        """Clean, tokenise, compute, calibrate."""
         cleaned = [clean(text) for text in texts]
-        pieces = [encoding.ids for encoding in self.tokenizer.encode_batch(cleaned)]
+        pieces = to_pieces(self.tokenizer, cleaned)
         logits, sketch = self.run(pieces)
         probabilities = softmax(logits / self.temperature)
         lengths = np.array([len(own) for own in pieces], dtype=np.int32)
@@ -53,14 +49,10 @@ class Classifier:
 
     def run(self, pieces: Sequence[list[int]]) -> tuple[Floats, Floats]:
         """Piece ids of N texts → logits (N, classes) and sketches (N, sketch_size), in their order."""
-        if not pieces:
-            logits, sketch = self.run([[0, 0]])
-            return logits[:0], sketch[:0]
-        batches = micro_batches([len(own) for own in pieces], self.token_budget)
-        outputs = [self.session(pad([pieces[row] for row in rows])) for rows in batches]
-        back = np.argsort(np.concatenate(batches))
-        logits, sketch = (np.concatenate(parts)[back] for parts in zip(*outputs, strict=True))
-        return logits, sketch
+        if pieces:
+            return self.session(pieces)
+        logits, sketch = self.session([[0, 0]])
+        return logits[:0], sketch[:0]
 
 
 def model_digest(folder: Path) -> str:

@@ -7,6 +7,8 @@ JOINERS = "\u200c\u200d"  # they hold words of some scripts, and emoji, together
 
 def clean(text: str) -> str:
     """Invisible format characters taken out (BOM, bidi overrides, zero-width spaces), NFC, white space runs made one space."""
+    if text.isascii():  # holds neither, and most texts are
+        return " ".join(text.split())
     visible = "".join(c for c in text if c in JOINERS or unicodedata.category(c) != "Cf")
     return " ".join(unicodedata.normalize("NFC", visible).split())
 

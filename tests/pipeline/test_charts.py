@@ -13,6 +13,8 @@ from pipeline.metrics import ClassScores, Interval
 EPOCH = {"train_loss": 2.0, "val_loss": 1.5, "val_accuracy": 0.5, "val_f1_macro": 0.4}
 SCORES = [ClassScores(0.9, 0.8, Interval(0.85, 0.7, 0.95), 20), ClassScores(0.0, 0.0, Interval(0.0, 0.0, 0.0), 0)]
 
+FORMULAS = [r"$\frac{$", r"costs $x$ or $\nope$"]
+
 
 def classes(count: int) -> tuple[np.ndarray, list[str]]:
     return np.eye(count, dtype=np.int64) * 3, [f"class_{i}" for i in range(count)]
@@ -23,13 +25,31 @@ def classes(count: int) -> tuple[np.ndarray, list[str]]:
     [
         lambda: charts.learning_curve([{"epoch": 1, **EPOCH}, {"epoch": 2, **EPOCH}]),
         lambda: charts.learning_curve([{"epoch": 1, **EPOCH}]),
+        lambda: charts.schedule([0.5, 1.0, 0.5], {"layer 0": 1e-6, "layer 1": 5e-5, "head": 2e-4}, "cosine"),
+        lambda: charts.schedule([1.0], {"encoder": 1e-3}, "constant"),
         lambda: charts.confusion_matrix(*classes(3)),
         lambda: charts.confusion_matrix(*classes(77)),
         lambda: charts.confusion_matrix(np.zeros((2, 2), dtype=np.int64), ["never", "seen"]),
         lambda: charts.reliability_diagram([(0.9, 0.8, 0.7), (0.5, 0.4, 0.3)], [(0.8, 0.8, 1.0)]),
         lambda: charts.class_f1(["alpha", "zażółć"], SCORES),
+        lambda: charts.confusion_matrix(np.eye(2, dtype=np.int64), FORMULAS),
+        lambda: charts.class_f1(FORMULAS, SCORES),
+        lambda: charts.gained_and_lost(np.array(FORMULAS), np.array(["x", "x"]), np.array(FORMULAS)),
     ],
-    ids=["two epochs", "one epoch", "three classes", "77 classes", "no rows", "reliability", "f1 by class"],
+    ids=[
+        "two epochs",
+        "one epoch",
+        "rates by layer",
+        "one rate",
+        "three classes",
+        "77 classes",
+        "no rows",
+        "reliability",
+        "f1 by class",
+        "confusion of labels like formulas",
+        "f1 of labels like formulas",
+        "gained of labels like formulas",
+    ],
 )
 def test_a_chart_renders_as_png(draw: Callable[[], Figure]) -> None:
     picture = BytesIO()

@@ -1,6 +1,7 @@
 """The exported model, and the gate it passed."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from pipeline.errors import EXIT_REFUSED, RefusedError
-from pipeline.export import Parity, parity, require
+from pipeline.export import PACKED, PADDED, Parity, parity, require, try_packed
 from pipeline.learning.checkpoint import Trained, load_trained
-from pipeline.learning.model import WithSketch, sketch_projection
+from pipeline.learning.model import TextClassifier, WithSketch, merge, sketch_projection
 from pipeline.params import Export, Params, integers
+from pipeline.runtime.batches import pack, pad
+from pipeline.runtime.sessions import Feeds, open_run
 from tests.conftest import Project
 
 GOOD = Parity(shapes=30, max_abs_logit=1e-6, max_abs_sketch=1e-7, arg_max_equal=True)
@@ -36,7 +39,7 @@ def compare(trained: Trained, made: Project, settings: Export, spoil: float = 0.
     with torch.no_grad():
         spoilt.head.weight.add_(spoil)
     ours = WithSketch(spoilt, projection).eval()
-    return parity(ours, made / "artifacts/export/model.onnx", settings, vocabulary=30_000, longest=128)
+    return parity(ours, open_run(made / "artifacts/export", PADDED, 0), pad, settings, vocabulary=30_000, longest=128)
 
 
 def test_the_gate_lets_an_equal_model_through(settings: Export) -> None:
@@ -65,10 +68,11 @@ def test_the_limit_itself_passes(settings: Export) -> None:
 
 
 def test_the_written_verdict_passes_the_gate_on_every_shape(made: Project) -> None:
-    found = Parity(**json.loads((made / "artifacts/export/parity.json").read_text()))
     export = made.params.export
-    require(found, export)
-    assert found.shapes == len(integers(export.parity_batches)) * len(integers(export.parity_lengths))
+    for form, told in json.loads((made / "artifacts/export/parity.json").read_text()).items():
+        found = Parity(**told)
+        require(found, export)
+        assert found.shapes == len(integers(export.parity_batches)) * len(integers(export.parity_lengths)), form
 
 
 def test_measuring_again_finds_the_models_equal(trained: Trained, made: Project, settings: Export) -> None:
@@ -81,7 +85,8 @@ def test_measuring_again_finds_the_models_equal(trained: Trained, made: Project,
 
 def test_lengths_beyond_the_models_longest_are_not_tried(trained: Trained, made: Project, settings: Export) -> None:
     ours = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
-    assert parity(ours, made / "artifacts/export/model.onnx", settings, vocabulary=30_000, longest=8).shapes == 2
+    run = open_run(made / "artifacts/export", PADDED, 0)
+    assert parity(ours, run, pad, settings, vocabulary=30_000, longest=8).shapes == 2
 
 
 def test_another_head_is_seen(trained: Trained, made: Project, settings: Export) -> None:
@@ -121,4 +126,41 @@ def test_the_card_tells_the_runtime_what_training_decided(card: dict[str, Any], 
 
 def test_the_folder_holds_what_the_runtime_needs_and_no_half_files(made: Project) -> None:
     names = sorted(path.name for path in Path(made / "artifacts/export").iterdir())
-    assert names == ["model.json", "model.onnx", "parity.json", "tokenizer.json"]
+    assert names == ["model.json", "model.onnx", "packed.onnx", "parity.json", "tokenizer.json"]
+
+
+def test_packed_rows_that_see_each_other_do_not_pass(trained: Trained, made: Project, settings: Export) -> None:
+    ours = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
+    run = open_run(made / "artifacts/export", PACKED, 0)
+
+    def one_segment_for_two(rows: Sequence[list[int]]) -> Feeds:
+        feeds = pack(rows)
+        return {**feeds, "segments": np.maximum(feeds["segments"] - 1, 0)}
+
+    good = parity(ours, run, pack, settings, vocabulary=30_000, longest=128)
+    assert good.max_abs_logit < 1e-4
+    bad = parity(
+        ours, run, one_segment_for_two, settings.model_copy(update={"parity_batches": "3"}), vocabulary=30_000, longest=128
+    )
+    assert not bad.max_abs_logit < 1e-3
+
+
+def test_an_encoder_that_takes_no_positions_is_served_padded(
+    trained: Trained, made: Project, settings: Export, tmp_path: Path
+) -> None:
+    class WithoutPositions(torch.nn.Module):
+        """As encoders with relative positions are called."""
+
+        def __init__(self, encoder: torch.nn.Module) -> None:
+            super().__init__()
+            self.embeddings, self.encoder = encoder.embeddings, encoder
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            return self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+
+    projection = sketch_projection(384, made.params.model)
+    merged = merge(load_trained(made / "artifacts/model", made.params.model).classifier)
+    other = WithSketch(TextClassifier(WithoutPositions(merged.encoder), merged.head), projection).eval()
+    found = try_packed(other, other, tmp_path, settings, vocabulary=30_000, longest=128)
+    assert "position_ids" in found["why_not"]
+    assert list(tmp_path.iterdir()) == []

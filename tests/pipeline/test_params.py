@@ -140,6 +140,22 @@ def test_an_unusable_value_is_answered_with_its_line_and_key(tmp_path: Path, sta
     assert f".{start.strip(' :')}` = " in error.what
 
 
+@pytest.mark.parametrize(
+    ("start", "written", "nearest"),
+    [
+        ("  lora_rank:", "  lora_rank: 0", "the nearest that works: 1"),
+        ("  optimizer:", "  optimizer: adam", "did you mean `adamw`? Valid here: adamw, lion, sgd"),
+        ("  schedule:", "  schedule: cosin", "did you mean `cosine`?"),
+        ("  http_port:", "  http_port: 80000", "the nearest that works: 65535"),
+        ("  explosion_backoff:", "  explosion_backoff: 1.5", "take a number below 1"),
+    ],
+)
+def test_an_unusable_value_is_answered_with_the_nearest_that_works(
+    tmp_path: Path, start: str, written: str, nearest: str
+) -> None:
+    assert nearest in refused(tmp_path, replaced(start, written)).do
+
+
 def test_a_section_that_is_no_section_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, [*LINES[: line_of("serve:") - 1], "serve: 8000"])
     assert error.where.endswith(f", line {line_of('serve:')}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.profile import Reference, load_reference, save_reference
+from pipeline.profile import Reference, load_reference, load_spoilt, save_reference
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def test_a_reference_comes_back_with_values_and_types(reference: Reference, tmp_
         found = getattr(again, name)
         assert found.dtype == before.dtype
         assert np.array_equal(found, before)
+
+
+def test_spoilt_rows_come_back_and_their_absence_is_said(reference: Reference, tmp_path: Path) -> None:
+    spoilt = reference._replace(correct=~reference.correct, pieces=reference.pieces + 1)
+    save_reference(tmp_path / "both.npz", reference, spoilt)
+    save_reference(tmp_path / "one.npz", reference)
+    again = load_spoilt(tmp_path / "both.npz")
+    assert again is not None
+    assert all(np.array_equal(own, before) for own, before in zip(again, spoilt, strict=True))
+    assert np.array_equal(load_reference(tmp_path / "both.npz").correct, reference.correct)
+    assert load_spoilt(tmp_path / "one.npz") is None
 
 
 def test_the_file_is_exactly_where_it_was_asked_for(reference: Reference, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from pipeline.records import (
     text_id,
     write_examples,
     write_json,
-    written_whole,
 )
+from pipeline.writing import written_whole
 
 Rows = list[dict[str, Any]]
 Write = Callable[[Path, Rows], None]

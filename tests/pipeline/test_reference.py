@@ -7,10 +7,12 @@ import pytest
 
 from pipeline.learning.checkpoint import Trained
 from pipeline.params import Reference as Settings
-from pipeline.profile import Reference, load_reference
+from pipeline.profile import Reference, load_reference, load_spoilt
 from pipeline.records import Example, labels_of, read_examples
 from pipeline.reference import reference
 from tests.conftest import Project
+
+SPOIL = {"mistyped": 0.2, "kept_words": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,15 @@ def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list
         assert stored.pieces_per_word[i] == pytest.approx((pieces - 2) / len(row.text.split()))
 
 
+def test_spoilt_texts_are_the_same_rows_answered_worse(stored: Reference, made: Project) -> None:
+    spoilt = load_spoilt(made / "artifacts/reference/reference.npz")
+    assert spoilt is not None
+    assert spoilt.ids.tolist() == stored.ids.tolist()
+    assert spoilt.probabilities.shape == stored.probabilities.shape
+    assert (spoilt.probabilities != stored.probabilities).any(axis=1).mean() > 0.5
+    assert spoilt.correct.mean() < stored.correct.mean()
+
+
 def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
     assert int(stored.calibrate.sum()) == round(made.params.reference.calibrate_share * len(stored.ids))
 
@@ -77,8 +88,8 @@ def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.8])
 def test_another_share_cuts_elsewhere(share: float, trained: Trained, sides: dict[str, list[Example]], made: Project) -> None:
     made_now = reference(
-        trained, sides["test"][:40], 1.0, made.params.model, Settings(batch_size=8, calibrate_share=share, seed=1)
-    )
+        trained, sides["test"][:40], 1.0, made.params.model, Settings(batch_size=8, calibrate_share=share, seed=1, **SPOIL)
+    ).kept
     assert int(made_now.calibrate.sum()) == round(40 * share)
 
 
@@ -88,8 +99,8 @@ def test_the_cut_follows_the_seed_and_not_the_order_of_rows(
     rows = sides["test"][:40]
     one, same, other = (
         reference(
-            trained, rows, 1.0, made.params.model, Settings(batch_size=8, calibrate_share=0.5, seed=seed)
-        ).calibrate.tolist()
+            trained, rows, 1.0, made.params.model, Settings(batch_size=8, calibrate_share=0.5, seed=seed, **SPOIL)
+        ).kept.calibrate.tolist()
         for seed in (1, 1, 2)
     )
     assert one == same

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from scipy import special
 
 from pipeline.learning.batching import pad as torch_pad
-from pipeline.learning.batching import to_pieces
 from pipeline.learning.checkpoint import Trained
 from pipeline.learning.model import WithSketch, sketch_projection
 from pipeline.profile import Reference, load_reference
 from pipeline.records import read_examples
-from pipeline.runtime.batches import START
-from pipeline.runtime.classifier import Classifier, Predictions, micro_batches, pad, softmax
+from pipeline.runtime.batches import PACK, START, STEP, micro_batches, pack, packs, pad
+from pipeline.runtime.classifier import Classifier, Predictions, softmax
+from pipeline.runtime.pieces import to_pieces
+from pipeline.runtime.sessions import SESSIONS, open_session
 from pipeline.runtime.text import clean
 from tests.conftest import Project
 
@@ -62,6 +63,32 @@ def test_micro_batches_by_hand() -> None:
     assert micro_batches([9, 2, 3, 2, 50], token_budget=9) == [[1, 3, 2], [0], [4]]
     assert micro_batches([9, 2, 3, 2, 50], token_budget=2048) == [[1, 3, 2], [0], [4]]  # 9 with them: 4 * 9 > 3 * 3 + 9 + START
     assert micro_batches([9, 9, 10, 10], token_budget=2048) == [[0, 1, 2, 3]]
+
+
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=80))
+@settings(deadline=None)
+def test_packs_hold_every_row_once_in_order_and_are_about_equal(lengths: list[int]) -> None:
+    groups = packs(lengths)
+    assert [row for rows in groups for row in rows] == list(range(len(lengths)))
+    assert all(rows for rows in groups)
+    assert max(sum(lengths[row] for row in rows) for rows in groups) <= PACK + max(lengths)
+    assert len(groups) <= -(-sum(lengths) // PACK)
+
+
+def test_packs_by_hand() -> None:
+    assert packs([20] * 6) == [[0, 1, 2, 3, 4, 5]]  # 120 pieces
+    assert packs([20] * 8) == [[0, 1, 2, 3], [4, 5, 6, 7]]  # 160: two equal runs, not 128 and 32
+    assert packs([5, 512, 5]) == [[0], [1], [2]]
+
+
+def test_a_pack_by_hand() -> None:
+    found = {name: array.tolist() for name, array in pack([[7, 8, 9], [4, 5]]).items()}
+    assert found == {
+        "input_ids": [7, 8, 9, 4, 5, 0, 0, 0],
+        "position_ids": [0, 1, 2, 0, 1, 0, 1, 2],
+        "segments": [0, 0, 0, 1, 1, 2, 2, 2],
+    }
+    assert set(pack([[1] * STEP])["segments"].tolist()) == {0}  # nothing to fill up
 
 
 @given(st.lists(st.lists(st.integers(1, 30_000), min_size=1, max_size=12), min_size=1, max_size=8))
@@ -149,7 +176,26 @@ def test_it_answers_on_reference_rows_as_the_reference_says(made: Project, class
 def test_how_texts_are_batched_does_not_change_answers(
     budget: int, made: Project, texts: list[str], answers: Predictions
 ) -> None:
-    assert close(Classifier(made / "artifacts/export", threads=1, token_budget=budget).predict(texts), answers)
+    session = open_session(made / "artifacts/export", "onnxruntime-fp32", 1, token_budget=budget)
+    assert close(Classifier(made / "artifacts/export", session=session).predict(texts), answers)
+
+
+def test_texts_packed_one_after_the_other_do_not_see_each_other(made: Project, texts: list[str], answers: Predictions) -> None:
+    session = open_session(made / "artifacts/export", "packed-onnxruntime-fp32", 1)
+    packed = Classifier(made / "artifacts/export", session=session)
+    assert close(packed.predict(texts), answers)
+    assert close(packed.predict(texts[:1]), Predictions(answers.labels[:1], *(array[:1] for array in answers[1:])))
+
+
+@pytest.mark.parametrize("name", [name for name, kind in SESSIONS.items() if kind.precision == "bf16"])
+def test_bfloat16_answers_nearly_the_same_in_openvino(name: str, made: Project, texts: list[str], answers: Predictions) -> None:
+    try:
+        session = open_session(made / "artifacts/export", name, 1)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    found = Classifier(made / "artifacts/export", session=session).predict(texts)
+    assert found.probabilities == pytest.approx(answers.probabilities, abs=0.05)
+    assert not np.array_equal(found.probabilities, answers.probabilities)  # it is another precision
 
 
 def test_the_order_of_texts_does_not_change_answers(classifier: Classifier, texts: list[str], answers: Predictions) -> None:

@@ -1,13 +1,18 @@
 """The MLflow door: one run for all stages, nothing lost in it, and no stage stopped by it."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
 import pytest
 
 from pipeline import tracking
+from pipeline.owner import is_gone, this_process
 from pipeline.params import flatten
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def test_the_run_holds_curves_system_metrics_data_sets_figures_and_model(made: P
     assert "system/cpu_utilization_percentage" in run.data.metrics
     assert sorted(data.dataset.name for data in run.inputs.dataset_inputs) == ["test", "train", "val"]
     figures = {Path(file.path).stem for file in client.list_artifacts(run.info.run_id, "figures")}
-    assert figures == {"learning_curve", "confusion_matrix", "f1_by_class", "reliability", "sessions"}
+    assert figures == {"schedule", "learning_curve", "confusion_matrix", "f1_by_class", "reliability", "sessions"}
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert model.source_run_id == run.info.run_id
 
@@ -123,3 +128,38 @@ def test_registering_with_a_dead_server_is_told(made: Project, tmp_path: Path) -
     assert "MLflow" in done.stderr
     assert "what to do" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.tracking import stage_run
+with stage_run("train", {}, Path(sys.argv[1])) as run:
+    print(run.id, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_whose_process_was_killed_is_closed_and_one_that_lives_is_not(home: Path) -> None:
+    asked = {"EVERGREEN_DECISION": "7", "EVERGREEN_ALERT": "EvergreenDrift\n$(id) ff00"}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(home)], cwd=ROOT, env=os.environ | asked, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    dead = done.stdout.split()[-1]
+    with tracking.stage_run("train", {}, home) as run:
+        assert tracking.close_orphans(home) == [dead]
+        assert mlflow.get_run(str(run.id)).info.status == "RUNNING"
+    closed = mlflow.get_run(dead)
+    assert closed.info.status == "KILLED"
+    assert closed.data.tags["evergreen.decision"] == "7"
+    assert closed.data.tags["evergreen.alert"] == asked["EVERGREEN_ALERT"]
+    assert tracking.close_orphans(home) == []
+
+
+def test_a_process_is_gone_when_its_number_is_somebody_elses_or_the_machine_has_restarted() -> None:
+    host, boot, pid, started = this_process().split(" ")
+    assert not is_gone(f"{host} {boot} {pid} {started}")
+    assert is_gone(f"{host} {boot} {pid} {int(started) - 1}")
+    assert is_gone(f"{host} another-boot {pid} {started}")
+    assert not is_gone(f"elsewhere {boot} {pid} 1")

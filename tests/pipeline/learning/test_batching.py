@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from pipeline.learning.base import base_folder
-from pipeline.learning.batching import bucketed_batches, load_tokenizer, pad, sorted_batches, to_pieces
+from pipeline.learning.batching import bucketed_batches, pad, sorted_batches
 from pipeline.params import Params
+from pipeline.runtime.pieces import load_tokenizer, to_pieces
 
 LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=120)
 PIECES = st.lists(st.lists(st.integers(1, 30_000), min_size=1, max_size=20), min_size=1, max_size=12)
@@ -116,3 +117,9 @@ def test_the_mask_gives_the_pieces_back(pieces: list[list[int]]) -> None:
     batch = pad(pieces, range(len(pieces)))
     found = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
     assert found == pieces
+
+
+def test_lengths_can_be_rounded_up_to_a_multiple_and_the_rest_is_padding() -> None:
+    batch = pad([[5, 6, 7], [8]], [0, 1], multiple=8)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 0, 0, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0, 0]]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [3, 1]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.learning.base import base_folder
-from pipeline.learning.batching import load_tokenizer, pad, to_pieces
+from pipeline.learning.batching import pad
 from pipeline.learning.model import (
     CosineHead,
     TextClassifier,
@@ -23,6 +23,7 @@ from pipeline.learning.model import (
     trainable_state,
 )
 from pipeline.params import Model, Params
+from pipeline.runtime.pieces import load_tokenizer, to_pieces
 
 IDS = torch.tensor([[101, 2073, 2003, 2026, 20463, 102], [101, 4149, 102, 0, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])

@@ -1,39 +1,121 @@
-"""The learning rate over a run: hand values and shape."""
+"""The learning rate over a run: torch's own schedulers, hand values and shape."""
 
+from collections.abc import Callable
 from math import sqrt
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim import lr_scheduler
 
-from pipeline.learning.schedule import warmup_cosine
+from pipeline.learning.schedule import Plateau, Span, after_epoch, curve, factor
+from pipeline.params import Params, Train, load_params
+from tests.conftest import ROOT
 
-RUNS = st.tuples(st.integers(1, 5000), st.floats(0, 0.99))
+PLAIN = {"schedule": "cosine", "warmup_share": 0.0, "final_lr_share": 0.0, "decay_factor": 0.5, "decay_every_epochs": 2}
+TRAIN = load_params(ROOT / "params.yaml").train
+RUNS = st.tuples(
+    st.integers(1, 500), st.floats(0, 0.99), st.sampled_from(["cosine", "linear", "step", "exponential", "constant"])
+)
+SPAN = Span(60, 10)
+
+
+def setting(**changes: Any) -> Train:
+    return TRAIN.model_copy(update=PLAIN | changes)
+
+
+def by_torch(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[float]:
+    """Rates that one of torch's schedulers gives a peak of 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, rates = make(optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def warmed_up(optimizer: torch.optim.Optimizer, main: Any) -> Any:
+    """Six steps of warm-up, then `main`, as torch chains them."""
+    first = lr_scheduler.LinearLR(optimizer, start_factor=1 / 6, total_iters=5)
+    return lr_scheduler.SequentialLR(optimizer, [first, main], milestones=[6])
 
 
 @pytest.mark.parametrize(
-    ("step", "factor"),
+    ("changes", "make"),
+    [
+        ({}, lambda o: lr_scheduler.CosineAnnealingLR(o, 60)),
+        ({"final_lr_share": 0.1}, lambda o: lr_scheduler.CosineAnnealingLR(o, 60, eta_min=0.1)),
+        ({"schedule": "linear"}, lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, 60)),
+        ({"schedule": "linear", "final_lr_share": 0.2}, lambda o: lr_scheduler.LinearLR(o, 1.0, 0.2, 60)),
+        ({"schedule": "step"}, lambda o: lr_scheduler.StepLR(o, 20, 0.5)),
+        ({"schedule": "step", "decay_every_epochs": 1, "decay_factor": 0.1}, lambda o: lr_scheduler.StepLR(o, 10, 0.1)),
+        ({"schedule": "exponential"}, lambda o: lr_scheduler.ExponentialLR(o, 0.5 ** (1 / 20))),
+        ({"schedule": "constant"}, lambda o: lr_scheduler.ConstantLR(o, 1.0)),
+        ({"warmup_share": 0.1}, lambda o: warmed_up(o, lr_scheduler.CosineAnnealingLR(o, 54))),
+        ({"warmup_share": 0.1, "schedule": "linear"}, lambda o: warmed_up(o, lr_scheduler.LinearLR(o, 1.0, 0.0, 54))),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) or "cosine" if isinstance(value, dict) else "",
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's chained schedulers warn of themselves
+def test_rates_are_those_of_torch(changes: dict[str, Any], make: Callable[[torch.optim.Optimizer], Any]) -> None:
+    assert curve(SPAN, setting(**changes)) == pytest.approx(by_torch(make, 60), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
     [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (13, 0.5 * (1 + sqrt(0.5))), (22, 0.5), (40, 0.0)],
 )
-def test_it_climbs_in_a_line_and_falls_along_half_a_cosine(step: int, factor: float) -> None:
-    assert warmup_cosine(step, 40, 0.1) == pytest.approx(factor, abs=1e-12)
+def test_it_climbs_in_a_line_and_falls_along_half_a_cosine(step: int, expected: float) -> None:
+    assert factor(step, Span(40, 10), setting(warmup_share=0.1)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_without_a_warm_up_the_first_step_has_the_peak_rate() -> None:
-    assert warmup_cosine(0, 10, 0.0) == 1.0
-
-
-@given(RUNS)
-def test_it_stays_in_bounds_rises_then_never_rises_again(run: tuple[int, float]) -> None:
-    total, share = run
-    factors = [warmup_cosine(step, total, share) for step in range(total + 1)]
-    peak = factors.index(max(factors))
-    assert max(factors) == 1.0
-    assert min(factors) >= 0.0
-    assert factors[: peak + 1] == sorted(factors[: peak + 1])
-    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+def test_what_falls_without_an_end_stops_at_the_final_share() -> None:
+    for schedule in ("step", "exponential"):
+        rates = curve(SPAN, setting(schedule=schedule, final_lr_share=0.3))
+        assert min(rates) == 0.3
+        assert 0.3 not in rates[:20]
 
 
 @given(RUNS)
-def test_the_first_step_already_learns(run: tuple[int, float]) -> None:
-    assert warmup_cosine(0, *run) > 0
+def test_it_stays_in_bounds_rises_then_never_rises_again(run: tuple[int, float, str]) -> None:
+    total, share, schedule = run
+    rates = curve(Span(total, max(1, total // 6)), setting(warmup_share=share, schedule=schedule))
+    peak = rates.index(max(rates))
+    assert max(rates) == 1.0
+    assert rates[0] > 0
+    assert min(rates) >= 0
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_an_epoch_counts_its_last_small_batch(params: Params) -> None:
+    assert Span.of(65, params.train.model_copy(update={"batch_size": 32, "epochs": 4})) == Span(12, 3)
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_reduce_on_plateau_does_what_torch_does(seed: int, patience: int) -> None:
+    scores = np.maximum.accumulate(np.random.default_rng(seed).normal(size=60)) + np.random.default_rng(seed + 100).normal(
+        0, 0.1, 60
+    )
+    train = setting(schedule="plateau", plateau_patience=patience, min_delta=0.01, final_lr_share=0.05)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=0.5, patience=patience, threshold=0.01, threshold_mode="abs", min_lr=0.05
+    )
+    plateau, ours, theirs = Plateau(), [], []
+    for score in scores:
+        plateau = after_epoch(plateau, float(score), train)
+        reference.step(float(score))
+        ours.append(plateau.factor)
+        theirs.append(optimizer.param_groups[0]["lr"])
+    assert ours == pytest.approx(theirs)
+    assert ours[-1] < 1.0
+
+
+def test_other_schedules_do_not_look_at_the_score() -> None:
+    assert after_epoch(Plateau(), 0.1, setting(schedule="cosine")) == Plateau()

@@ -1,0 +1,84 @@
+"""What is not trained: the lower layers, and what patterns name. Frozen layers compute as at rest: no dropout, no adapters."""
+
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.learning.optim import layer_of
+from pipeline.params import Train, rates_by_pattern
+
+
+def freeze(model: nn.Module, train: Train) -> int:
+    """Freeze what params say, of what is trainable; the number of layers at the bottom that nothing is trained in.
+
+    A layer below that cut gives the same for a text all through the training, so that it can be computed once. Raises
+    `InputError` where a pattern fits no parameter, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    layers = count_layers(names)
+    kept = layers if train.trained_layers == "all" else train.trained_layers
+    if kept > layers:
+        what = f"{train.trained_layers} layers cannot be trained: the encoder has {layers}"
+        raise InputError("train.trained_layers in params.yaml", what, f"the nearest that works: {layers} (or: all)")
+    patterns = _patterns(train, names)
+    for name, parameter in model.named_parameters():
+        if _is_below(name, layers - kept) or any(fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in model.parameters()):
+        do = "take patterns from train.frozen, or raise train.trained_layers"
+        raise InputError("train.frozen in params.yaml", "nothing is left to train", do)
+    cut = lowest_trained(model)
+    for name, module in model.named_modules():
+        if _is_below(f"{name}.", cut):
+            _to_rest(module)
+    return cut
+
+
+def trained_share(model: nn.Module) -> float:
+    """Share of the parameters that training changes."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, is_trained in sizes if is_trained) / sum(size for size, _ in sizes)
+
+
+def count_layers(names: list[str]) -> int:
+    """How many layers these parameters belong to."""
+    return 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
+
+
+def lowest_trained(model: nn.Module) -> int:
+    """The number of the lowest layer that something is trained in; 0 when embeddings are, all layers when only a head is."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    if any("embed" in name for name in trained):
+        return 0
+    numbers = [layer for name in trained if (layer := layer_of(name)) is not None]
+    return min(numbers, default=count_layers([name for name, _ in model.named_parameters()]))
+
+
+def _is_below(name: str, cut: int) -> bool:
+    """Whether a parameter or module belongs to embeddings or layers under the cut."""
+    layer = layer_of(name)
+    return cut > 0 and ("embed" in name if layer is None else layer < cut)
+
+
+def _to_rest(module: nn.Module) -> None:
+    """In evaluation mode for good, whatever its parents are told."""
+    module.eval()
+    module.train = lambda _mode=True: module  # type: ignore[method-assign,assignment]
+    if isinstance(module, BaseTunerLayer):  # untrained, it adds nothing
+        module.enable_adapters(False)
+
+
+def _patterns(train: Train, names: list[str]) -> list[str]:
+    """Those of `frozen`, and those of `lr_rules` with rate 0; each has to fit something."""
+    frozen = [] if train.frozen == "none" else [part.strip() for part in train.frozen.split(",")]
+    rules = rates_by_pattern(train.lr_rules)
+    for key, patterns in (("frozen", frozen), ("lr_rules", list(rules))):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                near = get_close_matches(pattern.strip("*"), names, n=1, cutoff=0)[0]
+                what = f"no parameter is named like `{pattern}`"
+                raise InputError(f"train.{key} in params.yaml", what, f"the nearest name is {near}; * stands for any characters")
+    return [*frozen, *(pattern for pattern, rate in rules.items() if rate == 0)]

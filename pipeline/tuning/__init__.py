@@ -1,0 +1,1 @@
+"""What matters before a training is paid for."""

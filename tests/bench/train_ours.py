@@ -1,0 +1,70 @@
+"""Our loop as a child process of the training bench: the stage's own parts, in windows of steps, without validation."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from pipeline.learning.base import base_folder
+from pipeline.learning.classification import Rows, classification
+from pipeline.learning.loop import Batch, Task, fit
+from pipeline.learning.model import build, write_out
+from pipeline.learning.precision import candidates
+from pipeline.params import Params, load_params
+from tests.bench.train_rows import BenchRows, Settings, Windows, read_rows
+
+
+class OverError(Exception):
+    """No window is asked for any more."""
+
+
+def make_task(rows: BenchRows, params: Params, windows: Windows) -> Task:
+    """As stage `train` makes it, counting batches."""
+    precision = candidates()[-1]
+    torch.manual_seed(params.train.seed)
+    classifier = build(base_folder(params.model), 1 + max(rows.targets), params.model)
+    write_out(classifier, params.model, precision)
+    own = Rows(rows.pieces, torch.tensor(rows.targets))
+    task = classification(classifier, own, Rows(own.pieces[:1], own.targets[:1]), params.train, precision, params.model.lanes)
+
+    def batch(numbers: list[int]) -> Batch:
+        made = task.batch(numbers)
+        windows.count(len(numbers), made["input_ids"].numel(), int(made["attention_mask"].sum()))
+        return made
+
+    return task._replace(batch=batch, validate=lambda: {"loss": 0.0, "accuracy": 0.0, "f1_macro": 0.0})
+
+
+def with_settings(params: Params, settings: Settings) -> Params:
+    """The shipped params with what the arms share."""
+    model = {"lora_rank": settings.lora_rank, "lora_alpha": settings.lora_alpha, "lora_targets": settings.lora_targets}
+    rates = {"encoder_lr": settings.lr, "bottom_lr": settings.lr, "head_lr": settings.lr}
+    train = {**rates, "batch_size": settings.batch_size, "epochs": 1000, "patience": 1000, "log_every_steps": 1}
+    return params.model_copy(
+        update={"model": params.model.model_copy(update=model), "train": params.train.model_copy(update=train)}
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    args = parser.parse_args()
+    windows = Windows()
+    params = with_settings(load_params(), Settings(**args.settings))
+    task = make_task(read_rows(args.rows), params, windows)
+
+    def log_step(_step: int, _values: dict[str, float]) -> None:
+        if not windows.step():
+            raise OverError
+
+    if windows.wait():
+        try:
+            fit(task, params.train, log_step=log_step, log_epoch=lambda _epoch, _values: None)
+        except OverError:
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The prefix cache: what it keeps is what the layers below compute, and training from it is training without it."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, BertConfig, DistilBertConfig, LlamaConfig, MPNetConfig, RobertaConfig
+
+from pipeline.learning.base import base_folder
+from pipeline.learning.classification import classification
+from pipeline.learning.freezing import freeze
+from pipeline.learning.loop import Fitted, fit
+from pipeline.learning.model import TextClassifier, load_encoder
+from pipeline.learning.prefix_cache import PrefixCache, Store, bytes_needed, digest_below, key_of, layers_of
+from pipeline.params import Params
+from tests.pipeline.learning.toy import Toy, fresh, toy_rows, toy_settings
+
+CUT = 4
+PIECES = [[101, 2073, 2003, 2026, 20463, 102], [101, 4149, 102], [101, 2026, 102]]
+TINY = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+DISTIL = {"vocab_size": 99, "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32}
+
+
+@pytest.fixture(scope="module")
+def toy(params: Params) -> Toy:
+    return toy_rows(params)
+
+
+@pytest.fixture(scope="module")
+def encoder(params: Params) -> nn.Module:
+    return load_encoder(base_folder(params.model)).eval()
+
+
+def learn(params: Params, toy: Toy, home: Path | None) -> tuple[Fitted, list[float]]:
+    """Train the two upper layers, with the cache in this home or without; the loss of every step."""
+    settings, losses = toy_settings(params).model_copy(update={"trained_layers": 2}), []
+    model: TextClassifier = fresh(params, dropout=0.1)
+    cut = freeze(model, settings)
+    rows, inside = list(toy), nullcontext()
+    if home:
+        cache = PrefixCache(model.encoder, cut, home, "fp32")
+        rows, inside = [side._replace(collate=cache.collate(side.pieces, 4)) for side in toy], cache.in_place()
+    with inside:
+        fitted = fit(
+            classification(model, *rows, settings, "fp32"),
+            settings,
+            log_step=lambda _step, values: losses.append(values["loss"]),
+            log_epoch=lambda *_: None,
+        )
+    return fitted, losses
+
+
+def test_losses_and_weights_are_those_of_training_without_it(params: Params, toy: Toy, tmp_path: Path) -> None:
+    """Dropout acts above the cut, from the same random numbers."""
+    plain, losses = learn(params, toy, None)
+    cached, from_cache = learn(params, toy, tmp_path)
+    assert from_cache == pytest.approx(losses, abs=1e-5)
+    assert [epoch["val_loss"] for epoch in cached.epochs] == pytest.approx(
+        [epoch["val_loss"] for epoch in plain.epochs], abs=1e-5
+    )
+    for name, value in plain.state.items():
+        torch.testing.assert_close(cached.state[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_what_it_keeps_is_what_transformers_says_enters_that_layer(encoder: nn.Module, tmp_path: Path) -> None:
+    collate = PrefixCache(encoder, CUT, tmp_path, "fp32").collate(PIECES, batch_size=2)
+    batch = collate([0, 1])
+    with torch.no_grad():
+        expected: list[Tensor] = [
+            encoder(input_ids=torch.tensor([own]), output_hidden_states=True).hidden_states[CUT][0] for own in PIECES[:2]
+        ]
+    assert batch["attention_mask"].tolist() == [[1] * 6, [1] * 3 + [0] * 3]
+    torch.testing.assert_close(batch["input_ids"][0], expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(batch["input_ids"][1, :3], expected[1], atol=1e-5, rtol=1e-5)
+
+
+def counted(cache: PrefixCache) -> list[int]:
+    """Rows of each batch that the lower layers compute from now on."""
+    rows: list[int] = []
+    entering = cache.entering
+
+    def spy(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        rows.append(len(input_ids))
+        return entering(input_ids, attention_mask)
+
+    cache.entering = spy  # type: ignore[method-assign]
+    return rows
+
+
+def test_another_process_finds_it_and_computes_only_new_texts(encoder: nn.Module, tmp_path: Path) -> None:
+    first = PrefixCache(encoder, CUT, tmp_path, "fp32")
+    rows = counted(first)
+    before = first.collate(PIECES[:2], batch_size=8)([0, 1])
+    assert rows == [2]
+    second = PrefixCache(encoder, CUT, tmp_path, "fp32")
+    rows = counted(second)
+    again = second.collate(PIECES, batch_size=8)([0, 1])
+    assert rows == [1]
+    assert torch.equal(again["input_ids"], before["input_ids"])
+
+
+def test_a_text_that_comes_twice_is_computed_once(encoder: nn.Module, tmp_path: Path) -> None:
+    cache = PrefixCache(encoder, CUT, tmp_path, "fp32")
+    rows = counted(cache)
+    cache.collate([PIECES[0], PIECES[0]], batch_size=8)
+    assert rows == [1]
+
+
+def test_other_weights_another_cut_or_other_arithmetic_are_kept_apart(params: Params, encoder: nn.Module) -> None:
+    own = digest_below(encoder, CUT, "fp32")
+    assert own == digest_below(load_encoder(base_folder(params.model)), CUT, "fp32")
+    assert own != digest_below(encoder, CUT - 1, "fp32")
+    assert own != digest_below(encoder, CUT, "bf16")
+    other = load_encoder(base_folder(params.model))
+    with torch.no_grad():
+        layers_of(other)[CUT].attention.self.query.weight[0, 0] += 1e-3
+    assert own == digest_below(other, CUT, "fp32")  # a layer above
+    with torch.no_grad():
+        layers_of(other)[CUT - 1].attention.self.query.weight[0, 0] += 1e-3
+    assert own != digest_below(other, CUT, "fp32")
+
+
+def test_adapters_make_it_no_other_cache(params: Params) -> None:
+    small, large = (fresh(params, lora_rank=rank).encoder for rank in (2, 8))
+    assert digest_below(small, CUT, "fp32") == digest_below(large, CUT, "fp32")
+
+
+def test_inside_the_layers_below_do_not_run_and_outside_they_do(encoder: nn.Module, tmp_path: Path) -> None:
+    cache = PrefixCache(encoder, CUT, tmp_path, "fp32")
+    ran: list[int] = []
+    hooks = [
+        layer.attention.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
+        for number, layer in enumerate(layers_of(encoder))
+    ]
+    with cache.in_place(), torch.no_grad():
+        encoder(inputs_embeds=torch.zeros(1, 3, 384), attention_mask=torch.ones(1, 3, dtype=torch.int64))
+    assert ran == [4, 5]
+    with torch.no_grad():
+        encoder(input_ids=torch.tensor([PIECES[0]]))
+    assert ran == [4, 5, 0, 1, 2, 3, 4, 5]
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        (BertConfig(**TINY), True),
+        (RobertaConfig(**TINY), True),
+        (DistilBertConfig(**DISTIL), True),
+        (LlamaConfig(**TINY), True),
+        (MPNetConfig(**TINY), False),  # its layers give tuples
+    ],
+    ids=lambda value: value.model_type if hasattr(value, "model_type") else "",
+)
+def test_it_finds_out_for_itself_which_encoders_it_fits(config: Any, fits: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(config).eval()
+    difference = PrefixCache(encoder, 2, tmp_path, "fp32").difference([[5, 6, 7, 8], [9, 10]])
+    assert (difference < 1e-5) is fits
+
+
+def test_bf16_takes_half_the_room_and_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    rows = {key_of(own): torch.randn(len(own), 8, generator=torch.Generator().manual_seed(1)) for own in PIECES}
+    sizes = {}
+    for precision in ("fp32", "bf16"):
+        folder = tmp_path / precision
+        folder.mkdir()
+        store = Store(folder, precision)
+        store.add(rows)
+        again = Store(folder, precision)
+        for key, hidden in rows.items():
+            assert torch.equal(again.read(again.places[key]), hidden.to(store.dtype))
+        sizes[precision] = sum(path.stat().st_size for path in folder.glob("*.npy")) - 128  # the header of a .npy file
+    assert sizes["fp32"] == bytes_needed([PIECES], 8, "fp32") == 2 * sizes["bf16"]
+
+
+def test_a_segment_without_its_index_does_not_count(encoder: nn.Module, tmp_path: Path) -> None:
+    cache = PrefixCache(encoder, CUT, tmp_path, "fp32")
+    cache.collate(PIECES, batch_size=8)
+    for index in cache.store.folder.glob("*.json"):
+        index.unlink()
+    again = PrefixCache(encoder, CUT, tmp_path, "fp32")
+    rows = counted(again)
+    again.collate(PIECES, batch_size=8)
+    assert rows == [3]

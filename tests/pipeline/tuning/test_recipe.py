@@ -1,0 +1,45 @@
+"""Recipes fit params.yaml, and become one command of DVC."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.params import Params
+from pipeline.tuning.recipe import command, read_recipe
+from pipeline.tuning.study import overridden
+from tests.conftest import ROOT
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_fits_params(path: Path, params: Params) -> None:
+    recipe = read_recipe(path)
+    assert overridden(params, recipe, str(path)).train.epochs == recipe["train.epochs"]
+
+
+def test_settings_of_ones_own_stand_behind_the_recipe() -> None:
+    arguments = command({"train.epochs": 6, "model.lora_targets": "query,value"}, ["train.epochs=1"])
+    assert " ".join(arguments) == "dvc exp run -S train.epochs=6 -S model.lora_targets='query,value' -S train.epochs=1"
+
+
+@pytest.mark.parametrize("text", ["- train.epochs", "train: {epochs: 6}", "epochs", "a: ["])
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"mine\.yaml"):
+        read_recipe(tmp_path / "mine.yaml")
+
+
+def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(InputError, match="banking77"):
+        read_recipe(ROOT / "recipes" / "banking.yaml")
+
+
+def test_the_command_is_printed_as_it_must_be_typed() -> None:
+    called = [sys.executable, "-m", "pipeline.tuning.recipe", "recipes/banking77.yaml", "--dry-run", "-S", "data.source=a b.csv"]
+    said = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(".venv/bin/dvc exp run -S split.val_share=0.1 ")
+    assert said.endswith(" -S 'data.source=a b.csv'\n")
