@@ -1,0 +1,1 @@
+"""Watched: what was served is compared with its reference, and people are told."""

@@ -1,0 +1,1 @@
+"""Rules, Alertmanager, dashboards: rendered from params.yaml, checked by the programs themselves."""

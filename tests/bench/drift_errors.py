@@ -1,0 +1,86 @@
+"""Row D3: how long a rise of errors from .10 to .15 stays unseen, for detectors that all alarm falsely in one stream of twenty.
+
+Ours and the oracle get their thresholds in the same way: from simulated streams of the promise's length at the tolerated rate.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitoring.detectors.e_detector import simulated_threshold
+from monitoring.detectors.e_process import bernoulli_payoffs
+from monitoring.quality import SUSPECTED_RATIOS
+
+Floats = NDArray[np.float64]
+TOLERATED, RISEN, HORIZON, CHANGE, AFTER, ALPHA = 0.10, 0.15, 10_000, 3_000, 3_000, 0.05
+
+
+class Delays(NamedTuple):
+    """One detector over all streams."""
+
+    name: str
+    false_alarms: float  # share of streams of 10,000 without change
+    missed: float  # share of changes not seen in 3,000 items, of streams without an earlier alarm
+    delays: list[int]  # items from the change to the alarm; missed ones are AFTER
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.delays))
+
+
+def streams(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(count, 10000) errors without change, and (count, 6000) with one after 3,000."""
+    rng = np.random.default_rng(seed)
+    changed = rng.random((count, CHANGE + AFTER))
+    risen = np.concatenate([changed[:, :CHANGE] < TOLERATED, changed[:, CHANGE:] < RISEN], axis=1)
+    return (rng.random((count, HORIZON)) < TOLERATED).astype(np.uint8), risen.astype(np.uint8)
+
+
+def ours_and_oracles(count: int, simulated: int, seed: int) -> list[Delays]:
+    """The mixture, which knows the tolerated rate only; the oracles know both rates."""
+    mixture = TOLERATED * SUSPECTED_RATIOS
+    kinds = {
+        "e-detector (ours)": (mixture, "shiryaev-roberts"),
+        "e-detector, proved threshold (ours)": (mixture, "proved"),
+        "oracle, Shiryaev-Roberts": (np.array([RISEN]), "shiryaev-roberts"),
+        "oracle, CUSUM": (np.array([RISEN]), "cusum"),
+    }
+    null, changed = streams(count, seed)
+    found = []
+    for number, (name, (suspected, kind)) in enumerate(kinds.items()):
+        table = bernoulli_payoffs(TOLERATED, suspected)
+        weights = np.full(len(suspected), 1 / len(suspected))
+        threshold = HORIZON / ALPHA
+        if kind != "proved":
+            rng = np.random.default_rng([seed, number])
+            threshold = simulated_threshold(
+                table,
+                np.array([1 - TOLERATED, TOLERATED]),
+                weights,
+                kind=kind,
+                horizon=HORIZON,
+                alpha=ALPHA,
+                streams=simulated,
+                rng=rng,
+            )
+        alarms = [_first(table, own, weights, kind, threshold) for own in (null, changed)]
+        found.append(summed(name, alarms[0], alarms[1]))
+    return found
+
+
+def summed(name: str, null: NDArray[np.int64], changed: NDArray[np.int64]) -> Delays:
+    """First alarms (−1: none) of both kinds of streams."""
+    due = changed[(changed < 0) | (changed >= CHANGE)]
+    delays = np.where(due < 0, AFTER, due - CHANGE + 1)
+    return Delays(name, float((null >= 0).mean()), float((due < 0).mean()), delays.tolist())
+
+
+def _first(table: Floats, outcomes: NDArray[np.uint8], weights: Floats, kind: str, threshold: float) -> NDArray[np.int64]:
+    """Payoffs (J, 2) and outcomes (streams, T) → the index of each stream's first alarm, −1 where there is none."""
+    wealth = np.zeros((len(weights), len(outcomes)))
+    found = np.full(len(outcomes), -1)
+    for index, outcome in enumerate(outcomes.T):
+        wealth = (np.maximum(wealth, 1.0) if kind == "cusum" else wealth + 1.0) * table[:, outcome]
+        found[(weights @ wealth >= threshold) & (found < 0)] = index
+    return found

@@ -1,0 +1,165 @@
+"""Rows D1, D2 and D4: false alarms over whole streams without drift, power in one window, and what a check costs."""
+
+import math
+import pickle
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitoring.calibration import Calibrated, calibrate, joint_level, statistics, threshold_at
+from monitoring.drift import check, log_e, start, update
+from monitoring.features import SIGNALS, columns
+from monitoring.window import Rows
+from pipeline.params import Monitor
+from tests.bench.drift_worlds import World, draw, mixed, monitor, to_reference, to_rows
+
+ALPHAS, WINDOWS, SHARES = (0.05, 0.01), (200, 1000), (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+POWER_ALPHA, POWER_DRAWS, CHECKED_ROWS = 0.05, 2000, 1000
+NULL_DRAWS = {200: 10_000, 1000: 5000}  # as many as the level of one window out of a stream asks for
+
+
+class Quiet(NamedTuple):
+    """Streams without drift under one setting; an alarm is any of any signal, anywhere in the stream."""
+
+    world: str
+    window: int
+    alpha: float
+    runs: int
+    alarms: int
+    by_windows: int
+    by_stream: int
+    by_signal: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        return self.alarms / self.runs
+
+    def bound(self, settings: int) -> float:
+        """What the rate stays below with 95 % over all settings at once (Bonferroni) if the promise is kept: Clopper-Pearson."""
+        from scipy.stats import binom
+
+        return float(binom.ppf(1 - 0.05 / settings, self.runs, self.alpha) / self.runs)
+
+
+class Power(NamedTuple):
+    """Alarms in one window at 5 % false alarms: all window statistics jointly, the stream's e-detectors, each statistic alone."""
+
+    foreign: str
+    share: float
+    window: int
+    runs: int
+    jointly: float
+    stream: float
+    alone: dict[str, float]
+
+
+def quiet_streams(world: World, runs: int, shipped: Monitor, seed: int) -> list[Quiet]:
+    """Every run draws reference and stream anew. The stream is a week long, the promise is `alpha` false alarms a week."""
+    length, found = world.stream_rows, []
+    alarms = {(window, alpha): [] for window in WINDOWS for alpha in ALPHAS}
+    for run in range(runs):
+        rng = np.random.default_rng([seed, run])
+        reference, rest = draw(world, rng)
+        stream = to_rows(rest.take(np.arange(length)), world.head, f"{seed}-{run}")
+        peak: dict[str, float] = {}
+        for window in WINDOWS:
+            settings = monitor(
+                shipped,
+                window_rows=window,
+                expected_rows_per_week=float(length),
+                null_draws=NULL_DRAWS[window],
+                seed=run,
+                window_share=0.5,
+            )
+            calibrated = calibrate(to_reference(reference, world.head), settings)
+            assert calibrated is not None
+            if not peak:
+                peak = update(calibrated, start(calibrated), stream, settings)[1]
+            values = _window_values(calibrated, stream, window)
+            for alpha in ALPHAS:
+                level = joint_level(calibrated.null, alpha / 2 * window / length)
+                above = {name: bool((values[name] > threshold_at(calibrated.null[name], level)).any()) for name in SIGNALS}
+                grown = {name: peak[name] >= math.log(length * len(SIGNALS) / (alpha / 2)) for name in SIGNALS}
+                alarms[window, alpha].append((above, grown))
+    for (window, alpha), own in alarms.items():
+        by_signal = {name: sum(above[name] or grown[name] for above, grown in own) for name in SIGNALS}
+        in_windows = [any(above.values()) for above, _ in own]
+        in_stream = [any(grown.values()) for _, grown in own]
+        either = sum(one or other for one, other in zip(in_windows, in_stream, strict=True))
+        found.append(Quiet(world.name, window, alpha, runs, either, sum(in_windows), sum(in_stream), by_signal))
+    return found
+
+
+def power(world: World, foreign: str, runs: int, shipped: Monitor, seed: int, windows: Sequence[int] = WINDOWS) -> list[Power]:
+    """One window, a share of it foreign, at 5 % false alarms: at 0 % the power is the realised rate of false alarms."""
+    found = []
+    for window in windows:
+        seen: dict[float, list[tuple[bool, bool, dict[str, bool]]]] = {share: [] for share in SHARES}
+        for run in range(runs):
+            rng = np.random.default_rng([seed, window, run])
+            reference, rest = draw(world, rng)
+            settings = monitor(
+                shipped, window_rows=window, expected_rows_per_week=float(window), null_draws=POWER_DRAWS, seed=run
+            )
+            calibrated = calibrate(to_reference(reference, world.head), settings)
+            assert calibrated is not None
+            level = joint_level(calibrated.null, POWER_ALPHA)
+            for share in SHARES:
+                rows = to_rows(mixed(rest, world.others[foreign], share, window, rng), world.head, f"{seed}-{run}-{share}")
+                values = _window_values(calibrated, rows, window)
+                any_above = any(values[name][0] > threshold_at(calibrated.null[name], level) for name in SIGNALS)
+                alone = {name: bool(values[name][0] > threshold_at(calibrated.null[name], POWER_ALPHA)) for name in SIGNALS}
+                peak = update(calibrated, start(calibrated), rows, settings)[1]
+                limit = math.log(window * len(SIGNALS) / POWER_ALPHA)
+                seen[share].append((any_above, max(peak.values()) >= limit, alone))
+        for share, own in seen.items():
+            alone = {name: float(np.mean([one[2][name] for one in own])) for name in SIGNALS}
+            jointly, stream = (float(np.mean([one[part] for one in own])) for part in (0, 1))
+            found.append(Power(foreign, share, window, runs, jointly, stream, alone))
+    return found
+
+
+class Cost(NamedTuple):
+    """Of one version with 77 classes."""
+
+    check_ms: list[float]  # of a window of 1,000 texts
+    update_us: list[float]  # of a row
+    bytes_by_reference: dict[int, int]  # of what is kept, by the reference's rows
+    calibrate_s: float
+
+
+def cost(world: World, pairs: int, shipped: Monitor, seed: int) -> Cost:
+    """Wall-clock on one core."""
+    settings = monitor(shipped, window_rows=CHECKED_ROWS)
+    rng = np.random.default_rng(seed)
+    reference, rest = draw(world, rng)
+    rows = to_rows(rest.take(np.arange(CHECKED_ROWS)), world.head, "cost")
+    begun = time.perf_counter()
+    calibrated = calibrate(to_reference(reference, world.head), settings)
+    took = time.perf_counter() - begun
+    assert calibrated is not None
+    evidence = start(calibrated)
+    checks, updates = [], []
+    for _ in range(pairs):
+        begun = time.perf_counter()
+        check(calibrated, rows, log_e(calibrated, evidence), (), settings)
+        checks.append(1000 * (time.perf_counter() - begun))
+        begun = time.perf_counter()
+        update(calibrated, evidence, rows, settings)
+        updates.append(1e6 * (time.perf_counter() - begun) / CHECKED_ROWS)
+    kept = {}
+    for count in (500, world.reference_rows, len(world.pool.text)):
+        made = calibrate(to_reference(world.pool.take(np.arange(count)), world.head), settings)
+        kept[count] = len(pickle.dumps(made))
+    return Cost(checks, updates, kept, took)
+
+
+def _window_values(calibrated: Calibrated, rows: Rows, window: int) -> dict[str, NDArray[np.float64]]:
+    """(windows,) a signal: statistics of the whole windows one after the other."""
+    held = columns(calibrated.features, rows)
+    count = len(rows.id) // window
+    means = {name: own[: count * window].reshape(count, window, -1).mean(axis=1, dtype=np.float64) for name, own in held.items()}
+    return statistics(calibrated.means, means, (calibrated.rows, window))

@@ -1,0 +1,166 @@
+"""The traffic of the drift bench: three corpora without drift, and what is mixed into them. Rows as the monitor has them."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitoring.window import Rows
+from pipeline.params import Monitor, Params
+from pipeline.profile import Reference
+from pipeline.spoil import spoil
+from tests.bench.embedded import Head, Texts, fit_head, load, retyped
+
+HEAD_SEED = 3
+FOREIGN_LABEL = "foreign"
+TYPOS = (0.05, 0.15)  # share of letters
+GREETINGS = ("Hello there, I hope you are well.", "Good morning!", "Hi team,", "Sorry to bother you again, quick question:")
+
+
+class World(NamedTuple):
+    """A pool of rows that one reference and one stream are drawn from; `others` are answered by the same head."""
+
+    name: str
+    pool: Texts
+    spoilt: Texts | None  # the pool's rows, as the stage `reference` spoils them
+    head: Head
+    reference_rows: int
+    stream_rows: int
+    others: dict[str, Texts]
+
+
+def make_worlds(data: Path, params: Params, cache: Path) -> dict[str, World]:
+    """Embedded once (minutes), then read from the cache. The head never learns a row of its pool."""
+    model = params.model
+    train, test = (load(data / "banking77" / f"{side}.csv", model, cache) for side in ("train", "test"))
+    hotels, styled = (load(data / "nlupp" / f"{name}.csv", model, cache) for name in ("hotels", "banking"))
+    desk, traffic = (load(Path("data") / f"{name}.jsonl", model, cache) for name in ("support_desk", "traffic"))
+    bank_head, bank_pool = _halves(train, 0.5)
+    bank_pool = joined(bank_pool, test)
+    desk_head, desk_pool = _halves(desk, 0.4)
+    stable = traffic.take(traffic.phase == "stable")
+    desk_pool = joined(desk_pool, stable)
+
+    def spoilt(pool: Texts, name: str) -> Texts:
+        own = params.reference
+        return retyped(pool, spoil(pool.text.tolist(), own.mistyped, own.kept_words, own.seed), name, model, cache)
+
+    def disturbed(texts: Texts, name: str) -> dict[str, Texts]:
+        kinds = {kind: [change(text, row) for row, text in enumerate(texts.text.tolist())] for kind, change in CHANGES.items()}
+        return {kind: retyped(texts, own, name, model, cache) for kind, own in kinds.items()}
+
+    bank_others = {"hotels": strange(hotels), "support desk": strange(desk), **disturbed(test, "test")}
+    desk_others = {"launch": traffic.take(traffic.phase == "drift"), "hotels": strange(hotels), **disturbed(stable, "stable")}
+    worlds = (
+        World("banking77", bank_pool, spoilt(bank_pool, "banking-spoilt"), bank_head, 1500, 1000, bank_others),
+        World("nlupp banking", styled, None, bank_head, 700, 1000, {}),
+        World("shipped", desk_pool, spoilt(desk_pool, "desk-spoilt"), desk_head, 700, 1000, desk_others),
+    )
+    return {world.name: world for world in worlds}
+
+
+def mistyped(text: str, row: int, share: float) -> str:
+    """Letters dropped or doubled: not the ways in which the reference spoils its texts."""
+    rng = np.random.default_rng(row)
+    return "".join(c if rng.random() >= share else str(rng.choice(["", c + c])) for c in text) or text
+
+
+def run_together(text: str, row: int) -> str:
+    """A third of the spaces left out."""
+    rng = np.random.default_rng(row)
+    return "".join("" if c == " " and rng.random() < 1 / 3 else c for c in text)
+
+
+def greeted(text: str, row: int) -> str:
+    """One of a few greetings before it."""
+    return f"{GREETINGS[row % len(GREETINGS)]} {text}"
+
+
+CHANGES: dict[str, Callable[[str, int], str]] = {
+    **{f"typos in {share:.0%} of letters": partial(mistyped, share=share) for share in TYPOS},
+    "words run together": run_together,
+    "a greeting first": greeted,
+}
+
+
+def draw(world: World, rng: np.random.Generator) -> tuple[Texts, Texts]:
+    """Reference and stream: disjoint, in random order; all that is left of the pool may be streamed."""
+    reference, rest = drawn(world, rng)
+    return world.pool.take(reference), world.pool.take(rest)
+
+
+def drawn(world: World, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pool's rows of a reference, and all others."""
+    order = rng.permutation(len(world.pool.text))
+    return order[: world.reference_rows], order[world.reference_rows :]
+
+
+def to_reference(texts: Texts, head: Head) -> Reference:
+    """All rows in the calibrate half: the A/A half of these runs is the stream."""
+    probabilities = head(texts.embedding)
+    return Reference(
+        ids=np.array([f"r{row}" for row in range(len(texts.text))]),
+        labels=head.labels,
+        probabilities=probabilities,
+        sketch=texts.sketch,
+        pieces=texts.pieces,
+        pieces_per_word=texts.pieces_per_word,
+        correct=head.labels[probabilities.argmax(axis=1)] == texts.label,
+        calibrate=np.ones(len(texts.text), dtype=np.bool_),
+    )
+
+
+def to_rows(texts: Texts, head: Head, name: str) -> Rows:
+    """Answered by the head; `name` makes the ids of a run its own, and so how ties are broken."""
+    count = len(texts.text)
+    return Rows(
+        time=np.arange(count, dtype=np.float64),
+        id=np.array([f"{name}-{row}" for row in range(count)], dtype=np.str_),
+        unit=np.zeros(count, dtype=np.str_),
+        text=texts.text,
+        pieces=texts.pieces,
+        pieces_per_word=texts.pieces_per_word,
+        probabilities=head(texts.embedding),
+        sketch=texts.sketch,
+    )
+
+
+def mixed(texts: Texts, foreign: Texts, share: float, count: int, rng: np.random.Generator) -> Texts:
+    """`count` rows, a share of them foreign (exactly, rounded), shuffled."""
+    strangers = round(share * count)
+    own = texts.take(rng.choice(len(texts.text), count - strangers, replace=False))
+    other = foreign.take(rng.choice(len(foreign.text), strangers, replace=strangers > len(foreign.text)))
+    return joined(own, other).take(rng.permutation(count))
+
+
+def strange(texts: Texts) -> Texts:
+    """Texts to which every answer is wrong."""
+    return texts._replace(label=np.full(len(texts.text), FOREIGN_LABEL))
+
+
+def joined(first: Texts, second: Texts) -> Texts:
+    """One after the other."""
+    return Texts._make(np.concatenate([own, other]) for own, other in zip(first, second, strict=True))
+
+
+def monitor(shipped: Monitor, **changed: float) -> Monitor:
+    """The shipped section with what a run changes."""
+    return Monitor.model_validate(shipped.model_dump() | changed)
+
+
+def right(texts: Texts, rows: Rows, head: Head) -> NDArray[np.bool_]:
+    """Which answers are right."""
+    return np.asarray(head.labels[rows.probabilities.argmax(axis=1)] == texts.label)
+
+
+def _halves(texts: Texts, share: float) -> tuple[Head, Texts]:
+    """A head learnt on a share of the rows (by class, so that it knows them all), and the rest."""
+    rng = np.random.default_rng(HEAD_SEED)
+    taken = np.zeros(len(texts.text), dtype=np.bool_)
+    for label in np.unique(texts.label):
+        rows = np.flatnonzero(texts.label == label)
+        taken[rng.permutation(rows)[: max(2, round(share * len(rows)))]] = True
+    return fit_head(texts.take(taken), HEAD_SEED), texts.take(~taken)

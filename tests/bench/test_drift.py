@@ -1,0 +1,59 @@
+"""What the drift bench counts, by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy.stats import binom
+
+from tests.bench.drift import peers
+from tests.bench.drift_errors import AFTER, CHANGE, streams, summed
+from tests.bench.drift_windows import Quiet
+from tests.bench.drift_worlds import mixed, strange
+from tests.bench.embedded import Texts
+
+
+def texts(count: int, word: str) -> Texts:
+    names = np.array([f"{word} {row}" for row in range(count)])
+    numbers = np.zeros((count, 2), dtype=np.float32)
+    return Texts(names, names, numbers, numbers.astype(np.float16), numbers[:, 0], numbers[:, 0], names, names)
+
+
+def test_delays_count_from_the_change_and_an_alarm_before_it_is_no_delay() -> None:
+    found = summed("any", np.array([-1, 50, -1, -1]), np.array([10, CHANGE, CHANGE + 99, -1]))
+    assert found.false_alarms == 0.25
+    assert found.delays == [1, 100, AFTER]
+    assert found.missed == pytest.approx(1 / 3)
+    assert found.median == 100
+
+
+def test_streams_change_where_they_say() -> None:
+    null, changed = streams(200, 1)
+    assert null.mean() == pytest.approx(0.10, abs=0.002)
+    assert changed[:, :CHANGE].mean() == pytest.approx(0.10, abs=0.003)
+    assert changed[:, CHANGE:].mean() == pytest.approx(0.15, abs=0.003)
+
+
+def test_the_joint_bound_is_passed_by_chance_in_one_bench_of_twenty_at_most() -> None:
+    one = Quiet("any", 200, 0.05, 200, 9, 5, 4, {})
+    beyond = binom.sf(round(one.bound(12) * 200), 200, 0.05)
+    assert 12 * beyond <= 0.05
+    assert one.rate == 0.045
+
+
+def test_a_mixture_has_the_share_that_was_asked_for() -> None:
+    found = mixed(texts(500, "own"), strange(texts(50, "other")), 0.1, 200, np.random.default_rng(1))
+    assert len(found.text) == 200
+    assert (found.label == "foreign").sum() == 20
+    assert len(set(found.text)) == 200
+
+
+def test_the_controls_run_though_their_python_is_named_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("python").write_text('#!/bin/sh\necho \'{"import_s": 1.5}\' > "$3"\n')
+    Path("python").chmod(0o755)
+    with peers(Path("python"), {"null": np.zeros(3)}, Console()) as answer:
+        assert answer() == {"import_s": 1.5}

@@ -1,0 +1,109 @@
+"""A real headless Chromium, driven over its DevTools protocol, for tests of pages."""
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+KEYS: dict[str, dict[str, Any]] = {
+    "Tab": {"windowsVirtualKeyCode": 9},
+    "Enter": {"windowsVirtualKeyCode": 13, "text": "\r"},
+}
+
+
+class Browser:
+    """One tab."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket, self._calls = socket, 0
+        self.complaints: list[str] = []  # what the page's console and its security policy had to say
+
+    async def call(self, method: str, **given: Any) -> dict[str, Any]:
+        """One command; returns its result."""
+        self._calls += 1
+        await self._socket.send_json({"id": self._calls, "method": method, "params": given})
+        while True:
+            told = json.loads((await self._socket.receive(timeout=20)).data)
+            if told.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Page.javascriptDialogOpening"):
+                self.complaints.append(json.dumps(told["params"]))
+            if told.get("id") == self._calls:
+                assert "error" not in told, told
+                return dict(told["result"])
+
+    async def go(self, url: str) -> None:
+        """Open a page and wait until it is there."""
+        await self.call("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    async def ask(self, expression: str) -> Any:
+        """The value of an expression."""
+        return (await self.call("Runtime.evaluate", expression=expression, returnByValue=True))["result"].get("value")
+
+    async def until(self, expression: str, within_s: float = 15) -> None:
+        """Poll until an expression holds."""
+        deadline = time.monotonic() + within_s
+        while not await self.ask(expression):
+            assert time.monotonic() < deadline, f"{expression} did not come true"
+            await asyncio.sleep(0.05)
+
+    async def press(self, key: str) -> None:
+        """One key, down and up."""
+        code = KEYS.get(key, {"text": key})
+        await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **code)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    async def picture(self, path: Path, *, width: int, height: int, scheme: str) -> None:
+        """A PNG of the page, by day (`light`) or by night (`dark`)."""
+        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        data = (await self.call("Page.captureScreenshot", format="png"))["data"]
+        path.write_bytes(base64.b64decode(data))
+
+
+@asynccontextmanager
+async def browsing() -> AsyncIterator[Browser]:
+    """A browser while the block runs; skips where there is none."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    with tempfile.TemporaryDirectory(prefix="evergreen-browser-", ignore_cleanup_errors=True) as folder:
+        options = ["--headless=new", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
+        options += ["--no-sandbox"] if os.geteuid() == 0 else []
+        quiet, home = subprocess.DEVNULL, {**os.environ, "HOME": folder}
+        process = subprocess.Popen([program, *options, "about:blank"], stdout=quiet, stderr=quiet, env=home)
+        try:
+            async with aiohttp.ClientSession() as session:
+                url = await _page(session, Path(folder) / "DevToolsActivePort", process)
+                async with session.ws_connect(url, max_msg_size=0) as socket:
+                    browser = Browser(socket)
+                    for domain in ("Page", "Runtime", "Log"):
+                        await browser.call(f"{domain}.enable")
+                    yield browser
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+async def _page(session: aiohttp.ClientSession, port: Path, process: subprocess.Popen[bytes]) -> str:
+    """The socket of the first tab, once the browser has written down its port."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        if port.is_file() and port.read_text().strip():
+            async with session.get(f"http://127.0.0.1:{port.read_text().split()[0]}/json/list") as answer:
+                pages = [one for one in await answer.json() if one["type"] == "page"]
+            if pages:
+                return str(pages[0]["webSocketDebuggerUrl"])
+        await asyncio.sleep(0.05)
+    raise AssertionError("the browser did not start")

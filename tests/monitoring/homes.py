@@ -1,0 +1,75 @@
+"""A home of state with a published version of the invented world, and segments of a prediction log written as gateways do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from monitoring.window import Rows
+from pipeline.profile import Reference, save_reference
+from serving.log_segments import Row, make_segment
+from serving.manifest import model_name, repository
+from serving.state import add_release, open_state, promote
+
+NOON = 1_790_000_000.0 - 1_790_000_000 % 86_400 + 43_200
+
+
+def publish(home: Path, version: int, reference: Reference | None) -> None:
+    """Enter a version, and make it champion; None: its folder has no reference."""
+    folder = repository(home) / model_name(version)
+    folder.mkdir(parents=True)
+    if reference is not None:
+        save_reference(folder / "reference.npz", reference)
+        labels = sorted(reference.labels.tolist(), reverse=True)  # another order than the reference's
+        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    with open_state(home) as engine, engine.begin() as connection:
+        add_release(connection, version, str(version))
+        promote(connection, version)
+
+
+def log_rows(
+    rows: Rows,
+    labels: Sequence[str],
+    *,
+    version: int = 1,
+    role: str = "champion",
+    at: float = NOON,
+    file: Sequence[str] | None = None,
+) -> list[Row]:
+    """The rows as the gateway logs them, one a millisecond; probabilities in the order of `labels.txt` (default: `publish`'s)."""
+    order = np.array([list(labels).index(label) for label in (file or sorted(labels, reverse=True))])
+    made = []
+    for i in range(len(rows.id)):
+        p = rows.probabilities[i]
+        best = int(p.argmax())
+        made.append(
+            Row(at + i / 1000, "r", str(rows.id[i]), str(rows.unit[i]) or None, str(rows.text[i]), None, int(rows.pieces[i]),
+                float(rows.pieces_per_word[i]), version, role, str(labels[best]), float(p[best]), None,
+                rows.sketch[i].tobytes(), p[order].astype(np.float16).tobytes(), 3.0, False)
+        )  # type: ignore[arg-type]  # fmt: skip
+    return made
+
+
+class Gateway:
+    """One session that writes segments; they may be kept back, and appear late."""
+
+    def __init__(self, home: Path, session: str) -> None:
+        self.root, self.session = home / "predictions", session
+        self._sequence = self._rows = 0
+
+    def segment(self, rows: Sequence[Row], *, text: str = "keep") -> tuple[Path, bytes]:
+        """The next one, not yet in the log."""
+        made = make_segment(rows, text, self.session, self._sequence, self._rows)
+        self._sequence, self._rows = made.sequence, self._rows + made.rows
+        return self.root / made.name, made.data
+
+    def write(self, rows: Sequence[Row], *, text: str = "keep") -> Path:
+        """The next one, in the log."""
+        path, data = self.segment(rows, text=text)
+        return appear(path, data)
+
+
+def appear(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
