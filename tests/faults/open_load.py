@@ -3,22 +3,24 @@
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 import orjson
 import uvloop
+from numpy.typing import NDArray
 
 from serving.loadtest import Answer, Load, Plan, Result, gateway_target, make_plan
+from serving.loadtest.connection import Connection
 from serving.loadtest.result import make_result
 from serving.loadtest.run import resolve
 from serving.loadtest.sender import Booked, Sender, Wire
 from serving.loadtest.targets import encoder
+from tests.faults.stack import Offline
 
-CONFIDENCE_ATOL = 0.003  # a batch changes the last digits; another version moves confidences by more, see `stack.FACTORS`
-Offline = Callable[[int, Sequence[str]], list[tuple[str, float]]]
+TIMEOUT_S, CONNECTIONS = 10.0, 4096
 OnSecond = Callable[[float], None]
 
 
@@ -36,12 +38,15 @@ class Sent(NamedTuple):
     result: Result
     texts: list[str]
     answers: list[Answer | None]  # label and confidence stand in `label`
+    took_ms: NDArray[np.float32]  # (N,) from the intended send time to the end, whichever it was
+    without_retry_after: int  # answers of 503 that do not say when to come back
     began_s: float  # of the monotonic clock, within a few ms
 
 
 def send(url: str, texts: Sequence[str], parts: Sequence[Part], *, seed: int, on_second: OnSecond = lambda _s: None) -> Sent:
     """One run of several parts without a gap; `on_second` hears the seconds since its start."""
-    load = Load(parts[0].rate_per_s, sum(one.duration_s for one in parts), "poisson", 0.0, 1.0, seed, 10.0, 1024)
+    whole_s = sum(one.duration_s for one in parts)
+    load = Load(parts[0].rate_per_s, whole_s, "poisson", 0.0, 1.0, seed, TIMEOUT_S, CONNECTIONS)
     plan = _joined(texts, parts, load)
     target = gateway_target(url, units=0, headers={})._replace(read=_read)
     encode = encoder(target)
@@ -58,33 +63,78 @@ def send(url: str, texts: Sequence[str], parts: Sequence[Part], *, seed: int, on
     gc.disable()  # a collection would hold up the sending
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            booked = runner.run(_run(wire, load, tick))
+            booked, without = runner.run(_run(wire, load, tick))
     finally:
         gc.enable()
     if booked.interrupted:
         raise KeyboardInterrupt
     result = make_result(plan, booked, load, names=(target.name, target.url), started_at=started_at, wrong=None)
-    return Sent(result, plan.texts, booked.answers, began_s)
+    took_ms = (np.array(booked.took_s) * 1000).astype(np.float32)
+    return Sent(result, plan.texts, booked.answers, took_ms, without, began_s)
 
 
-def wrong_answers(sent: Sent, offline: Offline) -> list[str]:
-    """In words, every answer that is not the offline one of the version it names."""
+def wrong_answers(said: Iterable[tuple[str, int, str]], offline: Offline, atol: float) -> list[str]:
+    """In words, of (text, version, label and confidence) those that are not the offline answer of the version they name.
+
+    What a batch's other texts do to the last digits is allowed for: a confidence may be off by `atol`, and of classes that lie
+    within twice that each may win.
+    """
+    by_version: dict[int, list[tuple[str, str]]] = {}
+    for text, version, answer in said:
+        by_version.setdefault(version, []).append((text, answer))
     found = []
-    named = sorted({answer.version for answer in sent.answers if answer and answer.version})
-    for version in named:
-        rows = [n for n, answer in enumerate(sent.answers) if answer and answer.version == version]
-        unique = list(dict.fromkeys(sent.texts[row] for row in rows))
-        right = dict(zip(unique, offline(int(version), unique), strict=True))
-        for row in rows:
-            label, _, confidence = (sent.answers[row].label or "").rpartition(" ")  # type: ignore[union-attr]
-            meant, sure = right[sent.texts[row]]
-            if label != meant or not abs(float(confidence) - sure) <= CONFIDENCE_ATOL:
-                found.append(f"version {version} of {sent.texts[row]!r}: {label} {confidence}, not {meant} {sure:.6f}")
+    for version, answers in sorted(by_version.items()):
+        unique = list(dict.fromkeys(text for text, _ in answers))
+        right = offline(version, unique)
+        lines, columns = ({one: n for n, one in enumerate(all_)} for all_ in (unique, right.labels))
+        for text, answer in answers:
+            label, _, confidence = answer.rpartition(" ")
+            own = right.probabilities[lines[text]]
+            meant = float(own[columns[label]]) if label in columns else 0.0
+            if not (meant >= own.max() - 2 * atol and abs(float(confidence) - meant) <= atol):
+                found.append(f"version {version} of {text!r}: {answer}, not {right.labels[int(own.argmax())]} {own.max():.6f}")
     return found
 
 
-async def _run(wire: Wire, load: Load, on_second: OnSecond) -> Booked:
-    return await Sender(wire, load, None, lambda elapsed_s, _sent, _ended, _failed: on_second(elapsed_s)).run()
+class _Listening(Connection):
+    """Also hears whether an answer says when to come back, which the load test does not care about."""
+
+    retry_after = False
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.retry_after = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if name.lower() == b"retry-after":
+            self.retry_after = True
+
+
+class _Heeding(Sender):
+    """Counts the answers of 503 that do not say when to come back."""
+
+    without_retry_after = 0
+
+    def on_answer(self, connection: Connection, request: int, status: int, now_s: float) -> None:
+        if status == 503 and not (isinstance(connection, _Listening) and connection.retry_after):
+            self.without_retry_after += 1
+        super().on_answer(connection, request, status, now_s)
+
+    async def _try_to_connect(self) -> None:
+        """As the load test's, with a connection that listens."""
+        try:
+            await self._loop.create_connection(lambda: _Listening(self), *self._wire.address)
+        except OSError:
+            self._open -= 1
+            self._refuse_one()
+            if self._waiting:
+                self._connect()
+
+
+async def _run(wire: Wire, load: Load, on_second: OnSecond) -> tuple[Booked, int]:
+    sender = _Heeding(wire, load, None, lambda elapsed_s, _sent, _ended, _failed: on_second(elapsed_s))
+    return await sender.run(), sender.without_retry_after
 
 
 def _joined(texts: Sequence[str], parts: Sequence[Part], load: Load) -> Plan:

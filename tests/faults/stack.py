@@ -17,22 +17,42 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
+import mlflow
+import numpy as np
 import psutil
 import yaml
+from numpy.typing import NDArray
 
 from pipeline.golden import read_golden, write_golden
 from pipeline.params import Params
 from pipeline.records import write_json
 from pipeline.runtime.classifier import Classifier, model_digest
 from pipeline.runtime.sessions import open_session
+from serving import triton
 from serving.manifest import LINEAGE, MANIFEST, file_digests
 from serving.publish import publish
+from serving.state import open_state, roles
 from serving.triton_server import end_with_parent, free_ports
 
 ROOT = Path(__file__).parents[2]
 FACTORS = (1.0, 1.5, 2.2)  # of the temperature, for versions 1, 2, 3
 PROGRAMS = {"serving.gateway": "gateway", "bin/tritonserver": "triton", "triton_python_backend_stub": "model"}
+PATIENCE_S = 120.0  # with the end of a stack: a gateway and a Triton each have less than a minute
 Answer = tuple[str, float]  # label and confidence
+
+
+class Right(NamedTuple):
+    """What a version says offline of N texts."""
+
+    labels: list[str]
+    probabilities: NDArray[np.float32]  # (N, classes), in the order of the labels
+
+    def answers(self) -> list[Answer]:
+        """The most probable label of each text."""
+        return [(self.labels[int(own.argmax())], float(own.max())) for own in self.probabilities]
+
+
+Offline = Callable[[int, Sequence[str]], Right]  # of a version and texts
 
 
 class Place(NamedTuple):
@@ -93,20 +113,17 @@ def classifier(package: Path, session: str) -> Classifier:
     return Classifier(package / "1", session=open_session(package / "1", session, 2))
 
 
-def offline(packages: Mapping[int, Path]) -> Callable[[int, Sequence[str]], list[Answer]]:
-    """A function from a version and texts to its right answers, in their order; each model is opened when first asked."""
+def offline(packages: Mapping[int, Path]) -> Offline:
+    """A function from a version and texts to what it says of them; each model is opened when first asked."""
     models: dict[int, Classifier] = {}
 
-    def answers(version: int, texts: Sequence[str]) -> list[Answer]:
+    def said(version: int, texts: Sequence[str]) -> Right:
         if version not in models:
             models[version] = classifier(packages[version], read_golden(packages[version]).session)
-        found: list[Answer] = []
-        for at in range(0, len(texts), 256):
-            said = models[version].predict(texts[at : at + 256])
-            found += zip(said.labels, said.probabilities.max(axis=1).tolist(), strict=True)
-        return found
+        parts = [models[version].predict(texts[at : at + 256]).probabilities for at in range(0, len(texts), 256)]
+        return Right(models[version].labels, np.concatenate(parts))
 
-    return answers
+    return said
 
 
 @contextmanager
@@ -119,7 +136,11 @@ def serving(place: Place, **environment: str) -> Iterator[subprocess.Popen[bytes
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its children are told to stop by the kernel
+            raise
 
 
 def begin(place: Place, **environment: str) -> subprocess.Popen[bytes]:
@@ -180,6 +201,31 @@ def programs(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]
         if name and alive:
             found[name].append(child)
     return found
+
+
+def followed(place: Place) -> dict[str, object]:
+    """What the gateway routes by."""
+    with urlopen(f"http://{place.params.gateway.host}:{place.params.gateway.port}/v1/routes", timeout=10) as page:
+        found: dict[str, object] = json.load(page)
+    return found
+
+
+def entered(place: Place) -> dict[str, int]:
+    """Roles of the release table."""
+    with open_state(place.home) as engine, engine.begin() as connection:
+        return dict(roles(connection))
+
+
+def aliases(place: Place) -> dict[str, int]:
+    """Roles of the registry."""
+    client = mlflow.MlflowClient(f"sqlite:///{place.home / 'mlflow.db'}")
+    return {alias: int(version) for alias, version in client.get_registered_model("evergreen").aliases.items()}
+
+
+def in_triton(place: Place) -> list[str]:
+    """Models that Triton has ready."""
+    key = triton.key_file(place.home, place.params.serve).read_text()
+    return sorted(triton.loaded(place.params.serve, key))
 
 
 def free_port(host: str) -> int:

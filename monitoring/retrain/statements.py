@@ -1,0 +1,86 @@
+"""The journal's statements, put together once: SQLAlchemy takes longer to build one than a small database takes to run it.
+
+Names of what is bound begin with `the_`; columns that are written are bound by their own names.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from serving.retrain_tables import alerts, decisions, retrain_steps, retrains
+
+
+def is_the(column: sa.Column[object]) -> sa.ColumnElement[bool]:
+    """The column equals what is bound as `the_` and its name."""
+    return column == sa.bindparam(f"the_{column.name}", type_=column.type)
+
+
+def columns(table: sa.Table, *names: str) -> list[sa.Column[Any]]:
+    """Some of a table's."""
+    return [table.c[name] for name in names]
+
+
+IS_LIVE = is_the(retrains.c.model) & (retrains.c.state == "running")
+HAS_FENCE = is_the(retrains.c.fence)
+IS_HELD = is_the(retrains.c.id) & HAS_FENCE & (retrains.c.state == "running")
+STEP_AT_WORK = is_the(retrain_steps.c.retrain_id) & (retrain_steps.c.outcome == "running")
+IS_WAITING = decisions.c.verdict == "waiting"
+SAME_EPISODE = (decisions.c.fingerprint == alerts.c.fingerprint) & (decisions.c.starts_at == alerts.c.starts_at)
+IS_UNSEEN = alerts.c.decision_id.is_(None)
+IS_IN_BATCH = IS_UNSEEN & (alerts.c.id <= sa.bindparam("the_last"))
+
+# --- alerts become episodes
+
+UNSEEN = (
+    sa.select(alerts.c.id, alerts.c.fingerprint, alerts.c.starts_at, alerts.c.body)
+    .where(IS_UNSEEN)
+    .order_by(alerts.c.id)
+    .limit(sa.bindparam("the_limit"))
+)
+END_EPISODES = (
+    decisions.update().where(sa.exists().where(SAME_EPISODE, IS_IN_BATCH, alerts.c.status == "resolved")).values(is_over=True)
+)
+MARK_SEEN = alerts.update().where(IS_IN_BATCH).values(decision_id=sa.select(decisions.c.id).where(SAME_EPISODE).scalar_subquery())
+
+# --- episodes are decided
+
+WAITING = (
+    sa.select(*columns(decisions, "id", "alertname", "version", "is_over", "heard_wall", "heard_mono", "heard_boot", "reason"))
+    .where(IS_WAITING)
+    .order_by(decisions.c.id)
+)
+DECIDE = decisions.update().where(is_the(decisions.c.id) & IS_WAITING)
+HISTORY = (
+    sa.select(
+        *columns(retrains, "id", "state", "git_commit"),
+        *columns(retrains, "began_wall", "began_mono", "began_boot", "ended_wall", "ended_mono", "ended_boot"),
+    )
+    .where(is_the(retrains.c.model))
+    .order_by(retrains.c.id)
+)
+START = retrains.insert().returning(retrains.c.id)
+
+# --- a retrain in somebody's hands
+
+LEASE = (
+    sa.select(*columns(retrains, "id", "fence", "lease_wall", "lease_mono", "lease_boot"))
+    .where(IS_LIVE)
+    .with_for_update(skip_locked=True)
+)
+CLAIM = retrains.update().where(is_the(retrains.c.id))
+HELD_STEP = sa.select(retrains.c.step).where(IS_HELD).with_for_update()
+WRITE = retrains.update().where(IS_HELD)
+_JOB = sa.select(
+    *columns(retrains, "id", "decision_id", "step", "attempt", "git_commit", "version_in", "version_out"),
+    *columns(decisions, "fingerprint", "alertname"),
+).join_from(retrains, decisions, decisions.c.id == retrains.c.decision_id)
+LIVE_JOB, HELD_JOB = _JOB.where(IS_LIVE), _JOB.where(IS_HELD)
+
+# --- its steps
+
+BEGIN_ATTEMPT = (
+    retrains.update().where(IS_HELD).values(attempt=retrains.c.attempt + 1).returning(*columns(retrains, "step", "attempt"))
+)
+TAKE_BACK_ATTEMPT = retrains.update().where(IS_HELD, retrains.c.attempt > 0).values(attempt=retrains.c.attempt - 1)
+ENTER_STEP = retrain_steps.insert()
+CLOSE_STEP = retrain_steps.update().where(STEP_AT_WORK)

@@ -1,0 +1,163 @@
+"""Where alerts are drilled: a real receiver and real Alertmanagers in a scratch home, and what stands in their journal."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import Request, urlopen
+
+import sqlalchemy as sa
+import yaml
+
+from monitoring.prometheus.tools import find, start_in
+from monitoring.retrain.clock import Moment, read_clock
+from monitoring.retrain.decide import Decision, Episode, Harm, Past, Situation, decide
+from monitoring.retrain.journal import Journal
+from monitoring.retrain.receiver import token_file
+from pipeline.params import Params
+from serving.retrain_tables import alerts, decisions, retrains
+from serving.state import open_state
+from serving.triton_server import end_with_parent
+from tests.faults.stack import clean_environment, free_port, wait_until
+
+
+class Here(NamedTuple):
+    """Where the receiver listens, and its state."""
+
+    params: Params
+    folder: Path  # with params.yaml
+    home: Path
+
+    @property
+    def port(self) -> int:
+        return self.params.alerts.receiver_port
+
+    @property
+    def token(self) -> str:
+        return token_file(self.params.alerts, self.home).read_text().strip()
+
+
+def lay_out(folder: Path, params: Params) -> Here:
+    """A scratch home, ports that are free."""
+    folder.mkdir(parents=True)
+    ports = {"receiver_port": free_port("127.0.0.1"), "controller_port": free_port("127.0.0.1")}
+    params = params.model_copy(update={"alerts": params.alerts.model_copy(update=ports)})
+    (folder / "params.yaml").write_text(yaml.safe_dump(json.loads(params.model_dump_json())))
+    return Here(params, folder, folder / "live")
+
+
+@contextmanager
+def receiving(here: Here) -> Iterator[subprocess.Popen[bytes]]:
+    """The receiver, ready."""
+    process = begin(here)
+    try:
+        wait_until(lambda: answers(here), 60)
+        yield process
+    finally:
+        end(process)
+
+
+def begin(here: Here) -> subprocess.Popen[bytes]:
+    """The receiver, not waited for."""
+    with (here.folder / "receiver.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "monitoring.retrain.receiver"],
+            cwd=here.folder,
+            env=clean_environment() | {"EVERGREEN_HOME": str(here.home)},
+            stdout=log,
+            stderr=log,
+            preexec_fn=end_with_parent,
+        )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and wait."""
+    if process.poll() is None:
+        process.terminate()
+    process.wait(timeout=30)
+
+
+def answers(here: Here) -> bool:
+    """Whether the receiver does."""
+    return is_up(f"http://127.0.0.1:{here.port}/healthz")
+
+
+def is_up(url: str) -> bool:
+    """Whether something answers there."""
+    try:
+        with urlopen(url, timeout=2):  # noqa: S310 (ours, on loopback)
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def alertmanager(here: Here, tools: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A real one, alone, that tells the receiver alone."""
+    folder = here.folder / f"alertmanager-{port}"
+    folder.mkdir(exist_ok=True)
+    token = {"type": "Bearer", "credentials_file": str(token_file(here.params.alerts, here.home))}
+    hook = {"url": f"http://127.0.0.1:{here.port}/v1/alerts", "http_config": {"authorization": token}}
+    route = {"receiver": "controller", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "5s"}
+    config = {"route": route, "receivers": [{"name": "controller", "webhook_configs": [hook]}]}
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
+    command = [str(find(tools, "alertmanager")), f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder}"]
+    where = [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--log.level=error"]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen([*command, *where], stdout=log, stderr=log, cwd=start_in(tools), preexec_fn=end_with_parent)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def post_alerts(port: int, count: int, began: datetime) -> None:
+    """To Alertmanager's API, as Prometheus posts them."""
+    labels = {"alertname": "EvergreenDrift", "area": "drift", "version": "1", "by_alertmanager": "yes"}
+    told = [{"labels": labels | {"number": str(n)}, "annotations": {}, "startsAt": began.isoformat()} for n in range(count)]
+    headers = {"content-type": "application/json"}
+    with urlopen(Request(f"http://127.0.0.1:{port}/api/v2/alerts", json.dumps(told).encode(), headers), timeout=10):
+        pass
+
+
+def theirs(here: Here) -> list[str]:
+    """Names of the drill's alerts that came by an Alertmanager, one a row."""
+    with open_state(here.home) as engine, engine.connect() as connection:
+        bodies = connection.execute(sa.select(alerts.c.body).where(alerts.c.body.contains("by_alertmanager"))).scalars()
+        return [json.loads(body)["labels"]["number"] for body in bodies]
+
+
+def entered(here: Here) -> set[str]:
+    """Fingerprints in the journal."""
+    with open_state(here.home) as engine, engine.connect() as connection:
+        return set(connection.execute(sa.select(alerts.c.fingerprint)).scalars())
+
+
+def verdicts(here: Here) -> list[str]:
+    """Of all decisions, after the controller's part of deciding has looked; nothing is worked on."""
+    settings = here.params.retrain.model_copy(update={"settle_s": 0})
+    with open_state(here.home) as engine:
+        journal = Journal(engine.begin, "evergreen")
+        now: Moment = read_clock()
+
+        def think(_connection: sa.Connection, episodes: list[Episode], past: list[Past]) -> list[Decision]:
+            return decide(episodes, Situation(1, None, "head", past, 1000, Harm(True, True)), settings, now)
+
+        while journal.see(now):
+            pass
+        journal.decide(think, now)
+        with engine.connect() as connection:
+            assert connection.execute(sa.select(sa.func.count()).select_from(retrains)).scalar_one() <= 1
+            return list(connection.execute(sa.select(decisions.c.verdict)).scalars())
+
+
+def webhook(number: int) -> bytes:
+    """A webhook with one alert, by its number."""
+    labels = {"alertname": "EvergreenDrift", "area": "drift", "severity": "warning", "version": "1", "signal": "input_sketch"}
+    alert = {"status": "firing", "labels": labels, "annotations": {}, "startsAt": "2026-09-21T14:13:20.123456789Z"}
+    told = [alert | {"endsAt": "0001-01-01T00:00:00Z", "fingerprint": f"{number:016x}"}]
+    return json.dumps({"version": "4", "status": "firing", "receiver": "controller", "alerts": told}).encode()

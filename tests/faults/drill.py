@@ -1,0 +1,157 @@
+"""`make drill`: faults injected on purpose into a real stack, and a verdict on every promise.
+
+A drill is an entry of `DRILLS`. Each leaves `reports/drill/<name>.json` and a picture beside it; the exit code is 1 when a
+promise was broken.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from monitoring.prometheus.local import TOOLS
+from pipeline.errors import InputError, run_stage
+from pipeline.params import Params, load_params
+from serving.loadtest import read_texts
+from serving.restarts import STABLE_S
+from tests.bench.children import forget_settings
+from tests.bench.meter import Meter, Pace
+from tests.conftest import copy_project, make_small
+from tests.faults import alerts, killed, mortal, overload, retrain, swaps, watch
+from tests.faults.retrain_room import STAGES
+from tests.faults.scorecard import Outcome, table, write
+from tests.faults.stage import Setting, staged
+from tests.faults.timeline import Told
+from tests.faults.watch_faults import ALL
+
+PACKAGE, LOCK, TEXTS = Path("artifacts/package"), Path("dvc.lock"), Path("data/support_desk.jsonl")
+PACE = Pace(1.0, 3.0, 300, 1.2)  # of the search for the capacity
+IN_PEACE = ("Prometheus stopped", "monitor killed", "Alertmanager killed", "Prometheus killed")
+Run = Callable[[Setting, argparse.Namespace], tuple[Outcome, Told]]
+
+
+class Drill(NamedTuple):
+    """One kind of fault."""
+
+    what: str
+    run: Run
+    needs: tuple[Path, ...] = (PACKAGE, LOCK)
+
+
+def _swaps(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+    with staged(setting, "swaps") as stage:
+        return swaps.run(stage, swaps.Amount(asked.swaps, quiet_s=15.0, stretch_s=30.0))
+
+
+def _overload(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+    with staged(setting, "overload") as stage:
+        return overload.run(stage, overload.Amount(normal_s=30.0, overload_s=asked.overload_s, times=3.0))
+
+
+def _killed(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+    kills = [*["triton"] * asked.kills, "gateway", "model"]
+    with staged(setting, "killed") as stage:
+        return killed.run(stage, killed.Amount(kills, quiet_s=asked.quiet_s, stretch_s=30.0))
+
+
+def _watch(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+    """Serves nothing: an invented world answers."""
+    amount = watch.Amount(IN_PEACE, ALL, watch.PACE, rows_per_s=20.0, quiet_s=asked.pause_s, is_ended=True)
+    return watch.run(setting, amount)
+
+
+def _alerts(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+    amount = alerts.Amount(asked.webhooks, asked.callers, kills=3, told=20)
+    return alerts.run(setting.scratch / "alerts", setting.params, TOOLS.absolute(), amount, setting.meter.say)
+
+
+def _retrain(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+    setting.meter.say("a small model is made first, by a real dvc repro")
+    folder = setting.scratch / "retrain"
+    folder.mkdir()
+    project = copy_project(folder)
+    make_small(project)
+    amount = retrain.Amount(list(mortal.POINTS), list(STAGES), is_mlflow_away=True, is_database_locked=True, is_disk_full=True)
+    return retrain.run(project, amount, setting.meter.say)
+
+
+DRILLS = {
+    "swaps": Drill("versions swapped again and again", _swaps),
+    "overload": Drill("three times what it can take, then normal", _overload),
+    "killed": Drill("Triton, the gateway and a model's process killed", _killed),
+    "watch": Drill("monitor, Prometheus, Alertmanager and inbox stopped and killed, in peace and while drift stands", _watch, ()),
+    "alerts": Drill("webhooks by the ten thousand, the receiver and Alertmanagers killed", _alerts, ()),
+    "retrain": Drill(
+        "a retrain's controller and dvc repro killed everywhere; MLflow, database and disk taken away", _retrain, ()
+    ),
+}
+
+
+def main() -> None:
+    asked = arguments().parse_args()
+    for path in {path for name in asked.names or DRILLS for path in DRILLS[name].needs}:
+        if not path.exists():
+            raise InputError(str(path), "there is no such thing yet", "run first: make repro")
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where it runs in the background, with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    forget_settings()
+    sys.exit(play(asked, load_params(), Console(soft_wrap=True, width=160)))
+
+
+def play(asked: argparse.Namespace, params: Params, console: Console) -> int:
+    """The drills that were asked for, one after the other; the exit code."""
+    texts = read_texts(asked.texts, params.data)
+    broken = []
+    with tempfile.TemporaryDirectory(prefix="evergreen-drill-") as scratch:
+        for name in asked.names or DRILLS:
+            meter = Meter(console, PACE, limit_s=inf, seed=0)
+            setting = Setting(PACKAGE, LOCK, params, texts, Path(scratch), console, meter, asked.capacity)
+            try:
+                outcome, story = DRILLS[name].run(setting, asked)
+            except KeyboardInterrupt:
+                console.print("[yellow]stopped; all that was started has ended[/]")
+                return 130
+            report(outcome, story, asked.out, console)
+            broken += [name] * (not outcome.is_kept)
+    if broken:
+        console.print(f"[bold red]promises were broken: {', '.join(broken)}[/]")
+    return 1 if broken else 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What can be asked for."""
+    listed = "; ".join(f"{name}: {drill.what}" for name, drill in DRILLS.items())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *DRILLS], metavar="drill", help=f"by default all: {listed}")
+    parser.add_argument("--swaps", type=int, default=1000)
+    parser.add_argument("--overload-s", type=float, default=120.0)
+    parser.add_argument("--kills", type=int, default=5, help="of Triton; the gateway and a model's process are killed once")
+    parser.add_argument("--quiet-s", type=float, default=STABLE_S + 5, help="of peace between kills")
+    parser.add_argument("--pause-s", type=float, default=5.0, help="between faults of the watching")
+    parser.add_argument("--webhooks", type=int, default=10_000, help="of each kind")
+    parser.add_argument("--callers", type=int, default=50, help="of the receiver, at once")
+    parser.add_argument("--capacity", type=float, help="requests/s at P99 ≤ 50 ms; by default measured")
+    parser.add_argument("--texts", type=Path, default=TEXTS)
+    parser.add_argument("--out", type=Path, default=Path("reports/drill"))
+    return parser
+
+
+def report(outcome: Outcome, story: Told, out: Path, console: Console) -> None:
+    """Scorecard, JSON and picture."""
+    console.print(table(outcome))
+    for note in outcome.notes:
+        console.print(f"  {escape(note)}")
+    path, picture = write(outcome, story.rows(), out), out / f"{outcome.name}.png"
+    story.draw(picture)
+    console.print(f"→ {path}, {picture}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

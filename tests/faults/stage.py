@@ -1,0 +1,119 @@
+"""Where a drill takes place: a stack of its own in a scratch home, its capacity, and what is said meanwhile."""
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipeline.errors import ToolError
+from pipeline.golden import read_golden
+from pipeline.params import Params
+from serving.loadtest import gateway_target
+from tests.bench.meter import P99_LIMIT_MS, Arm, Meter
+from tests.faults import traffic
+from tests.faults.stack import Offline, Place, lay_out, offline, serving
+from tests.faults.traffic import Traffic
+
+CACHE_ENTRIES = 1000  # a response cache that is soon full: memory that grows afterwards is something else
+GUESS_PER_S = 150.0
+TENTHS = 10
+
+
+class Setting(NamedTuple):
+    """What every drill is given."""
+
+    package: Path
+    dvc_lock: Path
+    params: Params
+    texts: Sequence[str]
+    scratch: Path
+    console: Console
+    meter: Meter  # says lines on it, and measures capacity
+    capacity_per_s: float | None  # None: measured
+
+
+class Stage(NamedTuple):
+    """A stack that serves version 1, with versions whose answers differ ready to be swapped in."""
+
+    setting: Setting
+    place: Place
+    process: subprocess.Popen[bytes]  # `evergreen serve`
+    offline: Offline
+    atol: float  # how far a served probability may be off the offline one
+    capacity_per_s: float  # requests/s at P99 ≤ 50 ms, every text new
+
+    def say(self, line: str) -> None:
+        """A line with the time before it."""
+        self.setting.meter.say(line)
+
+
+@contextmanager
+def staged(setting: Setting, name: str) -> Iterator[Stage]:
+    """The stack, serving, with its capacity known; ended, and all that it started, when the block ends."""
+    setting.meter.say(f"[bold]{name}[/]: three versions in a scratch home")
+    small = setting.params.gateway.model_copy(update={"cache_entries": CACHE_ENTRIES})
+    params = setting.params.model_copy(update={"gateway": small})
+    place = lay_out(setting.scratch / name, setting.package, setting.dvc_lock, params)
+    with serving(place) as process:
+        capacity = setting.capacity_per_s or measured_capacity(setting, place, process)
+        yield Stage(setting, place, process, offline(place.packages), read_golden(setting.package).atol, capacity)
+
+
+def measured_capacity(setting: Setting, place: Place, process: subprocess.Popen[bytes]) -> float:
+    """Requests/s at P99 ≤ 50 ms; raises `ToolError` when no rate holds that."""
+    target = gateway_target(place.url, units=0, headers={})
+    arm = Arm("gateway", target, setting.texts, 0.0, [psutil.Process(process.pid)], GUESS_PER_S)
+    found = setting.meter.limit("capacity", arm, GUESS_PER_S, 1.5)
+    if not found:
+        what = f"no rate holds P99 ≤ {P99_LIMIT_MS:g} ms"
+        raise ToolError("this machine", what, "let it do nothing else meanwhile, or say what it can take: --capacity")
+    return found
+
+
+def wrong_answers(stage: Stage, sent: Traffic) -> tuple[int, list[str]]:
+    """How many answers are not the offline ones of the version they name, and the first of them in words."""
+    with progress(stage.setting, "answers held against the offline ones") as tell:
+        return traffic.wrong(sent, stage.offline, stage.atol, tell)
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[Callable[[], bool]]:
+    """Run `work(stop)` in a thread and give whether it is over; what it raised is raised when the block ends well."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, "fault") as pool:
+        future = pool.submit(work, stop)
+        try:
+            yield future.done
+        finally:
+            stop.set()
+    future.result()
+
+
+@contextmanager
+def progress(setting: Setting, what: str) -> Iterator[Callable[[float], None]]:
+    """A function that takes the share done, 0 to 1: a bar on a terminal, a line each tenth elsewhere.
+
+    The bar is drawn when it is told, by whoever tells: a thread that draws ten times a second would disturb what is measured.
+    """
+    if setting.console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn())
+        with Progress(*columns, console=setting.console, auto_refresh=False, transient=True) as bar:
+            task = bar.add_task(what, total=1.0)
+            yield lambda share: bar.update(task, completed=share, refresh=True)
+        return
+    tenth = 0
+
+    def tell(share: float) -> None:
+        nonlocal tenth
+        if int(TENTHS * share) > tenth:
+            tenth = int(TENTHS * share)
+            setting.meter.say(f"[dim]{what}: {share:.0%}[/]")
+
+    yield tell

@@ -1,0 +1,293 @@
+"""The drills, small, on one real stack; and that each verdict says "broken" when its numbers are."""
+
+import io
+import json
+from collections.abc import Iterator
+from math import inf, isfinite, nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from pipeline.params import Params
+from serving.loadtest import read_texts
+from serving.loadtest.sender import LOST, REFUSED, TIMEOUT
+from tests.bench.meter import Meter, Pace
+from tests.conftest import ROOT, Project
+from tests.faults import drill, killed, overload, swaps
+from tests.faults.memory import Sample, middle, slope
+from tests.faults.open_load import wrong_answers
+from tests.faults.scorecard import Outcome, Promise
+from tests.faults.stack import Right
+from tests.faults.stage import Setting, Stage, staged
+from tests.faults.timeline import Story
+from tests.faults.traffic import Traffic
+
+CAPACITY_PER_S = 20.0  # said, not measured: a share of it is what the tests send
+JOINED = 6  # texts in one: long ones overload a model at a rate that is nothing to the gateway
+
+
+@pytest.fixture(scope="module")
+def stage(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    scratch = tmp_path_factory.mktemp("drill")
+    console = Console(file=io.StringIO())
+    few = made.params.gateway.model_copy(update={"max_waiting_texts": 16, "deadline_ms": 1000})
+    params = made.params.model_copy(update={"gateway": few})
+    short = read_texts(made / "data/few.jsonl", params.data)
+    texts = [" ".join(short[at : at + JOINED]) for at in range(len(short) - JOINED)]
+    meter = Meter(console, Pace(0.5, 1.0, 20, 1.3), limit_s=inf, seed=0)
+    package, lock = made / "artifacts/package", made / "dvc.lock"
+    setting = Setting(package, lock, params, texts, scratch, console, meter, CAPACITY_PER_S)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with staged(setting, "small") as stage:
+            yield stage
+
+
+def broken(outcome: Outcome) -> list[str]:
+    return [promise.what for promise in outcome.promises if not promise.is_kept]
+
+
+# on the real stack, in this order
+
+
+def test_three_swaps_under_load_fail_nobody_and_leave_all_places_agreed(stage: Stage, tmp_path: Path) -> None:
+    outcome, story = swaps.run(stage, swaps.Amount(swaps=3, quiet_s=2.0, stretch_s=2.0))
+    timed = {promise.what for promise in outcome.promises if promise.goal == "S7b"}
+    assert set(broken(outcome)) <= timed, outcome.notes  # which three swaps are too few to tell
+    assert set(outcome.figures["champions"].values()) == {1}
+    assert isfinite(outcome.figures["ratio"])
+    assert outcome.figures["swap_s"]["median"] > 0
+    drill.report(outcome, story, tmp_path, stage.setting.console)
+    leaves_a_report(tmp_path, "swaps", outcome)
+
+
+def test_a_flood_is_refused_politely_and_is_over_when_it_is_over(stage: Stage, tmp_path: Path) -> None:
+    outcome, story = overload.run(stage, overload.Amount(normal_s=4.0, overload_s=6.0, times=12.0))
+    assert broken(outcome) == [], outcome.notes
+    drill.report(outcome, story, tmp_path, stage.setting.console)
+    leaves_a_report(tmp_path, "overload", outcome)
+
+
+def test_a_killed_triton_comes_back_and_no_answer_is_wrong(stage: Stage, tmp_path: Path) -> None:
+    dense = stage._replace(capacity_per_s=5 * CAPACITY_PER_S)  # so that even a second without Triton is felt
+    outcome, story = killed.run(dense, killed.Amount(["triton"], quiet_s=2.0, stretch_s=2.0))
+    assert broken(outcome) == [], outcome.notes
+    drill.report(outcome, story, tmp_path, stage.setting.console)
+    leaves_a_report(tmp_path, "killed", outcome)
+
+
+def leaves_a_report(folder: Path, name: str, outcome: Outcome) -> None:
+    told = json.loads((folder / f"{name}.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert [one["what"] for one in told["promises"]] == [one.what for one in outcome.promises]
+    assert told["kept"] == outcome.is_kept
+    assert {"command", "commit", "date"} <= told.keys()
+    assert sum(row["requests"] for row in told["seconds"]) > 0
+    with Image.open(folder / f"{name}.png") as picture:
+        assert picture.size[0] > 1000
+
+
+# verdicts, on numbers made by hand
+
+
+SWAPS = swaps.Figures(
+    asked=20, done=20, requests=900, failed=0, wrong=0, ratio=1.4, triton_growth=1.0, gateway_growth=-0.5, astray=0
+)
+OVERLOAD = overload.Figures(
+    requests=9000,
+    refused=6000,
+    other=0,
+    without_retry_after=0,
+    failed_before=0,
+    wrong=0,
+    answered_share=1.1,
+    accepted_p99_ms=1900.0,
+    refused_p99_ms=2010.0,
+    bound_ms=2500.0,
+    recovery_s=1.5,
+    gateway_peak=12.0,
+    gateway_creep=1.0,
+)
+TRITON = killed.Fault("triton", at_s=10.0, outage_s=4.0, not_answered={"503": 90}, not_allowed=0)
+LOG = killed.Log(answered=1000, cut_off=2, stored=950, counted=51.0)
+KILLED = killed.Figures(faults=[TRITON], wrong=0, without_retry_after=0, failed_in_peace=0, log=LOG, missing=0, left_mib=0.0)
+
+
+def broken_by(promises: list[Promise]) -> list[str]:
+    return [promise.what for promise in promises if not promise.is_kept]
+
+
+def test_good_numbers_break_no_promise() -> None:
+    assert broken_by([*swaps.judge(SWAPS), *overload.judge(OVERLOAD), *killed.judge(KILLED)]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        ({"done": 19}, "swaps that were not done"),
+        ({"requests": 0}, "requests during swaps"),
+        ({"failed": 1}, "failed answers"),
+        ({"wrong": 1}, "wrong answers"),
+        ({"ratio": 2.1}, "P99 during swaps / steady"),
+        ({"ratio": nan}, "P99 during swaps / steady"),
+        ({"ratio": inf}, "P99 during swaps / steady"),
+        ({"triton_growth": 120.0}, "Triton grows by"),
+        ({"gateway_growth": 60.0}, "the gateway grows by"),
+        ({"astray": 1}, "of table, registry, gateway and Triton, do not name the last version"),
+    ],
+)
+def test_swaps_are_judged(change: dict[str, float], promise: str) -> None:
+    assert broken_by(swaps.judge(SWAPS._replace(**change))) == [promise]
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        ({"requests": 0}, "requests in the overload"),
+        ({"refused": 0}, "refused with 503: it was one"),
+        ({"other": 1}, "neither 200 nor 503"),
+        ({"without_retry_after": 1}, "503 without Retry-After"),
+        ({"failed_before": 1}, "refused or failed before the overload"),
+        ({"wrong": 1}, "wrong answers"),
+        ({"answered_share": 0.1}, "answered in the overload, of capacity"),
+        ({"accepted_p99_ms": 2600.0}, "P99 of the answered ones in the overload"),
+        ({"accepted_p99_ms": nan}, "P99 of the answered ones in the overload"),
+        ({"refused_p99_ms": 9000.0}, "P99 of the refused ones"),
+        ({"recovery_s": 8.0}, "P99 is normal again after"),
+        ({"recovery_s": inf}, "P99 is normal again after"),
+        ({"gateway_peak": 90.0}, "the gateway grows at most by"),
+        ({"gateway_creep": 20.0}, "the gateway creeps, within the overload, by"),
+    ],
+)
+def test_an_overload_is_judged(change: dict[str, float], promise: str) -> None:
+    assert broken_by(overload.judge(OVERLOAD._replace(**change))) == [promise]
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        ({"faults": [TRITON, TRITON._replace(outage_s=40.0)]}, "Triton killed, 2 x: longest outage"),
+        ({"faults": [TRITON, TRITON._replace(outage_s=inf)]}, "Triton killed, 2 x: longest outage"),
+        ({"faults": [TRITON._replace(not_allowed=1)]}, "  ended otherwise than allowed"),
+        ({"faults": [TRITON._replace(not_answered={})]}, "not answered: it was felt"),
+        ({"wrong": 1}, "wrong answers"),
+        ({"without_retry_after": 1}, "503 without Retry-After"),
+        ({"failed_in_peace": 1}, "refused or failed before the first kill"),
+        ({"log": LOG._replace(stored=940)}, "answers neither in the prediction log nor counted as lost"),
+        ({"log": LOG._replace(counted=54.0)}, "answers neither in the prediction log nor counted as lost"),
+        ({"log": LOG._replace(counted=nan)}, "answers neither in the prediction log nor counted as lost"),
+        ({"missing": 1}, "processes that are not there at the end"),
+        ({"left_mib": 2.0}, "shared memory left behind by the killed"),
+    ],
+)
+def test_kills_are_judged(change: dict[str, object], promise: str) -> None:
+    assert broken_by(killed.judge(KILLED._replace(**change))) == [promise]
+
+
+def test_the_command_ends_with_1_when_a_promise_was_broken(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story("by hand", traffic_of([200]), [Sample(0.0, 40.0, 400.0, 200.0, 2)], [], [])
+    for figures, code in ((SWAPS, 0), (SWAPS._replace(wrong=1), 1)):
+        found = Outcome("made-up", "by hand", swaps.judge(figures), [], {}), story
+        monkeypatch.setattr(drill, "DRILLS", {"made-up": drill.Drill("by hand", lambda *_, found=found: found)})
+        asked = drill.arguments().parse_args(["made-up", "--out", str(tmp_path), "--texts", str(ROOT / drill.TEXTS)])
+        assert drill.play(asked, params, Console(file=io.StringIO())) == code
+        assert json.loads((tmp_path / "made-up.json").read_text())["kept"] is not bool(code)
+
+
+# what the figures are made of
+
+
+def traffic_of(status: list[int], took_ms: list[float] | None = None, per_s: float = 10.0) -> Traffic:
+    """Requests with even gaps, the first at second 100 of the clock."""
+    at_s = 100.0 + np.arange(len(status)) / per_s
+    took = np.array(took_ms or [10.0] * len(status), dtype=np.float32)
+    return Traffic(at_s, np.array(status, dtype=np.int16), took, np.zeros(len(status), dtype=np.float32), 0, [], 100.0)
+
+
+def says(label: str, confidence: float) -> list[tuple[str, int, str]]:
+    return [("the kettle leaks", 2, f"{label} {confidence}")]
+
+
+def test_an_answer_is_wrong_when_another_version_would_have_given_it() -> None:
+    right = {2: Right(["damaged", "return"], np.array([[0.80, 0.20]])), 1: Right(["damaged", "return"], np.array([[0.95, 0.05]]))}
+
+    def offline(version: int, texts: list[str]) -> Right:
+        assert texts == ["the kettle leaks"]
+        return right[version]
+
+    assert wrong_answers(says("damaged", 0.805), offline, 0.01) == []
+    assert len(wrong_answers(says("damaged", 0.95), offline, 0.01)) == 1
+    assert len(wrong_answers(says("return", 0.20), offline, 0.01)) == 1
+    assert len(wrong_answers(says("unheard_of", 0.80), offline, 0.01)) == 1
+    assert len(wrong_answers(says("damaged", nan), offline, 0.01)) == 1
+
+
+def test_of_two_classes_that_are_as_probable_either_is_right() -> None:
+    tie = Right(["damaged", "return"], np.array([[0.505, 0.495]]))
+    assert wrong_answers(says("return", 0.497), lambda _version, _texts: tie, 0.01) == []
+    assert len(wrong_answers(says("return", 0.497), lambda _version, _texts: tie, 0.001)) == 1
+
+
+def test_recovery_is_counted_to_the_first_whole_window_that_is_normal() -> None:
+    slow = traffic_of([200] * 100, [900.0] * 30 + [10.0] * 70)  # 3 s slow, then quick
+    assert overload.seconds_until_normal(slow, 100.0, 50.0) == pytest.approx(3.0)
+    refused = traffic_of([503] * 45 + [200] * 55)
+    assert overload.seconds_until_normal(refused, 100.0, 50.0) == pytest.approx(4.5)
+    assert overload.seconds_until_normal(traffic_of([200] * 100), 100.0, 50.0) == 0
+    assert overload.seconds_until_normal(traffic_of([503] * 100), 100.0, 50.0) == inf
+
+
+def test_an_outage_lasts_from_the_kill_to_the_last_request_that_was_not_answered() -> None:
+    kills = [killed.Kill("triton", 102.0, 1.0), killed.Kill("gateway", 106.0, 1.0)]
+    sent = traffic_of([200] * 19 + [503] * 10 + [200] * 31 + [LOST, *[REFUSED] * 9] + [200] * 30)
+    triton, gateway = killed.as_seen(kills, sent, on_the_way_s=0.5)
+    assert triton.outage_s == pytest.approx(0.8)
+    assert (triton.not_answered, triton.not_allowed) == ({"503": 10}, 0)
+    assert gateway.outage_s == pytest.approx(0.9)
+    assert (gateway.not_answered, gateway.not_allowed) == ({"no connection": 9, "connection lost": 1}, 0)
+
+
+def test_who_still_fails_at_the_end_never_came_back_and_a_timeout_is_never_allowed() -> None:
+    half = traffic_of([200, 503] * 40)
+    (fault,) = killed.as_seen([killed.Kill("model", 102.0, inf)], half, on_the_way_s=0.5)
+    assert fault.outage_s == inf
+    (fault,) = killed.as_seen([killed.Kill("model", 102.0, 1.0)], half, on_the_way_s=0.5)
+    assert fault.outage_s == inf
+    (fault,) = killed.as_seen(
+        [killed.Kill("gateway", 102.0, 1.0)], traffic_of([200] * 20 + [TIMEOUT] + [200] * 40), on_the_way_s=0.5
+    )
+    assert fault.not_allowed == 1
+
+
+def test_swaps_are_cut_into_about_equal_blocks() -> None:
+    assert swaps.block_sizes(1000) == [50] * 20
+    assert swaps.block_sizes(32) == [7, 7, 6, 6, 6]
+    assert swaps.block_sizes(3) == [3]
+    assert swaps.block_sizes(1) == [1]
+
+
+def test_a_block_is_held_against_the_quiet_before_and_after_it() -> None:
+    took_ms = [10.0] * 50 + [40.0] * 50 + [20.0] * 60
+    blocks = [swaps.Block(105.0, 110.0, [{}] * 4)]
+    assert swaps.ratios(blocks, traffic_of([200] * 160, took_ms)) == [(40.0, 20.0)]
+    failing = traffic_of([200] * 60 + [503] + [200] * 99, took_ms)
+    assert swaps.ratios(blocks, failing)[0][0] == inf
+
+
+def test_growth_is_the_slope_of_the_second_half_of_the_quiet_stretches() -> None:
+    blocks = [swaps.Block(110.0 + 20 * n, 120.0 + 20 * n, [{}] * 10) for n in range(4)]
+    samples = [Sample(100.0 + n, 40.0 + max(0, n - 50), 0.0, 200.0, 2) for n in range(100)]  # MiB: one a second after 50 s
+    levels = swaps.levels_of(blocks, traffic_of([200] * 1000), samples, "triton")
+    assert levels[0] == 40.0
+    assert swaps.slope_of(blocks, levels) == pytest.approx(200.0, rel=0.1)  # 20 s and 10 swaps from quiet to quiet
+    assert swaps.slope_of(blocks, swaps.levels_of(blocks, traffic_of([200] * 1000), samples, "gateway")) == 0
+
+
+def test_a_slope_is_not_moved_by_one_odd_level_and_is_nothing_for_one_point() -> None:
+    assert slope([0, 1, 2, 3, 4, 5, 6], [1.0, 2.0, 90.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(1.0)
+    assert np.isnan(slope([0], [1.0]))
+    assert np.isnan(middle([], "triton", 0.0, 1.0))

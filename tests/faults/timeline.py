@@ -1,0 +1,177 @@
+"""The time line of a drill: latency, statuses and memory second by second, with the faults marked; as a picture and as rows."""
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from pipeline.charts import GREEN, GREY, RUST
+from pipeline.records import written_whole
+from serving.loadtest.result import percentile
+from tests.faults.memory import Sample
+from tests.faults.traffic import Traffic
+
+AMBER, SHADE = "#d9a441", "#f3e3d3"
+BINS = 400  # at most so many on the time axis
+MANY = 5000  # dots
+SHARES = ((200, "answered", GREEN), (503, "503, try again", AMBER), (0, "anything else", RUST))
+
+
+class Mark(NamedTuple):
+    """Something that was done to the servers."""
+
+    name: str  # drawn beside the mark; "": only shaded
+    since_s: float  # of the monotonic clock
+    until_s: float
+
+
+class Line(NamedTuple):
+    """A latency to compare with."""
+
+    name: str
+    ms: float
+
+
+class Story(NamedTuple):
+    """All that the picture shows."""
+
+    title: str
+    traffic: Traffic
+    samples: Sequence[Sample]
+    marks: Sequence[Mark]
+    lines: Sequence[Line]
+
+    @property
+    def zero_s(self) -> float:
+        """Where the time axis begins."""
+        return float(self.traffic.at_s[0])
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of one bin."""
+        return float(max(1, ceil((self.traffic.at_s[-1] - self.zero_s) / BINS)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a bin."""
+        return rows(self)
+
+    def draw(self, path: Path) -> None:
+        """The picture, as PNG."""
+        draw(self, path)
+
+
+class Told(Protocol):
+    """A time line of any kind, as rows and as a picture."""
+
+    def rows(self) -> list[dict[str, Any]]: ...
+
+    def draw(self, path: Path) -> None: ...
+
+
+def rows(story: Story) -> list[dict[str, Any]]:
+    """One row a bin: requests by how they ended, P50 and P99 of the answered ones (ms), memory (MiB)."""
+    traffic, step_s = story.traffic, story.step_s
+    bins = ((traffic.at_s - story.zero_s) // step_s).astype(np.int64)
+    made = []
+    for number in np.unique(bins):
+        own = bins == number
+        good = traffic.took_ms[own & traffic.ok]
+        since_s = story.zero_s + number * step_s
+        row = {"at_s": float(number * step_s), "requests": int(own.sum()), "status": traffic.by_status(own)}
+        row |= {"p50_ms": percentile(good, 50), "p99_ms": percentile(good, 99)}
+        made.append(row | _memory(story.samples, since_s, since_s + step_s))
+    return made
+
+
+def draw(story: Story, path: Path) -> None:
+    """The picture, as PNG."""
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    latency, statuses, memory = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
+    figure.suptitle(story.title)
+    table = rows(story)
+    _draw_latency(latency, story, table)
+    _draw_statuses(statuses, story, table)
+    _draw_memory(memory, story)
+    for axes in (latency, statuses, memory):
+        for mark in story.marks:
+            axes.axvspan(mark.since_s - story.zero_s, mark.until_s - story.zero_s, color=SHADE, linewidth=0, zorder=0)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for mark in story.marks:
+        latency.annotate(
+            mark.name,
+            (mark.since_s - story.zero_s, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -3),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color=RUST,
+            rotation=90,
+        )
+    memory.set_xlabel("seconds; a request stands at the time at which it was meant to be sent, and its latency counts from there")
+    memory.set_xlim(0, table[-1]["at_s"] + story.step_s)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+def _draw_latency(axes: Axes, story: Story, table: Sequence[dict[str, Any]]) -> None:
+    at_s = [row["at_s"] + story.step_s / 2 for row in table]
+    refused = story.traffic.status == 503
+    for among, colour, name in ((refused, AMBER, "a 503"), (story.traffic.ok, GREY, "an answer")):
+        shown = np.flatnonzero(among)
+        axes.plot(
+            story.traffic.at_s[shown] - story.zero_s,
+            story.traffic.took_ms[shown],
+            "o",
+            markersize=1.6 if len(shown) < MANY else 0.6,
+            markeredgewidth=0,
+            color=colour,
+            alpha=0.5 if len(shown) < MANY else 0.2,
+            rasterized=True,
+        )
+        axes.plot([], [], "o", markersize=3, color=colour, label=name) if len(shown) else None
+    for key, colour, name in (("p50_ms", "black", "P50 of answers"), ("p99_ms", GREEN, "P99 of answers")):
+        axes.plot(at_s, [row[key] for row in table], color=colour, linewidth=1.4, label=name)
+    for line, style in zip(story.lines, (":", "--", "-."), strict=False):
+        axes.axhline(line.ms, color=RUST, linewidth=1, linestyle=style, label=f"{line.name}: {line.ms:.0f} ms")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("latency, ms")
+
+
+def _draw_statuses(axes: Axes, story: Story, table: Sequence[dict[str, Any]]) -> None:
+    at_s = [row["at_s"] + story.step_s / 2 for row in table]
+    floor = np.zeros(len(table))
+    for status, name, colour in SHARES:
+        counts = np.array([_count(row["status"], status) for row in table]) / story.step_s
+        if status == 200 or counts.any():
+            axes.bar(at_s, counts, story.step_s, bottom=floor, color=colour, linewidth=0, label=name)
+        floor += counts
+    axes.set_ylabel("requests/s")
+
+
+def _count(named: dict[str, int], status: int) -> int:
+    """Requests of this status; of 0: all that are neither answered nor told to try again."""
+    return named.get(str(status), 0) if status else sum(n for name, n in named.items() if name not in ("200", "503"))
+
+
+def _draw_memory(axes: Axes, story: Story) -> None:
+    at_s = [one.at_s - story.zero_s for one in story.samples]
+    for kind, colour, name in (("triton", GREEN, "Triton"), ("gateway", "black", "gateway"), ("models", GREY, "model processes")):
+        axes.plot(at_s, [getattr(one, kind) for one in story.samples], color=colour, linewidth=1.4, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("resident MiB")
+
+
+def _memory(samples: Sequence[Sample], since_s: float, until_s: float) -> dict[str, float]:
+    own = [one for one in samples if since_s <= one.at_s < until_s]
+    return {f"{kind}_mib": round(getattr(own[-1], kind), 1) for kind in ("triton", "models", "gateway")} if own else {}

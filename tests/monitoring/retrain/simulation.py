@@ -1,0 +1,474 @@
+"""Receiver, decisions and controllers in one thread, under a clock and faults drawn from a seed; and a check of every promise.
+
+The journal is the real one, on SQLite in memory. Controllers die before and after every commit and between the parts of every
+step, fall silent for longer than their lease and go on; webhooks come twice, late, in any order; clocks jump; machines restart.
+
+    python -m tests.monitoring.retrain.simulation --seeds 10000          every seed from 0; prints those that broke a promise
+    python -m tests.monitoring.retrain.simulation --seed 4711 --tell     one seed, with everything that happened
+"""
+
+import argparse
+import gc
+import json
+import random
+import sqlite3
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from monitoring.retrain.clock import Moment
+from monitoring.retrain.controller import Controller
+from monitoring.retrain.decide import Harm, Past, Situation
+from monitoring.retrain.heard import Heard, enter
+from monitoring.retrain.journal import Held, Job, Journal
+from monitoring.retrain.metrics import ControllerMetrics
+from monitoring.retrain.verdict import Verdict
+from monitoring.retrain.work import Beat, Done, May
+from pipeline.errors import ToolError
+from pipeline.params import Params, Retrain, load_params
+from serving.retrain_tables import alerts, decisions, retrain_steps, retrains
+from serving.state import UNIQUE_ROLES, add_release, metadata, promote, releases, roles, routing
+from tests.faults.history import History, broken
+
+EVENTS, ROUNDS = 10, 6
+QUICK = {
+    "settle_s": 20, "cooldown_s": 3600, "patience_s": 30_000, "budget_s": 3000, "min_labels": 50, "lease_s": 60, "attempts": 3,
+    "retry_s": 30, "poll_s": 5,
+}  # fmt: skip
+NAMES = ("EvergreenDrift", "EvergreenWindowDrift", "EvergreenAccuracyHarm", "EvergreenReferenceOld", "'; DROP TABLE alerts; --")
+METRICS = ControllerMetrics()
+TABLES = (alerts, decisions, retrains, retrain_steps, releases, routing)
+ROWS = {table: namedtuple(table.name, table.columns.keys()) for table in TABLES}  # type: ignore[misc]
+IS_OPEN = (
+    "SELECT EXISTS (SELECT 1 FROM decisions WHERE verdict = 'waiting') OR EXISTS (SELECT 1 FROM retrains WHERE state = 'running')"
+)
+
+
+class Crash(BaseException):
+    """kill -9."""
+
+
+class BrokenError(BaseException):
+    """A promise was not kept; no `except Exception` of the code under test may hide it."""
+
+
+class World:
+    """Everything outside of the code under test; `rng` draws all that happens."""
+
+    def __init__(self, seed: int, connection: sa.Connection, settings: Retrain, tell: Callable[[str], None]) -> None:
+        self.rng = random.Random(seed)  # noqa: S311 (no secret)
+        self.connection, self.settings, self.tell = connection, settings, tell
+        self.sqlite = driver(connection)  # the same database, for those who watch
+        self.true_s, self.shift_s, self.boots, self.booted_s = 1e9, 0.0, 0, 1e9 - 50_000
+        self.acting, self.depth, self.is_calm = "", 0, False
+        self.crash_share = self.rng.choice([0.0, 0.02, 0.1])
+        self.names = {place: place for place in "AB"}  # of the controllers that live
+        self.lives = 0
+        self.controllers = {place: self.controller(place) for place in "AB"}
+        self.posted: list[Heard] = []  # what Alertmanager has to say
+        self.acknowledged: set[tuple[str, float, str]] = set()
+        self.passed: dict[int, bool] = {}
+        self.children: dict[int, float] = {}  # dvc repro by retrain: when it ends
+        self.runs: dict[int, list[str]] = {}  # of MLflow by retrain: their status
+        self.began: dict[int, tuple[float, int]] = {}  # by retrain: true time, and in which boot
+        self.ended: dict[int, tuple[float, int]] = {}
+        self.labels = self.rng.choice([0, 10, 80])
+
+    # --- time
+
+    def now(self) -> Moment:
+        return Moment(self.true_s + self.shift_s, self.true_s - self.booted_s, f"boot {self.boots}")
+
+    def pass_time(self, seconds: float) -> None:
+        self.true_s += seconds
+
+    # --- the journal, and death before or after each commit
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        with self.connection.begin():
+            yield self.connection
+            self.may_die("before a commit")
+        self.may_die("after a commit")
+
+    def may_die(self, where: str) -> None:
+        if not self.is_calm and self.rng.random() < self.crash_share:
+            self.tell(f"  {self.acting} dies {where}")
+            raise Crash
+
+    def controller(self, place: str) -> Controller:
+        self.lives += 1
+        self.names[place] = f"{place}{self.lives}"
+        return Controller(
+            WatchedJournal(self),
+            FakeWork(self),
+            self.situation,
+            self.settings,
+            clock=self.now,
+            owner=self.names[place],
+            metrics=METRICS,
+            keeping=lambda _held: nullcontext(),
+            is_ending=lambda: not self.is_calm and self.rng.random() < 0.02,
+        )
+
+    def situation(self, connection: sa.Connection, past: list[Past]) -> Situation:
+        champion = roles(connection).get("champion")
+        harm = Harm(self.rng.random() < 0.6, self.rng.random() < 0.1)
+        return Situation(
+            champion, "first", self.rng.choice(["first", *(f"commit {n}" for n in range(5))]), past, self.labels, harm
+        )
+
+    # --- what happens
+
+    def live(self) -> None:
+        """Some events, then peace until nothing is open, then the promises."""
+        events = [
+            (6, self.post_new), (10, self.deliver), (8, self.look), (9, self.work), (4, self.wait), (2, self.label),
+            (1, self.jump), (1, self.restart), (1, self.kill_child), (2, self.finish),
+        ]  # fmt: skip
+        weights, actions = [weight for weight, _ in events], [action for _, action in events]
+        for action in self.rng.choices(actions, weights, k=EVENTS):
+            action()
+            self.observe()
+        for _ in range(ROUNDS):  # what has begun goes on, and the trouble too
+            for action in (self.look, self.work, self.rng.choices(actions, weights)[0]):
+                action()
+                self.observe()
+            self.pass_time(31)
+        self.settle()
+        self.check()
+
+    def settle(self) -> None:
+        self.is_calm = True
+        self.close()
+        if self.rng.random() < 0.5:
+            self.jump()
+        for _ in range(2):  # soon after a retrain, perhaps
+            self.post_new()
+        self.close()
+        self.pass_time(self.settings.lease_s)
+        self.work()
+
+    def close(self) -> None:
+        """All is delivered, and worked on until nothing waits and nothing runs."""
+        for heard in self.posted:
+            if heard[:3] not in self.acknowledged:
+                self.receive([heard])
+        for _ in range(200):
+            self.look()
+            self.work()
+            self.observe()
+            if self.sqlite.execute(IS_OPEN).fetchone() == (0,):
+                break
+            self.pass_time(self.rng.choice([61, 5000, 31_000]))
+
+    def post_new(self) -> None:
+        episode, began = f"f{self.rng.randrange(6)}", self.true_s + self.rng.choice([0, -30, 0.5, 7200])
+        champion = self.champion()
+        version = self.rng.choice([champion] * 8 + [champion + 1, "../1"])
+        labels = {"alertname": self.rng.choices(NAMES, [6, 3, 4, 1, 1])[0], "version": str(version)}
+        told = [Heard(episode, began, status, json.dumps({"labels": labels})) for status in ("firing", "resolved")]
+        self.posted += told if self.rng.random() < 0.25 else told[:1]
+        self.tell(f"alert {episode} {labels}, {len(self.posted)} messages")
+
+    def deliver(self) -> None:
+        """Some of the messages, of any age, possibly for the tenth time."""
+        if self.posted:
+            recent = self.posted[-4:]
+            self.receive(self.rng.sample(recent, self.rng.randint(1, len(recent))) + self.rng.choices(self.posted, k=1))
+
+    def receive(self, heard: list[Heard]) -> None:
+        """The receiver: 2xx after the commit, or nothing."""
+        self.acting = "receiver"
+        try:
+            with self.begin() as connection:
+                enter(connection, heard, self.now().wall)
+        except Crash:
+            return
+        self.acknowledged |= {one[:3] for one in heard}
+
+    def look(self) -> None:
+        for made in self.run(self.rng.choice("AB"), lambda controller: controller.look()) or ():
+            self.tell(f"decided: {made.outcome} {made.reason}")
+
+    def work(self) -> None:
+        self.run(self.rng.choice("AB"), lambda controller: controller.advance())
+
+    def run(self, place: str, do: Callable[[Controller], Any]) -> Any:
+        """A controller that dies is replaced by another, which knows nothing."""
+        before = self.acting
+        self.acting = self.names[place]
+        try:
+            return do(self.controllers[place])
+        except Crash:
+            self.controllers[place] = self.controller(place)
+            return None
+        finally:
+            self.acting = before
+
+    def stall(self) -> None:
+        """In the middle of a step: the controller dies, or pauses while others go on."""
+        self.may_die("at work")
+        if self.is_calm or self.depth or self.rng.random() > 0.15:
+            return
+        self.depth += 1
+        acting = self.acting
+        self.tell(f"  {acting} falls silent")
+        for _ in range(3):
+            self.pass_time(self.rng.choice([10, 61, 200]))
+            other = "B" if acting.startswith("A") else "A"
+            self.run(other, lambda controller: controller.look() if self.rng.random() < 0.3 else controller.advance())
+            self.observe()
+        self.acting = acting
+        self.depth -= 1
+        self.tell(f"  {acting} goes on")
+
+    def wait(self) -> None:
+        self.pass_time(self.rng.choice([5, 61, 61, 61, 400, 4000]))
+
+    def finish(self) -> None:
+        """Alerts end."""
+        ended = [one._replace(status="resolved") for one in self.posted]
+        if ended:
+            self.posted.append(self.rng.choice(ended))
+
+    def label(self) -> None:
+        self.labels = self.rng.choice([0, 10, 80])
+
+    def jump(self) -> None:
+        self.shift_s += self.rng.choice([-90_000, -3600, 3600, 90_000])
+        self.tell("the wall clock is set")
+
+    def restart(self) -> None:
+        """The machine: nobody survives."""
+        self.boots += 1
+        self.pass_time(30)
+        self.booted_s = self.true_s
+        self.children.clear()
+        self.controllers = {place: self.controller(place) for place in "AB"}
+        self.tell("the machine restarts")
+
+    def kill_child(self) -> None:
+        if self.children:
+            self.children.pop(self.rng.choice(list(self.children)))
+            self.tell("dvc repro is killed")
+
+    def observe(self) -> None:
+        """What became of retrains, in true time."""
+        for id, state in self.sqlite.execute("SELECT id, state FROM retrains ORDER BY id"):
+            if id not in self.began:
+                self.began[id] = (self.true_s, self.boots)
+                self.check_start(id)
+            if state != "running" and id not in self.ended:
+                self.ended[id] = (self.true_s, self.boots)
+
+    def rows(self, table: sa.Table) -> list[Any]:
+        """All there is in a table, in order."""
+        return [ROWS[table](*row) for row in self.sqlite.execute(f"SELECT * FROM {table.name} ORDER BY 1")]  # noqa: S608 (our own)
+
+    def champion(self) -> int:
+        """By the release table."""
+        (version,) = self.sqlite.execute("SELECT version FROM releases WHERE role = 'champion'").fetchone()
+        return int(version)
+
+    # --- promises
+
+    def check_start(self, id: int) -> None:
+        if any(other not in self.ended for other in self.began if other != id):
+            raise BrokenError("P3: a retrain began while another ran")
+        rest = min((self.true_s - at for at, _ in self.ended.values()), default=None)
+        if rest is not None and rest < self.settings.cooldown_s:
+            raise BrokenError(f"cool-down: a retrain began {rest} s after another ended")
+        day = [other for other in self.ended if self.true_s - self.began[other][0] < 86_400]
+        spent = sum(self.ended[o][0] - self.began[o][0] for o in day if self.ended[o][1] == self.began[o][1])
+        if spent >= self.settings.budget_s:
+            raise BrokenError(f"budget: a retrain began after {spent} s of compute in a day")
+
+    def check_owner(self, job: Job) -> None:
+        """Whoever has just written to the release table is the owner by the journal, in the same transaction."""
+        row = self.sqlite.execute("SELECT owner, state FROM retrains WHERE id = ?", (job.id,)).fetchone()
+        if row != (self.acting, "running"):
+            raise BrokenError(f"P3: {self.acting} wrote, and the journal says {row}")
+
+    def check(self) -> None:
+        heard, decided, run, steps, made = (self.rows(table) for table in (alerts, decisions, retrains, retrain_steps, releases))
+        history = History(
+            frozenset(self.acknowledged),
+            1,
+            heard,
+            decided,
+            run,
+            steps,
+            {row.version: row.content_digest for row in made},
+            {row.role: row.version for row in made if row.role in UNIQUE_ROLES},
+            running=sum(status == "RUNNING" for runs in self.runs.values() for status in runs),
+        )
+        for words in broken(history):
+            raise BrokenError(words)
+        if any(row.state == "done" and not self.passed.get(row.id) for row in run):
+            raise BrokenError("P4: published without having passed the gate")
+        if self.children:
+            raise BrokenError("a run of the pipeline outlived its retrain")
+
+
+class WatchedJournal(Journal):
+    """The journal, and somebody who looks whether a lease was over when another took the retrain."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.begin, "evergreen")
+        self.world = world
+
+    def claim(self, owner: str, now: Moment, *, lease_s: float) -> tuple[Held, Job] | None:
+        leases = self.world.sqlite.execute("SELECT lease_mono, lease_boot FROM retrains WHERE state = 'running'").fetchall()
+        claimed = super().claim(owner, now, lease_s=lease_s)
+        if claimed and any(boot == now.boot and now.mono < end for end, boot in leases):
+            raise BrokenError("P3: a retrain was taken before its lease was over")
+        return claimed
+
+
+class FakeWork:
+    """Steps that take time, fail, and can be done again."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def collect(self, job: Job) -> Done:
+        self._trouble(0.05)
+        for id in [id for id in self.world.children if id != job.id]:  # the tree of another retrain is taken away
+            self.world.children.pop(id)
+        return Done("collected", {"labels": self.world.labels, "feedback_upto": 0})
+
+    def reproduce(self, job: Job, beat: Beat) -> Done:
+        world = self.world
+        if job.id not in world.children and "FINISHED" not in world.runs.get(job.id, []):
+            if world.children:
+                raise BrokenError("P3: two runs of the pipeline at once")
+            world.children[job.id] = world.true_s + world.rng.choice([20, 90, 200])
+            world.runs.setdefault(job.id, []).append("RUNNING")
+            world.tell(f"  dvc repro for retrain {job.id}")
+        world.stall()
+        while job.id in world.children and world.true_s < world.children[job.id]:
+            beat("stage train")
+            world.pass_time(40)
+            if world.rng.random() < 0.1:
+                world.kill_child()
+            world.stall()
+        if world.children.pop(job.id, None) is None and "FINISHED" not in world.runs[job.id]:
+            raise ToolError("dvc repro", "it was killed", "again")
+        world.runs[job.id][-1] = "FINISHED"
+        return Done("made", {})
+
+    def gate(self, job: Job) -> Verdict:
+        self._trouble(0.05)
+        passed = self.world.passed.setdefault(job.id, self.world.rng.random() < 0.75)
+        return Verdict(passed, ("better" if passed else "worse on the old slice",), {"p": 0.5})
+
+    def publish(self, job: Job, may: May) -> Done:
+        self._trouble(0.1)
+        with self.world.begin() as connection:
+            may(connection)
+            release = add_release(connection, job.id + 1, f"content {job.id}")
+            self.world.check_owner(job)
+        self.world.stall()
+        return Done("published", {"version_out": release.version})
+
+    def swap(self, job: Job, may: May) -> Done:
+        self._trouble(0.05)
+        assert job.version_out is not None
+        with self.world.begin() as connection:
+            may(connection)
+            promote(connection, job.version_out)
+            self.world.check_owner(job)
+        return Done("swapped", {})
+
+    def is_champion(self, job: Job) -> bool:
+        return self.world.champion() == job.version_out
+
+    def clean(self, job: Job) -> None:
+        self.world.children.pop(job.id, None)
+
+    def sweep(self, live: int | None) -> int:
+        self.world.may_die("sweeping")
+        for id in [id for id in self.world.children if id != live]:
+            self.world.children.pop(id)
+        found = 0
+        for id, runs in self.world.runs.items():
+            for number, status in enumerate(runs):
+                if status == "RUNNING" and (id not in self.world.children or number < len(runs) - 1):
+                    runs[number] = "KILLED"
+                    found += 1
+        return found
+
+    def _trouble(self, share: float) -> None:
+        self.world.stall()
+        if not self.world.is_calm and self.world.rng.random() < share:
+            raise OSError("no space left on device")
+
+
+@contextmanager
+def database() -> Iterator[sa.Connection]:
+    """SQLite in memory with all tables; nothing is logged."""
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    metadata.create_all(engine)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    gc.freeze()  # what was imported is not looked through again and again
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        gc.unfreeze()
+        structlog.reset_defaults()
+        engine.dispose()
+
+
+def driver(connection: sa.Connection) -> sqlite3.Connection:
+    """SQLite itself: who only watches needs no layer above it."""
+    below = connection.connection.driver_connection
+    assert isinstance(below, sqlite3.Connection)
+    return below
+
+
+def simulate(seed: int, connection: sa.Connection, settings: Retrain, tell: Callable[[str], None] = lambda _line: None) -> World:
+    """One seed on an emptied database; raises `BrokenError`, or whatever the code under test does not survive."""
+    driver(connection).executescript(";".join(f"DELETE FROM {table.name}" for table in TABLES))  # noqa: S608 (our own names)
+    with connection.begin():
+        connection.execute(routing.insert().values(id=1, revision=0, challenger_weight=0, shadow_share=0, salt=""))
+        add_release(connection, 1, "first")
+    world = World(seed, connection, settings, tell)
+    world.live()
+    return world
+
+
+def quick(params: Params) -> Retrain:
+    return params.retrain.model_copy(update=QUICK)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--tell", action="store_true")
+    args = parser.parse_args()
+    settings, broken, begun = quick(load_params()), 0, time.monotonic()
+    seeds = range(args.seeds) if args.seed is None else [args.seed]
+    with database() as connection:
+        for seed in seeds:
+            try:
+                simulate(seed, connection, settings, print if args.tell else lambda _line: None)
+            except (Exception, BrokenError) as error:
+                broken += 1
+                print(f"seed {seed}: {type(error).__name__}: {error}")
+                if args.seed is not None:
+                    raise
+    print(f"{len(seeds)} seeds, {broken} broke a promise, {time.monotonic() - begun:.1f} s")
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The journal on SQLite and PostgreSQL: one of each, whoever writes; a stale owner writes nothing."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from monitoring.retrain.clock import Moment
+from monitoring.retrain.decide import Decision, Episode, Past
+from monitoring.retrain.heard import Heard, enter, unseen
+from monitoring.retrain.journal import STEPS, Held, Journal, StaleError, history, holds
+from serving.retrain_tables import alerts, decisions, retrain_steps, retrains
+
+NOW = Moment(1_790_000_000.0, 5000.0, "boot")
+NASTY = "'; DROP TABLE alerts; --\n\x00\ud800"
+
+
+def after(seconds: float) -> Moment:
+    return Moment(NOW.wall + seconds, NOW.mono + seconds, NOW.boot)
+
+
+def heard(name: str = "a", status: str = "firing", **labels: Any) -> Heard:
+    body = json.dumps({"labels": {"alertname": "EvergreenDrift", "version": "1"} | labels})
+    return Heard(name, 1_789_999_000.5, status, body)  # type: ignore[arg-type]
+
+
+def start_all(_connection: sa.Connection, episodes: list[Episode], past: list[Past]) -> list[Decision]:
+    """The first that waits starts a retrain, the others join it."""
+    running = next((one.id for one in past if one.state == "running"), None)
+    made = []
+    for number, episode in enumerate(episodes):
+        if running is None and number == 0:
+            made.append(Decision(episode.id, "started", "harm", {"head": "abc", "champion": 1}))
+        else:
+            made.append(Decision(episode.id, "joined", "running", {}, running))
+    return made
+
+
+def tell(engine: sa.Engine, *many: Heard) -> None:
+    with engine.begin() as connection:
+        enter(connection, many, NOW.wall)
+
+
+def rows(engine: sa.Engine, table: sa.Table) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(table).order_by(table.c.id)).all())
+
+
+@pytest.fixture
+def journal(state: sa.Engine) -> Journal:
+    return Journal(state.begin, "evergreen")
+
+
+@pytest.fixture
+def engine(state: sa.Engine) -> sa.Engine:
+    return state
+
+
+@pytest.fixture
+def held(journal: Journal, engine: sa.Engine) -> Held:
+    """A retrain that was just taken up."""
+    tell(engine, heard())
+    journal.see(NOW)
+    journal.decide(start_all, NOW)
+    claimed = journal.claim("one", NOW, lease_s=60)
+    assert claimed is not None
+    return claimed[0]
+
+
+def test_an_alert_is_entered_once_and_seen_once(journal: Journal, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        assert enter(connection, [heard("a"), heard("b"), heard("a")], NOW.wall) == 2
+        assert enter(connection, [heard("a"), heard("a", "resolved")], NOW.wall) == 1
+        assert unseen(connection) == 3
+    assert journal.see(NOW) == 3
+    assert journal.see(NOW) == 0
+    assert [(row.fingerprint, row.verdict, row.is_over, row.version) for row in rows(engine, decisions)] == [
+        ("a", "waiting", True, 1), ("b", "waiting", False, 1)
+    ]  # fmt: skip
+    assert all(row.decision_id for row in rows(engine, alerts))
+
+
+def test_an_end_that_comes_later_ends_the_same_episode(journal: Journal, engine: sa.Engine) -> None:
+    tell(engine, heard())
+    journal.see(NOW)
+    tell(engine, heard(status="resolved"))
+    journal.see(after(9))
+    (row,) = rows(engine, decisions)
+    assert (row.is_over, row.heard_mono) == (True, NOW.mono)
+
+
+def test_hostile_labels_are_kept_as_text(journal: Journal, engine: sa.Engine) -> None:
+    tell(engine, heard("x", alertname=NASTY, version="../1"), heard("y", alertname="n" * 9000, version="99999999999"))
+    journal.see(NOW)
+    assert [(len(row.alertname) <= 200, row.version) for row in rows(engine, decisions)] == [(True, 0), (True, 0)]
+    assert json.loads(rows(engine, alerts)[0].body)["labels"]["alertname"] == NASTY
+
+
+def test_a_thousand_alerts_make_one_retrain(journal: Journal, engine: sa.Engine) -> None:
+    tell(engine, *(heard(f"f{number}") for number in range(1200)))
+    while journal.see(NOW):
+        pass
+    made = journal.decide(start_all, NOW)
+    assert [one.outcome for one in made] == ["started"] + ["joined"] * 1199
+    (retrain,) = rows(engine, retrains)
+    assert {row.retrain_id for row in rows(engine, decisions)} == {retrain.id}
+    assert (retrain.git_commit, retrain.version_in, retrain.step, retrain.fence) == ("abc", 1, "collect", 0)
+
+
+def test_deciders_at_the_same_moment_start_one_retrain(journal: Journal, engine: sa.Engine) -> None:
+    tell(engine, *(heard(f"f{number}") for number in range(20)))
+
+    def look(_: int) -> list[Decision]:
+        journal.see(NOW)
+        return journal.decide(start_all, NOW)
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [one for some in pool.map(look, range(8)) for one in some]
+    assert sorted(one.outcome for one in made) == ["joined"] * 19 + ["started"]
+    assert len(rows(engine, retrains)) == 1
+
+
+def test_the_database_refuses_a_second_live_retrain_and_a_second_decision(held: Held, engine: sa.Engine) -> None:
+    live, decision = rows(engine, retrains)[0]._asdict(), rows(engine, decisions)[0]._asdict()
+    for table, row in ((retrains, live | {"id": 99, "decision_id": 99}), (decisions, decision | {"id": 99})):
+        with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+            connection.execute(table.insert().values(row))
+
+
+def test_nobody_gets_a_retrain_before_its_lease_is_over(journal: Journal, held: Held) -> None:
+    assert journal.claim("two", after(59), lease_s=60) is None
+    journal.renew(held, after(59), lease_s=60, progress="stage train")
+    assert journal.claim("two", after(118), lease_s=60) is None
+    assert journal.claim("two", after(119)._replace(wall=0.0), lease_s=60) is not None
+
+
+def test_of_many_that_reach_for_it_one_gets_it(journal: Journal, held: Held) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda number: journal.claim(f"c{number}", after(61), lease_s=60), range(8)))
+    assert len([one for one in claims if one]) == 1
+
+
+def test_a_stale_owner_can_write_nothing(journal: Journal, held: Held, engine: sa.Engine) -> None:
+    journal.begin_step(held, NOW)
+    claimed = journal.claim("two", after(61), lease_s=60)
+    assert claimed is not None
+    before = rows(engine, retrains), rows(engine, retrain_steps)
+    for write in (
+        lambda: journal.renew(held, after(62), lease_s=60),
+        lambda: journal.begin_step(held, after(62)),
+        lambda: journal.end_step(held, after(62), "done"),
+        lambda: journal.put_off(held, after(62), "why", pause_s=1),
+        lambda: journal.end(held, after(62), "done", None, ""),
+        lambda: journal.job(held),
+    ):
+        with pytest.raises(StaleError):
+            write()
+    with pytest.raises(StaleError), engine.begin() as connection:
+        holds(connection, held)
+    with engine.begin() as connection:
+        holds(connection, claimed[0])
+    assert (rows(engine, retrains), rows(engine, retrain_steps)) == before
+    assert [row.outcome for row in before[1]] == ["lost"]
+
+
+def test_steps_follow_one_another_to_the_end(journal: Journal, held: Held, engine: sa.Engine) -> None:
+    for step in STEPS:
+        assert journal.job(held).step == step
+        assert journal.begin_step(held, NOW) == 1
+        if step != "swap":
+            journal.end_step(held, after(1), f"{step} is done", **({"version_out": 2} if step == "publish" else {}))
+    journal.end(held, after(2), "done", None, "served")
+    (row,) = rows(engine, retrains)
+    assert (row.state, row.version_out, row.failure, row.owner, row.ended_mono) == ("done", 2, None, None, NOW.mono + 2)
+    assert [(one.step, one.outcome) for one in rows(engine, retrain_steps)] == [(step, "done") for step in STEPS]
+    assert journal.claim("two", after(500), lease_s=60) is None
+    with engine.connect() as connection:
+        assert history(connection, "evergreen")[0].ended == after(2)
+
+
+def test_what_failed_is_taken_up_after_a_pause_and_counts(journal: Journal, held: Held) -> None:
+    journal.begin_step(held, NOW)
+    journal.put_off(held, NOW, "disk full", pause_s=30)
+    assert journal.claim("two", after(29), lease_s=60) is None
+    claimed = journal.claim("two", after(30), lease_s=60)
+    assert claimed is not None
+    assert claimed[1].attempt == 1
+    assert journal.begin_step(claimed[0], after(31)) == 2
+
+
+def test_what_was_handed_back_does_not_count(journal: Journal, held: Held, engine: sa.Engine) -> None:
+    journal.begin_step(held, NOW)
+    journal.put_off(held, NOW, "stopped", pause_s=0, counts=False)
+    claimed = journal.claim("two", after(0), lease_s=60)
+    assert claimed is not None
+    assert journal.begin_step(claimed[0], after(1)) == 1
+    assert len(rows(engine, retrain_steps)) == 1

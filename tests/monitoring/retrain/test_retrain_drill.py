@@ -1,0 +1,45 @@
+"""The drill of retrains, small: a controller killed in two of its steps; and that every promise of the drill can be broken."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from monitoring.retrain.journal import STEPS
+from tests.conftest import Project
+from tests.faults import retrain
+from tests.faults.mortal import POINTS
+from tests.faults.retrain_room import STAGES
+
+
+def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: Path) -> None:
+    shutil.copytree(made.folder, tmp_path / "clone", symlinks=True)
+    amount = retrain.Amount(
+        ["after feedback is written", "publish: released"], [], is_mlflow_away=False, is_database_locked=False, is_disk_full=False
+    )
+    outcome, story = retrain.run(Project(tmp_path / "clone"), amount, print)
+    assert [one.what for one in outcome.promises if not one.is_kept] == [], (outcome.figures, outcome.notes)
+    assert [fault.name for fault in story.faults] == amount.points
+    assert story.ends == {1: "done, version 2"}
+    assert {(row["step"], row["outcome"]) for row in story.rows()} == {
+        *((step, "done") for step in STEPS), ("collect", "lost"), ("publish", "lost")
+    }  # fmt: skip
+    story.draw(tmp_path / "retrain.png")
+    assert (tmp_path / "retrain.png").stat().st_size > 10_000
+
+
+def test_every_promise_of_the_drill_can_be_broken() -> None:
+    broken = Counter(f"P{number}" for number in range(1, 9))
+    bad = retrain.Figures(asked=3, ended=Counter(done=1, running=1), versions=2, felt=2, missed=1, bad_looks=1, broken=broken)
+    assert [one.what for one in retrain.judge(bad) if one.is_kept] == []
+    good = retrain.Figures(asked=1, ended=Counter(refused=1), versions=0, felt=1, missed=0, bad_looks=0, broken=Counter())
+    assert all(one.is_kept for one in retrain.judge(good))
+
+
+def test_there_is_a_crash_point_before_and_after_every_write_of_every_step_and_a_kill_in_every_stage(made: Project) -> None:
+    for step in STEPS:
+        assert {f"before {step} is begun", f"after {step} is begun"} < set(POINTS)
+    for step in STEPS[:-1]:
+        assert {f"before {step} is ended", f"after {step} is ended"} < set(POINTS)
+    stages = (made / "dvc.lock").read_text(encoding="utf-8")
+    assert all(f"\n  {stage}:\n" in stages for stage in STAGES)
+    assert stages.count("\n    cmd: ") == len(STAGES)

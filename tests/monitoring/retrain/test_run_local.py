@@ -1,0 +1,201 @@
+"""Runs in a worktree of a small clone: they outlive who started them, are found again, and leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from monitoring.retrain.journal import Job
+from monitoring.retrain.run import Seen
+from monitoring.retrain.run_local import MARK, RunLocal, last_words, progress
+from pipeline.params import Params
+
+JOB = Job(7, 3, "reproduce", 1, None, 1, None, "fingerprint; $(id)", "EvergreenDrift\n'")
+FOREVER = "import time, pathlib; pathlib.Path('begun').touch(); time.sleep(600)"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    folder = tmp_path / "clone"
+    (folder / "data/feedback").mkdir(parents=True)
+    (folder / "data/feedback/.gitkeep").touch()
+    git(tmp_path, "init", "--quiet", "--initial-branch=main", str(folder))
+    git(folder, "add", "--all")
+    git(folder, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "as it is")
+    return folder
+
+
+Make = Callable[..., RunLocal]
+
+
+@pytest.fixture
+def make(clone: Path, tmp_path: Path, params: Params) -> Iterator[Make]:
+    made: list[RunLocal] = []
+
+    def run(code: str, **changed: float) -> RunLocal:
+        settings = params.retrain.model_copy(update={"stop_within_s": 0.5} | changed)
+        made.append(RunLocal(clone, tmp_path / "live", settings, [sys.executable, "-c", code]))
+        return made[-1]
+
+    yield run
+    for one in made:
+        one.stop(JOB)
+
+
+def until(holds: Callable[[], bool], within_s: float = 30) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def after(run: RunLocal) -> Seen:
+    until(lambda: run.observe(JOB).standing != "running")
+    return run.observe(JOB)
+
+
+def marked(folder: Path) -> list[int]:
+    """Living processes of the run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"{MARK}={folder}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_run_has_a_tree_and_a_branch_of_its_own_and_the_users_tree_stays_as_it_was(make: Make, clone: Path) -> None:
+    run = make("import os, pathlib; pathlib.Path('dvc.lock').write_text(os.environ['EVERGREEN_ALERT'])")
+    tree = run.prepare(JOB)
+    (tree / "data/feedback/feedback.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    run.commit(JOB, "feedback")
+    assert run.observe(JOB).standing == "absent"
+    run.start(JOB)
+    assert after(run) == Seen("done")
+    run.commit(JOB, "made")
+    assert git(tree, "log", "--format=%s %ae", "-2").splitlines() == [
+        "made retrain@evergreen.invalid", "feedback retrain@evergreen.invalid"
+    ]  # fmt: skip
+    assert (tree / "dvc.lock").read_text() == f"{JOB.alertname} {JOB.fingerprint}"
+    assert git(clone, "status", "--porcelain") == ""
+    assert git(clone, "branch", "--show-current") == "main"
+    run.clean(JOB)
+    assert not tree.exists()
+    assert "retrain/7" in git(clone, "branch", "--list", "retrain/*")
+    assert len(git(clone, "worktree", "list").splitlines()) == 1
+
+
+def test_a_run_is_found_again_by_another_controller_and_never_started_twice(make: Make) -> None:
+    run = make(FOREVER)
+    tree = run.prepare(JOB)
+    run.start(JOB)
+    until((tree / "begun").exists)
+    other = make("raise SystemExit('a second run was started')")
+    assert other.prepare(JOB) == tree
+    other.start(JOB)
+    assert other.observe(JOB).standing == "running"
+    assert len(marked(tree.parent)) == 2  # keeper and command
+
+
+def test_one_that_was_killed_with_its_keeper_leaves_no_process_beside_the_next(make: Make) -> None:
+    run = make(FOREVER)
+    tree = run.prepare(JOB)
+    run.start(JOB)
+    until((tree / "begun").exists)
+    keeper, child = sorted(marked(tree.parent))
+    os.kill(keeper, signal.SIGKILL)
+    assert after(run).standing == "killed"
+    assert marked(tree.parent) == [child]
+    again = make("print('fine')")
+    again.start(JOB)
+    assert after(again).standing == "done"
+    assert child not in marked(tree.parent)
+
+
+def test_one_whose_command_alone_is_killed_has_failed(make: Make) -> None:
+    run = make(FOREVER)
+    tree = run.prepare(JOB)
+    run.start(JOB)
+    until((tree / "begun").exists)
+    os.kill(max(marked(tree.parent)), signal.SIGKILL)
+    seen = after(run)
+    assert seen.standing == "failed"
+    assert "ended with -9" in seen.failure
+
+
+def test_time_that_is_up_ends_a_run_that_will_not_listen(make: Make) -> None:
+    deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}"
+    run = make(deaf, run_limit_s=1.0)
+    tree = run.prepare(JOB)
+    run.start(JOB)
+    seen = after(run)
+    assert (seen.standing, "longer than 1 s" in seen.failure) == ("failed", True)
+    assert marked(tree.parent) == []
+
+
+def test_stopping_ends_all_of_it(make: Make) -> None:
+    run = make(f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {FOREVER!r}]); {FOREVER}")
+    tree = run.prepare(JOB)
+    run.start(JOB)
+    until(lambda: len(marked(tree.parent)) == 3)
+    run.stop(JOB)
+    assert marked(tree.parent) == []
+
+
+def test_a_failure_is_told_with_its_last_words(make: Make) -> None:
+    run = make("import sys; print('ERROR: no space left on device', file=sys.stderr); sys.exit(255)")
+    run.prepare(JOB)
+    run.start(JOB)
+    seen = after(run)
+    assert seen.failure.startswith("dvc repro ended with 255")
+    assert "no space left on device" in seen.failure
+
+
+def test_a_tree_that_was_torn_by_a_crash_is_laid_anew(make: Make, clone: Path) -> None:
+    run = make("print('fine')")
+    tree = run.prepare(JOB)
+    (tree.parent / "prepared").unlink()
+    (tree / "half").write_text("written")
+    assert make("print('fine')").prepare(JOB) == tree
+    assert not (tree / "half").exists()
+    assert (tree / "data/feedback/.gitkeep").exists()
+
+
+def test_sweeping_ends_runs_of_retrains_that_are_over_and_no_other(make: Make) -> None:
+    run = make(FOREVER)
+    tree = run.prepare(JOB)
+    run.start(JOB)
+    until((tree / "begun").exists)
+    run.sweep(JOB.id)
+    assert len(marked(tree.parent)) == 2
+    run.sweep(None)
+    assert marked(tree.parent) == []
+    assert tree.exists()
+
+
+LOG = """Running stage 'ingest':
+> .venv/bin/python -m pipeline.ingest
+Stage 'split' is cached - skipping run, checking out outputs
+Running stage 'train':
+train:  10%|█         | 5/50\rtrain:  64%|██████▍   | 32/50"""
+
+
+def test_progress_is_read_off_the_log(tmp_path: Path) -> None:
+    assert progress(LOG) == "stage train, 64 %"
+    assert progress("") == ""
+    assert progress(LOG[: LOG.index("Running stage 'train'")]) == "stage split"
+    (tmp_path / "log").write_text(LOG)
+    assert last_words(tmp_path / "log").splitlines()[-1].startswith("train:  64%")

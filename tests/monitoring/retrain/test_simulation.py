@@ -1,0 +1,157 @@
+"""Ten thousand seeds break no promise; and what would break one is noticed.
+
+A failing seed is told by number: python -m tests.monitoring.retrain.simulation --seed N --tell
+"""
+
+import multiprocessing
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.sql.visitors import replacement_traverse
+
+from monitoring.retrain import journal as journal_module
+from monitoring.retrain import statements
+from monitoring.retrain.decide import Decision
+from monitoring.retrain.journal import Journal
+from pipeline.params import Params, Retrain
+from serving.retrain_tables import alerts, retrains
+from tests.monitoring.retrain.simulation import BrokenError, FakeWork, database, quick, simulate
+
+SEEDS, PROCESSES = 10_000, 2
+
+
+def broken(settings: Retrain, seeds: range, until: str | None = None) -> list[str]:
+    """What went wrong, by seed; up to the first that says this."""
+    found = []
+    with database() as connection:
+        for seed in seeds:
+            try:
+                simulate(seed, connection, settings)
+            except (Exception, BrokenError) as error:
+                found.append(f"seed {seed}: {type(error).__name__}: {error}")
+                if until is not None and until in found[-1]:
+                    break
+    return found
+
+
+def test_ten_thousand_seeds_break_no_promise(params: Params) -> None:
+    parts = [range(start, SEEDS, PROCESSES) for start in range(PROCESSES)]
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+        found = [line for some in pool.map(partial(broken, quick(params)), parts) for line in some]
+    assert found == []
+
+
+def test_much_happens_in_the_simulation(params: Params) -> None:
+    counted: dict[str, int] = {}
+    with database() as connection:
+        for seed in range(60):
+            simulate(seed, connection, quick(params), lambda line: counted.update({kind(line): counted.get(kind(line), 0) + 1}))
+            with connection.begin():
+                for what, number in connection.exec_driver_sql(
+                    "SELECT state || ' at ' || step, count(*) FROM retrains GROUP BY 1"
+                ):
+                    counted[what] = counted.get(what, 0) + number
+    expected = [
+        "dies before a commit", "dies after a commit", "dies at work", "falls silent", "wall clock is set", "machine restarts",
+        "dvc repro is killed", "started harm", "started labels", "joined running", "refused over", "waiting cooldown",
+        "waiting settling", "waiting no_harm", "refused not_a_cause", "refused another_version", "done at swap",
+        "refused at gate",
+    ]  # fmt: skip
+    assert [what for what in expected if not counted.get(what)] == [], counted
+
+
+def kind(line: str) -> str:
+    for known in (
+        "dies before a commit",
+        "dies after a commit",
+        "dies at work",
+        "falls silent",
+        "wall clock",
+        "machine",
+        "is killed",
+    ):
+        if known in line:
+            return {"wall clock": "wall clock is set", "machine": "machine restarts", "is killed": "dvc repro is killed"}.get(
+                known, known
+            )
+    return line.removeprefix("decided: ") if line.startswith("decided: ") else line.split()[0]
+
+
+# What the simulation would miss if it could not fail: each is a fault put into the code on purpose.
+
+
+@pytest.fixture
+def faulty(params: Params, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def run(*faults: tuple[Any, str, Any], until: str) -> list[str]:
+        for owner, name, value in faults:
+            monkeypatch.setattr(owner, name, value)
+        return [line for line in broken(quick(params), range(500), until) if until in line]
+
+    yield run
+
+
+def test_a_fence_that_is_not_checked_is_noticed(faulty: Any) -> None:
+    any_fence = sa.or_(statements.HAS_FENCE, retrains.c.fence > 0)
+
+    def blind(element: Any, **_: Any) -> Any:
+        return any_fence if element is statements.HAS_FENCE else None
+
+    checked = [name for name, it in vars(statements).items() if isinstance(it, sa.sql.Executable) and "the_fence" in str(it)]
+    assert len(checked) == 5
+    faults = [(statements, name, replacement_traverse(getattr(statements, name), {}, blind)) for name in checked]
+    assert faulty(*faults, until="P3")
+
+
+def test_a_lease_that_is_not_waited_for_is_noticed(faulty: Any) -> None:
+    assert faulty((journal_module, "is_past", lambda *_: True), until="lease")
+
+
+def test_a_last_attempt_at_the_swap_that_had_moved_and_is_told_as_failed_is_noticed(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, met = quick(params).model_copy(update={"attempts": 1}), range(566, 567)  # the first that meets it
+    assert broken(once, met) == []
+    monkeypatch.setattr(FakeWork, "is_champion", lambda *_: False)
+    assert "P4" in broken(once, met)[0]
+
+
+def test_alerts_without_their_unique_key_are_noticed(faulty: Any) -> None:
+    others = {one for one in alerts.constraints if not isinstance(one, sa.UniqueConstraint)}
+    assert faulty((alerts, "constraints", others), until="in the journal twice")
+
+
+def test_a_cool_down_by_the_wall_clock_is_noticed(faulty: Any) -> None:
+    from monitoring.retrain import decide
+
+    found = faulty((decide, "elapsed_s", lambda then, now: max(0.0, now.wall - then.wall)), until="cool-down")
+    assert found
+
+
+def test_an_acknowledgement_before_the_commit_is_noticed(faulty: Any) -> None:
+    from tests.monitoring.retrain.simulation import World
+
+    def receive(world: World, heard: list[Any]) -> None:
+        world.acknowledged |= {one[:3] for one in heard}
+        world.posted = [one for one in world.posted if one not in heard]
+
+    assert faulty((World, "receive", receive), until="P1")
+
+
+def test_decisions_in_two_transactions_are_noticed(faulty: Any) -> None:
+    decide = Journal.decide
+
+    def twice(own: Journal, think: Any, now: Any) -> list[Decision]:
+        made: list[Decision] = []
+
+        def remember(*arguments: Any) -> list[Decision]:
+            made[:] = think(*arguments)
+            return []
+
+        decide(own, remember, now)
+        own.live()  # somebody may die here
+        return decide(own, lambda *_: [one for one in made if one.outcome != "started"], now)
+
+    assert faulty((Journal, "decide", twice), until="P2")

@@ -1,0 +1,135 @@
+"""One whole turn with a real `dvc repro`: an alert, a retrain in a worktree of its own, a new champion."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+import sqlalchemy as sa
+
+from monitoring.retrain.__main__ import ask, build, once
+from monitoring.retrain.controller import Controller
+from monitoring.retrain.heard import enter
+from monitoring.retrain.metrics import ControllerMetrics
+from monitoring.retrain.verdict import Verdict
+from monitoring.retrain.webhook import read_webhook
+from serving.manifest import LINEAGE, model_name, read_verified, repository
+from serving.publish import publish
+from serving.retrain_tables import decisions, retrain_steps, retrains
+from serving.state import open_state, roles
+from serving.swap import swap
+from serving.triton_server import free_ports
+from tests.conftest import Project, commit
+from tests.monitoring.retrain.receiver_here import alert, webhook
+
+Build = Callable[[Verdict], Controller]
+PASSED = Verdict(True, ("not worse on the old slice", "better on the new one"), {"old/accuracy": 0.9})
+
+
+@pytest.fixture
+def clone(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The made project with version 1 as champion, and a commit since: another package, and nothing to train."""
+    shutil.copytree(made.folder, tmp_path / "clone", symlinks=True)
+    project = Project(tmp_path / "clone")
+    ports = free_ports(project.params.serve)  # where no Triton answers
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("EVERGREEN_HOME", str(project.home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # versions are counted in this home, not where other tests publish
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    publish(project / "artifacts/package", project / "dvc.lock", "evergreen", project.home)
+    project.set(
+        package={"queue_delay_us": 500},
+        retrain={"settle_s": 0, "poll_s": 0.1, "min_labels": 1, "cooldown_s": 0},
+        serve={"http_port": ports.http_port, "grpc_port": ports.grpc_port, "metrics_port": ports.metrics_port},
+    )
+    commit(project, "another package")
+    return project
+
+
+def test_an_alert_becomes_a_champion_once(clone: Project) -> None:
+    with open_state(clone.home) as engine:
+
+        def controller(verdict: Verdict = PASSED) -> Controller:
+            judge = judging(verdict)
+            return build(clone.params, clone.home, engine.begin, judge, ControllerMetrics(), threading.Event())
+
+        tell(engine, alert(1, alertname="EvergreenAccuracyHarm", area="quality"))
+        ended = once(controller(Verdict(False, ("worse on the old slice",), {})))
+        assert ended is not None
+        assert (ended.state, ended.job.step, ended.failure) == ("refused", "gate", "worse on the old slice")
+        with engine.connect() as connection:
+            assert roles(connection) == {"champion": 1}
+
+        tell(engine, alert(2, alertname="EvergreenAccuracyHarm", area="quality"))
+        assert once(controller()) is None  # the same commit, and no label since: nothing new
+        with engine.connect() as connection:
+            reasons = connection.execute(sa.select(decisions.c.verdict, decisions.c.reason).order_by(decisions.c.id)).all()
+        assert [tuple(row) for row in reasons] == [("started", "harm"), ("waiting", "nothing_new")]
+
+        ask(engine, "the gate was mended")
+        ended = once(controller())
+        assert ended is not None
+        assert ended.state == "done", ended.failure
+        with engine.connect() as connection:
+            assert roles(connection) == {"champion": 2, "previous": 1}
+            (first, second) = connection.execute(sa.select(retrains).order_by(retrains.c.id)).all()
+            steps = connection.execute(sa.select(retrain_steps.c.step, retrain_steps.c.outcome)).all()
+            reasons = connection.execute(sa.select(decisions.c.verdict, decisions.c.reason).order_by(decisions.c.id)).all()
+        assert (first.state, second.state, second.version_in, second.version_out) == ("refused", "done", 1, 2)
+        assert [tuple(row) for row in steps[-5:]] == [
+            (step, "done") for step in ("collect", "reproduce", "gate", "publish", "swap")
+        ]
+        assert Verdict.from_json(second.verdict) == PASSED
+        assert [tuple(row) for row in reasons[1:]] == [("refused", "another_version"), ("started", "asked")]
+
+    with pytest.raises(PermissionError, match="stale"):  # a swap by one that loses the right on the way moves nothing
+        swap(1, clone.params, clone.home, print, may_once())
+    assert aliases(clone) == {"champion": 2, "previous": 1}
+
+    folder = repository(clone.home) / model_name(2)
+    read_verified(folder)
+    assert json.loads((folder / LINEAGE).read_text())["decision"] == second.decision_id
+    assert aliases(clone) == {"champion": 2, "previous": 1}
+    assert clone.must("git", "status", "--porcelain", "--untracked-files=no") == ""
+    assert not list(clone.home.glob("retrain/*/tree"))
+    assert "Running stage 'package'" in (clone.home / "retrain/1/log").read_text()
+    assert "Running stage 'train'" not in (clone.home / "retrain/1/log").read_text()
+    assert f"retrain/{second.id}" in clone.must("git", "branch", "--list", "retrain/*")
+
+
+def may_once() -> Callable[[sa.Connection], None]:
+    looks: list[int] = []
+
+    def may(connection: sa.Connection) -> None:
+        looks.append(1)
+        if len(looks) > 1:
+            raise PermissionError("stale")
+        assert roles(connection)["champion"] == 2
+
+    return may
+
+
+def judging(verdict: Verdict) -> Callable[..., Verdict]:
+    def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path) -> Verdict:
+        read_verified(package)
+        assert champion is not None
+        read_verified(champion)
+        assert (split / "test.parquet").is_file()
+        assert feedback.is_dir()
+        return verdict
+
+    return gate
+
+
+def tell(engine: sa.Engine, *told: dict[str, object]) -> None:
+    heard, _ = read_webhook(webhook(*told))
+    with engine.begin() as connection:
+        enter(connection, heard, 0.0)
+
+
+def aliases(project: Project) -> dict[str, int]:
+    client = mlflow.MlflowClient(f"sqlite:///{project.home / 'mlflow.db'}")
+    return {alias: int(version) for alias, version in client.get_registered_model("evergreen").aliases.items()}
