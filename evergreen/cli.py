@@ -1,6 +1,5 @@
 """The console script: a thin face over the packages. Commands load what they need when they run, so that `--help` is quick."""
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -9,23 +8,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from evergreen import looking
+from evergreen.looking import out
 from pipeline.errors import EvergreenError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Keeps a fine-tuned language model good while the world it serves changes."
 )
-out = Console(highlight=False, soft_wrap=True)
+for _command in (looking.status, looking.why, looking.backtest, looking.gate):
+    app.command()(_command)
 
 PACKAGE = Path("artifacts/package")
-METRICS, DVC_LOCK = Path("artifacts/evaluation/metrics.json"), Path("dvc.lock")
-
-NEXT = {
-    "make serve": 'serve the champion (then: .venv/bin/evergreen ask "…")',
-    "make ui": "look at the run in MLflow",
-    ".venv/bin/dvc exp run -S train.epochs=4": "try something else",
-}
+DVC_LOCK = Path("dvc.lock")
 
 
 @app.command()
@@ -150,8 +145,7 @@ def ask(
     from pipeline.home import find_home
     from pipeline.params import load_params
     from pipeline.runtime.classifier import model_digest
-    from serving.manifest import model_name
-    from serving.publish import repository
+    from serving.manifest import model_name, repository
     from serving.triton import address, ask_many, parameters
     from serving.triton_server import free_ports, running
 
@@ -214,23 +208,6 @@ def loadtest(
 
 
 @app.command()
-def status() -> None:
-    """What serves, how good the last model is, where everything lies, and what to do next."""
-    from pipeline.home import find_home
-    from serving.publish import champion
-
-    home = find_home()
-    there = champion(home)
-    out.print(f"champion: {f'version {there.version}' if there else 'none yet'}")
-    if METRICS.is_file():
-        out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
-    out.print(f"everything lives in\n  {escape(str(home))}  state: MLflow, live models, DVC remote")
-    out.print(f"  {escape(str(Path('artifacts').absolute()))}  what the pipeline made\nnext:")
-    for command, why in NEXT.items():
-        out.print(f"  {command:<45}{why}")
-
-
-@app.command()
 def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> None:
     """MLflow in the browser, on the store that the pipeline writes to."""
     from pipeline.home import find_home
@@ -259,15 +236,6 @@ def _end_on_signals() -> None:
     """`kill` and a closed terminal stop all, as Ctrl-C does."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-
-
-def _scores(metrics: dict[str, dict[str, float]]) -> Table:
-    table = Table(
-        "on the test rows", "accuracy", "macro-F1", title="the last model made here, beside its control", title_justify="left"
-    )
-    for name, row in (("fine-tuned", metrics["test"]), ("frozen encoder + logistic regression", metrics["control"])):
-        table.add_row(name, f"{row['accuracy']:.4f}", f"{row['f1_macro']:.4f}")
-    return table
 
 
 def _champion_version(home: Path) -> int:
