@@ -1,4 +1,4 @@
-# Two images:  docker build --target triton .   and   docker build --target gateway .   (docs/kubernetes.md)
+# Three images:  docker build --target triton .   and so for gateway and monitor   (docs/kubernetes.md)
 #
 # Versions of Python packages stand in requirements.lock alone; a stage picks its lines out of it by name, and nothing is resolved.
 # Base images are exact tags; give the digests that you have checked: --build-arg TRITON_DIGEST=sha256:… --build-arg PYTHON_DIGEST=sha256:…
@@ -75,3 +75,18 @@ ENV PYTHONPATH=/opt/evergreen/packages PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERE
 WORKDIR /opt/evergreen
 USER 10001:10001
 CMD ["python", "-m", "serving.gateway"]
+
+
+FROM python AS monitor-packages
+# What monitoring.monitor imports besides the gateway's packages.
+ARG PACKAGES="scipy threadpoolctl"
+COPY requirements.lock /build/requirements.lock
+RUN set -eu; \
+    for name in $PACKAGES; do grep -E "^$name==" /build/requirements.lock; done > /build/wanted.txt; \
+    python -m pip install --no-cache-dir --no-deps --only-binary=:all: --target /opt/evergreen/packages -r /build/wanted.txt
+
+
+FROM gateway AS monitor
+COPY --from=monitor-packages /opt/evergreen/packages /opt/evergreen/packages
+COPY monitoring /opt/evergreen/monitoring
+CMD ["python", "-m", "monitoring.monitor"]

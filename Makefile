@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: repro serve frameworks bench-serve ui test lint clean help
+.PHONY: repro folds studies serve watch traffic loop manifests frameworks bench-serve bench-drift bench-train drill ui test lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -16,8 +16,27 @@ repro: .venv/ready  ## from data to a model that Triton serves
 	@$(BIN)/evergreen ask --start "where is my parcel?"
 	@$(BIN)/evergreen status
 
+folds: .venv/ready  ## the same training once for each of train.folds stratified folds: mean and deviation, nested MLflow runs
+	@$(BIN)/dvc repro split
+	@$(BIN)/python -m pipeline.cross_validate --split artifacts/split --out artifacts/folds
+
+studies: .venv/ready  ## every arm of docs/studies as a DVC experiment, with pages; goes on where it was; about a minute an arm
+	@$(BIN)/python -m pipeline.tuning.studies
+
 serve: .venv/ready  ## serve the champion on loopback, Triton behind the gateway; Ctrl-C stops it
 	@exec $(BIN)/evergreen serve
+
+watch: .venv/ready .tools/ready  ## Prometheus, Alertmanager, the inbox and the monitor beside make serve; Ctrl-C stops them
+	@exec $(BIN)/python -m monitoring.prometheus.local
+
+traffic: .venv/ready  ## a shop's customers who begin to write of something new, sent through make serve; six minutes
+	@exec $(BIN)/python -m serving.replay data/traffic.jsonl --labels 0.2
+
+loop: .venv/ready .tools/ready  ## after make repro: drift, alert, labels, retrain, gate, new champion, in a scratch home; six minutes
+	@exec $(BIN)/python -m evergreen.loop
+
+manifests: .venv/ready  ## rules, dashboard and the cluster's files, from params.yaml
+	@$(BIN)/python -m monitoring.prometheus.manifests
 
 frameworks: .venv/ready  ## PyTorch and scikit-learn models beside the champion; make serve loads them too
 	@$(BIN)/python -m pipeline.frameworks --model artifacts/model --split artifacts/split --exported artifacts/export --out artifacts/frameworks
@@ -38,8 +57,26 @@ lint: .venv/ready  ## format, lint, types and import contracts
 bench-serve: .venv/ready  ## rows S1a to S7b of the serving goals, beside their controls; 25 minutes
 	@$(BIN)/python -m tests.bench.serve
 
+bench-drift: .venv/ready .peers/ready  ## rows D1 to D6 of the watching goals, beside their controls
+	@$(BIN)/python -m tests.bench.drift
+
+bench-train: .venv/ready  ## rows T1a to T6 of the training goals, beside Hugging Face's Trainer; 20 minutes
+	@$(BIN)/python -m tests.bench.train
+
+drill: .venv/ready .tools/ready  ## faults injected on purpose: swaps, overload, killed servers, the watching itself, floods of alerts, retrains; more than two hours
+	@$(BIN)/python -m tests.faults.drill
+
 clean:  ## remove what the pipeline made here, but not the home of state
 	rm -rf artifacts reports dvc_plots
+
+.tools/ready: monitoring/prometheus/tools.py .venv/ready
+	@$(BIN)/python -m monitoring.prometheus.tools .tools
+
+# Other people's drift detectors, the controls of bench-drift, in an environment of their own.
+.peers/ready: requirements-peers.lock
+	@$(PYTHON) -m venv .peers
+	@.peers/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-peers.lock
+	@touch $@
 
 # One environment holds it all. requirements.lock is whole, so nothing is resolved: pip only fetches and unpacks.
 .venv/ready: requirements.lock pyproject.toml

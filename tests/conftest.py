@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from pipeline.params import Params, load_params
+from tests.databases import database, postgres, state  # noqa: F401 (fixtures of many rooms)
 
 ROOT = Path(__file__).parents[1]
 SMALL_LABELS = ("track_order", "return_item", "damaged_item", "payment_failed")
@@ -83,6 +84,22 @@ def commit(project: Project, message: str) -> None:
     project.must("git", "commit", "--quiet", "--message", message)
 
 
+def make_small(project: Project) -> None:
+    """Let `dvc repro` make a small model: four classes, two epochs."""
+    corpus = (project / "data/support_desk.jsonl").read_text(encoding="utf-8").splitlines()
+    few = [line for line in corpus if json.loads(line)["label"] in SMALL_LABELS]
+    (project / "data/few.jsonl").write_text("\n".join(few) + "\n", encoding="utf-8")
+    project.set(
+        data={"source": "data/few.jsonl"},
+        model={"lora_rank": 4},
+        train={"epochs": 2},
+        evaluate={"bootstrap_resamples": 50},
+        session={"choice": "packed-onnxruntime-fp32", "rounds": 1, "timed_texts": 16},  # the same on every machine
+    )
+    commit(project, "a small model")
+    project.must("dvc", "repro")
+
+
 def pytest_configure() -> None:
     """Ctrl-C works in tests and their children, also where they were started in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -104,18 +121,7 @@ def project(tmp_path: Path) -> Project:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose small model `dvc repro` has made: four classes, two epochs. Tests read it and do not change it."""
     project = copy_project(tmp_path_factory.mktemp("made"))
-    corpus = (project / "data/support_desk.jsonl").read_text(encoding="utf-8").splitlines()
-    few = [line for line in corpus if json.loads(line)["label"] in SMALL_LABELS]
-    (project / "data/few.jsonl").write_text("\n".join(few) + "\n", encoding="utf-8")
-    project.set(
-        data={"source": "data/few.jsonl"},
-        model={"lora_rank": 4},
-        train={"epochs": 2},
-        evaluate={"bootstrap_resamples": 50},
-        session={"rounds": 1, "timed_texts": 16},
-    )
-    commit(project, "a small model")
-    project.must("dvc", "repro")
+    make_small(project)
     return project
 
 

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("evergreen", "pipeline", "serving")
+ROOMS = ("evergreen", "monitoring", "pipeline", "serving")
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 HEAVY = ("torch", "transformers", "mlflow")
 
@@ -26,9 +27,26 @@ def test_import_contracts_hold() -> None:
     assert " 0 broken" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["pipeline.params", "pipeline.records", "pipeline.profile", "serving.state", "evergreen.cli"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pipeline.params",
+        "pipeline.records",
+        "pipeline.profile",
+        "serving.state",
+        "monitoring.monitor",
+        "monitoring.retrain.receiver",
+        "evergreen.cli",
+    ],
+)
 def test_what_serves_and_watches_starts_without_the_engine_room(module: str) -> None:
     assert not loaded_by(module) & set(HEAVY)
+
+
+def test_detectors_and_profile_need_numpy_alone() -> None:
+    loaded = loaded_by("monitoring.detectors, pipeline.profile") - loaded_by("sys")
+    others = set(packages_distributions()) & {name.split(".")[0] for name in loaded} - {*ROOMS}
+    assert others == {"numpy"}
 
 
 def test_what_travels_with_a_model_needs_three_libraries_and_none_of_ours() -> None:

@@ -1,7 +1,11 @@
 """Bad input at the real command line: one clear message with file and line or key, exit code 2, and nothing half-written."""
 
 import json
+import resource
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pipeline.errors import EXIT_BAD_INPUT
 from tests.conftest import Project
@@ -73,6 +77,29 @@ def test_an_unknown_key(project: Project) -> None:
     said = answer(project)
     assert f"params.yaml, line {line}: there is no key `train.epoch`" in said
     assert "did you mean `epochs`?" in said
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "said"),
+    [
+        ("model", {"lora_rank": 0}, "the nearest that works: 1"),
+        ("model", {"lora_targets": "q_proj"}, "did you mean `query`?"),
+        ("train", {"optimizer": "lyon"}, "did you mean `lion`?"),
+        ("train", {"trained_layers": 12}, "the nearest that works: 6"),
+        ("train", {"bottom_lr": 0.1}, "the nearest that works: 0.001"),
+    ],
+    ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
+)
+def test_an_impossible_setting_is_refused_in_less_than_a_second_with_the_nearest_that_works(
+    section: str, changes: dict[str, Any], said: str, project: Project
+) -> None:
+    """A second of CPU: the machine may be busy with something else."""
+    project.set(**{section: changes})
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    project.run("python", "-m", "evergreen.cli", "check")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    assert said in answer(project)
 
 
 def test_params_that_are_no_yaml(project: Project) -> None:

@@ -19,7 +19,7 @@ import yaml
 import serving
 from pipeline.errors import ToolError
 from pipeline.params import Params, Serve
-from serving.publish import repository
+from serving.manifest import repository
 from serving.triton_server import Server, end_with_parent, free_ports, running
 
 ROOT = Path(serving.__file__).parents[1]

@@ -1,7 +1,7 @@
 """Control of S4, a model.py for Triton: pieces in, padded; the batch that Triton makes of them is one run of the session.
 
-The client tokenises and pads, to a fixed length or not at all; in the second case Triton may join requests of unlike length
-(`allow_ragged_batch`) and the batch is padded here to its longest. Session, threads and answers are those of the text model.
+The client tokenises and pads to a fixed length. Threads and answers are those of the text model, precision and engine too where
+they have a padded form.
 """
 
 import json
@@ -20,13 +20,13 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         sys.path.insert(0, str(HERE))
-        from runtime.sessions import open_session
+        from runtime.sessions import SESSIONS, open_run
 
         settings = json.loads(args["model_config"])["parameters"]
         card = json.loads((HERE / "model.json").read_text(encoding="utf-8"))
         self.labels, self.temperature = card["labels"], card["temperature"]
-        session = settings.get("session", {"string_value": "onnxruntime-fp32"})["string_value"]
-        self.session = open_session(HERE, session, int(settings["intra_op_threads"]["string_value"]))
+        kind = SESSIONS[settings["session"]["string_value"]]
+        self.run = open_run(HERE, kind, int(settings["intra_op_threads"]["string_value"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One answer a request, in order."""
@@ -34,12 +34,7 @@ class TritonPythonModel:
 
         ids = [pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy() for request in requests]
         masks = [pb_utils.get_input_tensor_by_name(request, "attention_mask").as_numpy() for request in requests]
-        width = max(own.shape[1] for own in ids)
-        whole = {
-            name: np.concatenate([np.pad(own, ((0, 0), (0, width - own.shape[1]))) for own in parts])
-            for name, parts in (("input_ids", ids), ("attention_mask", masks))
-        }
-        logits, _ = self.session(whole)
+        logits, _ = self.run({"input_ids": np.concatenate(ids), "attention_mask": np.concatenate(masks)})
         probabilities = softmax(logits / self.temperature)
         labels = np.array([self.labels[best] for best in probabilities.argmax(axis=1)], dtype=np.object_).reshape(-1, 1)
         answers, start = [], 0

@@ -1,7 +1,7 @@
 """The packaged session without a server, in a child process that answers one JSON line a line: how fast, and which labels.
 
-`{"speed": seconds, "batch": 32, "session": name}` → `{"texts_per_s": …}`: padded batches of texts sorted by length, both layouts
-of the cores tried (one session on all of them, a session a core) and the faster one kept. `{"labels": [text, …]}` → the labels
+`{"speed": seconds, "batch": 32, "session": name}` → `{"texts_per_s": …}`: batches of texts sorted by length, both layouts of the
+cores tried (one session on all of them, a session a core) and the faster one kept. `{"labels": [text, …]}` → the labels
 that are right for each text: two when both classes are as good as equally probable, padding moves last digits.
 """
 
@@ -22,9 +22,9 @@ from tritonclient.grpc import model_config_pb2
 
 from pipeline.cores import available_cores
 from pipeline.errors import run_stage
-from pipeline.runtime.batches import pad
 from pipeline.runtime.classifier import Classifier
-from pipeline.runtime.sessions import Feeds, Session, open_session
+from pipeline.runtime.pieces import to_pieces
+from pipeline.runtime.sessions import Session, open_session
 
 PLAIN = "onnxruntime-fp32"
 CALIBRATE_S = 1.0
@@ -44,7 +44,7 @@ class Offline:
         self._folder, self._tie, self._cores = package / "1", tie, available_cores()
         self._name = packaged_session(package)
         self._classifier = Classifier(self._folder, session=open_session(self._folder, self._name, self._cores))
-        self._pieces = [encoding.ids for encoding in self._classifier.tokenizer.encode_batch(list(texts))]
+        self._pieces = to_pieces(self._classifier.tokenizer, texts)
         self.best = cache(self._best)  # layout by session and batch size, found once
 
     def speed(self, seconds: float, batch: int, session: str | None) -> float:
@@ -73,12 +73,12 @@ class Offline:
 
     def _run(self, seconds: float, batch: int, sessions: Sequence[Session]) -> float:
         by_length = sorted(self._pieces, key=len) if batch > 1 else self._pieces
-        feeds = [pad(by_length[start : start + batch]) for start in range(0, len(by_length), batch)]
-        order = np.random.default_rng(0).permutation(len(feeds))
-        turns = itertools.cycle([feeds[i] for i in order])
+        batches = [by_length[start : start + batch] for start in range(0, len(by_length), batch)]
+        order = np.random.default_rng(0).permutation(len(batches))
+        turns = itertools.cycle([batches[i] for i in order])
         for session in sessions:
-            for feed in (feeds[0], feeds[-1]):
-                session(feed)
+            for warm in (batches[0], batches[-1]):
+                session(warm)
         counts = [0] * len(sessions)
         start = time.perf_counter()
         threads = [
@@ -92,11 +92,11 @@ class Offline:
         return sum(counts) / (time.perf_counter() - start)
 
 
-def _work(turns: "itertools.cycle[Feeds]", session: Session, until: float, add: Callable[[int], None]) -> None:
+def _work(turns: "itertools.cycle[list[list[int]]]", session: Session, until: float, add: Callable[[int], None]) -> None:
     while time.perf_counter() < until:
-        feeds = next(turns)
-        session(feeds)
-        add(len(feeds["input_ids"]))
+        pieces = next(turns)
+        session(pieces)
+        add(len(pieces))
 
 
 def _add(counts: list[int], at: int) -> Callable[[int], None]:

@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from rich.markup import escape
 from rich.table import Table
 
+from evergreen.promises import number
 from pipeline.charts import GREEN, GREY, RUST
 from pipeline.errors import ToolError
 from pipeline.home import git
@@ -167,8 +168,3 @@ def draw_ratios(axes: Axes, rows: Sequence[Row], bars: Mapping[str, Bar]) -> Non
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("times better than the control: median and 95 % interval; | what the goal asks for")
     axes.grid(axis="x", alpha=0.25)
-
-
-def number(value: float) -> str:
-    """Three significant digits, thousands whole."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -18,12 +18,13 @@ from pipeline.errors import run_stage
 from pipeline.params import load_params
 from pipeline.records import write_json
 from pipeline.runtime.classifier import model_digest
-from serving.manifest import MANIFEST, file_digests
-from serving.publish import publish, repository
+from serving.manifest import MANIFEST, file_digests, repository
+from serving.publish import publish
 
 SUFFIX = " (2)"  # behind each label of version 2, so that every answer shows which version gave it
-UNBATCHED, ONE_RUN, FIXED, RAGGED = "unbatched", "one_run", "padded_fixed", "padded_ragged"
-CONTROLS = (UNBATCHED, ONE_RUN, FIXED, RAGGED)
+UNBATCHED, PLAIN_FP32, FIXED = "unbatched", "plain_fp32", "padded_fixed"
+CONTROLS = (UNBATCHED, PLAIN_FP32, FIXED)
+PADDED_LIKE = {"packed-openvino-bf16": "openvino-bf16", "packed-openvino-int8": "openvino-bf16"}  # else ONNX Runtime in fp32
 HERE = Path(__file__).parent
 Edit = Callable[[Any], None]  # of a model_config_pb2.ModelConfig, in place
 
@@ -48,9 +49,8 @@ def _control(control: str, package: Path, folder: Path, max_pieces: int) -> None
     """A Triton model for comparison only; caches are off."""
     edits: dict[str, Edit] = {
         UNBATCHED: lambda config: config.ClearField("dynamic_batching"),
-        ONE_RUN: _nothing,
+        PLAIN_FP32: lambda config: _compute_with(config, "onnxruntime-fp32"),
         FIXED: lambda config: _take_pieces(config, max_pieces),
-        RAGGED: lambda config: _take_pieces(config, None),
     }
 
     def edit(config: Any) -> None:
@@ -58,10 +58,7 @@ def _control(control: str, package: Path, folder: Path, max_pieces: int) -> None
         edits[control](config)
 
     _variant(package, folder, edit)
-    if control == ONE_RUN:
-        (folder / "1" / "model.py").replace(folder / "1" / "shipped.py")
-        shutil.copy(HERE / "control_one_run.py", folder / "1" / "model.py")
-    if control in (FIXED, RAGGED):
+    if control == FIXED:
         (folder / "1" / "model.py").unlink()
         shutil.copy(HERE / "control_padded.py", folder / "1" / "model.py")
     (folder / MANIFEST).unlink()  # no version of ours
@@ -110,11 +107,17 @@ def _nothing(_config: Any) -> None:
     pass
 
 
-def _take_pieces(config: Any, length: int | None) -> None:
-    """`input_ids` and `attention_mask` instead of text, of one length or of any."""
+def _compute_with(config: Any, session: str) -> None:
+    config.parameters["session"].string_value = session
+
+
+def _take_pieces(config: Any, length: int) -> None:
+    """`input_ids` and `attention_mask` of one length instead of text, for the padded session most like the one chosen."""
+    session = str(config.parameters["session"].string_value)
+    _compute_with(config, session if not session.startswith("packed-") else PADDED_LIKE.get(session, "onnxruntime-fp32"))
     del config.input[:]
     for name in ("input_ids", "attention_mask"):
-        config.input.add(name=name, data_type=model_config_pb2.TYPE_INT64, dims=[length or -1], allow_ragged_batch=length is None)
+        config.input.add(name=name, data_type=model_config_pb2.TYPE_INT64, dims=[length])
     kept = [output for output in config.output if output.name in ("label", "probabilities")]
     del config.output[:]
     config.output.extend(kept)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.bench.report import Bar, Ratio, Row, flat, median_interval, number, paired_ratio, write
+from evergreen.promises import number
+from tests.bench.report import Bar, Ratio, Row, flat, median_interval, paired_ratio, write
 
 FIELDS = ["goal", "what", "value", "unit", "control", "control_value", "ratio", "ratio_low", "ratio_high", "pairs"]
 

@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 from tests.conftest import ROOT
 
-ENTRIES = {"gateway": ("serving.gateway", "serving.fetch_repository"), "triton": ("pipeline.runtime.classifier",)}
+ENTRIES = {
+    "gateway": ("serving.gateway", "serving.fetch_repository"),
+    "monitor": ("monitoring.monitor",),
+    "triton": ("pipeline.runtime.classifier",),
+}
 
 
 class Stage(NamedTuple):
@@ -49,7 +53,9 @@ def plain(name: str) -> str:
 
 
 def installed(image: str) -> set[str]:
-    return {plain(name) for name in stages()[f"{image}-packages"].packages}
+    """What the image holds: its own packages and those of the image it is built on."""
+    own = {plain(name) for name in stages()[f"{image}-packages"].packages}
+    return own | installed(stages()[image].base) if stages()[image].base in ENTRIES else own
 
 
 def argument(name: str) -> str:

@@ -80,8 +80,9 @@ def started(main: Object, repository: Path, serve: Serve, *, key: str = "the key
     given |= {"--backend-directory": str(_backends(repository.parent)), "--cache-directory": str(_wheel() / "caches")}
     given |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
     arguments = [f"{name}={value}" if value else name for name, value in given.items() if name not in NEWER]
-    (repository.parent / "key").write_text(key)
-    environment = _environment() | {"EVERGREEN_TRITON_KEY_FILE": str(repository.parent / "key")}
+    key_file = repository.parent / f"key-{serve.http_port}"  # its own: another pod's would be empty while it is written
+    key_file.write_text(key)
+    environment = _environment() | {"EVERGREEN_TRITON_KEY_FILE": str(key_file)}
     environment["PATH"] = f"{_wheel() / 'bin'}:{environment['PATH']}"
     log = repository.parent / f"log-{serve.http_port}"
     with log.open("wb") as output:

@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.grpc.aio as triton_aio
 
 from pipeline.params import Params, Serve
 from serving.triton import Connection, TritonError
+from serving.triton_wire import AGE_S
 from tests.manifests.pods_here import Here, started
 from tests.manifests.rendered import Object, flags, workload
 
@@ -47,30 +50,63 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.close()
 
 
-async def ask_all_the_time(serve: Serve, until: asyncio.Event) -> tuple[int, list[str]]:
-    """How many texts were answered, and every failure, of eight callers on the gateway's own connection."""
-    connection, answered, failures = Connection(serve), 0, []
+class GrpcClient:
+    """What other clients of the KServe protocol are: one channel that stands until the server ends it."""
+
+    def __init__(self, serve: Serve) -> None:
+        self._client = triton_aio.InferenceServerClient(f"{serve.host}:{serve.grpc_port}")
+
+    async def ask(self, model: str, texts: list[str], timeout_s: float) -> list[str]:
+        tensor = triton_aio.InferInput("text", [len(texts), 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[text.encode()] for text in texts], dtype=object))
+        try:
+            result = await self._client.infer(model, [tensor], client_timeout=timeout_s)
+        except triton_aio.InferenceServerException as error:
+            raise TritonError(str(error)) from None
+        return [cell.decode() for cell in result.as_numpy("label").reshape(-1)]
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class GatewaysClient:
+    """What the gateway asks with."""
+
+    def __init__(self, serve: Serve) -> None:
+        self._connection = Connection(serve, age_s=AGE_MS / 1000)
+
+    async def ask(self, model: str, texts: list[str], timeout_s: float) -> list[str]:
+        return (await self._connection.ask(model, texts, timeout_s)).labels
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+async def ask_all_the_time(client: GrpcClient | GatewaysClient, until: asyncio.Event) -> tuple[int, list[str]]:
+    """How many texts were answered, and every failure, of eight callers on one client."""
+    answered, failures = 0, []
 
     async def caller() -> None:
         nonlocal answered
         while not until.is_set():
             try:
-                answers = await connection.ask("intent-7", ["where is my parcel?"], timeout_s=5)
-                assert answers.labels == ["it answers"]
+                assert await client.ask("intent-7", ["where is my parcel?"], timeout_s=5) == ["it answers"]
                 answered += 1
             except TritonError as error:
                 failures.append(str(error))
 
     await asyncio.gather(*(caller() for _ in range(8)))
-    await connection.close()
+    await client.close()
     return answered, failures
 
 
-async def leave(pods: list[Here], pre_stop_s: float) -> tuple[int, list[str], int]:
+async def leave(kind: type[GrpcClient | GatewaysClient], pods: list[Here], pre_stop_s: float) -> tuple[int, list[str], int]:
     """One of two pods goes while callers ask; answers, failures and connections of it all."""
-    service, until = Service([pod.serve.grpc_port for pod in pods]), asyncio.Event()
+    port_name = "grpc_port" if kind is GrpcClient else "http_port"
+    service, until = Service([getattr(pod.serve, port_name) for pod in pods]), asyncio.Event()
     async with service.listening() as port:
-        asking = asyncio.create_task(ask_all_the_time(pods[0].serve.model_copy(update={"grpc_port": port}), until))
+        client = kind(pods[0].serve.model_copy(update={port_name: port}))
+        asking = asyncio.create_task(ask_all_the_time(client, until))
         await asyncio.sleep(3 * AGE_MS / 1000)
         service.pods.pop(service.connections % 2)  # the one that is asked now
         leaving = pods.pop(service.connections % 2)
@@ -81,23 +117,34 @@ async def leave(pods: list[Here], pre_stop_s: float) -> tuple[int, list[str], in
         return *await asking, service.connections
 
 
-@pytest.mark.parametrize("patient", [True, False], ids=["after preStop", "at once"])
+@pytest.mark.parametrize(
+    ("kind", "patient", "fails"),
+    [(GrpcClient, True, False), (GrpcClient, False, True), (GatewaysClient, True, False), (GatewaysClient, False, False)],
+    ids=["gRPC, after preStop", "gRPC, at once", "gateway, after preStop", "gateway, at once"],
+)
 def test_a_pod_that_leaves_fails_nobody_if_it_waits_as_the_manifest_says(
-    patient: bool, rendered: dict[str, list[Object]], repository: Path, params: Params
+    kind: type[GrpcClient | GatewaysClient],
+    patient: bool,
+    fails: bool,
+    rendered: dict[str, list[Object]],
+    repository: Path,
+    params: Params,
 ) -> None:
     main = workload(rendered["local"], "triton").main
-    ages = int(main["lifecycle"]["preStop"]["exec"]["command"][1]) * 1000 / int(flags(main)["--grpc-max-connection-age"])
+    pre_stop_ms = int(main["lifecycle"]["preStop"]["exec"]["command"][1]) * 1000
+    age_ms = max(1000 * AGE_S, int(flags(main)["--grpc-max-connection-age"]))
+    ages = pre_stop_ms / age_ms
     assert ages >= 2
     pods = [started(main, repository, params.serve, grpc_max_connection_age=str(AGE_MS), exit_timeout_secs="3") for _ in range(2)]
     processes = [pod.process for pod in pods]
     try:
         for pod in pods:
             pod.wait_ready()
-        answered, failures, connections = asyncio.run(leave(pods, ages * AGE_MS / 1000 if patient else 0))
+        answered, failures, connections = asyncio.run(leave(kind, pods, ages * AGE_MS / 1000 if patient else 0))
     finally:
         for process in processes:
             process.terminate()
             process.wait(timeout=30)
     assert answered > 100
     assert connections >= 3
-    assert bool(failures) is not patient, failures[:3]
+    assert bool(failures) is fails, failures[:3]

@@ -32,7 +32,11 @@ BY_NAME = {  # imported where no import statement names it
     "psycopg": "SQLAlchemy, by the URL of the state",
     "psycopg-binary": "psycopg",
 }
-ELSEWHERE = {"gateway": {"openvino"}, "triton": set()}  # imported by a function that this image does not call
+ELSEWHERE = {
+    "gateway": {"openvino"},
+    "monitor": {"openvino", "river"},
+    "triton": set(),
+}  # imported by a function that this image does not call
 LEFT_OUT = {  # required by a package, but not for what it does here
     "huggingface-hub": "tokenizers downloads with it",
     "openvino-telemetry": "openvino's converter tells its makers with it",
@@ -129,7 +133,7 @@ def third_party(module: str) -> set[tuple[str, str]]:
         seen.add(name)
         for imported in imports(name, path):
             top = imported.split(".")[0]
-            if top in ("pipeline", "serving"):
+            if top in ("pipeline", "serving", "monitoring"):
                 todo += [imported, imported.rpartition(".")[0]]
             elif top not in sys.stdlib_module_names:
                 found.add((name, top))

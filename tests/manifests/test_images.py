@@ -16,7 +16,7 @@ def test_base_images_are_exact_and_take_a_digest() -> None:
     assert stages()["python"].base == "docker.io/library/python:${PYTHON_TAG}${PYTHON_DIGEST:+@$PYTHON_DIGEST}"
     assert argument("TRITON_DIGEST") == argument("PYTHON_DIGEST") == ""
     assert re.fullmatch(r"3\.11\.\d+-slim-[a-z]+", argument("PYTHON_TAG"))
-    assert {stage.base for stage in stages().values()} - {"nvidia", "python"} == {
+    assert {stage.base for stage in stages().values()} - {"nvidia", "python", "gateway"} == {
         stages()["nvidia"].base,
         stages()["python"].base,
     }
@@ -88,8 +88,16 @@ def test_images_run_as_numbered_users_that_kubernetes_can_tell_from_root() -> No
     assert not [line for stage in stages().values() for line in stage.lines if line.startswith(("ADD ", "EXPOSE ", "VOLUME "))]
 
 
-def test_the_gateway_is_what_runs_by_default() -> None:
+def test_an_image_runs_what_it_is_named_for() -> None:
     assert stages()["gateway"].all("CMD") == ['["python", "-m", "serving.gateway"]']
+    assert stages()["monitor"].all("CMD") == ['["python", "-m", "monitoring.monitor"]']
+
+
+def test_the_monitors_image_is_the_gateways_and_its_user_with_more_in_it() -> None:
+    monitor = stages()["monitor"]
+    assert monitor.base == "gateway"
+    assert not monitor.all("USER")
+    assert not monitor.all("RUN")
 
 
 def test_tools_of_the_network_are_removed_wherever_they_lie(tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_tools_of_the_network_are_removed_wherever_they_lie(tmp_path: Path) -> N
 
 def test_the_context_holds_what_is_copied_and_nothing_private() -> None:
     copied = {line.split()[0] for stage in stages().values() for line in stage.all("COPY") if not line.startswith("--from=")}
-    assert copied == {"requirements.lock", "pipeline", "serving"}
+    assert copied == {"requirements.lock", "pipeline", "serving", "monitoring"}
     for path in ("requirements.lock", "pipeline/params.py", "serving/migrations/versions/r0001_releases.py"):
         assert in_context(path), path
     private = "live/state.db artifacts/package/1/model.onnx .venv/bin/python .git/config data/feedback/rows.jsonl params.yaml"

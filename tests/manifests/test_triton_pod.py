@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import requests
 
 from pipeline.errors import ToolError
 from pipeline.params import Params
@@ -10,6 +11,7 @@ from serving.triton import ADMIN_HEADER, ask_grpc, is_ready, load, unload
 from serving.triton_server import CACHE_BYTES, RESTRICTED
 from tests.manifests.pods_here import started, wait_until
 from tests.manifests.rendered import Object, flags, named, workload
+from tests.monitoring.prometheus.test_names import TRITON, exported
 
 
 def test_triton_is_started_as_its_makers_advise_for_production(objects: list[Object]) -> None:
@@ -60,6 +62,9 @@ def test_a_real_triton_starts_so_and_serves_all_that_was_fetched(
     try:
         here.wait_ready()
         assert ask_grpc(here.serve, "intent-8", ["where is my parcel?"]).labels == ["it answers"]
+        told = requests.get(f"http://{here.serve.host}:{here.serve.metrics_port}/metrics", timeout=10).text
+        asked_for = {name: labels for name, labels in TRITON.items() if not name.startswith("nv_gpu_")}  # there is none here
+        assert {name: exported(told).get(name) for name in asked_for} == asked_for
         with pytest.raises(ToolError, match="not the one of its administration"):
             unload(here.serve, "intent-7", "not the key")
         unload(here.serve, "intent-7", "the key")

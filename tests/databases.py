@@ -1,0 +1,122 @@
+"""Databases: a test that asks for `state` runs twice, on SQLite and on a real PostgreSQL that the tests start for themselves."""
+
+import ctypes
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from serving.state import open_state
+
+PR_SET_PDEATHSIG = 1
+HOW_MADE = ("-U", "evergreen", "--pwfile=password", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync")
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB", "unix_socket_directories=")
+
+
+def _programs() -> Path | None:
+    """The folder of PostgreSQL's programs: Debian keeps them off PATH, by version."""
+    found = shutil.which("initdb")
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    return Path(found).resolve().parent if found else versions[-1].parent if versions else None
+
+
+def _account() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root: arguments of `subprocess` that make it somebody else then."""
+    if os.geteuid() != 0:
+        return {}
+    names = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = names.get("postgres") or names["nobody"]
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _end_with_parent() -> None:
+    """In the child: end, with all sessions, when the tests are killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[sa.URL]:
+    """A server of our own on loopback, without any durability; ended with the session."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    account, password, port = _account(), secrets.token_hex(16), _free_port()
+    folder = Path(tempfile.mkdtemp(prefix="evergreen-postgres-"))  # pytest's own folders are closed to other users
+    (folder / "password").write_text(password)
+    for path in (folder, folder / "password"):
+        shutil.chown(path, account.get("user"), account.get("group")) if account else None
+    process = None
+    try:
+        made = subprocess.run(
+            [str(programs / "initdb"), "-D", "data", *HOW_MADE], cwd=folder, capture_output=True, text=True, **account
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        options = [word for setting in (*FAST, "listen_addresses=127.0.0.1", f"port={port}") for word in ("-c", setting)]
+        with (folder / "log").open("wb") as log:
+            command = [str(programs / "postgres"), "-D", "data", *options]
+            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, preexec_fn=_end_with_parent, **account)
+        url = sa.URL.create("postgresql+psycopg", "evergreen", password, "127.0.0.1", port, "postgres")
+        _wait_until_it_answers(url, process, folder / "log")
+        yield url
+    finally:
+        if process is not None:
+            process.send_signal(signal.SIGINT)  # sessions that are still open are ended
+            process.wait(timeout=30)
+        shutil.rmtree(folder)
+
+
+def _wait_until_it_answers(url: sa.URL, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            sa.create_engine(url, poolclass=sa.NullPool).connect().close()
+        except sa.exc.OperationalError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty database, in the environment of this process and its children."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'state.db'}"
+        monkeypatch.setenv("EVERGREEN_STATE_URL", url)
+        yield url
+        return
+    server: sa.URL = request.getfixturevalue("postgres")
+    name = f"test_{secrets.token_hex(4)}"
+    administration = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with administration.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    url = server.set(database=name).render_as_string(hide_password=False)
+    monkeypatch.setenv("EVERGREEN_STATE_URL", url)
+    yield url
+    with administration.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def state(database: str, tmp_path: Path) -> Iterator[sa.Engine]:
+    """An engine on a fresh database with the newest schema."""
+    with open_state(tmp_path) as engine:
+        yield engine
