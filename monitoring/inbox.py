@@ -26,7 +26,7 @@ from monitoring.messages import Box, Message, Webhook, overdue_s, standing
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.params import Alerts, load_params
-from serving.triton_server import require_free
+from serving.processes import require_free
 
 MAX_BODY_BYTES = 4 * 2**20
 BODY_WITHIN_S = 10.0

@@ -39,8 +39,8 @@ from pipeline.errors import ToolError, run_stage
 from pipeline.home import find_home
 from pipeline.params import Params, load_params
 from serving.prediction_log import log_url
+from serving.processes import require_free
 from serving.state import Release, find_release, open_state
-from serving.triton_server import require_free
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OF_THE_MONITOR = ("localhost", "127.0.0.1", "monitor")

@@ -92,10 +92,15 @@ def connect(home: Path) -> None:
     """Point MLflow at `MLFLOW_TRACKING_URI`, by default an SQLite file in the home of state."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(tracking_uri(home))
+    uri, named = tracking_uri(home), os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if named is None:
+        del os.environ[
+            "MLFLOW_TRACKING_URI"
+        ]  # MLflow sets it: this home's store would pass for the user's choice in the next home
     with FileLock(home / "mlflow.lock"):  # two processes must not both lay out a fresh database
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            local = tracking_uri(home) == default_uri(home)
+            local = uri == default_uri(home)
             mlflow.create_experiment(EXPERIMENT, artifact_location=(home / "mlartifacts").as_uri() if local else None)
     mlflow.set_experiment(EXPERIMENT)
 

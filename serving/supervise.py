@@ -14,12 +14,13 @@ from filelock import Timeout
 from pipeline.errors import ToolError
 from pipeline.params import Params
 from serving.manifest import model_name, repository
+from serving.processes import end_with_parent, require_free
 from serving.restarts import Restarts, how_it_ended
 from serving.routing import read_routes
 from serving.state import open_state
 from serving.swap import catch_up
 from serving.triton import is_alive
-from serving.triton_server import Server, end_with_parent, has_lost_a_model, require_free, start, stop, wait_ready
+from serving.triton_server import Server, has_lost_a_model, start, stop, wait_ready
 
 Say = Callable[[str], None]
 BURIED_WITHIN_S = 5.0  # Triton buries one that dies while it is loaded after about a second, and one that is unloaded at once

@@ -3,7 +3,6 @@
 The wheel's server is 2.51, older than some security fixes: it listens on loopback and its administration needs a key.
 """
 
-import ctypes
 import hashlib
 import os
 import secrets
@@ -24,10 +23,10 @@ import psutil
 
 from pipeline.errors import ToolError
 from pipeline.params import Serve
+from serving.processes import end_with_parent, require_free
 from serving.triton import ADMIN_HEADER, is_ready, key_file
 
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
-PR_SET_PDEATHSIG = 1
 CACHE_BYTES = 64 * 2**20
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX keeps it on Linux)
 
@@ -193,11 +192,6 @@ def _backends(folder: Path) -> Path:
     return target.parent
 
 
-def end_with_parent() -> None:
-    """In the child: be told to stop when the parent dies, by kill -9 too (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def _environment() -> dict[str, str]:
     """Ours, with the wheel's libraries and the interpreter's on the loader path.
 
@@ -207,20 +201,6 @@ def _environment() -> dict[str, str]:
     libraries = [f"{site}/nvidia_pytriton.libs", str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)), "PATH": path}
-
-
-def require_free(host: str, port: int) -> None:
-    """Raise `ToolError` when nothing more can listen on this port."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ToolError(
-                f"{host}:{port}",
-                f"the port cannot be used: {error.strerror}",
-                "stop what listens there (another `make serve` or `make watch`?), or choose another port in params.yaml",
-            ) from None
 
 
 def free_ports(serve: Serve) -> Serve:

@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ from pipeline.params import Params, load_params
 from tests.databases import database, postgres, state  # noqa: F401 (fixtures of many rooms)
 
 ROOT = Path(__file__).parents[1]
+KEPT_IN = (  # of MLflow's database: where files of runs lie
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 SMALL_LABELS = ("track_order", "return_item", "damaged_item", "payment_failed")
 
 
@@ -82,6 +90,16 @@ def commit(project: Project, message: str) -> None:
     """Everything in the project's git."""
     project.must("git", "add", "--all")
     project.must("git", "commit", "--quiet", "--message", message)
+
+
+def copy_made(made: Project, folder: Path) -> Project:
+    """A made project that a test may change: its runs in MLflow keep their files in the copy."""
+    shutil.copytree(made.folder, folder, symlinks=True)
+    copied = Project(folder)
+    with closing(sqlite3.connect(copied.home / "mlflow.db")) as store, store:
+        for table, column in KEPT_IN:
+            store.execute(f"update {table} set {column} = replace({column}, ?, ?)", (str(made.home), str(copied.home)))  # noqa: S608
+    return copied
 
 
 def make_small(project: Project) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import Project, copy_made
 
 STAGES = ["ingest", "split", "train", "evaluate", "reference", "export", "package"]
 
@@ -16,8 +16,7 @@ STAGES = ["ingest", "split", "train", "evaluate", "reference", "export", "packag
 @pytest.fixture
 def copy(made: Project, tmp_path: Path) -> Project:
     """The made project, to be changed by one test."""
-    shutil.copytree(made.folder, tmp_path / "copy", symlinks=True)
-    return Project(tmp_path / "copy")
+    return copy_made(made, tmp_path / "copy")
 
 
 @pytest.fixture

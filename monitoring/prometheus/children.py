@@ -13,8 +13,8 @@ from typing import NamedTuple
 from urllib.request import urlopen
 
 from pipeline.errors import ToolError
+from serving.processes import end_with_parent, require_free
 from serving.restarts import Restarts, how_it_ended
-from serving.triton_server import end_with_parent, require_free
 
 READY_WITHIN_S, ENDS_WITHIN_S = 60, 10
 LAST_LINES = 8

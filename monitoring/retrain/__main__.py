@@ -39,8 +39,8 @@ from monitoring.retrain.work import WorkHere
 from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import Params, load_params
+from serving.processes import require_free
 from serving.state import open_state
-from serving.triton_server import require_free
 
 log = structlog.get_logger()
 

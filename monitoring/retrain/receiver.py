@@ -32,8 +32,8 @@ from monitoring.retrain.webhook import NotAWebhookError, read_webhook
 from pipeline.errors import InputError, run_stage
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
+from serving.processes import require_free
 from serving.state import open_state
-from serving.triton_server import require_free
 
 LINGER_BYTES = 16 * 2**20
 AGAIN_S = "5"

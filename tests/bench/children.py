@@ -20,7 +20,8 @@ import serving
 from pipeline.errors import ToolError
 from pipeline.params import Params, Serve
 from serving.manifest import repository
-from serving.triton_server import Server, end_with_parent, free_ports, running
+from serving.processes import end_with_parent
+from serving.triton_server import Server, free_ports, running
 
 ROOT = Path(serving.__file__).parents[1]
 HOST = "127.0.0.1"

@@ -32,17 +32,12 @@ Edit = Callable[[Any], None]  # of a model_config_pb2.ModelConfig, in place
 def make(package: Path, dvc_lock: Path, out: Path, name: str, max_pieces: int) -> None:
     """Both homes under `out`; a version is published as a person would publish it."""
     staged = out / "staged"
-    _publish(_variant(package, staged / "uncached", _without_cache), dvc_lock, name, out / "plain")
+    publish(_variant(package, staged / "uncached", _without_cache), dvc_lock, name, out / "plain")
     for control in CONTROLS:
         _control(control, package, repository(out / "plain") / control, max_pieces)
-    _publish(package, dvc_lock, name, out / "cached")
-    _publish(_relabelled(_variant(package, staged / "second", _nothing)), dvc_lock, name, out / "cached")
+    publish(package, dvc_lock, name, out / "cached")
+    publish(_relabelled(_variant(package, staged / "second", _nothing)), dvc_lock, name, out / "cached")
     shutil.rmtree(staged)
-
-
-def _publish(package: Path, dvc_lock: Path, name: str, home: Path) -> None:
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # set by the publish before this one, to the registry of its home
-    publish(package, dvc_lock, name, home)
 
 
 def _control(control: str, package: Path, folder: Path, max_pieces: int) -> None:

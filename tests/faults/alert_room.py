@@ -19,9 +19,9 @@ from monitoring.retrain.decide import Decision, Episode, Harm, Past, Situation, 
 from monitoring.retrain.journal import Journal
 from monitoring.retrain.receiver import token_file
 from pipeline.params import Params
+from serving.processes import end_with_parent
 from serving.retrain_tables import alerts, decisions, retrains
 from serving.state import open_state
-from serving.triton_server import end_with_parent
 from tests.faults.stack import clean_environment, free_port, wait_until
 
 

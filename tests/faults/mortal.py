@@ -19,7 +19,7 @@ from monitoring.retrain.work import WorkHere
 from pipeline import tracking
 from pipeline.errors import run_stage
 from serving import swap
-from serving.triton_server import end_with_parent
+from serving.processes import end_with_parent
 
 PUBLISHING = ("before registering", "registered", "staged", "copied", "released")
 

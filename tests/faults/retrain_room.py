@@ -18,10 +18,11 @@ from monitoring.retrain.__main__ import ask as ask_for_one
 from monitoring.retrain.run_local import MARK, RunLocal
 from pipeline.errors import RefusedError
 from serving.manifest import model_name, read_verified, repository
+from serving.processes import end_with_parent
 from serving.publish import publish
 from serving.retrain_tables import decisions, retrain_steps, retrains
 from serving.state import open_state, read_state, roles
-from serving.triton_server import end_with_parent, free_ports
+from serving.triton_server import free_ports
 from tests.conftest import Project, commit
 from tests.faults.mortal import live
 from tests.faults.sampled import sampled

@@ -30,9 +30,10 @@ from pipeline.runtime.classifier import Classifier, model_digest
 from pipeline.runtime.sessions import open_session
 from serving import triton
 from serving.manifest import LINEAGE, MANIFEST, file_digests
+from serving.processes import end_with_parent
 from serving.publish import publish
 from serving.state import open_state, roles
-from serving.triton_server import end_with_parent, free_ports
+from serving.triton_server import free_ports
 
 ROOT = Path(__file__).parents[2]
 FACTORS = (1.0, 1.5, 2.2)  # of the temperature, for versions 1, 2, 3

@@ -40,10 +40,8 @@ def stage(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     meter = Meter(console, Pace(0.5, 1.0, 20, 1.3), limit_s=inf, seed=0)
     package, lock = made / "artifacts/package", made / "dvc.lock"
     setting = Setting(package, lock, params, texts, scratch, console, meter, CAPACITY_PER_S)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with staged(setting, "small") as stage:
-            yield stage
+    with staged(setting, "small") as stage:
+        yield stage
 
 
 def broken(outcome: Outcome) -> list[str]:

@@ -23,7 +23,7 @@ import psutil
 import yaml
 
 from pipeline.params import Params
-from serving.triton_server import end_with_parent
+from serving.processes import end_with_parent
 from tests.faults.stack import ROOT, clean_environment, free_port, wait_until
 from tests.monitoring.homes import Gateway, log_rows, publish
 from tests.monitoring.worlds import LABELS, World

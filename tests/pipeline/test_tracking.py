@@ -15,13 +15,6 @@ from pipeline.params import flatten
 from tests.conftest import ROOT, Project
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of state with an MLflow of its own."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
-
-
 def run_of(project: Project) -> mlflow.entities.Run:
     client = mlflow.MlflowClient(f"sqlite:///{project.home / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
@@ -67,49 +60,49 @@ def test_metric_names_stay_few(made: Project) -> None:
     assert len(own) < 60
 
 
-def test_a_stage_continues_the_run_it_is_given(home: Path) -> None:
-    with tracking.stage_run("train", {"train.epochs": "1"}, home) as first:
+def test_a_stage_continues_the_run_it_is_given(tmp_path: Path) -> None:
+    with tracking.stage_run("train", {"train.epochs": "1"}, tmp_path) as first:
         pass
-    with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, home, continues=first.id) as second:
+    with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, tmp_path, continues=first.id) as second:
         pass
     assert second.id == first.id
     assert mlflow.get_run(first.id).data.params == {"train.epochs": "1", "evaluate.seed": "1"}
 
 
-def test_a_stage_run_again_with_other_params_gets_a_child(home: Path) -> None:
-    with tracking.stage_run("train", {"train.epochs": "1"}, home) as first:
+def test_a_stage_run_again_with_other_params_gets_a_child(tmp_path: Path) -> None:
+    with tracking.stage_run("train", {"train.epochs": "1"}, tmp_path) as first:
         pass
-    with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, home, continues=first.id):
+    with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, tmp_path, continues=first.id):
         pass
-    with tracking.stage_run("evaluate", {"evaluate.seed": "2"}, home, continues=first.id) as again:
+    with tracking.stage_run("evaluate", {"evaluate.seed": "2"}, tmp_path, continues=first.id) as again:
         pass
     assert again.id != first.id
     assert mlflow.get_run(again.id).data.tags["mlflow.parentRunId"] == first.id
 
 
-def test_a_run_of_another_store_is_named_in_a_new_one(home: Path) -> None:
-    with tracking.stage_run("evaluate", {}, home, continues="0123456789abcdef0123456789abcdef") as run:
+def test_a_run_of_another_store_is_named_in_a_new_one(tmp_path: Path) -> None:
+    with tracking.stage_run("evaluate", {}, tmp_path, continues="0123456789abcdef0123456789abcdef") as run:
         pass
     assert mlflow.get_run(run.id).data.tags["evergreen.trained_in"] == "0123456789abcdef0123456789abcdef"
 
 
-def test_a_stage_that_fails_leaves_a_failed_run(home: Path) -> None:
-    with pytest.raises(ZeroDivisionError), tracking.stage_run("train", {}, home) as run:
+def test_a_stage_that_fails_leaves_a_failed_run(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), tracking.stage_run("train", {}, tmp_path) as run:
         raise ZeroDivisionError
     assert mlflow.get_run(run.id).info.status == "FAILED"
 
 
-def test_a_dead_tracking_server_stops_no_stage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_tracking_server_stops_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with tracking.stage_run("train", {"train.epochs": "1"}, home) as run:
+    with tracking.stage_run("train", {"train.epochs": "1"}, tmp_path) as run:
         run.metrics({"train/loss": 1.0}, 1)
         reached = True
     assert reached
     assert run.id is None
 
 
-def test_a_server_that_dies_in_the_middle_stops_no_stage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with tracking.stage_run("train", {}, home) as run:
+def test_a_server_that_dies_in_the_middle_stops_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracking.stage_run("train", {}, tmp_path) as run:
 
         def broken(*_: object, **__: object) -> None:
             raise OSError("disk full")
@@ -140,21 +133,21 @@ with stage_run("train", {}, Path(sys.argv[1])) as run:
 """
 
 
-def test_a_run_whose_process_was_killed_is_closed_and_one_that_lives_is_not(home: Path) -> None:
+def test_a_run_whose_process_was_killed_is_closed_and_one_that_lives_is_not(tmp_path: Path) -> None:
     asked = {"EVERGREEN_DECISION": "7", "EVERGREEN_ALERT": "EvergreenDrift\n$(id) ff00"}
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(home)], cwd=ROOT, env=os.environ | asked, capture_output=True, text=True
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=os.environ | asked, capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     dead = done.stdout.split()[-1]
-    with tracking.stage_run("train", {}, home) as run:
-        assert tracking.close_orphans(home) == [dead]
+    with tracking.stage_run("train", {}, tmp_path) as run:
+        assert tracking.close_orphans(tmp_path) == [dead]
         assert mlflow.get_run(str(run.id)).info.status == "RUNNING"
     closed = mlflow.get_run(dead)
     assert closed.info.status == "KILLED"
     assert closed.data.tags["evergreen.decision"] == "7"
     assert closed.data.tags["evergreen.alert"] == asked["EVERGREEN_ALERT"]
-    assert tracking.close_orphans(home) == []
+    assert tracking.close_orphans(tmp_path) == []
 
 
 def test_a_process_is_gone_when_its_number_is_somebody_elses_or_the_machine_has_restarted() -> None:

@@ -49,7 +49,6 @@ def running(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("gateway")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made.folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         params = made.params
         jobs = params.jobs.model_copy(update={"callback_private": "allow", "poll_ms": 50})
         log = params.log.model_copy(update={"flush_s": 0.2})

@@ -30,9 +30,8 @@ PACKED = ("artifacts/export", "artifacts/session", "artifacts/reference/referenc
 
 @pytest.fixture
 def in_project(made: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The made project as current folder, with MLflow free to be pointed at a home of the test's own."""
+    """The made project as current folder."""
     monkeypatch.chdir(made.folder)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return made
 
 

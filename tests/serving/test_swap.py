@@ -39,16 +39,9 @@ TEXTS = ("where is my parcel?", "my card was declined twice", "the kettle leaks"
 
 @pytest.fixture(scope="module")
 def place(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        place = stack.lay_out(tmp_path_factory.mktemp("swap"), made / "artifacts/package", made / "dvc.lock", made.params)
+    place = stack.lay_out(tmp_path_factory.mktemp("swap"), made / "artifacts/package", made / "dvc.lock", made.params)
     with stack.serving(place):
         yield place
-
-
-@pytest.fixture(autouse=True)
-def _registry_of_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def swap_to(place: Place, version: int, said: list[str] | None = None) -> Swapped:

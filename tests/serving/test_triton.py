@@ -39,7 +39,6 @@ def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     home = tmp_path_factory.mktemp("serving")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made.folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         publish(made / "artifacts/package", made / "dvc.lock", "evergreen", home)
     with triton_server.running(repository(home), ["intent-1"], triton_server.free_ports(made.params.serve), home) as server:
         yield Served(server, made, home)

@@ -188,8 +188,7 @@ def test_where_the_champion_has_no_reference_new_rows_are_those_fed_back(world: 
     assert found.numbers["new/rows"] == len(world.rows.new_test)
 
 
-def test_the_run_in_mlflow_keeps_verdict_and_picture(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_the_run_in_mlflow_keeps_verdict_and_picture(world: World, tmp_path: Path) -> None:
     home = Path(os.environ["EVERGREEN_HOME"])  # of all tests: laying out a store of its own takes MLflow seconds
     package, test = zoo.package(world.better, tmp_path / "c"), [*world.rows.test, *world.rows.new_test]
     split = zoo.measured(tmp_path / "made", test, accuracy=accuracy_of(package, test))

@@ -1,22 +1,21 @@
 """The drill of retrains, small: a controller killed in two of its steps; and that every promise of the drill can be broken."""
 
-import shutil
 from collections import Counter
 from pathlib import Path
 
 from monitoring.retrain.journal import STEPS
-from tests.conftest import Project
+from tests.conftest import Project, copy_made
 from tests.faults import retrain
 from tests.faults.mortal import POINTS
 from tests.faults.retrain_room import STAGES
 
 
 def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: Path) -> None:
-    shutil.copytree(made.folder, tmp_path / "clone", symlinks=True)
+    clone = copy_made(made, tmp_path / "clone")
     amount = retrain.Amount(
         ["after feedback is written", "publish: released"], [], is_mlflow_away=False, is_database_locked=False, is_disk_full=False
     )
-    outcome, story = retrain.run(Project(tmp_path / "clone"), amount, print)
+    outcome, story = retrain.run(clone, amount, print)
     assert [one.what for one in outcome.promises if not one.is_kept] == [], (outcome.figures, outcome.notes)
     assert [fault.name for fault in story.faults] == amount.points
     assert story.ends == {1: "done, version 2"}

@@ -1,7 +1,6 @@
 """One whole turn with a real `dvc repro`: an alert, a retrain in a worktree of its own, a new champion."""
 
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from serving.retrain_tables import decisions, retrain_steps, retrains
 from serving.state import open_state, roles
 from serving.swap import swap
 from serving.triton_server import free_ports
-from tests.conftest import Project, commit
+from tests.conftest import Project, commit, copy_made
 from tests.monitoring.retrain.receiver_here import alert, webhook
 
 Build = Callable[[Verdict], Controller]
@@ -32,12 +31,10 @@ PASSED = Verdict(True, ("not worse on the old slice", "better on the new one"), 
 @pytest.fixture
 def clone(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The made project with version 1 as champion, and a commit since: another package, and nothing to train."""
-    shutil.copytree(made.folder, tmp_path / "clone", symlinks=True)
-    project = Project(tmp_path / "clone")
+    project = copy_made(made, tmp_path / "clone")
     ports = free_ports(project.params.serve)  # where no Triton answers
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("EVERGREEN_HOME", str(project.home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # versions are counted in this home, not where other tests publish
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     publish(project / "artifacts/package", project / "dvc.lock", "evergreen", project.home)
     project.set(
