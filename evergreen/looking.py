@@ -179,6 +179,8 @@ def _print_running(at: "Stores", params: "Params") -> None:
         "Prometheus": (params.alerts.host, params.alerts.prometheus_port),
         "Alertmanager": (params.alerts.host, params.alerts.alertmanager_port),
         "inbox": (params.alerts.host, params.alerts.inbox_port),
+        "receiver": (params.alerts.host, params.alerts.receiver_port),
+        "controller": (params.alerts.host, params.alerts.controller_port),
     }
     up = {name: _answers(*address) for name, address in parts.items()}
     out.print("runs: " + "  ".join(f"{'[green]✓[/]' if is_up else '[dim]–[/]'} {name}" for name, is_up in up.items()))

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,35 +52,64 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[sa.URL]:
-    """A server of our own on loopback, without any durability; ended with the session."""
+class Postgres:
+    """A server of our own on loopback, without any durability but that of a clean stop."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self._folder, self._programs, self._account = folder, programs, _account()
+        password = secrets.token_hex(16)
+        self.url = sa.URL.create("postgresql+psycopg", "evergreen", password, "127.0.0.1", _free_port(), "postgres")
+        (folder / "password").write_text(password)
+        for path in (folder, folder / "password"):
+            shutil.chown(path, self._account.get("user"), self._account.get("group")) if self._account else None
+        made = subprocess.run(
+            [str(programs / "initdb"), "-D", "data", *HOW_MADE], cwd=folder, capture_output=True, text=True, **self._account
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return when it answers."""
+        settings = (*FAST, "listen_addresses=127.0.0.1", f"port={self.url.port}")
+        command = [str(self._programs / "postgres"), "-D", "data", *(word for setting in settings for word in ("-c", setting))]
+        log = self._folder / "log"
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, stdout=file, stderr=file, preexec_fn=_end_with_parent, **self._account
+            )
+        _wait_until_it_answers(self.url, self._process, log)
+
+    def stop(self) -> None:
+        """Sessions that are still open are ended."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=30)
+        self._process = None
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """One that is gone afterwards, with all that was in it; skips the test where PostgreSQL is not installed."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    account, password, port = _account(), secrets.token_hex(16), _free_port()
     folder = Path(tempfile.mkdtemp(prefix="evergreen-postgres-"))  # pytest's own folders are closed to other users
-    (folder / "password").write_text(password)
-    for path in (folder, folder / "password"):
-        shutil.chown(path, account.get("user"), account.get("group")) if account else None
-    process = None
     try:
-        made = subprocess.run(
-            [str(programs / "initdb"), "-D", "data", *HOW_MADE], cwd=folder, capture_output=True, text=True, **account
-        )
-        assert made.returncode == 0, made.stdout + made.stderr
-        options = [word for setting in (*FAST, "listen_addresses=127.0.0.1", f"port={port}") for word in ("-c", setting)]
-        with (folder / "log").open("wb") as log:
-            command = [str(programs / "postgres"), "-D", "data", *options]
-            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, preexec_fn=_end_with_parent, **account)
-        url = sa.URL.create("postgresql+psycopg", "evergreen", password, "127.0.0.1", port, "postgres")
-        _wait_until_it_answers(url, process, folder / "log")
-        yield url
+        server = Postgres(folder, programs)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
     finally:
-        if process is not None:
-            process.send_signal(signal.SIGINT)  # sessions that are still open are ended
-            process.wait(timeout=30)
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[sa.URL]:
+    """The server that tests share, each with a database of its own."""
+    with running_postgres() as server:
+        yield server.url
 
 
 def _wait_until_it_answers(url: sa.URL, process: subprocess.Popen[bytes], log: Path) -> None:

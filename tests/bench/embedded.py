@@ -17,7 +17,7 @@ from pipeline.metrics import fit_temperature, softmax
 from pipeline.params import Model
 from pipeline.runtime.text import word_count
 
-BATCH = 64
+BATCH, SHOWN_EACH = 64, 1024
 
 
 class Texts(NamedTuple):
@@ -68,7 +68,7 @@ def _embedded(texts: Sequence[str], columns: Sequence[NDArray[np.str_]], name: s
     kept = cache / f"{name}-{digest}.npz"
     if not kept.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, **dict(zip(("embedding", "sketch", "pieces"), _embed(texts, model), strict=True)))
+        np.savez(kept, **dict(zip(("embedding", "sketch", "pieces"), _embed(texts, name, model), strict=True)))
     arrays = np.load(kept)
     per_word = ((arrays["pieces"] - 2) / np.array([word_count(text) for text in texts])).astype(np.float32)
     label, unit, phase = columns
@@ -99,7 +99,9 @@ def _read(path: Path) -> list[dict[str, str]]:
     return list({row["text"]: row for row in rows}.values())
 
 
-def _embed(texts: Sequence[str], model: Model) -> tuple[NDArray[np.float32], NDArray[np.float16], NDArray[np.int32]]:
+def _embed(texts: Sequence[str], name: str, model: Model) -> tuple[NDArray[np.float32], NDArray[np.float16], NDArray[np.int32]]:
+    import torch
+    from rich.progress import track
     from torch.nn import functional as F
 
     from pipeline.learning.base import base_folder
@@ -110,6 +112,9 @@ def _embed(texts: Sequence[str], model: Model) -> tuple[NDArray[np.float32], NDA
     tokenizer = load_tokenizer(base_folder(model), model.max_pieces)
     pieces = to_pieces(tokenizer, list(texts))
     frozen = TextClassifier(load_encoder(base_folder(model)), CosineHead(1, 1, 1.0)).eval()
-    pooled = F.normalize(in_batches(frozen.embed, pieces, batch_size=BATCH, precision="fp32"), dim=-1)
+    parts = [pieces[at : at + SHOWN_EACH] for at in range(0, len(pieces), SHOWN_EACH)]
+    shown = track(parts, description=f"{len(texts)} texts of {name}")
+    embedded = [in_batches(frozen.embed, part, batch_size=BATCH, precision="fp32") for part in shown]
+    pooled = F.normalize(torch.cat(embedded), dim=-1)
     sketch = (pooled @ sketch_projection(pooled.shape[1], model)).numpy().astype(np.float16)
     return pooled.numpy(), sketch, np.array([len(own) for own in pieces], dtype=np.int32)

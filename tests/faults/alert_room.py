@@ -51,9 +51,9 @@ def lay_out(folder: Path, params: Params) -> Here:
 
 
 @contextmanager
-def receiving(here: Here) -> Iterator[subprocess.Popen[bytes]]:
+def receiving(here: Here, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """The receiver, ready."""
-    process = begin(here)
+    process = begin(here, **environment)
     try:
         wait_until(lambda: answers(here), 60)
         yield process
@@ -61,13 +61,13 @@ def receiving(here: Here) -> Iterator[subprocess.Popen[bytes]]:
         end(process)
 
 
-def begin(here: Here) -> subprocess.Popen[bytes]:
+def begin(here: Here, **environment: str) -> subprocess.Popen[bytes]:
     """The receiver, not waited for."""
     with (here.folder / "receiver.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "monitoring.retrain.receiver"],
             cwd=here.folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(here.home)},
+            env=clean_environment() | {"EVERGREEN_HOME": str(here.home)} | environment,
             stdout=log,
             stderr=log,
             preexec_fn=end_with_parent,
