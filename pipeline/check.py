@@ -34,7 +34,8 @@ def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     yield f"split: {len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows"
     base = base_folder(params.model)
     check_lora(base, params.model)
-    yield f"base model: {base}, adapters on {params.model.lora_targets}"
+    how = "trained as a whole" if params.model.method == "full" else f"adapters on {params.model.lora_targets}"
+    yield f"base model: {base}, {how}"
 
 
 def check_tools() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.learning.base import refuse_targets
-from pipeline.params import Params, Train
+from pipeline.params import Model, Params, Train
 
 NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
@@ -18,6 +18,7 @@ def refuse_impossible(params: Params, base: Path | None, has_gpu: bool, cpu_flag
     """Raise `InputError` at the first combination that cannot work; `base` is None while its files are not here."""
     refuse_precision(params.train.precision, has_gpu, cpu_flags)
     refuse_rates(params.train)
+    refuse_quantised_learning(params.model)
     if base is not None:
         refuse_layers(params.train, base)
         refuse_targets(params.model, base)
@@ -38,6 +39,13 @@ def refuse_rates(train: Train) -> None:
         raise InputError(
             "params.yaml, train.bottom_lr", what, f"the nearest that works: {train.encoder_lr}, the same for all layers"
         )
+
+
+def refuse_quantised_learning(model: Model) -> None:
+    """Weights of 4 or 8 bits cannot be moved by a gradient."""
+    if model.method == "full" and model.quantise != "none":
+        what = f"`quantise` = {model.quantise} holds the base still, and `method` = full trains it"
+        raise InputError("params.yaml, model.quantise", what, "the nearest that works: none (or: method: lora)")
 
 
 def refuse_layers(train: Train, base: Path) -> None:

@@ -58,6 +58,7 @@ class Split(Section):
 class Lora(Section):
     """Low-rank adapters and how their frozen base is held in memory."""
 
+    method: Literal["lora", "full"]
     lora_rank: Count
     lora_alpha: Positive
     lora_dropout: Share

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a frozen base: which modules, how scaled, the base quantised, activations computed again."""
+"""What of the base learns: low-rank adapters on it while it is frozen, perhaps quantised, or all of it."""
 
 import warnings
 from typing import Any, Literal
@@ -37,6 +37,13 @@ def quantised(quantise: Quantise) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": 0}}
 
 
+def trainable(base: nn.Module, lora: Lora) -> nn.Module:
+    """The frozen base with adapters on it, or all of it made trainable, as `method` says."""
+    if lora.checkpointing == "layers":  # Chen et al. 2016
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    return base.requires_grad_(True) if lora.method == "full" else add_lora(base, lora)
+
+
 def add_lora(base: nn.Module, lora: Lora) -> PeftModel:
     """The base with trainable low-rank adapters (Hu et al. 2021) on the modules that params name.
 
@@ -52,8 +59,6 @@ def add_lora(base: nn.Module, lora: Lora) -> PeftModel:
     )
     if lora.quantise != "none":
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-    if lora.checkpointing == "layers":  # Chen et al. 2016
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 asks transformers 5 for it
         return get_peft_model(base, config)

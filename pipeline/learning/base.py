@@ -56,7 +56,7 @@ def check_lora(folder: Path, lora: Lora) -> None:
 
 def refuse_targets(lora: Lora, base: Path) -> None:
     """Adapters go onto modules that the base model has."""
-    if lora.lora_targets == ALL_LINEAR:
+    if lora.method == "full" or lora.lora_targets == ALL_LINEAR:
         return
     modules = set(matrices(base / "model.safetensors"))
     for target in targets(lora):

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 import transformers
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from pipeline.learning.adapters import add_lora, quantised
+from pipeline.learning.adapters import quantised, trainable
 from pipeline.learning.base import check_lora
 from pipeline.learning.loop import Batch, Task
 from pipeline.learning.packing import IGNORED, Sequences, causal_mask, pack, packed
@@ -19,14 +18,14 @@ from pipeline.learning.precision import Precision, autocast, multiple_of
 from pipeline.params import Causal
 
 
-def load_causal(folder: Path, causal: Causal) -> PeftModel:
-    """The frozen language model in fp32 (or quantised) with fresh adapters."""
+def load_causal(folder: Path, causal: Causal) -> nn.Module:
+    """The language model in fp32 (or quantised), with fresh adapters or trainable as a whole."""
     check_lora(folder, causal)
     transformers.utils.logging.disable_progress_bar()
     base: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False, **quantised(causal.quantise)
     )
-    return add_lora(base.requires_grad_(False), causal)
+    return trainable(base.requires_grad_(False), causal)
 
 
 def causal_task(

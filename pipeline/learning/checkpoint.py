@@ -1,4 +1,4 @@
-"""A trained model on disk: `adapter.safetensors` (adapters and head), `labels.json`, `origin.json`."""
+"""A trained model on disk: `adapter.safetensors` (adapters or the encoder, and head), `labels.json`, `origin.json`."""
 
 import json
 from pathlib import Path

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from pipeline.errors import InputError
-from pipeline.learning.adapters import Quantise, add_lora, quantised
+from pipeline.learning.adapters import Quantise, quantised, trainable
 from pipeline.learning.base import check_lora
 from pipeline.learning.precision import Precision
 from pipeline.learning.written_bert import WrittenBert, fits
@@ -128,11 +128,11 @@ def load_encoder(folder: Path, dropout: float = 0.0, quantise: Quantise = "none"
 
 
 def build(folder: Path, classes: int, model: Model) -> TextClassifier:
-    """Base encoder, fresh adapters and a fresh head."""
+    """Base encoder, with fresh adapters or trainable as a whole, and a fresh head."""
     check_lora(folder, model)
     encoder = load_encoder(folder, model.dropout, model.quantise)
     width: int = encoder.config.hidden_size  # type: ignore[union-attr,assignment]
-    return TextClassifier(add_lora(encoder, model), CosineHead(classes, width, model.head_scale))
+    return TextClassifier(trainable(encoder, model), CosineHead(classes, width, model.head_scale))
 
 
 def write_out(classifier: TextClassifier, model: Model, precision: Precision) -> str:
@@ -152,7 +152,7 @@ def write_out(classifier: TextClassifier, model: Model, precision: Precision) ->
 
 
 def trainable_state(classifier: nn.Module) -> dict[str, Tensor]:
-    """Copies of the parameters that training changes: adapters and head."""
+    """Copies of the parameters that training changes: adapters or the whole encoder, and head."""
     return {name: p.detach().clone() for name, p in classifier.named_parameters() if p.requires_grad}
 
 

@@ -82,3 +82,9 @@ def test_the_machine_is_read_from_the_kernel(tmp_path: Path) -> None:
         raise OSError
 
     assert cpu_flags(unreadable) == set()
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_a_quantised_base_cannot_be_trained_as_a_whole(bits: str, params: Params) -> None:
+    error = refused(params, "model", method="full", quantise=bits)
+    assert "none (or: method: lora)" in error.do

@@ -12,7 +12,8 @@ from pipeline.errors import InputError, ToolError
 from pipeline.learning import adapters
 from pipeline.learning.adapters import quantised
 from pipeline.learning.base import check_lora
-from pipeline.learning.model import build, load_encoder, trainable_state
+from pipeline.learning.freezing import trained_share
+from pipeline.learning.model import build, load_encoder, merge, restore, trainable_state, write_out
 from pipeline.params import Model, Params
 from tests.pipeline.learning.little_bert import WORDS, little_classifier, save_little_bert
 
@@ -54,6 +55,32 @@ def test_the_adapters_own_dropout_acts_while_training(folder: Path, model: Model
         assert not torch.equal(classifier(IDS, MASK), classifier(IDS, MASK))
         classifier.eval()
         assert torch.equal(classifier(IDS, MASK), classifier(IDS, MASK))
+
+
+def test_full_fine_tuning_trains_every_weight_and_comes_back_from_its_state(folder: Path, model: Model) -> None:
+    full = model.model_copy(update={"method": "full"})
+    classifier = build(folder, 3, full)
+    assert trained_share(classifier) == 1.0
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
+    classifier(IDS, MASK).square().sum().backward()
+    optimizer.step()
+    before, after = dict(load_encoder(folder).named_parameters()), trainable_state(classifier)
+    moved = [name for name in before if not torch.equal(before[name], after[f"encoder.{name}"])]
+    unmoved = before.keys() - set(moved)
+    assert all("key.bias" in name for name in unmoved)  # the softmax takes no notice of a key's bias
+    again = restore(folder, after, 3, full)
+    merged = merge(again)
+    with torch.no_grad():
+        wanted = classifier.eval()(IDS, MASK)
+        assert torch.equal(again(IDS, MASK), wanted)
+        assert torch.equal(merged(IDS, MASK), wanted)
+    with pytest.raises(InputError, match="does not fit section model"):
+        restore(folder, after, 3, model)
+
+
+def test_full_fine_tuning_asks_nothing_of_targets_and_is_not_written_out(folder: Path, model: Model) -> None:
+    full = model.model_copy(update={"method": "full", "lora_targets": "nobody", "kernels": "auto"})
+    assert write_out(build(folder, 3, full), full, "fp32").startswith("modules: ")
 
 
 def gradients(classifier: nn.Module) -> tuple[list[Tensor], int]:
