@@ -94,10 +94,8 @@ def connect(home: Path) -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     uri, named = tracking_uri(home), os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
-    if named is None:
-        del os.environ[
-            "MLFLOW_TRACKING_URI"
-        ]  # MLflow sets it: this home's store would pass for the user's choice in the next home
+    if named is None:  # MLflow has set it now: this home's store would pass for the user's choice in the next home
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     with FileLock(home / "mlflow.lock"):  # two processes must not both lay out a fresh database
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
             local = uri == default_uri(home)

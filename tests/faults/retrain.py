@@ -166,7 +166,7 @@ def killed(room: Room, number: int, points: Sequence[str]) -> Hit:
     ask(room, number)
     hit = Hit([], [])
     for point in points:
-        if dies(room, point):
+        if dies(room, number, point):
             hit.faults.append(kill(number, point))
         else:
             hit.missed.append(point)
@@ -241,7 +241,7 @@ def _with_little_room(room: Room, number: int, folder: Path, step: str, *, stays
 def stands_at_publish(room: Room, number: int) -> None:
     """A retrain that has passed the gate, and whose controller is gone."""
     ask(room, number)
-    assert dies(room, "before publish is begun"), last_words(room)
+    assert dies(room, number, "before publish is begun"), last_words(room)
 
 
 def fails(room: Room, step: str) -> None:

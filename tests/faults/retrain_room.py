@@ -33,7 +33,7 @@ PATIENT: dict[str, Any] = {  # nothing is waited for that the drill does not ask
     "settle_s": 0, "poll_s": 0.2, "min_labels": 1, "cooldown_s": 0, "lease_s": LEASE_S, "retry_s": 1, "attempts": 60,
     "budget_s": 10**6, "stop_within_s": 5,
 }  # fmt: skip
-POINT_WITHIN_S, ENDS_WITHIN_S, LOOK_S = 600.0, 900.0, 2.0
+POINT_WITHIN_S, OVER_WITHIN_S, ENDS_WITHIN_S, LOOK_S = 600.0, 30.0, 900.0, 2.0
 
 
 class Room(NamedTuple):
@@ -90,8 +90,8 @@ def ask(room: Room, number: int, **changed: dict[str, Any]) -> None:
         ask_for_one(engine, f"drill {number}")
 
 
-def dies(room: Room, point: str, within_s: float = POINT_WITHIN_S) -> bool:
-    """Whether a controller came to this point, and died there.
+def dies(room: Room, number: int, point: str) -> bool:
+    """Whether a controller came to this point of this retrain, and died there; not waited for long once the retrain is over.
 
     It is forked off a server that has everything imported: seconds a death, and there are dozens.
     """
@@ -99,7 +99,12 @@ def dies(room: Room, point: str, within_s: float = POINT_WITHIN_S) -> bool:
     nursery.set_forkserver_preload(["__main__", live.__module__])
     process = nursery.Process(target=live, args=(point, room.project.folder, _environment(room)), daemon=True)
     process.start()
-    process.join(within_s)
+    until = time.monotonic() + POINT_WITHIN_S
+    is_over = False
+    while process.is_alive() and time.monotonic() < until:
+        process.join(1.0)
+        if not is_over and (is_over := room.is_idle(number)):
+            until = min(until, time.monotonic() + OVER_WITHIN_S)
     if process.is_alive():
         process.terminate()
         process.join()
