@@ -1,12 +1,13 @@
-"""Row T3: an epoch with the prefix cache beside the same epoch without, with 4 and with 5 of 6 layers frozen; in pairs.
+"""Rows T3 of `make bench-train`: epochs with the prefix cache beside the same without, 4 and 5 of 6 layers frozen; in pairs.
 
-Both arms train the same layers from the same weights on equal batches; the cache is full, as after the first epoch.
-`.venv/bin/python -m tests.bench.prefix --rows 960` prints the rows; the losses of both arms are held against each other.
+Both arms train the same layers from the same weights on equal batches; the cache is full, as after the first epoch. The losses
+of both arms are held against each other.
 """
 
-import argparse
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import NamedTuple
@@ -20,12 +21,12 @@ from pipeline.learning.loop import fit
 from pipeline.learning.model import build
 from pipeline.learning.precision import Precision
 from pipeline.learning.prefix_cache import PrefixCache
-from pipeline.params import Params, load_params
-from pipeline.records import labels_of, read_examples
-from pipeline.runtime.pieces import load_tokenizer, to_pieces
-from tests.bench.report import Ratio, Row, paired_ratio
+from pipeline.params import Params
+from tests.bench.report import Row, paired_ratio
 
 LAYERS = 6
+GOALS = {4: "T3a", 5: "T3b"}  # by frozen layers
+LOSSES = "T3c"
 
 
 class Epoch(NamedTuple):
@@ -73,14 +74,16 @@ def measure(rows: Rows, classes: int, params: Params, frozen: int, pairs: int, p
     return Arms([a for a, _ in both], [b for _, b in both], fill_s)
 
 
-def row(arms: Arms, frozen: int, precision: Precision) -> Row:
-    """As the other benches write it."""
-    ratio: Ratio = paired_ratio([one.seconds for one in arms.without], [one.seconds for one in arms.cached])
-    value = min(one.seconds for one in arms.cached)
-    what = f"{precision}: an epoch with {frozen} of {LAYERS} layers frozen and cached"
-    return Row(
-        "T3", what, value, "s", "the same without the cache", min(one.seconds for one in arms.without), ratio, len(arms.cached)
-    )
+def rows_of(arms: Arms, frozen: int, precision: Precision, lora: str) -> Iterator[Row]:
+    """How many times faster; and the largest difference of a step's loss between the arms."""
+    ratio = paired_ratio([one.seconds for one in arms.without], [one.seconds for one in arms.cached])
+    where = f"{precision}, LoRA {lora}, {frozen} of {LAYERS} layers frozen and cached"
+    without, cached = (median(one.seconds for one in own) for own in (arms.without, arms.cached))
+    shown = f"seconds an epoch after the first ({where}; once {arms.fill_s:.1f} s to fill)"
+    goal = GOALS[frozen] if precision == "fp32" else f"{GOALS[frozen]} bf16"
+    yield Row(goal, shown, cached, "s", "without the cache", without, ratio, len(arms.cached))
+    name = LOSSES if precision == "fp32" else f"{LOSSES} bf16"
+    yield Row(name, f"largest difference of a loss ({where})", largest_difference(arms), "", "none", None, None, len(arms.cached))
 
 
 def largest_difference(arms: Arms) -> float:
@@ -90,34 +93,10 @@ def largest_difference(arms: Arms) -> float:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--split", type=Path, default=Path("artifacts/split"))
-    parser.add_argument("--rows", type=int, default=960)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--rank", type=int, help="of the adapters; by default that of params.yaml")
-    parser.add_argument("--targets", help="of the adapters, as in params.yaml")
-    args = parser.parse_args()
-    params = load_params()
-    adapters = {"lora_rank": args.rank or params.model.lora_rank, "lora_targets": args.targets or params.model.lora_targets}
-    params = params.model_copy(update={"model": params.model.model_copy(update=adapters)})
-    examples = read_examples(args.split / "train.parquet")[: args.rows]
-    labels = sorted(set(labels_of(examples)))
-    pieces = to_pieces(load_tokenizer(base_folder(params.model), params.model.max_pieces), [one.text for one in examples])
-    rows = Rows(pieces, torch.tensor([labels.index(label) for label in labels_of(examples)]))
+def prefix_rows(rows: Rows, params: Params, lora: str, pairs: int) -> Iterator[Row]:
+    """Both precisions, both depths."""
+    classes = 1 + int(rows.targets.max())
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     for precision in precisions:
-        for frozen in (4, 5):
-            arms = measure(rows, len(labels), params, frozen, args.pairs, precision)
-            found = row(arms, frozen, precision)
-            assert found.ratio is not None
-            print(
-                f"{found.what}: {found.ratio.median:.2f}x [{found.ratio.low:.2f}, {found.ratio.high:.2f}], "
-                f"{found.control_value:.2f} → {found.value:.2f} s; filling {arms.fill_s:.2f} s; "
-                f"CPU {sum(a.cpu_s for a in arms.without) / sum(b.cpu_s for b in arms.cached):.2f}x; "
-                f"largest difference of a loss {largest_difference(arms):.1e}"
-            )
-
-
-if __name__ == "__main__":
-    main()
+        for frozen in GOALS:
+            yield from rows_of(measure(rows, classes, params, frozen, pairs, precision), frozen, precision, lora)

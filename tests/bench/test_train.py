@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.bench.prefix import Arms, Epoch, rows_of
 from tests.bench.train import BARS, FULL, OURS, STOCK, TUNED, Window, to_rows
 from tests.bench.train_rows import Windows
 
@@ -24,7 +25,7 @@ def found() -> list[Window]:
 
 
 def test_ratios_are_between_the_windows_of_one_round() -> None:
-    rows = {row.goal: row for row in to_rows(found(), idle=100 * MIB) if row.goal != "T6"}
+    rows = {row.goal: row for row in to_rows(found(), idle=100 * MIB) if not row.goal.startswith("T6")}
     assert rows["T1a"].ratio is not None
     assert rows["T1b"].ratio is not None
     assert rows["T1a"].ratio.median == pytest.approx(11.0)  # 12 and 10
@@ -39,11 +40,22 @@ def test_padding_counts_all_pieces_of_all_windows() -> None:
 
 
 def test_memory_is_what_a_process_needs_above_an_idle_one() -> None:
-    rows = {row.control: row for row in to_rows(found(), idle=100 * MIB) if row.goal == "T6"}
+    rows = {row.control: row for row in to_rows(found(), idle=100 * MIB) if row.goal.startswith("T6")}
     assert rows[FULL].value == 400
     assert (rows[FULL].control_value, rows[STOCK].control_value) == (1200, 800)
     assert rows[FULL].ratio is not None
     assert rows[FULL].ratio.median == pytest.approx(3.0)
+
+
+def test_frozen_layers_are_told_by_depth_and_precision_with_the_largest_difference_of_a_loss() -> None:
+    arms = Arms([Epoch(4.0, 4.0, [1.0, 0.5]), Epoch(6.0, 6.0, [1.0, 0.5])], [Epoch(2.0, 2.0, [1.0, 0.5])] * 2, 1.0)
+    speed, losses = rows_of(arms, 4, "fp32", "r8")
+    assert speed.ratio is not None
+    assert (speed.goal, speed.value, speed.control_value, speed.ratio.median) == ("T3a", 2.0, 5.0, 2.5)
+    assert (losses.goal, losses.value) == ("T3c", 0.0)
+    other = arms._replace(cached=[Epoch(2.0, 2.0, [1.1, 0.5])] * 2)
+    assert not BARS["T3c"].is_met(list(rows_of(other, 5, "fp32", "r8"))[1])
+    assert [row.goal for row in rows_of(arms, 5, "bf16", "r8")] == ["T3b bf16", "T3c bf16"]
 
 
 def test_a_window_counts_from_the_question_to_its_last_step(

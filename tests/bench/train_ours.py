@@ -12,7 +12,7 @@ from pipeline.learning.loop import Batch, Task, fit
 from pipeline.learning.model import build, write_out
 from pipeline.learning.precision import candidates
 from pipeline.params import Params, load_params
-from tests.bench.train_rows import BenchRows, Settings, Windows, read_rows
+from tests.bench.train_rows import BenchRows, Settings, Windows, read_rows, with_settings
 
 
 class OverError(Exception):
@@ -34,16 +34,6 @@ def make_task(rows: BenchRows, params: Params, windows: Windows) -> Task:
         return made
 
     return task._replace(batch=batch, validate=lambda: {"loss": 0.0, "accuracy": 0.0, "f1_macro": 0.0})
-
-
-def with_settings(params: Params, settings: Settings) -> Params:
-    """The shipped params with what the arms share."""
-    model = {"lora_rank": settings.lora_rank, "lora_alpha": settings.lora_alpha, "lora_targets": settings.lora_targets}
-    rates = {"encoder_lr": settings.lr, "bottom_lr": settings.lr, "head_lr": settings.lr}
-    train = {**rates, "batch_size": settings.batch_size, "epochs": 1000, "patience": 1000, "log_every_steps": 1}
-    return params.model_copy(
-        update={"model": params.model.model_copy(update=model), "train": params.train.model_copy(update=train)}
-    )
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.learning.memory_use import peak_bytes
+from pipeline.params import Params
 
 
 class Settings(NamedTuple):
@@ -17,6 +18,16 @@ class Settings(NamedTuple):
     lora_targets: str
     batch_size: int
     lr: float
+
+
+def with_settings(params: Params, settings: Settings) -> Params:
+    """The shipped params with what the arms share."""
+    model = {"lora_rank": settings.lora_rank, "lora_alpha": settings.lora_alpha, "lora_targets": settings.lora_targets}
+    rates = {"encoder_lr": settings.lr, "bottom_lr": settings.lr, "head_lr": settings.lr}
+    train = {**rates, "batch_size": settings.batch_size, "epochs": 1000, "patience": 1000, "log_every_steps": 1}
+    return params.model_copy(
+        update={"model": params.model.model_copy(update=model), "train": params.train.model_copy(update=train)}
+    )
 
 
 class BenchRows(NamedTuple):
