@@ -50,6 +50,7 @@ class Split(Section):
     """Shares of the rows by side; what is neither validation nor test is for training."""
 
     seed: int
+    rows_a_class: Literal["all"] | Count
     val_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(gt=0, lt=1)]
     small_classes: Literal["refuse", "keep"]

@@ -41,6 +41,8 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
     for row in rows:
         if row.label in small:
             sides[row.id] = "train"
+    if settings.rows_a_class != "all":
+        rows = few(rows, sides, settings.rows_a_class, settings.seed)
     chosen: dict[Side, list[Example]] = {"train": [], "val": [], "test": list(supplied_test)}
     for row in rows:
         chosen[sides[row.id]].append(row)
@@ -49,17 +51,33 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
     return Sides(chosen["train"], chosen["val"], chosen["test"], small)
 
 
+def few(rows: list[Example], sides: dict[str, Side], a_class: int, seed: int) -> list[Example]:
+    """All test rows, and of each class at most so many others, drawn by a hash of their content."""
+    by_class: dict[str, list[Example]] = {}
+    for row in rows:
+        if sides[row.id] != "test":
+            by_class.setdefault(str(row.label), []).append(row)
+    drawn: set[str] = set()
+    for own in by_class.values():
+        drawn.update(sorted((row.id for row in own), key=lambda one: _place(f"{seed}\0few\0{one}"))[:a_class])
+    return [row for row in rows if sides[row.id] == "test" or row.id in drawn]
+
+
 def side_of(row: Example, seed: int, *, val_share: float, test_share: float) -> Side:
     """Side of one row: SHA-256 of (seed, group or id) read as a number in [0, 1); test, then validation, then train.
 
     The label is left out: a group may span classes, and a label that feedback corrects must not carry a test row into training.
     Each class still gets its shares within binomial error, for the hash knows nothing of classes.
     """
-    key = f"{seed}\0{row.group or row.id}".encode()
-    place = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+    place = _place(f"{seed}\0{row.group or row.id}")
     if place < test_share:
         return "test"
     return "val" if place < test_share + val_share else "train"
+
+
+def _place(key: str) -> float:
+    """In [0, 1)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def _small_classes(rows: list[Example], supplied_test: list[Example], sides: dict[str, Side]) -> list[str]:

@@ -11,11 +11,11 @@ from scipy.stats import binom
 
 from pipeline.errors import InputError
 from pipeline.params import Params, Split
-from pipeline.records import Example, digest_examples, text_id
+from pipeline.records import Example, digest_examples, labels_of, text_id
 from pipeline.split import Sides, report, side_of, split
 from tests.conftest import ROOT
 
-HALF = Split(seed=1, val_share=0.2, test_share=0.3, small_classes="refuse")
+HALF = Split(seed=1, rows_a_class="all", val_share=0.2, test_share=0.3, small_classes="refuse")
 KEEP = HALF.model_copy(update={"small_classes": "keep"})
 
 
@@ -213,3 +213,18 @@ def test_digests_are_those_of_the_sides_and_stable() -> None:
     once, again = split(KNOWN, [], HALF), split(list(KNOWN), [], HALF)
     assert report(once, 0.8)["digests"] == report(again, 0.8)["digests"]
     assert report(once, 0.8)["digests"]["test"] == digest_examples(once.test)
+
+
+def test_few_rows_a_class_are_drawn_anew_by_the_seed_and_tested_on_the_same_rows() -> None:
+    rows = [*many("a"), *many("b", 7)]
+    whole = split(rows, [], HALF)
+    drawn = {seed: split(rows, [], HALF.model_copy(update={"rows_a_class": 10, "seed": seed})) for seed in (1, 2)}
+    assert drawn[1].test == whole.test
+    kept = [*drawn[1].train, *drawn[1].val]
+    assert Counter(labels_of(kept))["a"] == 10
+    assert Counter(labels_of(kept))["b"] == Counter(labels_of([*whole.train, *whole.val]))["b"]
+    assert {one.id for one in kept} <= {one.id for one in [*whole.train, *whole.val]}
+    supplied = [row("a test of my own", "a"), row("another", "a"), row("a third", "b"), row("a fourth", "b")]
+    few = [split(rows, supplied, HALF.model_copy(update={"rows_a_class": 10, "seed": seed})) for seed in (1, 2)]
+    assert few[0].test == few[1].test == supplied
+    assert {one.id for one in few[0].train} != {one.id for one in few[1].train}
