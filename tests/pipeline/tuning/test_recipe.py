@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.params import Params
-from pipeline.tuning.recipe import command, read_recipe
+from pipeline.tuning.recipe import command, read_recipe, table
 from pipeline.tuning.study import overridden
 from tests.conftest import ROOT
 
@@ -43,3 +43,17 @@ def test_the_command_is_printed_as_it_must_be_typed() -> None:
     said = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.startswith(".venv/bin/dvc exp run -S split.val_share=0.1 ")
     assert said.endswith(" -S 'data.source=a b.csv'\n")
+
+
+def test_values_of_a_key_are_told_with_mean_and_deviation() -> None:
+    scores = [{side: {"accuracy": own, "f1_macro": own} for side in ("test", "control")} for own in (0.90, 0.92, 0.94)]
+    columns = [list(column.cells) for column in table("train.seed", ["7", "8", "9"], scores).columns]
+    assert columns[0] == ["7", "8", "9", "mean of 3"]
+    assert columns[1] == ["90.00", "92.00", "94.00", "92.00 ± 2.00"]
+
+
+def test_a_key_to_vary_that_is_not_there_is_refused_before_anything_runs() -> None:
+    called = [sys.executable, "-m", "pipeline.tuning.recipe", "recipes/banking77.yaml", "--vary", "train.sed=1,2"]
+    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "did you mean `train.seed`" in done.stderr
