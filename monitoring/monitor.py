@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from monitoring import signals
 from monitoring.answers import Answers, answers, counted
@@ -57,6 +57,7 @@ class Monitor:
         self.report: dict[str, Any] | None = None
         self.failed = ""  # the part that ended the last cycle
         self._stack = ExitStack()
+        self._threads = ThreadpoolController()
         self._kept: signals.Kept | None = None
         self._watched: Watched | None = None
         self._judge: Judge | None = None
@@ -65,10 +66,14 @@ class Monitor:
         self._references = References(home, store, self.exporter.reference_asked)
 
     def cycle(self) -> bool:
-        """Judge what came new, and tell; whether more waits. What fails is counted, and tried again by the next cycle."""
+        """Judge what came new, and tell; whether more waits. What fails is counted, and tried again by the next cycle.
+
+        In one thread: the matrices are small, a second one would only spin on a core that others need, and sums that are shared
+        among threads differ in their last digits.
+        """
         started = self.clock()
         try:
-            with self._step("other"):
+            with self._threads.limit(limits=1), self._step("other"):
                 waiting_since = self._read_and_judge()
         except Exception as error:
             self.exporter.failed(self._part)
@@ -255,7 +260,6 @@ def main() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     params = load_params()
-    threadpool_limits(limits=1)  # its matrices are small: a second thread only spins on a core that others need
     monitor = Monitor(params, find_home(), time.time, store_url())
     try:
         if args.once:

@@ -180,7 +180,7 @@ uvicorn.run(app, host=alerts.host, port=alerts.inbox_port, log_level="warning")
 def test_drift_begins_is_shown_and_ends(room: Room) -> None:
     room.monitor.drift(14.8)
     room.wait("EvergreenDrift", "firing")
-    room.inbox.wait(lambda state: state["messages"][-1]["evidence"] is not None)
+    room.inbox.wait(lambda state: any(one["evidence"] is not None for one in state["messages"]))
     page = room.inbox.page()
     assert "Meaning of the texts of version 3 has moved away from its reference" in page
     assert "The log e-value of input_sketch is 14.80, over its threshold 9.2" in page
