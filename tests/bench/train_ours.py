@@ -40,9 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--kernels", choices=("modules", "auto"), required=True, help="model.kernels")
     args = parser.parse_args()
     windows = Windows()
     params = with_settings(load_params(), Settings(**args.settings))
+    params = params.model_copy(update={"model": params.model.model_copy(update={"kernels": args.kernels})})
     task = make_task(read_rows(args.rows), params, windows)
 
     def log_step(_step: int, _values: dict[str, float]) -> None:

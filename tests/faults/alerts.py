@@ -89,8 +89,10 @@ def run(folder: Path, params: Params, tools: Path, amount: Amount, say: Say) -> 
         say(f"{amount.webhooks} different ones")
         different = storm(here, [webhook(number) for number in range(1, amount.webhooks + 1)], amount.callers)
         rss_mib = psutil.Process(receiver.pid).memory_info().rss / 2**20
+    verdicts(here)  # seen by a controller, as all the time in life: the receiver is full at `retrain.max_unseen`
     say(f"{amount.kills} x kill -9 in the middle")
     again, kills = storm_with_kills(here, amount)
+    verdicts(here)
     say(f"two Alertmanagers with the same {amount.told} alerts; one is killed while it tells, nobody listens at first")
     missing, rows = by_alertmanagers(here, tools, amount)
     there = entered(here)
@@ -206,6 +208,7 @@ def storm_with_kills(here: Here, amount: Amount) -> tuple[Shots, list[Mark]]:
         shots = storm(here, [webhook(first + number) for number in range(amount.webhooks)], amount.callers)
         while len(marks) < amount.kills and killer.is_alive():  # they were faster than the kills
             first += amount.webhooks
+            verdicts(here)
             more = storm(here, [webhook(first + number) for number in range(amount.webhooks)], amount.callers)
             shots = Shots(shots.shots + more.shots, shots.acknowledged | more.acknowledged)
     finally:
