@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.bench.prefix import Arms, Epoch, rows_of
-from tests.bench.train import BARS, FULL, OURS, STOCK, TUNED, Window, to_rows
+from tests.bench.train import BARS, FULL, OURS, STOCK, TUNED, WRITTEN, Window, to_rows
 from tests.bench.train_rows import Windows
 
 MIB = 2**20
@@ -20,12 +20,17 @@ def window(arm: str, seconds: float, *, peak: int = 500, processed: int = 210, l
 def found() -> list[Window]:
     windows = [window(FULL, 30.0, peak=1300, lora="none")]
     for ours, tuned, stock in [(1.0, 2.5, 12.0), (2.0, 4.0, 20.0)]:
-        windows += [window(OURS, ours), window(TUNED, tuned), window(STOCK, stock, processed=580, peak=900)]
+        windows += [
+            window(OURS, ours),
+            window(WRITTEN, ours / 2, peak=600),
+            window(TUNED, tuned),
+            window(STOCK, stock, processed=580, peak=900),
+        ]
     return windows
 
 
 def test_ratios_are_between_the_windows_of_one_round() -> None:
-    rows = {row.goal: row for row in to_rows(found(), idle=100 * MIB) if not row.goal.startswith("T6")}
+    rows = {row.goal: row for row in to_rows(found(), idle=100 * MIB) if row.what.startswith(f"{OURS}, LoRA")}
     assert rows["T1a"].ratio is not None
     assert rows["T1b"].ratio is not None
     assert rows["T1a"].ratio.median == pytest.approx(11.0)  # 12 and 10
@@ -40,7 +45,7 @@ def test_padding_counts_all_pieces_of_all_windows() -> None:
 
 
 def test_memory_is_what_a_process_needs_above_an_idle_one() -> None:
-    rows = {row.control: row for row in to_rows(found(), idle=100 * MIB) if row.goal.startswith("T6")}
+    rows = {row.control: row for row in to_rows(found(), idle=100 * MIB) if row.what.startswith(f"{OURS}: ")}
     assert rows[FULL].value == 400
     assert (rows[FULL].control_value, rows[STOCK].control_value) == (1200, 800)
     assert rows[FULL].ratio is not None

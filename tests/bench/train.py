@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +33,11 @@ from tests.bench.train_rows import BenchRows, Settings, with_settings, write_row
 
 DATA = Path("../shared/data/banking77/train.csv")
 LIMIT_S = 25 * 60
-OURS, STOCK, TUNED, FULL = "ours", "HF Trainer + PEFT", "HF Trainer + PEFT, bf16, group_by_length", "HF Trainer, full fine-tuning"
+OURS, WRITTEN = "ours", "ours, layers written out"
+STOCK, TUNED, FULL = "HF Trainer + PEFT", "HF Trainer + PEFT, bf16, group_by_length", "HF Trainer, full fine-tuning"
 ARMS = {
-    OURS: ["-m", "tests.bench.train_ours"],
+    OURS: ["-m", "tests.bench.train_ours", "--kernels", "modules"],
+    WRITTEN: ["-m", "tests.bench.train_ours", "--kernels", "auto"],
     TUNED: ["-m", "tests.bench.train_hf", "--tuned"],
     STOCK: ["-m", "tests.bench.train_hf"],
     FULL: ["-m", "tests.bench.train_hf", "--full"],
@@ -119,7 +122,7 @@ def measure(scratch: Path, params: Params, size: Size, console: Console) -> list
         if not pairs:
             continue
         with ExitStack() as open_:
-            arms = {arm: open_.enter_context(started(arm, scratch, settings)) for arm in (OURS, TUNED, STOCK)}
+            arms = {arm: open_.enter_context(started(arm, scratch, settings)) for arm in (OURS, WRITTEN, TUNED, STOCK)}
             windows += list(rounds(arms, name, size.steps, pairs, until, console))
     with started(FULL, scratch, article[1]) as full:
         windows += list(rounds({FULL: full}, "none", max(3, size.steps // 3), 1, until, console))
@@ -174,12 +177,12 @@ def to_rows(windows: Sequence[Window], idle: int) -> list[Row]:
     """A row a goal and LoRA; what was not measured has none."""
     rows: list[Row] = []
     for lora in dict.fromkeys(one.lora for one in windows if one.arm == OURS):
-        for goal, control in (("T1a", STOCK), ("T1b", TUNED)):
-            ours, theirs = ([one.per_s for one in windows if (one.arm, one.lora) == (arm, lora)] for arm in (OURS, control))
+        for own, (goal, control) in product((OURS, WRITTEN), (("T1a", STOCK), ("T1b", TUNED))):
+            ours, theirs = ([one.per_s for one in windows if (one.arm, one.lora) == (arm, lora)] for arm in (own, control))
             pairs = min(len(ours), len(theirs))
             ratio = paired_ratio(ours[:pairs], theirs[:pairs])
             value, control_value = statistics.median(ours), statistics.median(theirs)
-            rows.append(Row(goal, f"LoRA {lora}", value, "examples/s", control, control_value, ratio, pairs))
+            rows.append(Row(goal, f"{own}, LoRA {lora}", value, "examples/s", control, control_value, ratio, pairs))
     waste = {arm: padding([one for one in windows if one.arm == arm]) for arm in (OURS, STOCK)}
     ratio = paired_ratio([waste[STOCK]], [waste[OURS]])
     rows.append(Row("T2", "processed / real pieces", waste[OURS], "x", f"{STOCK}, dynamic padding", waste[STOCK], ratio, 1))
@@ -196,12 +199,21 @@ def memory_rows(windows: Sequence[Window], idle: int) -> list[Row]:
     article = next(one.lora for one in windows if one.arm == OURS)
     above = {
         arm: max(one.peak_bytes for one in windows if one.arm == arm and one.lora in (article, "none")) - idle
-        for arm in (OURS, STOCK, FULL)
+        for arm in (OURS, WRITTEN, STOCK, FULL)
     }
     what = f"peak memory above an idle process with torch ({idle / 2**20:.0f} MiB), LoRA {article}"
     return [
-        Row(goal, what, above[OURS] / 2**20, "MiB", arm, above[arm] / 2**20, paired_ratio([above[arm]], [above[OURS]]), 1)
-        for goal, arm in (("T6a", FULL), ("T6b", STOCK))
+        Row(
+            goal,
+            f"{own}: {what}",
+            above[own] / 2**20,
+            "MiB",
+            arm,
+            above[arm] / 2**20,
+            paired_ratio([above[arm]], [above[own]]),
+            1,
+        )
+        for own, (goal, arm) in product((OURS, WRITTEN), (("T6a", FULL), ("T6b", STOCK)))
     ]
 
 
@@ -225,7 +237,7 @@ def draw(rows: Sequence[Row], windows: Sequence[Window], path: Path) -> None:
     arms = list(dict.fromkeys((one.arm, one.lora) for one in windows))
     for line, arm in enumerate(arms):
         speeds = [one.per_s for one in windows if (one.arm, one.lora) == arm]
-        colour = GREEN if arm[0] == OURS else GREY
+        colour = GREEN if arm[0] in (OURS, WRITTEN) else GREY
         right.barh(line, statistics.median(speeds), color=colour, alpha=0.5)
         right.plot(speeds, [line] * len(speeds), "o", color=colour, markersize=4)
     right.set_yticks(range(len(arms)), [arm if lora == "none" else f"{arm}\nLoRA {lora}" for arm, lora in arms], fontsize=8)
