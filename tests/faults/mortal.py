@@ -65,6 +65,7 @@ def _points() -> dict[str, Point]:
 
 
 POINTS = _points()
+OVER = ("before the tree is taken away", "after the tree is taken away")  # the end is written, and no other controller comes by
 
 
 def arm(name: str) -> None:

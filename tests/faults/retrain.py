@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from serving.retrain_tables import retrain_steps
 from tests.conftest import Project
 from tests.faults.alert_room import is_up
 from tests.faults.history import CHECKS, History, broken, read_history
+from tests.faults.mortal import OVER
 from tests.faults.retrain_room import (
     Look,
     Room,
@@ -148,8 +150,11 @@ def judge(figures: Figures) -> list[Promise]:
 def cases(amount: Amount) -> list[Case]:
     """Those that were asked for."""
     made = []
-    if amount.points:
-        made.append(Case("controller killed", lambda room, number: killed(room, number, amount.points)))
+    if points := [point for point in amount.points if point not in OVER]:
+        made.append(Case("controller killed", lambda room, number: killed(room, number, points)))
+    for point in OVER:
+        if point in amount.points:
+            made.append(Case(f"killed {point}", partial(killed, points=[point])))
     if amount.stages:
         made.append(Case("dvc repro killed", lambda room, number: repro_killed(room, number, amount.stages)))
     if amount.is_mlflow_away:

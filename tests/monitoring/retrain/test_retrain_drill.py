@@ -6,7 +6,7 @@ from pathlib import Path
 from monitoring.retrain.journal import STEPS
 from tests.conftest import Project, copy_made
 from tests.faults import retrain
-from tests.faults.mortal import POINTS
+from tests.faults.mortal import OVER, POINTS
 from tests.faults.retrain_room import STAGES
 
 
@@ -32,6 +32,11 @@ def test_every_promise_of_the_drill_can_be_broken() -> None:
     assert [one.what for one in retrain.judge(bad) if one.is_kept] == []
     good = retrain.Figures(asked=1, ended=Counter(refused=1), versions=0, felt=1, missed=0, bad_looks=0, broken=Counter())
     assert all(one.is_kept for one in retrain.judge(good))
+
+
+def test_what_comes_after_the_end_has_retrains_of_its_own() -> None:
+    amount = retrain.Amount(list(POINTS), [], is_mlflow_away=False, is_database_locked=False, is_disk_full=False)
+    assert [case.name for case in retrain.cases(amount)] == ["controller killed", *(f"killed {point}" for point in OVER)]
 
 
 def test_there_is_a_crash_point_before_and_after_every_write_of_every_step_and_a_kill_in_every_stage(made: Project) -> None:
