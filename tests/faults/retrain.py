@@ -152,9 +152,7 @@ def cases(amount: Amount) -> list[Case]:
     made = []
     if points := [point for point in amount.points if point not in OVER]:
         made.append(Case("controller killed", lambda room, number: killed(room, number, points)))
-    for point in OVER:
-        if point in amount.points:
-            made.append(Case(f"killed {point}", partial(killed, points=[point])))
+    made += [Case(f"killed {point}", partial(killed, points=[point])) for point in OVER if point in amount.points]
     if amount.stages:
         made.append(Case("dvc repro killed", lambda room, number: repro_killed(room, number, amount.stages)))
     if amount.is_mlflow_away:
