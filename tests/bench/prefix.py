@@ -4,8 +4,9 @@ Both arms train the same layers from the same weights on equal batches; the cach
 of both arms are held against each other.
 """
 
+import io
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -51,7 +52,7 @@ def measure(rows: Rows, classes: int, params: Params, frozen: int, pairs: int, p
 
     def epoch(arm: Rows, inside: AbstractContextManager[None]) -> Epoch:
         losses: list[float] = []
-        with inside:
+        with inside, redirect_stderr(io.StringIO()):  # no bar of its own for each epoch
             none = rows._replace(pieces=arm.pieces[:1], targets=arm.targets[:1])  # validation is no part of the row
             task = classification(classifier, arm, none, settings, precision)._replace(validate=lambda: {"f1_macro": 0.5})
             classifier.load_state_dict(before)

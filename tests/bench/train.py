@@ -87,11 +87,12 @@ def main() -> None:
     size = Size(3, 2, 0, 96) if args.quick else Size(60, args.pairs, 2, 960)
     rows = read_texts(args.data, params)
     console.print(f"{len(rows.targets)} texts of {args.data}; {size.pairs} rounds of {size.steps} steps; at most 25 minutes")
+    idle = idle_bytes()  # before this process grows: a child's peak begins at what its parent held
     with tempfile.TemporaryDirectory(prefix="evergreen-bench-") as scratch:
         write_rows(Path(scratch) / "rows.json", rows)
         windows = measure(Path(scratch), params, size, console)
     frozen = list(measure_prefix(rows, params, size, console))
-    finish(windows, frozen, idle_bytes(), args.out, console)
+    finish(windows, frozen, idle, args.out, console)
 
 
 def read_texts(path: Path, params: Params) -> BenchRows:
