@@ -7,7 +7,6 @@ that is killed anywhere goes on from the last of them.
 import argparse
 import asyncio
 import json
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,6 +31,7 @@ from monitoring.exporter import Exporter, address
 from monitoring.judge import Judge, find_judge
 from monitoring.kept import from_bytes, to_bytes
 from monitoring.log_reader import as_text, from_text, read_on
+from monitoring.logs import log_in_json
 from monitoring.references import References, store_url
 from monitoring.report import Flags, export, report
 from monitoring.watching import Judged, Watched, begin, step
@@ -250,15 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--once", action="store_true", help="judge what is there, print the report, end")
     args = parser.parse_args()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_in_json()
     params = load_params()
     monitor = Monitor(params, find_home(), time.time, store_url())
     try:

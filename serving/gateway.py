@@ -61,7 +61,7 @@ def create_app(params: Params, home: Path, tokens: frozenset[bytes]) -> Guard:
         lifespan=lifespan,
         redoc_url=None,
     )
-    add_routes(app, params, metrics)
+    add_routes(app, params)
     return Guard(Shortcut(app), params.gateway, metrics, tokens)
 
 

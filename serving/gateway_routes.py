@@ -55,74 +55,19 @@ class Parts(NamedTuple):
     tracing: Tracing
 
 
-def add_routes(app: FastAPI, params: Params, metrics: Metrics) -> None:
+def add_routes(app: FastAPI, params: Params) -> None:
     """Every route of the API, its body and answers in the OpenAPI document, and what is answered when one fails."""
     most, longest = params.gateway.max_texts, params.data.max_text_chars
     now = request_schema(PredictRequest, max_texts=most, max_chars=longest)
     later = request_schema(JobRequest, max_texts=params.jobs.max_texts, max_chars=longest)
-
+    said = FeedbackRequest.model_json_schema()
     app.post(PREDICT, **_described(now, PredictResponse, 400, 401, 404, 408, 413, 422, 429, 503))(predict)
-
-    @app.post("/v1/jobs", **_described(later, JobResponse, 400, 401, 408, 409, 413, 422, 429, 503, success=202, key=True))
-    async def submit(request: Request) -> Response:
-        """Answer many texts later; the answer says where to look. A repeated `Idempotency-Key` finds the same job."""
-        here: Parts = request.app.state.parts
-        asked = parse(JobRequest, await read_body(request, here.params.gateway.max_body_bytes))
-        texts = texts_of(asked, max_texts=here.params.jobs.max_texts, max_chars=here.params.data.max_text_chars)
-        _charge(here, request, len(texts))
-        payload = {"texts": texts, "unit": asked.asked_unit, "version": asked.asked_version, "request_id": "job"}
-        key = request.headers.get("idempotency-key")
-        job = await asyncio.to_thread(_enter_job, here, payload, key, asked.callback_url or None)
-        return _json(202, _shown_job(job), {"location": f"/v1/jobs/{job.id}"})
-
-    @app.get("/v1/jobs/{id}", **_described(None, JobResponse, 401, 404))
-    async def find_job(id: str, request: Request) -> Response:
-        """A job as it stands."""
-        here: Parts = request.app.state.parts
-        job = await asyncio.to_thread(_find_job, here.engine, id)
-        if job is None:
-            raise ApiError(404, "no_such_job", "there is no job with this id; finished ones are kept for a day by default")
-        return _json(200, _shown_job(job))
-
-    @app.post(
-        "/v1/feedback",
-        **_described(FeedbackRequest.model_json_schema(), FeedbackResponse, 400, 401, 408, 413, 422, 503, success=201),
-    )
-    async def give_feedback(request: Request) -> Response:
-        """Say what a prediction should have been; the same opinion twice counts once."""
-        here: Parts = request.app.state.parts
-        given = parse(FeedbackRequest, await read_body(request, here.params.gateway.max_body_bytes))
-        schema = here.answering.schema()
-        if not schema:
-            raise ApiError(503, "not_ready", "the champion's labels are not known yet; try again", 1)
-        kind = "label" if given.label in schema else "proposal"
-        await asyncio.to_thread(_enter_feedback, here.engine, given, kind)
-        return _json(201, {"id": given.id, "kind": kind})
-
-    @app.get("/v1/routes", **_described(None, RoutesResponse, 401))
-    async def routes(request: Request) -> Response:
-        """Which versions answer, and what labels the champion knows."""
-        here: Parts = request.app.state.parts
-        shown = here.answering.routes._asdict()
-        del shown["salt"]
-        return _json(200, {**shown, "labels": list(here.answering.schema())})
-
-    @app.get("/healthz", include_in_schema=False)
-    async def healthz(request: Request) -> Response:
-        """The process lives."""
-        return _json(200, {"status": "alive"})
-
-    @app.get("/readyz", include_in_schema=False)
-    async def readyz(request: Request) -> Response:
-        """There is a champion, and Triton has it ready."""
-        ready = metrics.is_ready()
-        return _json(200 if ready else 503, {"status": "ready" if ready else "Triton does not have the champion ready"})
-
-    @app.get("/metrics", include_in_schema=False)
-    async def exposition(request: Request) -> Response:
-        """For Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
+    app.post("/v1/jobs", **_described(later, JobResponse, 400, 401, 408, 409, 413, 422, 429, 503, success=202, key=True))(submit)
+    app.get("/v1/jobs/{id}", **_described(None, JobResponse, 401, 404))(find_job)
+    app.post("/v1/feedback", **_described(said, FeedbackResponse, 400, 401, 408, 413, 422, 503, success=201))(give_feedback)
+    app.get("/v1/routes", **_described(None, RoutesResponse, 401))(routes)
+    for path, show in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", exposition)):
+        app.get(path, include_in_schema=False)(show)
     for kind, handler in ((ApiError, _on_api_error), (HTTPException, _on_http_error), (RequestValidationError, _on_invalid)):
         app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _on_fault)
@@ -139,6 +84,65 @@ async def predict(request: Request) -> Response:
     with here.tracing.span("predict", request.headers, texts=len(texts)):
         predictions = await _answered(here, Asked(request_id, texts, asked.asked_unit, asked.asked_version))
     return _json(200, {"request_id": request_id, "predictions": [shown(one) for one in predictions]})
+
+
+async def submit(request: Request) -> Response:
+    """Answer many texts later; the answer says where to look. A repeated `Idempotency-Key` finds the same job."""
+    here: Parts = request.app.state.parts
+    asked = parse(JobRequest, await read_body(request, here.params.gateway.max_body_bytes))
+    texts = texts_of(asked, max_texts=here.params.jobs.max_texts, max_chars=here.params.data.max_text_chars)
+    _charge(here, request, len(texts))
+    payload = {"texts": texts, "unit": asked.asked_unit, "version": asked.asked_version, "request_id": "job"}
+    key = request.headers.get("idempotency-key")
+    job = await asyncio.to_thread(_enter_job, here, payload, key, asked.callback_url or None)
+    return _json(202, _shown_job(job), {"location": f"/v1/jobs/{job.id}"})
+
+
+async def find_job(id: str, request: Request) -> Response:
+    """A job as it stands."""
+    here: Parts = request.app.state.parts
+    job = await asyncio.to_thread(_find_job, here.engine, id)
+    if job is None:
+        raise ApiError(404, "no_such_job", "there is no job with this id; finished ones are kept for a day by default")
+    return _json(200, _shown_job(job))
+
+
+async def give_feedback(request: Request) -> Response:
+    """Say what a prediction should have been; the same opinion twice counts once."""
+    here: Parts = request.app.state.parts
+    given = parse(FeedbackRequest, await read_body(request, here.params.gateway.max_body_bytes))
+    schema = here.answering.schema()
+    if not schema:
+        raise ApiError(503, "not_ready", "the champion's labels are not known yet; try again", 1)
+    kind = "label" if given.label in schema else "proposal"
+    await asyncio.to_thread(_enter_feedback, here.engine, given, kind)
+    return _json(201, {"id": given.id, "kind": kind})
+
+
+async def routes(request: Request) -> Response:
+    """Which versions answer, and what labels the champion knows."""
+    here: Parts = request.app.state.parts
+    shown = here.answering.routes._asdict()
+    del shown["salt"]
+    return _json(200, {**shown, "labels": list(here.answering.schema())})
+
+
+async def healthz(request: Request) -> Response:
+    """The process lives."""
+    return _json(200, {"status": "alive"})
+
+
+async def readyz(request: Request) -> Response:
+    """There is a champion, and Triton has it ready."""
+    here: Parts = request.app.state.parts
+    ready = here.metrics.is_ready()
+    return _json(200 if ready else 503, {"status": "ready" if ready else "Triton does not have the champion ready"})
+
+
+async def exposition(request: Request) -> Response:
+    """For Prometheus."""
+    here: Parts = request.app.state.parts
+    return Response(here.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 class Shortcut:

@@ -9,9 +9,9 @@ from pipeline.errors import ToolError
 PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
+def end_with_parent(told: int = signal.SIGTERM) -> None:
     """In the child: be told to stop when the parent dies, by kill -9 too (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, told)
 
 
 def require_free(host: str, port: int) -> None:

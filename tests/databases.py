@@ -1,6 +1,5 @@
 """Databases: a test that asks for `state` runs twice, on SQLite and on a real PostgreSQL that the tests start for themselves."""
 
-import ctypes
 import os
 import pwd
 import secrets
@@ -12,15 +11,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from serving.processes import end_with_parent
 from serving.state import open_state
 
-PR_SET_PDEATHSIG = 1
+ENDED = signal.SIGINT  # of PostgreSQL: with all sessions
 HOW_MADE = ("-U", "evergreen", "--pwfile=password", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync")
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB", "unix_socket_directories=")
 
@@ -39,11 +40,6 @@ def _account() -> dict[str, Any]:
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
     entry = names.get("postgres") or names["nobody"]
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def _end_with_parent() -> None:
-    """In the child: end, with all sessions, when the tests are killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _free_port() -> int:
@@ -75,14 +71,14 @@ class Postgres:
         log = self._folder / "log"
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                command, cwd=self._folder, stdout=file, stderr=file, preexec_fn=_end_with_parent, **self._account
+                command, cwd=self._folder, stdout=file, stderr=file, preexec_fn=partial(end_with_parent, ENDED), **self._account
             )
         _wait_until_it_answers(self.url, self._process, log)
 
     def stop(self) -> None:
         """Sessions that are still open are ended."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(ENDED)
             self._process.wait(timeout=30)
         self._process = None
 

@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from monitoring.logs import log_in_json
 from monitoring.retrain.clock import read_clock
 from monitoring.retrain.controller import Controller, Ended, lease_keeper
 from monitoring.retrain.decide import ASKED, Past, Situation
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would be decided; nothing is written or started")
     parser.add_argument("--ask", metavar="WHY", help="ask for a retrain, and say why; the controller takes it from there")
     args = parser.parse_args()
-    _tell_in_json()
+    log_in_json()
     params, home = load_params(), find_home()
     metrics, ended = ControllerMetrics(), threading.Event()
     with opened(home, is_dry=args.dry_run) as (engine, begin):
@@ -168,18 +169,6 @@ def _end_with(ended: Ended | None) -> None:
     if ended and ended.state != "done":
         print(f"retrain {ended.job.id} {ended.state} at step {ended.job.step}: {ended.failure}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED if ended.state == "refused" else 1)
-
-
-def _tell_in_json() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 if __name__ == "__main__":
