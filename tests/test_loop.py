@@ -40,6 +40,14 @@ def half_right(texts: Sequence[str]) -> list[str]:
     return ["a" if number % 2 else "b" for number in range(len(texts))]
 
 
+def test_what_was_asked_so_far_stays_while_more_is_asked() -> None:
+    customers = Customers([], "", 0.0)
+    customers.asked.extend(OLD)
+    seen = customers.so_far()
+    customers.asked.append(OLD[0])
+    assert seen == OLD
+
+
 # what it is held to
 
 
@@ -219,6 +227,9 @@ class Crowd:
     def __init__(self, asked: list[Asked], total: int) -> None:
         self.asked, self.total, self.per_s, self.until = asked, total, 0.0, 0
         self.labelled, self.are_told = {"ana": 7, "ben": 8}, False
+
+    def so_far(self) -> list[Asked]:
+        return self.asked
 
     def begin(self) -> None:
         self.are_told = True

@@ -65,9 +65,9 @@ def turn(place: Place, rows: Sequence[dict[str, Any]], display: Display, zero_s:
         told: list[Event] = []
         while not this.is_over and this.now_s < limit_s:
             told = this.look()
-            display.show(this.now_s, told, this.facts, customers.asked)
+            display.show(this.now_s, told, this.facts, customers.so_far())
             time.sleep(LOOK_S)
-        return Turned(customers.asked, people.failures, this.facts, told)
+        return Turned(customers.so_far(), people.failures, this.facts, told)
 
 
 def judge(turned: Turned, found: Quality, *, whole_s: float, left: int) -> Outcome:

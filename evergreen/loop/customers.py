@@ -53,6 +53,10 @@ class Customers:
         self._is_over.set()
         self._thread.join()
 
+    def so_far(self) -> list[Asked]:
+        """What was asked until now; `asked` itself grows while one reads it."""
+        return list(self.asked)
+
     def _send(self) -> None:
         due_s = time.monotonic()
         for number, row in enumerate(self._rows):

@@ -32,7 +32,7 @@ class Turn:
         retrain = self.facts.retrain
         if retrain and retrain["state"] in ("refused", "failed"):
             return True
-        asked = self._customers.asked
+        asked = self._customers.so_far()
         return len(asked) == self._customers.total and asked[-1].version > FIRST
 
     def look(self) -> list[Event]:
@@ -49,7 +49,7 @@ class Turn:
         is_swapped = retrain is not None and retrain["state"] == "done"
         self._customers.until = self._customers.total - (0 if is_swapped else KEPT_FOR_AFTER)
         self._customers.per_s = BRISK_PER_S if retrain is None or is_swapped else self._calm_per_s(retrain["began_wall"])
-        return events(self.facts, self._customers.asked, self._seen, self._zero_wall)
+        return events(self.facts, self._customers.so_far(), self._seen, self._zero_wall)
 
     def _calm_per_s(self, began_wall: float) -> float:
         """So that some messages are sent through the swap."""
