@@ -19,6 +19,7 @@ def refuse_impossible(params: Params, base: Path | None, has_gpu: bool, cpu_flag
     refuse_precision(params.train.precision, has_gpu, cpu_flags)
     refuse_rates(params.train)
     refuse_quantised_learning(params.model)
+    refuse_equal_passes(params.train, params.model)
     if base is not None:
         refuse_layers(params.train, base)
         refuse_targets(params.model, base)
@@ -46,6 +47,15 @@ def refuse_quantised_learning(model: Model) -> None:
     if model.method == "full" and model.quantise != "none":
         what = f"`quantise` = {model.quantise} holds the base still, and `method` = full trains it"
         raise InputError("params.yaml, model.quantise", what, "the nearest that works: none (or: method: lora)")
+
+
+def refuse_equal_passes(train: Train, model: Model) -> None:
+    """Two passes without dropout are one pass, paid twice."""
+    if train.consistency and not (model.dropout or (model.lora_dropout and model.method == "lora")):
+        what = (
+            f"`consistency` = {train.consistency} holds two passes together that only dropout makes different, and there is none"
+        )
+        raise InputError("params.yaml, train.consistency", what, "the nearest that works: 0.0 (or: model.dropout: 0.1)")
 
 
 def refuse_layers(train: Train, base: Path) -> None:

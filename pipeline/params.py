@@ -124,6 +124,7 @@ class Train(Section):
     frozen: str
     prefix_cache_mb: Annotated[int, Field(ge=0)]
     label_smoothing: Share
+    consistency: Annotated[float, Field(ge=0)]
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     measured_steps: Count
     accumulate: Count

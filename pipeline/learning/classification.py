@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.learning.batching import Pieces, pad
+from pipeline.learning.consistency import divergence, twice
 from pipeline.learning.inference import Collate, in_batches
 from pipeline.learning.loop import Batch, Task
 from pipeline.learning.model import TextClassifier
@@ -44,20 +45,26 @@ def classification(
         return validate(classifier, val, batch_size=2 * settings.batch_size, precision=precision)
 
     lengths = [len(own) for own in train.pieces]
-    task = Task(classifier, lengths, len(val.pieces), batch, smoothed_loss(settings.label_smoothing, precision), score)
+    task = Task(classifier, lengths, len(val.pieces), batch, loss_of(settings, precision), score)
     task = task._replace(precision=precision)
     return task if written is None else task._replace(prepare=written.refreshes(), lanes=lanes)
 
 
-def smoothed_loss(smoothing: float, precision: Precision) -> Callable[[nn.Module, Batch], Tensor]:
-    """Mean cross-entropy of a batch with label smoothing (Szegedy et al. 2016); the loss itself is computed in fp32."""
+def loss_of(settings: Train, precision: Precision) -> Callable[[nn.Module, Batch], Tensor]:
+    """Mean cross-entropy of a batch with label smoothing (Szegedy et al. 2016), and what holds two passes of it together.
+
+    The loss itself is computed in fp32.
+    """
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        ids, mask = batch["input_ids"], batch["attention_mask"]
+        ids, mask, labels = (batch[name] for name in ("input_ids", "attention_mask", "labels"))
+        if settings.consistency:
+            ids, mask, labels = twice(ids), twice(mask), twice(labels)
         seed = int(batch["seed"]) if "seed" in batch else None  # drawn with the batch: threads share no generator
         with autocast(ids.device.type, precision):
-            logits = model(ids, mask, seed)
-        return F.cross_entropy(logits.float(), batch["labels"], label_smoothing=smoothing)
+            logits = model(ids, mask, seed).float()
+        entropy = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        return entropy + settings.consistency * divergence(logits) if settings.consistency else entropy
 
     return loss
 

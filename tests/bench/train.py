@@ -126,7 +126,7 @@ def measure(scratch: Path, params: Params, size: Size, console: Console) -> list
             arms = {arm: open_.enter_context(started(arm, scratch, settings)) for arm in (OURS, WRITTEN, TUNED, STOCK)}
             windows += list(rounds(arms, name, size.steps, pairs, until, console))
     with started(FULL, scratch, article[1]) as full:
-        windows += list(rounds({FULL: full}, "none", max(3, size.steps // 3), 1, until, console))
+        windows += list(rounds({FULL: full}, "none", size.steps, size.pairs, until, console))  # peaks grow with the steps
     return windows
 
 

@@ -58,6 +58,15 @@ def test_rates_that_fall_through_the_layers(params: Params) -> None:
     assert "nearest that works: 1e-05" in error.do
 
 
+def test_passes_held_together_that_nothing_makes_different(params: Params) -> None:
+    still = params.model_copy(update={"model": params.model.model_copy(update={"dropout": 0.0, "lora_dropout": 0.0})})
+    assert "nearest that works: 0.0 (or: model.dropout: 0.1)" in refused(still, "train", consistency=1.0).do
+    for own in ({"dropout": 0.1}, {"lora_dropout": 0.1}):
+        moving = still.model_copy(update={"model": still.model.model_copy(update=own)})
+        train = moving.train.model_copy(update={"consistency": 1.0})
+        refuse_impossible(moving.model_copy(update={"train": train}), base_folder(params.model), has_gpu=False, cpu_flags=set())
+
+
 def test_matrices_are_those_that_safetensors_reads(params: Params) -> None:
     path = base_folder(params.model) / "model.safetensors"
     with safe_open(path, "pt") as file:
