@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import charts
 from pipeline.cores import available_cores
@@ -66,7 +65,7 @@ def select_session(
         tried = dict(zip(names, pool.map(attempt, names), strict=True))
         absent = {name: one for name, one in tried.items() if isinstance(one, str)}
         running = {name: one for name, one in tried.items() if not isinstance(one, str)}
-        moved = pool.map(lambda one: moved_by_company(one, texts, some), running.values())
+        moved = pool.map(lambda one: moved_by_company(one, rows.texts, settings.timed_batch), running.values())
         company = dict(zip(running, moved, strict=True))
     calls = {name: _as_triton_asks(one.classifier, texts, settings.timed_batch) for name, one in running.items()}
     answers = {name: one.answers for name, one in running.items()}
@@ -98,10 +97,12 @@ def _tried(
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def moved_by_company(tried: Tried, texts: Sequence[str], rows: NDArray[np.int64]) -> float:
-    """The most that a probability of these texts, answered alone, differs from the one among all `rows`."""
+def moved_by_company(tried: Tried, texts: Sequence[str], batch: int) -> float:
+    """The most that a probability of these texts, answered alone, differs from the one among all, or in batches as Triton's."""
     alone = np.concatenate([tried.classifier.predict([text]).probabilities for text in texts])
-    return float(np.abs(alone - tried.answers.probabilities[rows]).max())
+    starts = range(0, len(texts), batch)
+    few = np.concatenate([tried.classifier.predict(texts[start : start + batch]).probabilities for start in starts])
+    return float(max(np.abs(alone - among).max() for among in (few, tried.answers.probabilities)))
 
 
 def _as_triton_asks(classifier: Classifier, texts: Sequence[str], batch: int) -> Callable[[], None]:

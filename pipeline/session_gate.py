@@ -16,6 +16,7 @@ from pipeline.runtime.classifier import Predictions
 from pipeline.runtime.sessions import SESSIONS
 
 PLAIN = "onnxruntime-fp32"
+SEEN = 0.75  # of what a probability may move, on held-out rows: the worst of all traffic was 1.34 times their worst
 Clock = Callable[[], float]
 
 
@@ -113,8 +114,9 @@ def _refusal(found: Measured, plain: Measured, settings: Session) -> str:
             f"accuracy {found.accuracy:.2%} after {plain.accuracy:.2%}: {100 * lost:.2f} points lost, "
             f"{100 * settings.max_accuracy_loss:.2f} allowed"
         )
-    if not found.company <= settings.golden_atol:
-        why.append(f"a probability moves by {found.company:.4f} with the texts beside it, {settings.golden_atol:g} allowed")
+    allowed = SEEN * settings.golden_atol
+    if not found.company <= allowed:
+        why.append(f"a probability moves by {found.company:.4f} with the texts beside it, {allowed:g} allowed")
     return "; ".join(why)
 
 
