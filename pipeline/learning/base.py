@@ -9,9 +9,6 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Lora, Model
 
@@ -85,6 +82,10 @@ def local_folder(model: Model) -> Path | None:
 
 
 def _downloaded(model: Model) -> Path:
+    # here, for it is half of the second within which bad params are refused
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         allowed = ["*.json", "model.safetensors", "vocab.txt"]
         return Path(snapshot_download(model.base, revision=model.revision, allow_patterns=allowed))
