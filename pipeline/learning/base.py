@@ -82,7 +82,7 @@ def local_folder(model: Model) -> Path | None:
 
 
 def _downloaded(model: Model) -> Path:
-    # here, for it is half of the second within which bad params are refused
+    # imported here: above, every refusal of bad params would wait for it
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

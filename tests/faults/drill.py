@@ -131,7 +131,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *DRILLS], metavar="drill", help=f"by default all: {listed}")
     parser.add_argument("--swaps", type=int, default=1000)
-    parser.add_argument("--overload-s", type=float, default=300.0, help="buffers fill in the first two minutes")
+    parser.add_argument("--overload-s", type=float, default=300.0, help="of the overload; buffers fill in the first 120")
     parser.add_argument("--kills", type=int, default=5, help="of Triton; the gateway and a model's process are killed once")
     parser.add_argument("--quiet-s", type=float, default=STABLE_S + 5, help="of peace between kills")
     parser.add_argument("--pause-s", type=float, default=5.0, help="between faults of the watching")
