@@ -9,10 +9,8 @@ from pathlib import Path
 from pipeline.combinations import cpu_flags, has_gpu, refuse_impossible
 from pipeline.errors import ToolError
 from pipeline.home import find_home, main_worktree
-from pipeline.ingest import ingest
 from pipeline.learning.base import base_folder, check_lora, local_folder
 from pipeline.params import load_params
-from pipeline.split import split
 
 FREE_BYTES_NEEDED = 2 * 2**30
 FEEDBACK = Path("data/feedback")
@@ -25,6 +23,9 @@ def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     refuse_impossible(params, local_folder(params.model), has_gpu(), cpu_flags())
     yield f"{params_file}: its settings can work together"
     yield check_tools()
+    from pipeline.ingest import ingest  # here: above, every refusal of bad params would wait for them
+    from pipeline.split import split
+
     data = params.data
     ingested = ingest(data.source, data.test, FEEDBACK, data)
     found = ingested.report
