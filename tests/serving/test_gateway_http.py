@@ -53,7 +53,7 @@ def running(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         jobs = params.jobs.model_copy(update={"callback_private": "allow", "poll_ms": 50})
         log = params.log.model_copy(update={"flush_s": 0.2})
         changed = params.model_copy(update={"jobs": jobs, "log": log})
-        place = lay_out(folder, made / "artifacts/package", made / "dvc.lock", changed, factors=(1.0, 1.5))
+        place = lay_out(folder, made / "artifacts/package", made / "dvc.lock", changed, factors=(1.0, 2.0))
     with serving(place) as process:
         yield Running(place, process)
 

@@ -41,7 +41,7 @@ def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
 def test_the_command_is_printed_as_it_must_be_typed() -> None:
     called = [sys.executable, "-m", "pipeline.tuning.recipe", "recipes/banking77.yaml", "--dry-run", "-S", "data.source=a b.csv"]
     said = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert said.startswith(".venv/bin/dvc exp run -S split.val_share=0.1 ")
+    assert said.startswith(".venv/bin/dvc exp run -S split.val_share=0.02 ")
     assert said.endswith(" -S 'data.source=a b.csv'\n")
 
 
