@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from torch.nn import functional as F
 
 from pipeline import charts, metrics
 from pipeline.errors import run_stage
 from pipeline.home import find_home
-from pipeline.learning.base import base_folder
 from pipeline.learning.checkpoint import Trained, load_trained
+from pipeline.learning.frozen import frozen_embeddings
 from pipeline.learning.inference import in_batches
-from pipeline.learning.model import CosineHead, TextClassifier, load_encoder
 from pipeline.params import Evaluate, Model, flatten, load_params
 from pipeline.records import Example, labels_of, read_examples, write_json
 from pipeline.runtime.pieces import to_pieces
@@ -48,7 +46,7 @@ def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, se
     logits = {side: logits_of(trained, texts[side], settings.batch_size) for side in ("val", "test")}
     temperature = metrics.fit_temperature(logits["val"], truth["val"])
     guess = logits["test"].argmax(axis=1)
-    control = frozen_control(trained, texts, truth["train"], model, settings)
+    control = frozen_control(texts, truth["train"], model, settings)
     bootstrap = metrics.Bootstrap(len(guess), settings.bootstrap_resamples, settings.confidence, settings.seed)
     scores = {
         "test": {
@@ -80,17 +78,10 @@ def logits_of(trained: Trained, texts: list[str], batch_size: int) -> Arrays:
 
 
 def frozen_control(
-    trained: Trained, texts: dict[str, list[str]], train_truth: metrics.Indices, model: Model, settings: Evaluate
+    texts: dict[str, list[str]], train_truth: metrics.Indices, model: Model, settings: Evaluate
 ) -> metrics.Indices:
     """Class indices that logistic regression on the untouched encoder's embeddings gives the test rows."""
-    encoder = load_encoder(base_folder(model))
-    frozen = TextClassifier(encoder, CosineHead(1, 1, 1.0)).eval()
-    embedded = {}
-    for side in ("train", "test"):
-        pieces = to_pieces(trained.tokenizer, texts[side])
-        embedded[side] = F.normalize(
-            in_batches(frozen.embed, pieces, batch_size=settings.batch_size, precision="fp32"), dim=-1
-        ).numpy()
+    embedded = {side: frozen_embeddings(texts[side], model, settings.batch_size) for side in ("train", "test")}
     control = LogisticRegression(C=settings.control_c, max_iter=2000).fit(embedded["train"], train_truth)
     return np.asarray(control.predict(embedded["test"]), dtype=np.int64)
 

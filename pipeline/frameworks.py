@@ -18,11 +18,10 @@ from pipeline.errors import run_stage
 from pipeline.export import export
 from pipeline.learning.base import base_folder
 from pipeline.learning.checkpoint import Trained, load_trained
-from pipeline.learning.inference import in_batches
-from pipeline.learning.model import CosineHead, TextClassifier, WithSketch, load_encoder, merge, sketch_projection
+from pipeline.learning.frozen import frozen_embeddings
+from pipeline.learning.model import TextClassifier, WithSketch, load_encoder, merge, sketch_projection
 from pipeline.params import Params, load_params
 from pipeline.records import Example, labels_of, read_examples, write_json
-from pipeline.runtime.pieces import to_pieces
 
 
 class Normalise(nn.Module):
@@ -52,15 +51,12 @@ def write_control(
 ) -> None:
     """The untouched encoder as ONNX, and the coefficients of logistic regression on its embeddings, as `evaluate` fits it."""
     folder.mkdir(parents=True)
-    encoder = load_encoder(base_folder(params.model))
-    frozen = TextClassifier(encoder, CosineHead(1, 1, 1.0)).eval()
-    pieces = to_pieces(trained.tokenizer, [row.text for row in rows])
-    embedded = in_batches(frozen.embed, pieces, batch_size=params.evaluate.batch_size, precision="fp32")
+    embedded = frozen_embeddings([row.text for row in rows], params.model, params.evaluate.batch_size)
     index = {label: i for i, label in enumerate(trained.labels)}
     truth = np.array([index[label] for label in labels_of(rows)])
-    fitted = LogisticRegression(C=params.evaluate.control_c, max_iter=2000).fit(F.normalize(embedded, dim=-1).numpy(), truth)
+    fitted = LogisticRegression(C=params.evaluate.control_c, max_iter=2000).fit(embedded, truth)
     np.savez(folder / "control.npz", coefficients=fitted.coef_, intercepts=fitted.intercept_, classes=fitted.classes_)
-    embedding = TextClassifier(encoder, Normalise())  # type: ignore[arg-type]  # any module from embeddings serves as head here
+    embedding = TextClassifier(load_encoder(base_folder(params.model)), Normalise())  # type: ignore[arg-type]  # any module from embeddings serves as head here
     export(embedding, projection, folder / "encoder.onnx", params.export)
     shutil.copy(exported / "tokenizer.json", folder / "tokenizer.json")
     card = json.loads((exported / "model.json").read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pipeline.learning.batching import Pieces, pad, sorted_batches
 from pipeline.learning.precision import Precision, autocast
@@ -20,12 +21,17 @@ def in_batches(
     precision: Precision,
     device: torch.device = CPU,
     collate: Collate | None = None,
+    progress: str | None = None,
 ) -> Tensor:
-    """`forward(input_ids, attention_mask)` over all rows → (N, …) fp32 on the CPU, in their order; `device` is the model's."""
+    """`forward(input_ids, attention_mask)` over all rows → (N, …) fp32 on the CPU, in their order; `device` is the model's.
+
+    With `progress` a bar of that name is shown.
+    """
     outputs: list[Tensor] = []
     rows: list[int] = []
     with torch.inference_mode(), autocast(device.type, precision):
-        for batch in sorted_batches([len(own) for own in pieces], batch_size):
+        batches = sorted_batches([len(own) for own in pieces], batch_size)
+        for batch in tqdm(batches, desc=progress, unit="batch", mininterval=1.0, dynamic_ncols=True, disable=progress is None):
             padded = collate(batch) if collate else pad(pieces, batch)
             outputs.append(forward(padded["input_ids"].to(device), padded["attention_mask"].to(device)).float().cpu())
             rows += batch
