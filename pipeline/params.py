@@ -37,6 +37,7 @@ class Data(Section):
 
     source: Path
     test: Path
+    unlabelled: Path
     text_column: str
     label_column: str
     max_row_bytes: Count
@@ -54,6 +55,17 @@ class Split(Section):
     val_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(gt=0, lt=1)]
     small_classes: Literal["refuse", "keep"]
+
+
+class Spread(Section):
+    """Labels for `data.unlabelled`, from labelled texts near by in the frozen encoder."""
+
+    neighbours: Count
+    sharpness: Positive
+    reach: Annotated[float, Field(gt=0, lt=1)]
+    min_certainty: Annotated[float, Field(ge=0, le=1)]
+    folds: Annotated[int, Field(ge=2)]
+    seed: int
 
 
 class Lora(Section):
@@ -424,6 +436,7 @@ class Params(Section):
 
     data: Data
     split: Split
+    spread: Spread
     model: Model
     causal: Causal
     train: Train

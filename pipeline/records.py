@@ -120,8 +120,24 @@ def find_columns(path: Path, present: Iterable[str], data: Data) -> Columns:
     """The text and label columns: named in params, or the only candidate present; raises `InputError` otherwise."""
     names = list(present)
     return Columns(
-        _one_column(path, names, data.text_column, TEXT_COLUMNS, "data.text_column"),
-        _one_column(path, names, data.label_column, LABEL_COLUMNS, "data.label_column"),
+        one_column(path, names, data.text_column, TEXT_COLUMNS, "data.text_column"),
+        one_column(path, names, data.label_column, LABEL_COLUMNS, "data.label_column"),
+    )
+
+
+def one_column(path: Path, present: list[str], wanted: str, candidates: tuple[str, ...], key: str) -> str:
+    """The wanted column, or with `auto` the only candidate present; raises `InputError` naming `key` of params.yaml."""
+    if wanted != "auto":
+        if wanted in present:
+            return wanted
+        raise InputError(str(path), f"there is no column `{wanted}`", f"set {key} in params.yaml to one of: {', '.join(present)}")
+    found = [name for name in candidates if name in present]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(str(path), f"several columns could be meant: {', '.join(found)}", f"name one: {key} in params.yaml")
+    raise InputError(
+        str(path), f"none of the columns {', '.join(candidates)} is there", f"set {key} to one of: {', '.join(present)}"
     )
 
 
@@ -157,21 +173,6 @@ def write_json(path: Path, value: Any) -> None:
 
 _TEXTS = ("id", "text", "label", "target", "group", "time", "source", "meta")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _TEXTS])
-
-
-def _one_column(path: Path, present: list[str], wanted: str, candidates: tuple[str, ...], key: str) -> str:
-    if wanted != "auto":
-        if wanted in present:
-            return wanted
-        raise InputError(str(path), f"there is no column `{wanted}`", f"set {key} in params.yaml to one of: {', '.join(present)}")
-    found = [name for name in candidates if name in present]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(str(path), f"several columns could be meant: {', '.join(found)}", f"name one: {key} in params.yaml")
-    raise InputError(
-        str(path), f"none of the columns {', '.join(candidates)} is there", f"set {key} to one of: {', '.join(present)}"
-    )
 
 
 def _check_bytes(path: Path, max_row_bytes: int) -> None:

@@ -17,7 +17,7 @@ from pipeline.learning.loop import Fitted
 from pipeline.learning.resume import checkpoints_of
 from pipeline.learning.state import Table
 from pipeline.params import flatten, load_params
-from pipeline.records import Example, labels_of, read_examples, write_json
+from pipeline.records import Example, digest_examples, labels_of, read_examples, write_json
 from pipeline.tracking import Run, stage_run
 from pipeline.training import inputs_of, prepare, summary, train
 from pipeline.writing import written_whole
@@ -43,6 +43,8 @@ def write_curves(folder: Path, fitted: Fitted, run: Run) -> None:
 def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], source: str) -> str:
     """Tell the run which rows it saw: one dataset a side, with the digest of the split's report; returns the digest of all."""
     digests = json.loads((split_folder / "report.json").read_text(encoding="utf-8"))["digests"]
+    if "spread" in sides:
+        digests["spread"] = digest_examples(sides["spread"])
     for side, rows in sides.items():
         frame = pd.DataFrame({"text": [row.text for row in rows], "label": labels_of(rows)})
         run.dataset(frame, name=side, source=source, context=side, digest=digests[side])
@@ -54,13 +56,18 @@ def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--spread", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--curves", type=Path, required=True)
     args = parser.parse_args()
     params = load_params()
     sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
-    tracked = {k: v for name in ("data", "split", "model", "train") for k, v in flatten(getattr(params, name), name).items()}
-    prepared = prepare(sides["train"], sides["val"], params)
+    if spread := read_examples(args.spread / "rows.parquet"):
+        sides["spread"] = spread
+    tracked = {
+        k: v for name in ("data", "split", "spread", "model", "train") for k, v in flatten(getattr(params, name), name).items()
+    }
+    prepared = prepare([*sides["train"], *spread], sides["val"], params)
     home = find_home()
     if not processes().is_main_process:  # of `torchrun`: it computes its parts, and the main process tells and writes
         train(prepared, params, Run(None), None, home)
@@ -72,6 +79,8 @@ def main() -> None:
         if checkpoints:
             checkpoints.run = run.id
         digest = log_datasets(run, args.split, sides, str(params.data.source))
+        if spread:
+            run.files(args.spread)
         fitted = train(prepared, params, run, checkpoints, home)
         origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}
         save_trained(args.model, fitted.state, prepared.labels, origin)

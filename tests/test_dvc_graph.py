@@ -179,7 +179,7 @@ def test_the_stages_that_log_say_so() -> None:
     """The walk above does see the calls."""
     logged = {stage.name: logged_sections(stage.source) for stage in STAGES}
     assert {name: sections for name, sections in logged.items() if sections} == {
-        "train": {"data", "split", "model", "train"},
+        "train": {"data", "split", "spread", "model", "train"},
         "evaluate": {"evaluate"},
         "reference": {"reference"},
         "export": {"export"},

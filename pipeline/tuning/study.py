@@ -15,7 +15,7 @@ from pipeline.params import Params, Section, flatten
 
 Value = int | float | str
 Overrides = dict[str, Value]  # section.key → value, as `dvc exp run -S` takes them
-SECTIONS = ("data", "split", "model", "train")  # all that accuracy depends on
+SECTIONS = ("data", "split", "spread", "model", "train")  # all that accuracy depends on
 PLAIN = re.compile(r"[\w./-]+")
 NO_RESULT_DEPENDS_ON = {"train.checkpoint_s", "train.folds", "train.log_every_steps"}
 
@@ -100,7 +100,7 @@ def key_of(params: Params) -> str:
     """Of all settings that a result depends on, and of the data: runs of one key are the same run."""
     settings = {name: value for one in SECTIONS for name, value in flatten(getattr(params, one), one).items()}
     kept = {name: value for name, value in settings.items() if name not in NO_RESULT_DEPENDS_ON}
-    texts = [path.read_bytes() for path in (params.data.source, params.data.test) if path.exists()]
+    texts = [path.read_bytes() for path in (params.data.source, params.data.test, params.data.unlabelled) if path.exists()]
     return sha256(json.dumps(kept, sort_keys=True).encode() + b"\0".join(texts)).hexdigest()[:16]
 
 

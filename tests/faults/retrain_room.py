@@ -166,9 +166,9 @@ def kill_repro(room: Room, retrain: int, stage: str) -> bool:
 
 
 STAGES = {
-    "ingest": "pipeline.ingest", "split": "pipeline.split", "train": "pipeline.train", "evaluate": "pipeline.evaluate",
-    "reference": "pipeline.reference", "export": "pipeline.export", "select_session": "pipeline.select_session",
-    "package": "serving.model_repository",
+    "ingest": "pipeline.ingest", "split": "pipeline.split", "spread": "pipeline.spread", "train": "pipeline.train",
+    "evaluate": "pipeline.evaluate", "reference": "pipeline.reference", "export": "pipeline.export",
+    "select_session": "pipeline.select_session", "package": "serving.model_repository",
 }  # fmt: skip
 
 

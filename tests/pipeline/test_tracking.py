@@ -25,7 +25,7 @@ def test_all_stages_write_into_one_finished_run_with_every_param(made: Project) 
     run = run_of(made)
     assert run.info.status == "FINISHED"
     params = made.params
-    sections = ("data", "split", "model", "train", "evaluate", "reference", "export", "session")
+    sections = ("data", "split", "spread", "model", "train", "evaluate", "reference", "export", "session")
     expected = {key: value for name in sections for key, value in flatten(getattr(params, name), name).items()}
     assert run.data.params == expected
     assert {key for key in run.data.tags if key.startswith("stage.")} == {

@@ -22,7 +22,7 @@ from pipeline.training import prepare, train
 from tests.conftest import Project
 from tests.pipeline.learning.toy import MONEY, PARCEL, Recorder
 
-COMMAND = ("python", "-m", "pipeline.train", "--split", "split", "--model", "model", "--curves", "curves")
+COMMAND = ("python", "-m", "pipeline.train", "--split", "split", "--spread", "spread", "--model", "model", "--curves", "curves")
 SMALL = {"epochs": 3, "batch_size": 4, "precision": "fp32", "log_every_steps": 1, "checkpoint_s": 0}
 
 
@@ -42,6 +42,7 @@ def ready(project: Project) -> Project:
     sides = {"train": slice(0, 7), "val": slice(7, 9), "test": slice(9, 10)}
     for side, of in sides.items():
         write_examples(project / f"split/{side}.parquet", examples(of))
+    write_examples(project / "spread/rows.parquet", [])
     write_json(project / "split/report.json", {"digests": dict.fromkeys(sides, "0" * 64)})
     return project
 
