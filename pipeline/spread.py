@@ -21,6 +21,7 @@ from pipeline.records import (
     one_column,
     read_examples,
     read_rows,
+    spelling,
     write_examples,
     write_json,
 )
@@ -77,20 +78,24 @@ def spread(labelled: list[Example], unlabelled: list[Example], model: Model, set
 
     labels = sorted(set(labels_of(labelled)))
     index = {label: i for i, label in enumerate(labels)}
-    embeddings = frozen_embeddings([row.text for row in [*labelled, *unlabelled]], model, BATCH, "embed")
+    names = [spelling(label) for label in labels] if settings.label_names == "texts" else []
+    texts = [*(row.text for row in [*labelled, *unlabelled]), *names]
+    embeddings = frozen_embeddings(texts, model, BATCH, "embed")
     graph = neighbour_graph(embeddings, settings)
     known = np.array([index[label] for label in labels_of(labelled)], dtype=np.int64)
 
     def spread_from(rows: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        targets = np.full(len(embeddings), UNKNOWN, dtype=np.int64)
+        targets = np.full(len(texts), UNKNOWN, dtype=np.int64)
         targets[rows] = known[rows]
+        targets[len(texts) - len(names) :] = np.arange(len(names))
         return most_certain(spread_labels(graph, targets, len(labels), settings.reach))
 
     guess, certainty = spread_from(list(range(len(labelled))))
     rows: list[Example] = []
     uncertain: list[Example] = []
     out_of_reach = 0
-    for example, label, sure in zip(unlabelled, guess[len(labelled) :], certainty[len(labelled) :], strict=True):
+    own = slice(len(labelled), len(labelled) + len(unlabelled))
+    for example, label, sure in zip(unlabelled, guess[own], certainty[own], strict=True):
         if label == UNKNOWN:
             out_of_reach += 1
             continue

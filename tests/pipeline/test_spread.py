@@ -59,6 +59,14 @@ def test_texts_below_the_certainty_that_is_asked_for_are_left_out_and_counted(sm
     assert len(fewer.report["least_certain"]) == 4
 
 
+def test_the_words_of_a_label_can_stand_for_a_labelled_text(small: Params) -> None:
+    """Two texts of strange labels pull nothing to them; by their names they do."""
+    odd = [row("lorem ipsum dolor", "late-parcel"), row("sit amet consectetur", "money_back")]
+    with_names = small.spread.model_copy(update={"label_names": "texts", "neighbours": 3})
+    made = spread(odd, [row(text) for text in NEW], small.model, with_names)
+    assert labels_of(made.rows) == [{"parcel": "late-parcel", "money": "money_back"}[label] for label in NEW.values()]
+
+
 def test_a_class_of_one_row_is_spread_but_tells_no_accuracy(small: Params) -> None:
     made = spread([LABELLED[0], *LABELLED[5:]], [row(text) for text in NEW], small.model, small.spread)
     assert made.report["held_out"] == {"rows": 0}

@@ -86,7 +86,7 @@ def test_the_control_says_in_triton_what_it_said_in_the_evaluation(made: Project
     trained = load_trained(made / "artifacts/model", made.params.model)
     truth = np.array([trained.labels.index(label) for label in labels_of(sides["train"])])
     texts = {side: [row.text for row in rows] for side, rows in sides.items()}
-    evaluated = frozen_control(trained, texts, truth, made.params.model, made.params.evaluate)
+    evaluated = frozen_control(texts, truth, made.params.model, made.params.evaluate)
     served = triton.ask_many(server.serve, NAMES["control"], texts["test"])
     assert [label for label, _ in served] == [trained.labels[i] for i in evaluated]
 
