@@ -83,6 +83,21 @@ def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
     return figure
 
 
+def certainty(fifths: Sequence[Mapping[str, float]], accuracy: float) -> Figure:
+    """Held-out labelled rows by how certain their spread label is, least certain first, and how many of them are right."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(range(len(fifths)), [part["accuracy"] for part in fifths], color=GREEN)
+    axes.bar_label(bars, labels=[f"{part['rows']} rows" for part in fifths], padding=2, fontsize=8)
+    axes.axhline(accuracy, color=GREY, label=f"all held-out rows: {accuracy:.3f}")
+    axes.set_xticks(range(len(fifths)), [f"from {part['from']:.2f}" for part in fifths])
+    axes.set_ylim(0, 1.1)
+    axes.set_xlabel("certainty of the spread label (spread.min_certainty leaves out what is below it)")
+    axes.set_ylabel("share that got its own label back")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
 def reliability_diagram(before: Sequence[tuple[float, float, float]], after: Sequence[tuple[float, float, float]]) -> Figure:
     """Accuracy over confidence, before and after temperature scaling; dot size is the share of rows."""
     figure = Figure(figsize=(5, 5), layout="constrained")

@@ -53,6 +53,18 @@ def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], 
     return whole
 
 
+def tell_spread(run: Run, folder: Path) -> None:
+    """Files, numbers and picture of the stage `spread`, which has no run of its own."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    held_out = report["held_out"]
+    run.files(folder)
+    run.metrics(
+        {"spread/rows": report["spread"], **{f"spread/held_out_{k}": held_out[k] for k in ("rows", "accuracy") if k in held_out}}
+    )
+    if held_out["rows"]:
+        run.figure(charts.certainty(held_out["by_certainty"], held_out["accuracy"]), "spread_certainty")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", type=Path, required=True)
@@ -80,7 +92,7 @@ def main() -> None:
             checkpoints.run = run.id
         digest = log_datasets(run, args.split, sides, str(params.data.source))
         if spread:
-            run.files(args.spread)
+            tell_spread(run, args.spread)
         fitted = train(prepared, params, run, checkpoints, home)
         origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}
         save_trained(args.model, fitted.state, prepared.labels, origin)

@@ -27,6 +27,7 @@ def classes(count: int) -> tuple[np.ndarray, list[str]]:
         lambda: charts.learning_curve([{"epoch": 1, **EPOCH}]),
         lambda: charts.schedule([0.5, 1.0, 0.5], {"layer 0": 1e-6, "layer 1": 5e-5, "head": 2e-4}, "cosine"),
         lambda: charts.schedule([1.0], {"encoder": 1e-3}, "constant"),
+        lambda: charts.certainty([{"from": 0.2, "rows": 3, "accuracy": 0.5}, {"from": 0.9, "rows": 2, "accuracy": 1.0}], 0.7),
         lambda: charts.confusion_matrix(*classes(3)),
         lambda: charts.confusion_matrix(*classes(77)),
         lambda: charts.confusion_matrix(np.zeros((2, 2), dtype=np.int64), ["never", "seen"]),

@@ -125,6 +125,6 @@ def test_training_learns_from_spread_labels_too(project: Project) -> None:
     write_json(project / "split/report.json", {"digests": dict.fromkeys(sides, "0" * 64)})
     stage = ("python", "-m", "pipeline.train", "--split", "split", "--spread", "spread", "--model", "model", "--curves", "curves")
     write_examples(project / "spread/rows.parquet", [row(text, label) for text, label in NEW.items()])
-    write_json(project / "spread/report.json", {})
+    write_json(project / "spread/report.json", {"spread": 4, "held_out": {"rows": 0}})
     project.must(*stage)
     assert len((project / "curves/steps.csv").read_text().splitlines()) - 1 == 3  # 5 rows and 4, in batches of 4
