@@ -103,7 +103,9 @@ def read_rows(path: Path, data: Data) -> Iterator[Row]:
     """Rows of a file in order; raises `InputError` for what spoils a file as a whole (missing, encoding, size of a row)."""
     if not path.is_file():
         raise InputError(
-            str(path), "there is no such file", "mend data.source or data.test in params.yaml, or fetch the file first"
+            str(path),
+            "there is no such file",
+            "mend data.source, data.test or data.unlabelled in params.yaml, or fetch the file first",
         )
     if path.stat().st_size == 0:
         raise InputError(str(path), "the file is empty (0 bytes)", "give it rows, or a header line when it is to hold none")

@@ -2,7 +2,7 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,9 @@ from pipeline.records import (
 EXAMPLES_SHOWN = 20
 BATCH = 64
 FIFTHS = 5
+SpreadFrom = Callable[
+    [list[int]], tuple[NDArray[np.int64], NDArray[np.float64]]
+]  # labelled rows → class and certainty of every row
 
 
 class Unlabelled(NamedTuple):
@@ -114,7 +117,7 @@ def spread(labelled: list[Example], unlabelled: list[Example], model: Model, set
     return Spreading(rows, report)
 
 
-def held_out(labels: list[str], known: NDArray[np.int64], spread_from: Any, settings: Spread) -> dict[str, Any]:
+def held_out(labels: list[str], known: NDArray[np.int64], spread_from: SpreadFrom, settings: Spread) -> dict[str, Any]:
     """Labelled rows whose labels are hidden in turn: how many get theirs back, in all and by fifths of certainty."""
     from pipeline.learning.folds import stratified_folds
 
