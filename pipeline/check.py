@@ -25,7 +25,7 @@ def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     yield check_tools()
     from pipeline.ingest import ingest  # here: above, every refusal of bad params would wait for them
     from pipeline.split import split
-    from pipeline.spread import read_unlabelled, without_split
+    from pipeline.spread import free_to_learn, read_unlabelled
 
     data = params.data
     ingested = ingest(data.source, data.test, FEEDBACK, data)
@@ -35,8 +35,8 @@ def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     sides = split(ingested.rows, ingested.test, params.split)
     yield f"split: {len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows"
     if found := read_unlabelled(data.unlabelled, data).texts:
-        new = without_split(found, sides[:3])
-        yield f"{data.unlabelled}: {len(new)} texts to spread labels to"
+        free = free_to_learn(found, sides[:3], params.split, sides.test_share)
+        yield f"{data.unlabelled}: {len(found)} texts, {len(free)} of them to spread labels to"
     base = base_folder(params.model)
     check_lora(base, params.model)
     how = "trained as a whole" if params.model.method == "full" else f"adapters on {params.model.lora_targets}"

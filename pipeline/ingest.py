@@ -16,6 +16,7 @@ from pipeline.records import (
     Columns,
     Example,
     digest_examples,
+    fault_of,
     find_columns,
     labels_of,
     make_example,
@@ -110,7 +111,7 @@ def _read_file(path: Path, data: Data, columns: Columns | None = None) -> tuple[
         try:
             example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
         except ValidationError as error:
-            bad.append(Quarantined(path, row.line, _reason(error), row.fields))
+            bad.append(Quarantined(path, row.line, fault_of(error), row.fields))
         else:
             if example.label is None:
                 bad.append(Quarantined(path, row.line, "label is missing", row.fields))
@@ -123,14 +124,6 @@ def _read_feedback(folder: Path, data: Data) -> tuple[list[Placed], list[Quarant
     files = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size]
     read = [_read_file(path, data, Columns("text", "label")) for path in files]
     return [placed for good, _ in read for placed in good], [row for _, bad in read for row in bad]
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors()[0]
-    field = str(first["loc"][0])
-    if first["input"] is None:
-        return f"{field} is missing"
-    return f"{field} {first['msg'].removeprefix('Value error, ')}".replace("Input should be a valid string", "is not a text")
 
 
 def _without_conflicts(placed: list[Placed]) -> tuple[list[Placed], list[Quarantined]]:

@@ -62,7 +62,7 @@ class Spread(Section):
 
     neighbours: Count
     sharpness: Positive
-    reach: Annotated[float, Field(gt=0, lt=1)]
+    reach: Annotated[float, Field(gt=0, le=0.99)]
     label_names: Literal["ignore", "texts"]
     min_certainty: Annotated[float, Field(ge=0, le=1)]
     folds: Annotated[int, Field(ge=2)]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pipeline.errors import InputError
 from pipeline.params import Data
@@ -99,13 +99,20 @@ def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: in
     return Example.model_validate(values, context={"max_text_chars": max_text_chars})
 
 
+def fault_of(error: ValidationError) -> str:
+    """What is wrong with a row that makes no example, in a few words."""
+    first = error.errors()[0]
+    field = str(first["loc"][0])
+    if first["input"] is None:
+        return f"{field} is missing"
+    return f"{field} {first['msg'].removeprefix('Value error, ')}".replace("Input should be a valid string", "is not a text")
+
+
 def read_rows(path: Path, data: Data) -> Iterator[Row]:
     """Rows of a file in order; raises `InputError` for what spoils a file as a whole (missing, encoding, size of a row)."""
     if not path.is_file():
         raise InputError(
-            str(path),
-            "there is no such file",
-            "mend data.source, data.test or data.unlabelled in params.yaml, or fetch the file first",
+            str(path), "there is no such file", "mend data.source, data.test or data.unlabelled in params.yaml, or fetch it first"
         )
     if path.stat().st_size == 0:
         raise InputError(str(path), "the file is empty (0 bytes)", "give it rows, or a header line when it is to hold none")
@@ -122,24 +129,8 @@ def find_columns(path: Path, present: Iterable[str], data: Data) -> Columns:
     """The text and label columns: named in params, or the only candidate present; raises `InputError` otherwise."""
     names = list(present)
     return Columns(
-        one_column(path, names, data.text_column, TEXT_COLUMNS, "data.text_column"),
-        one_column(path, names, data.label_column, LABEL_COLUMNS, "data.label_column"),
-    )
-
-
-def one_column(path: Path, present: list[str], wanted: str, candidates: tuple[str, ...], key: str) -> str:
-    """The wanted column, or with `auto` the only candidate present; raises `InputError` naming `key` of params.yaml."""
-    if wanted != "auto":
-        if wanted in present:
-            return wanted
-        raise InputError(str(path), f"there is no column `{wanted}`", f"set {key} in params.yaml to one of: {', '.join(present)}")
-    found = [name for name in candidates if name in present]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(str(path), f"several columns could be meant: {', '.join(found)}", f"name one: {key} in params.yaml")
-    raise InputError(
-        str(path), f"none of the columns {', '.join(candidates)} is there", f"set {key} to one of: {', '.join(present)}"
+        _one_column(path, names, data.text_column, TEXT_COLUMNS, "data.text_column"),
+        _one_column(path, names, data.label_column, LABEL_COLUMNS, "data.label_column"),
     )
 
 
@@ -175,6 +166,21 @@ def write_json(path: Path, value: Any) -> None:
 
 _TEXTS = ("id", "text", "label", "target", "group", "time", "source", "meta")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _TEXTS])
+
+
+def _one_column(path: Path, present: list[str], wanted: str, candidates: tuple[str, ...], key: str) -> str:
+    if wanted != "auto":
+        if wanted in present:
+            return wanted
+        raise InputError(str(path), f"there is no column `{wanted}`", f"set {key} in params.yaml to one of: {', '.join(present)}")
+    found = [name for name in candidates if name in present]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(str(path), f"several columns could be meant: {', '.join(found)}", f"name one: {key} in params.yaml")
+    raise InputError(
+        str(path), f"none of the columns {', '.join(candidates)} is there", f"set {key} to one of: {', '.join(present)}"
+    )
 
 
 def _check_bytes(path: Path, max_row_bytes: int) -> None:

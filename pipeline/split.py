@@ -1,27 +1,27 @@
 """Stage `split`: rows become train, validation and test by a hash of their content; no row moves when others are added."""
 
 import argparse
-import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.errors import InputError, run_stage
 from pipeline.near_duplicates import find_near_duplicates
 from pipeline.params import Split, load_params
 from pipeline.records import Example, digest_examples, labels_of, read_examples, write_examples, write_json
+from pipeline.sides import Side, place_of, side_of
 
-Side = Literal["train", "val", "test"]
 MIN_TEST_ROWS = 2
 
 
 class Sides(NamedTuple):
-    """Rows by side, and the classes too small to be tested (kept for training by params)."""
+    """Rows by side, the classes too small to be tested (kept for training by params), and the share that falls to test."""
 
     train: list[Example]
     val: list[Example]
     test: list[Example]
     small_classes: list[str]
+    test_share: float  # 0 with a supplied test
 
 
 def split(rows: list[Example], supplied_test: list[Example], settings: Split) -> Sides:
@@ -48,7 +48,10 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
         chosen[sides[row.id]].append(row)
     if not chosen["val"]:
         raise InputError("the split", "no row falls to validation", "collect more rows, or raise split.val_share")
-    return Sides(chosen["train"], chosen["val"], chosen["test"], small)
+    if untrained := sorted(set(labels_of(chosen["val"])) - set(labels_of(chosen["train"]))):
+        what = f"all rows of a class fall to validation: {', '.join(untrained)}"
+        raise InputError("the split", what, "raise split.rows_a_class, lower split.val_share, or try another split.seed")
+    return Sides(chosen["train"], chosen["val"], chosen["test"], small, test_share)
 
 
 def few(rows: list[Example], sides: dict[str, Side], a_class: int, seed: int) -> list[Example]:
@@ -59,25 +62,8 @@ def few(rows: list[Example], sides: dict[str, Side], a_class: int, seed: int) ->
             by_class.setdefault(str(row.label), []).append(row)
     drawn: set[str] = set()
     for own in by_class.values():
-        drawn.update(sorted((row.id for row in own), key=lambda one: _place(f"{seed}\0few\0{one}"))[:a_class])
+        drawn.update(sorted((row.id for row in own), key=lambda one: place_of(f"{seed}\0few\0{one}"))[:a_class])
     return [row for row in rows if sides[row.id] == "test" or row.id in drawn]
-
-
-def side_of(row: Example, seed: int, *, val_share: float, test_share: float) -> Side:
-    """Side of one row: SHA-256 of (seed, group or id) read as a number in [0, 1); test, then validation, then train.
-
-    The label is left out: a group may span classes, and a label that feedback corrects must not carry a test row into training.
-    Each class still gets its shares within binomial error, for the hash knows nothing of classes.
-    """
-    place = _place(f"{seed}\0{row.group or row.id}")
-    if place < test_share:
-        return "test"
-    return "val" if place < test_share + val_share else "train"
-
-
-def _place(key: str) -> float:
-    """In [0, 1)."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def _small_classes(rows: list[Example], supplied_test: list[Example], sides: dict[str, Side]) -> list[str]:
@@ -96,6 +82,7 @@ def report(sides: Sides, jaccard: float) -> dict[str, Any]:
         "rows": {side: len(rows) for side, rows in named.items()},
         "classes": {side: dict(sorted(Counter(labels_of(rows)).items())) for side, rows in named.items()},
         "small_classes_kept_for_training": sides.small_classes,
+        "test_share": sides.test_share,
         "near_pairs_train_test": len(across),
         "near_pairs_examples": [[texts[pair.first], texts[pair.second]] for pair in across[:10]],
         "digests": {side: digest_examples(rows) for side, rows in named.items()},

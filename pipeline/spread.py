@@ -1,8 +1,9 @@
 """Stage `spread`: texts that nobody has labelled get the labels of labelled texts near by, for training only."""
 
 import argparse
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,27 +12,28 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.errors import InputError, run_stage
-from pipeline.params import Data, Model, Spread, load_params
+from pipeline.near_duplicates import find_near_duplicates
+from pipeline.params import Data, Model, Split, Spread, load_params
 from pipeline.records import (
     TEXT_COLUMNS,
     Columns,
     Example,
+    fault_of,
     labels_of,
     make_example,
-    one_column,
     read_examples,
     read_rows,
     spelling,
     write_examples,
     write_json,
 )
+from pipeline.sides import side_of
 
-EXAMPLES_SHOWN = 20
+EXAMPLES_SHOWN = 10
 BATCH = 64
 FIFTHS = 5
-SpreadFrom = Callable[
-    [list[int]], tuple[NDArray[np.int64], NDArray[np.float64]]
-]  # labelled rows → class and certainty of every row
+
+Spreader = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.float64]]]  # labelled rows → class, certainty of all
 
 
 class Unlabelled(NamedTuple):
@@ -49,29 +51,54 @@ class Spreading(NamedTuple):
 
 
 def read_unlabelled(path: Path, data: Data) -> Unlabelled:
-    """The text column alone is read: labels, where there are any, are not looked at. Raises `InputError` as `ingest` does."""
-    texts: dict[str, Example] = {}
-    bad: list[str] = []
+    """Text and group are read; labels, where there are any, are not looked at. Raises `InputError` as `ingest` does."""
     rows = list(read_rows(path, data))
     names = dict.fromkeys(name for row in rows if row.fields for name in row.fields)
-    column = one_column(path, list(names), data.text_column, TEXT_COLUMNS, "data.text_column") if names else ""
+    column = _text_column(path, list(names), data) if names else ""
+    texts: dict[str, Example] = {}
+    bad: list[str] = []
     for row in rows:
+        if row.fields is None:
+            bad.append(f"{row.line}: {row.fault}")
+            continue
+        fields = {"text": row.fields.get(column), "group": row.fields.get("group")}
         try:
-            if row.fields is None:
-                raise ValueError(row.fault)
-            fields = {"text": row.fields.get(column)}
             example = make_example(fields, Columns("text", "label"), max_text_chars=data.max_text_chars, source=path.stem)
         except ValidationError as error:
-            bad.append(f"{row.line}: {error.errors()[0]['msg'].removeprefix('Value error, ')}")
-        except ValueError as error:
-            bad.append(f"{row.line}: {error}")
+            bad.append(f"{row.line}: {fault_of(error)}")
         else:
             texts.setdefault(example.id, example)
     if len(bad) > data.max_quarantined_share * len(rows):
-        what = f"{len(bad)} of {len(rows)} rows hold no usable text; the first: {bad[0].split(': ', 1)[1]}"
+        line, reason = bad[0].split(": ", 1)
+        what = f"{len(bad)} of {len(rows)} rows hold no usable text; the first: {reason}"
         do = "mend the rows, or raise data.max_quarantined_share to go on without them"
-        raise InputError(f"{path}, line {bad[0].split(':')[0]}", what, do)
+        raise InputError(f"{path}, line {line}", what, do)
     return Unlabelled(list(texts.values()), bad)
+
+
+def _text_column(path: Path, names: list[str], data: Data) -> str:
+    """`data.text_column` where this file has it, else the only one of the usual names: sources may name theirs otherwise."""
+    found = [data.text_column] if data.text_column in names else [name for name in TEXT_COLUMNS if name in names]
+    if len(found) != 1:
+        what = (
+            f"several columns could hold the texts: {', '.join(found)}"
+            if found
+            else f"no column is named {', '.join(TEXT_COLUMNS)}"
+        )
+        raise InputError(str(path), what, "give the file a header line in which one column is named `text`")
+    return found[0]
+
+
+def free_to_learn(unlabelled: list[Example], sides: Sequence[list[Example]], settings: Split, test_share: float) -> list[Example]:
+    """Texts on no side (train, validation, test) and in no group held out, that would not be test rows once labelled."""
+    taken = {row.id for rows in sides for row in rows}
+    held_out = {row.group for rows in sides[1:] for row in rows if row.group}
+
+    def is_free(row: Example) -> bool:
+        side = side_of(row, settings.seed, val_share=settings.val_share, test_share=test_share)
+        return row.id not in taken and row.group not in held_out and side != "test"
+
+    return [row for row in unlabelled if is_free(row)]
 
 
 def spread(labelled: list[Example], unlabelled: list[Example], model: Model, settings: Spread) -> Spreading:
@@ -80,60 +107,63 @@ def spread(labelled: list[Example], unlabelled: list[Example], model: Model, set
     from pipeline.learning.label_spreading import UNKNOWN, most_certain, neighbour_graph, spread_labels
 
     labels = sorted(set(labels_of(labelled)))
-    index = {label: i for i, label in enumerate(labels)}
+    known = np.array([labels.index(label) for label in labels_of(labelled)], dtype=np.int64)
     names = [spelling(label) for label in labels] if settings.label_names == "texts" else []
     texts = [*(row.text for row in [*labelled, *unlabelled]), *names]
     embeddings = frozen_embeddings(texts, model, BATCH, "embed")
+    print(f"joining {len(texts)} texts with their neighbours", flush=True)
     graph = neighbour_graph(embeddings, settings)
-    known = np.array([index[label] for label in labels_of(labelled)], dtype=np.int64)
 
-    def spread_from(rows: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def spread_from(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         targets = np.full(len(texts), UNKNOWN, dtype=np.int64)
         targets[rows] = known[rows]
         targets[len(texts) - len(names) :] = np.arange(len(names))
         return most_certain(spread_labels(graph, targets, len(labels), settings.reach))
 
-    guess, certainty = spread_from(list(range(len(labelled))))
-    rows: list[Example] = []
-    uncertain: list[Example] = []
-    out_of_reach = 0
+    guess, certainty = spread_from(np.arange(len(labelled)))
     own = slice(len(labelled), len(labelled) + len(unlabelled))
-    for example, label, sure in zip(unlabelled, guess[own], certainty[own], strict=True):
-        if label == UNKNOWN:
-            out_of_reach += 1
-            continue
-        row = example.model_copy(update={"label": labels[label], "meta": {"certainty": round(float(sure), 4)}})
-        (rows if sure >= settings.min_certainty else uncertain).append(row)
-    shown = sorted([*rows, *uncertain], key=lambda row: row.meta["certainty"])[:EXAMPLES_SHOWN]
+    reached = [
+        row.model_copy(update={"label": labels[label], "meta": {"certainty": round(float(sure), 4)}})
+        for row, label, sure in zip(unlabelled, guess[own], certainty[own], strict=True)
+        if label != UNKNOWN
+    ]
+    rows = [row for row in reached if row.meta["certainty"] >= settings.min_certainty]
     report = {
         "labelled": len(labelled),
         "spread": len(rows),
-        "out_of_reach": out_of_reach,
-        "below_min_certainty": len(uncertain),
-        "held_out": held_out(labels_of(labelled), known, spread_from, settings),
+        "out_of_reach": len(unlabelled) - len(reached),
+        "below_min_certainty": len(reached) - len(rows),
+        "held_out": held_out(known, spread_from, settings),
         "classes": dict(sorted(Counter(labels_of(rows)).items())),
-        "least_certain": [{"text": row.text, "label": row.label, **row.meta} for row in shown],
+        "least_certain_kept": _shown(rows),
     }
     return Spreading(rows, report)
 
 
-def held_out(labels: list[str], known: NDArray[np.int64], spread_from: SpreadFrom, settings: Spread) -> dict[str, Any]:
-    """Labelled rows whose labels are hidden in turn: how many get theirs back, in all and by fifths of certainty."""
-    from pipeline.learning.folds import stratified_folds
+def held_out(known: NDArray[np.int64], spread_from: Spreader, settings: Spread) -> dict[str, Any]:
+    """Labelled rows whose labels are hidden in turn: how many get theirs back, in all and by fifths of certainty.
 
-    count = min(settings.folds, min(Counter(labels).values()))
-    if count < 2:  # a class of one row cannot be held out
+    A class with fewer rows than folds has one hidden in so many folds; one with a single row keeps it.
+    """
+    fold = np.full(len(known), -1)
+    shuffled = np.random.default_rng(settings.seed).permutation(len(known))
+    for one in np.unique(known):
+        rows = shuffled[known[shuffled] == one]
+        if len(rows) > 1:
+            fold[rows] = np.arange(len(rows)) % settings.folds
+    hidden = np.flatnonzero(fold >= 0)
+    if not len(hidden):
         return {"rows": 0}
-    right, sure = np.zeros(len(labels), dtype=bool), np.zeros(len(labels))
-    for fold in stratified_folds(labels, count, settings.seed):
-        guess, certainty = spread_from(fold.train)
-        right[fold.held_out] = guess[fold.held_out] == known[fold.held_out]
-        sure[fold.held_out] = certainty[fold.held_out]
-    fifths = [part for part in np.array_split(np.argsort(sure), FIFTHS) if len(part)]
+    right, sure = np.zeros(len(known), dtype=bool), np.zeros(len(known))
+    for number in range(settings.folds):
+        out = np.flatnonzero(fold == number)
+        guess, certainty = spread_from(np.flatnonzero(fold != number))
+        right[out], sure[out] = guess[out] == known[out], certainty[out]
+    fifths = [part for part in np.array_split(hidden[np.argsort(sure[hidden])], FIFTHS) if len(part)]
     return {
-        "rows": len(labels),
-        "folds": count,
-        "accuracy": round(float(right.mean()), 4),
+        "rows": len(hidden),
+        "folds": settings.folds,
+        "accuracy": round(float(right[hidden].mean()), 4),
         "by_certainty": [
             {"from": round(float(sure[part[0]]), 4), "rows": len(part), "accuracy": round(float(right[part].mean()), 4)}
             for part in fifths
@@ -141,10 +171,16 @@ def held_out(labels: list[str], known: NDArray[np.int64], spread_from: SpreadFro
     }
 
 
-def without_split(unlabelled: list[Example], sides: Iterable[list[Example]]) -> list[Example]:
-    """Texts that stand on no side of the split: neither labelled already, nor held out to be tested on."""
-    taken = {row.id for rows in sides for row in rows}
-    return [row for row in unlabelled if row.id not in taken]
+def _shown(rows: list[Example]) -> list[dict[str, Any]]:
+    least = sorted(rows, key=lambda row: row.meta["certainty"])[:EXAMPLES_SHOWN]
+    return [{"text": row.text, "label": row.label, **row.meta} for row in least]
+
+
+def near_test_rows(rows: list[Example], test: list[Example], jaccard: float) -> int:
+    """Pairs of a text that learns and a test row that are nearly the same; told, never fatal, as in the split."""
+    border = len(rows)
+    pairs = find_near_duplicates([row.text for row in [*rows, *test]], jaccard)
+    return sum(pair.first < border <= pair.second for pair in pairs)
 
 
 def main() -> None:
@@ -155,15 +191,26 @@ def main() -> None:
     args = parser.parse_args()
     params = load_params()
     found = read_unlabelled(args.unlabelled, params.data)
-    sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
-    texts = without_split(found.texts, sides.values())
-    made = spread(sides["train"], texts, params.model, params.spread) if texts else Spreading([], {"spread": 0})
-    counts = {"file": str(args.unlabelled), "texts": len(found.texts), "in_split": len(found.texts) - len(texts)}
+    sides = [read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")]
+    test_share = json.loads((args.split / "report.json").read_text(encoding="utf-8"))["test_share"]
+    texts = free_to_learn(found.texts, sides, params.split, test_share)
+    counts = {"file": str(args.unlabelled), "texts": len(found.texts), "held_back": len(found.texts) - len(texts)}
+    made = (
+        spread(sides[0], texts, params.model, params.spread) if texts else Spreading([], {"spread": 0, "held_out": {"rows": 0}})
+    )
+    near = near_test_rows(made.rows, sides[2], params.data.near_duplicate_jaccard) if made.rows else 0
     write_examples(args.out / "rows.parquet", made.rows)
-    write_json(args.out / "report.json", {**counts, "set_aside": found.bad, **made.report})
-    told = made.report.get("held_out", {}).get("accuracy")
-    known = f"; {told:.1%} of held-out labelled rows get their own label back" if told is not None else ""
-    print(f"{len(made.rows)} of {len(texts)} unlabelled texts have a label now{known} → {args.out}/report.json")
+    write_json(args.out / "report.json", {**counts, "set_aside": found.bad, "near_pairs_test": near, **made.report})
+    print(told(counts, made.report))
+
+
+def told(counts: dict[str, Any], report: dict[str, Any]) -> str:
+    """What happened, in a line."""
+    if not counts["texts"]:
+        return f"{counts['file']} has no texts: training learns from labelled rows alone"
+    right = f"; {report['held_out']['accuracy']:.1%} of hidden labels came back" if report["held_out"]["rows"] else ""
+    back = f"{counts['held_back']} stand in the split or would be test rows"
+    return f"{report['spread']} of {counts['texts']} unlabelled texts have a label now, {back}{right}"
 
 
 if __name__ == "__main__":

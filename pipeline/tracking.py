@@ -59,6 +59,9 @@ class Run:
     def figure(self, figure: Figure, name: str) -> None:
         self._try(lambda: self._client.log_figure(self.id, figure, f"figures/{name}.png"))
 
+    def file(self, path: Path, folder: str) -> None:
+        self._try(lambda: self._client.log_artifact(self.id, str(path), folder))
+
     def files(self, folder: Path) -> None:
         self._try(lambda: self._client.log_artifacts(self.id, str(folder), folder.name))
 

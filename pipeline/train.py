@@ -16,7 +16,7 @@ from pipeline.learning.checkpoint import save_trained
 from pipeline.learning.loop import Fitted
 from pipeline.learning.resume import checkpoints_of
 from pipeline.learning.state import Table
-from pipeline.params import flatten, load_params
+from pipeline.params import Data, flatten, load_params
 from pipeline.records import Example, digest_examples, labels_of, read_examples, write_json
 from pipeline.tracking import Run, stage_run
 from pipeline.training import inputs_of, prepare, summary, train
@@ -40,13 +40,14 @@ def write_curves(folder: Path, fitted: Fitted, run: Run) -> None:
     run.figure(charts.learning_curve(fitted.epochs), "learning_curve")
 
 
-def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], source: str) -> str:
+def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], data: Data) -> str:
     """Tell the run which rows it saw: one dataset a side, with the digest of the split's report; returns the digest of all."""
     digests = json.loads((split_folder / "report.json").read_text(encoding="utf-8"))["digests"]
     if "spread" in sides:
         digests["spread"] = digest_examples(sides["spread"])
     for side, rows in sides.items():
         frame = pd.DataFrame({"text": [row.text for row in rows], "label": labels_of(rows)})
+        source = str(data.unlabelled if side == "spread" else data.source)
         run.dataset(frame, name=side, source=source, context=side, digest=digests[side])
     whole = sha256("".join(digests[side] for side in sorted(digests)).encode()).hexdigest()
     run.tags({"data.digest": whole, **{f"data.digest.{side}": digest for side, digest in digests.items()}})
@@ -54,15 +55,15 @@ def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], 
 
 
 def tell_spread(run: Run, folder: Path) -> None:
-    """Files, numbers and picture of the stage `spread`, which has no run of its own."""
+    """Report, numbers and picture of the stage `spread`, which has no run of its own; nothing where it had no texts."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    held_out = report["held_out"]
-    run.files(folder)
-    run.metrics(
-        {"spread/rows": report["spread"], **{f"spread/held_out_{k}": held_out[k] for k in ("rows", "accuracy") if k in held_out}}
-    )
-    if held_out["rows"]:
-        run.figure(charts.certainty(held_out["by_certainty"], held_out["accuracy"]), "spread_certainty")
+    if not report["texts"]:
+        return
+    run.file(folder / "report.json", "spread")
+    run.metrics({f"spread/{count}": report[count] for count in ("texts", "held_back", "spread")})
+    if report["held_out"]["rows"]:
+        run.metrics({"spread/held_out_accuracy": report["held_out"]["accuracy"]})
+        run.figure(charts.certainty(report["held_out"]["by_certainty"], report["held_out"]["accuracy"]), "spread_certainty")
 
 
 def main() -> None:
@@ -90,9 +91,8 @@ def main() -> None:
     ):
         if checkpoints:
             checkpoints.run = run.id
-        digest = log_datasets(run, args.split, sides, str(params.data.source))
-        if spread:
-            tell_spread(run, args.spread)
+        digest = log_datasets(run, args.split, sides, params.data)
+        tell_spread(run, args.spread)
         fitted = train(prepared, params, run, checkpoints, home)
         origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}
         save_trained(args.model, fitted.state, prepared.labels, origin)

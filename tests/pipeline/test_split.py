@@ -12,7 +12,8 @@ from scipy.stats import binom
 from pipeline.errors import InputError
 from pipeline.params import Params, Split
 from pipeline.records import Example, digest_examples, labels_of, text_id
-from pipeline.split import Sides, report, side_of, split
+from pipeline.sides import side_of
+from pipeline.split import Sides, report, split
 from tests.conftest import ROOT
 
 HALF = Split(seed=1, rows_a_class="all", val_share=0.2, test_share=0.3, small_classes="refuse")
@@ -203,7 +204,7 @@ def test_the_report_counts_sides_and_classes() -> None:
 
 def test_near_pairs_between_training_and_test_are_told_and_those_within_are_not() -> None:
     long = "the quick brown fox jumps over the lazy dog and runs far away from"
-    sides = Sides([row(f"{long} home"), row(f"{long} here")], [row(f"{long} val")], [row(f"{long} there")], [])
+    sides = Sides([row(f"{long} home"), row(f"{long} here")], [row(f"{long} val")], [row(f"{long} there")], [], 0.3)
     found = report(sides, 0.8)
     assert found["near_pairs_train_test"] == 2
     assert found["near_pairs_examples"] == [[f"{long} home", f"{long} there"], [f"{long} here", f"{long} there"]]

@@ -43,6 +43,7 @@ def ready(project: Project) -> Project:
     for side, of in sides.items():
         write_examples(project / f"split/{side}.parquet", examples(of))
     write_examples(project / "spread/rows.parquet", [])
+    write_json(project / "spread/report.json", {"texts": 0})
     write_json(project / "split/report.json", {"digests": dict.fromkeys(sides, "0" * 64)})
     return project
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from pipeline.params import Split
 from pipeline.profile import Reference, save_reference
 from pipeline.records import Columns, Example, labels_of, make_example, write_examples, write_json
-from pipeline.split import side_of
+from pipeline.sides import side_of
 from serving.manifest import MANIFEST, file_digests
 from tests.conftest import ROOT
 
