@@ -1,7 +1,7 @@
 """Labels spread from few labelled texts to their neighbours (Zhou et al. 2004, "Learning with local and global consistency").
 
 Own code because of what was measured (EXPERIMENTS.md): scikit-learn's `LabelSpreading` counts neighbours without weighing them
-and does not make the graph symmetric; on Banking77 it gives 4 to 5 of 100 texts more a wrong label.
+and does not make the graph symmetric; on Banking77 it gives 2 to 5 of 100 texts more a wrong label.
 """
 
 import numpy as np
