@@ -92,9 +92,9 @@ def certainty(fifths: Sequence[Mapping[str, float]], accuracy: float) -> Figure:
     axes.axhline(accuracy, color=GREY, label=f"all held-out rows: {accuracy:.3f}")
     axes.set_xticks(range(len(fifths)), [f"from {part['from']:.2f}" for part in fifths])
     axes.set_ylim(0, 1.1)
-    axes.set_xlabel("certainty of the spread label (spread.min_certainty leaves out what is below it)")
+    axes.set_xlabel("certainty of the spread label; spread.min_certainty\nleaves out what is below it")
     axes.set_ylabel("share that got its own label back")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left")
     return figure
 
 
