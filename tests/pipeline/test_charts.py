@@ -42,6 +42,7 @@ def classes(count: int) -> tuple[np.ndarray, list[str]]:
         "one epoch",
         "rates by layer",
         "one rate",
+        "certainty of spread labels",
         "three classes",
         "77 classes",
         "no rows",
