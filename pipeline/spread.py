@@ -32,6 +32,8 @@ from pipeline.sides import side_of
 EXAMPLES_SHOWN = 10
 BATCH = 64
 FIFTHS = 5
+LEVEL = 0.05  # of the test that spreading is better than its control
+CONTROL_C = 10.0  # of logistic regression, as in the evaluation
 
 Spreader = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.float64]]]  # labelled rows → class, certainty of all
 
@@ -133,18 +135,24 @@ def spread(labelled: list[Example], unlabelled: list[Example], model: Model, set
         "spread": len(rows),
         "out_of_reach": len(unlabelled) - len(reached),
         "below_min_certainty": len(reached) - len(rows),
-        "held_out": held_out(known, spread_from, settings),
+        "held_out": held_out(known, spread_from, embeddings, settings),
         "classes": dict(sorted(Counter(labels_of(rows)).items())),
         "least_certain_kept": _shown(rows),
     }
     return Spreading(rows, report)
 
 
-def held_out(known: NDArray[np.int64], spread_from: Spreader, settings: Spread) -> dict[str, Any]:
+def held_out(
+    known: NDArray[np.int64], spread_from: Spreader, embeddings: NDArray[np.float32], settings: Spread
+) -> dict[str, Any]:
     """Labelled rows whose labels are hidden in turn: how many get theirs back, in all and by fifths of certainty.
+
+    Beside it the control: logistic regression on the same embeddings of the rows that show their labels, without any other text.
 
     A class with fewer rows than folds has one hidden in so many folds; one with a single row keeps it.
     """
+    from sklearn.linear_model import LogisticRegression
+
     fold = np.full(len(known), -1)
     shuffled = np.random.default_rng(settings.seed).permutation(len(known))
     for one in np.unique(known):
@@ -155,20 +163,35 @@ def held_out(known: NDArray[np.int64], spread_from: Spreader, settings: Spread) 
     if not len(hidden):
         return {"rows": 0}
     right, sure = np.zeros(len(known), dtype=bool), np.zeros(len(known))
+    control = np.zeros(len(known), dtype=bool)
     for number in range(settings.folds):
-        out = np.flatnonzero(fold == number)
-        guess, certainty = spread_from(np.flatnonzero(fold != number))
+        out, shown = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        if not len(out):
+            continue
+        guess, certainty = spread_from(shown)
         right[out], sure[out] = guess[out] == known[out], certainty[out]
+        fitted = LogisticRegression(C=CONTROL_C, max_iter=2000).fit(embeddings[shown], known[shown])
+        control[out] = fitted.predict(embeddings[out]) == known[out]
     fifths = [part for part in np.array_split(hidden[np.argsort(sure[hidden])], FIFTHS) if len(part)]
     return {
         "rows": len(hidden),
         "folds": settings.folds,
         "accuracy": round(float(right[hidden].mean()), 4),
+        "control": round(float(control[hidden].mean()), 4),
+        "p": round(_sign_test(right, control), 4),
         "by_certainty": [
             {"from": round(float(sure[part[0]]), 4), "rows": len(part), "accuracy": round(float(right[part].mean()), 4)}
             for part in fifths
         ],
     }
+
+
+def _sign_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
+    """P(so many rows right by us alone, or more, of those that one side alone has right | both are equally good)."""
+    from scipy.stats import binomtest
+
+    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    return float(binomtest(won, won + lost, alternative="greater").pvalue) if won + lost else 1.0
 
 
 def _shown(rows: list[Example]) -> list[dict[str, Any]]:
@@ -208,9 +231,18 @@ def told(counts: dict[str, Any], report: dict[str, Any]) -> str:
     """What happened, in a line."""
     if not counts["texts"]:
         return f"{counts['file']} has no texts: training learns from labelled rows alone"
-    right = f"; {report['held_out']['accuracy']:.1%} of hidden labels came back" if report["held_out"]["rows"] else ""
     back = f"{counts['held_back']} stand in the split or would be test rows"
-    return f"{report['spread']} of {counts['texts']} unlabelled texts have a label now, {back}{right}"
+    said = f"{report['spread']} of {counts['texts']} unlabelled texts have a label now, {back}"
+    hidden = report["held_out"]
+    if not hidden["rows"]:
+        return said
+    said += (
+        f"; {hidden['accuracy']:.1%} of hidden labels came back (frozen control, without these texts: {hidden['control']:.1%})"
+    )
+    if hidden["p"] < LEVEL:
+        return said
+    doubt = f"not shown to be better than the control (sign test, p = {hidden['p']:.2f})"
+    return f"{said}\nwarning: {doubt}: compare with a training without data.unlabelled, or label more texts first"
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def tell_spread(run: Run, folder: Path) -> None:
     run.file(folder / "report.json", "spread")
     run.metrics({f"spread/{count}": report[count] for count in ("texts", "held_back", "spread")})
     if report["held_out"]["rows"]:
-        run.metrics({"spread/held_out_accuracy": report["held_out"]["accuracy"]})
+        run.metrics({f"spread/held_out_{score}": report["held_out"][score] for score in ("accuracy", "control")})
         run.figure(charts.certainty(report["held_out"]["by_certainty"], report["held_out"]["accuracy"]), "spread_certainty")
 
 

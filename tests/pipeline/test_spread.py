@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 
 from pipeline import tracking
@@ -11,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.params import Params, Split
 from pipeline.records import Example, labels_of, read_examples, text_id, write_examples, write_json
 from pipeline.sides import side_of
-from pipeline.spread import free_to_learn, read_unlabelled, spread
+from pipeline.spread import _sign_test, free_to_learn, read_unlabelled, spread, told
 from tests.conftest import Project
 
 PARCEL = [
@@ -56,11 +57,25 @@ def test_texts_get_the_label_of_those_near_by_and_what_lies_between_is_less_cert
 
 
 def test_hidden_labels_tell_how_many_are_right(small: Params) -> None:
-    told = spread(LABELLED, UNKNOWN, small.model, small.spread).report["held_out"]
-    assert (told["rows"], sum(part["rows"] for part in told["by_certainty"])) == (10, 10)
+    hidden = spread(LABELLED, UNKNOWN, small.model, small.spread).report["held_out"]
+    assert (hidden["rows"], sum(part["rows"] for part in hidden["by_certainty"])) == (10, 10)
     mixed = [one.model_copy(update={"label": "parcel" if n % 2 else "money"}) for n, one in enumerate(LABELLED)]
-    assert told["accuracy"] >= 0.8
+    assert hidden["accuracy"] >= 0.8
+    assert hidden["control"] > 0.5
     assert spread(mixed, UNKNOWN, small.model, small.spread).report["held_out"]["accuracy"] <= 0.6
+
+
+@pytest.mark.parametrize(("p", "warned"), [(0.001, False), (0.05, True), (0.9, True)])
+def test_it_is_said_where_spreading_is_not_shown_to_be_better_than_the_control(p: float, warned: bool) -> None:
+    held_out = {"rows": 10, "accuracy": 0.8, "control": 0.7, "p": p}
+    said = told({"file": "texts.csv", "texts": 4, "held_back": 1}, {"spread": 3, "held_out": held_out})
+    assert ("warning: not shown to be better" in said) == warned
+
+
+def test_the_sign_test_counts_rows_that_one_side_alone_has_right() -> None:
+    ours, theirs = np.array([True] * 10 + [False] * 2), np.array([False] * 10 + [True] * 2)
+    assert _sign_test(ours, theirs) == pytest.approx(79 / 4096)  # 1 + 12 + 66 of 2 to the 12th
+    assert _sign_test(ours, ours) == 1.0
 
 
 def test_texts_below_the_certainty_that_is_asked_for_are_left_out_and_counted(small: Params) -> None:
