@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from pipeline import charts, metrics
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.learning.checkpoint import Trained, load_trained
-from pipeline.learning.frozen import frozen_embeddings
+from pipeline.learning.frozen import fit_control, frozen_embeddings
 from pipeline.learning.inference import in_batches
 from pipeline.params import Evaluate, Model, flatten, load_params
 from pipeline.records import Example, labels_of, read_examples, write_json
@@ -82,7 +81,7 @@ def frozen_control(
 ) -> metrics.Indices:
     """Class indices that logistic regression on the untouched encoder's embeddings gives the test rows."""
     embedded = {side: frozen_embeddings(texts[side], model, settings.batch_size) for side in ("train", "test")}
-    control = LogisticRegression(C=settings.control_c, max_iter=2000).fit(embedded["train"], train_truth)
+    control = fit_control(embedded["train"], train_truth, settings.control_c)
     return np.asarray(control.predict(embedded["test"]), dtype=np.int64)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +17,7 @@ from pipeline.errors import run_stage
 from pipeline.export import export
 from pipeline.learning.base import base_folder
 from pipeline.learning.checkpoint import Trained, load_trained
-from pipeline.learning.frozen import frozen_embeddings
+from pipeline.learning.frozen import fit_control, frozen_embeddings
 from pipeline.learning.model import TextClassifier, WithSketch, load_encoder, merge, sketch_projection
 from pipeline.params import Params, load_params
 from pipeline.records import Example, labels_of, read_examples, write_json
@@ -54,9 +53,10 @@ def write_control(
     embedded = frozen_embeddings([row.text for row in rows], params.model, params.evaluate.batch_size)
     index = {label: i for i, label in enumerate(trained.labels)}
     truth = np.array([index[label] for label in labels_of(rows)])
-    fitted = LogisticRegression(C=params.evaluate.control_c, max_iter=2000).fit(embedded, truth)
+    fitted = fit_control(embedded, truth, params.evaluate.control_c)
     np.savez(folder / "control.npz", coefficients=fitted.coef_, intercepts=fitted.intercept_, classes=fitted.classes_)
-    embedding = TextClassifier(load_encoder(base_folder(params.model)), Normalise())  # type: ignore[arg-type]  # any module from embeddings serves as head here
+    encoder = load_encoder(base_folder(params.model))
+    embedding = TextClassifier(encoder, Normalise())  # type: ignore[arg-type]  # any module from embeddings serves as head here
     export(embedding, projection, folder / "encoder.onnx", params.export)
     shutil.copy(exported / "tokenizer.json", folder / "tokenizer.json")
     card = json.loads((exported / "model.json").read_text(encoding="utf-8"))

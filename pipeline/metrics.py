@@ -1,12 +1,13 @@
 """Scores of a classifier: accuracy, F1, intervals by bootstrap, calibration. Pure: arrays in, numbers out."""
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -134,3 +135,8 @@ def most_confused(truth: Indices, guess: Indices, most: int) -> list[tuple[int, 
     """(true class, guessed class, rows) of the most frequent mistakes; ties by class index."""
     wrong = Counter((int(t), int(g)) for t, g in zip(truth, guess, strict=True) if t != g)
     return [(t, g, rows) for (t, g), rows in sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:most]]
+
+
+def mcnemar(gained: int, lost: int, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:
+    """Exact p of equal accuracy on paired rows, of which so many only one side or only the other gets right (McNemar 1947)."""
+    return float(binomtest(gained, gained + lost, alternative=alternative).pvalue) if gained + lost else 1.0

@@ -42,3 +42,8 @@ def find_near_duplicates(texts: list[str], threshold: float) -> list[Pair]:
         for gram in rarest:
             postings[gram].append(index)
     return pairs
+
+
+def near_pairs_across(texts: list[str], border: int, jaccard: float) -> list[Pair]:
+    """Those near pairs whose first text stands before the border and whose second behind it."""
+    return [pair for pair in find_near_duplicates(texts, jaccard) if pair.first < border <= pair.second]

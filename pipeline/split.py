@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import InputError, run_stage
-from pipeline.near_duplicates import find_near_duplicates
+from pipeline.near_duplicates import near_pairs_across
 from pipeline.params import Split, load_params
 from pipeline.records import Example, digest_examples, labels_of, read_examples, write_examples, write_json
 from pipeline.sides import Side, place_of, side_of
@@ -75,8 +75,7 @@ def _small_classes(rows: list[Example], supplied_test: list[Example], sides: dic
 def report(sides: Sides, jaccard: float) -> dict[str, Any]:
     """Sizes by side and class, a digest of each side, and near pairs between training and test (told, never fatal)."""
     texts = [row.text for row in [*sides.train, *sides.test]]
-    border = len(sides.train)
-    across = [pair for pair in find_near_duplicates(texts, jaccard) if pair.first < border <= pair.second]
+    across = near_pairs_across(texts, len(sides.train), jaccard)
     named = {"train": sides.train, "val": sides.val, "test": sides.test}
     return {
         "rows": {side: len(rows) for side, rows in named.items()},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.errors import InputError, run_stage
-from pipeline.near_duplicates import find_near_duplicates
+from pipeline.near_duplicates import near_pairs_across
 from pipeline.params import Data, Model, Split, Spread, load_params
 from pipeline.records import (
     TEXT_COLUMNS,
@@ -33,7 +33,6 @@ EXAMPLES_SHOWN = 10
 BATCH = 64
 FIFTHS = 5
 LEVEL = 0.05  # of the test that spreading is better than its control
-CONTROL_C = 10.0  # of logistic regression, as in the evaluation
 
 Spreader = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.float64]]]  # labelled rows → class, certainty of all
 
@@ -103,7 +102,7 @@ def free_to_learn(unlabelled: list[Example], sides: Sequence[list[Example]], set
     return [row for row in unlabelled if is_free(row)]
 
 
-def spread(labelled: list[Example], unlabelled: list[Example], model: Model, settings: Spread) -> Spreading:
+def spread(labelled: list[Example], unlabelled: list[Example], model: Model, settings: Spread, control_c: float) -> Spreading:
     """Labels for texts by their neighbours in the frozen encoder; held-out labelled rows tell how many are right."""
     from pipeline.learning.frozen import frozen_embeddings  # torch and all: most projects have nothing to spread
     from pipeline.learning.label_spreading import UNKNOWN, most_certain, neighbour_graph, spread_labels
@@ -135,7 +134,7 @@ def spread(labelled: list[Example], unlabelled: list[Example], model: Model, set
         "spread": len(rows),
         "out_of_reach": len(unlabelled) - len(reached),
         "below_min_certainty": len(reached) - len(rows),
-        "held_out": held_out(known, spread_from, embeddings, settings),
+        "held_out": held_out(known, spread_from, embeddings, settings, control_c),
         "classes": dict(sorted(Counter(labels_of(rows)).items())),
         "least_certain_kept": _shown(rows),
     }
@@ -143,15 +142,15 @@ def spread(labelled: list[Example], unlabelled: list[Example], model: Model, set
 
 
 def held_out(
-    known: NDArray[np.int64], spread_from: Spreader, embeddings: NDArray[np.float32], settings: Spread
+    known: NDArray[np.int64], spread_from: Spreader, embeddings: NDArray[np.float32], settings: Spread, control_c: float
 ) -> dict[str, Any]:
     """Labelled rows whose labels are hidden in turn: how many get theirs back, in all and by fifths of certainty.
 
     Beside it the control: logistic regression on the same embeddings of the rows that show their labels, without any other text.
-
     A class with fewer rows than folds has one hidden in so many folds; one with a single row keeps it.
     """
-    from sklearn.linear_model import LogisticRegression
+    from pipeline.learning.frozen import fit_control
+    from pipeline.metrics import mcnemar
 
     fold = np.full(len(known), -1)
     shuffled = np.random.default_rng(settings.seed).permutation(len(known))
@@ -170,15 +169,14 @@ def held_out(
             continue
         guess, certainty = spread_from(shown)
         right[out], sure[out] = guess[out] == known[out], certainty[out]
-        fitted = LogisticRegression(C=CONTROL_C, max_iter=2000).fit(embeddings[shown], known[shown])
-        control[out] = fitted.predict(embeddings[out]) == known[out]
+        control[out] = fit_control(embeddings[shown], known[shown], control_c).predict(embeddings[out]) == known[out]
     fifths = [part for part in np.array_split(hidden[np.argsort(sure[hidden])], FIFTHS) if len(part)]
     return {
         "rows": len(hidden),
         "folds": settings.folds,
         "accuracy": round(float(right[hidden].mean()), 4),
         "control": round(float(control[hidden].mean()), 4),
-        "p": round(_sign_test(right, control), 4),
+        "p": round(mcnemar(int((right & ~control).sum()), int((control & ~right).sum()), "greater"), 4),
         "by_certainty": [
             {"from": round(float(sure[part[0]]), 4), "rows": len(part), "accuracy": round(float(right[part].mean()), 4)}
             for part in fifths
@@ -186,24 +184,9 @@ def held_out(
     }
 
 
-def _sign_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
-    """P(so many rows right by us alone, or more, of those that one side alone has right | both are equally good)."""
-    from scipy.stats import binomtest
-
-    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    return float(binomtest(won, won + lost, alternative="greater").pvalue) if won + lost else 1.0
-
-
 def _shown(rows: list[Example]) -> list[dict[str, Any]]:
     least = sorted(rows, key=lambda row: row.meta["certainty"])[:EXAMPLES_SHOWN]
     return [{"text": row.text, "label": row.label, **row.meta} for row in least]
-
-
-def near_test_rows(rows: list[Example], test: list[Example], jaccard: float) -> int:
-    """Pairs of a text that learns and a test row that are nearly the same; told, never fatal, as in the split."""
-    border = len(rows)
-    pairs = find_near_duplicates([row.text for row in [*rows, *test]], jaccard)
-    return sum(pair.first < border <= pair.second for pair in pairs)
 
 
 def main() -> None:
@@ -219,11 +202,14 @@ def main() -> None:
     texts = free_to_learn(found.texts, sides, params.split, test_share)
     counts = {"file": str(args.unlabelled), "texts": len(found.texts), "held_back": len(found.texts) - len(texts)}
     made = (
-        spread(sides[0], texts, params.model, params.spread) if texts else Spreading([], {"spread": 0, "held_out": {"rows": 0}})
+        spread(sides[0], texts, params.model, params.spread, params.evaluate.control_c)
+        if texts
+        else Spreading([], {"spread": 0, "held_out": {"rows": 0}})
     )
-    near = near_test_rows(made.rows, sides[2], params.data.near_duplicate_jaccard) if made.rows else 0
+    learnt = [row.text for row in made.rows]
+    near = near_pairs_across([*learnt, *(row.text for row in sides[2])], len(learnt), params.data.near_duplicate_jaccard)
     write_examples(args.out / "rows.parquet", made.rows)
-    write_json(args.out / "report.json", {**counts, "set_aside": found.bad, "near_pairs_test": near, **made.report})
+    write_json(args.out / "report.json", {**counts, "set_aside": found.bad, "near_pairs_test": len(near), **made.report})
     print(told(counts, made.report))
 
 
@@ -241,7 +227,7 @@ def told(counts: dict[str, Any], report: dict[str, Any]) -> str:
     )
     if hidden["p"] < LEVEL:
         return said
-    doubt = f"not shown to be better than the control (sign test, p = {hidden['p']:.2f})"
+    doubt = f"not shown to be better than the control (McNemar, p = {hidden['p']:.2f})"
     return f"{said}\nwarning: {doubt}: compare with a training without data.unlabelled, or label more texts first"
 
 

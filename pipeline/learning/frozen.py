@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from pipeline.learning.base import base_folder
@@ -20,3 +21,8 @@ def frozen_embeddings(texts: Sequence[str], model: Model, batch_size: int, progr
     frozen = TextClassifier(load_encoder(base), CosineHead(1, 1, 1.0)).eval()
     embedded = in_batches(frozen.embed, pieces, batch_size=batch_size, precision="fp32", progress=progress)
     return np.asarray(F.normalize(embedded, dim=-1).numpy(), dtype=np.float32)
+
+
+def fit_control(embeddings: NDArray[np.float32], truth: NDArray[np.int64], c: float) -> LogisticRegression:
+    """The control of all that is trained: logistic regression on frozen embeddings (N, width); `truth` (N,) class indices."""
+    return LogisticRegression(C=c, max_iter=2000).fit(embeddings, truth)

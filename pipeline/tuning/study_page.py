@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from scipy.stats import binomtest
-
 from pipeline import charts
+from pipeline.metrics import mcnemar
 from pipeline.tuning.study import Measured, Run, Study, as_argument, from_bits
 from pipeline.writing import written_whole
 
@@ -65,11 +64,6 @@ def compare(now: Sequence[bool], before: Sequence[bool]) -> tuple[int, int]:
     """Rows that only the first gets right, and rows that only the second does."""
     pairs = list(zip(now, before, strict=True))
     return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p of equal accuracy on paired rows (McNemar 1947)."""
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def standard_error(share: float, rows: int) -> float:

@@ -142,3 +142,9 @@ def test_the_most_confused_pairs_come_in_order_of_rows_then_class() -> None:
 def test_all_confused_pairs_together_are_all_mistakes(answers: Answers) -> None:
     truth, guess = answers
     assert sum(rows for _, _, rows in metrics.most_confused(truth, guess, CLASSES**2)) == int((truth != guess).sum())
+
+
+def test_a_one_sided_mcnemar_counts_rows_that_one_side_alone_has_right() -> None:
+    assert metrics.mcnemar(10, 2, "greater") == pytest.approx(79 / 4096)  # 1 + 12 + 66 of 2 to the 12th
+    assert metrics.mcnemar(2, 10, "greater") > 0.9
+    assert metrics.mcnemar(0, 0, "greater") == 1.0

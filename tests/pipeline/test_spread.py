@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
 
 from pipeline import tracking
@@ -12,7 +11,7 @@ from pipeline.errors import InputError
 from pipeline.params import Params, Split
 from pipeline.records import Example, labels_of, read_examples, text_id, write_examples, write_json
 from pipeline.sides import side_of
-from pipeline.spread import _sign_test, free_to_learn, read_unlabelled, spread, told
+from pipeline.spread import free_to_learn, read_unlabelled, spread, told
 from tests.conftest import Project
 
 PARCEL = [
@@ -47,7 +46,7 @@ def small(params: Params) -> Params:
 
 
 def test_texts_get_the_label_of_those_near_by_and_what_lies_between_is_less_certain(small: Params) -> None:
-    made = spread(LABELLED, [*UNKNOWN, row(TORN)], small.model, small.spread)
+    made = spread(LABELLED, [*UNKNOWN, row(TORN)], small.model, small.spread, 10.0)
     label = {one.text: one.label for one in made.rows}
     certainty = {one.text: one.meta["certainty"] for one in made.rows}
     assert {text: label[text] for text in NEW} == NEW
@@ -57,12 +56,12 @@ def test_texts_get_the_label_of_those_near_by_and_what_lies_between_is_less_cert
 
 
 def test_hidden_labels_tell_how_many_are_right(small: Params) -> None:
-    hidden = spread(LABELLED, UNKNOWN, small.model, small.spread).report["held_out"]
+    hidden = spread(LABELLED, UNKNOWN, small.model, small.spread, 10.0).report["held_out"]
     assert (hidden["rows"], sum(part["rows"] for part in hidden["by_certainty"])) == (10, 10)
     mixed = [one.model_copy(update={"label": "parcel" if n % 2 else "money"}) for n, one in enumerate(LABELLED)]
     assert hidden["accuracy"] >= 0.8
     assert hidden["control"] > 0.5
-    assert spread(mixed, UNKNOWN, small.model, small.spread).report["held_out"]["accuracy"] <= 0.6
+    assert spread(mixed, UNKNOWN, small.model, small.spread, 10.0).report["held_out"]["accuracy"] <= 0.6
 
 
 @pytest.mark.parametrize(("p", "warned"), [(0.001, False), (0.05, True), (0.9, True)])
@@ -72,16 +71,10 @@ def test_it_is_said_where_spreading_is_not_shown_to_be_better_than_the_control(p
     assert ("warning: not shown to be better" in said) == warned
 
 
-def test_the_sign_test_counts_rows_that_one_side_alone_has_right() -> None:
-    ours, theirs = np.array([True] * 10 + [False] * 2), np.array([False] * 10 + [True] * 2)
-    assert _sign_test(ours, theirs) == pytest.approx(79 / 4096)  # 1 + 12 + 66 of 2 to the 12th
-    assert _sign_test(ours, ours) == 1.0
-
-
 def test_texts_below_the_certainty_that_is_asked_for_are_left_out_and_counted(small: Params) -> None:
-    sure = sorted(one.meta["certainty"] for one in spread(LABELLED, UNKNOWN, small.model, small.spread).rows)
+    sure = sorted(one.meta["certainty"] for one in spread(LABELLED, UNKNOWN, small.model, small.spread, 10.0).rows)
     asked = small.spread.model_copy(update={"min_certainty": (sure[0] + sure[1]) / 2})
-    fewer = spread(LABELLED, UNKNOWN, small.model, asked)
+    fewer = spread(LABELLED, UNKNOWN, small.model, asked, 10.0)
     assert [one.meta["certainty"] >= asked.min_certainty for one in fewer.rows] == [True] * 3
     assert fewer.report["below_min_certainty"] == 1
 
@@ -90,13 +83,13 @@ def test_the_words_of_a_label_can_stand_for_a_labelled_text(small: Params) -> No
     """Two texts of strange labels pull nothing to them; by their names they do."""
     odd = [row("lorem ipsum dolor", "late-parcel"), row("sit amet consectetur", "money_back")]
     with_names = small.spread.model_copy(update={"label_names": "texts", "neighbours": 3})
-    made = spread(odd, UNKNOWN, small.model, with_names)
+    made = spread(odd, UNKNOWN, small.model, with_names, 10.0)
     assert labels_of(made.rows) == [{"parcel": "late-parcel", "money": "money_back"}[label] for label in NEW.values()]
     assert made.report["held_out"] == {"rows": 0}  # a class of one row has none to hide
 
 
 def test_a_class_of_one_row_does_not_keep_the_others_from_being_held_out(small: Params) -> None:
-    made = spread([*LABELLED, row("hello there", "greeting")], UNKNOWN, small.model, small.spread)
+    made = spread([*LABELLED, row("hello there", "greeting")], UNKNOWN, small.model, small.spread, 10.0)
     assert made.report["held_out"]["rows"] == 10
 
 

@@ -12,10 +12,11 @@ from dvc.utils.hydra import apply_overrides
 
 from pipeline.errors import InputError
 from pipeline.home import git
+from pipeline.metrics import mcnemar
 from pipeline.params import Params, load_params
 from pipeline.tuning.studies import FOLDER, MEASURED, fill, forget, read
 from pipeline.tuning.study import Measured, Run, Study, as_argument, as_bits, from_bits, key_of, overridden, read_study, runs_of
-from pipeline.tuning.study_page import compare, lines_of, mcnemar, page, write_page
+from pipeline.tuning.study_page import compare, lines_of, page, write_page
 from tests.conftest import ROOT
 
 SHIPPED = sorted((ROOT / FOLDER).glob("*.yaml"))
