@@ -46,7 +46,7 @@ CMD ["tritonserver", "--help"]
 
 
 FROM python AS gateway-packages
-# What serving.gateway and serving.fetch_repository import, and what these packages import in turn.
+# What serving.gateway and serving.release.fetch_repository import, and what these packages import in turn.
 ARG PACKAGES="\
   aiohappyeyeballs aiohttp aiosignal alembic annotated-doc annotated-types anyio attrs brotli cachetools certifi charset-normalizer \
   click fastapi filelock frozenlist fsspec gevent geventhttpclient googleapis-common-protos greenlet grpcio h11 \
@@ -70,6 +70,7 @@ RUN set -eu; \
 COPY --from=gateway-packages /opt/evergreen/packages /opt/evergreen/packages
 COPY pipeline /opt/evergreen/pipeline
 COPY serving /opt/evergreen/serving
+COPY state /opt/evergreen/state
 ENV PYTHONPATH=/opt/evergreen/packages PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 EVERGREEN_HOME=/var/lib/evergreen
 # params.yaml is looked for here; k8s mounts it.
 WORKDIR /opt/evergreen

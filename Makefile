@@ -18,7 +18,7 @@ repro: .venv/ready  ## from data to a model that Triton serves
 
 folds: .venv/ready  ## the same training once for each of train.folds stratified folds: mean and deviation, nested MLflow runs
 	@$(BIN)/dvc repro split
-	@$(BIN)/python -m pipeline.cross_validate --split artifacts/split --out artifacts/folds
+	@$(BIN)/python -m pipeline.stages.cross_validate --split artifacts/split --out artifacts/folds
 
 studies: .venv/ready  ## every arm of docs/studies as a DVC experiment, with pages; goes on where it was; about a minute an arm
 	@$(BIN)/python -m pipeline.tuning.studies
@@ -27,20 +27,20 @@ serve: .venv/ready  ## serve the champion on loopback, Triton behind the gateway
 	@exec $(BIN)/evergreen serve
 
 watch: .venv/ready .tools/ready  ## Prometheus, Alertmanager, the inbox and the monitor beside make serve; Ctrl-C stops them
-	@exec $(BIN)/python -m monitoring.prometheus.local
+	@exec $(BIN)/python -m monitoring.local.watch
 
 traffic: .venv/ready  ## a shop's customers who begin to write of something new, sent through make serve; six minutes
-	@exec $(BIN)/python -m serving.replay data/traffic.jsonl --labels 0.2
+	@exec $(BIN)/python -m serving.loadtest.replay data/traffic.jsonl --labels 0.2
 
 loop: .venv/ready .tools/ready  ## after make repro: drift, alert, labels, retrain, gate, new champion, in a scratch home; six minutes
 	@exec $(BIN)/python -m evergreen.loop
 
 manifests: .venv/ready  ## rules, dashboard and the cluster's files, from params.yaml
-	@$(BIN)/python -m monitoring.prometheus.manifests
+	@$(BIN)/python -m monitoring.alert_rules.manifests
 
 frameworks: .venv/ready  ## PyTorch and scikit-learn models beside the champion; make serve loads them too
 	@$(BIN)/python -m pipeline.frameworks --model artifacts/model --split artifacts/split --exported artifacts/export --out artifacts/frameworks
-	@$(BIN)/python -m serving.frameworks --made artifacts/frameworks --exported artifacts/export --session artifacts/session
+	@$(BIN)/python -m serving.release.frameworks --made artifacts/frameworks --exported artifacts/export --session artifacts/session
 
 ui: .venv/ready  ## MLflow in the browser, at http://127.0.0.1:5000
 	@exec $(BIN)/evergreen ui
@@ -69,8 +69,8 @@ drill: .venv/ready .tools/ready  ## faults injected on purpose: swaps, overload,
 clean:  ## remove what the pipeline made here, but not the home of state
 	rm -rf artifacts reports dvc_plots
 
-.tools/ready: monitoring/prometheus/tools.py .venv/ready
-	@$(BIN)/python -m monitoring.prometheus.tools .tools
+.tools/ready: monitoring/local/tools.py .venv/ready
+	@$(BIN)/python -m monitoring.local.tools .tools
 
 # Other people's drift detectors, the controls of bench-drift, in an environment of their own.
 .peers/ready: requirements-peers.lock

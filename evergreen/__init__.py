@@ -1,1 +1,1 @@
-"""The console script."""
+"""The console script and `make loop`. Everything it does is done by the packages below."""

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evergreen import looking
-from evergreen.looking import out
+from evergreen import inspection as looking
+from evergreen.inspection import out
 from pipeline.errors import EvergreenError
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def fetch(
     to: Annotated[Path, typer.Option(help="file to write (jsonl)")] = Path("data/fetched/source.jsonl"),
 ) -> None:
     """Bring a hub data set to a file that data.source can name."""
-    from pipeline.fetch import fetch as bring
+    from pipeline.data.fetch import fetch as bring
 
     rows = bring(name, config=config, split=split, revision=revision, out=to)
     out.print(f"{rows} rows → {to}\nnext: .venv/bin/dvc exp run -S data.source={to}")
@@ -55,8 +55,8 @@ def publish(
     """Make the packaged model a version (registry, live repository, release table), or make a version champion."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.publish import champion, is_other_than
-    from serving.publish import publish as do
+    from serving.release.publish import champion, is_other_than
+    from serving.release.publish import publish as do
 
     home = find_home()
     if version is not None:
@@ -79,7 +79,7 @@ def rollback() -> None:
     """Make the previous champion champion again."""
     from pipeline.errors import InputError
     from pipeline.home import find_home
-    from serving.publish import release_of
+    from serving.release.publish import release_of
 
     home = find_home()
     previous = release_of(home, "previous")
@@ -96,7 +96,7 @@ def route(
     """Give the challenger a share of the traffic, or copies of it; without options, all to the champion."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.swap import route as do
+    from serving.release.swap import route as do
 
     routes = do(load_params(), find_home(), challenger_weight=weight, shadow_share=shadow, say=_tell)
     out.print(f"champion {routes.champion}, challenger {routes.challenger}: {weight:.0%} of units, {shadow:.0%} of texts copied")
@@ -107,8 +107,8 @@ def serve() -> None:
     """Serve the champion: Triton behind the gateway, until Ctrl-C."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.supervise import Stack
-    from serving.supervise import serve as do
+    from serving.serve import Stack
+    from serving.serve import serve as do
 
     home, params = find_home(), load_params()
     version = _champion_version(home)
@@ -145,9 +145,9 @@ def ask(
     from pipeline.home import find_home
     from pipeline.params import load_params
     from pipeline.runtime.classifier import model_digest
-    from serving.manifest import model_name, repository
-    from serving.triton import address, ask_many, parameters
-    from serving.triton_server import free_ports, running
+    from serving.release.manifest import model_name, repository
+    from serving.triton.client import address, ask_many, parameters
+    from serving.triton.server import free_ports, running
 
     home, settings = find_home(), address(load_params().serve)
     version = _champion_version(home)
@@ -219,7 +219,7 @@ def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> N
 
 def _swap_to(version: int, home: Path) -> None:
     from pipeline.params import load_params
-    from serving.swap import swap
+    from serving.release.swap import swap
 
     done = swap(version, load_params(), home, _tell)
     if not done.was_served:
@@ -240,7 +240,7 @@ def _end_on_signals() -> None:
 
 def _champion_version(home: Path) -> int:
     from pipeline.errors import ToolError
-    from serving.publish import champion
+    from serving.release.publish import champion
 
     there = champion(home)
     if there is None:

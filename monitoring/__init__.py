@@ -1,1 +1,1 @@
-"""Watched: what was served is compared with its reference, and people are told."""
+"""How a model is watched: traffic against its reference, alerts, retraining. Nothing of `serving` may import it."""

@@ -1,1 +1,1 @@
-"""How a model is made. Knows nothing of serving or watching."""
+"""How a model is made. Knows nothing of serving or monitoring."""

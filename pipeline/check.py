@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.combinations import cpu_flags, has_gpu, refuse_impossible
 from pipeline.errors import ToolError
 from pipeline.home import find_home, main_worktree
-from pipeline.learning.base import base_folder, check_lora, local_folder
+from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_impossible
+from pipeline.network.base_model import base_folder, check_lora, local_folder
 from pipeline.params import load_params
 
 FREE_BYTES_NEEDED = 2 * 2**30
@@ -23,9 +23,9 @@ def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     refuse_impossible(params, local_folder(params.model), has_gpu(), cpu_flags())
     yield f"{params_file}: its settings can work together"
     yield check_tools()
-    from pipeline.ingest import ingest  # here: above, every refusal of bad params would wait for them
-    from pipeline.split import split
-    from pipeline.spread import free_to_learn, read_unlabelled
+    from pipeline.stages.ingest import ingest  # here: above, every refusal of bad params would wait for them
+    from pipeline.stages.split import split
+    from pipeline.stages.spread import free_to_learn, read_unlabelled
 
     data = params.data
     ingested = ingest(data.source, data.test, FEEDBACK, data)

@@ -1,6 +1,6 @@
 """The same task in other frameworks: the trained model as a PyTorch program, and the frozen control with scikit-learn.
 
-On demand (`make frameworks`), after `dvc repro`; `serving.frameworks` makes Triton models of what is written here.
+On demand (`make frameworks`), after `dvc repro`; `serving.release.frameworks` makes Triton models of what is written here.
 """
 
 import argparse
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
-from pipeline.export import export
-from pipeline.learning.base import base_folder
-from pipeline.learning.checkpoint import Trained, load_trained
-from pipeline.learning.frozen import fit_control, frozen_embeddings
-from pipeline.learning.model import TextClassifier, WithSketch, load_encoder, merge, sketch_projection
+from pipeline.network.base_model import base_folder
+from pipeline.network.checkpoint import Trained, load_trained
+from pipeline.network.classifier import TextClassifier, WithSketch, load_encoder, merge, sketch_projection
+from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
 from pipeline.params import Params, load_params
-from pipeline.records import Example, labels_of, read_examples, write_json
+from pipeline.stages.export import export
 
 
 class Normalise(nn.Module):

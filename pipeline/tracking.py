@@ -26,7 +26,7 @@ from mlflow.utils.time import get_current_time_millis
 
 from pipeline.errors import ToolError
 from pipeline.home import git, is_dirty
-from pipeline.owner import is_gone, this_process
+from pipeline.process_identity import is_gone, this_process
 from pipeline.runtime.classifier import MODEL_FILES, model_digest
 
 EXPERIMENT = "evergreen"

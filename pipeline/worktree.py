@@ -3,9 +3,9 @@
 from configparser import ConfigParser
 from pathlib import Path
 
+from pipeline.atomic_write import written_whole
 from pipeline.errors import run_stage
 from pipeline.home import find_home, main_worktree
-from pipeline.writing import written_whole
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""How a model is served. May know pipeline's records, params and profile; knows nothing of watching."""
+"""How a model is served. Uses records, params and runtime of `pipeline`; knows nothing of monitoring."""

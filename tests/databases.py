@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from serving.processes import end_with_parent
-from serving.state import open_state
+from serving.processes.lifetime import end_with_parent
+from state.database import open_state
 
 ENDED = signal.SIGINT  # of PostgreSQL: with all sessions
 HOW_MADE = ("-U", "evergreen", "--pwfile=password", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("evergreen", "monitoring", "pipeline", "serving")
+ROOMS = ("evergreen", "monitoring", "pipeline", "serving", "state")
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 HEAVY = ("torch", "transformers", "mlflow")
 
@@ -31,11 +31,11 @@ def test_import_contracts_hold() -> None:
     "module",
     [
         "pipeline.params",
-        "pipeline.records",
-        "pipeline.profile",
-        "serving.state",
-        "monitoring.monitor",
-        "monitoring.retrain.receiver",
+        "pipeline.data.records",
+        "pipeline.reference_profile",
+        "state.database",
+        "monitoring.monitor.service",
+        "monitoring.retrain.receiver.app",
         "evergreen.cli",
     ],
 )
@@ -44,7 +44,7 @@ def test_what_serves_and_watches_starts_without_the_engine_room(module: str) -> 
 
 
 def test_detectors_and_profile_need_numpy_alone() -> None:
-    loaded = loaded_by("monitoring.detectors, pipeline.profile") - loaded_by("sys")
+    loaded = loaded_by("monitoring.detectors, pipeline.reference_profile") - loaded_by("sys")
     others = set(packages_distributions()) & {name.split(".")[0] for name in loaded} - {*ROOMS}
     assert others == {"numpy"}
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from serving.triton_server import free_ports
+from serving.triton.server import free_ports
 from tests.conftest import ROOT, Project
 
 HELP = re.compile(r"│ (\w+)\s")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.near_duplicates import find_near_duplicates
-from pipeline.records import text_id
+from pipeline.data.near_duplicates import find_near_duplicates
+from pipeline.data.records import text_id
 from pipeline.runtime.text import clean, fold
 from tests.conftest import ROOT
 

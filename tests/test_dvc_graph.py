@@ -1,8 +1,8 @@
 """What no compiler checks: dvc.yaml names all that a stage's result depends on, and nothing that is not there.
 
-Not asked for as dependencies, because they carry messages and telemetry and no results: errors, home, owner, tracking (with
-the pyfunc model it logs) and the packages' `__init__`, which hold a docstring. `pipeline/learning` and `pipeline/runtime`
-are named as folders.
+Not required as dependencies, because they carry messages and telemetry and no results: errors, home, process_identity, tracking
+(with the pyfunc model that it logs) and the packages' `__init__`, which hold a docstring. `pipeline/learning`, `pipeline/network`
+and `pipeline/runtime` are named as folders.
 """
 
 import ast
@@ -17,7 +17,7 @@ import yaml
 from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
-EXEMPT = {f"pipeline/{name}.py" for name in ("errors", "home", "owner", "tracking", "pyfunc_model")}
+EXEMPT = {f"pipeline/{name}.py" for name in ("errors", "home", "process_identity", "tracking", "pyfunc_model")}
 ROOMS = {"pipeline", "serving"}
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from evergreen.loop import picture
 from evergreen.loop.customers import ANNOTATORS, Annotators, Asked, Customers
-from evergreen.loop.place import QUICK, Place, lay_out, quick, with_own_ports
+from evergreen.loop.environment import QUICK, Place, lay_out, quick, with_own_ports
+from evergreen.loop.events import Facts, Seen, events
 from evergreen.loop.scorecard import curve, promises, quality
-from evergreen.loop.story import Facts, Seen, events
 from evergreen.loop.turn import AT_LEAST_S, BRISK_PER_S, KEPT_FOR_AFTER, RETRAIN_S, Turn
 from pipeline.errors import InputError
 from pipeline.params import Params

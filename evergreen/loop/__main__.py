@@ -21,18 +21,18 @@ from rich.markup import escape
 from evergreen.loop import picture
 from evergreen.loop.customers import Annotators, Asked, Customers
 from evergreen.loop.display import Display
-from evergreen.loop.place import PACKAGE, Place, enter, lay_out, left_over, running
+from evergreen.loop.environment import PACKAGE, Place, enter, lay_out, left_over, running
+from evergreen.loop.events import Event, Facts
 from evergreen.loop.scorecard import Quality, curve, promises, quality
-from evergreen.loop.story import Event, Facts
 from evergreen.loop.turn import Turn
 from evergreen.promises import Outcome, table
+from pipeline.data.records import write_json
 from pipeline.errors import run_stage
-from pipeline.golden import read_golden
 from pipeline.home import git, is_dirty, main_worktree
-from pipeline.records import write_json
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import open_session
-from serving.replay import read_line_of_time
+from pipeline.session.golden_answers import read_golden
+from serving.loadtest.replay import read_line_of_time
 
 TRAFFIC, OUT = Path("data/traffic.jsonl"), Path("reports")
 LOOK_S = 0.3

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from typing import Any, NamedTuple, Self
 
-from serving.replay import post
+from serving.loadtest.replay import post
 
 ANNOTATORS = ("ana", "ben")  # a label that the model does not have needs retrain.proposal_people
 DRIFT = "drift"  # phase of a row that comes after the shop began to sell something new

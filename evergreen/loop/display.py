@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from evergreen.loop.customers import Asked
+from evergreen.loop.events import Event, Facts
 from evergreen.loop.scorecard import curve
-from evergreen.loop.story import Event, Facts
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WIDTH, TOLD_EVERY_S = 60, 15.0

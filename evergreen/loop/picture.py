@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evergreen.loop.customers import Asked
+from evergreen.loop.events import FIRST, STAGE, Event
 from evergreen.loop.scorecard import ROLLING, Quality, curve
-from evergreen.loop.story import FIRST, STAGE, Event
+from pipeline.atomic_write import written_whole
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.writing import written_whole
 
 LANES = (
     "the shop sells something new",

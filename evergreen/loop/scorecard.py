@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from evergreen.loop.customers import Asked
-from evergreen.loop.story import FIRST, Event, Facts
+from evergreen.loop.events import FIRST, Event, Facts
 from evergreen.promises import Promise
-from monitoring.retrain.paired import p_one_sided, pairs
+from monitoring.retrain.gate.paired_test import p_one_sided, pairs
 
 ROLLING = 60  # messages
 WITHIN_S, WHOLE_WITHIN_S = 300.0, 360.0  # from the first new message to the new champion; of the whole command

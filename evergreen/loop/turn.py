@@ -3,8 +3,8 @@
 import time
 
 from evergreen.loop.customers import Annotators, Customers
-from evergreen.loop.place import Place
-from evergreen.loop.story import FIRST, Event, Facts, Seen, events, read
+from evergreen.loop.environment import Place
+from evergreen.loop.events import FIRST, Event, Facts, Seen, events, read
 
 BRISK_PER_S = 30.0  # messages; while a retrain runs, what may be sent by then is spread over the time that it takes
 RETRAIN_S, AT_LEAST_S = 280.0, 30.0  # what it takes about; what it takes more at every moment, where it takes longer

@@ -1,1 +1,1 @@
-"""From an alert to a new champion: who hears alerts, who decides, who does it, and what is written down on the way."""
+"""From an alert to a new champion: decide, journal, controller and the steps of a retrain. Knows no statistics of drift."""

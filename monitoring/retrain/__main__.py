@@ -25,23 +25,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monitoring.logs import log_in_json
+from monitoring.json_logs import log_in_json
+from monitoring.retrain.alerts import Heard, enter
 from monitoring.retrain.clock import read_clock
 from monitoring.retrain.controller import Controller, Ended, lease_keeper
 from monitoring.retrain.decide import ASKED, Past, Situation
-from monitoring.retrain.gate import gate
-from monitoring.retrain.heard import Heard, enter
+from monitoring.retrain.gate.candidate import gate
+from monitoring.retrain.gate.verdict import Gate
 from monitoring.retrain.journal import Begin, Journal
 from monitoring.retrain.metrics import TEXT, ControllerMetrics
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.situation import read_situation
-from monitoring.retrain.verdict import Gate
-from monitoring.retrain.work import WorkHere
+from monitoring.retrain.steps import WorkHere
 from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import Params, load_params
-from serving.processes import require_free
-from serving.state import open_state
+from serving.processes.lifetime import require_free
+from state.database import open_state
 
 log = structlog.get_logger()
 

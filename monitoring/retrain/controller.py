@@ -17,7 +17,7 @@ from monitoring.retrain.clock import Moment, elapsed_s
 from monitoring.retrain.decide import Decision, Episode, Past, Situation, decide, spent_s
 from monitoring.retrain.journal import SEEN_AT_ONCE, Ending, Held, Job, Journal, StaleError, holds
 from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.work import Done, Work
+from monitoring.retrain.steps import Done, Work
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Retrain
 

@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 
 from monitoring.retrain import statements
+from monitoring.retrain.alerts import insert_new, new_episode, storable
 from monitoring.retrain.clock import Moment, is_past, later
 from monitoring.retrain.decide import Decision, Episode, Past
-from monitoring.retrain.heard import insert_new, new_episode, storable
-from monitoring.retrain.labels import learnt_upto
-from serving.retrain_tables import decisions, retrain_steps
+from monitoring.retrain.new_labels import learnt_upto
+from state.tables import decisions, retrain_steps
 
 Step = Literal["collect", "reproduce", "gate", "publish", "swap"]
 STEPS: tuple[Step, ...] = ("collect", "reproduce", "gate", "publish", "swap")

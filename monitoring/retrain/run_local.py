@@ -20,9 +20,9 @@ from pathlib import Path
 
 from monitoring.retrain.journal import Job
 from monitoring.retrain.run import Seen
+from pipeline.data.records import write_json
 from pipeline.errors import ToolError, run_stage
 from pipeline.params import Retrain
-from pipeline.records import write_json
 
 MARK = "EVERGREEN_RETRAIN_RUN"  # in the environment of every process of a run: its folder
 IDENTITY = ("-c", "user.name=Evergreen retrain", "-c", "user.email=retrain@evergreen.invalid", "-c", "commit.gpgsign=false")

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from monitoring.quality import harm_log_e, is_harm
+from monitoring.drift.accuracy import harm_log_e, is_harm
+from monitoring.monitor.store import correct_flags
 from monitoring.retrain.decide import Harm, Past, Situation
-from monitoring.retrain.labels import learnt_upto, new_labels, said_since
-from monitoring.signals import correct_flags
+from monitoring.retrain.new_labels import learnt_upto, new_labels, said_since
 from pipeline.params import Params
-from pipeline.profile import load_reference
-from serving.manifest import LINEAGE, model_name, repository
-from serving.state import find_release, windows
+from pipeline.reference_profile import load_reference
+from serving.release.manifest import LINEAGE, model_name, repository
+from serving.release.release_table import find_release
+from state.tables import windows
 
 
 def read_situation(connection: sa.Connection, past: Sequence[Past], params: Params, home: Path, head: str | None) -> Situation:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from serving.retrain_tables import alerts, decisions, retrain_steps, retrains
+from state.tables import alerts, decisions, retrain_steps, retrains
 
 
 def is_the(column: sa.Column[object]) -> sa.ColumnElement[bool]:

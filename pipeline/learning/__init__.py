@@ -1,1 +1,1 @@
-"""The training engine, one idea a file. Knows tensors and rows; knows no files of the pipeline and no MLflow."""
+"""The training engine, one idea a file: task, loop, optimiser, schedule, freezing, resuming. Knows no serving and no registry."""

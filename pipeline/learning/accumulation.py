@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from itertools import pairwise
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import structlog
 import torch
@@ -18,11 +18,9 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from pipeline.cores import available_cores
+from pipeline.learning.task import Task
+from pipeline.network.batching import Batch
 
-if TYPE_CHECKING:
-    from pipeline.learning.loop import Task  # which imports this module
-
-Batch = dict[str, Tensor]
 Result = TypeVar("Result")
 log = structlog.get_logger()
 
@@ -64,7 +62,7 @@ class Lanes:
 class Gradients:
     """Adds the gradients of a step; where memory runs out it halves the micro-batch, once."""
 
-    def __init__(self, task: "Task", model: nn.Module, accelerator: Accelerator, lanes: Lanes, rounds: int) -> None:
+    def __init__(self, task: Task, model: nn.Module, accelerator: Accelerator, lanes: Lanes, rounds: int) -> None:
         self.task, self.model, self.accelerator, self.lanes = task, model, accelerator, lanes
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.rounds = rounds  # micro-batches one after the other
@@ -140,7 +138,7 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def step_seconds(task: "Task", rows: list[int], steps: int) -> float:
+def step_seconds(task: Task, rows: list[int], steps: int) -> float:
     """Median seconds of the gradients of these rows, after one step that does not count; nothing is changed by it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = [p for p in task.model.to(device).parameters() if p.requires_grad]

@@ -8,12 +8,12 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.learning.batching import Pieces, pad
 from pipeline.learning.consistency import divergence, twice
-from pipeline.learning.inference import Collate, in_batches
-from pipeline.learning.loop import Batch, Task
-from pipeline.learning.model import TextClassifier
-from pipeline.learning.precision import Precision, autocast, multiple_of
+from pipeline.learning.task import Task
+from pipeline.network.batching import Batch, Pieces, pad
+from pipeline.network.classifier import TextClassifier
+from pipeline.network.inference import Collate, in_batches
+from pipeline.network.precision import Precision, autocast, multiple_of
 from pipeline.params import Train
 
 

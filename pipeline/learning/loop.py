@@ -1,6 +1,6 @@
 """The one training loop, readable from top to bottom. What is learnt comes in as a `Task`; files and MLflow stay outside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import sqrt
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
@@ -13,35 +13,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.learning.accumulation import Gradients, Lanes, processes
-from pipeline.learning.batching import bucketed_batches
 from pipeline.learning.early_stopping import Progress, advance, should_stop, watched
 from pipeline.learning.gradient_guard import GOOD, SCALED_DOWN, Guard, judge, refuse_hopeless
 from pipeline.learning.memory_use import in_parts
 from pipeline.learning.optim import optimizer_of, set_rates
-from pipeline.learning.precision import Precision
 from pipeline.learning.resume import Checkpoints, resumed, snapshot
 from pipeline.learning.schedule import Span, after_epoch, factor
-from pipeline.learning.state import State, Table, Tally, put_back, trainable
+from pipeline.learning.task import Task
+from pipeline.learning.training_state import State, Table, Tally, put_back, trainable
+from pipeline.network.batching import bucketed_batches
 from pipeline.params import Train
 
-Batch = dict[str, Tensor]
 Log = Callable[[int, dict[str, float]], None]  # (step or epoch, values)
 log = structlog.get_logger()
-
-
-class Task(NamedTuple):
-    """What is learnt, as the loop sees it: rows are numbers from 0, and batches are whatever `loss` understands."""
-
-    model: nn.Module  # trained in place, where its parameters require gradients
-    lengths: Sequence[int]  # pieces of each training row
-    val_rows: int  # by which scores that are shares are uncertain
-    batch: Callable[[list[int]], Batch]  # on the CPU; `attention_mask` (B, T) is one of its tensors
-    loss: Callable[[nn.Module, Batch], Tensor]  # the mean over what `count` counts
-    validate: Callable[[], dict[str, float]]  # what `train.watch` names, and whatever else is to be told
-    count: Callable[[Batch], int] = lambda batch: len(batch["attention_mask"])
-    prepare: Sequence[Callable[[], None]] = ()  # before each step, in any order and in any thread
-    precision: Precision = "fp32"  # that `loss` computes in
-    lanes: int = 1  # parts of a batch computed at a time; `loss` has to bear threads where there are several
 
 
 class Fitted(NamedTuple):

@@ -21,13 +21,13 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.learning.batching import Pieces, pad, sorted_batches
-from pipeline.learning.inference import Collate
+from pipeline.atomic_write import written_whole
+from pipeline.data.records import write_json
 from pipeline.learning.optim import layer_of
-from pipeline.learning.precision import Precision
 from pipeline.learning.resume import forget_others
-from pipeline.records import write_json
-from pipeline.writing import written_whole
+from pipeline.network.batching import Pieces, pad, sorted_batches
+from pipeline.network.inference import Collate
+from pipeline.network.precision import Precision
 
 SEGMENT_ROWS = 4096  # that are in memory before they are written
 CHECKED_ROWS = 8  # held against the whole encoder before the cache is used

@@ -18,9 +18,9 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch import nn
 
-from pipeline.learning.state import State, put_back, trainable
-from pipeline.records import write_json
-from pipeline.writing import written_whole
+from pipeline.atomic_write import written_whole
+from pipeline.data.records import write_json
+from pipeline.learning.training_state import State, put_back, trainable
 
 KEPT = 2  # the newest; one is enough unless it turns out to be damaged
 FORGOTTEN_AFTER_S = 7 * 86400  # what nobody came back to

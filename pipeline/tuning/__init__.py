@@ -1,1 +1,1 @@
-"""What matters before a training is paid for."""
+"""Knobs before a training is paid for: recipes, studies and GPU memory. Knows no serving."""

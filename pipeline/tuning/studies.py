@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from pipeline.atomic_write import written_whole
 from pipeline.errors import ToolError, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import load_params
 from pipeline.tuning.study import Measured, Run, as_argument, as_bits, read_measured, read_study, runs_of
 from pipeline.tuning.study_page import write_page
-from pipeline.writing import written_whole
 
 FOLDER = Path("docs/studies")
 MEASURED = "measured.jsonl"

@@ -7,9 +7,9 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from pipeline import charts
+from pipeline.atomic_write import written_whole
 from pipeline.metrics import mcnemar
 from pipeline.tuning.study import Measured, Run, Study, as_argument, from_bits
-from pipeline.writing import written_whole
 
 SIDES = ("val", "test", "train")
 HEADER = (

@@ -1,1 +1,1 @@
-"""What runs inside Triton's Python backend."""
+"""What runs inside Triton's Python backend. Knows only `pipeline.runtime`, which is copied beside it."""

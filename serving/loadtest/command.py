@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline.data.records import FORMATS, find_columns, read_rows
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Data
-from pipeline.records import FORMATS, find_columns, read_rows
 from serving.loadtest.limit import Limit, Step, find_limit
 from serving.loadtest.plan import Load, make_plan
 from serving.loadtest.report import limit_table, run_table, write_report

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from rich.table import Table
 
+from pipeline.atomic_write import written_whole
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.records import write_json
-from pipeline.writing import written_whole
+from pipeline.data.records import write_json
 from serving.loadtest.limit import Limit, Step
 from serving.loadtest.result import Result, per_second, spread
 

@@ -19,9 +19,9 @@ import yaml
 import serving
 from pipeline.errors import ToolError
 from pipeline.params import Params, Serve
-from serving.manifest import repository
-from serving.processes import end_with_parent
-from serving.triton_server import Server, free_ports, running
+from serving.processes.lifetime import end_with_parent
+from serving.release.manifest import repository
+from serving.triton.server import Server, free_ports, running
 
 ROOT = Path(serving.__file__).parents[1]
 HOST = "127.0.0.1"

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from pipeline.data.records import write_json
 from pipeline.errors import InputError, ToolError, run_stage
 from pipeline.params import Params, load_params
-from pipeline.records import write_json
 from tests.bench import drift_errors, drift_peers_input, drift_pictures, drift_quality, drift_windows
 from tests.bench.drift_errors import Delays
 from tests.bench.drift_quality import Guess
@@ -37,7 +37,7 @@ BARS = {
     "D3": Bar("ratio", at_least=1 / 1.2), "D4": Bar("value", at_most=50), "D5": Bar("value", at_most=0.3),
     "D6": Bar("value", at_most=3),
 }  # fmt: skip
-IMPORTS = "monitoring.detectors, pipeline.profile"
+IMPORTS = "monitoring.detectors, pipeline.reference_profile"
 
 
 class Size(NamedTuple):

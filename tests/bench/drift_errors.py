@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from monitoring.detectors.e_detector import simulated_threshold
 from monitoring.detectors.e_process import bernoulli_payoffs
-from monitoring.quality import SUSPECTED_RATIOS
+from monitoring.drift.accuracy import SUSPECTED_RATIOS
 
 Floats = NDArray[np.float64]
 TOLERATED, RISEN, HORIZON, CHANGE, AFTER, ALPHA = 0.10, 0.15, 10_000, 3_000, 3_000, 0.05

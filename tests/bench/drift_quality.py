@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monitoring.quality import Known, estimate, known
+from monitoring.drift.accuracy import Known, estimate, known
 from pipeline.params import Monitor
 from tests.bench.drift_worlds import CHANGES, World, drawn, mixed, monitor, right, to_reference, to_rows
 from tests.bench.embedded import Texts

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.calibration import Calibrated, calibrate, joint_level, statistics, threshold_at
-from monitoring.drift import check, log_e, start, update
-from monitoring.features import SIGNALS, columns
-from monitoring.window import Rows
+from monitoring.drift.calibration import Calibrated, calibrate, joint_level, statistics, threshold_at
+from monitoring.drift.features import SIGNALS, columns
+from monitoring.drift.signals import check, log_e, start, update
+from monitoring.drift.window import Rows
 from pipeline.params import Monitor
 from tests.bench.drift_worlds import World, draw, mixed, monitor, to_reference, to_rows
 

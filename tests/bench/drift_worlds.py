@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.window import Rows
+from monitoring.drift.window import Rows
+from pipeline.data.corrupt import spoil
 from pipeline.params import Monitor, Params
-from pipeline.profile import Reference
-from pipeline.spoil import spoil
+from pipeline.reference_profile import Reference
 from tests.bench.embedded import Head, Texts, fit_head, load, retyped
 
 HEAD_SEED = 3

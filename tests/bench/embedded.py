@@ -104,9 +104,9 @@ def _embed(texts: Sequence[str], name: str, model: Model) -> tuple[NDArray[np.fl
     from rich.progress import track
     from torch.nn import functional as F
 
-    from pipeline.learning.base import base_folder
-    from pipeline.learning.inference import in_batches
-    from pipeline.learning.model import CosineHead, TextClassifier, load_encoder, sketch_projection
+    from pipeline.network.base_model import base_folder
+    from pipeline.network.classifier import CosineHead, TextClassifier, load_encoder, sketch_projection
+    from pipeline.network.inference import in_batches
     from pipeline.runtime.pieces import load_tokenizer, to_pieces
 
     tokenizer = load_tokenizer(base_folder(model), model.max_pieces)

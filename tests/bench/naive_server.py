@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from transformers import AutoTokenizer
 
 from pipeline.errors import run_stage
-from pipeline.learning.base import base_folder
-from pipeline.learning.checkpoint import load_trained
-from pipeline.learning.model import merge
+from pipeline.network.base_model import base_folder
+from pipeline.network.checkpoint import load_trained
+from pipeline.network.classifier import merge
 from pipeline.params import Model, load_params
 
 

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.learning.base import base_folder
 from pipeline.learning.classification import Rows, classification
 from pipeline.learning.freezing import freeze
 from pipeline.learning.loop import fit
-from pipeline.learning.model import build
-from pipeline.learning.precision import Precision
 from pipeline.learning.prefix_cache import PrefixCache
+from pipeline.network.base_model import base_folder
+from pipeline.network.classifier import build
+from pipeline.network.precision import Precision
 from pipeline.params import Params
 from tests.bench.report import Row, paired_ratio
 

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from evergreen.promises import number
 from pipeline.charts import GREEN, GREY, RUST
+from pipeline.data.records import write_json
 from pipeline.errors import ToolError
 from pipeline.home import git
-from pipeline.records import write_json
 
 RESAMPLES, CONFIDENCE, SEED = 10_000, 0.95, 17
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

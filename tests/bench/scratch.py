@@ -14,12 +14,12 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from pipeline.data.records import write_json
 from pipeline.errors import run_stage
 from pipeline.params import load_params
-from pipeline.records import write_json
 from pipeline.runtime.classifier import model_digest
-from serving.manifest import MANIFEST, file_digests, repository
-from serving.publish import publish
+from serving.release.manifest import MANIFEST, file_digests, repository
+from serving.release.publish import publish
 
 SUFFIX = " (2)"  # behind each label of version 2, so that every answer shows which version gave it
 UNBATCHED, PLAIN_FP32, FIXED = "unbatched", "plain_fp32", "padded_fixed"

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from pipeline.charts import GREEN, GREY
+from pipeline.data.records import write_json
 from pipeline.errors import InputError, run_stage
-from pipeline.learning.base import base_folder
+from pipeline.network.base_model import base_folder
 from pipeline.params import Params, load_params
-from pipeline.records import write_json
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
 from tests.bench.children import Child, child, forget_settings
 from tests.bench.report import Bar, Row, draw_ratios, paired_ratio, table, write

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from pipeline.learning.base import base_folder
+from pipeline.network.base_model import base_folder
 from pipeline.params import load_params
 from tests.bench.train_rows import BenchRows, Settings, Windows, read_rows
 

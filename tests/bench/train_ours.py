@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.learning.base import base_folder
 from pipeline.learning.classification import Rows, classification
-from pipeline.learning.loop import Batch, Task, fit
-from pipeline.learning.model import build, write_out
-from pipeline.learning.precision import candidates
+from pipeline.learning.loop import fit
+from pipeline.learning.task import Task
+from pipeline.network.base_model import base_folder
+from pipeline.network.batching import Batch
+from pipeline.network.classifier import build, write_out
+from pipeline.network.precision import candidates
 from pipeline.params import Params, load_params
 from tests.bench.train_rows import BenchRows, Settings, Windows, read_rows, with_settings
 

@@ -13,15 +13,15 @@ from urllib.request import Request, urlopen
 import sqlalchemy as sa
 import yaml
 
-from monitoring.prometheus.tools import find, start_in
+from monitoring.local.tools import find, start_in
 from monitoring.retrain.clock import Moment, read_clock
 from monitoring.retrain.decide import Decision, Episode, Harm, Past, Situation, decide
 from monitoring.retrain.journal import Journal
-from monitoring.retrain.receiver import token_file
+from monitoring.retrain.receiver.app import token_file
 from pipeline.params import Params
-from serving.processes import end_with_parent
-from serving.retrain_tables import alerts, decisions, retrains
-from serving.state import open_state
+from serving.processes.lifetime import end_with_parent
+from state.database import open_state
+from state.tables import alerts, decisions, retrains
 from tests.faults.stack import clean_environment, free_port, wait_until
 
 

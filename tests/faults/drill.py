@@ -16,11 +16,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from monitoring.prometheus.local import TOOLS
+from monitoring.local.watch import TOOLS
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Params, load_params
 from serving.loadtest import read_texts
-from serving.restarts import STABLE_S
+from serving.processes.restarts import STABLE_S
 from tests.bench.children import forget_settings
 from tests.bench.meter import Meter, Pace
 from tests.conftest import copy_project, make_small

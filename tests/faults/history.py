@@ -16,10 +16,11 @@ import sqlalchemy as sa
 
 from pipeline import tracking
 from pipeline.errors import RefusedError
-from pipeline.owner import is_gone
-from serving.manifest import LINEAGE, content_digest, model_name, read_verified, repository
-from serving.retrain_tables import alerts, decisions, retrain_steps, retrains
-from serving.state import open_state, releases, roles
+from pipeline.process_identity import is_gone
+from serving.release.manifest import LINEAGE, content_digest, model_name, read_verified, repository
+from serving.release.release_table import roles
+from state.database import open_state
+from state.tables import alerts, decisions, releases, retrain_steps, retrains
 from tests.faults.scorecard import Promise
 
 Told = tuple[str, float, str]  # fingerprint, startsAt, status

@@ -19,8 +19,8 @@ import psutil
 
 from serving.loadtest.result import percentile
 from serving.loadtest.sender import LOST, REFUSED
-from serving.log_segments import read
-from serving.prediction_log import log_url
+from serving.prediction_log.segments import read
+from serving.prediction_log.writer import log_url
 from tests.faults import memory, stack, traffic
 from tests.faults.open_load import Part
 from tests.faults.scorecard import Outcome, Promise, shown

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monitoring.retrain import __main__ as process
-from monitoring.retrain import run_local, work
+from monitoring.retrain import run_local
+from monitoring.retrain import steps as work
 from monitoring.retrain.journal import STEPS, Journal, Step
 from monitoring.retrain.run_local import RunLocal
-from monitoring.retrain.work import WorkHere
+from monitoring.retrain.steps import WorkHere
 from pipeline import tracking
 from pipeline.errors import run_stage
-from serving import swap
-from serving.processes import end_with_parent
+from serving.processes.lifetime import end_with_parent
+from serving.release import swap
 
 PUBLISHING = ("before registering", "registered", "staged", "copied", "released")
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from serving.retrain_tables import retrain_steps
+from state.tables import retrain_steps
 from tests.conftest import Project
 from tests.faults.alert_room import is_up
 from tests.faults.history import CHECKS, History, broken, read_history

@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from monitoring.retrain.__main__ import ask as ask_for_one
 from monitoring.retrain.run_local import MARK, RunLocal
 from pipeline.errors import RefusedError
-from serving.manifest import model_name, read_verified, repository
-from serving.processes import end_with_parent
-from serving.publish import publish
-from serving.retrain_tables import decisions, retrain_steps, retrains
-from serving.state import open_state, read_state, roles
-from serving.triton_server import free_ports
+from serving.processes.lifetime import end_with_parent
+from serving.release.manifest import model_name, read_verified, repository
+from serving.release.publish import publish
+from serving.release.release_table import roles
+from serving.triton.server import free_ports
+from state.database import open_state, read_state
+from state.tables import decisions, retrain_steps, retrains
 from tests.conftest import Project, commit
 from tests.faults.mortal import live
 from tests.faults.sampled import sampled
@@ -166,10 +167,10 @@ def kill_repro(room: Room, retrain: int, stage: str) -> bool:
 
 
 STAGES = {
-    "ingest": "pipeline.ingest", "split": "pipeline.split", "spread": "pipeline.spread", "train": "pipeline.train",
-    "evaluate": "pipeline.evaluate", "reference": "pipeline.reference", "export": "pipeline.export",
-    "select_session": "pipeline.select_session", "package": "serving.model_repository",
-}  # fmt: skip
+    **{name: f"pipeline.stages.{name}" for name in ("ingest", "split", "spread", "train", "evaluate", "reference", "export")},
+    "select_session": "pipeline.stages.select_session",
+    "package": "serving.release.model_repository",
+}
 
 
 def _runs(process: psutil.Process, word: str) -> bool:

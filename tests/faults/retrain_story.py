@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from monitoring.retrain.journal import STEPS
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.records import written_whole
+from pipeline.data.records import written_whole
 from tests.faults.retrain_room import Look
 from tests.faults.timeline import AMBER, SHADE
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evergreen.promises import Outcome, Promise, shown, table
-from pipeline.records import write_json
+from pipeline.data.records import write_json
 from tests.bench.meter import plain
 from tests.bench.report import command, commit
 

@@ -23,21 +23,22 @@ import psutil
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.golden import read_golden, write_golden
+from pipeline.data.records import write_json
 from pipeline.params import Params
-from pipeline.records import write_json
 from pipeline.runtime.classifier import Classifier, model_digest
 from pipeline.runtime.sessions import open_session
-from serving import triton
-from serving.manifest import LINEAGE, MANIFEST, file_digests
-from serving.processes import end_with_parent
-from serving.publish import publish
-from serving.state import open_state, roles
-from serving.triton_server import free_ports
+from pipeline.session.golden_answers import read_golden, write_golden
+from serving.processes.lifetime import end_with_parent
+from serving.release.manifest import LINEAGE, MANIFEST, file_digests
+from serving.release.publish import publish
+from serving.release.release_table import roles
+from serving.triton import client as triton
+from serving.triton.server import free_ports
+from state.database import open_state
 
 ROOT = Path(__file__).parents[2]
 FACTORS = (1.0, 2.0, 4.0)  # of the temperature, for versions 1, 2, 3: apart even where the model is sure
-PROGRAMS = {"serving.gateway": "gateway", "bin/tritonserver": "triton", "triton_python_backend_stub": "model"}
+PROGRAMS = {"serving.gateway.app": "gateway", "bin/tritonserver": "triton", "triton_python_backend_stub": "model"}
 PATIENCE_S = 120.0  # with the end of a stack: a gateway and a Triton each have less than a minute
 Answer = tuple[str, float]  # label and confidence
 

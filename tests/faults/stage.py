@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.errors import ToolError
-from pipeline.golden import read_golden
 from pipeline.params import Params
+from pipeline.session.golden_answers import read_golden
 from serving.loadtest import gateway_target
 from tests.bench.meter import P99_LIMIT_MS, Arm, Meter
 from tests.faults import traffic

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving.loadtest.result import percentile
-from serving.triton_server import CACHE_BYTES
+from serving.triton.server import CACHE_BYTES
 from tests.bench.children import child
 from tests.bench.report import median_interval
 from tests.faults import memory, stack, traffic

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.records import written_whole
+from pipeline.data.records import written_whole
 from serving.loadtest.result import percentile
 from tests.faults.memory import Sample
 from tests.faults.traffic import Traffic

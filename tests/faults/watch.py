@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from monitoring.monitor import Monitor
-from serving.state import open_state, signals, windows
+from monitoring.monitor.service import Monitor
+from state.database import open_state
+from state.tables import signals, windows
 from tests.faults.scorecard import Outcome, Promise, shown
 from tests.faults.stack import wait_until
 from tests.faults.stage import Setting

@@ -23,7 +23,7 @@ import psutil
 import yaml
 
 from pipeline.params import Params
-from serving.processes import end_with_parent
+from serving.processes.lifetime import end_with_parent
 from tests.faults.stack import ROOT, clean_environment, free_port, wait_until
 from tests.monitoring.homes import Gateway, log_rows, publish
 from tests.monitoring.worlds import LABELS, World
@@ -32,8 +32,8 @@ REFERENCE_ROWS, FOREIGN = 800, 0.4
 WRITES_EVERY_S = 0.5
 READY_WITHIN_S, ENDS_WITHIN_S = 120.0, 60.0
 PROGRAMS = {
-    "monitoring.monitor": "monitor",
-    "monitoring.inbox": "inbox",
+    "monitoring.monitor.service": "monitor",
+    "monitoring.inbox.app": "inbox",
     "bin/prometheus": "Prometheus",
     "bin/alertmanager": "Alertmanager",
 }
@@ -180,7 +180,7 @@ def drilled(params: Params, pace: Mapping[str, int]) -> Params:
 def _make_watch(folder: Path, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / "watch.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "monitoring.prometheus.local"],
+            [sys.executable, "-m", "monitoring.local.watch"],
             cwd=folder,
             env=clean_environment() | {"EVERGREEN_HOME": str(home), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.records import written_whole
+from pipeline.data.records import written_whole
 from tests.faults.sampled import sampled
 from tests.faults.timeline import AMBER, SHADE, Mark
 from tests.faults.watch_room import JUDGED, Room

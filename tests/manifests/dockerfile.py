@@ -7,8 +7,8 @@ from typing import NamedTuple
 from tests.conftest import ROOT
 
 ENTRIES = {
-    "gateway": ("serving.gateway", "serving.fetch_repository"),
-    "monitor": ("monitoring.monitor",),
+    "gateway": ("serving.gateway.app", "serving.release.fetch_repository"),
+    "monitor": ("monitoring.monitor.service",),
     "triton": ("pipeline.runtime.classifier",),
 }
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.params import Serve
-from serving.fetch_repository import fetch, open_store
-from serving.manifest import MANIFEST, file_digests
-from serving.triton import is_ready
-from serving.triton_server import _backends, _environment, _wheel, free_ports
+from serving.release.fetch_repository import fetch, open_store
+from serving.release.manifest import MANIFEST, file_digests
+from serving.triton.client import is_ready
+from serving.triton.server import _backends, _environment, _wheel, free_ports
 from tests.manifests.rendered import TRITON_PORTS, Object, flags
 
 VERSIONS = (7, 8)

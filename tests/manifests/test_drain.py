@@ -14,8 +14,8 @@ import pytest
 import tritonclient.grpc.aio as triton_aio
 
 from pipeline.params import Params, Serve
-from serving.triton import Connection, TritonError
-from serving.triton_wire import AGE_S
+from serving.triton.client import Connection, TritonError
+from serving.triton.http_pool import AGE_S
 from tests.manifests.pods_here import Here, started
 from tests.manifests.rendered import Object, flags, workload
 

@@ -133,7 +133,7 @@ def third_party(module: str) -> set[tuple[str, str]]:
         seen.add(name)
         for imported in imports(name, path):
             top = imported.split(".")[0]
-            if top in ("pipeline", "serving", "monitoring"):
+            if top in ("pipeline", "serving", "state", "monitoring"):
                 todo += [imported, imported.rpartition(".")[0]]
             elif top not in sys.stdlib_module_names:
                 found.add((name, top))

@@ -33,7 +33,7 @@ def test_a_pod_is_given_time_to_leave(objects: list[Object], params: Params) -> 
 
 def gateway_leaves_within_s() -> float:
     """What is in flight, then the rows of the prediction log that are not written yet."""
-    source = (ROOT / "serving/gateway.py").read_text(encoding="utf-8")
+    source = (ROOT / "serving/gateway/app.py").read_text(encoding="utf-8")
     found = re.findall(r"(?:timeout_graceful_shutdown|prediction_log.close, within_s)=(\d+)", source)
     assert len(found) == 2
     return sum(map(float, found))

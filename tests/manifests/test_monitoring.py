@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from monitoring.prometheus.manifests import manifests
-from monitoring.prometheus.rules import all_rules
-from monitoring.prometheus.tools import find
+from monitoring.alert_rules.manifests import manifests
+from monitoring.alert_rules.render import all_rules
+from monitoring.local.tools import find
 from pipeline.params import Params
 from tests.conftest import ROOT
 from tests.manifests.rendered import Object, named, of, workload

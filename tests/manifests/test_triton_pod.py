@@ -7,11 +7,11 @@ import requests
 
 from pipeline.errors import ToolError
 from pipeline.params import Params
-from serving.triton import ADMIN_HEADER, ask_grpc, is_ready, load, unload
-from serving.triton_server import CACHE_BYTES, RESTRICTED
+from serving.triton.client import ADMIN_HEADER, ask_grpc, is_ready, load, unload
+from serving.triton.server import CACHE_BYTES, RESTRICTED
 from tests.manifests.pods_here import started, wait_until
 from tests.manifests.rendered import Object, flags, named, workload
-from tests.monitoring.prometheus.test_names import TRITON, exported
+from tests.monitoring.alert_rules.test_names import TRITON, exported
 
 
 def test_triton_is_started_as_its_makers_advise_for_production(objects: list[Object]) -> None:
@@ -46,7 +46,7 @@ def test_the_largest_batch_fits_into_a_request_and_little_more_does(objects: lis
 def test_what_is_fetched_is_what_triton_serves(objects: list[Object]) -> None:
     triton = workload(objects, "triton")
     (init,) = triton.pod["initContainers"]
-    assert init["command"] == ["python", "-m", "serving.fetch_repository"]
+    assert init["command"] == ["python", "-m", "serving.release.fetch_repository"]
     assert flags(init)["--to"] == flags(triton.main)["--model-repository"]
     assert flags(init)["--from"] == "$(EVERGREEN_MODEL_STORE)"
     (variable,) = init["env"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.exporter import SIGNALS, Exporter
-from monitoring.prometheus.tools import bring
+from monitoring.local.tools import bring
+from monitoring.monitor.metrics import SIGNALS, Exporter
 from pipeline.errors import ToolError
 from pipeline.params import Alerts, Params
 from tests.conftest import ROOT

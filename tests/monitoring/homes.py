@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from monitoring.window import Rows
-from pipeline.profile import Reference, save_reference
-from serving.log_segments import Row, make_segment
-from serving.manifest import model_name, repository
-from serving.state import add_release, open_state, promote
+from monitoring.drift.window import Rows
+from pipeline.reference_profile import Reference, save_reference
+from serving.prediction_log.segments import Row, make_segment
+from serving.release.manifest import model_name, repository
+from serving.release.release_table import add_release, promote
+from state.database import open_state
 
 NOON = 1_790_000_000.0 - 1_790_000_000 % 86_400 + 43_200
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from monitoring.window import Rows
+from monitoring.drift.window import Rows
 from pipeline.params import Monitor
-from pipeline.profile import Reference
+from pipeline.reference_profile import Reference
 
 CLASSES, WIDTH = 4, 8
 LABELS = np.array(["address", "battery", "cancel", "delivery"])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.learning.checkpoint import Trained, load_trained
-from pipeline.records import Example, read_examples
+from pipeline.data.records import Example, read_examples
+from pipeline.network.checkpoint import Trained, load_trained
 from tests.conftest import Project
 
 

@@ -10,8 +10,8 @@ import mlflow
 import pytest
 
 from pipeline import tracking
-from pipeline.owner import is_gone, this_process
 from pipeline.params import flatten
+from pipeline.process_identity import is_gone, this_process
 from tests.conftest import ROOT, Project
 
 

@@ -22,18 +22,18 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from monitoring.retrain.alerts import Heard, enter
 from monitoring.retrain.clock import Moment
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.decide import Harm, Past, Situation
-from monitoring.retrain.heard import Heard, enter
+from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import Held, Job, Journal
 from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.verdict import Verdict
-from monitoring.retrain.work import Beat, Done, May
+from monitoring.retrain.steps import Beat, Done, May
 from pipeline.errors import ToolError
 from pipeline.params import Params, Retrain, load_params
-from serving.retrain_tables import alerts, decisions, retrain_steps, retrains
-from serving.state import UNIQUE_ROLES, add_release, metadata, promote, releases, roles, routing
+from serving.release.release_table import UNIQUE_ROLES, add_release, promote, roles
+from state.tables import alerts, decisions, metadata, releases, retrain_steps, retrains, routing
 from tests.faults.history import History, broken
 
 EVENTS, ROUNDS = 10, 6

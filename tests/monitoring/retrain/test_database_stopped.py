@@ -12,8 +12,8 @@ from urllib.request import Request, urlopen
 import sqlalchemy as sa
 
 from pipeline.params import Params
-from serving.processes import end_with_parent
-from serving.retrain_tables import alerts, decisions
+from serving.processes.lifetime import end_with_parent
+from state.tables import alerts, decisions
 from tests.databases import running_postgres
 from tests.faults.alert_room import Here, end, lay_out, receiving
 from tests.faults.alerts import webhook

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from monitoring.retrain.alerts import Heard, enter, unseen
 from monitoring.retrain.clock import Moment
 from monitoring.retrain.decide import Decision, Episode, Past
-from monitoring.retrain.heard import Heard, enter, unseen
 from monitoring.retrain.journal import STEPS, Held, Journal, StaleError, history, holds
-from serving.retrain_tables import alerts, decisions, retrain_steps, retrains
+from state.tables import alerts, decisions, retrain_steps, retrains
 
 NOW = Moment(1_790_000_000.0, 5000.0, "boot")
 NASTY = "'; DROP TABLE alerts; --\n\x00\ud800"

@@ -187,7 +187,7 @@ def test_sweeping_ends_runs_of_retrains_that_are_over_and_no_other(make: Make) -
 
 
 LOG = """Running stage 'ingest':
-> .venv/bin/python -m pipeline.ingest
+> .venv/bin/python -m pipeline.stages.ingest
 Stage 'split' is cached - skipping run, checking out outputs
 Running stage 'train':
 train:  10%|█         | 5/50\rtrain:  64%|██████▍   | 32/50"""

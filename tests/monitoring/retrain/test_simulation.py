@@ -17,7 +17,7 @@ from monitoring.retrain import statements
 from monitoring.retrain.decide import Decision
 from monitoring.retrain.journal import Journal
 from pipeline.params import Params, Retrain
-from serving.retrain_tables import alerts, retrains
+from state.tables import alerts, retrains
 from tests.monitoring.retrain.simulation import BrokenError, FakeWork, database, quick, simulate
 
 SEEDS, PROCESSES = 10_000, 2

@@ -10,19 +10,20 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.retrain.__main__ import ask, build, once
+from monitoring.retrain.alerts import enter
 from monitoring.retrain.controller import Controller
-from monitoring.retrain.heard import enter
+from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.verdict import Verdict
-from monitoring.retrain.webhook import read_webhook
-from serving.manifest import LINEAGE, model_name, read_verified, repository
-from serving.publish import publish
-from serving.retrain_tables import decisions, retrain_steps, retrains
-from serving.state import open_state, roles
-from serving.swap import swap
-from serving.triton_server import free_ports
+from monitoring.retrain.receiver.webhook import read_webhook
+from serving.release.manifest import LINEAGE, model_name, read_verified, repository
+from serving.release.publish import publish
+from serving.release.release_table import roles
+from serving.release.swap import swap
+from serving.triton.server import free_ports
+from state.database import open_state
+from state.tables import decisions, retrain_steps, retrains
 from tests.conftest import Project, commit, copy_made
-from tests.monitoring.retrain.receiver_here import alert, webhook
+from tests.monitoring.retrain.receiver.receiver_here import alert, webhook
 
 Build = Callable[[Verdict], Controller]
 PASSED = Verdict(True, ("not worse on the old slice", "better on the new one"), {"old/accuracy": 0.9})

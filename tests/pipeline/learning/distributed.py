@@ -10,7 +10,7 @@ from pipeline.learning.accumulation import processes
 from pipeline.learning.classification import Rows, classification
 from pipeline.learning.loop import fit
 from pipeline.params import load_params
-from tests.pipeline.learning.little_bert import WORDS, little_classifier
+from tests.pipeline.network.little_bert import WORDS, little_classifier
 
 ROWS = 21  # in batches of 8: the last one is smaller
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pipeline.learning.accumulation import Batch, Gradients, Lanes, split_evenly
-from pipeline.learning.loop import Task
+from pipeline.learning.accumulation import Gradients, Lanes, split_evenly
+from pipeline.learning.task import Task
+from pipeline.network.batching import Batch
 from pipeline.params import Params, Train
 from tests.conftest import ROOT
-from tests.pipeline.learning.little_bert import save_little_bert
+from tests.pipeline.network.little_bert import save_little_bert
 
 LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=60)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.learning.base import base_folder
-from pipeline.learning.batching import pad
 from pipeline.learning.classification import classification
 from pipeline.learning.freezing import freeze, trained_share
 from pipeline.learning.loop import fit
-from pipeline.learning.model import CosineHead, TextClassifier, load_encoder, trainable_state
 from pipeline.learning.optim import layer_of
+from pipeline.network.base_model import base_folder
+from pipeline.network.batching import pad
+from pipeline.network.classifier import CosineHead, TextClassifier, load_encoder, trainable_state
 from pipeline.params import Params, Train
 from tests.pipeline.learning.toy import fresh, toy_rows, toy_settings
 

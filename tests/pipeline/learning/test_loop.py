@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pipeline.errors import RefusedError
-from pipeline.learning.base import base_folder
 from pipeline.learning.classification import classification, start_from_class_means, validate
-from pipeline.learning.inference import in_batches
 from pipeline.learning.loop import Fitted, fit
-from pipeline.learning.model import TextClassifier, restore, trainable_state
+from pipeline.network.base_model import base_folder
+from pipeline.network.classifier import TextClassifier, restore, trainable_state
+from pipeline.network.inference import in_batches
 from pipeline.params import Params, Train
 from tests.pipeline.learning.toy import Toy, fresh, toy_rows, toy_settings
 

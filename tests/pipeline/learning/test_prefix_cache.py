@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, DistilBertConfig, LlamaConfig, MPNetConfig, RobertaConfig
 
-from pipeline.learning.base import base_folder
 from pipeline.learning.classification import classification
 from pipeline.learning.freezing import freeze
 from pipeline.learning.loop import Fitted, fit
-from pipeline.learning.model import TextClassifier, load_encoder
 from pipeline.learning.prefix_cache import PrefixCache, Store, bytes_needed, digest_below, key_of, layers_of
+from pipeline.network.base_model import base_folder
+from pipeline.network.classifier import TextClassifier, load_encoder
 from pipeline.params import Params
 from tests.pipeline.learning.toy import Toy, fresh, toy_rows, toy_settings
 

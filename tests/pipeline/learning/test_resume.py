@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from pipeline.learning.classification import classification
 from pipeline.learning.loop import Fitted, fit
 from pipeline.learning.resume import KEPT, Checkpoints, checkpoints_of, newest, resumed
-from pipeline.learning.state import State
+from pipeline.learning.training_state import State
 from pipeline.params import Params
 from tests.pipeline.learning.toy import fresh, toy_rows, toy_settings
 

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipeline.learning.base import base_folder
 from pipeline.learning.classification import Rows
-from pipeline.learning.model import TextClassifier, build
+from pipeline.network.base_model import base_folder
+from pipeline.network.classifier import TextClassifier, build
 from pipeline.params import Params, Train
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
 

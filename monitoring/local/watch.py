@@ -1,0 +1,210 @@
+"""Prometheus, Alertmanager, inbox, monitor and retrain controller on this machine: files rendered into a folder, and children."""
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import yaml
+
+from monitoring.alert_rules import alertmanager
+from monitoring.alert_rules.alert import JOBS
+from monitoring.alert_rules.render import HEAD, rule_file
+from monitoring.local.tools import find, start_in
+from pipeline.errors import run_stage
+from pipeline.home import find_home
+from pipeline.params import Alerts, Params, load_params
+from serving.processes.children import Child, Program, Say, child
+from serving.release.release_table import find_release
+from serving.triton.client import address
+from state.database import open_state
+
+TOOLS = Path(".tools")
+LOOK_S = 0.5
+PAGES = {
+    "inbox": "/",
+    "prometheus": "/",
+    "alertmanager": "/",
+    "monitor": "/report.json",
+    "receiver": "/metrics",
+    "controller": "/metrics",
+}  # Debian's Prometheus has no /alerts
+
+
+class Watch(NamedTuple):
+    """All that runs."""
+
+    prometheus: Child
+    alertmanager: Child
+    inbox: Child | None
+    monitor: Child | None
+    receiver: Child | None
+    controller: Child | None
+
+    def children(self) -> list[Child]:
+        """Those that run."""
+        return [child for child in self if child is not None]
+
+
+def scrape_config(params: Params) -> dict[str, Any]:
+    """prometheus.yml as a tree: our three jobs, the rules beside it, the Alertmanager."""
+    alerts, triton = params.alerts, address(params.serve)
+    targets = {
+        "gateway": f"{params.gateway.host}:{params.gateway.port}",
+        "triton": f"{triton.host}:{triton.metrics_port}",
+        "monitor": f"{alerts.host}:{alerts.monitor_port}",
+    }
+    if alerts.controller_url == "here":
+        targets |= {name: f"{alerts.host}:{port}" for name, port in retrain_ports(alerts).items()}
+    return {
+        "global": {
+            "scrape_interval": f"{alerts.scrape_s}s",
+            "scrape_timeout": f"{min(10, alerts.scrape_s)}s",
+            "evaluation_interval": f"{alerts.evaluate_s}s",
+        },
+        "rule_files": ["rules.yaml"],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"{alerts.host}:{alerts.alertmanager_port}"]}]}]},
+        "scrape_configs": [
+            {"job_name": JOBS[name], "static_configs": [{"targets": [target]}]} for name, target in targets.items()
+        ],
+    }
+
+
+def retrain_ports(alerts: Alerts) -> dict[str, int]:
+    """Of the two processes of retraining."""
+    return {"receiver": alerts.receiver_port, "controller": alerts.controller_port}
+
+
+def write(params: Params, folder: Path) -> None:
+    """Every file that the two programs read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "prometheus.yml": HEAD + yaml.safe_dump(scrape_config(params), sort_keys=False),
+        "rules.yaml": rule_file(params),
+        "alertmanager.yml": alertmanager.config_file(params.alerts, folder),
+        alertmanager.TEMPLATES: alertmanager.templates(params.alerts),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def prometheus_command(tools: Path, folder: Path, alerts: Alerts) -> list[str]:
+    """An alert that is not repeated ends in Alertmanager after 4 × resend-delay; so long Prometheus may pause without harm."""
+    return [
+        str(find(tools, "prometheus")),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address={alerts.host}:{alerts.prometheus_port}",
+        f"--rules.alert.resend-delay={alerts.resend_s}s",
+        f"--rules.alert.for-grace-period={alerts.evaluate_s}s",  # what waited before a restart waits no second time
+        "--log.level=warn",
+    ]
+
+
+def alertmanager_command(tools: Path, folder: Path, alerts: Alerts) -> list[str]:
+    """One alone: no port for others of a cluster.
+
+    Whom it told of what stands in a log that it writes to disk at an interval (of 15 minutes by default) and when it ends itself;
+    after a kill it tells of an end only those who stand there.
+    """
+    return [
+        str(find(tools, "alertmanager")),
+        f"--config.file={folder / 'alertmanager.yml'}",
+        f"--storage.path={folder / 'alertmanager'}",
+        f"--data.maintenance-interval={alerts.remember_s}s",
+        f"--web.listen-address={alerts.host}:{alerts.alertmanager_port}",
+        "--cluster.listen-address=",
+        "--log.level=warn",
+    ]
+
+
+@contextmanager
+def running(
+    params: Params,
+    tools: Path,
+    folder: Path,
+    say: Say,
+    *,
+    inbox_command: list[str],
+    monitor_command: list[str],
+    retrain_commands: Mapping[str, list[str]] = MappingProxyType({}),
+) -> Iterator[Watch]:
+    """All of them, ready; ended, and waited for, when the block ends in any way. Without a command one is not started."""
+    alerts, folder, tools = params.alerts, folder.absolute(), tools.absolute()
+    write(params, folder)
+    with ExitStack() as stack:
+
+        def begun(name: str, command: list[str], port: int, path: str) -> Child:
+            cwd = start_in(tools) if name in ("prometheus", "alertmanager") else None
+            one = stack.enter_context(child(Program(name, command, alerts.host, port, path, cwd), folder))
+            say(f"{name:<14}http://{alerts.host}:{port}{PAGES[name]}")
+            return one
+
+        inbox = begun("inbox", inbox_command, alerts.inbox_port, "/healthz") if alerts.inbox == "here" else None
+        retrain = {  # before Alertmanager: the receiver makes the token
+            name: begun(name, retrain_commands[name], port, "/healthz")
+            for name, port in retrain_ports(alerts).items()
+            if name in retrain_commands
+        }
+        manager = begun("alertmanager", alertmanager_command(tools, folder, alerts), alerts.alertmanager_port, "/-/ready")
+        prometheus = begun("prometheus", prometheus_command(tools, folder, alerts), alerts.prometheus_port, "/-/ready")
+        monitor = begun("monitor", monitor_command, alerts.monitor_port, "/metrics") if monitor_command else None
+        yield Watch(prometheus, manager, inbox, monitor, retrain.get("receiver"), retrain.get("controller"))
+
+
+def watch(params: Params, home: Path, say: Say) -> None:
+    """Run until Ctrl-C; a program that ends is started again."""
+    inbox, monitor = ([sys.executable, "-m", f"monitoring.{name}"] for name in ("inbox", "monitor"))
+    retrain = {
+        "receiver": [sys.executable, "-m", "monitoring.retrain.receiver"],
+        "controller": [sys.executable, "-m", "monitoring.retrain"],
+    }
+    with running(
+        params,
+        TOOLS,
+        home / "alerts",
+        say,
+        inbox_command=inbox,
+        monitor_command=monitor,
+        retrain_commands=retrain if params.alerts.controller_url == "here" else {},
+    ) as here:
+        manager = f"http://{params.alerts.host}:{params.alerts.alertmanager_port}"
+        say(f"what fires: {TOOLS}/bin/amtool --alertmanager.url={manager} alert")
+        say(f"files and logs: {home / 'alerts'}; Ctrl-C stops it all")
+        for line in missing(params, home):
+            say(line)
+        while True:
+            time.sleep(LOOK_S)
+            for one in here.children():
+                one.look(time.monotonic(), say)
+
+
+def missing(params: Params, home: Path) -> list[str]:
+    """What has to be there before anything can be watched, and is not yet."""
+    with open_state(home) as engine, engine.begin() as connection:
+        champion = find_release(connection, role="champion")
+    lines = [] if champion else ["no version was published yet, so there is nothing to judge: make repro"]
+    gateway = params.gateway
+    try:
+        with socket.create_connection((gateway.host, gateway.port), timeout=2):
+            return lines
+    except OSError:
+        return [*lines, f"no gateway answers at http://{gateway.host}:{gateway.port} yet: make serve"]
+
+
+def main() -> None:
+    """`python -m monitoring.local.watch`."""
+    signal.signal(signal.SIGHUP, lambda number, _frame: sys.exit(128 + number))  # a terminal that is closed
+    try:
+        watch(load_params(), find_home(), lambda line: print(f"· {line}", flush=True))
+    except KeyboardInterrupt:
+        print("stopped")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,7 @@
+"""Runs the monitor: `python -m monitoring.monitor`."""
+
+from monitoring.monitor.service import main
+from pipeline.errors import run_stage
+
+if __name__ == "__main__":
+    run_stage(main)

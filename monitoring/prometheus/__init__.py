@@ -1,1 +1,0 @@
-"""Rules, Alertmanager, dashboards: rendered from params.yaml, checked by the programs themselves."""

@@ -1,0 +1,1 @@
+"""The receiver of Alertmanager's webhooks: parsed, entered in the journal once each, then acknowledged. Decides nothing."""

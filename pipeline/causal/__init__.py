@@ -1,0 +1,1 @@
+"""Causal language models as a task of the training loop. Knows no classification."""

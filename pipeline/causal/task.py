@@ -1,0 +1,92 @@
+"""Causal language models (Llama's shape) as a task of the loop: packed sequences, cross-entropy of the next piece."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from pipeline.causal.packing import IGNORED, Sequences, causal_mask, pack, packed
+from pipeline.learning.task import Task
+from pipeline.network.adapters import quantised, trainable
+from pipeline.network.base_model import check_lora
+from pipeline.network.batching import Batch
+from pipeline.network.precision import Precision, autocast, multiple_of
+from pipeline.params import Causal
+
+
+def load_causal(folder: Path, causal: Causal) -> nn.Module:
+    """The language model in fp32 (or quantised), with fresh adapters or trainable as a whole."""
+    check_lora(folder, causal)
+    transformers.utils.logging.disable_progress_bar()
+    base: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False, **quantised(causal.quantise)
+    )
+    return trainable(base.requires_grad_(False), causal)
+
+
+def causal_task(
+    model: nn.Module, train: Sequences, val: Sequences, causal: Causal, *, val_batch: int, precision: Precision
+) -> Task:
+    """Learn `train`, packed once; `val` is held against it by the share of pieces guessed right."""
+    packs = pack([len(own) for own in train.pieces], causal.packed_pieces)
+    multiple = multiple_of(precision)
+
+    def batch(rows: list[int]) -> Batch:
+        return packed(train, [packs[row] for row in rows], multiple)
+
+    def score() -> dict[str, float]:
+        return validate(model, val, causal, batch_size=val_batch, precision=precision)
+
+    lengths = [sum(len(train.pieces[one]) for one in own) for own in packs]
+    return Task(model, lengths, len(val.pieces), batch, next_piece_loss(precision), score, count=predicted)
+
+
+def predicted(batch: Batch) -> int:
+    """Pieces that the loss is a mean over."""
+    return int((batch["labels"] != IGNORED).sum())
+
+
+def next_piece_loss(precision: Precision) -> Callable[[nn.Module, Batch], Tensor]:
+    """Mean cross-entropy over all pieces to be predicted, in fp32."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        logits, labels = scored(model, batch, precision)
+        return F.cross_entropy(logits, labels)
+
+    return loss
+
+
+def scored(model: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
+    """(N, V) fp32 logits of the pieces to be predicted, and (N,) what they are."""
+    with autocast(batch["input_ids"].device.type, precision):
+        logits = model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            attention_mask=causal_mask(batch["attention_mask"]),
+            use_cache=False,
+        ).logits
+    wanted = batch["labels"][:, 1:]
+    kept = wanted != IGNORED
+    return logits[:, :-1][kept].float(), wanted[kept]
+
+
+def validate(model: nn.Module, rows: Sequences, causal: Causal, *, batch_size: int, precision: Precision) -> dict[str, float]:
+    """Loss, perplexity, and the share of pieces guessed right, over packed held-out sequences."""
+    model.eval()
+    device = next(model.parameters()).device
+    packs = pack([len(own) for own in rows.pieces], causal.packed_pieces)
+    loss, right, pieces = 0.0, 0, 0
+    with torch.inference_mode():
+        for start in range(0, len(packs), batch_size):
+            batch = {name: t.to(device) for name, t in packed(rows, packs[start : start + batch_size]).items()}
+            logits, labels = scored(model, batch, precision)
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            right += int((logits.argmax(dim=1) == labels).sum())
+            pieces += len(labels)
+    mean = loss / pieces
+    return {"loss": mean, "perplexity": float(torch.tensor(mean).exp()), "accuracy": right / pieces}

@@ -1,0 +1,1 @@
+"""Rows: how they are read, identified, split and corrupted. Knows no model."""

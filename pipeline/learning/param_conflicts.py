@@ -1,0 +1,81 @@
+"""Settings that are valid alone and impossible together, with this base model or on this machine; told before torch is loaded.
+
+Every refusal names the key and the nearest choice that works.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.network.base_model import refuse_targets
+from pipeline.params import Model, Params, Train
+
+NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def refuse_impossible(params: Params, base: Path | None, has_gpu: bool, cpu_flags: set[str]) -> None:
+    """Raise `InputError` at the first combination that cannot work; `base` is None while its files are not here."""
+    refuse_precision(params.train.precision, has_gpu, cpu_flags)
+    refuse_rates(params.train)
+    refuse_quantised_learning(params.model)
+    refuse_equal_passes(params.train, params.model)
+    if base is not None:
+        refuse_layers(params.train, base)
+        refuse_targets(params.model, base)
+
+
+def refuse_precision(precision: str, has_gpu: bool, cpu_flags: set[str]) -> None:
+    """fp16 needs a GPU: a CPU would convert every number back and forth."""
+    if precision == "fp16" and not has_gpu:
+        nearest = "bf16" if cpu_flags & NATIVE_BF16 else "fp32"
+        what = "`fp16` needs a GPU, and there is none"
+        raise InputError("params.yaml, train.precision", what, f"the nearest that works here: {nearest} (or: auto)")
+
+
+def refuse_rates(train: Train) -> None:
+    """Rates rise from the lowest layer to the topmost."""
+    if train.bottom_lr > train.encoder_lr:
+        what = f"rates rise through the layers, and bottom_lr = {train.bottom_lr} is above encoder_lr = {train.encoder_lr}"
+        raise InputError(
+            "params.yaml, train.bottom_lr", what, f"the nearest that works: {train.encoder_lr}, the same for all layers"
+        )
+
+
+def refuse_quantised_learning(model: Model) -> None:
+    """Weights of 4 or 8 bits cannot be moved by a gradient."""
+    if model.method == "full" and model.quantise != "none":
+        what = f"`quantise` = {model.quantise} holds the base still, and `method` = full trains it"
+        raise InputError("params.yaml, model.quantise", what, "the nearest that works: none (or: method: lora)")
+
+
+def refuse_equal_passes(train: Train, model: Model) -> None:
+    """Two passes without dropout are one pass, paid twice."""
+    if train.consistency and not (model.dropout or (model.lora_dropout and model.method == "lora")):
+        what = (
+            f"`consistency` = {train.consistency} holds two passes together that only dropout makes different, and there is none"
+        )
+        raise InputError("params.yaml, train.consistency", what, "the nearest that works: 0.0 (or: model.dropout: 0.1)")
+
+
+def refuse_layers(train: Train, base: Path) -> None:
+    """No more layers can be trained than there are."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    layers = config.get("num_hidden_layers", config.get("n_layers"))
+    if layers and train.trained_layers != "all" and train.trained_layers > layers:
+        what = f"`trained_layers` = {train.trained_layers}, and {base.name} has {layers}"
+        raise InputError("params.yaml, train.trained_layers", what, f"the nearest that works: {layers} (or: all)")
+
+
+def has_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether the kernel shows an NVIDIA or AMD accelerator."""
+    return any((devices / name).exists() for name in ("nvidia0", "kfd"))
+
+
+def cpu_flags(read: Callable[[], str] = Path("/proc/cpuinfo").read_text) -> set[str]:
+    """What the CPU can do, in the kernel's words; empty where they cannot be read."""
+    try:
+        lines = read().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()}

@@ -1,0 +1,48 @@
+"""A trained model on disk: `adapter.safetensors` (adapters or the encoder, and head), `labels.json`, `origin.json`."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from pipeline.atomic_write import written_whole
+from pipeline.data.records import write_json
+from pipeline.network.base_model import base_folder
+from pipeline.network.classifier import TextClassifier, restore
+from pipeline.params import Model
+from pipeline.runtime.pieces import load_tokenizer
+
+
+class Trained(NamedTuple):
+    """What later stages need of a training."""
+
+    classifier: TextClassifier  # in evaluation mode, adapters not merged
+    labels: list[str]  # class index → label
+    tokenizer: Tokenizer
+    origin: dict[str, Any]  # MLflow run, git commit and data digest it was trained with
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run, None when MLflow could not be reached."""
+        found: str | None = self.origin["mlflow_run_id"]
+        return found
+
+
+def save_trained(folder: Path, state: dict[str, Tensor], labels: list[str], origin: dict[str, Any]) -> None:
+    """Write the three files, each whole or not at all."""
+    with written_whole(folder / "adapter.safetensors") as part:
+        save_file(state, part)
+    write_json(folder / "labels.json", labels)
+    write_json(folder / "origin.json", origin)
+
+
+def load_trained(folder: Path, model: Model) -> Trained:
+    """The trained classifier on its base model."""
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    base = base_folder(model)
+    classifier = restore(base, load_file(folder / "adapter.safetensors"), len(labels), model)
+    origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    return Trained(classifier, labels, load_tokenizer(base, model.max_pieces), origin)

@@ -1,0 +1,28 @@
+"""What the untouched encoder sees: the ground that controls and label spreading stand on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
+
+from pipeline.network.base_model import base_folder
+from pipeline.network.classifier import CosineHead, TextClassifier, load_encoder
+from pipeline.network.inference import in_batches
+from pipeline.params import Model
+from pipeline.runtime.pieces import load_tokenizer, to_pieces
+
+
+def frozen_embeddings(texts: Sequence[str], model: Model, batch_size: int, progress: str | None = None) -> NDArray[np.float32]:
+    """(N, width) at length 1, of the base encoder before any training, in fp32."""
+    base = base_folder(model)
+    pieces = to_pieces(load_tokenizer(base, model.max_pieces), list(texts))
+    frozen = TextClassifier(load_encoder(base), CosineHead(1, 1, 1.0)).eval()
+    embedded = in_batches(frozen.embed, pieces, batch_size=batch_size, precision="fp32", progress=progress)
+    return np.asarray(F.normalize(embedded, dim=-1).numpy(), dtype=np.float32)
+
+
+def fit_control(embeddings: NDArray[np.float32], truth: NDArray[np.int64], c: float) -> LogisticRegression:
+    """The control of all that is trained: logistic regression on frozen embeddings (N, width); `truth` (N,) class indices."""
+    return LogisticRegression(C=c, max_iter=2000).fit(embeddings, truth)

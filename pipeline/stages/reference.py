@@ -1,0 +1,91 @@
+"""Stage `reference`: the model's own answers on the test rows, which it neither learnt from nor was stopped by."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.corrupt import spoil
+from pipeline.data.records import Example, labels_of, read_examples
+from pipeline.errors import run_stage
+from pipeline.home import find_home
+from pipeline.metrics import softmax
+from pipeline.network.checkpoint import Trained, load_trained
+from pipeline.network.classifier import WithSketch, sketch_projection
+from pipeline.network.inference import in_batches
+from pipeline.params import Model, flatten, load_params
+from pipeline.params import Reference as Settings
+from pipeline.reference_profile import Reference, save_reference
+from pipeline.runtime.pieces import to_pieces
+from pipeline.runtime.text import word_count
+from pipeline.tracking import stage_run
+
+
+class Both(NamedTuple):
+    """The rows' answers, and those to the same texts spoilt."""
+
+    kept: Reference
+    spoilt: Reference
+
+
+def reference(trained: Trained, rows: list[Example], temperature: float, model: Model, settings: Settings) -> Both:
+    """Probabilities, sketches and shapes of the rows, cut at random into a calibrate half and an A/A half."""
+    texts = [row.text for row in rows]
+    spoilt = spoil(texts, settings.mistyped, settings.kept_words, settings.seed)
+    return Both(*(_answered(trained, rows, own, temperature, model, settings) for own in (texts, spoilt)))
+
+
+def _answered(
+    trained: Trained, rows: list[Example], texts: list[str], temperature: float, model: Model, settings: Settings
+) -> Reference:
+    """The rows as the model answers them when their texts are these."""
+    pieces = to_pieces(trained.tokenizer, texts)
+    classes, width = trained.classifier.head.weight.shape
+    sketching = WithSketch(trained.classifier, sketch_projection(width, model)).eval()
+
+    def both(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return torch.cat(sketching(input_ids, attention_mask), dim=1)
+
+    outputs = in_batches(both, pieces, batch_size=settings.batch_size, precision="fp32").numpy()
+    probabilities = softmax(outputs[:, :classes] / temperature).astype(np.float32)
+    lengths = np.array([len(own) for own in pieces], dtype=np.int32)
+    words = np.array([word_count(text) for text in texts], dtype=np.float32)
+    guesses = np.array(trained.labels)[probabilities.argmax(axis=1)]
+    order = np.random.default_rng(settings.seed).permutation(len(rows))
+    return Reference(
+        ids=np.array([row.id for row in rows]),
+        labels=np.array(trained.labels),
+        probabilities=probabilities,
+        sketch=outputs[:, classes:].astype(np.float16),
+        pieces=lengths,
+        pieces_per_word=((lengths - 2) / words).astype(np.float32),
+        correct=guesses == np.array(labels_of(rows)),
+        calibrate=order < round(settings.calibrate_share * len(rows)),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--temperature", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params()
+    trained = load_trained(args.model, params.model)
+    temperature = json.loads(args.temperature.read_text())["temperature"]
+    with stage_run("reference", flatten(params.reference, "reference"), find_home(), continues=trained.run_id) as run:
+        made = reference(trained, read_examples(args.split / "test.parquet"), temperature, params.model, params.reference)
+        save_reference(args.out / "reference.npz", made.kept, made.spoilt)
+        run.files(args.out)
+    kept = made.kept
+    print(f"{len(kept.ids)} reference rows, {int(kept.calibrate.sum())} of them to calibrate on → {args.out}/reference.npz")
+    print(f"right: {kept.correct.mean():.1%}, with the texts spoilt on purpose {made.spoilt.correct.mean():.1%}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,104 @@
+"""Stage `train`: LoRA fine-tuning of the encoder with a cosine head; the best epoch by validation is kept."""
+
+import argparse
+import csv
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline import charts
+from pipeline.atomic_write import written_whole
+from pipeline.data.records import Example, digest_examples, labels_of, read_examples, write_json
+from pipeline.errors import run_stage
+from pipeline.home import find_home, git, is_dirty
+from pipeline.learning.accumulation import processes
+from pipeline.learning.fit import inputs_of, prepare, summary, train
+from pipeline.learning.loop import Fitted
+from pipeline.learning.resume import checkpoints_of
+from pipeline.learning.training_state import Table
+from pipeline.network.checkpoint import save_trained
+from pipeline.params import Data, flatten, load_params
+from pipeline.tracking import Run, stage_run
+
+
+def write_table(path: Path, table: Table) -> None:
+    """A csv with the keys of the first row as its header."""
+    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, table[0].keys() if table else ["step"])
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def write_curves(folder: Path, fitted: Fitted, run: Run) -> None:
+    """Tables and summary as files, and into the run."""
+    write_table(folder / "steps.csv", fitted.steps)
+    write_table(folder / "epochs.csv", fitted.epochs)
+    write_json(folder / "metrics.json", summary(fitted))
+    run.metrics({f"train/{name}": value for name, value in summary(fitted).items()})
+    run.figure(charts.learning_curve(fitted.epochs), "learning_curve")
+
+
+def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], data: Data) -> str:
+    """Tell the run which rows it saw: one dataset a side, with the digest of the split's report; returns the digest of all."""
+    digests = json.loads((split_folder / "report.json").read_text(encoding="utf-8"))["digests"]
+    if "spread" in sides:
+        digests["spread"] = digest_examples(sides["spread"])
+    for side, rows in sides.items():
+        frame = pd.DataFrame({"text": [row.text for row in rows], "label": labels_of(rows)})
+        source = str(data.unlabelled if side == "spread" else data.source)
+        run.dataset(frame, name=side, source=source, context=side, digest=digests[side])
+    whole = sha256("".join(digests[side] for side in sorted(digests)).encode()).hexdigest()
+    run.tags({"data.digest": whole, **{f"data.digest.{side}": digest for side, digest in digests.items()}})
+    return whole
+
+
+def tell_spread(run: Run, folder: Path) -> None:
+    """Report, numbers and picture of the stage `spread`, which has no run of its own; nothing where it had no texts."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    if not report["texts"]:
+        return
+    run.file(folder / "report.json", "spread")
+    run.metrics({f"spread/{count}": report[count] for count in ("texts", "held_back", "spread")})
+    if report["held_out"]["rows"]:
+        run.metrics({f"spread/held_out_{score}": report["held_out"][score] for score in ("accuracy", "control")})
+        run.figure(charts.certainty(report["held_out"]["by_certainty"], report["held_out"]["accuracy"]), "spread_certainty")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--spread", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--curves", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params()
+    sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
+    if spread := read_examples(args.spread / "rows.parquet"):
+        sides["spread"] = spread
+    tracked = {
+        k: v for name in ("data", "split", "spread", "model", "train") for k, v in flatten(getattr(params, name), name).items()
+    }
+    prepared = prepare([*sides["train"], *spread], sides["val"], params)
+    home = find_home()
+    if not processes().is_main_process:  # of `torchrun`: it computes its parts, and the main process tells and writes
+        train(prepared, params, Run(None), None, home)
+        return
+    with (
+        checkpoints_of(inputs_of(prepared, params), home, params.train.checkpoint_s) as checkpoints,
+        stage_run("train", tracked, home, continues=checkpoints.run if checkpoints else None) as run,
+    ):
+        if checkpoints:
+            checkpoints.run = run.id
+        digest = log_datasets(run, args.split, sides, params.data)
+        tell_spread(run, args.spread)
+        fitted = train(prepared, params, run, checkpoints, home)
+        origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}
+        save_trained(args.model, fitted.state, prepared.labels, origin)
+        write_curves(args.curves, fitted, run)
+    print(json.dumps(summary(fitted)))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,1 @@
+"""The prediction log: writer, Parquet segments, search. Knows neither gateway nor monitor."""

@@ -1,0 +1,210 @@
+"""The prediction log's writer: rows are buffered in memory, a thread stores them, what a killed process lost is counted.
+
+It knows neither HTTP nor metrics; what a segment looks like is the business of `log_segments`.
+"""
+
+import fcntl
+import mmap
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import structlog
+
+from pipeline.errors import InputError
+from pipeline.params import Log
+from serving.prediction_log.segments import Row, Segment, day_folders, make_segment, names, open_store, parse, prepare, put
+
+RETRY_FIRST_S, RETRY_GROWTH, RETRY_MAX_S = 0.1, 2.0, 10.0
+DAY_S = 86_400
+COUNTER = struct.Struct("=QQ")  # rows accepted, second of the start
+
+log = structlog.get_logger()
+
+
+class PredictionLog:
+    """The writing end, for one process: `add` from the event loop's thread, a thread of its own writes.
+
+    Plain counts for metrics: `rows_written`, `rows_dropped` (the buffer was full), `rows_unstorable` (no column could hold them),
+    `segments`, `write_failures`, `rows_lost_before` (by sessions that were killed; known soon after the start), `waiting`.
+    """
+
+    def __init__(self, settings: Log, home: Path, session: str, clock: Callable[[], float]) -> None:
+        """`session` names this process for all time; raises `InputError` for a URL that cannot be opened, or a taken session."""
+        self.rows_written = self.rows_dropped = self.rows_unstorable = 0
+        self.segments = self.write_failures = self.rows_lost_before = 0
+        self._settings, self._home, self._session = settings, home, session
+        self._fs, self._root = open_store(log_url(settings, home))
+        self._bound = settings.buffer_rows
+        self._segment_rows = min(settings.segment_rows, settings.buffer_rows)
+        self._rows: deque[Row] = deque()
+        self._taken: list[Row] = []  # from the buffer, not yet stored
+        self._segment: Segment | None = None  # made of them
+        self._sequence = 0
+        self._accepted = 0  # written by the event loop only
+        self._settled = 0  # written by the writer only
+        self._closing = self._gave_up = False
+        self._wake = threading.Event()
+        prepare()
+        self._counter = _open_counter(home, session, started=int(clock()))
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows accepted and not yet stored."""
+        return self._accepted - self._settled
+
+    def add(self, row: Row) -> None:
+        """Buffer a row, or drop and count it when the buffer is full; never blocks, never raises."""
+        if self._accepted - self._settled >= self._bound:
+            self.rows_dropped += 1
+            return
+        self._accepted += 1
+        self._counter.cells[0] = self._accepted  # first counted, then kept: a kill in between cannot hide a row
+        self._rows.append(row)
+        if len(self._rows) == self._segment_rows:
+            self._wake.set()
+
+    def close(self, *, within_s: float) -> int:
+        """Store what waits, in so many seconds at most; returns the rows given up, which the next start counts as lost.
+
+        Blocks: call it from a thread. Rows added from now on are dropped.
+        """
+        self._bound = 0
+        self._closing = True
+        self._wake.set()
+        self._thread.join(within_s)
+        if self._thread.is_alive():
+            self._gave_up = True
+            self._wake.set()
+        if self.waiting:
+            _warn("prediction_log_gave_up", rows=self.waiting, folder=self._root)
+        _close_counter(self._counter, remove=not self.waiting)
+        return self.waiting
+
+    def _run(self) -> None:
+        self.rows_lost_before = lost_rows(self._home, log_url(self._settings, self._home))
+        delay_s = 0.0  # above 0: the store is down
+        while not self._gave_up and (self.waiting or not self._closing):
+            try:
+                self._write_next()
+            except Exception as error:
+                self.write_failures += 1
+                if not delay_s:
+                    _warn("prediction_log_store_down", error=str(error)[:300], folder=self._root, waiting=self.waiting)
+                delay_s = min(max(RETRY_GROWTH * delay_s, RETRY_FIRST_S), RETRY_MAX_S)
+                self._wake.clear()
+                if not self._gave_up:
+                    self._wake.wait(RETRY_FIRST_S if self._closing else delay_s)
+            else:
+                if delay_s:
+                    _warn("prediction_log_store_back", failures=self.write_failures, dropped=self.rows_dropped)
+                delay_s = 0.0
+
+    def _write_next(self) -> None:
+        """Store the rows that could not be stored, or else the next; raises whatever the store raises."""
+        if not self._taken:
+            self._wake.clear()  # first, then the look: what is to wake us changes the state before it sets the event
+            if len(self._rows) < self._segment_rows and not self._closing:
+                self._wake.wait(self._settings.flush_s)
+            self._taken = [self._rows.popleft() for _ in range(min(len(self._rows), self._segment_rows))]
+        if not self._taken:
+            return
+        if not self._segment:
+            self._segment = make_segment(self._taken, self._settings.text, self._session, self._sequence, self.rows_written)
+        segment, taken = self._segment, len(self._taken)
+        if segment.rows:
+            put(self._fs, f"{self._root}/{segment.name}", segment.data)
+            self.segments += 1
+        self._taken, self._segment, self._sequence = [], None, segment.sequence
+        self.rows_written += segment.rows
+        self.rows_unstorable += taken - segment.rows
+        self._settled += taken
+
+
+def log_url(settings: Log, home: Path) -> str:
+    """Where segments go: `log.url`, or `predictions/` in the home of state."""
+    return str(home / "predictions") if settings.url == "home" else settings.url
+
+
+def lost_rows(home: Path, url: str) -> int:
+    """Rows that killed sessions had accepted and not stored; each session is counted once, by one process.
+
+    While the store cannot be read, counters stay for the next start.
+    """
+    fs, root = open_store(url)
+    lost = 0
+    for path in sorted(_counters(home).glob("*.count")):
+        try:
+            lost += _lost_by(path, fs, root)
+        except Exception as error:
+            _warn("prediction_log_not_counted", session=path.stem, error=str(error)[:300])
+    if lost:
+        _warn("prediction_log_rows_lost", rows=lost)
+    return lost
+
+
+class Counter(NamedTuple):
+    """Rows accepted by a living session, in a file that outlives a kill -9; its flock says that the session lives."""
+
+    path: Path
+    file: BinaryIO
+    cells: memoryview  # of `COUNTER`, mapped
+
+
+def _counters(home: Path) -> Path:
+    return home / "log-sessions"
+
+
+def _open_counter(home: Path, session: str, started: int) -> Counter:
+    path = _counters(home) / f"{session}.count"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise InputError(str(path), "a session of this name is alive or was killed", "give every start a name of its own")
+    part = path.with_suffix(".part")
+    file = part.open("w+b")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(COUNTER.pack(0, started))  # real bytes: a page that the disk has no room for would kill us
+    file.flush()
+    part.rename(path)  # appears locked, or `lost_rows` of another process would take it for a dead one's
+    return Counter(path, file, memoryview(mmap.mmap(file.fileno(), COUNTER.size)).cast("Q"))
+
+
+def _close_counter(counter: Counter, *, remove: bool) -> None:
+    """Unlock, and remove when nothing is owed; the page stays mapped, so that a late `add` meets no closed thing."""
+    if counter.file.closed:
+        return
+    if remove:
+        counter.path.unlink(missing_ok=True)
+    fcntl.flock(counter.file, fcntl.LOCK_UN)  # the mapping keeps a descriptor of its own: closing ours would not unlock
+    counter.file.close()
+
+
+def _lost_by(path: Path, fs: Any, root: str) -> int:
+    with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused: it lives, or another process is counting it
+        accepted, started = COUNTER.unpack(file.read(COUNTER.size).ljust(COUNTER.size, b"\0"))
+        lost = max(0, accepted - _rows_stored(fs, root, path.stem, started)) if accepted else 0
+        path.unlink()  # of two that have come so far one fails here, and counts nothing
+        return int(lost)
+    return 0
+
+
+def _rows_stored(fs: Any, root: str, session: str, started: int) -> int:
+    """Rows of a session up to the end of its last segment: every segment says how many went before."""
+    for folder in reversed(day_folders(fs, root, started - DAY_S)):  # a clock may step back
+        for name in reversed(names(fs, folder, lambda _path: None)):
+            table = parse(fs.cat_file(name.path)) if name.session == session else None
+            if table is not None:
+                return int(table.schema.metadata[b"first_row"]) + int(table.num_rows)
+    return 0
+
+
+def _warn(event: str, **fields: Any) -> None:
+    with suppress(Exception):  # a closed standard output must not end the log
+        log.warning(event, **fields)

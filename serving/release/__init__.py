@@ -1,0 +1,1 @@
+"""From a package to the version that serves: model repository, manifest, publish, release table, routing, swap. Knows no HTTP."""

@@ -1,0 +1,125 @@
+"""Stage `package`: the exported model becomes a Triton model that any Triton with the Python backend loads.
+
+`<out>/config.pbtxt` `<out>/labels.txt` `<out>/warmup/` `<out>/1/{model.py, model.onnx, tokenizer.json, model.json, runtime/}`
+`<out>/reference.npz` `<out>/session.json` `<out>/golden.json` `<out>/manifest.json`.
+config.pbtxt carries no name: Triton takes the folder's, so the same bytes serve as any version.
+"""
+
+import argparse
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from pipeline.cores import available_cores, require_cores
+from pipeline.data.records import write_json
+from pipeline.errors import RefusedError, run_stage
+from pipeline.params import Package, load_params
+from pipeline.runtime.classifier import MODEL_FILES, model_digest
+from pipeline.session.golden_answers import read_golden
+from serving.release.manifest import MANIFEST, content_digest, file_digests
+
+WARMUP = ("short", "middle", "long")
+BACKEND_SOURCE = Path(__file__).parents[1] / "backend" / "model.py"
+RUNTIME_SOURCE = Path(__file__).parents[2] / "pipeline" / "runtime"
+
+
+def package(exported: Path, chosen: Path, reference: Path, out: Path, settings: Package) -> dict[str, Any]:
+    """Lay out the Triton model and return its manifest, which is written last: its presence means that all is there."""
+    require_cores(settings, available_cores())
+    version = out / "1"
+    shutil.copytree(RUNTIME_SOURCE, version / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(BACKEND_SOURCE, version / "model.py")
+    for name in MODEL_FILES:
+        shutil.copy(exported / name, version / name)
+    shutil.copy(reference, out / "reference.npz")
+    for path in chosen.iterdir():  # session.json and golden.json, for people and for swap; a graph of its own, for the session
+        shutil.copy(path, version / path.name if path.suffix == ".onnx" else out / path.name)
+    session = json.loads((chosen / "session.json").read_text(encoding="utf-8"))["session"]
+    labels = json.loads((exported / "model.json").read_text(encoding="utf-8"))["labels"]
+    (out / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    told = {"labels": json.dumps(labels), "model_digest": model_digest(exported), "session": session}
+    config = config_text(signature(exported / "model.onnx"), told, settings)
+    (out / "config.pbtxt").write_text(config, encoding="utf-8")
+    write_warmup(read_golden(chosen).texts, out / "warmup")
+    manifest = {"files": file_digests(out)}
+    write_json(out / MANIFEST, manifest)
+    return manifest
+
+
+def write_warmup(texts: list[str], folder: Path) -> None:
+    """The texts that Triton asks before a model counts as ready, as BYTES elements: the shortest, the middle and the longest."""
+    folder.mkdir(parents=True)
+    by_length = sorted(texts, key=len)
+    for name, text in zip(WARMUP, (by_length[0], by_length[len(texts) // 2], by_length[-1]), strict=True):
+        encoded = text.encode("utf-8")
+        (folder / name).write_bytes(struct.pack("<I", len(encoded)) + encoded)
+
+
+def signature(model: Path) -> dict[str, int]:
+    """Widths of the graph's outputs: `{"logits": classes, "sketch": sketch_size}`."""
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    return {output.name: output.shape[1] for output in session.get_outputs()}
+
+
+def config_text(widths: dict[str, int], told: dict[str, str], settings: Package) -> str:
+    """config.pbtxt in protobuf's text form, built with Triton's own message type and parsed back with it.
+
+    `told` becomes parameters that whoever asks a server can read: `model_digest` says which model answers, `labels` (JSON) in
+    which schema, `session` what computes.
+    """
+    config = model_config_pb2.ModelConfig(backend="python", max_batch_size=settings.max_batch_size)
+    config.input.add(name="text", data_type=model_config_pb2.TYPE_STRING, dims=[1])
+    for name, kind, width in (
+        ("label", model_config_pb2.TYPE_STRING, 1),
+        ("probabilities", model_config_pb2.TYPE_FP32, widths["logits"]),
+        ("sketch", model_config_pb2.TYPE_FP16, widths["sketch"]),
+        ("pieces", model_config_pb2.TYPE_INT32, 1),
+        ("pieces_per_word", model_config_pb2.TYPE_FP32, 1),
+    ):
+        config.output.add(name=name, data_type=kind, dims=[width])
+    config.output[1].label_filename = "labels.txt"
+    kind = (
+        model_config_pb2.ModelInstanceGroup.KIND_GPU if settings.device == "gpu" else model_config_pb2.ModelInstanceGroup.KIND_CPU
+    )
+    config.instance_group.add(kind=kind, count=settings.instances)
+    config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
+    for name, value in (
+        *told.items(),
+        ("device", settings.device),
+        ("token_budget", settings.token_budget),
+        ("intra_op_threads", settings.intra_op_threads),
+    ):
+        config.parameters[name].string_value = str(value)
+    config.response_cache.enable = True
+    for name in WARMUP:
+        warmup = config.model_warmup.add(name=name, batch_size=1)
+        warmup.inputs["text"].CopyFrom(
+            model_config_pb2.ModelWarmup.Input(data_type=model_config_pb2.TYPE_STRING, dims=[1], input_data_file=name)
+        )
+    written: str = text_format.MessageToString(config)
+    if text_format.Parse(written, model_config_pb2.ModelConfig()) != config:
+        raise RefusedError(
+            "config.pbtxt", "Triton's own parser reads something else than was meant", "report this: it is a fault of the project"
+        )
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--exported", type=Path, required=True)
+    parser.add_argument("--session", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    manifest = package(args.exported, args.session, args.reference, args.out, load_params().package)
+    print(f"{len(manifest['files'])} files, content {content_digest(manifest)[:12]} → {args.out}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,92 @@
+"""The release table: the version of each role. It is the truth; registry aliases and routing are projections of it."""
+
+import secrets
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from state.tables import releases, routing
+
+Role = Literal["champion", "challenger", "previous", "retired"]
+UNIQUE_ROLES: tuple[Role, ...] = ("champion", "challenger", "previous")
+
+# Statements that are asked for all the time, put together once.
+_RELEASE = sa.select(releases.c.version, releases.c.content_digest, releases.c.role)
+_RELEASE_BY = {name: _RELEASE.where(releases.c[name] == sa.bindparam("value")) for name in ("role", "content_digest", "version")}
+_IN_ROLES = _RELEASE.where(releases.c.role.in_(UNIQUE_ROLES))
+_CHANGE_ROLE = releases.update().where(releases.c.role == sa.bindparam("before")).values(role=sa.bindparam("after"))
+_GIVE_ROLE = releases.update().where(releases.c.version == sa.bindparam("which")).values(role=sa.bindparam("after"))
+_CHANGE_ROUTING = routing.update().values(revision=routing.c.revision + 1)
+
+
+class Release(NamedTuple):
+    """One published version."""
+
+    version: int
+    content_digest: str
+    role: Role
+
+
+def find_release(
+    connection: sa.Connection, *, role: Role | None = None, digest: str | None = None, version: int | None = None
+) -> Release | None:
+    """The release with this role, this content or this number, if there is one."""
+    column, value = next(
+        (column, value)
+        for column, value in (("role", role), ("content_digest", digest), ("version", version))
+        if value is not None
+    )
+    row = connection.execute(_RELEASE_BY[column], {"value": value}).one_or_none()
+    return Release(*row) if row else None
+
+
+def add_release(connection: sa.Connection, version: int, digest: str) -> Release:
+    """Enter a version: champion when there is none, else challenger in place of the last; one already there stays as it is."""
+    _hold_releases(connection)
+    known = find_release(connection, digest=digest)
+    if known:
+        return known
+    role: Role = "challenger" if find_release(connection, role="champion") else "champion"
+    if role == "challenger":
+        connection.execute(_CHANGE_ROLE, {"before": role, "after": "retired"})
+    new = {"version": version, "content_digest": digest, "role": role, "published_at": datetime.now(UTC)}
+    connection.execute(releases.insert(), new)
+    _all_to_champion(connection)
+    return Release(version, digest, role)
+
+
+def promote(connection: sa.Connection, version: int) -> None:
+    """This version becomes champion, the champion previous, the previous one retired; all traffic goes to the champion."""
+    _hold_releases(connection)
+    champion = find_release(connection, role="champion")
+    if champion and champion.version == version:
+        return
+    connection.execute(_CHANGE_ROLE, {"before": "previous", "after": "retired"})
+    connection.execute(_GIVE_ROLE, {"which": version, "after": "retired"})  # one version a role, at every moment
+    connection.execute(_CHANGE_ROLE, {"before": "champion", "after": "previous"})
+    connection.execute(_GIVE_ROLE, {"which": version, "after": "champion"})
+    _all_to_champion(connection)
+
+
+def versions(connection: sa.Connection) -> dict[int, Role]:
+    """Every version and its role, newest first."""
+    rows = connection.execute(sa.select(releases.c.version, releases.c.role).order_by(releases.c.version.desc()))
+    return {row.version: row.role for row in rows}
+
+
+def roles(connection: sa.Connection) -> dict[Role, int]:
+    """Version by role, for the roles that only one version can have."""
+    return {row.role: row.version for row in connection.execute(_IN_ROLES)}
+
+
+def _hold_releases(connection: sa.Connection) -> None:
+    """What is read of the releases must not change before it is written; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE releases IN SHARE ROW EXCLUSIVE MODE")
+
+
+def _all_to_champion(connection: sa.Connection) -> None:
+    """The releases have changed: no share for the challenger, and a new salt."""
+    changed = {"challenger_weight": 0.0, "shadow_share": 0.0, "salt": secrets.token_hex(8)}
+    connection.execute(_CHANGE_ROUTING, changed)

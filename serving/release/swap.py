@@ -1,0 +1,239 @@
+"""Swap: another version becomes champion while requests flow, and none of them gets a failed or a wrong answer.
+
+load → warm → golden answers equal the offline ones → release table (gateways follow it) → drain → unload → park.
+Every step looks before it acts: a swap killed anywhere is completed by the next call.
+"""
+
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+from filelock import FileLock
+
+from pipeline import tracking
+from pipeline.errors import EvergreenError, InputError, RefusedError
+from pipeline.params import Params, Serve
+from pipeline.session.golden_answers import Golden, golden_differences, read_golden
+from serving.release.manifest import MANIFEST, model_name, read_verified, repository
+from serving.release.release_table import UNIQUE_ROLES, promote, roles, versions
+from serving.release.routing import Routes, read_routes, set_routing
+from serving.triton.client import (
+    BATCH_TEXTS,
+    TritonError,
+    address,
+    ask_grpc,
+    drain,
+    is_alive,
+    is_ready,
+    key_file,
+    load,
+    loaded,
+    unload,
+)
+from state.database import open_state
+
+DRAIN_TIMEOUT_S = 30.0
+Say = Callable[[str], None]
+
+
+class Swapped(NamedTuple):
+    """What a swap did; `before` was champion until then."""
+
+    version: int
+    before: int | None
+    was_served: bool  # a Triton was there and has it loaded now
+
+
+def swap(
+    version: int, params: Params, home: Path, say: Say, may: Callable[[sa.Connection], None] = lambda _connection: None
+) -> Swapped:
+    """Make a published version champion; raises `InputError`, `RefusedError` (golden answers) or `ToolError` (Triton).
+
+    `may` raises when whoever swaps has lost the right to: before anything is done, and again in the transaction that promotes.
+    """
+    serve = address(params.serve)
+    with FileLock(home / "publish.lock"), open_state(home) as engine:
+        with engine.begin() as connection:
+            may(connection)
+            before = _known(connection, version)
+            in_use = read_routes(connection).served
+        served = is_alive(serve)
+        if served:
+            bring_up(serve, home, version, say, in_use=version in in_use)
+        else:
+            read_verified(unpark(home, version))
+        with engine.begin() as connection:
+            may(connection)
+            promote(connection, version)
+            wanted, now = read_routes(connection).served, roles(connection)
+        say(f"version {version} is champion; gateways follow within {params.gateway.routing_poll_ms} ms")
+        if served:
+            take_down(serve, home, wanted, 2 * params.gateway.routing_poll_ms / 1000, say)
+        with tracking.registry(home):
+            for role in UNIQUE_ROLES:
+                tracking.set_alias(params.publish.name, role, now.get(role))
+        park(home, set(now.values()))
+    return Swapped(version, before, served)
+
+
+def route(params: Params, home: Path, *, challenger_weight: float, shadow_share: float, say: Say) -> Routes:
+    """Change who answers: the challenger is loaded and checked before it gets traffic, and unloaded when it gets none."""
+    serve = address(params.serve)
+    with FileLock(home / "publish.lock"), open_state(home) as engine:
+        with engine.begin() as connection:
+            routes = read_routes(connection)
+        served = is_alive(serve)
+        if served and routes.challenger and (challenger_weight or shadow_share):
+            bring_up(serve, home, routes.challenger, say, in_use=routes.challenger in routes.served)
+        try:
+            with engine.begin() as connection:
+                routes = set_routing(connection, challenger_weight=challenger_weight, shadow_share=shadow_share)
+        finally:  # shares that are none are refused: then nothing has changed, and what was loaded for them goes
+            if served:
+                take_down(serve, home, routes.served, 2 * params.gateway.routing_poll_ms / 1000, say)
+    return routes
+
+
+def catch_up(params: Params, home: Path, say: Say, *, timeout_s: float) -> None:
+    """Bring a server that has just started to what the release table says now: a swap may have moved it meanwhile.
+
+    A challenger that does not load, or answers otherwise than offline, loses its share. Raises what `bring_up` raises for the
+    champion, and filelock's `Timeout` while a swap is at work.
+    """
+    serve = address(params.serve)
+    with FileLock(home / "publish.lock", timeout=timeout_s), open_state(home) as engine:
+        with engine.begin() as connection:
+            routes = read_routes(connection)
+        if routes.champion:
+            bring_up(serve, home, routes.champion, say, in_use=True)
+            load_companions(serve, home, routes.champion, say)
+        for version in routes.served - {routes.champion}:
+            try:
+                bring_up(serve, home, version, say, in_use=False)
+            except EvergreenError as error:
+                with engine.begin() as connection:
+                    set_routing(connection, challenger_weight=0.0, shadow_share=0.0)
+                say(f"the challenger, version {version}, gets no traffic any more: {error}")
+
+
+def bring_up(serve: Serve, home: Path, version: int, say: Say, *, in_use: bool) -> None:
+    """Load a version, and hold its golden answers against the offline ones.
+
+    One that fails is refused, and unloaded again unless it is `in_use`: then somebody has to look, and a doubtful answer may be
+    better than none.
+    """
+    model, folder = model_name(version), unpark(home, version)
+    read_verified(folder)
+    golden, key = _golden(folder), _key(home, serve)
+    if not is_ready(serve, [model]):
+        load(serve, model, key)
+        say(f"{model} is loaded and warm")
+    if problem := _problem(serve, model, golden):
+        if not in_use:
+            unload(serve, model, key)
+        raise RefusedError(
+            model,
+            problem,
+            "what served before serves on; make the package again on a machine like this one: .venv/bin/dvc repro -f package",
+        )
+    say(f"{model}: {len(golden.texts)} golden answers equal the offline ones")
+
+
+def load_companions(serve: Serve, home: Path, version: int, say: Say) -> None:
+    """Load what `serving.release.frameworks` laid beside this version; one that does not load is told, and stops nothing."""
+    for model in (f"{model_name(version)}-torch", f"control-{version}"):
+        if (repository(home) / model / MANIFEST).is_file() and not is_ready(serve, [model]):
+            try:
+                load(serve, model, _key(home, serve))
+                say(f"{model} is loaded beside it")
+            except EvergreenError as error:
+                say(f"{model} is not served: {error}")
+
+
+def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, say: Say) -> None:
+    """Unload every version that is not wanted, once nobody has asked it for `quiet_s`.
+
+    A gateway that has not heard of new routes still asks the old version; silence for two of its polls means that all have heard.
+    """
+    key = _key(home, serve)
+    for model in loaded(serve, key):
+        found = re.fullmatch(r"(?:intent|control)-(\d+)(?:-torch)?", model)
+        if found is None or int(found[1]) in wanted:
+            continue
+        if not drain(serve, model, quiet_s, DRAIN_TIMEOUT_S):
+            say(f"{model} is still asked after {DRAIN_TIMEOUT_S:.0f} s, by a client that names it; it is unloaded all the same")
+        unload(serve, model, key)
+        say(f"{model} is unloaded")
+
+
+def park(home: Path, kept: set[int]) -> list[int]:
+    """Move the folders of versions that have no role out of the live repository; returns their numbers."""
+    moved = []
+    for folder in sorted(repository(home).iterdir()):
+        found = re.fullmatch(r"intent-(\d+)", folder.name)
+        version = int(found[1]) if found else 0
+        if found and version not in kept:
+            target = _parked(home, version)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            folder.replace(target)
+            moved.append(version)
+    return moved
+
+
+def unpark(home: Path, version: int) -> Path:
+    """The version's folder in the live repository, brought back when it was parked."""
+    folder, parked = repository(home) / model_name(version), _parked(home, version)
+    if parked.is_dir() and not folder.exists():
+        parked.replace(folder)
+    return folder
+
+
+def _problem(serve: Serve, model: str, golden: Golden) -> str | None:
+    """In words, how the server's golden answers are not the offline ones."""
+    nonce = secrets.token_hex(8)  # in each call, so that Triton's cache cannot answer for the life before of the same version
+    size = BATCH_TEXTS - 1
+    try:
+        parts = [ask_grpc(serve, model, [nonce, *golden.texts[at : at + size]]) for at in range(0, len(golden.texts), size)]
+    except TritonError as error:
+        return f"it did not answer its golden texts: {error}"
+    labels = [label for part in parts for label in part.labels[1:]]
+    differences = golden_differences(golden, labels, np.concatenate([part.probabilities[1:] for part in parts]))
+    if not differences:
+        return None
+    return f"{len(differences)} of {len(golden.texts)} golden answers differ from the offline ones: {differences[0]}"
+
+
+def _golden(folder: Path) -> Golden:
+    try:
+        return read_golden(folder)
+    except (OSError, ValueError) as error:
+        what = f"its package has no golden answers: {error}"
+        raise RefusedError(str(folder), what, "make and publish a package of today: make repro") from None
+
+
+def _known(connection: sa.Connection, version: int) -> int | None:
+    """The champion before; raises `InputError` when the version was never published."""
+    there = versions(connection)
+    if version not in there:
+        listed = ", ".join(f"{number} ({role})" for number, role in there.items()) or "none"
+        raise InputError(f"version {version}", f"it was never published; there are: {listed}", "choose one of them")
+    return roles(connection).get("champion")
+
+
+def _key(home: Path, serve: Serve) -> str:
+    path = key_file(home, serve)
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        what = "a Triton answers, but the key of its administration is not here"
+        raise InputError(str(path), what, "start Triton with make serve, or name its key: EVERGREEN_TRITON_KEY_FILE") from None
+
+
+def _parked(home: Path, version: int) -> Path:
+    return home / "parked" / model_name(version)

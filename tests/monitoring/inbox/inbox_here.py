@@ -1,0 +1,172 @@
+"""A real inbox on a free port, what Alertmanager posts to it, and a monitor that answers with a report."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+import uvicorn
+
+from monitoring.inbox.app import create_app
+from pipeline.params import Alerts
+
+NOW = 1_790_000_000.0
+REPORT = {
+    "version": 3,
+    "at": "2026-09-21T14:03:20+00:00",
+    "signals": [
+        {
+            "signal": "input_sketch",
+            "value": 0.0213,
+            "window_threshold": 0.0187,
+            "threshold": 9.21,
+            "log_e": 14.8,
+            "effect_size": 0.41,
+            "moved_words": ["drone", "rooftop", "landing pad", "propeller"],
+            "examples": [
+                "the drone dropped my parcel on the neighbour's rooftop",
+                "can I choose another landing pad for drone delivery?",
+                "<script>alert('a text is a text')</script> & propeller noise at night",
+            ],
+        },
+        {
+            "signal": "prediction_confidence",
+            "value": 0.27,
+            "window_threshold": None,
+            "threshold": 9.21,
+            "log_e": 11.2,
+            "effect_size": 0.33,
+            "moved_words": [],
+            "examples": ["who repairs a drone that fell into my garden?"],
+        },
+    ],
+    "accuracy": {"estimate": 0.87, "lower": 0.84, "upper": 0.9, "reference": 0.94},
+    "estimated_share": 0.31,
+}
+
+
+class Here(NamedTuple):
+    """A running inbox."""
+
+    url: str
+    alerts: Alerts
+    home: Path
+
+    def post(self, *told: dict[str, Any], content_type: str = "application/json") -> int:
+        """Alertmanager's webhook; returns the status."""
+        return self.send(json.dumps({"version": "4", "status": "firing", "alerts": told}).encode(), content_type)
+
+    def send(self, body: bytes, content_type: str = "application/json") -> int:
+        return requests.post(f"{self.url}/alerts", body, headers={"content-type": content_type}, timeout=10).status_code
+
+    def page(self, host: str = "") -> str:
+        answer = requests.get(f"{self.url}/", headers={"host": host} if host else {}, timeout=10)
+        answer.raise_for_status()
+        return answer.text
+
+    def state(self) -> dict[str, Any]:
+        return dict(requests.get(f"{self.url}/messages.json", timeout=10).json())
+
+    def wait(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 10) -> dict[str, Any]:
+        """The state once it is as asked for."""
+        deadline = time.monotonic() + within_s
+        while not holds(state := self.state()):
+            assert time.monotonic() < deadline, state
+            time.sleep(0.02)
+        return state
+
+
+@contextmanager
+def inbox_here(alerts: Alerts, home: Path, clock: Callable[[], float] = lambda: NOW) -> Iterator[Here]:
+    """The app on a real server, in a thread."""
+    alerts = alerts.model_copy(update={"inbox_port": free_port()})
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(alerts, home, clock), host=alerts.host, port=alerts.inbox_port, log_level="warning")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not server.started:
+            assert time.monotonic() < deadline and thread.is_alive(), "the inbox did not start"
+            time.sleep(0.01)
+        yield Here(f"http://{alerts.host}:{alerts.inbox_port}", alerts, home)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def monitor_here(report: object = REPORT) -> Iterator[int]:
+    """A monitor's /report.json on a free port."""
+    body = json.dumps(report).encode()
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/report.json" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def drift(signal: str = "input_sketch", *, began: float = NOW - 300, ended: float | None = None, **notes: str) -> dict[str, Any]:
+    """An alert on drift as Alertmanager posts it."""
+    return told(
+        {"alertname": "EvergreenDrift", "area": "drift", "severity": "warning", "version": "3", "signal": signal},
+        {
+            "summary": f"{signal} of version 3 has moved away from its reference",
+            "description": f"The log e-value of {signal} is 14.80, over its threshold 9.21.",
+            "next": "Nothing happens by itself: look, and retrain when it is worth it (make repro).",
+            "look": "curl -s http://127.0.0.1:8095/report.json | python3 -m json.tool",
+            "runbook_url": "docs/runbooks.md#evergreendrift",
+            "loss": "7%",
+        }
+        | notes,
+        began,
+        ended,
+    )
+
+
+def switch(evaluated: float) -> dict[str, Any]:
+    """The dead man's switch."""
+    return told({"alertname": "EvergreenWatchdog", "area": "switch"}, {"evaluated_at": f"{evaluated:.3f}"}, NOW - 9000, None)
+
+
+def told(labels: dict[str, str], notes: dict[str, str], began: float, ended: float | None) -> dict[str, Any]:
+    def stamp(at: float) -> str:
+        return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "123Z")  # nanoseconds, as Go writes them
+
+    return {
+        "status": "resolved" if ended else "firing",
+        "labels": labels,
+        "annotations": notes,
+        "startsAt": stamp(began + 0.25),
+        "endsAt": stamp(ended + 0.25) if ended else "0001-01-01T00:00:00Z",
+        "generatorURL": "http://127.0.0.1:9090/graph",
+        "fingerprint": f"{abs(hash(tuple(sorted(labels.items())))):x}",
+    }

@@ -1,0 +1,133 @@
+"""The whole room on loopback: drift in the prediction log, monitor, Prometheus, Alertmanager, words and texts in the inbox.
+
+The model and its reference are the small project's; what the gateway would have logged is written by its own segment writer.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from monitoring.drift.calibration import reference_rows
+from monitoring.drift.window import Rows
+from monitoring.local.watch import running
+from pipeline.params import Alerts, Params
+from pipeline.reference_profile import Reference, load_reference
+from serving.release.manifest import model_name, repository
+from serving.release.publish import publish
+from tests.conftest import ROOT, Project
+from tests.monitoring.alert_rules.test_end_to_end import INBOX, PACE
+from tests.monitoring.homes import Gateway, log_rows
+from tests.monitoring.inbox.inbox_here import Here, free_port
+
+MONITOR = """
+import os, sys
+os.chdir(sys.argv[1])
+os.environ["EVERGREEN_HOME"] = sys.argv[2]
+from monitoring.monitor.service import main
+sys.argv[1:] = []
+main()
+"""
+
+
+class Traffic:
+    """Rows as the version answered its reference rows, with texts and customers of their own."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference, self.rng, self.count = reference, np.random.default_rng(5), 0
+
+    def rows(self, count: int) -> Rows:
+        """As the reference."""
+        drawn = reference_rows(self.reference, np.ones(len(self.reference.ids), dtype=np.bool_)).take(
+            self.rng.integers(0, len(self.reference.ids), count)
+        )
+        return self._named(drawn, "where is parcel number {}")
+
+    def foreign(self, count: int) -> Rows:
+        """Texts of another kind: the sketch lies elsewhere, the answer is unsure."""
+        rows = self.rows(count)
+        probabilities = np.full_like(rows.probabilities, 1 / rows.probabilities.shape[1])
+        sketch = -rows.sketch + self.rng.normal(0, rows.sketch.std(), rows.sketch.shape).astype(np.float16)
+        return self._named(rows._replace(probabilities=probabilities, sketch=sketch), "my scooter battery {} caught fire")
+
+    def _named(self, rows: Rows, text: str) -> Rows:
+        numbers = range(self.count, self.count + len(rows.pieces))
+        self.count += len(numbers)
+        return rows._replace(
+            id=np.array([f"p{number}" for number in numbers]),
+            unit=np.array([f"customer-{number}" for number in numbers]),
+            text=np.array([text.format(number) for number in numbers]),
+        )
+
+
+@pytest.fixture
+def quick(made: Project, params: Params) -> Params:
+    """Ports that are free, a pace of seconds, small windows."""
+    ports = {f"{name}_port": free_port() for name in ("prometheus", "alertmanager", "inbox", "monitor")}
+    few = {"window_rows": 60, "min_reference_rows": 10, "poll_s": 0.2}
+    return params.model_copy(
+        update={
+            "alerts": params.alerts.model_copy(update=PACE | ports),
+            "monitor": params.monitor.model_copy(update=few),
+            "gateway": params.gateway.model_copy(update={"port": free_port()}),
+            "serve": params.serve.model_copy(update={"metrics_port": free_port()}),
+        }
+    )
+
+
+@contextmanager
+def room(params: Params, tools: Path, home: Path, work: Path) -> Iterator[Here]:
+    alerts: Alerts = params.alerts
+    (work / "params.yaml").write_text(json.dumps(params.model_dump(mode="json")))
+    inbox = [sys.executable, "-c", INBOX, alerts.model_dump_json(), str(home)]
+    monitor = [sys.executable, "-c", MONITOR, str(work), str(home)]
+    with running(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=monitor):
+        yield Here(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home)
+
+
+def test_drift_in_the_log_reaches_the_inbox_with_words_and_three_texts(
+    made: Project, quick: Params, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, work = tmp_path / "live", tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    shutil.copytree(made.home, home, dirs_exist_ok=True)
+    with monkeypatch.context() as there:
+        there.setenv("EVERGREEN_HOME", str(home))
+        published = publish(made / "artifacts/package", made / "dvc.lock", quick.publish.name, home)
+    version = published.release.version
+    reference = load_reference(repository(home) / model_name(version) / "reference.npz")
+    file = (repository(home) / model_name(version) / "labels.txt").read_text().splitlines()
+    traffic, gateway = Traffic(reference), Gateway(home, "one")
+
+    def log(rows: Rows) -> None:
+        gateway.write(log_rows(rows, reference.labels.tolist(), version=version, at=time.time(), file=file))
+
+    log(traffic.rows(180))
+    with room(quick, tools, home, work) as inbox:
+        inbox.wait(lambda state: state["switch"] is not None)
+        report = requests.get(f"http://127.0.0.1:{quick.alerts.monitor_port}/report.json", timeout=5).json()
+        assert report["window"]["judged"] == 3
+        assert {one["alarm"] for one in report["signals"]} == {"none"}
+        assert not [one for one in inbox.state()["messages"] if one["labels"]["area"] == "drift"]
+        log(traffic.foreign(120))
+        state = inbox.wait(lambda state: bool(drifts(state)), within_s=25)
+        names = {one["labels"]["alertname"] for one in drifts(state)}
+        assert names & {"EvergreenDrift", "EvergreenWindowDrift"}
+        page = inbox.page()
+    assert "scooter" in page
+    assert page.count("my scooter battery") >= 3
+    assert f"of version {version}" in page
+
+
+def drifts(state: dict[str, list[dict[str, dict[str, str]]]]) -> list[dict[str, dict[str, str]]]:
+    """Messages on drift that have their words and texts."""
+    return [one for one in state["messages"] if one["labels"]["area"] == "drift" and one["evidence"] is not None]

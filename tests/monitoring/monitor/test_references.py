@@ -1,0 +1,148 @@
+"""A monitor without the models: it fetches the champion's reference from the model store, and says so while it cannot."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from monitoring.monitor.metrics import Exporter
+from monitoring.monitor.references import References
+from monitoring.monitor.service import Monitor
+from pipeline.errors import RefusedError
+from pipeline.params import Params
+from pipeline.reference_profile import save_reference
+from serving.release.manifest import MANIFEST, content_digest, file_digests, model_name
+from serving.release.release_table import Release, add_release, promote
+from state.database import open_state
+from state.tables import windows
+from tests.monitoring.homes import NOON, Gateway, log_rows
+from tests.monitoring.monitor.test_service import own, rows_of, value  # noqa: F401 (own is a fixture)
+from tests.monitoring.worlds import LABELS, World
+
+
+def put_model(store: Path, version: int, **changed: bytes) -> Release:
+    """A published folder in the store, and its release; `changed` files are altered after the manifest was written."""
+    folder = store / model_name(version)
+    (folder / "1").mkdir(parents=True)
+    (folder / "1/model.onnx").write_bytes(b"weights" * 1000)
+    save_reference(folder / "reference.npz", World(version).reference(800))
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in sorted(LABELS.tolist(), reverse=True)))
+    manifest = {"files": file_digests(folder)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    for name, content in changed.items():
+        (folder / f"{name}.txt").write_bytes(content)
+    return Release(version, content_digest(manifest), "champion")
+
+
+def enter(home: Path, release: Release) -> None:
+    with open_state(home) as engine, engine.begin() as connection:
+        add_release(connection, release.version, release.content_digest)
+        promote(connection, release.version)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def asked(monitor: Monitor) -> tuple[float, float]:
+    """How often the store gave a reference, and how often it did not."""
+    fetched, failed = (value(monitor, "monitor_reference_fetches_total", result=result) for result in ("fetched", "failed"))
+    return fetched or 0.0, failed or 0.0
+
+
+def test_after_a_promotion_the_monitor_fetches_the_reference_and_judges_what_waited(
+    own: Params,  # noqa: F811
+    home: Path,
+    store: Path,
+) -> None:
+    enter(home, put_model(store, 1))
+    monitor = Monitor(own, home, lambda: NOON + 100, str(store))
+    monitor.cycle()
+    enter(home, put_model(store, 2))
+    Gateway(home, "one").write(log_rows(World(8).rows(150), LABELS, version=2))
+    while monitor.cycle():
+        pass
+    assert monitor.failed == ""
+    assert [row[:2] for row in rows_of(home, windows, "version", "number")] == [(2, 1)]
+    assert asked(monitor) == (2, 0)
+    assert {path.name for path in (home / "references/intent-2").iterdir()} == {"reference.npz", "labels.txt", MANIFEST}
+    again = Monitor(own, home, lambda: NOON + 100, str(store / "away"))  # another process finds it where it lies
+    again.cycle()
+    assert again.failed == ""
+    assert asked(again) == (0, 0)
+
+
+def test_a_store_that_is_away_is_asked_ever_more_seldom_and_each_cycle_fails_until_it_is_back(
+    own: Params,  # noqa: F811
+    home: Path,
+    store: Path,
+) -> None:
+    enter(home, put_model(store, 2))
+    store.rename(store.with_name("away"))
+    Gateway(home, "one").write(log_rows(World(8).rows(150), LABELS, version=2))
+    monitor, now = Monitor(own, home, lambda: NOON + 100, str(store)), [1000.0]
+    monitor._references = References(home, str(store), monitor.exporter.reference_asked, lambda: now[0])
+    for _ in range(60):  # each second
+        monitor.cycle()
+        now[0] += 1.0
+        assert monitor.failed == "reference"
+    assert value(monitor, "monitor_failures_total", part="reference") == 60
+    assert asked(monitor) == (0, 8)  # after 0, 1, 2, 4, 8, 16, 31 and 46 s
+    assert value(monitor, "monitored_version") == 2
+    assert value(monitor, "reference_rows", version="2") is None  # on which EvergreenReferenceMissing fires
+    assert value(monitor, "monitor_last_success_timestamp_seconds") is None
+    store.with_name("away").rename(store)
+    now[0] += 15.0
+    while monitor.cycle():
+        pass
+    assert monitor.failed == ""
+    assert value(monitor, "reference_rows", version="2") == 800
+    assert len(rows_of(home, windows)) == 1
+
+
+def folder_of(release: Release, home: Path, store: Path) -> Path:
+    return References(home, str(store), Exporter().reference_asked).folder(release)
+
+
+def test_a_file_that_was_altered_in_the_store_is_not_laid(home: Path, store: Path) -> None:
+    release = put_model(store, 2, labels=b"other\n")
+    with pytest.raises(RefusedError, match=r"labels\.txt: the file does not have the SHA-256"):
+        folder_of(release, home, store)
+    assert not (home / "references/intent-2").exists()
+
+
+def test_a_folder_that_is_not_what_was_released_is_refused(home: Path, store: Path) -> None:
+    release = put_model(store, 2)._replace(content_digest="0" * 64)
+    with pytest.raises(RefusedError, match="intent-2: this is not the content that was released"):
+        folder_of(release, home, store)
+
+
+def test_a_version_that_brings_no_reference_is_named(home: Path, store: Path) -> None:
+    put_model(store, 2)
+    folder = store / "intent-2"
+    (folder / "reference.npz").unlink()
+    manifest = {"files": file_digests(folder)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(RefusedError, match=r"names no reference\.npz"):
+        folder_of(Release(2, content_digest(manifest), "champion"), home, store)
+
+
+def test_what_a_killed_fetch_has_left_is_fetched_anew(home: Path, store: Path) -> None:
+    release = put_model(store, 2)
+    half = folder_of(release, home, store)
+    (half / MANIFEST).unlink()
+    (half / "labels.txt").write_text("half")
+    shutil.copytree(half, half.parent / ".fetching" / half.name)
+    assert (folder_of(release, home, store) / "labels.txt").read_text() == (store / "intent-2/labels.txt").read_text()
+
+
+def test_without_a_store_the_reference_lies_with_the_live_model(home: Path) -> None:
+    references = References(home, "", Exporter().reference_asked)
+    assert references.folder(Release(3, "", "champion")) == home / "models/intent-3"

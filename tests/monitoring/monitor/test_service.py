@@ -1,0 +1,398 @@
+"""The monitor's cycles on SQLite, PostgreSQL and real segments: what it keeps, what it survives; a kill costs nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import sqlalchemy as sa
+
+from monitoring.monitor import service as monitor_module
+from monitoring.monitor.service import Monitor
+from pipeline.params import Params
+from serving.release.release_table import promote
+from state import tables
+from state.database import open_state
+from tests.monitoring.homes import NOON, Gateway, log_rows, publish
+from tests.monitoring.inbox.inbox_here import free_port
+from tests.monitoring.worlds import LABELS, World, settings
+
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # what no database has a part in
+WINDOWS = ("version", "number", "began_at", "ended_at", "rows", "foreign_share", "told")
+
+
+@pytest.fixture
+def own(params: Params) -> Params:
+    """Small windows, few draws, a promise that so few draws can keep, a free port."""
+    alerts = params.alerts.model_copy(update={"monitor_port": free_port()})
+    return params.model_copy(
+        update={"monitor": settings(params.monitor, window_rows=100, false_alarms_per_week=1.0), "alerts": alerts}
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path, database: str) -> Path:
+    """Version 1 is champion; an SQLite file or a PostgreSQL holds the state."""
+    publish(tmp_path, 1, World(1).reference(800))
+    return tmp_path
+
+
+def drive(monitor: Monitor) -> Monitor:
+    while monitor.cycle():
+        pass
+    return monitor
+
+
+def fresh(own: Params, home: Path) -> Monitor:
+    return Monitor(own, home, lambda: NOON + 100)
+
+
+def rows_of(home: Path, table: sa.Table, *columns: str) -> list[tuple[Any, ...]]:
+    with open_state(home) as engine, engine.connect().execution_options(reads_only=True) as connection:
+        shown = [table.c[name] for name in columns] or list(table.c)
+        return [tuple(row) for row in connection.execute(sa.select(*shown).order_by(*table.primary_key.columns))]
+
+
+def value(monitor: Monitor, name: str, **labels: str) -> float | None:
+    return monitor.exporter.registry.get_sample_value(f"evergreen_{name}", labels)
+
+
+def give(home: Path, *opinions: tuple[str, str]) -> None:
+    """Feedback: (prediction id, label)."""
+    with open_state(home) as engine, engine.begin() as connection:
+        for id, label in opinions:
+            row = {"prediction_id": id, "label": label, "kind": "label", "source": "desk", "received_at": datetime.now(UTC)}
+            connection.execute(tables.feedback.insert().values(row))
+
+
+def test_windows_signals_and_answers_are_kept(own: Params, home: Path) -> None:
+    Gateway(home, "one").write(log_rows(World(2).rows(250), LABELS))
+    monitor = drive(fresh(own, home))
+    assert monitor.failed == ""
+    windows = rows_of(home, tables.windows, "version", "number", "began_at", "ended_at", "rows")
+    assert windows == [(1, 1, NOON, pytest.approx(NOON + 0.099), 100), (1, 2, pytest.approx(NOON + 0.1), NOON + 0.199, 100)]
+    assert len(rows_of(home, tables.signals)) == 2 * 7
+    assert len(rows_of(home, tables.answers)) == 250
+    assert value(monitor, "window_rows", version="1") == 50
+    assert value(monitor, "monitor_rows_total", version="1", role="champion") == 250
+    assert {row[-1] for row in rows_of(home, tables.signals, "alarm")} == {"none"}
+
+
+@ON_SQLITE
+def test_drift_is_told_with_words_and_texts(own: Params, home: Path) -> None:
+    world, gateway = World(3), Gateway(home, "one")
+    gateway.write(log_rows(world.rows(300), LABELS))
+    monitor = drive(fresh(own, home))
+    assert all(one["alarm"] == "none" and not one["examples"] for one in monitor.report["signals"])  # type: ignore[index]
+    gateway.write(log_rows(world.rows(300, foreign=0.4), LABELS, at=NOON + 10))
+    told = {one["signal"]: one for one in drive(monitor).report["signals"]}["input_novelty"]  # type: ignore[index]
+    assert told["alarm"] == "both"
+    assert "scooter" in told["moved_words"]
+    assert len(told["examples"]) == 3
+    assert all(text.startswith("scooter battery") for text in told["examples"])
+    labels = {"version": "1", "signal": "input_novelty"}
+    assert value(monitor, "drift_log_e", **labels) > value(monitor, "drift_log_e_threshold", signal="input_novelty")  # type: ignore[operator]
+    assert value(monitor, "drift_statistic", **labels) > value(monitor, "drift_statistic_threshold", **labels)  # type: ignore[operator]
+    assert "scooter" in rows_of(home, tables.windows, "told")[-1][0]
+
+
+@ON_SQLITE
+def test_a_log_of_hashes_shows_no_texts(own: Params, home: Path) -> None:
+    world, gateway = World(3), Gateway(home, "one")
+    gateway.write(log_rows(world.rows(300), LABELS), text="hash")
+    gateway.write(log_rows(world.rows(300, foreign=0.4), LABELS, at=NOON + 10), text="hash")
+    told = {one["signal"]: one for one in drive(fresh(own, home)).report["signals"]}["input_novelty"]  # type: ignore[index]
+    assert told["alarm"] == "both"
+    assert (told["moved_words"], told["examples"]) == ([], [])
+
+
+def found(home: Path) -> list[Any]:
+    return [rows_of(home, tables.windows, *WINDOWS), rows_of(home, tables.signals), rows_of(home, tables.answers, "id", "label")]
+
+
+def test_restarts_and_any_cut_into_batches_change_nothing(own: Params, tmp_path: Path) -> None:
+    results = []
+    for number, batch_rows in enumerate((10_000, 40)):
+        home = tmp_path / str(number)
+        publish(home, 1, World(1).reference(800))
+        world, gateway = World(4), Gateway(home, "one")
+        for segment in range(12):
+            gateway.write(log_rows(world.rows(37, foreign=0.3 * (segment > 6)), LABELS, at=NOON + segment))
+        changed = own.model_copy(update={"monitor": own.monitor.model_copy(update={"batch_rows": batch_rows})})
+        more = True
+        while more:
+            monitor = fresh(changed, home)  # a new process for each batch
+            more = monitor.cycle()
+            monitor.close()
+        results.append(found(home))
+    assert results[0] == results[1]
+    assert len(results[0][0]) == 4
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from monitoring.monitor import service as monitor, store as signals
+from pipeline.params import Params
+
+point, home, params = int(sys.argv[1]), Path(sys.argv[2]), Params.model_validate_json(sys.argv[3])
+passed = 0
+
+def killing(function):
+    def wrapped(*arguments):
+        global passed
+        for _ in range(2):  # before and after
+            if passed == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            passed += 1
+            result = function(*arguments) if _ == 0 else result
+        return result
+    return wrapped
+
+for name in ("save", "add_windows", "add_answers", "add_judgements"):
+    setattr(signals, name, killing(getattr(signals, name)))
+monitor.Monitor._tell = killing(monitor.Monitor._tell)
+one = monitor.Monitor(params, home, lambda: 1_790_000_100.0)
+while one.cycle():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("database", "point"),
+    [*(("sqlite", point) for point in range(0, 30, 3)), *(("postgresql", point) for point in (3, 21))],
+    indirect=["database"],
+)
+def test_a_kill_9_anywhere_neither_doubles_nor_loses(
+    own: Params, tmp_path: Path, database: str, point: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitors = own.monitor.model_copy(update={"batch_rows": 100})
+    own = own.model_copy(update={"monitor": monitors})
+    kept = []
+    for name, url in (("killed", database), ("spared", f"sqlite:///{tmp_path / 'spared.db'}")):
+        monkeypatch.setenv("EVERGREEN_STATE_URL", url)
+        home = tmp_path / name
+        publish(home, 1, World(1).reference(800))
+        world, gateway = World(5), Gateway(home, "one")
+        for segment in range(3):
+            gateway.write(log_rows(world.rows(110), LABELS, at=NOON + segment))
+        give(home, ("p3", "address"), ("p130", "nonsense"))
+        if name == "killed":
+            command = [sys.executable, "-c", KILLED, str(point), str(home), own.model_dump_json()]
+            assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
+        drive(fresh(own, home)).close()
+        kept.append([*found(home), rows_of(home, tables.judgements, "prediction_id", "correct")])
+    assert kept[0] == kept[1]
+    assert len(kept[0][-1]) == 2
+
+
+def test_a_promotion_begins_anew_and_loses_no_row_of_the_new_champion(own: Params, home: Path) -> None:
+    Gateway(home, "one").write(log_rows(World(2).rows(250), LABELS))
+    monitor = drive(fresh(own, home))
+    publish(home, 2, World(7).reference(800))
+    Gateway(home, "two").write(log_rows(World(8).rows(150), LABELS, version=2, at=NOON + 20))
+    drive(monitor)
+    assert value(monitor, "monitored_version") == 2
+    assert value(monitor, "window_rows", version="1") is None
+    assert value(monitor, "window_rows", version="2") == 50
+    assert monitor.report["version"] == 2  # type: ignore[index]
+    with open_state(home) as engine, engine.begin() as connection:
+        promote(connection, 1)
+    drive(monitor)
+    Gateway(home, "three").write(log_rows(World(9).rows(100), LABELS, at=NOON + 40))
+    drive(monitor)
+    assert [row[:2] for row in rows_of(home, tables.windows, *WINDOWS)] == [(1, 1), (1, 2), (1, 3), (2, 1)]
+
+
+def test_rows_wait_in_the_log_while_a_reference_is_missing(own: Params, home: Path) -> None:
+    monitor = drive(fresh(own, home))
+    publish(home, 2, None)
+    Gateway(home, "two").write(log_rows(World(8).rows(150), LABELS, version=2))
+    monitor.cycle()
+    monitor.cycle()
+    assert monitor.failed == "reference"
+    assert value(monitor, "monitor_failures_total", part="reference") == 2
+    for name in ("reference.npz", "labels.txt"):
+        (home / "models/intent-2" / name).write_bytes((home / "models/intent-1" / name).read_bytes())
+    drive(monitor)
+    assert monitor.failed == ""
+    assert len(rows_of(home, tables.windows)) == 1
+
+
+@ON_SQLITE
+def test_a_database_that_is_away_is_counted_and_nothing_is_lost(own: Params, home: Path) -> None:
+    Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
+    monitor = fresh(own, home)
+    drive(monitor)
+    Gateway(home, "two").write(log_rows(World(3).rows(150), LABELS, at=NOON + 5))
+    (home / "state.db").rename(home / "away.db")
+    (home / "state.db").mkdir()
+    monitor._engine.dispose()
+    assert monitor.cycle() is False
+    assert monitor.failed == "database"
+    (home / "state.db").rmdir()
+    (home / "away.db").rename(home / "state.db")
+    drive(monitor)
+    assert monitor.failed == ""
+    assert len(rows_of(home, tables.windows)) == 3
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_server_that_ends_our_sessions_loses_nothing(own: Params, home: Path, database: str) -> None:
+    Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
+    monitor = drive(fresh(own, home))
+    Gateway(home, "two").write(log_rows(World(3).rows(150), LABELS, at=NOON + 5))
+    with sa.create_engine(database, poolclass=sa.NullPool).connect() as connection:
+        ours = "datname = current_database() AND pid <> pg_backend_pid()"
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")  # noqa: S608
+    monitor.cycle()
+    drive(monitor)
+    assert monitor.failed == ""
+    assert value(monitor, "monitor_failures_total", part="database") is None  # a new session is opened unseen
+    assert len(rows_of(home, tables.windows)) == 3
+
+
+@ON_SQLITE
+def test_spoilt_segments_are_counted_and_passed_over(own: Params, home: Path) -> None:
+    gateway = Gateway(home, "one")
+    gateway.write(log_rows(World(2).rows(60), LABELS)).write_bytes(b"half")
+    gateway.write(log_rows(World(3).rows(120), LABELS, at=NOON + 1))
+    monitor = drive(fresh(own, home))
+    assert value(monitor, "monitor_segments_skipped_total") == 1
+    assert len(rows_of(home, tables.windows)) == 1
+
+
+def test_of_two_monitors_one_writes(own: Params, home: Path) -> None:
+    first, second = drive(fresh(own, home)), drive(fresh(own, home))
+    Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
+    drive(first)
+    second.cycle()
+    assert second.failed == "database"
+    drive(second)
+    assert second.failed == ""
+    assert len(rows_of(home, tables.windows)) == 1
+    assert value(second, "window_rows", version="1") == 50
+
+
+def test_feedback_counts_whether_it_or_the_answer_comes_first(own: Params, home: Path) -> None:
+    rows = log_rows(World(2).rows(200), LABELS)
+    give(home, *[(row.id, "something else") for row in rows[100:140]])
+    give(home, ("unknown", "address"))
+    monitor = drive(fresh(own, home))
+    Gateway(home, "one").write(rows)
+    drive(monitor)
+    give(home, *[(row.id, row.label) for row in rows[:100]], *[(row.id, row.label) for row in rows[100:140]])
+    drive(monitor)
+    assert value(monitor, "accuracy_labels", version="1") == 140
+    assert value(monitor, "accuracy_labelled_ratio", version="1", bound="estimate") == pytest.approx(100 / 140)
+    assert value(monitor, "harm_log_e", version="1") > 4.6  # type: ignore[operator]
+    assert drive(fresh(own, home)).report["labelled"]["labels"] == 140  # type: ignore[index]
+
+
+def test_what_was_known_is_told_again_after_a_restart_though_the_log_is_away(own: Params, home: Path) -> None:
+    Gateway(home, "one").write(log_rows(World(2).rows(250), LABELS))
+    drive(fresh(own, home))
+    away = own.model_copy(update={"log": own.log.model_copy(update={"url": "s3-that-nobody-has://log"})})
+    monitor = fresh(away, home)
+    monitor.cycle()
+    assert monitor.failed == "log"
+    assert value(monitor, "window_rows", version="1") == 50
+    assert value(monitor, "monitor_last_success_timestamp_seconds") is None
+
+
+def test_other_settings_begin_the_evidence_anew_and_go_on_counting_windows(own: Params, home: Path) -> None:
+    Gateway(home, "one").write(log_rows(World(2).rows(250), LABELS))
+    drive(fresh(own, home))
+    changed = own.model_copy(update={"monitor": own.monitor.model_copy(update={"cells": 16})})
+    Gateway(home, "two").write(log_rows(World(3).rows(100), LABELS, at=NOON + 9))
+    drive(fresh(changed, home))
+    assert [row[1] for row in rows_of(home, tables.windows, *WINDOWS)] == [1, 2, 3]
+
+
+@ON_SQLITE
+def test_an_alarm_of_a_window_stands_until_it_could_be_seen(own: Params, home: Path) -> None:
+    """Two drifted windows and ten quiet ones in one cycle: whoever looks every half a minute still sees it; later it is over."""
+    world, gateway, now = World(3), Gateway(home, "one"), [NOON + 100]
+    gateway.write(log_rows(world.rows(200, foreign=0.5), LABELS))
+    gateway.write(log_rows(world.rows(1000), LABELS, at=NOON + 1))
+    monitor = drive(Monitor(own, home, lambda: now[0]))
+    labels = {"version": "1", "signal": "input_novelty"}
+
+    def over() -> bool:
+        return value(monitor, "drift_statistic", **labels) > value(monitor, "drift_statistic_threshold", **labels)  # type: ignore[operator, no-any-return]
+
+    assert over()
+    now[0] += 61
+    gateway.write(log_rows(world.rows(100), LABELS, at=NOON + 61))
+    drive(monitor)
+    assert not over()
+    assert value(monitor, "drift_log_e", **labels) < value(monitor, "drift_log_e_threshold", signal="input_novelty")  # type: ignore[operator]
+
+
+def test_too_few_reference_rows_judge_no_drift_but_labels(own: Params, tmp_path: Path) -> None:
+    publish(tmp_path, 1, World(1).reference(60))
+    rows = log_rows(World(2).rows(150), LABELS)
+    Gateway(tmp_path, "one").write(rows)
+    give(tmp_path, *[(row.id, row.label) for row in rows[:40]])
+    monitor = drive(fresh(own, tmp_path))
+    assert monitor.failed == ""
+    assert value(monitor, "accuracy_labels", version="1") == 40
+    assert value(monitor, "drift_log_e", version="1", signal="input_novelty") is None
+
+
+@pytest.fixture
+def environment(own: Params, home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A working folder with params.yaml, and the environment of a monitor of its own."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "params.yaml").write_text(json.dumps(own.model_dump(mode="json")))
+    root = str(Path(monitor_module.__file__).parents[2])
+    return folder, {**os.environ, "EVERGREEN_HOME": str(home), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+
+
+@ON_SQLITE
+def test_once_prints_the_report(home: Path, environment: tuple[Path, dict[str, str]]) -> None:
+    Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
+    folder, variables = environment
+    command = [sys.executable, "-m", "monitoring.monitor", "--once"]
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["window"] == {"state": "watching", "rows": 50, "wanted": 100, "judged": 1}
+
+
+@ON_SQLITE
+def test_the_process_serves_reads_on_and_ends_at_sigterm(
+    own: Params, home: Path, environment: tuple[Path, dict[str, str]]
+) -> None:
+    folder, variables = environment
+    process = subprocess.Popen([sys.executable, "-m", "monitoring.monitor"], cwd=folder, env=variables)
+    url = f"http://127.0.0.1:{own.alerts.monitor_port}"
+    try:
+        wait(lambda: "evergreen_monitored_version 1.0" in requests.get(f"{url}/metrics", timeout=5).text)
+        Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
+        wait(lambda: requests.get(f"{url}/report.json", timeout=5).json()["window"]["judged"] == 1)
+        assert requests.get(f"{url}/report.json", headers={"host": "evil.example"}, timeout=5).status_code == 400
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=15) in (0, 143, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait(holds: Callable[[], bool], within_s: float = 20) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            if holds():
+                return
+        except (requests.RequestException, KeyError):
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

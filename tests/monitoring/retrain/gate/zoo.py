@@ -1,0 +1,152 @@
+"""Small real models for the gate: words to intents by logistic regression, exported to ONNX and packaged as the pipeline does."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from pipeline.data.records import Columns, Example, labels_of, make_example, write_examples, write_json
+from pipeline.data.split_sides import side_of
+from pipeline.params import Split
+from pipeline.reference_profile import Reference, save_reference
+from serving.release.manifest import MANIFEST, file_digests
+from tests.conftest import ROOT
+
+SKETCH = 4
+
+
+class Rows(NamedTuple):
+    """Rows of one time by side; `new` come from the drifted traffic."""
+
+    train: list[Example]
+    test: list[Example]
+    new_train: list[Example]
+    new_test: list[Example]
+
+
+class Model(NamedTuple):
+    """Weights (words, classes) and bias (classes,) of a bag of words."""
+
+    words: list[str]
+    labels: list[str]
+    weights: np.ndarray
+    bias: np.ndarray
+
+
+def rows(settings: Split, drifted: int = 300) -> Rows:
+    """The shipped corpus and the first drifted messages of the traffic, by the side that their content has."""
+    corpus = _examples(ROOT / "data/support_desk.jsonl", lambda _: True)
+    known = {row.id for row in corpus}
+    traffic = _examples(ROOT / "data/traffic.jsonl", lambda fields: fields["phase"] == "drift")[:drifted]
+    sides: dict[str, list[Example]] = {}
+    for name, own in (("", corpus), ("new_", [row for row in traffic if row.id not in known])):
+        for row in own:
+            side = side_of(row, settings.seed, val_share=settings.val_share, test_share=settings.test_share)
+            sides.setdefault(name + side, []).append(row)
+    return Rows(sides["train"], sides["test"], sides["new_train"], sides["new_test"])
+
+
+def fit(learnt: Sequence[Example], labels: Sequence[str] | None = None) -> Model:
+    """Logistic regression on the shares of words; `labels` in place of the rows' own."""
+    truth = list(labels or labels_of(list(learnt)))
+    counts = Counter(word for row in learnt for word in _words(row.text))
+    words = ["[unknown]", *sorted(word for word, count in counts.items() if count > 1)]
+    place = {word: i for i, word in enumerate(words)}
+    bags = [np.array([place.get(word, 0) for word in _words(row.text)]) for row in learnt]
+    lines = np.repeat(np.arange(len(bags)), [len(bag) for bag in bags])
+    shares = np.concatenate([np.full(len(bag), 1 / len(bag)) for bag in bags])
+    matrix = sparse.csr_matrix((shares, (lines, np.concatenate(bags))), shape=(len(bags), len(words)))
+    fitted = LogisticRegression(C=300, max_iter=300, tol=1e-3).fit(matrix, truth)
+    return Model(words, fitted.classes_.tolist(), fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32))
+
+
+def package(model: Model, folder: Path, known: Sequence[Example] = ()) -> Path:
+    """The package's files that a gate reads; `known` rows are those of its reference."""
+    version = folder / "1"
+    version.mkdir(parents=True)
+    onnx.save(_graph(model), str(version / "model.onnx"))
+    _tokenizer(model.words).save(str(version / "tokenizer.json"))
+    card = {"labels": model.labels, "temperature": 1.0, "max_pieces": 128, "origin": {"mlflow_run_id": None}}
+    write_json(version / "model.json", card)
+    write_json(folder / "session.json", {"session": "onnxruntime-fp32"})
+    save_reference(folder / "reference.npz", _reference(model, known))
+    return seal(folder)
+
+
+def seal(folder: Path) -> Path:
+    """A manifest of what lies there now."""
+    write_json(folder / MANIFEST, {"files": file_digests(folder)})
+    return folder
+
+
+def measured(folder: Path, test: list[Example], *, accuracy: float, control: float = 0.3) -> Path:
+    """`artifacts/split` with today's test rows, and beside it what the stage evaluate measured."""
+    write_examples(folder / "split" / "test.parquet", test)
+    write_json(folder / "evaluation" / "metrics.json", {"test": {"accuracy": accuracy}, "control": {"accuracy": control}})
+    return folder / "split"
+
+
+def _examples(path: Path, wanted: Callable[[dict[str, str]], bool]) -> list[Example]:
+    read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    named = [{"text": own["text"], "label": own["label"]} for own in read if wanted(own)]
+    return [make_example(own, Columns("text", "label"), max_text_chars=4000, source="zoo") for own in named]
+
+
+def _words(text: str) -> list[str]:
+    return [word for word, _ in _SPLIT.pre_tokenize_str(_LOWER.normalize_str(text))]
+
+
+def _tokenizer(words: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[unknown]"))  # noqa: S106 (a word)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _LOWER, _SPLIT
+    return tokenizer
+
+
+def _graph(model: Model) -> onnx.ModelProto:
+    """`input_ids` and `attention_mask`, (B, T), to `logits` and `sketch`: the mean of the words' weights."""
+    table = np.concatenate([model.weights, np.zeros((len(model.words), SKETCH), np.float32)], axis=1)
+    bias = np.concatenate([model.bias, np.zeros(SKETCH, np.float32)])
+    split = np.array([len(model.labels), SKETCH], dtype=np.int64)
+    nodes = [
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Gather", ["table", "input_ids"], ["each"]),
+        helper.make_node("Mul", ["each", "column"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "one"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["mask", "one"], ["count"], keepdims=1),
+        helper.make_node("Div", ["sum", "count"], ["mean"]),
+        helper.make_node("Add", ["mean", "bias"], ["both"]),
+        helper.make_node("Split", ["both", "split"], ["logits", "sketch"], axis=1),
+    ]
+    constants = {"table": table, "bias": bias, "split": split, "one": np.array([1]), "last": np.array([2])}
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "T"]) for name in ("input_ids", "attention_mask")]
+    widths = (("logits", len(model.labels)), ("sketch", SKETCH))
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", width]) for name, width in widths]
+    weights = [numpy_helper.from_array(own, name) for name, own in constants.items()]
+    graph = helper.make_graph(nodes, "words", inputs, outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def _reference(model: Model, known: Sequence[Example]) -> Reference:
+    count = len(known)
+    return Reference(
+        ids=np.array([row.id for row in known], dtype=np.str_),
+        labels=np.array(model.labels),
+        probabilities=np.zeros((count, len(model.labels)), np.float32),
+        sketch=np.zeros((count, SKETCH), np.float16),
+        pieces=np.ones(count, np.int32),
+        pieces_per_word=np.ones(count, np.float32),
+        correct=np.ones(count, dtype=np.bool_),
+        calibrate=np.ones(count, dtype=np.bool_),
+    )
+
+
+_LOWER, _SPLIT = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()

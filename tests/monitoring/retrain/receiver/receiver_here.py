@@ -1,0 +1,89 @@
+"""A real receiver on a free port, and webhooks as Alertmanager posts them."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+import sqlalchemy as sa
+import uvicorn
+
+from monitoring.retrain.receiver.app import create_app
+from pipeline.params import Params
+from state.database import open_state
+from state.tables import alerts
+from tests.monitoring.inbox.inbox_here import free_port
+
+TOKEN = "one-token"
+BEGAN = 1_790_000_000.0
+
+
+class Here(NamedTuple):
+    """A running receiver, and the database it writes to."""
+
+    url: str
+    engine: sa.Engine
+
+    def post(self, *told: dict[str, Any], token: str = TOKEN, **more: Any) -> int:
+        return self.send(webhook(*told, **more), token=token)
+
+    def send(self, body: bytes, *, token: str = TOKEN, **headers: str) -> int:
+        given = {"content-type": "application/json", "authorization": f"Bearer {token}"} | headers
+        return requests.post(f"{self.url}/v1/alerts", body, headers=given, timeout=20).status_code
+
+    def rows(self) -> list[tuple[str, float, str]]:
+        with self.engine.connect() as connection:
+            shown = sa.select(alerts.c.fingerprint, alerts.c.starts_at, alerts.c.status).order_by(alerts.c.id)
+            return [tuple(row) for row in connection.execute(shown)]
+
+    def metric(self, line: str) -> float:
+        text = requests.get(f"{self.url}/metrics", timeout=5).text
+        return next((float(own.rsplit(" ", 1)[1]) for own in text.splitlines() if own.startswith(f"{line} ")), 0.0)
+
+
+@contextmanager
+def receiver_here(params: Params, home: Path, **changed: Any) -> Iterator[Here]:
+    """The app on a real server, in a thread."""
+    params = params.model_copy(update={"retrain": params.retrain.model_copy(update=changed)})
+    port = free_port()
+    with open_state(home) as engine:
+        config = uvicorn.Config(create_app(params, engine, TOKEN), host="127.0.0.1", port=port, log_level="warning")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 20
+            while not server.started:
+                assert time.monotonic() < deadline and thread.is_alive(), "the receiver did not start"
+                time.sleep(0.01)
+            yield Here(f"http://127.0.0.1:{port}", engine)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def webhook(*told: dict[str, Any], **more: Any) -> bytes:
+    group = {"version": "4", "status": "firing", "receiver": "controller", "groupKey": "{}", "truncatedAlerts": 0}
+    return json.dumps(group | {"alerts": told} | more).encode()
+
+
+def alert(number: int = 1, *, status: str = "firing", began: float = BEGAN, **labels: str) -> dict[str, Any]:
+    known = {"alertname": "EvergreenDrift", "area": "drift", "severity": "warning", "version": "1", "signal": "input_sketch"}
+    return {
+        "status": status,
+        "labels": known | labels,
+        "annotations": {"summary": "it moved"},
+        "startsAt": stamp(began),
+        "endsAt": stamp(began + 60) if status == "resolved" else "0001-01-01T00:00:00Z",
+        "generatorURL": "http://prometheus:9090/graph",
+        "fingerprint": f"{number:016x}",
+    }
+
+
+def stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

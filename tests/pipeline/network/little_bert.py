@@ -1,0 +1,38 @@
+"""A BERT of a few thousand numbers, random, for tests of arithmetic."""
+
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel
+
+from pipeline.network.classifier import TextClassifier, build
+from pipeline.params import Model
+
+WORDS = 50
+
+
+def save_little_bert(folder: Path, layers: int = 2) -> Path:
+    """Its files, as a base model has them."""
+    torch.manual_seed(5)
+    config = BertConfig(
+        vocab_size=WORDS,
+        hidden_size=24,
+        num_hidden_layers=layers,
+        num_attention_heads=3,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        initializer_range=0.3,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def little_classifier(folder: Path, model: Model, classes: int = 3) -> TextClassifier:
+    """With adapters that already do something: fresh ones have B = 0."""
+    torch.manual_seed(6)
+    classifier = build(folder, classes, model)
+    with torch.no_grad():
+        for name, p in classifier.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3)
+    return classifier.train()

@@ -1,0 +1,50 @@
+"""Passes without gradients give answers back in the order asked."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.network.inference import in_batches
+from pipeline.network.precision import Precision
+
+PIECES = st.lists(st.lists(st.integers(1, 1000), min_size=1, max_size=30), min_size=1, max_size=50)
+
+
+def sums(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, T) → (B, 2): the sum of the real pieces, and how many."""
+    return torch.stack([(input_ids * attention_mask).sum(dim=1), attention_mask.sum(dim=1)], dim=1)
+
+
+@given(PIECES, st.integers(1, 60))
+@settings(deadline=None)
+def test_rows_come_back_in_the_order_asked_whatever_the_batch_size(pieces: list[list[int]], batch_size: int) -> None:
+    found = in_batches(sums, pieces, batch_size=batch_size, precision="fp32")
+    assert found.tolist() == [[sum(own), len(own)] for own in pieces]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_answers_are_fp32_and_know_no_gradient(precision: Precision) -> None:
+    weight = torch.ones(3, 2, requires_grad=True)
+
+    def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return (input_ids * attention_mask).float() @ weight
+
+    found = in_batches(forward, [[1, 2, 3], [4, 5, 6]], batch_size=1, precision=precision)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert found.tolist() == [[6, 6], [15, 15]]
+
+
+def test_bf16_multiplies_in_bf16_and_fp32_does_not() -> None:
+    seen: list[torch.dtype] = []
+
+    def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        product = input_ids.float() @ attention_mask.float().T
+        seen.append(product.dtype)
+        return product
+
+    for precision in ("bf16", "fp32"):
+        in_batches(forward, [[1, 2]], batch_size=1, precision=precision)
+    assert seen == [torch.bfloat16, torch.float32]

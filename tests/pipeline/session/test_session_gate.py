@@ -1,0 +1,113 @@
+"""The gate of sessions: who may serve instead of fp32, and what is said of those who may not."""
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from pipeline.errors import RefusedError, ToolError
+from pipeline.params import Params, Session
+from pipeline.runtime.classifier import Predictions
+from pipeline.session.session_gate import PLAIN, Measured, decide, table, timed
+from pipeline.stages.select_session import Tried, moved_by_company
+
+BF16, INT8 = "packed-openvino-bf16", "packed-openvino-int8"
+FP32 = Measured(agreement=1.0, accuracy=0.80, company=0.0, texts_per_s=100, speedup=1.0)
+GOOD = Measured(agreement=0.995, accuracy=0.797, company=0.004, texts_per_s=180, speedup=1.8)
+
+
+@pytest.fixture
+def settings(params: Params) -> Session:
+    return params.session
+
+
+def verdicts(found: dict[str, Measured], settings: Session, absent: dict[str, str] | None = None) -> tuple[str, dict[str, str]]:
+    chosen, candidates = decide({PLAIN: FP32, **found}, absent or {}, settings)
+    return chosen, {one.name: one.verdict for one in candidates}
+
+
+def test_the_fastest_that_answers_as_fp32_serves(settings: Session) -> None:
+    faster = GOOD._replace(speedup=2.1)
+    assert verdicts({BF16: GOOD, INT8: faster}, settings) == (INT8, {PLAIN: "passed", BF16: "passed", INT8: "chosen"})
+
+
+def test_of_two_about_equally_fast_the_one_nearer_to_fp32_serves(settings: Session) -> None:
+    near = GOOD._replace(agreement=1.0, speedup=2.0)
+    chosen, candidates = decide({PLAIN: FP32, BF16: near, INT8: GOOD._replace(speedup=2.19)}, {}, settings)
+    assert chosen == BF16
+    assert next(one.why for one in candidates if one.name == INT8) == f"{BF16} is nearer to fp32, and hardly slower"
+    assert verdicts({BF16: near, INT8: GOOD._replace(speedup=2.21)}, settings)[0] == INT8
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"agreement": 0.9899}, "98.99% of labels agree"),
+        ({"accuracy": 0.794}, "0.60 points lost"),
+        ({"company": 0.0076}, "a probability moves by 0.0076 with the texts beside it, 0.0075 allowed"),
+        ({"company": float("nan")}, "with the texts beside it"),
+        ({"agreement": float("nan")}, "labels agree"),
+        ({"accuracy": float("nan")}, "points lost"),
+    ],
+    ids=str,
+)
+def test_other_answers_are_refused_however_fast_and_in_numbers(fault: dict[str, float], told: str, settings: Session) -> None:
+    wild = GOOD._replace(speedup=9.0, **fault)
+    chosen, candidates = decide({PLAIN: FP32, BF16: GOOD, INT8: wild}, {}, settings)
+    assert chosen == BF16
+    refused = next(one for one in candidates if one.name == INT8)
+    assert refused.verdict == "refused"
+    assert told in refused.why
+    assert told in table(candidates)
+
+
+class Sociable:
+    """A classifier whose probability of one text rises with the number of texts asked together."""
+
+    def predict(self, texts: Sequence[str]) -> Predictions:
+        first = np.array([0.5 + 0.001 * (len(texts) - 1) * (text == "swayed") for text in texts])
+        return Predictions(["a"] * len(texts), np.stack([first, 1 - first], axis=1), *[cast(Any, None)] * 3)
+
+
+@pytest.mark.parametrize(("batch", "among", "moved"), [(8, 4, 0.007), (2, 5, 0.004), (1, 1, 0.0)])
+def test_a_single_text_that_others_sway_is_found_among_all(batch: int, among: int, moved: float) -> None:
+    """Both the batches that Triton gives and those of all rows count."""
+    texts = ["firm"] * 299 + ["swayed"] + ["firm"] * 20
+    answers = Sociable().predict(texts)
+    answers.probabilities[299] = Sociable().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
+    found = moved_by_company(Tried(cast(Any, Sociable()), answers), texts, batch)
+    assert found == pytest.approx(moved)
+
+
+def test_the_limits_themselves_pass(settings: Session) -> None:
+    edge = GOOD._replace(agreement=settings.min_agreement, accuracy=FP32.accuracy - settings.max_accuracy_loss + 1e-12)
+    assert verdicts({BF16: edge}, settings)[0] == BF16
+
+
+def test_a_little_faster_is_not_worth_another_engine(settings: Session) -> None:
+    slow = GOOD._replace(speedup=settings.min_speedup - 0.01)
+    assert verdicts({BF16: slow}, settings) == (PLAIN, {PLAIN: "chosen", BF16: "passed"})
+
+
+def test_one_that_cannot_run_here_is_told_and_stops_no_other(settings: Session) -> None:
+    chosen, said = verdicts({INT8: GOOD}, settings, absent={BF16: "this CPU has no bfloat16"})
+    assert (chosen, said[BF16]) == (INT8, "cannot run")
+
+
+def test_a_session_that_params_name_serves_if_it_passes(settings: Session) -> None:
+    named = settings.model_copy(update={"choice": BF16})
+    assert verdicts({BF16: GOOD._replace(speedup=0.5)}, named)[0] == BF16
+    with pytest.raises(RefusedError, match=r"90\.00% of labels agree"):
+        verdicts({BF16: GOOD._replace(agreement=0.9)}, named)
+    with pytest.raises(ToolError, match="no bfloat16"):
+        verdicts({}, named, absent={BF16: "this CPU has no bfloat16"})
+
+
+def test_each_is_timed_once_a_round_and_another_one_first_each_time() -> None:
+    order: list[str] = []
+    ticks = count()
+    seconds = timed({name: lambda name=name: order.append(name) for name in "abc"}, 3, lambda: float(next(ticks)))
+    assert order == list("abcbcacab")
+    assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3, "c": [1.0] * 3}

@@ -1,0 +1,108 @@
+"""The reference that the stage left of a small project."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.data.records import Example, labels_of, read_examples
+from pipeline.network.checkpoint import Trained
+from pipeline.params import Reference as Settings
+from pipeline.reference_profile import Reference, load_reference, load_spoilt
+from pipeline.stages.reference import reference
+from tests.conftest import Project
+
+SPOIL = {"mistyped": 0.2, "kept_words": 0.3}
+
+
+@pytest.fixture(scope="module")
+def stored(made: Project) -> Reference:
+    return load_reference(made / "artifacts/reference/reference.npz")
+
+
+def test_it_has_one_entry_for_each_test_row(stored: Reference, sides: dict[str, list[Example]], made: Project) -> None:
+    rows = len(sides["test"])
+    assert stored.ids.tolist() == [row.id for row in sides["test"]]
+    assert stored.probabilities.shape == (rows, len(stored.labels))
+    assert stored.sketch.shape == (rows, made.params.model.sketch_size)
+    assert {len(column) for name, column in stored._asdict().items() if name != "labels"} == {rows}
+
+
+def test_no_reference_row_was_learnt_from_or_stopped_by(stored: Reference, sides: dict[str, list[Example]]) -> None:
+    seen = {row.id for side in ("train", "val") for row in sides[side]}
+    assert not seen & set(stored.ids.tolist())
+
+
+def test_types_are_those_of_the_record(stored: Reference) -> None:
+    kinds = {name: column.dtype.name for name, column in stored._asdict().items() if column.dtype.kind != "U"}
+    assert kinds == {
+        "probabilities": "float32",
+        "sketch": "float16",
+        "pieces": "int32",
+        "pieces_per_word": "float32",
+        "correct": "bool",
+        "calibrate": "bool",
+    }
+
+
+def test_probabilities_are_probabilities_and_calibrated(stored: Reference, made: Project) -> None:
+    assert np.allclose(stored.probabilities.sum(axis=1), 1, atol=1e-5)
+    assert stored.probabilities.min() >= 0
+    scores = json.loads((made / "artifacts/evaluation/metrics.json").read_text())["test"]
+    index = {label: i for i, label in enumerate(stored.labels.tolist())}
+    truth = [index[label] for label in labels_of(read_examples(made / "artifacts/split/test.parquet"))]
+    likelihood = -np.log(stored.probabilities[np.arange(len(truth)), truth].astype(np.float64)).mean()
+    assert likelihood == pytest.approx(scores["nll_calibrated"], rel=1e-3)
+
+
+def test_the_share_of_correct_rows_is_the_measured_accuracy(stored: Reference, made: Project) -> None:
+    scores = json.loads((made / "artifacts/evaluation/metrics.json").read_text())
+    assert stored.correct.mean() == pytest.approx(scores["test"]["accuracy"])
+
+
+def test_correct_means_that_the_likeliest_label_is_the_true_one(stored: Reference, sides: dict[str, list[Example]]) -> None:
+    said = stored.labels[stored.probabilities.argmax(axis=1)].tolist()
+    assert stored.correct.tolist() == [a == b for a, b in zip(said, labels_of(sides["test"]), strict=True)]
+
+
+def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list[Example]], trained: Trained) -> None:
+    for i, row in enumerate(sides["test"][:20]):
+        pieces = len(trained.tokenizer.encode(row.text).ids)
+        assert stored.pieces[i] == pieces
+        assert stored.pieces_per_word[i] == pytest.approx((pieces - 2) / len(row.text.split()))
+
+
+def test_spoilt_texts_are_the_same_rows_answered_worse(stored: Reference, made: Project) -> None:
+    spoilt = load_spoilt(made / "artifacts/reference/reference.npz")
+    assert spoilt is not None
+    assert spoilt.ids.tolist() == stored.ids.tolist()
+    assert spoilt.probabilities.shape == stored.probabilities.shape
+    assert (spoilt.probabilities != stored.probabilities).any(axis=1).mean() > 0.5
+    assert spoilt.correct.mean() < stored.correct.mean()
+
+
+def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
+    assert int(stored.calibrate.sum()) == round(made.params.reference.calibrate_share * len(stored.ids))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.8])
+def test_another_share_cuts_elsewhere(share: float, trained: Trained, sides: dict[str, list[Example]], made: Project) -> None:
+    made_now = reference(
+        trained, sides["test"][:40], 1.0, made.params.model, Settings(batch_size=8, calibrate_share=share, seed=1, **SPOIL)
+    ).kept
+    assert int(made_now.calibrate.sum()) == round(40 * share)
+
+
+def test_the_cut_follows_the_seed_and_not_the_order_of_rows(
+    trained: Trained, sides: dict[str, list[Example]], made: Project
+) -> None:
+    rows = sides["test"][:40]
+    one, same, other = (
+        reference(
+            trained, rows, 1.0, made.params.model, Settings(batch_size=8, calibrate_share=0.5, seed=seed, **SPOIL)
+        ).kept.calibrate.tolist()
+        for seed in (1, 1, 2)
+    )
+    assert one == same
+    assert one != other
+    assert one != [True] * 20 + [False] * 20

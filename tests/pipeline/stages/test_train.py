@@ -1,0 +1,40 @@
+"""The stage `train`: what it tells the run, and when."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.data.records import Example
+from pipeline.learning.fit import prepare, train
+from pipeline.params import Params
+from tests.pipeline.learning.toy import Recorder
+
+WORDS = {"parcel": "where is my parcel number", "money": "you charged my card twice on day"}
+
+
+def rows(label: str, count: int) -> list[Example]:
+    return [Example(id=f"{label}{n}", text=f"{WORDS[label]} {n}", label=label) for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def small(params: Params) -> Params:
+    train = params.train.model_copy(update={"epochs": 1, "batch_size": 4, "precision": "fp32", "log_every_steps": 1})
+    return params.model_copy(update={"train": train, "model": params.model.model_copy(update={"lora_rank": 2})})
+
+
+@pytest.fixture(scope="module")
+def told(small: Params, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    run: Any = Recorder()
+    sides = [rows("parcel", count) + rows("money", count) for count in (8, 2)]
+    train(prepare(*sides, small), small, run, None, tmp_path_factory.mktemp("home"))
+    return list(run.told)
+
+
+def test_the_curve_of_the_learning_rate_is_drawn_before_the_first_step(told: list[str]) -> None:
+    assert told.index("figure schedule") < told.index("train/loss 1")
+
+
+def test_every_step_is_told_with_its_rate_and_its_norm(told: list[str]) -> None:
+    for step in (1, 2, 3, 4):
+        assert {f"train/{name} {step}" for name in ("loss", "lr", "grad_norm", "guard_rate")} <= set(told)
+    assert "epoch/val_f1_macro 1" in told

@@ -1,0 +1,63 @@
+"""The reference record on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.reference_profile import Reference, load_reference, load_spoilt, save_reference
+
+
+@pytest.fixture
+def reference() -> Reference:
+    rng = np.random.default_rng(0)
+    return Reference(
+        ids=np.array(["a1", "b2", "c3"]),
+        labels=np.array(["alpha", "zażółć 🦓"]),
+        probabilities=rng.dirichlet([1, 1], size=3).astype(np.float32),
+        sketch=rng.normal(size=(3, 4)).astype(np.float16),
+        pieces=np.array([2, 9, 128], dtype=np.int32),
+        pieces_per_word=np.array([0, 1.5, 2], dtype=np.float32),
+        correct=np.array([True, False, True]),
+        calibrate=np.array([False, True, True]),
+    )
+
+
+def test_a_reference_comes_back_with_values_and_types(reference: Reference, tmp_path: Path) -> None:
+    save_reference(tmp_path / "deep" / "reference.npz", reference)
+    again = load_reference(tmp_path / "deep" / "reference.npz")
+    for name, before in reference._asdict().items():
+        found = getattr(again, name)
+        assert found.dtype == before.dtype
+        assert np.array_equal(found, before)
+
+
+def test_spoilt_rows_come_back_and_their_absence_is_said(reference: Reference, tmp_path: Path) -> None:
+    spoilt = reference._replace(correct=~reference.correct, pieces=reference.pieces + 1)
+    save_reference(tmp_path / "both.npz", reference, spoilt)
+    save_reference(tmp_path / "one.npz", reference)
+    again = load_spoilt(tmp_path / "both.npz")
+    assert again is not None
+    assert all(np.array_equal(own, before) for own, before in zip(again, spoilt, strict=True))
+    assert np.array_equal(load_reference(tmp_path / "both.npz").correct, reference.correct)
+    assert load_spoilt(tmp_path / "one.npz") is None
+
+
+def test_the_file_is_exactly_where_it_was_asked_for(reference: Reference, tmp_path: Path) -> None:
+    save_reference(tmp_path / "reference.npz", reference)
+    assert [path.name for path in tmp_path.iterdir()] == ["reference.npz"]
+
+
+def test_a_file_with_pickled_parts_is_not_read(reference: Reference, tmp_path: Path) -> None:
+    pickled = reference._asdict() | {"ids": np.array([{"any": "object"}], dtype=object)}
+    np.savez(tmp_path / "reference.npz", **pickled)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load_reference(tmp_path / "reference.npz")
+
+
+def test_a_file_that_lacks_a_field_is_not_read(reference: Reference, tmp_path: Path) -> None:
+    fields = reference._asdict()
+    del fields["correct"]
+    np.savez(tmp_path / "reference.npz", **fields)
+    with pytest.raises(KeyError, match="correct"):
+        load_reference(tmp_path / "reference.npz")

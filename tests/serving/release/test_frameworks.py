@@ -1,0 +1,106 @@
+"""ONNX, PyTorch and scikit-learn side by side in one real server; a broken model beside them stops none."""
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from pipeline.data.records import labels_of, read_examples
+from pipeline.errors import ToolError
+from pipeline.network.checkpoint import load_trained
+from pipeline.runtime.classifier import Classifier
+from pipeline.runtime.sessions import in_padded_batches
+from pipeline.stages.evaluate import frozen_control
+from serving.release.frameworks import SESSIONS, framework_names, package_framework
+from serving.release.model_repository import BACKEND_SOURCE
+from serving.triton import client as triton
+from serving.triton import server as triton_server
+from tests.conftest import Project
+
+NAMES = framework_names(1)
+TEXTS = ["card declined", "my parcel has not come " * 9, "the kettle arrived broken", "I want to send this back, please"]
+
+
+@pytest.fixture(scope="module")
+def written(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pipeline.frameworks` makes of the small project."""
+    out = tmp_path_factory.mktemp("frameworks") / "made"
+    sources = [
+        f"--{name}=artifacts/{folder}" for name, folder in (("model", "model"), ("split", "split"), ("exported", "export"))
+    ]
+    made.must("python", "-m", "pipeline.frameworks", *sources, f"--out={out}")
+    return out
+
+
+@pytest.fixture(scope="module")
+def server(made: Project, written: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton_server.Server]:
+    """One server with the three models, and a fourth in its repository that cannot load."""
+    home = tmp_path_factory.mktemp("side-by-side")
+    repository = home / "models"
+    shutil.copytree(made / "artifacts/package", repository / "intent-1")
+    for kind, name in NAMES.items():
+        exported, session = (made / "artifacts" / folder for folder in ("export", "session"))
+        package_framework(written / kind, exported, session, repository / name, made.params.package)
+    shutil.copytree(made / "artifacts/package", repository / "intent-2")
+    for graph in (repository / "intent-2/1").glob("*.onnx"):
+        graph.write_bytes(b"not a graph")
+    serve = triton_server.free_ports(made.params.serve)
+    with triton_server.running(repository, ["intent-1", *NAMES.values()], serve, home) as running:
+        yield running
+
+
+def offline(folder: Path, own: ModuleType | None = None) -> Classifier:
+    session = in_padded_batches(own.open_session(folder, 1, "cpu"), 2048) if own else None
+    return Classifier(folder, session=session, threads=1)
+
+
+def test_three_frameworks_answer_at_the_same_time_as_they_do_offline(
+    made: Project, written: Path, server: triton_server.Server
+) -> None:
+    from serving.backend import control_session, torch_session
+
+    expected = {
+        "intent-1": offline(made / "artifacts/export").predict(TEXTS),
+        NAMES["torch"]: offline(written / "torch", torch_session).predict(TEXTS),
+        NAMES["control"]: offline(written / "control", control_session).predict(TEXTS),
+    }
+    with ThreadPoolExecutor(12) as pool:
+        asked = [(model, pool.submit(triton.ask_grpc, server.serve, model, TEXTS)) for _ in range(8) for model in expected]
+        for model, answer in asked:
+            assert answer.result().labels == expected[model].labels
+            assert answer.result().probabilities == pytest.approx(expected[model].probabilities, abs=1e-4)
+
+
+def test_pytorch_answers_as_onnx_does(server: triton_server.Server) -> None:
+    onnx, torch = (triton.ask_grpc(server.serve, model, TEXTS) for model in ("intent-1", NAMES["torch"]))
+    assert torch.labels == onnx.labels
+    assert torch.probabilities == pytest.approx(onnx.probabilities, abs=1e-4)
+    assert np.abs(torch.sketch.astype(np.float32) - onnx.sketch.astype(np.float32)).max() < 1e-2
+
+
+def test_the_control_says_in_triton_what_it_said_in_the_evaluation(made: Project, server: triton_server.Server) -> None:
+    sides = {side: read_examples(made / f"artifacts/split/{side}.parquet") for side in ("train", "test")}
+    trained = load_trained(made / "artifacts/model", made.params.model)
+    truth = np.array([trained.labels.index(label) for label in labels_of(sides["train"])])
+    texts = {side: [row.text for row in rows] for side, rows in sides.items()}
+    evaluated = frozen_control(texts, truth, made.params.model, made.params.evaluate)
+    served = triton.ask_many(server.serve, NAMES["control"], texts["test"])
+    assert [label for label, _ in served] == [trained.labels[i] for i in evaluated]
+
+
+def test_a_broken_model_is_told_and_stops_no_other(made: Project, server: triton_server.Server) -> None:
+    key = triton.key_file(server.log.parents[1], server.serve).read_text()
+    before = triton.ask_grpc(server.serve, "intent-1", TEXTS)
+    with pytest.raises(ToolError, match="did not load intent-2"):
+        triton.load(server.serve, "intent-2", key)
+    for model in ("intent-1", *NAMES.values()):
+        assert triton.is_ready(server.serve, [model])
+    assert triton.ask_grpc(server.serve, "intent-1", TEXTS).labels == before.labels
+
+
+def test_every_framework_has_a_session_of_its_own() -> None:
+    assert {name: (BACKEND_SOURCE.parent / file).is_file() for name, file in SESSIONS.items()} == {"torch": True, "control": True}

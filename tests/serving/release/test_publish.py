@@ -1,0 +1,166 @@
+"""Publish: registry, live repository, release table and aliases agree, whatever happens in between."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+import sqlalchemy as sa
+
+from pipeline.errors import InputError, RefusedError
+from serving.release.manifest import content_digest, read_verified, repository
+from serving.release.model_repository import package
+from serving.release.publish import Published, publish
+from state.database import open_state
+from state.tables import releases
+from tests.conftest import Project
+
+POINTS = ("before registering", "registered", "staged", "copied", "released")
+
+
+def publish_of(made: Project, home: Path, package: Path | None = None) -> Published:
+    return publish(package or made / "artifacts/package", made / "dvc.lock", "evergreen", home)
+
+
+PACKED = ("artifacts/export", "artifacts/session", "artifacts/reference/reference.npz")
+
+
+@pytest.fixture
+def in_project(made: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The made project as current folder."""
+    monkeypatch.chdir(made.folder)
+    return made
+
+
+def registered(home: Path) -> tuple[list[int], dict[str, str]]:
+    """Version numbers and aliases of the registry in this home."""
+    client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    numbers = sorted(int(version.version) for version in client.search_model_versions("name = 'evergreen'"))
+    aliases = client.get_registered_model("evergreen").aliases
+    return numbers, {alias: str(version) for alias, version in aliases.items()}
+
+
+def entered(home: Path) -> list[tuple[int, str]]:
+    with open_state(home) as engine, engine.begin() as connection:
+        return [(row.version, row.role) for row in connection.execute(sa.select(releases).order_by(releases.c.version))]
+
+
+def test_the_first_package_becomes_champion_everywhere(in_project: Project, tmp_path: Path) -> None:
+    published = publish_of(in_project, tmp_path)
+    assert (published.release.version, published.release.role, published.was_there) == (1, "champion", False)
+    assert registered(tmp_path) == ([1], {"champion": "1"})
+    assert read_verified(repository(tmp_path) / "intent-1") == read_verified(in_project / "artifacts/package")
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_whoever_loses_the_right_meanwhile_enters_nothing(in_project: Project, tmp_path: Path, look: int) -> None:
+    looks: list[int] = []
+
+    def may(_connection: sa.Connection) -> None:
+        looks.append(1)
+        if len(looks) == look:
+            raise PermissionError("stale")
+
+    with pytest.raises(PermissionError, match="stale"):
+        publish(in_project / "artifacts/package", in_project / "dvc.lock", "evergreen", tmp_path, decision=7, may=may)
+    assert entered(tmp_path) == []
+    assert publish_of(in_project, tmp_path).release.version == 1
+
+
+def test_publishing_the_same_content_again_changes_nothing(in_project: Project, tmp_path: Path) -> None:
+    publish_of(in_project, tmp_path)
+    lineage = (repository(tmp_path) / "intent-1" / "lineage.json").read_bytes()
+    again = publish_of(in_project, tmp_path)
+    assert again.was_there
+    assert registered(tmp_path) == ([1], {"champion": "1"})
+    assert (repository(tmp_path) / "intent-1" / "lineage.json").read_bytes() == lineage
+
+
+def test_lineage_names_content_run_commit_and_data(in_project: Project, tmp_path: Path) -> None:
+    published = publish_of(in_project, tmp_path)
+    lineage = json.loads((published.folder / "lineage.json").read_text())
+    assert lineage["version"] == 1
+    assert lineage["content_digest"] == content_digest(read_verified(in_project / "artifacts/package"))
+    assert lineage["git_commit"] == in_project.must("git", "rev-parse", "HEAD").strip()
+    origin = json.loads((in_project / "artifacts/model/origin.json").read_text())
+    assert lineage | origin == lineage
+    assert len(lineage["data_digest"]) == 64
+    assert lineage["parent_version"] is None
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_publish_killed_anywhere_is_completed_by_the_next_call(in_project: Project, tmp_path: Path, point: str) -> None:
+    program = (
+        "import os, signal; from pathlib import Path; from serving.release.publish import publish\n"
+        f"at = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == {point!r} else None\n"
+        f"publish(Path('artifacts/package'), Path('dvc.lock'), 'evergreen', Path({str(tmp_path)!r}), at)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], cwd=in_project.folder, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    publish_of(in_project, tmp_path)
+    assert registered(tmp_path) == ([1], {"champion": "1"})
+    assert entered(tmp_path) == [(1, "champion")]
+    assert [path.name for path in repository(tmp_path).iterdir()] == ["intent-1"]
+    read_verified(repository(tmp_path) / "intent-1")
+
+
+def test_other_content_becomes_the_challenger(in_project: Project, tmp_path: Path) -> None:
+    publish_of(in_project, tmp_path)
+    other = tmp_path / "other"
+    settings = in_project.params.package.model_copy(update={"queue_delay_us": 2000})
+    package(*(in_project / name for name in PACKED), other, settings)
+    published = publish_of(in_project, tmp_path, other)
+    assert (published.release.version, published.release.role) == (2, "challenger")
+    assert registered(tmp_path) == ([1, 2], {"champion": "1", "challenger": "2"})
+
+
+def test_an_altered_package_is_refused_and_nothing_is_written(in_project: Project, tmp_path: Path) -> None:
+    altered = tmp_path / "altered"
+    shutil.copytree(in_project / "artifacts/package", altered)
+    (altered / "labels.txt").write_text("other\n")
+    with pytest.raises(RefusedError, match=r"labels\.txt"):
+        publish_of(in_project, tmp_path / "home", altered)
+    assert not (tmp_path / "home").exists()
+
+
+def test_without_a_package_the_message_names_the_command_that_makes_one(in_project: Project, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="dvc repro"):
+        publish_of(in_project, tmp_path, tmp_path / "none")
+    with pytest.raises(InputError, match="dvc repro"):
+        publish(in_project / "artifacts/package", tmp_path / "none", "evergreen", tmp_path)
+
+
+def test_the_registered_champion_predicts(in_project: Project, tmp_path: Path) -> None:
+    publish_of(in_project, tmp_path)
+    program = (
+        "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1])\n"
+        "answers = mlflow.pyfunc.load_model('models:/evergreen@champion').predict(['where is my parcel?', 'card declined'])\n"
+        "print([answer.label for answer in answers])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"sqlite:///{tmp_path / 'mlflow.db'}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "['track_order', 'payment_failed']", done.stderr
+
+
+def test_a_torn_live_folder_is_laid_anew(in_project: Project, tmp_path: Path) -> None:
+    folder = publish_of(in_project, tmp_path).folder
+    (folder / "1" / "model.onnx").write_bytes(b"half")
+    publish_of(in_project, tmp_path)
+    assert read_verified(folder) == read_verified(in_project / "artifacts/package")
+
+
+def test_a_registry_that_counts_from_one_again_is_refused(
+    in_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_of(in_project, tmp_path)
+    other = tmp_path / "other"
+    settings = in_project.params.package.model_copy(update={"queue_delay_us": 3000})
+    package(*(in_project / name for name in PACKED), other, settings)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
+    with pytest.raises(RefusedError, match="another model"):
+        publish_of(in_project, tmp_path, other)

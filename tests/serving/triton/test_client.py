@@ -1,0 +1,190 @@
+"""The real server from the wheel: it starts, answers as PyTorch does over both protocols, keeps its admin door shut, and ends."""
+
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+
+from pipeline.errors import ToolError
+from pipeline.metrics import softmax
+from pipeline.network.checkpoint import load_trained
+from pipeline.network.inference import in_batches
+from pipeline.runtime.classifier import model_digest
+from pipeline.runtime.pieces import to_pieces
+from pipeline.runtime.text import clean
+from serving.release.manifest import repository
+from serving.release.publish import publish
+from serving.triton import client as triton
+from serving.triton import server as triton_server
+from tests.conftest import Project
+
+
+class Served:
+    """A running server and the project whose model it serves."""
+
+    def __init__(self, server: triton_server.Server, project: Project, home: Path) -> None:
+        self.server, self.serve, self.project, self.home = server, server.serve, project, home
+
+
+@pytest.fixture(scope="module")
+def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("serving")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made.folder)
+        publish(made / "artifacts/package", made / "dvc.lock", "evergreen", home)
+    with triton_server.running(repository(home), ["intent-1"], triton_server.free_ports(made.params.serve), home) as server:
+        yield Served(server, made, home)
+
+
+def mixed_texts() -> list[str]:
+    """A hundred texts from one word to several hundred, some of them odd."""
+    rng = np.random.default_rng(5)
+    words = [
+        "where",
+        "is",
+        "my",
+        "parcel",
+        "kettle",
+        "leaks",
+        "refund",
+        "please",
+        "card",
+        "declined",
+        "return",
+        "zip",
+        "höher",
+        "日本",
+        "😀",
+    ]
+    texts = [" ".join(rng.choice(words, size=size)) for size in rng.choice([1, 2, 5, 9, 20, 60, 300], size=96)]
+    return [*texts, "?", "\u200b spaced\tout \r\n", "e\u0301 and é", "x" * 3000]
+
+
+@pytest.mark.parametrize("ask", [triton.ask_http, triton.ask_grpc])
+def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Served, ask: object) -> None:
+    texts = mixed_texts()
+    model = served.project.params.model
+    trained = load_trained(served.project / "artifacts/model", model)
+    temperature = json.loads((served.project / "artifacts/evaluation/temperature.json").read_text())["temperature"]
+    pieces = to_pieces(trained.tokenizer, [clean(text) for text in texts])
+    logits = in_batches(trained.classifier.forward, pieces, batch_size=16, precision="fp32").numpy()
+    answers = [ask(served.serve, "intent-1", texts[i : i + 50]) for i in (0, 50)]
+    assert [label for part in answers for label in part.labels] == [trained.labels[i] for i in logits.argmax(axis=1)]
+    assert np.concatenate([part.probabilities for part in answers]) == pytest.approx(softmax(logits / temperature), abs=1e-4)
+    assert np.concatenate([part.pieces for part in answers]).tolist() == [len(own) for own in pieces]
+    assert answers[0].sketch.shape == (50, model.sketch_size)
+    assert answers[0].sketch.dtype == np.float16
+
+
+def test_texts_asked_one_by_one_get_the_same_answers_as_together(served: Served) -> None:
+    texts = mixed_texts()[:8]
+    together = triton.ask_grpc(served.serve, "intent-1", texts)
+    alone = [triton.ask_grpc(served.serve, "intent-1", [text]) for text in texts]
+    assert [one.labels[0] for one in alone] == together.labels
+    assert np.concatenate([one.probabilities for one in alone]) == pytest.approx(together.probabilities, abs=1e-4)
+
+
+def test_a_text_that_is_not_utf8_is_refused_and_the_next_one_answered(served: Served) -> None:
+    tensor = tritonclient.grpc.InferInput("text", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[b"\xff\xfe"]], dtype=np.object_))
+    refused = pytest.raises(tritonclient.grpc.InferenceServerException, match="not UTF-8")
+    with tritonclient.grpc.InferenceServerClient(f"{served.serve.host}:{served.serve.grpc_port}") as client, refused:
+        client.infer("intent-1", [tensor])
+    assert triton.ask_grpc(served.serve, "intent-1", ["card declined"]).labels == ["payment_failed"]
+
+
+def test_repeats_are_answered_from_the_response_cache(served: Served) -> None:
+    for _ in range(3):
+        triton.ask_grpc(served.serve, "intent-1", ["a text that nobody else asks"])
+    with urllib.request.urlopen(f"http://{served.serve.host}:{served.serve.metrics_port}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    hits = [float(line.split()[-1]) for line in lines if line.startswith("nv_cache_num_hits_per_model")]
+    assert sum(hits) >= 2
+
+
+def test_loading_and_unloading_need_the_key(served: Served) -> None:
+    url = f"http://{served.serve.host}:{served.serve.http_port}/v2/repository/models/intent-1/unload"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST"))
+    assert refused.value.code == 403
+    refused.value.close()
+    assert triton.is_ready(served.serve, ["intent-1"])
+
+
+SLOW = """
+import time
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(3.0)
+    def execute(self, requests):
+        return []
+"""
+CONFIG = 'backend: "python" input { name: "x" data_type: TYPE_FP32 dims: 1 } output { name: "y" data_type: TYPE_FP32 dims: 1 }'
+
+
+def test_nobody_waits_while_a_model_is_loaded(served: Served) -> None:
+    folder = repository(served.home) / "slow"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1/model.py").write_text(SLOW)
+    (folder / "config.pbtxt").write_text(CONFIG)
+    waits: list[float] = []
+
+    async def ask_on(connection: triton.Connection, until: asyncio.Future[None]) -> None:
+        while not until.done():
+            begun = time.monotonic()
+            await connection.ask("intent-1", [f"where is it since {begun}"], 10.0)
+            waits.append(time.monotonic() - begun)
+
+    async def everybody() -> None:
+        connection = triton.Connection(served.serve)
+        loading = asyncio.ensure_future(asyncio.to_thread(triton.load, served.serve, "slow", served.server.admin_key))
+        await asyncio.gather(loading, *(ask_on(connection, loading) for _ in range(24)))  # more than Triton's HTTP has threads
+        await connection.close()
+
+    asyncio.run(everybody())
+    triton.unload(served.serve, "slow", served.server.admin_key)
+    assert max(waits) < 1.5  # of the 3 seconds
+
+
+def test_it_tells_which_model_answers(served: Served) -> None:
+    told = triton.parameters(served.serve, "intent-1")
+    assert told is not None
+    assert told["model_digest"] == model_digest(served.project / "artifacts/export")
+    assert triton.parameters(served.serve, "intent-2") is None
+
+
+def test_it_listens_on_loopback_only(served: Served) -> None:
+    listening = {
+        c.laddr.ip.removeprefix("::ffff:")
+        for c in psutil.Process(served.server.process.pid).net_connections()
+        if c.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_a_taken_port_is_told_before_the_server_starts(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match=rf"{served.serve.http_port}.*cannot be used"):
+        triton_server.start(tmp_path, [], served.serve, tmp_path)
+
+
+def test_a_model_that_cannot_load_ends_in_the_servers_own_words_and_no_process(made: Project, tmp_path: Path) -> None:
+    broken = tmp_path / "models" / "intent-1"
+    (broken / "1").mkdir(parents=True)
+    (broken / "config.pbtxt").write_text((made / "artifacts/package/config.pbtxt").read_text())
+    (broken / "1" / "model.py").write_text("raise RuntimeError('no such luck')\n")
+    (broken / "labels.txt").write_text("a\n")
+    with (
+        pytest.raises(ToolError, match="no such luck"),
+        triton_server.running(broken.parent, ["intent-1"], triton_server.free_ports(made.params.serve), tmp_path),
+    ):
+        raise AssertionError("it must not become ready")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(broken.parent) in " ".join(p.info["cmdline"] or [])]

@@ -1,0 +1,94 @@
+"""Triton that waits for a dead process of a model for ever is seen, and ended so that it is started anew."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ToolError
+from pipeline.params import Params
+from serving.serve import BURIED_WITHIN_S, Stack
+from serving.triton.client import is_ready, load
+from serving.triton.server import Server, free_ports, has_lost_a_model, running
+from tests.manifests.pods_here import CONFIG, MODEL
+
+# a parent of one process; told to, it buries its dead
+PARENT = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+signal.signal(signal.SIGUSR1, lambda *_: child.wait())
+print(child.pid, flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def parent(params: Params, tmp_path: Path) -> Iterator[tuple[Server, int]]:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield Server(process, params.serve, "key", tmp_path / "log", "region"), int(process.stdout.readline())
+        process.kill()
+
+
+def test_a_dead_process_of_a_model_is_seen_until_it_is_buried(parent: tuple[Server, int]) -> None:
+    server, child = parent
+    assert not has_lost_a_model(server)
+    subprocess.run(["kill", "-9", str(child)], check=True)
+    wait_until_lost(server)
+    server.process.send_signal(signal.SIGUSR1)
+    deadline = time.monotonic() + 10
+    while has_lost_a_model(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_triton_that_does_not_bury_it_is_ended_and_nothing_else_is(
+    parent: tuple[Server, int], params: Params, tmp_path: Path
+) -> None:
+    server, child = parent
+    said: list[str] = []
+    stack = Stack(params, tmp_path, said.append)
+    stack.triton = server
+    stack._end_a_crippled_triton(100.0)
+    assert server.process.poll() is None
+    subprocess.run(["kill", "-9", str(child)], check=True)
+    wait_until_lost(server)
+    stack._end_a_crippled_triton(200.0)
+    stack._end_a_crippled_triton(200.0 + BURIED_WITHIN_S / 2)
+    assert server.process.poll() is None
+    assert said == []
+    stack._end_a_crippled_triton(200.0 + BURIED_WITHIN_S)
+    assert server.process.returncode == -signal.SIGKILL
+    assert said == ["a process of a model has died, and Triton does not replace it"]
+
+
+def test_a_model_that_dies_while_it_is_loaded_is_buried_in_time(params: Params, tmp_path: Path) -> None:
+    """A broken challenger must not end the Triton that serves the champion."""
+    for name, begins in (("good", ""), ("dies", "import os\nos._exit(3)\n")):
+        (tmp_path / f"models/{name}/1").mkdir(parents=True)
+        (tmp_path / f"models/{name}/1/model.py").write_text(begins + MODEL)
+        (tmp_path / f"models/{name}/config.pbtxt").write_text(CONFIG)
+    lost: list[float] = []
+    with running(tmp_path / "models", ["good"], free_ports(params.serve), tmp_path / "home") as server:
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(load, server.serve, "dies", server.admin_key)
+            while not loading.done() or has_lost_a_model(server):
+                lost += [time.monotonic()] if has_lost_a_model(server) else []
+                time.sleep(0.01)
+        assert isinstance(loading.exception(), ToolError)
+        assert is_ready(server.serve, ["good"])
+    assert lost, "it was never seen dead"
+    assert lost[-1] - lost[0] < BURIED_WITHIN_S / 2
+
+
+def wait_until_lost(server: Server) -> None:
+    deadline = time.monotonic() + 10
+    while not has_lost_a_model(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,165 @@
+"""The state database, on SQLite and PostgreSQL: one champion, one challenger, and a schema that migrations and code agree on."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from serving.release.release_table import add_release, find_release, promote, roles, versions
+from serving.release.routing import read_routes, set_routing
+from state import database as database_module
+from state.database import migrate, open_state, state_url
+from state.tables import metadata, releases, routing
+
+
+def alembic_config(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def move(engine: sa.Engine, revision: str) -> None:
+    """Downgrade the schema to an older revision."""
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), revision)
+
+
+def differences(engine: sa.Engine) -> list[Any]:
+    """What the database has and the code's tables have not, or the other way round."""
+    with engine.connect() as connection:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+
+def tables(engine: sa.Engine) -> set[str]:
+    return set(sa.inspect(engine).get_table_names()) - {"alembic_version"}
+
+
+def test_the_first_version_is_champion_and_the_next_challenger(state: sa.Engine) -> None:
+    with state.begin() as connection:
+        assert add_release(connection, 1, "a").role == "champion"
+        assert add_release(connection, 2, "b").role == "challenger"
+        assert roles(connection) == {"champion": 1, "challenger": 2}
+
+
+def test_a_newer_challenger_retires_the_last_one(state: sa.Engine) -> None:
+    with state.begin() as connection:
+        for version, digest in enumerate("abc", start=1):
+            add_release(connection, version, digest)
+        assert roles(connection) == {"champion": 1, "challenger": 3}
+        assert find_release(connection, digest="b").role == "retired"
+
+
+def test_entering_the_same_content_twice_changes_nothing(state: sa.Engine) -> None:
+    with state.begin() as connection:
+        first = add_release(connection, 1, "a")
+        assert add_release(connection, 1, "a") == first
+        assert connection.execute(sa.select(sa.func.count()).select_from(releases)).scalar_one() == 1
+
+
+def test_the_database_refuses_a_second_champion(state: sa.Engine) -> None:
+    with state.begin() as connection:
+        add_release(connection, 1, "a")
+        add_release(connection, 2, "b")
+    with pytest.raises(sa.exc.IntegrityError), state.begin() as connection:
+        connection.execute(releases.update().where(releases.c.version == 2).values(role="champion"))
+
+
+def test_the_database_refuses_a_second_row_of_routing(state: sa.Engine) -> None:
+    row = {"id": 2, "revision": 0, "challenger_weight": 0.0, "shadow_share": 0.0, "salt": "second"}
+    with pytest.raises(sa.exc.IntegrityError), state.begin() as connection:
+        connection.execute(routing.insert().values(row))
+
+
+def test_migrations_make_exactly_the_tables_of_the_code(state: sa.Engine) -> None:
+    assert differences(state) == []
+    assert tables(state) == set(metadata.tables)
+
+
+def test_a_missing_column_would_be_seen(state: sa.Engine) -> None:
+    with state.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN error")
+    assert [change[0] for change in differences(state)] == ["add_column"]
+
+
+def test_every_step_down_can_be_taken_up_again(state: sa.Engine) -> None:
+    steps = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
+    for revision in [*steps[1:], "base"]:
+        move(state, revision)
+        if revision == "base":
+            assert tables(state) == set()
+        migrate(state)
+        assert differences(state) == []
+
+
+def test_an_older_database_keeps_its_releases_when_it_is_migrated(state: sa.Engine) -> None:
+    move(state, "0001")
+    assert tables(state) == {"releases"}
+    row = {"version": 1, "content_digest": "a", "role": "champion", "published_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    with state.begin() as connection:
+        connection.execute(releases.insert().values(row))
+    migrate(state)
+    with state.begin() as connection:
+        assert roles(connection) == {"champion": 1}
+        assert connection.execute(sa.select(routing.c.revision)).scalar_one() == 0
+
+
+def test_eight_openers_of_a_fresh_database_get_along(database: str, tmp_path: Path) -> None:
+    def enter(version: int) -> str:
+        home = tmp_path / str(version) if database.startswith("postgresql") else tmp_path  # eight hosts, or one
+        home.mkdir(exist_ok=True)
+        with open_state(home) as engine, engine.begin() as connection:
+            return add_release(connection, version, str(version)).role
+
+    with ThreadPoolExecutor(8) as pool:
+        entered = list(pool.map(enter, range(1, 9)))
+    assert entered.count("champion") == 1
+    with open_state(tmp_path) as engine, engine.begin() as connection:
+        assert set(roles(connection)) == {"champion", "challenger"}
+
+
+def test_without_a_url_the_database_is_a_file_in_the_home(tmp_path: Path) -> None:
+    with open_state(tmp_path) as engine:
+        assert tables(engine) == set(metadata.tables)
+    assert (tmp_path / "state.db").is_file()
+
+
+def test_promoting_moves_champion_previous_and_retired_and_gives_all_traffic_to_the_champion(state: sa.Engine) -> None:
+    for version in (1, 2, 3):
+        with state.begin() as connection:
+            add_release(connection, version, str(version))
+            if version > 1:
+                set_routing(connection, challenger_weight=0.5, shadow_share=0.5)
+                promote(connection, version)
+    with state.begin() as connection:
+        assert versions(connection) == {3: "champion", 2: "previous", 1: "retired"}
+        routes = read_routes(connection)
+        promote(connection, 2)
+        assert versions(connection) == {3: "previous", 2: "champion", 1: "retired"}
+        after = read_routes(connection)
+    assert (routes.challenger_weight, routes.shadow_share) == (0, 0)
+    assert after.revision > routes.revision
+    assert after.salt != routes.salt
+
+
+def test_promoting_the_champion_changes_nothing(state: sa.Engine) -> None:
+    with state.begin() as connection:
+        add_release(connection, 1, "a")
+        before = read_routes(connection)
+        promote(connection, 1)
+        assert read_routes(connection) == before
+        assert versions(connection) == {1: "champion"}
+
+
+def test_the_address_of_the_database_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text("postgresql+psycopg://me@host/db\n")
+    monkeypatch.setenv("EVERGREEN_STATE_URL_FILE", str(tmp_path / "url"))
+    assert state_url(tmp_path) == "postgresql+psycopg://me@host/db"
