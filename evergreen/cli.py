@@ -98,7 +98,7 @@ def route(
     from pipeline.params import load_params
     from serving.release.swap import route as do
 
-    routes = do(load_params(), find_home(), challenger_weight=weight, shadow_share=shadow, say=_tell)
+    routes = do(load_params(), find_home(), challenger_weight=weight, shadow_share=shadow, announce=_tell)
     out.print(f"champion {routes.champion}, challenger {routes.challenger}: {weight:.0%} of units, {shadow:.0%} of texts copied")
 
 
@@ -107,14 +107,13 @@ def serve() -> None:
     """Serve the champion: Triton behind the gateway, until Ctrl-C."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.serve import Stack
-    from serving.serve import serve as do
+    from serving import serve as server
 
     home, params = find_home(), load_params()
     version = _champion_version(home)
     _end_on_signals()
 
-    def ready(stack: Stack) -> None:
+    def ready(logs: list[Path]) -> None:
         gateway = f"http://{params.gateway.host}:{params.gateway.port}"
         http, grpc, metrics = (
             f"{params.serve.host}:{port}" for port in (params.serve.http_port, params.serve.grpc_port, params.serve.metrics_port)
@@ -122,15 +121,13 @@ def serve() -> None:
         out.print(f"[green]✓[/] version {version} answers")
         out.print(f"  gateway  {gateway}/v1/predict  API {gateway}/docs  metrics {gateway}/metrics")
         out.print(f"  Triton   http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  (KServe v2)")
-        out.print(
-            f"  logs     {escape(str(home / 'gateway/gateway.log'))}  {escape(str(stack.triton.log if stack.triton else ''))}"
-        )
+        out.print(f"  logs     {'  '.join(escape(str(log)) for log in logs)}")
         out.print("  in another terminal:")
         out.print(f'    curl -s {gateway}/v1/predict -d \'{{"text": "where is my parcel?"}}\'')
         out.print('    .venv/bin/evergreen ask "where is my parcel?"\n  Ctrl-C stops it')
 
     try:
-        do(params, home, _tell, ready)
+        server.serve(params, home, _tell, ready)
     except KeyboardInterrupt:
         out.print("stopped")
 

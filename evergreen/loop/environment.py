@@ -19,7 +19,7 @@ import yaml
 from monitoring.retrain.run_local import RunLocal
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Params, load_params
-from serving.processes.children import Child, Program
+from serving.processes.supervisor import Child, Program
 from serving.triton.server import free_ports
 
 PACKAGE, LOCK, TOOLS = Path("artifacts/package"), Path("dvc.lock"), Path(".tools")
@@ -105,6 +105,7 @@ def running(place: Place) -> Iterator[None]:
         params.alerts.host,
         params.alerts.monitor_port,
         "/metrics",
+        place.home / "watch.log",
         place.clone,
     )
     serve = Program(
@@ -113,17 +114,18 @@ def running(place: Place) -> Iterator[None]:
         params.gateway.host,
         params.gateway.port,
         "/readyz",
+        place.home / "serve.log",
         place.clone,
-        SERVE_ENDS_WITHIN_S,
+        ends_within_s=SERVE_ENDS_WITHIN_S,
     )
-    children = [Child(one, place.home) for one in (watch, serve)]
+    children = [Child(program) for program in (watch, serve)]
     with ExitStack() as stack:
         stack.callback(RunLocal(place.clone, place.home, params.retrain).sweep, None)
         for child in children:
             stack.callback(child.end)
-        children[0].launch()  # while the version is published
+        children[0].start()  # while the version is published
         publish_first(place)
-        children[1].launch()
+        children[1].start()
         for child in children:
             child.wait_ready()
         yield

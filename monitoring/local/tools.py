@@ -11,11 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ToolError, run_stage
+from serving.processes import Announce
 
 READY = "ready"  # written last: the folder is whole
 SHARE = b"/usr/share/prometheus"
@@ -39,7 +40,7 @@ PROGRAMS = (
 )
 
 
-def bring(folder: Path, say: Callable[[str], None]) -> None:
+def bring(folder: Path, announce: Announce) -> None:
     """Lay all programs into `folder`/bin; raises `ToolError` that says what to install where Debian's packages are no help."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / READY).unlink(missing_ok=True)
@@ -48,11 +49,11 @@ def bring(folder: Path, say: Callable[[str], None]) -> None:
     found = {program: on_path(program) for program in PROGRAMS}
     for program, path in found.items():
         if path:
-            say(f"{program.name} {dotted(version_of(path))}: {path}")
+            announce(f"{program.name} {dotted(version_of(path))}: {path}")
             replace_link(binaries / program.name, path)
     missing = [program for program, path in found.items() if path is None]
     if missing:
-        unpack(missing, folder, say)
+        unpack(missing, folder, announce)
     (folder / READY).touch()
 
 
@@ -99,7 +100,7 @@ def replace_link(link: Path, target: Path) -> None:
     link.symlink_to(target)
 
 
-def unpack(programs: Iterable[Program], folder: Path, say: Callable[[str], None]) -> None:
+def unpack(programs: Iterable[Program], folder: Path, announce: Announce) -> None:
     """Fetch Debian's packages of these programs, check that they are recent enough, and lay their binaries into `folder`/bin."""
     programs = list(programs)
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
@@ -110,8 +111,8 @@ def unpack(programs: Iterable[Program], folder: Path, say: Callable[[str], None]
         (part / inner).mkdir(parents=True)
     try:
         for package in dict.fromkeys(program.package for program in programs):
-            say(f"unpacking Debian's package {package} into {folder} (10 to 20 MB, once)")
-            archive = download(package, part, say)
+            announce(f"unpacking Debian's package {package} into {folder} (10 to 20 MB, once)")
+            archive = download(package, part, announce)
             run("dpkg-deb", "-x", str(archive), str(part / "root"), cwd=part)
         for program in programs:
             take(program, part / "root/usr/bin", folder / "bin")
@@ -121,13 +122,13 @@ def unpack(programs: Iterable[Program], folder: Path, say: Callable[[str], None]
         shutil.rmtree(part, ignore_errors=True)
 
 
-def download(package: str, part: Path, say: Callable[[str], None]) -> Path:
+def download(package: str, part: Path, announce: Announce) -> Path:
     """The newest .deb that apt knows of; where it knows none, its lists are fetched into `part`, which needs no root either."""
     own = ("-o", f"Dir::State::Lists={part / 'lists'}", "-o", f"Dir::Cache={part / 'cache'}")
     fetch = ("apt-get", "-q", *as_ourselves(), "download", package)
     done = run(*fetch, cwd=part, may_fail=True)
     if done.returncode:
-        say("apt has no lists of packages yet; fetching them for ourselves (10 MB)")
+        announce("apt has no lists of packages yet; fetching them for ourselves (10 MB)")
         run("apt-get", "-q", *as_ourselves(), *own, "update", cwd=part)
         run(*fetch[:-2], *own, *fetch[-2:], cwd=part)
     (archive,) = part.glob(f"{package}_*.deb")

@@ -19,7 +19,8 @@ from monitoring.local.tools import find, start_in
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
-from serving.processes.children import Child, Program, Say, child
+from serving.processes import Announce
+from serving.processes.supervisor import Child, Program, supervised
 from serving.release.release_table import find_release
 from serving.triton.client import address
 from state.database import open_state
@@ -128,7 +129,7 @@ def running(
     params: Params,
     tools: Path,
     folder: Path,
-    say: Say,
+    announce: Announce,
     *,
     inbox_command: list[str],
     monitor_command: list[str],
@@ -141,9 +142,10 @@ def running(
 
         def begun(name: str, command: list[str], port: int, path: str) -> Child:
             cwd = start_in(tools) if name in ("prometheus", "alertmanager") else None
-            one = stack.enter_context(child(Program(name, command, alerts.host, port, path, cwd), folder))
-            say(f"{name:<14}http://{alerts.host}:{port}{PAGES[name]}")
-            return one
+            program = Program(name, command, alerts.host, port, path, folder / f"{name}.log", cwd)
+            child = stack.enter_context(supervised(program))
+            announce(f"{name:<14}http://{alerts.host}:{port}{PAGES[name]}")
+            return child
 
         inbox = begun("inbox", inbox_command, alerts.inbox_port, "/healthz") if alerts.inbox == "here" else None
         retrain = {  # before Alertmanager: the receiver makes the token
@@ -157,7 +159,7 @@ def running(
         yield Watch(prometheus, manager, inbox, monitor, retrain.get("receiver"), retrain.get("controller"))
 
 
-def watch(params: Params, home: Path, say: Say) -> None:
+def watch(params: Params, home: Path, announce: Announce) -> None:
     """Run until Ctrl-C; a program that ends is started again."""
     inbox, monitor = ([sys.executable, "-m", f"monitoring.{name}"] for name in ("inbox", "monitor"))
     retrain = {
@@ -168,20 +170,20 @@ def watch(params: Params, home: Path, say: Say) -> None:
         params,
         TOOLS,
         home / "alerts",
-        say,
+        announce,
         inbox_command=inbox,
         monitor_command=monitor,
         retrain_commands=retrain if params.alerts.controller_url == "here" else {},
     ) as here:
         manager = f"http://{params.alerts.host}:{params.alerts.alertmanager_port}"
-        say(f"what fires: {TOOLS}/bin/amtool --alertmanager.url={manager} alert")
-        say(f"files and logs: {home / 'alerts'}; Ctrl-C stops it all")
+        announce(f"what fires: {TOOLS}/bin/amtool --alertmanager.url={manager} alert")
+        announce(f"files and logs: {home / 'alerts'}; Ctrl-C stops it all")
         for line in missing(params, home):
-            say(line)
+            announce(line)
         while True:
             time.sleep(LOOK_S)
-            for one in here.children():
-                one.look(time.monotonic(), say)
+            for child in here.children():
+                child.look(time.monotonic(), announce)
 
 
 def missing(params: Params, home: Path) -> list[str]:

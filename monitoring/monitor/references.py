@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 
 from pipeline.errors import EvergreenError
-from serving.processes.restarts import Restarts
+from serving.processes.supervisor import Backoff
 from serving.release.fetch_repository import fetch_some, open_store
 from serving.release.manifest import MANIFEST, model_name, repository
 from serving.release.release_table import Release
@@ -29,7 +29,7 @@ class References:
 
     def __init__(self, home: Path, store: str, told: Told, clock: Callable[[], float] = time.monotonic) -> None:
         self._home, self._store, self._told, self._clock = home, store, told, clock
-        self._pauses = Restarts()
+        self._pauses = Backoff()
         self._failed: tuple[int, Exception] | None = None  # version, and why it is not here yet
 
     def folder(self, release: Release) -> Path:
@@ -46,7 +46,7 @@ class References:
             store = open_store(self._store, attempts=1, wait_s=0.0)
             fetch_some(store, folder.name, release.content_digest, NEEDED, folder)
         except (EvergreenError, OSError) as error:
-            pause_s = self._pauses.put_off(now)
+            pause_s = self._pauses.failed(now)
             self._failed = release.version, error
             self._told("failed")
             log.warning("a reference cannot be fetched", version=release.version, again_in_s=pause_s, error=str(error)[:500])

@@ -1,1 +1,5 @@
-"""How our processes start, listen, restart and end with their parent. Knows none of the programs that it runs."""
+"""Start, supervise and end child processes. Knows none of the programs that it runs."""
+
+from collections.abc import Callable
+
+Announce = Callable[[str], None]  # prints one line of progress

@@ -19,6 +19,7 @@ from pipeline import tracking
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Params, Serve
 from pipeline.session.golden_answers import Golden, golden_differences, read_golden
+from serving.processes import Announce
 from serving.release.manifest import MANIFEST, model_name, read_verified, repository
 from serving.release.release_table import UNIQUE_ROLES, promote, roles, versions
 from serving.release.routing import Routes, read_routes, set_routing
@@ -38,7 +39,6 @@ from serving.triton.client import (
 from state.database import open_state
 
 DRAIN_TIMEOUT_S = 30.0
-Say = Callable[[str], None]
 
 
 class Swapped(NamedTuple):
@@ -50,7 +50,7 @@ class Swapped(NamedTuple):
 
 
 def swap(
-    version: int, params: Params, home: Path, say: Say, may: Callable[[sa.Connection], None] = lambda _connection: None
+    version: int, params: Params, home: Path, announce: Announce, may: Callable[[sa.Connection], None] = lambda _connection: None
 ) -> Swapped:
     """Make a published version champion; raises `InputError`, `RefusedError` (golden answers) or `ToolError` (Triton).
 
@@ -64,16 +64,16 @@ def swap(
             in_use = read_routes(connection).served
         served = is_alive(serve)
         if served:
-            bring_up(serve, home, version, say, in_use=version in in_use)
+            bring_up(serve, home, version, announce, in_use=version in in_use)
         else:
             read_verified(unpark(home, version))
         with engine.begin() as connection:
             may(connection)
             promote(connection, version)
             wanted, now = read_routes(connection).served, roles(connection)
-        say(f"version {version} is champion; gateways follow within {params.gateway.routing_poll_ms} ms")
+        announce(f"version {version} is champion; gateways follow within {params.gateway.routing_poll_ms} ms")
         if served:
-            take_down(serve, home, wanted, 2 * params.gateway.routing_poll_ms / 1000, say)
+            take_down(serve, home, wanted, 2 * params.gateway.routing_poll_ms / 1000, announce)
         with tracking.registry(home):
             for role in UNIQUE_ROLES:
                 tracking.set_alias(params.publish.name, role, now.get(role))
@@ -81,7 +81,7 @@ def swap(
     return Swapped(version, before, served)
 
 
-def route(params: Params, home: Path, *, challenger_weight: float, shadow_share: float, say: Say) -> Routes:
+def route(params: Params, home: Path, *, challenger_weight: float, shadow_share: float, announce: Announce) -> Routes:
     """Change who answers: the challenger is loaded and checked before it gets traffic, and unloaded when it gets none."""
     serve = address(params.serve)
     with FileLock(home / "publish.lock"), open_state(home) as engine:
@@ -89,17 +89,17 @@ def route(params: Params, home: Path, *, challenger_weight: float, shadow_share:
             routes = read_routes(connection)
         served = is_alive(serve)
         if served and routes.challenger and (challenger_weight or shadow_share):
-            bring_up(serve, home, routes.challenger, say, in_use=routes.challenger in routes.served)
+            bring_up(serve, home, routes.challenger, announce, in_use=routes.challenger in routes.served)
         try:
             with engine.begin() as connection:
                 routes = set_routing(connection, challenger_weight=challenger_weight, shadow_share=shadow_share)
         finally:  # shares that are none are refused: then nothing has changed, and what was loaded for them goes
             if served:
-                take_down(serve, home, routes.served, 2 * params.gateway.routing_poll_ms / 1000, say)
+                take_down(serve, home, routes.served, 2 * params.gateway.routing_poll_ms / 1000, announce)
     return routes
 
 
-def catch_up(params: Params, home: Path, say: Say, *, timeout_s: float) -> None:
+def catch_up(params: Params, home: Path, announce: Announce, *, timeout_s: float) -> None:
     """Bring a server that has just started to what the release table says now: a swap may have moved it meanwhile.
 
     A challenger that does not load, or answers otherwise than offline, loses its share. Raises what `bring_up` raises for the
@@ -110,18 +110,18 @@ def catch_up(params: Params, home: Path, say: Say, *, timeout_s: float) -> None:
         with engine.begin() as connection:
             routes = read_routes(connection)
         if routes.champion:
-            bring_up(serve, home, routes.champion, say, in_use=True)
-            load_companions(serve, home, routes.champion, say)
+            bring_up(serve, home, routes.champion, announce, in_use=True)
+            load_companions(serve, home, routes.champion, announce)
         for version in routes.served - {routes.champion}:
             try:
-                bring_up(serve, home, version, say, in_use=False)
+                bring_up(serve, home, version, announce, in_use=False)
             except EvergreenError as error:
                 with engine.begin() as connection:
                     set_routing(connection, challenger_weight=0.0, shadow_share=0.0)
-                say(f"the challenger, version {version}, gets no traffic any more: {error}")
+                announce(f"the challenger, version {version}, gets no traffic any more: {error}")
 
 
-def bring_up(serve: Serve, home: Path, version: int, say: Say, *, in_use: bool) -> None:
+def bring_up(serve: Serve, home: Path, version: int, announce: Announce, *, in_use: bool) -> None:
     """Load a version, and hold its golden answers against the offline ones.
 
     One that fails is refused, and unloaded again unless it is `in_use`: then somebody has to look, and a doubtful answer may be
@@ -132,7 +132,7 @@ def bring_up(serve: Serve, home: Path, version: int, say: Say, *, in_use: bool) 
     golden, key = _golden(folder), _key(home, serve)
     if not is_ready(serve, [model]):
         load(serve, model, key)
-        say(f"{model} is loaded and warm")
+        announce(f"{model} is loaded and warm")
     if problem := _problem(serve, model, golden):
         if not in_use:
             unload(serve, model, key)
@@ -141,21 +141,21 @@ def bring_up(serve: Serve, home: Path, version: int, say: Say, *, in_use: bool) 
             problem,
             "what served before serves on; make the package again on a machine like this one: .venv/bin/dvc repro -f package",
         )
-    say(f"{model}: {len(golden.texts)} golden answers equal the offline ones")
+    announce(f"{model}: {len(golden.texts)} golden answers equal the offline ones")
 
 
-def load_companions(serve: Serve, home: Path, version: int, say: Say) -> None:
+def load_companions(serve: Serve, home: Path, version: int, announce: Announce) -> None:
     """Load what `serving.release.frameworks` laid beside this version; one that does not load is told, and stops nothing."""
     for model in (f"{model_name(version)}-torch", f"control-{version}"):
         if (repository(home) / model / MANIFEST).is_file() and not is_ready(serve, [model]):
             try:
                 load(serve, model, _key(home, serve))
-                say(f"{model} is loaded beside it")
+                announce(f"{model} is loaded beside it")
             except EvergreenError as error:
-                say(f"{model} is not served: {error}")
+                announce(f"{model} is not served: {error}")
 
 
-def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, say: Say) -> None:
+def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, announce: Announce) -> None:
     """Unload every version that is not wanted, once nobody has asked it for `quiet_s`.
 
     A gateway that has not heard of new routes still asks the old version; silence for two of its polls means that all have heard.
@@ -166,9 +166,11 @@ def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, say: S
         if found is None or int(found[1]) in wanted:
             continue
         if not drain(serve, model, quiet_s, DRAIN_TIMEOUT_S):
-            say(f"{model} is still asked after {DRAIN_TIMEOUT_S:.0f} s, by a client that names it; it is unloaded all the same")
+            announce(
+                f"{model} still gets requests after {DRAIN_TIMEOUT_S:.0f} s, from a client that names it; unloading it anyway"
+            )
         unload(serve, model, key)
-        say(f"{model} is unloaded")
+        announce(f"{model} is unloaded")
 
 
 def park(home: Path, kept: set[int]) -> list[int]:

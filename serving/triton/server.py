@@ -60,7 +60,7 @@ def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     _free_shared_memory(_region(home, serve))
     key = _new_key(key_file(home, serve))
-    log = folder / f"server-{serve.http_port}.log"
+    log = log_path(home, serve)
     options = _options(repository, models, serve, _backends(folder), key)
     region = f"--backend-config=python,shm-region-prefix-name={_region(home, serve)}"
     command = [str(_wheel() / "bin" / "tritonserver"), *options, region]
@@ -103,7 +103,7 @@ def has_lost_a_model(server: Server) -> bool:
 
 def ended(server: Server) -> ToolError:
     """What to tell when the server ended by itself."""
-    return ToolError("Triton", f"the server ended by itself; its last words:\n{_last_errors(server.log)}", f"read {server.log}")
+    return ToolError("Triton", f"the server ended by itself; its last words:\n{last_errors(server.log)}", f"read {server.log}")
 
 
 def wait_ready(server: Server, models: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ def wait_ready(server: Server, models: Sequence[str]) -> None:
             return
         time.sleep(0.1)
     raise ToolError(
-        "Triton", f"the server did not become ready; its last words:\n{_last_errors(server.log)}", f"read {server.log}"
+        "Triton", f"the server did not become ready; its last words:\n{last_errors(server.log)}", f"read {server.log}"
     )
 
 
@@ -216,7 +216,13 @@ def free_ports(serve: Serve) -> Serve:
     return serve.model_copy(update={"http_port": http, "grpc_port": grpc, "metrics_port": metrics})
 
 
-def _last_errors(log: Path) -> str:
+def log_path(home: Path, serve: Serve) -> Path:
+    """Return the path of a server's log."""
+    return home / "triton" / f"server-{serve.http_port}.log"
+
+
+def last_errors(log: Path) -> str:
+    """Return the last error lines of a log, or its last lines when it has none."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     errors = [line for line in lines if line.startswith("E") or "rror" in line]
     return "\n".join((errors or lines)[-8:])

@@ -9,7 +9,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ import psutil
 
 from pipeline.params import Params
 from serving.loadtest.result import percentile
+from serving.processes import Announce
 from tests.faults.alert_room import (
     Here,
     alertmanager,
@@ -42,7 +43,6 @@ from tests.faults.traffic import Traffic
 
 P99_MS, RSS_MIB = 50.0, 200.0
 LOST = -1  # the connection ended before there was an answer
-Say = Callable[[str], None]
 
 
 class Amount(NamedTuple):
@@ -78,7 +78,7 @@ class Shot(NamedTuple):
     took_ms: float
 
 
-def run(folder: Path, params: Params, tools: Path, amount: Amount, say: Say) -> tuple[Outcome, Story]:
+def run(folder: Path, params: Params, tools: Path, amount: Amount, say: Announce) -> tuple[Outcome, Story]:
     """The drill from an empty home."""
     here = lay_out(folder, params)
     with ExitStack() as stack:

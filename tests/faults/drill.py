@@ -20,7 +20,7 @@ from monitoring.local.watch import TOOLS
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Params, load_params
 from serving.loadtest import read_texts
-from serving.processes.restarts import STABLE_S
+from serving.processes.supervisor import STABLE_S
 from tests.bench.children import forget_settings
 from tests.bench.meter import Meter, Pace
 from tests.conftest import copy_project, make_small

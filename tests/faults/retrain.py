@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from serving.processes import Announce
 from state.tables import retrain_steps
 from tests.conftest import Project
 from tests.faults.alert_room import is_up
@@ -42,7 +43,6 @@ from tests.faults.stack import free_port, wait_until
 FAILS_WITHIN_S = 600.0
 SMALL_DISK_MIB = 8
 MODEL = "evergreen"
-Say = Callable[[str], None]
 
 
 class Amount(NamedTuple):
@@ -81,7 +81,7 @@ class Figures(NamedTuple):
     broken: Counter[str]  # by promise, over all looks at the history
 
 
-def run(project: Project, amount: Amount, say: Say) -> tuple[Outcome, RetrainStory]:
+def run(project: Project, amount: Amount, say: Announce) -> tuple[Outcome, RetrainStory]:
     """The drill in a project that has been made once and is changed by it."""
     room = furnish(project)
     faults: list[Fault] = []

@@ -225,7 +225,7 @@ def test_a_job_that_is_not_there_is_said_to_be_missing(running: Running) -> None
 
 def test_the_challenger_answers_its_share_of_units_always_the_same_ones_and_no_restart_is_needed(running: Running) -> None:
     place = running.place
-    route(place.params, place.home, challenger_weight=0.5, shadow_share=0.0, say=lambda _: None)
+    route(place.params, place.home, challenger_weight=0.5, shadow_share=0.0, announce=lambda _: None)
     try:
         wait_until(lambda: ask(place, "/v1/routes").body["challenger_weight"] == 0.5, 10)
         units = [f"customer-{i}" for i in range(80)]
@@ -237,14 +237,14 @@ def test_the_challenger_answers_its_share_of_units_always_the_same_ones_and_no_r
         assert all(one["confidence"] == pytest.approx(right[one["version"]][1], abs=1e-4) for one in answered)
         assert predict(place, text="pinned", version=2).body["predictions"][0]["version"] == 2
     finally:
-        route(place.params, place.home, challenger_weight=0.0, shadow_share=0.0, say=lambda _: None)
+        route(place.params, place.home, challenger_weight=0.0, shadow_share=0.0, announce=lambda _: None)
     wait_until(lambda: ask(place, "/v1/routes").body["challenger_weight"] == 0, 10)
     assert predict(place, text="pinned again", version=2).status == 404
 
 
 def test_shadow_answers_are_logged_and_never_given(running: Running) -> None:
     place = running.place
-    route(place.params, place.home, challenger_weight=0.0, shadow_share=1.0, say=lambda _: None)
+    route(place.params, place.home, challenger_weight=0.0, shadow_share=1.0, announce=lambda _: None)
     try:
         wait_until(lambda: ask(place, "/v1/routes").body["shadow_share"] == 1.0, 10)
         given = [predict(place, text=f"a copy, please, of number {i}").body["predictions"][0] for i in range(10)]
@@ -254,7 +254,7 @@ def test_shadow_answers_are_logged_and_never_given(running: Running) -> None:
         logged = [row for row in rows_of(place) if row["id"] in ids]
         assert {(row["role"], row["version"]) for row in logged} == {("champion", 1), ("shadow", 2)}
     finally:
-        route(place.params, place.home, challenger_weight=0.0, shadow_share=0.0, say=lambda _: None)
+        route(place.params, place.home, challenger_weight=0.0, shadow_share=0.0, announce=lambda _: None)
 
 
 def test_every_answer_stands_in_the_log_with_what_was_said(running: Running) -> None:

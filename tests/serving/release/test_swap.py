@@ -49,7 +49,7 @@ def swap_to(place: Place, version: int, said: list[str] | None = None) -> Swappe
 
 
 def routed(place: Place, weight: float, shadow: float = 0.0) -> None:
-    route(place.params, place.home, challenger_weight=weight, shadow_share=shadow, say=[].append)
+    route(place.params, place.home, challenger_weight=weight, shadow_share=shadow, announce=[].append)
 
 
 def ask(place: Place, text: str, unit: str | None = None) -> tuple[int, Answer]:
@@ -100,7 +100,7 @@ def test_a_challenger_is_loaded_and_checked_before_it_gets_traffic_and_unloaded_
     def note(line: str) -> None:
         weights[line] = followed(place)["challenger_weight"]
 
-    route(place.params, place.home, challenger_weight=0.5, shadow_share=0.0, say=note)
+    route(place.params, place.home, challenger_weight=0.5, shadow_share=0.0, announce=note)
     assert weights == {"intent-3 is loaded and warm": 0.0, "intent-3: 24 golden answers equal the offline ones": 0.0}
     assert in_triton(place) == ["intent-1", "intent-3"]
     stack.wait_until(lambda: followed(place)["challenger_weight"] == 0.5, 3)

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import ToolError
 from pipeline.params import Params
-from serving.serve import BURIED_WITHIN_S, Stack
+from serving.serve import BURIED_WITHIN_S, Triton
 from serving.triton.client import is_ready, load
 from serving.triton.server import Server, free_ports, has_lost_a_model, running
 from tests.manifests.pods_here import CONFIG, MODEL
@@ -53,19 +53,19 @@ def test_a_triton_that_does_not_bury_it_is_ended_and_nothing_else_is(
 ) -> None:
     server, child = parent
     said: list[str] = []
-    stack = Stack(params, tmp_path, said.append)
-    stack.triton = server
-    stack._end_a_crippled_triton(100.0)
+    triton = Triton(params, tmp_path, said.append)
+    triton.server = server
+    triton.kill_if_crippled(100.0)
     assert server.process.poll() is None
     subprocess.run(["kill", "-9", str(child)], check=True)
     wait_until_lost(server)
-    stack._end_a_crippled_triton(200.0)
-    stack._end_a_crippled_triton(200.0 + BURIED_WITHIN_S / 2)
+    triton.kill_if_crippled(200.0)
+    triton.kill_if_crippled(200.0 + BURIED_WITHIN_S / 2)
     assert server.process.poll() is None
     assert said == []
-    stack._end_a_crippled_triton(200.0 + BURIED_WITHIN_S)
+    triton.kill_if_crippled(200.0 + BURIED_WITHIN_S)
     assert server.process.returncode == -signal.SIGKILL
-    assert said == ["a process of a model has died, and Triton does not replace it"]
+    assert said == ["a model's process has died, and Triton does not replace it"]
 
 
 def test_a_model_that_dies_while_it_is_loaded_is_buried_in_time(params: Params, tmp_path: Path) -> None:

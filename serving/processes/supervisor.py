@@ -1,0 +1,183 @@
+"""Supervise child processes: start them, wait until they are ready, restart them with a growing pause, end them."""
+
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.request import urlopen
+
+from pipeline.errors import ToolError
+from serving.processes import Announce
+from serving.processes.lifetime import end_with_parent, require_free
+
+READY_WITHIN_S, ENDS_WITHIN_S = 60.0, 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S = 0.5, 15.0, 60.0
+LAST_LINES = 8
+
+
+class Backoff:
+    """The pause before the next attempt: it doubles with each failure, and starts over after `STABLE_S` without one."""
+
+    def __init__(self) -> None:
+        self._pause_s, self._since, self._due = FIRST_PAUSE_S, 0.0, 0.0
+
+    def started(self, now: float) -> None:
+        """Record a start."""
+        self._since = now
+
+    def failed(self, now: float) -> float:
+        """Record a failure and return the seconds until the next attempt `is_due`."""
+        self._pause_s = FIRST_PAUSE_S if now - self._since >= STABLE_S else min(LONGEST_PAUSE_S, 2 * self._pause_s)
+        self._since, self._due = now, now + self._pause_s
+        return self._pause_s
+
+    def is_due(self, now: float) -> bool:
+        """Return True once the pause is over."""
+        return now >= self._due
+
+
+class Startable(Protocol):
+    """A program that a `Child` runs: a command, or a server with a start and an end that differ."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def log(self) -> Path: ...
+    def start(self) -> subprocess.Popen[bytes]: ...
+    def is_ready(self) -> bool: ...
+    def stop(self, process: subprocess.Popen[bytes]) -> None: ...
+    def last_output(self) -> str: ...
+
+
+class Program(NamedTuple):
+    """A command, and the page that answers once it is ready. Output is appended to `log`."""
+
+    name: str
+    command: Sequence[str]
+    host: str
+    port: int
+    path: str  # of the page
+    log: Path
+    cwd: Path | None = None
+    environment: Mapping[str, str] | None = None
+    ends_within_s: float = ENDS_WITHIN_S
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the command in a session of its own; raises `ToolError` when its port is taken."""
+        require_free(self.host, self.port)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.cwd,
+                env=self.environment,
+                start_new_session=True,  # Ctrl-C goes to the parent, which ends its children in order
+                preexec_fn=end_with_parent,
+            )
+
+    def is_ready(self) -> bool:
+        """Return True when the page answers with a 2xx."""
+        with suppress(OSError, HTTPException), urlopen(f"http://{self.host}:{self.port}{self.path}", timeout=2):
+            return True
+        return False
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """Send SIGTERM, and SIGKILL when that is not enough."""
+        process.terminate()
+        try:
+            process.wait(timeout=self.ends_within_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def last_output(self) -> str:
+        """Return the end of the log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
+        return "\n".join(lines[-LAST_LINES:])
+
+
+class Child:
+    """A program and its process, restarted whenever it ends."""
+
+    def __init__(self, program: Startable) -> None:
+        self.program = program
+        self.process: subprocess.Popen[bytes] | None = None
+        self._backoff = Backoff()
+        self._was_ready = True
+
+    @property
+    def pid(self) -> int:
+        """Return the id of the running process; raises `ToolError` between two of them."""
+        if self.process is None:
+            raise ToolError(self.program.name, "it is not running", f"read {self.program.log}")
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start the program without waiting for it."""
+        self._start(time.monotonic())
+
+    def wait_ready(self, within_s: float = READY_WITHIN_S) -> None:
+        """Return once it is ready; raises `ToolError` with its last output when it ends or takes too long."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline and self.process and self.process.poll() is None:
+            if self.program.is_ready():
+                self._was_ready = True
+                return
+            time.sleep(0.05)
+        what = f"it ended or did not become ready; its last output:\n{self.program.last_output()}"
+        raise ToolError(self.program.name, what, f"read {self.program.log}")
+
+    def look(self, now: float, announce: Announce) -> None:
+        """Restart the program after its pause when it has ended, and announce both. A failed attempt is repeated later."""
+        name = self.program.name
+        if self.process and (code := self.process.poll()) is not None:
+            pause_s = self._backoff.failed(now)
+            output = f"; its last output, from {self.program.log}:\n{self.program.last_output()}" if code > 0 else ""
+            announce(f"{name} ended ({describe_exit(code)}); restarting in {pause_s:g} s{output}")
+            self.end()
+        if not self._backoff.is_due(now):
+            return
+        try:
+            if self.process is None:
+                self._start(now)
+            elif not self._was_ready and self.program.is_ready():
+                self._was_ready = True
+                announce(f"{name} is back")
+        except Exception as error:  # a port that is still held, a database that is away: other children go on meanwhile
+            verb = "become ready" if self.process else "be started"
+            announce(f"{name} could not {verb}; next attempt in {self._backoff.failed(now):g} s: {error}")
+
+    def end(self) -> None:
+        """Stop the process, if there is one, and wait for its end."""
+        if self.process:
+            self.program.stop(self.process)
+            self.process = None
+
+    def _start(self, now: float) -> None:
+        self._backoff.started(now)
+        self._was_ready = False
+        self.process = self.program.start()
+
+
+@contextmanager
+def supervised(program: Program) -> Iterator[Child]:
+    """Yield the program's child, ready and with an empty log; end it when the block ends in any way."""
+    program.log.unlink(missing_ok=True)
+    child = Child(program)
+    try:
+        child.start()
+        child.wait_ready()
+        yield child
+    finally:
+        child.end()
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit code as text: `signal 9` or `exit code 1`."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
