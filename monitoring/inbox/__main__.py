@@ -1,4 +1,4 @@
-"""Runs the inbox: `python -m monitoring.inbox`."""
+"""Run the inbox: `python -m monitoring.inbox`."""
 
 from monitoring.inbox.app import main
 from pipeline.errors import run_stage

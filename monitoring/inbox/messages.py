@@ -1,6 +1,6 @@
-"""What the inbox keeps: alerts as they were heard, the dead man's switch, and where each alert stands now.
+"""The inbox's messages: alerts as Alertmanager posted them, the dead man's switch, and the status of each alert now.
 
-Alertmanager calls an alert over when Prometheus says so, and also when Prometheus has been silent for four times `resend_s`. The
+Alertmanager resolves an alert when Prometheus says so, and also when Prometheus has been silent for four times `resend_s`. The
 switch tells the two apart: it carries the time of Prometheus' own evaluation, and only an end that it confirms counts.
 """
 
@@ -12,16 +12,17 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from monitoring.alert_rules.monitoring import SWITCH
-from monitoring.inbox.evidence import Evidence
+from monitoring.inbox.explanation import Explanation
 from pipeline.params import Alerts
 
-Standing = Literal["firing", "unheard", "unconfirmed", "over"]
+Status = Literal["firing", "unheard", "unconfirmed", "over"]
 Text = Annotated[str, StringConstraints(max_length=20_000)]
 Texts = Annotated[dict[Text, Text], Field(max_length=64)]
+KEYS = {"received_at": "heard_at", "explanation": "evidence", "explanation_error": "evidence_problem"}  # in the stored JSON
 
 
-class Told(BaseModel):
-    """One alert in Alertmanager's webhook, version 4; unknown keys are left alone."""
+class WebhookAlert(BaseModel):
+    """One alert in Alertmanager's webhook, version 4. Unknown keys are ignored."""
 
     status: Literal["firing", "resolved"]
     labels: Texts
@@ -32,34 +33,36 @@ class Told(BaseModel):
 
 
 class Webhook(BaseModel):
-    """What Alertmanager posts."""
+    """The body that Alertmanager posts."""
 
-    alerts: Annotated[list[Told], Field(max_length=10_000)]
+    alerts: Annotated[list[WebhookAlert], Field(max_length=10_000)]
 
 
 class Message(BaseModel):
     """One episode of an alert. Times are seconds of the epoch."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        frozen=True, alias_generator=lambda name: KEYS.get(name, name), validate_by_name=True, serialize_by_alias=True
+    )
 
     fingerprint: str
     starts_at: float
     ends_at: float | None
     labels: dict[str, str]
     annotations: dict[str, str]
-    heard_at: float  # first
+    received_at: float  # first
     repeated_at: float  # last
-    evidence: Evidence | None
-    evidence_problem: str
+    explanation: Explanation | None
+    explanation_error: str
 
     @property
     def key(self) -> tuple[str, float]:
-        """What makes an episode one: the alert and when it began."""
+        """Identify an episode by its alert and its start."""
         return self.fingerprint, self.starts_at
 
 
 class Switch(BaseModel):
-    """When Prometheus last evaluated, as it said itself; and since when it has done so without a gap."""
+    """The time of Prometheus' last evaluation by its own clock, and the start of the current run of evaluations without a gap."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,66 +70,68 @@ class Switch(BaseModel):
     unbroken_since: float
 
 
-class Kept(BaseModel):
-    """The file."""
+class Snapshot(BaseModel):
+    """The content of the messages file."""
 
     messages: list[Message]
     switch: Switch | None
 
 
-class Heard(NamedTuple):
-    """What a webhook changed."""
+class Update(NamedTuple):
+    """The messages that a webhook added or changed, and the switch after it."""
 
     messages: list[Message]
     switch: Switch | None
 
 
-def heard(webhook: Webhook, known: dict[tuple[str, float], Message], switch: Switch | None, now: float, alerts: Alerts) -> Heard:
-    """Each alert by its own status: a group that fires may hold some that ended."""
+def apply_webhook(
+    webhook: Webhook, known: dict[tuple[str, float], Message], switch: Switch | None, now: float, alerts: Alerts
+) -> Update:
+    """Turn each alert into a message by its own status: a firing group may hold alerts that have ended."""
     messages = []
-    for told in webhook.alerts:
-        if told.labels.get("alertname") == SWITCH:
-            switch = moved_on(switch, evaluated_at(told, now), alerts)
+    for alert in webhook.alerts:
+        if alert.labels.get("alertname") == SWITCH:
+            switch = record_evaluation(switch, evaluated_at(alert, now), alerts)
             continue
-        before = known.get((told.fingerprint, told.starts_at.timestamp()))
+        earlier = known.get((alert.fingerprint, alert.starts_at.timestamp()))
         messages.append(
             Message(
-                fingerprint=told.fingerprint,
-                starts_at=told.starts_at.timestamp(),
-                ends_at=told.ends_at.timestamp() if told.status == "resolved" else None,
-                labels=told.labels,
-                annotations=told.annotations,
-                heard_at=before.heard_at if before else now,
+                fingerprint=alert.fingerprint,
+                starts_at=alert.starts_at.timestamp(),
+                ends_at=alert.ends_at.timestamp() if alert.status == "resolved" else None,
+                labels=alert.labels,
+                annotations=alert.annotations,
+                received_at=earlier.received_at if earlier else now,
                 repeated_at=now,
-                evidence=before.evidence if before else None,
-                evidence_problem=before.evidence_problem if before else "",
+                explanation=earlier.explanation if earlier else None,
+                explanation_error=earlier.explanation_error if earlier else "",
             )
         )
-    return Heard(messages, switch)
+    return Update(messages, switch)
 
 
-def evaluated_at(told: Told, now: float) -> float:
-    """The time in the switch's annotation; without one it counts as evaluated when it is heard."""
+def evaluated_at(alert: WebhookAlert, now: float) -> float:
+    """Return the time in the switch's annotation, or the time of receipt without one."""
     try:
-        return min(now, float(told.annotations["evaluated_at"]))
+        return min(now, float(alert.annotations["evaluated_at"]))
     except (KeyError, ValueError):
         return now
 
 
-def moved_on(before: Switch | None, at: float, alerts: Alerts) -> Switch:
-    """The switch after another evaluation was heard of; more than `gap_s` between two is a gap."""
-    if before is None or at - before.evaluated_at > gap_s(alerts):
+def record_evaluation(switch: Switch | None, at: float, alerts: Alerts) -> Switch:
+    """Return the switch after another evaluation; more than `max_gap_s` between two starts a new unbroken run."""
+    if switch is None or at - switch.evaluated_at > max_gap_s(alerts):
         return Switch(evaluated_at=at, unbroken_since=at)
-    return Switch(evaluated_at=max(at, before.evaluated_at), unbroken_since=before.unbroken_since)
+    return Switch(evaluated_at=max(at, switch.evaluated_at), unbroken_since=switch.unbroken_since)
 
 
-def gap_s(alerts: Alerts) -> float:
-    """The longest time between two evaluations that are heard of while all is well; far below the 4 × resend_s of a false end."""
+def max_gap_s(alerts: Alerts) -> float:
+    """Return the longest time between two received evaluations while all is well, far below the 4 × resend_s of a false end."""
     return alerts.resend_s + alerts.evaluate_s + 2 * alerts.switch_every_s
 
 
-def standing(message: Message, switch: Switch | None, now: float, alerts: Alerts) -> Standing:
-    """Where an alert stands: an end counts when Prometheus was heard without a gap from before it until after it."""
+def status_of(message: Message, switch: Switch | None, now: float, alerts: Alerts) -> Status:
+    """Decide an alert's status: an end counts when Prometheus evaluated without a gap from before it until after it."""
     if message.ends_at is None:
         repeated = alerts.repeat_s + 2 * alerts.group_interval_s + alerts.group_wait_s
         return "unheard" if now - message.repeated_at > repeated else "firing"
@@ -134,59 +139,59 @@ def standing(message: Message, switch: Switch | None, now: float, alerts: Alerts
         return "unconfirmed"
     if switch.unbroken_since <= message.ends_at:
         return "over"
-    again = alerts.resend_s + alerts.group_interval_s + 2 * alerts.evaluate_s  # by then it would have been told anew
-    return "over" if switch.evaluated_at - switch.unbroken_since > again else "unconfirmed"
+    resent_s = alerts.resend_s + alerts.group_interval_s + 2 * alerts.evaluate_s  # an alert that still fires has arrived by then
+    return "over" if switch.evaluated_at - switch.unbroken_since > resent_s else "unconfirmed"
 
 
 def overdue_s(switch: Switch | None, started_at: float, now: float, alerts: Alerts) -> float:
-    """Seconds since Prometheus last evaluated, when that is too long ago; 0 while all is well."""
+    """Return the seconds since Prometheus' last evaluation when they exceed `switch_overdue_s`, else 0."""
     age = now - (switch.evaluated_at if switch else started_at)
     return age if age > alerts.switch_overdue_s else 0.0
 
 
-class Box:
-    """The last messages, in a file that is whole at any time."""
+class MessageStore:
+    """The newest messages, in a file that is complete at any time."""
 
     def __init__(self, path: Path, alerts: Alerts) -> None:
         self._path, self._alerts = path, alerts
-        kept = _read(path)
-        self.messages = {message.key: message for message in kept.messages}
-        self.switch = kept.switch
+        snapshot = _read(path)
+        self.messages = {message.key: message for message in snapshot.messages}
+        self.switch = snapshot.switch
 
-    def take(self, webhook: Webhook, now: float) -> list[Message]:
-        """Keep what was heard, durably; raises `OSError` when that cannot be done, and then nothing has changed."""
-        changed = heard(webhook, self.messages, self.switch, now, self._alerts)
-        self._keep(self.messages | {message.key: message for message in changed.messages}, changed.switch)
-        return changed.messages
+    def receive(self, webhook: Webhook, now: float) -> list[Message]:
+        """Store a webhook durably and return its messages; raises `OSError`, and then nothing has changed."""
+        update = apply_webhook(webhook, self.messages, self.switch, now, self._alerts)
+        self._save(self.messages | {message.key: message for message in update.messages}, update.switch)
+        return update.messages
 
-    def put_evidence(self, messages: list[Message], evidence: Evidence | None, problem: str) -> None:
-        """What the monitor said of these messages, or why it said nothing; each as it stands by now."""
-        added = {"evidence": evidence, "evidence_problem": problem}
-        there = [self.messages[message.key] for message in messages if message.key in self.messages]
-        self._keep(self.messages | {message.key: message.model_copy(update=added) for message in there}, self.switch)
+    def add_explanation(self, messages: list[Message], explanation: Explanation | None, error: str) -> None:
+        """Add the monitor's explanation, or the reason why there is none, to the current state of these messages."""
+        added = {"explanation": explanation, "explanation_error": error}
+        current = [self.messages[message.key] for message in messages if message.key in self.messages]
+        self._save(self.messages | {message.key: message.model_copy(update=added) for message in current}, self.switch)
 
-    def _keep(self, messages: dict[tuple[str, float], Message], switch: Switch | None) -> None:
+    def _save(self, messages: dict[tuple[str, float], Message], switch: Switch | None) -> None:
         newest = sorted(messages.values(), key=lambda message: message.starts_at)[-self._alerts.inbox_messages :]
-        _write(self._path, Kept(messages=newest, switch=switch))
+        _write(self._path, Snapshot(messages=newest, switch=switch))
         self.messages, self.switch = {message.key: message for message in newest}, switch
 
 
-def _read(path: Path) -> Kept:
-    """What was kept; a file that cannot be read is put aside, not lost."""
+def _read(path: Path) -> Snapshot:
+    """Read the snapshot; a file that cannot be read is renamed, not lost."""
     try:
-        return Kept.model_validate_json(path.read_bytes())
+        return Snapshot.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return Kept(messages=[], switch=None)
+        return Snapshot(messages=[], switch=None)
     except ValueError:
         path.replace(path.with_suffix(".unreadable"))
-        return Kept(messages=[], switch=None)
+        return Snapshot(messages=[], switch=None)
 
 
-def _write(path: Path, kept: Kept) -> None:
+def _write(path: Path, snapshot: Snapshot) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with part.open("w", encoding="utf-8") as file:
-        json.dump(kept.model_dump(), file)
+        json.dump(snapshot.model_dump(), file)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

@@ -1,4 +1,4 @@
-"""How the inbox looks: messages made into cards for people. Everything is escaped by the template engine."""
+"""The inbox page: groups messages into cards and renders them. The template engine escapes everything."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from monitoring.inbox.evidence import Evidence, Signal
-from monitoring.inbox.messages import Message, Standing, Switch, overdue_s, standing
+from monitoring.inbox.explanation import Explanation, Signal
+from monitoring.inbox.messages import Message, Status, Switch, overdue_s, status_of
 from pipeline.params import Alerts
 
 FILES = Path(__file__).parent / "files"
-ORDER: tuple[Standing, ...] = ("firing", "unconfirmed", "unheard", "over")
-SAID: dict[Standing, str] = {
+ORDER: tuple[Status, ...] = ("firing", "unconfirmed", "unheard", "over")
+STATUS_LABELS: dict[Status, str] = {
     "firing": "firing",
     "unconfirmed": "end not confirmed",
-    "unheard": "not heard again",
+    "unheard": "not repeated",
     "over": "over",
 }
 SIGNALS = {
@@ -32,180 +32,180 @@ SIGNALS = {
 }
 
 
-class Moved(NamedTuple):
-    """One thing that moved, and by how much."""
+class Section(NamedTuple):
+    """One alert on a card: its description, and numbers, words and texts where the monitor gave them."""
 
-    what: str
+    heading: str
     signal: str
-    said: str  # the rule's description, with numbers
+    description: str
     numbers: list[tuple[str, str]]
     words: list[str]
     texts: list[str]
 
 
 class Card(NamedTuple):
-    """Alerts of one name and version that stand alike."""
+    """Alerts of one name, version and status."""
 
     title: str
     name: str
     severity: str
-    standing: Standing
-    said: str
+    status: Status
+    status_label: str
     version: str
-    began: float
-    ended: float | None
-    moved: list[Moved]
+    started_at: float
+    ended_at: float | None
+    sections: list[Section]
     loss: str
     accuracy: str
-    then: str
+    next_step: str
     look: str
     runbook: str
     report_at: str
     problem: str
 
 
-def page(messages: Iterable[Message], switch: Switch | None, started_at: float, now: float, alerts: Alerts) -> str:
-    """The whole page."""
+def render_page(messages: Iterable[Message], switch: Switch | None, started_at: float, now: float, alerts: Alerts) -> str:
+    """Render the page as HTML."""
     late_s = overdue_s(switch, started_at, now, alerts)
-    found = cards(messages, switch, now, alerts)
-    firing = sum(card.standing != "over" for card in found)
+    cards = group_into_cards(messages, switch, now, alerts)
+    firing = sum(card.status != "over" for card in cards)
     template = _environment().get_template("inbox.html")
-    return template.render(cards=found, firing=firing, switch=switch, late_s=late_s, now=now, alerts=alerts, said=SAID)
+    return template.render(cards=cards, firing=firing, switch=switch, late_s=late_s, now=now, alerts=alerts)
 
 
-def cards(messages: Iterable[Message], switch: Switch | None, now: float, alerts: Alerts) -> list[Card]:
-    """What fires first, then by time; several signals of one version that moved are one card."""
-    groups: dict[tuple[str, str, Standing, float], list[Message]] = {}
+def group_into_cards(messages: Iterable[Message], switch: Switch | None, now: float, alerts: Alerts) -> list[Card]:
+    """Return the cards, firing first, then newest first; several signals of one version share a card."""
+    groups: dict[tuple[str, str, Status, float], list[Message]] = {}
     for message in messages:
-        stands = standing(message, switch, now, alerts)
-        episode = message.starts_at if stands == "over" else 0.0  # those of the past are not mixed
-        key = (message.labels.get("alertname", ""), message.labels.get("version", ""), stands, episode)
+        status = status_of(message, switch, now, alerts)
+        episode = message.starts_at if status == "over" else 0.0  # past episodes stay apart
+        key = (message.labels.get("alertname", ""), message.labels.get("version", ""), status, episode)
         groups.setdefault(key, []).append(message)
-    found = [card(sorted(group, key=lambda one: one.starts_at), stands) for (_, _, stands, _), group in groups.items()]
-    return sorted(found, key=lambda one: (ORDER.index(one.standing), -one.began))
+    cards = [card(sorted(group, key=lambda message: message.starts_at), status) for (_, _, status, _), group in groups.items()]
+    return sorted(cards, key=lambda card: (ORDER.index(card.status), -card.started_at))
 
 
-def card(group: list[Message], stands: Standing) -> Card:
-    """One card of alerts of one name and version, oldest first."""
-    first, newest = group[0], max(group, key=lambda one: one.repeated_at)
-    labels, notes = newest.labels, newest.annotations
-    evidence = next((one.evidence for one in reversed(group) if one.evidence), None)
+def card(group: list[Message], status: Status) -> Card:
+    """Build the card of alerts of one name and version, oldest first."""
+    first, newest = group[0], max(group, key=lambda message: message.repeated_at)
+    labels, annotations = newest.labels, newest.annotations
+    explanation = next((message.explanation for message in reversed(group) if message.explanation), None)
     return Card(
         title=title(group, newest),
         name=labels.get("alertname", ""),
         severity=labels.get("severity", ""),
-        standing=stands,
-        said=SAID[stands],
+        status=status,
+        status_label=STATUS_LABELS[status],
         version=labels.get("version", ""),
-        began=first.starts_at,
-        ended=max((one.ends_at for one in group if one.ends_at), default=None),
-        moved=said_once([moved(one) for one in group]),
-        loss=loss(evidence) or notes.get("loss", ""),
-        accuracy=accuracy(evidence),
-        then=notes.get("next", ""),
-        look=notes.get("look", ""),
-        runbook=notes.get("runbook_url", ""),
-        report_at=evidence.at if evidence else "",
-        problem="" if evidence else newest.evidence_problem,
+        started_at=first.starts_at,
+        ended_at=max((message.ends_at for message in group if message.ends_at), default=None),
+        sections=without_repeats([section(message) for message in group]),
+        loss=loss(explanation) or annotations.get("loss", ""),
+        accuracy=accuracy(explanation),
+        next_step=annotations.get("next", ""),
+        look=annotations.get("look", ""),
+        runbook=annotations.get("runbook_url", ""),
+        report_at=explanation.at if explanation else "",
+        problem="" if explanation else newest.explanation_error,
     )
 
 
 def title(group: list[Message], newest: Message) -> str:
-    """What the alert says in one line, with the signal in words."""
+    """Return the alert's summary with the signal in words."""
     labels = newest.labels
-    signal, said = labels.get("signal", ""), newest.annotations.get("summary", labels.get("alertname", ""))
-    signals = {one.labels.get("signal") for one in group}
+    signal, summary = labels.get("signal", ""), newest.annotations.get("summary", labels.get("alertname", ""))
+    signals = {message.labels.get("signal") for message in group}
     if len(signals) > 1:
-        _, version, rest = said.partition(f" of version {labels.get('version', '')} ")
+        _, version, rest = summary.partition(f" of version {labels.get('version', '')} ")
         return f"{len(signals)} signals{version.rstrip()}: each {rest}"
     words = SIGNALS.get(signal, signal)
-    return said.replace(signal, words[:1].upper() + words[1:], 1) if signal and said.startswith(signal) else said
+    return summary.replace(signal, words[:1].upper() + words[1:], 1) if signal and summary.startswith(signal) else summary
 
 
-def moved(message: Message) -> Moved:
-    """One alert: what moved, by how much, with words and three texts where the monitor gave them."""
-    signal = message.labels.get("signal", "")
-    found = message.evidence.of(signal) if message.evidence and signal else None
-    told = found or (likeliest(message.evidence) if message.evidence and not signal else None)
-    return Moved(
-        what=SIGNALS.get(signal, signal),
-        signal=signal,
-        said=message.annotations.get("description", ""),
-        numbers=numbers(found) if found else [],
-        words=told.moved_words[:12] if told else [],
-        texts=told.examples[:3] if told else [],
+def section(message: Message) -> Section:
+    """Build the section of one alert; an alert without a signal shows the words and texts of the strongest one."""
+    name = message.labels.get("signal", "")
+    signal = message.explanation.find(name) if message.explanation and name else None
+    example = signal or (strongest_signal(message.explanation) if message.explanation and not name else None)
+    return Section(
+        heading=SIGNALS.get(name, name),
+        signal=name,
+        description=message.annotations.get("description", ""),
+        numbers=numbers(signal) if signal else [],
+        words=example.moved_words[:12] if example else [],
+        texts=example.examples[:3] if example else [],
     )
 
 
-def said_once(found: list[Moved]) -> list[Moved]:
-    """Without words and texts that stand with an earlier one of the same card."""
+def without_repeats(sections: list[Section]) -> list[Section]:
+    """Drop words and texts that an earlier section of the card shows."""
     return [
-        one._replace(
-            words=[] if one.words in [before.words for before in found[:place]] else one.words,
-            texts=[] if one.texts in [before.texts for before in found[:place]] else one.texts,
+        section._replace(
+            words=[] if section.words in [earlier.words for earlier in sections[:position]] else section.words,
+            texts=[] if section.texts in [earlier.texts for earlier in sections[:position]] else section.texts,
         )
-        for place, one in enumerate(found)
+        for position, section in enumerate(sections)
     ]
 
 
-def likeliest(evidence: Evidence) -> Signal | None:
-    """The signal with the strongest evidence: its texts go with an alert on accuracy."""
-    told = [one for one in evidence.signals if one.log_e is not None and one.examples]
-    return max(told, key=lambda one: one.log_e or 0.0, default=None)
+def strongest_signal(explanation: Explanation) -> Signal | None:
+    """Return the signal with the most evidence and example texts; its texts go with an alert on accuracy."""
+    candidates = [signal for signal in explanation.signals if signal.log_e is not None and signal.examples]
+    return max(candidates, key=lambda signal: signal.log_e or 0.0, default=None)
 
 
 def numbers(signal: Signal) -> list[tuple[str, str]]:
-    """By how much it moved."""
-    given = (
+    """Return the known statistics of a signal as (name, value)."""
+    statistics = (
         ("statistic", signal.value),
         ("its threshold", signal.window_threshold),
         ("log e-value", signal.log_e),
         ("its threshold", signal.threshold),
         ("effect size", signal.effect_size),
     )
-    return [(name, f"{value:.3g}") for name, value in given if value is not None]
+    return [(name, f"{value:.3g}") for name, value in statistics if value is not None]
 
 
-def loss(evidence: Evidence | None) -> str:
-    """Estimated accuracy against that on the reference; empty where one of them is not known."""
-    known = evidence.accuracy if evidence else None
+def loss(explanation: Explanation | None) -> str:
+    """Return how far estimated accuracy is below accuracy on the reference; empty when either is unknown."""
+    known = explanation.accuracy if explanation else None
     if known is None or known.estimate is None or known.reference is None:
         return ""
     return f"{max(0.0, known.reference - known.estimate):.1%}"
 
 
-def accuracy(evidence: Evidence | None) -> str:
-    """Estimated accuracy in a sentence."""
-    known = evidence.accuracy if evidence else None
+def accuracy(explanation: Explanation | None) -> str:
+    """Describe estimated accuracy in a sentence; empty when it is unknown."""
+    known = explanation.accuracy if explanation else None
     if known is None or known.estimate is None:
         return ""
     bounds = f" ({known.lower:.1%} to {known.upper:.1%})" if known.lower is not None and known.upper is not None else ""
-    agreed = f"; on the reference {known.reference:.1%}" if known.reference is not None else ""
-    return f"{known.estimate:.1%}{bounds}{agreed}"
+    reference = f"; on the reference {known.reference:.1%}" if known.reference is not None else ""
+    return f"{known.estimate:.1%}{bounds}{reference}"
 
 
 def when(at: float) -> str:
-    """A moment, for people."""
+    """Format a time for people."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def iso(at: float) -> str:
-    """A moment, for programs."""
+    """Format a time for programs."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
-def span(seconds: float) -> str:
-    """`42 s`, `7 min`, `3 h`, `2 days`."""
-    for size, name in ((172_800, "days"), (7_200, "h"), (120, "min")):
-        if seconds >= size:
-            return f"{seconds / {'days': 86_400, 'h': 3_600, 'min': 60}[name]:.0f} {name}"
+def duration(seconds: float) -> str:
+    """Format a duration: `42 s`, `7 min`, `3 h`, `2 days`."""
+    for least_s, unit_s, unit in ((172_800, 86_400, "days"), (7_200, 3_600, "h"), (120, 60, "min")):
+        if seconds >= least_s:
+            return f"{seconds / unit_s:.0f} {unit}"
     return f"{max(0, seconds):.0f} s"
 
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"when": when, "iso": iso, "span": span}
-    return made
+    environment.filters |= {"when": when, "iso": iso, "duration": duration}
+    return environment

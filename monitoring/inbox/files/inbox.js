@@ -1,25 +1,25 @@
-// Keeps the page new without taking the focus away, and lets j and k go from message to message. Without it, reload.
-async function renew() {
-  if (document.querySelector("details[open]") || String(getSelection())) return; // somebody reads
-  const answer = await fetch("/", { cache: "no-store" });
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+// Refreshes the page without moving the focus; j and k move between messages. Without this script, reload the page.
+async function refresh() {
+  if (document.querySelector("details[open]") || String(getSelection())) return; // someone is reading
+  const response = await fetch("/", { cache: "no-store" });
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const at = [...document.querySelectorAll("article")].indexOf(document.activeElement);
   document.title = page.title;
   document.getElementById("live").replaceWith(page.getElementById("live"));
   if (at >= 0) document.querySelectorAll("article")[at]?.focus({ preventScroll: true });
 }
 
-function lost() {
-  document.title = "Inbox is gone";
-  let said = document.getElementById("lost");
-  if (!said) {
-    said = Object.assign(document.createElement("p"), { id: "lost", className: "doubt", role: "alert" });
-    document.querySelector("header").append(said);
+function showOffline() {
+  document.title = "Inbox is offline";
+  let notice = document.getElementById("offline");
+  if (!notice) {
+    notice = Object.assign(document.createElement("p"), { id: "offline", className: "doubt", role: "alert" });
+    document.querySelector("header").append(notice);
   }
-  said.textContent = "The inbox itself does not answer; what stands here is old.";
+  notice.textContent = "The inbox does not answer. This page is out of date.";
 }
 
-setInterval(() => renew().catch(lost), Number(document.body.dataset.renewMs));
+setInterval(() => refresh().catch(showOffline), Number(document.body.dataset.refreshMs));
 
 document.addEventListener("keydown", (event) => {
   const step = { j: 1, k: -1 }[event.key];

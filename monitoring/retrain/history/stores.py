@@ -75,10 +75,10 @@ def inbox(home: Path) -> list[Row]:
     path = home / "inbox" / "messages.json"
     if not path.is_file():
         return []
-    from monitoring.inbox.messages import Kept  # here and below: what one question in three needs must not slow the others
+    from monitoring.inbox.messages import Snapshot  # here and below: what one question in three needs must not slow the others
 
     try:
-        kept = Kept.model_validate_json(path.read_bytes())
+        kept = Snapshot.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
         return []
     return [message.model_dump() for message in sorted(kept.messages, key=lambda own: -own.starts_at)]

@@ -23,7 +23,8 @@ from monitoring.local.watch import Watch, running
 from monitoring.monitor.metrics import Exporter
 from pipeline.params import Alerts, Params
 from tests.monitoring.conftest import all_told
-from tests.monitoring.inbox.inbox_here import REPORT, Here, free_port
+from tests.monitoring.inbox.running_inbox import REPORT, RunningInbox
+from tests.ports import free_port
 
 PACE = {
     "controller_url": "none",
@@ -96,7 +97,7 @@ class Played:
 class Room:
     """All of it, running."""
 
-    def __init__(self, here: Watch, inbox: Here, monitor: Played, alerts: Alerts) -> None:
+    def __init__(self, here: Watch, inbox: RunningInbox, monitor: Played, alerts: Alerts) -> None:
         self.here, self.inbox, self.monitor, self.alerts = here, inbox, monitor, alerts
 
     def standing(self, alert: str, **labels: str) -> str:
@@ -150,7 +151,7 @@ def everything(tools: Path, params: Params, tmp_path_factory: pytest.TempPathFac
         stack.callback(monitor.stop)
         inbox = [sys.executable, "-c", INBOX, alerts.model_dump_json(), str(home)]
         here = stack.enter_context(running(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=[]))
-        room = Room(here, Here(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home), monitor, alerts)
+        room = Room(here, RunningInbox(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home), monitor, alerts)
         room.inbox.wait(lambda state: state["switch"] is not None)
         yield room
 
@@ -220,14 +221,14 @@ def test_prometheus_that_pauses_is_noticed_and_nothing_counts_as_over(room: Room
         assert not room.alertmanager_knows("EvergreenDrift")
         room.inbox.wait(lambda state: state["overdue_s"] > PACE["switch_overdue_s"])
         page = room.inbox.page()
-        assert "The alerting is silent" in page
+        assert "Alerting is silent" in page
         assert "end not confirmed" in page
         room.never("EvergreenDrift", ("over",), for_s=1)
     finally:
         os.kill(room.here.prometheus.pid, signal.SIGCONT)
     room.inbox.wait(lambda state: state["overdue_s"] == 0)
     room.wait("EvergreenDrift", "firing")
-    assert "The alerting is silent" not in room.inbox.page()
+    assert "Alerting is silent" not in room.inbox.page()
 
 
 def test_an_alert_that_ends_while_alertmanager_is_dead_is_told_over_when_it_is_back(room: Room) -> None:

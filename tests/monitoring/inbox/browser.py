@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven over its DevTools protocol, for tests of pages."""
+"""A real headless Chromium for tests of pages, driven over its DevTools protocol."""
 
 import asyncio
 import base64
@@ -28,44 +28,44 @@ class Browser:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket, self._calls = socket, 0
-        self.complaints: list[str] = []  # what the page's console and its security policy had to say
+        self.errors: list[str] = []  # from the page's console and its content security policy
 
-    async def call(self, method: str, **given: Any) -> dict[str, Any]:
-        """One command; returns its result."""
+    async def call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Send a command and return its result."""
         self._calls += 1
-        await self._socket.send_json({"id": self._calls, "method": method, "params": given})
+        await self._socket.send_json({"id": self._calls, "method": method, "params": arguments})
         while True:
-            told = json.loads((await self._socket.receive(timeout=20)).data)
-            if told.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Page.javascriptDialogOpening"):
-                self.complaints.append(json.dumps(told["params"]))
-            if told.get("id") == self._calls:
-                assert "error" not in told, told
-                return dict(told["result"])
+            message = json.loads((await self._socket.receive(timeout=20)).data)
+            if message.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Page.javascriptDialogOpening"):
+                self.errors.append(json.dumps(message["params"]))
+            if message.get("id") == self._calls:
+                assert "error" not in message, message
+                return dict(message["result"])
 
-    async def go(self, url: str) -> None:
-        """Open a page and wait until it is there."""
+    async def open(self, url: str) -> None:
+        """Open a page and wait until it has loaded."""
         await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+        await self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
 
-    async def ask(self, expression: str) -> Any:
-        """The value of an expression."""
+    async def evaluate(self, expression: str) -> Any:
+        """Return the value of a JavaScript expression."""
         return (await self.call("Runtime.evaluate", expression=expression, returnByValue=True))["result"].get("value")
 
-    async def until(self, expression: str, within_s: float = 15) -> None:
-        """Poll until an expression holds."""
+    async def wait_for(self, expression: str, within_s: float = 15) -> None:
+        """Poll until an expression is true."""
         deadline = time.monotonic() + within_s
-        while not await self.ask(expression):
-            assert time.monotonic() < deadline, f"{expression} did not come true"
+        while not await self.evaluate(expression):
+            assert time.monotonic() < deadline, f"{expression} did not become true"
             await asyncio.sleep(0.05)
 
     async def press(self, key: str) -> None:
-        """One key, down and up."""
+        """Press and release a key."""
         code = KEYS.get(key, {"text": key})
         await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **code)
         await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
-    async def picture(self, path: Path, *, width: int, height: int, scheme: str) -> None:
-        """A PNG of the page, by day (`light`) or by night (`dark`)."""
+    async def screenshot(self, path: Path, *, width: int, height: int, scheme: str) -> None:
+        """Save a PNG of the page in the `light` or `dark` colour scheme."""
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         data = (await self.call("Page.captureScreenshot", format="png"))["data"]
@@ -73,16 +73,18 @@ class Browser:
 
 
 @asynccontextmanager
-async def browsing() -> AsyncIterator[Browser]:
-    """A browser while the block runs; skips where there is none."""
+async def open_browser() -> AsyncIterator[Browser]:
+    """Run a browser for the block; skips the test when none is installed."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
-        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
     with tempfile.TemporaryDirectory(prefix="evergreen-browser-", ignore_cleanup_errors=True) as folder:
         options = ["--headless=new", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
         options += ["--no-sandbox"] if os.geteuid() == 0 else []
-        quiet, home = subprocess.DEVNULL, {**os.environ, "HOME": folder}
-        process = subprocess.Popen([program, *options, "about:blank"], stdout=quiet, stderr=quiet, env=home)
+        environment = {**os.environ, "HOME": folder}
+        process = subprocess.Popen(
+            [program, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
         try:
             async with aiohttp.ClientSession() as session:
                 url = await _page(session, Path(folder) / "DevToolsActivePort", process)
@@ -97,12 +99,12 @@ async def browsing() -> AsyncIterator[Browser]:
 
 
 async def _page(session: aiohttp.ClientSession, port: Path, process: subprocess.Popen[bytes]) -> str:
-    """The socket of the first tab, once the browser has written down its port."""
+    """Return the first tab's socket once the browser has written its port."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         if port.is_file() and port.read_text().strip():
-            async with session.get(f"http://127.0.0.1:{port.read_text().split()[0]}/json/list") as answer:
-                pages = [one for one in await answer.json() if one["type"] == "page"]
+            async with session.get(f"http://127.0.0.1:{port.read_text().split()[0]}/json/list") as response:
+                pages = [target for target in await response.json() if target["type"] == "page"]
             if pages:
                 return str(pages[0]["webSocketDebuggerUrl"])
         await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The inbox over HTTP and in a real browser: what arrives is kept, shown as text, and never believed more than it deserves."""
+"""The inbox over HTTP and in a real browser: messages are stored, escaped, and never trusted more than they deserve."""
 
 import asyncio
 import json
@@ -9,17 +9,17 @@ import pytest
 import requests
 
 from pipeline.params import Alerts
-from tests.monitoring.inbox.browser import browsing
-from tests.monitoring.inbox.inbox_here import NOW, REPORT, drift, inbox_here, monitor_here, switch, told
+from tests.monitoring.inbox.browser import open_browser
+from tests.monitoring.inbox.running_inbox import NOW, REPORT, drift, posted_alert, running_inbox, serving_report, switch
 
-NASTY = "<img src=x onerror=alert(1)> \"'& {{ 7*7 }} \u202e"
+HOSTILE = "<img src=x onerror=alert(1)> \"'& {{ 7*7 }} \u202e"
 
 
-def test_a_message_shows_all_that_a_person_needs(alerts: Alerts, tmp_path: Path) -> None:
-    with monitor_here() as port, inbox_here(alerts.model_copy(update={"monitor_port": port}), tmp_path) as here:
-        assert here.post(switch(NOW - 12), drift()) == 204
-        here.wait(lambda state: state["messages"][0]["evidence"] is not None)
-        page = here.page()
+def test_a_message_shows_everything_a_person_needs(alerts: Alerts, tmp_path: Path) -> None:
+    with serving_report() as port, running_inbox(alerts.model_copy(update={"monitor_port": port}), tmp_path) as inbox:
+        assert inbox.post(switch(NOW - 12), drift()) == 204
+        inbox.wait(lambda state: state["messages"][0]["evidence"] is not None)
+        page = inbox.page()
     for part in (
         "firing",
         "Meaning of the texts of version 3 has moved",
@@ -34,139 +34,141 @@ def test_a_message_shows_all_that_a_person_needs(alerts: Alerts, tmp_path: Path)
         "Nothing happens by itself",
         "curl -s http://127.0.0.1:8095/report.json",
         "docs/runbooks.md#evergreendrift",
-        "Prometheus was heard of 12 s ago",
+        "last heard from Prometheus 12 s ago",
     ):
         assert part in page, part
     assert page.count("<blockquote") == 3
 
 
 def test_without_the_monitor_the_message_says_so(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts.model_copy(update={"monitor_port": 9}), tmp_path) as here:
-        here.post(drift())
-        here.wait(lambda state: state["messages"][0]["evidence_problem"])
-        assert "No words and no texts: the monitor could not be asked" in here.page()
+    with running_inbox(alerts.model_copy(update={"monitor_port": 9}), tmp_path) as inbox:
+        inbox.post(drift())
+        inbox.wait(lambda state: state["messages"][0]["evidence_problem"])
+        assert "No words or texts: the monitor does not answer" in inbox.page()
 
 
 @pytest.mark.parametrize(
     ("report", "problem"),
     [
-        ({**REPORT, "version": 4}, "is of version 4 by now"),
-        ({"version": 3}, "not what was expected"),
-        ([], "not what was expected"),
+        ({**REPORT, "version": 4}, "is about version 4 now"),
+        ({"version": 3}, "has an unexpected form"),
+        ([], "has an unexpected form"),
     ],
 )
 def test_a_report_that_does_not_fit_is_not_shown(report: object, problem: str, alerts: Alerts, tmp_path: Path) -> None:
-    with monitor_here(report) as port, inbox_here(alerts.model_copy(update={"monitor_port": port}), tmp_path) as here:
-        here.post(drift())
-        state = here.wait(lambda state: state["messages"][0]["evidence_problem"])
+    with serving_report(report) as port, running_inbox(alerts.model_copy(update={"monitor_port": port}), tmp_path) as inbox:
+        inbox.post(drift())
+        state = inbox.wait(lambda state: state["messages"][0]["evidence_problem"])
     assert problem in state["messages"][0]["evidence_problem"]
 
 
-def test_the_same_alert_is_one_message_however_often_it_comes(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts, tmp_path) as here:
+def test_an_alert_that_is_repeated_stays_one_message(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts, tmp_path) as inbox:
         for _ in range(3):
-            here.post(drift(), drift("input_length"))
-        here.post(drift(began=NOW - 50))
-        assert len(here.state()["messages"]) == 3
-        page = here.page()
+            inbox.post(drift(), drift("input_length"))
+        inbox.post(drift(started=NOW - 50))
+        assert len(inbox.state()["messages"]) == 3
+        page = inbox.page()
         assert "2 signals of version 3: each has moved away from its reference" in page
 
 
-def test_words_and_texts_that_several_signals_share_stand_once(alerts: Alerts, tmp_path: Path) -> None:
+def test_words_and_texts_shared_by_several_signals_appear_once(alerts: Alerts, tmp_path: Path) -> None:
     signals = [{**REPORT["signals"][0], "signal": name} for name in ("input_sketch", "input_length")]  # type: ignore[index]
     with (
-        monitor_here({**REPORT, "signals": signals}) as port,
-        inbox_here(alerts.model_copy(update={"monitor_port": port}), tmp_path) as here,
+        serving_report({**REPORT, "signals": signals}) as port,
+        running_inbox(alerts.model_copy(update={"monitor_port": port}), tmp_path) as inbox,
     ):
-        here.post(drift(), drift("input_length"))
-        here.wait(lambda state: all(one["evidence"] for one in state["messages"]))
-        page = here.page()
+        inbox.post(drift(), drift("input_length"))
+        inbox.wait(lambda state: all(message["evidence"] for message in state["messages"]))
+        page = inbox.page()
     assert page.count("landing pad for drone delivery?") == 1
-    assert page.count("<dd>14.8</dd>") == 2  # numbers are each signal's own
+    assert page.count("<dd>14.8</dd>") == 2  # each signal has its own numbers
 
 
-def test_each_alert_is_judged_by_its_own_status(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts, tmp_path) as here:
-        here.post(switch(NOW - 200), drift(), drift("input_length"))
-        here.post(drift(ended=NOW - 20), drift("input_length"))
-        here.post(switch(NOW - 5))
-        stands = {one["labels"]["signal"]: one["standing"] for one in here.state()["messages"]}
-        assert stands == {"input_sketch": "over", "input_length": "firing"}
+def test_each_alert_has_its_own_status(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts, tmp_path) as inbox:
+        inbox.post(switch(NOW - 200), drift(), drift("input_length"))
+        inbox.post(drift(ended=NOW - 20), drift("input_length"))
+        inbox.post(switch(NOW - 5))
+        statuses = {message["labels"]["signal"]: message["standing"] for message in inbox.state()["messages"]}
+        assert statuses == {"input_sketch": "over", "input_length": "firing"}
 
 
-def test_an_end_while_prometheus_is_silent_is_not_shown_as_one(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts, tmp_path) as here:
-        here.post(switch(NOW - 700), drift())
-        here.post(drift(ended=NOW - 220))
-        page = here.page()
+def test_an_end_reported_while_prometheus_is_silent_is_not_confirmed(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts, tmp_path) as inbox:
+        inbox.post(switch(NOW - 700), drift())
+        inbox.post(drift(ended=NOW - 220))
+        page = inbox.page()
         assert "end not confirmed" in page
         assert 'role="alert"' in page
-        assert "The alerting is silent" in page
-        here.post(switch(NOW), drift())  # Prometheus is back, and it still fires
-        assert [one["standing"] for one in here.state()["messages"]] == ["firing"]
-        assert "The alerting is silent" not in here.page()
+        assert "Alerting is silent" in page
+        inbox.post(switch(NOW), drift())  # Prometheus is back, and the alert still fires
+        assert [message["standing"] for message in inbox.state()["messages"]] == ["firing"]
+        assert "Alerting is silent" not in inbox.page()
 
 
 def test_messages_survive_a_restart(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts, tmp_path) as here:
-        here.post(switch(NOW - 9), drift())
-        before = here.wait(lambda state: state["messages"][0]["evidence_problem"])
-    with inbox_here(alerts, tmp_path) as here:
-        assert here.state() == before
+    with running_inbox(alerts, tmp_path) as inbox:
+        inbox.post(switch(NOW - 9), drift())
+        state = inbox.wait(lambda state: state["messages"][0]["evidence_problem"])
+    with running_inbox(alerts, tmp_path) as inbox:
+        assert inbox.state() == state
 
 
-def test_only_the_last_messages_are_kept(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts.model_copy(update={"inbox_messages": 5}), tmp_path) as here:
-        here.post(*[drift(began=NOW - number) for number in range(20)])
-        began = [one["starts_at"] for one in here.state()["messages"]]
-    assert began == [pytest.approx(NOW - number + 0.25, abs=1e-3) for number in (4, 3, 2, 1, 0)]
+def test_only_the_newest_messages_are_stored(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts.model_copy(update={"inbox_messages": 5}), tmp_path) as inbox:
+        inbox.post(*[drift(started=NOW - number) for number in range(20)])
+        starts = [message["starts_at"] for message in inbox.state()["messages"]]
+    assert starts == [pytest.approx(NOW - number + 0.25, abs=1e-3) for number in (4, 3, 2, 1, 0)]
 
 
-def test_a_file_that_cannot_be_read_is_put_aside(alerts: Alerts, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_renamed_not_lost(alerts: Alerts, tmp_path: Path) -> None:
     (tmp_path / "inbox").mkdir()
     (tmp_path / "inbox/messages.json").write_text('{"messages": [{"fing')
-    with inbox_here(alerts, tmp_path) as here:
-        assert here.post(drift()) == 204
+    with running_inbox(alerts, tmp_path) as inbox:
+        assert inbox.post(drift()) == 204
     assert (tmp_path / "inbox/messages.unreadable").read_text() == '{"messages": [{"fing'
 
 
-def test_what_cannot_be_kept_is_not_acknowledged(alerts: Alerts, tmp_path: Path) -> None:
-    (tmp_path / "inbox").write_text("a file where the folder should be")
+def test_a_message_that_cannot_be_stored_is_not_acknowledged(alerts: Alerts, tmp_path: Path) -> None:
+    (tmp_path / "inbox").write_text("a file instead of the folder")
     with pytest.raises(NotADirectoryError):
         (tmp_path / "inbox/messages.json").read_bytes()
     (tmp_path / "inbox").unlink()
-    with inbox_here(alerts, tmp_path) as here:
-        (tmp_path / "inbox").write_text("a file where the folder should be")
-        assert here.post(drift()) == 503
-        assert here.state()["messages"] == []
+    with running_inbox(alerts, tmp_path) as inbox:
+        (tmp_path / "inbox").write_text("a file instead of the folder")
+        assert inbox.post(drift()) == 503
+        assert inbox.state()["messages"] == []
         (tmp_path / "inbox").unlink()
-        assert here.post(drift()) == 204
+        assert inbox.post(drift()) == 204
 
 
-def test_what_is_not_alertmanagers_is_refused(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts, tmp_path) as here:
-        assert here.send(b"{") == 422
-        assert here.send(b"[" * 100_000) == 422
-        assert here.send(json.dumps({"alerts": [{**drift(), "status": "perhaps"}]}).encode()) == 422
-        assert here.send(json.dumps({"alerts": [{**drift(), "labels": {"x": "y" * 30_000}}]}).encode()) == 422
-        assert here.send(b" " * (5 * 2**20)) == 413
-        assert here.post(drift(), content_type="text/plain") == 415
-        assert here.state()["messages"] == []
+def test_a_body_that_is_not_alertmanagers_webhook_is_refused(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts, tmp_path) as inbox:
+        assert inbox.send(b"{") == 422
+        assert inbox.send(b"[" * 100_000) == 422
+        assert inbox.send(json.dumps({"alerts": [{**drift(), "status": "perhaps"}]}).encode()) == 422
+        assert inbox.send(json.dumps({"alerts": [{**drift(), "labels": {"x": "y" * 30_000}}]}).encode()) == 422
+        assert inbox.send(b" " * (5 * 2**20)) == 413
+        assert inbox.post(drift(), content_type="text/plain") == 415
+        assert inbox.state()["messages"] == []
 
 
-def test_a_name_that_leads_here_from_elsewhere_reads_nothing(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts, tmp_path) as here, pytest.raises(requests.HTTPError, match="400"):
-        here.page(host="evil.example.org")
+def test_a_foreign_host_name_reads_nothing(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts, tmp_path) as inbox, pytest.raises(requests.HTTPError, match="400"):
+        inbox.page(host="evil.example.org")
 
 
-def test_whatever_a_message_holds_is_text(alerts: Alerts, tmp_path: Path) -> None:
-    report = {**REPORT, "signals": [{**REPORT["signals"][0], "moved_words": [NASTY], "examples": [NASTY] * 3}]}  # type: ignore[index]
-    nasty = dict.fromkeys(("summary", "description", "next", "look", "loss", "runbook_url"), NASTY)
-    link = told({"alertname": NASTY, "severity": '" onfocus=alert(1) x="'}, {"runbook_url": "javascript:alert(1)"}, NOW - 9, None)
-    with monitor_here(report) as port, inbox_here(alerts.model_copy(update={"monitor_port": port}), tmp_path) as here:
-        here.post(drift(**nasty), link)
-        here.wait(lambda state: any(one["evidence"] for one in state["messages"]))
-        page = here.page()
+def test_everything_in_a_message_is_escaped(alerts: Alerts, tmp_path: Path) -> None:
+    report = {**REPORT, "signals": [{**REPORT["signals"][0], "moved_words": [HOSTILE], "examples": [HOSTILE] * 3}]}  # type: ignore[index]
+    hostile = dict.fromkeys(("summary", "description", "next", "look", "loss", "runbook_url"), HOSTILE)
+    link = posted_alert(
+        {"alertname": HOSTILE, "severity": '" onfocus=alert(1) x="'}, {"runbook_url": "javascript:alert(1)"}, NOW - 9, None
+    )
+    with serving_report(report) as port, running_inbox(alerts.model_copy(update={"monitor_port": port}), tmp_path) as inbox:
+        inbox.post(drift(**hostile), link)
+        inbox.wait(lambda state: any(message["evidence"] for message in state["messages"]))
+        page = inbox.page()
     assert "<img" not in page
     assert "49" not in re.sub(r"\d{2}:\d{2}:\d{2}|\d{4}-\d{2}-\d{2}", "", page)
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 10
@@ -174,56 +176,60 @@ def test_whatever_a_message_holds_is_text(alerts: Alerts, tmp_path: Path) -> Non
     assert 'severity="' not in page
 
 
-def test_in_a_browser_it_is_read_by_keyboard_and_nothing_runs(alerts: Alerts, tmp_path: Path) -> None:
-    with monitor_here() as port, inbox_here(alerts.model_copy(update={"monitor_port": port}), tmp_path) as here:
+def test_the_page_works_by_keyboard_and_runs_no_injected_script(alerts: Alerts, tmp_path: Path) -> None:
+    with serving_report() as port, running_inbox(alerts.model_copy(update={"monitor_port": port}), tmp_path) as inbox:
         labels = {"alertname": "EvergreenQueueFull", "severity": "warning"}
-        over = told(labels, {"summary": "The queue is full"}, NOW - 900, NOW - 600)
-        here.post(switch(NOW - 800), over)
-        here.post(switch(NOW - 590))
-        here.post(switch(NOW - 380))
-        here.post(switch(NOW - 180))
-        here.post(switch(NOW - 12), drift(), drift("prediction_confidence"))
-        here.wait(lambda state: sum(one["evidence"] is not None for one in state["messages"]) == 2)
-        asyncio.run(read_by_keyboard(here.url, tmp_path))
+        over = posted_alert(labels, {"summary": "The queue is full"}, NOW - 900, NOW - 600)
+        inbox.post(switch(NOW - 800), over)
+        inbox.post(switch(NOW - 590))
+        inbox.post(switch(NOW - 380))
+        inbox.post(switch(NOW - 180))
+        inbox.post(switch(NOW - 12), drift(), drift("prediction_confidence"))
+        inbox.wait(lambda state: sum(message["evidence"] is not None for message in state["messages"]) == 2)
+        asyncio.run(read_by_keyboard(inbox.url, tmp_path))
 
 
 async def read_by_keyboard(url: str, folder: Path) -> None:
-    async with browsing() as browser:
-        await browser.go(url)
-        assert await browser.ask("document.title") == "(1) Evergreen inbox"
-        assert await browser.ask("document.querySelectorAll('article').length") == 2
-        assert await browser.ask("document.querySelectorAll('script').length") == 1  # ours; the one in a text is text
+    async with open_browser() as browser:
+        await browser.open(url)
+        assert await browser.evaluate("document.title") == "(1) Evergreen inbox"
+        assert await browser.evaluate("document.querySelectorAll('article').length") == 2
+        assert (
+            await browser.evaluate("document.querySelectorAll('script').length") == 1
+        )  # ours; the script in an example text is escaped
         await browser.press("Tab")
-        assert await browser.ask("document.activeElement.className") == "skip"
+        assert await browser.evaluate("document.activeElement.className") == "skip"
         await browser.press("j")
-        assert "2 signals of version 3" in await browser.ask("document.activeElement.querySelector('h2').textContent")
+        assert "2 signals of version 3" in await browser.evaluate("document.activeElement.querySelector('h2').textContent")
         await browser.press("Tab")
-        assert "report.json" in await browser.ask("document.activeElement.textContent")
+        assert "report.json" in await browser.evaluate("document.activeElement.textContent")
         await browser.press("j")
-        assert await browser.ask("document.activeElement.querySelector('h2').textContent") == "The queue is full"
+        assert await browser.evaluate("document.activeElement.querySelector('h2').textContent") == "The queue is full"
         await browser.press("Tab")
         await browser.press("Enter")
-        await browser.until("document.querySelector('details').open")
-        await browser.picture(folder / "light.png", width=1000, height=1500, scheme="light")
-        await browser.picture(folder / "dark.png", width=1000, height=1500, scheme="dark")
-        colours = [await browser.ask("getComputedStyle(document.body).backgroundColor")]
-        await browser.picture(folder / "narrow.png", width=390, height=1400, scheme="light")
-        colours.append(await browser.ask("getComputedStyle(document.body).backgroundColor"))
+        await browser.wait_for("document.querySelector('details').open")
+        await browser.screenshot(folder / "light.png", width=1000, height=1500, scheme="light")
+        await browser.screenshot(folder / "dark.png", width=1000, height=1500, scheme="dark")
+        colours = [await browser.evaluate("getComputedStyle(document.body).backgroundColor")]
+        await browser.screenshot(folder / "narrow.png", width=390, height=1400, scheme="light")
+        colours.append(await browser.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert colours[0] != colours[1]
-        assert await browser.ask("document.documentElement.scrollWidth <= innerWidth")
-        assert browser.complaints == []
+        assert await browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.errors == []
 
 
-def test_the_page_renews_itself_and_keeps_the_readers_place(alerts: Alerts, tmp_path: Path) -> None:
-    with inbox_here(alerts.model_copy(update={"evaluate_s": 1}), tmp_path) as here:
-        here.post(switch(NOW - 12), drift())
+def test_the_page_refreshes_itself_and_keeps_the_focus(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts.model_copy(update={"evaluate_s": 1}), tmp_path) as inbox:
+        inbox.post(switch(NOW - 12), drift())
 
         async def read() -> None:
-            async with browsing() as browser:
-                await browser.go(here.url)
+            async with open_browser() as browser:
+                await browser.open(inbox.url)
                 await browser.press("j")
-                here.post(told({"alertname": "Other", "severity": "info"}, {"summary": "Something else"}, NOW - 900, None))
-                await browser.until("document.querySelectorAll('article').length === 2", within_s=10)
-                assert await browser.ask("document.activeElement.tagName") == "ARTICLE"
+                inbox.post(
+                    posted_alert({"alertname": "Other", "severity": "info"}, {"summary": "Something else"}, NOW - 900, None)
+                )
+                await browser.wait_for("document.querySelectorAll('article').length === 2", within_s=10)
+                assert await browser.evaluate("document.activeElement.tagName") == "ARTICLE"
 
         asyncio.run(read())

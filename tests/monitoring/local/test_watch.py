@@ -25,7 +25,8 @@ from serving.release.publish import publish
 from tests.conftest import ROOT, Project
 from tests.monitoring.alert_rules.test_end_to_end import INBOX, PACE
 from tests.monitoring.homes import Gateway, log_rows
-from tests.monitoring.inbox.inbox_here import Here, free_port
+from tests.monitoring.inbox.running_inbox import RunningInbox
+from tests.ports import free_port
 
 MONITOR = """
 import os, sys
@@ -83,13 +84,13 @@ def quick(made: Project, params: Params) -> Params:
 
 
 @contextmanager
-def room(params: Params, tools: Path, home: Path, work: Path) -> Iterator[Here]:
+def room(params: Params, tools: Path, home: Path, work: Path) -> Iterator[RunningInbox]:
     alerts: Alerts = params.alerts
     (work / "params.yaml").write_text(json.dumps(params.model_dump(mode="json")))
     inbox = [sys.executable, "-c", INBOX, alerts.model_dump_json(), str(home)]
     monitor = [sys.executable, "-c", MONITOR, str(work), str(home)]
     with running(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=monitor):
-        yield Here(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home)
+        yield RunningInbox(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home)
 
 
 def test_drift_in_the_log_reaches_the_inbox_with_words_and_three_texts(

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import ToolError
 from serving.processes.supervisor import Child, Program, supervised
-from tests.monitoring.inbox.inbox_here import free_port
+from tests.ports import free_port
 
 SERVER = """
 import http.server, sys

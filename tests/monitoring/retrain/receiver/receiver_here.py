@@ -17,7 +17,7 @@ from monitoring.retrain.receiver.app import create_app
 from pipeline.params import Params
 from state.database import open_state
 from state.tables import alerts
-from tests.monitoring.inbox.inbox_here import free_port
+from tests.ports import free_port
 
 TOKEN = "one-token"
 BEGAN = 1_790_000_000.0

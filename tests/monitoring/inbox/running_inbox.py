@@ -1,7 +1,6 @@
-"""A real inbox on a free port, what Alertmanager posts to it, and a monitor that answers with a report."""
+"""A real inbox on a free port, alerts as Alertmanager posts them, and a fake monitor that serves a report."""
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import uvicorn
 
 from monitoring.inbox.app import create_app
 from pipeline.params import Alerts
+from tests.ports import free_port
 
 NOW = 1_790_000_000.0
 REPORT = {
@@ -52,40 +52,40 @@ REPORT = {
 }
 
 
-class Here(NamedTuple):
+class RunningInbox(NamedTuple):
     """A running inbox."""
 
     url: str
     alerts: Alerts
     home: Path
 
-    def post(self, *told: dict[str, Any], content_type: str = "application/json") -> int:
-        """Alertmanager's webhook; returns the status."""
-        return self.send(json.dumps({"version": "4", "status": "firing", "alerts": told}).encode(), content_type)
+    def post(self, *alerts: dict[str, Any], content_type: str = "application/json") -> int:
+        """Post alerts as Alertmanager does; return the HTTP status."""
+        return self.send(json.dumps({"version": "4", "status": "firing", "alerts": alerts}).encode(), content_type)
 
     def send(self, body: bytes, content_type: str = "application/json") -> int:
         return requests.post(f"{self.url}/alerts", body, headers={"content-type": content_type}, timeout=10).status_code
 
     def page(self, host: str = "") -> str:
-        answer = requests.get(f"{self.url}/", headers={"host": host} if host else {}, timeout=10)
-        answer.raise_for_status()
-        return answer.text
+        response = requests.get(f"{self.url}/", headers={"host": host} if host else {}, timeout=10)
+        response.raise_for_status()
+        return response.text
 
     def state(self) -> dict[str, Any]:
         return dict(requests.get(f"{self.url}/messages.json", timeout=10).json())
 
-    def wait(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 10) -> dict[str, Any]:
-        """The state once it is as asked for."""
+    def wait(self, condition: Callable[[dict[str, Any]], bool], within_s: float = 10) -> dict[str, Any]:
+        """Return the state once it fulfils the condition."""
         deadline = time.monotonic() + within_s
-        while not holds(state := self.state()):
+        while not condition(state := self.state()):
             assert time.monotonic() < deadline, state
             time.sleep(0.02)
         return state
 
 
 @contextmanager
-def inbox_here(alerts: Alerts, home: Path, clock: Callable[[], float] = lambda: NOW) -> Iterator[Here]:
-    """The app on a real server, in a thread."""
+def running_inbox(alerts: Alerts, home: Path, clock: Callable[[], float] = lambda: NOW) -> Iterator[RunningInbox]:
+    """Run the app on a real server in a thread."""
     alerts = alerts.model_copy(update={"inbox_port": free_port()})
     server = uvicorn.Server(
         uvicorn.Config(create_app(alerts, home, clock), host=alerts.host, port=alerts.inbox_port, log_level="warning")
@@ -97,18 +97,18 @@ def inbox_here(alerts: Alerts, home: Path, clock: Callable[[], float] = lambda: 
         while not server.started:
             assert time.monotonic() < deadline and thread.is_alive(), "the inbox did not start"
             time.sleep(0.01)
-        yield Here(f"http://{alerts.host}:{alerts.inbox_port}", alerts, home)
+        yield RunningInbox(f"http://{alerts.host}:{alerts.inbox_port}", alerts, home)
     finally:
         server.should_exit = True
         thread.join()
 
 
 @contextmanager
-def monitor_here(report: object = REPORT) -> Iterator[int]:
-    """A monitor's /report.json on a free port."""
+def serving_report(report: object = REPORT) -> Iterator[int]:
+    """Serve a monitor's /report.json; yields the port."""
     body = json.dumps(report).encode()
 
-    class Answer(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200 if self.path == "/report.json" else 404)
             self.end_headers()
@@ -117,7 +117,7 @@ def monitor_here(report: object = REPORT) -> Iterator[int]:
         def log_message(self, *_arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -128,15 +128,11 @@ def monitor_here(report: object = REPORT) -> Iterator[int]:
         server.server_close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def drift(signal: str = "input_sketch", *, began: float = NOW - 300, ended: float | None = None, **notes: str) -> dict[str, Any]:
-    """An alert on drift as Alertmanager posts it."""
-    return told(
+def drift(
+    signal: str = "input_sketch", *, started: float = NOW - 300, ended: float | None = None, **annotations: str
+) -> dict[str, Any]:
+    """Return an alert on drift as Alertmanager posts it."""
+    return posted_alert(
         {"alertname": "EvergreenDrift", "area": "drift", "severity": "warning", "version": "3", "signal": signal},
         {
             "summary": f"{signal} of version 3 has moved away from its reference",
@@ -146,26 +142,28 @@ def drift(signal: str = "input_sketch", *, began: float = NOW - 300, ended: floa
             "runbook_url": "docs/runbooks.md#evergreendrift",
             "loss": "7%",
         }
-        | notes,
-        began,
+        | annotations,
+        started,
         ended,
     )
 
 
 def switch(evaluated: float) -> dict[str, Any]:
-    """The dead man's switch."""
-    return told({"alertname": "EvergreenWatchdog", "area": "switch"}, {"evaluated_at": f"{evaluated:.3f}"}, NOW - 9000, None)
+    """Return the dead man's switch as Alertmanager posts it."""
+    return posted_alert(
+        {"alertname": "EvergreenWatchdog", "area": "switch"}, {"evaluated_at": f"{evaluated:.3f}"}, NOW - 9000, None
+    )
 
 
-def told(labels: dict[str, str], notes: dict[str, str], began: float, ended: float | None) -> dict[str, Any]:
+def posted_alert(labels: dict[str, str], annotations: dict[str, str], started: float, ended: float | None) -> dict[str, Any]:
     def stamp(at: float) -> str:
         return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "123Z")  # nanoseconds, as Go writes them
 
     return {
         "status": "resolved" if ended else "firing",
         "labels": labels,
-        "annotations": notes,
-        "startsAt": stamp(began + 0.25),
+        "annotations": annotations,
+        "startsAt": stamp(started + 0.25),
         "endsAt": stamp(ended + 0.25) if ended else "0001-01-01T00:00:00Z",
         "generatorURL": "http://127.0.0.1:9090/graph",
         "fingerprint": f"{abs(hash(tuple(sorted(labels.items())))):x}",
