@@ -20,7 +20,7 @@ from pipeline.network.checkpoint import Trained, load_trained
 from pipeline.network.classifier import TextClassifier, WithSketch, load_encoder, merge, sketch_projection
 from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
 from pipeline.params import Params, load_params
-from pipeline.stages.export import export
+from pipeline.stages.export import export_padded
 
 
 class Normalise(nn.Module):
@@ -57,7 +57,7 @@ def write_control(
     np.savez(folder / "control.npz", coefficients=fitted.coef_, intercepts=fitted.intercept_, classes=fitted.classes_)
     encoder = load_encoder(base_folder(params.model))
     embedding = TextClassifier(encoder, Normalise())  # type: ignore[arg-type]  # any module from embeddings serves as head here
-    export(embedding, projection, folder / "encoder.onnx", params.export)
+    export_padded(embedding, projection, folder / "encoder.onnx", params.export)
     shutil.copy(exported / "tokenizer.json", folder / "tokenizer.json")
     card = json.loads((exported / "model.json").read_text(encoding="utf-8"))
     write_json(folder / "model.json", card | {"temperature": 1.0})

@@ -1,4 +1,4 @@
-"""The reference record: what a version's own answers look like on rows it neither learnt from nor was stopped by."""
+"""The reference of a version: its predictions on rows that took no part in fitting or early stopping."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from pipeline.atomic_write import written_whole
 
 
 class Reference(NamedTuple):
-    """One entry a reference row, N rows; drift is measured against the calibrate half and checked on the A/A half."""
+    """Arrays with one entry for each of N rows; drift is measured against the calibrate half and checked on the A/A half."""
 
     ids: NDArray[np.str_]  # (N,) content ids
     labels: NDArray[np.str_]  # (classes,) in the order of `probabilities`
@@ -22,28 +22,28 @@ class Reference(NamedTuple):
     calibrate: NDArray[np.bool_]  # (N,) True: calibrate half, False: A/A half
 
 
-ANSWERS = ("probabilities", "sketch", "pieces", "pieces_per_word", "correct")  # what changes when a text does
+TEXT_DEPENDENT = ("probabilities", "sketch", "pieces", "pieces_per_word", "correct")
+PREFIX = "spoilt_"  # of the arrays of corrupted texts in the file
 
 
-def save_reference(path: Path, reference: Reference, spoilt: Reference | None = None) -> None:
-    """Write one compressed .npz without pickled parts; `spoilt` are the same rows, answered after their texts were spoilt."""
+def save_reference(path: Path, reference: Reference, corrupted: Reference | None = None) -> None:
+    """Write one compressed .npz without pickled parts; `corrupted` holds the same rows with corrupted texts."""
     arrays = reference._asdict()
-    if spoilt is not None:
-        arrays |= {f"spoilt_{name}": getattr(spoilt, name) for name in ANSWERS}
+    if corrupted is not None:
+        arrays |= {f"{PREFIX}{name}": getattr(corrupted, name) for name in TEXT_DEPENDENT}
     with written_whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def load_reference(path: Path) -> Reference:
-    """What `save_reference` wrote."""
+    """Read what `save_reference` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return Reference(**{name: arrays[name] for name in Reference._fields})
 
 
-def load_spoilt(path: Path) -> Reference | None:
-    """The reference's rows after their texts were spoilt; None in a file of a version that was made without."""
+def load_corrupted(path: Path) -> Reference | None:
+    """Return the reference's rows with corrupted texts; None when the file of an older version has none."""
     with np.load(path, allow_pickle=False) as arrays:
-        if not all(f"spoilt_{name}" in arrays for name in ANSWERS):
+        if not all(f"{PREFIX}{name}" in arrays for name in TEXT_DEPENDENT):
             return None
-        fields = {name: arrays[f"spoilt_{name}" if name in ANSWERS else name] for name in Reference._fields}
-        return Reference(**fields)
+        return Reference(**{name: arrays[f"{PREFIX}{name}" if name in TEXT_DEPENDENT else name] for name in Reference._fields})

@@ -13,7 +13,7 @@ from monitoring.drift.accuracy import Known, known
 from monitoring.drift.calibration import Calibrated, calibrate
 from pipeline.errors import InputError
 from pipeline.params import Monitor
-from pipeline.reference_profile import Reference, load_reference, load_spoilt
+from pipeline.reference_profile import Reference, load_corrupted, load_reference
 from serving.release.manifest import LINEAGE
 
 
@@ -35,7 +35,7 @@ def find_judge(folder: Path, version: int, settings: Monitor) -> Judge:
     try:
         data, labels = path.read_bytes(), (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
         reference = load_reference(path)
-        facts = known(reference, load_spoilt(path), settings)
+        facts = known(reference, load_corrupted(path), settings)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(str(path), f"this is no reference: {error}", "publish the version again, with its reference") from None
     return Judge(

@@ -1,7 +1,7 @@
-"""Stage `export`: adapters merged in fp32, ONNX, and the parity gate that no model passes by luck.
+"""Stage `export`: merge the adapters in fp32, write ONNX, and compare it with PyTorch in the parity gate.
 
-`model.onnx` takes padded rows. `packed.onnx` takes rows one after the other, without padding; only encoders that can be told
-positions and a mask of their own have it, and it is written only when its answers pass the same gate.
+`model.onnx` takes padded rows. `packed.onnx` takes rows concatenated without padding. It needs an encoder that accepts
+explicit positions and a block mask, and it is written only when it passes the same gate.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from pipeline.home import find_home
 from pipeline.network.base_model import base_folder
 from pipeline.network.checkpoint import Trained, load_trained
 from pipeline.network.classifier import Packed, TextClassifier, WithSketch, merge, sketch_projection
-from pipeline.params import Export, Model, flatten, integers, load_params
+from pipeline.params import Export, Model, Params, flatten, integers, load_params
 from pipeline.runtime.batches import pack, pad
 from pipeline.runtime.sessions import OUTPUTS, SESSIONS, Feeds, Run, open_run
 from pipeline.tracking import stage_run
 
 PADDED, PACKED = SESSIONS["onnxruntime-fp32"], SESSIONS["packed-onnxruntime-fp32"]
-Form = Callable[[Sequence[list[int]]], Feeds]  # rows → what the graph takes
+Collate = Callable[[Sequence[list[int]]], Feeds]  # rows → inputs of the graph
 
 
 class Parity(NamedTuple):
-    """The largest differences between PyTorch (adapters not merged) and ONNX over all shapes tried."""
+    """The largest differences between PyTorch (adapters not merged) and ONNX over all shapes."""
 
     shapes: int
     max_abs_logit: float
@@ -41,7 +41,29 @@ class Parity(NamedTuple):
     arg_max_equal: bool
 
 
-def export(classifier: TextClassifier, projection: Tensor, path: Path, settings: Export) -> WithSketch:
+class Exported(NamedTuple):
+    """Parity of both graphs; `packed` holds `{"why_not": …}` when there is no packed graph."""
+
+    padded: Parity
+    packed: dict[str, Any]
+
+
+def export(trained: Trained, to_merge: TextClassifier, params: Params, folder: Path) -> Exported:
+    """Write `model.onnx` and, where the encoder allows it, `packed.onnx`. Raise `RefusedError` when the parity gate fails.
+
+    `to_merge` is a second copy of the trained classifier: merging changes it in place, and `trained` stays the reference.
+    """
+    settings = params.export
+    projection = sketch_projection(trained.classifier.head.weight.shape[1], params.model)
+    merged = export_padded(to_merge, projection, folder / PADDED.graph, settings)
+    reference = WithSketch(trained.classifier, projection).eval()
+    sizes = {"vocabulary": trained.tokenizer.get_vocab_size(), "longest": params.model.max_pieces}
+    padded = parity(reference, open_run(folder, PADDED, 0), pad, settings, **sizes)
+    require_parity(padded, settings)
+    return Exported(padded, try_packed(merged, reference, folder, settings, **sizes))
+
+
+def export_padded(classifier: TextClassifier, projection: Tensor, path: Path, settings: Export) -> WithSketch:
     """Write the merged model as ONNX and return it: (B, T) pieces and mask in, logits and sketch out, B and T free."""
     merged = WithSketch(merge(classifier), projection).eval()
     ones = torch.ones(2, 8, dtype=torch.int64)
@@ -51,7 +73,7 @@ def export(classifier: TextClassifier, projection: Tensor, path: Path, settings:
 
 
 def export_packed(merged: WithSketch, path: Path, settings: Export) -> None:
-    """Write the same model for packed rows; raises what the encoder raises when it cannot be told positions or a mask."""
+    """Write the same model for packed rows; an encoder that accepts no positions or mask raises its own error."""
     feeds = {name: torch.from_numpy(array) for name, array in pack([[1, 2, 3], [4, 5, 6, 7, 8]]).items()}
     _write_onnx(Packed(merged).eval(), feeds, {0: "pieces"}, path, settings)
 
@@ -59,7 +81,7 @@ def export_packed(merged: WithSketch, path: Path, settings: Export) -> None:
 def _write_onnx(model: nn.Module, feeds: dict[str, Tensor], free: dict[int, str], path: Path, settings: Export) -> None:
     axes = {**dict.fromkeys(feeds, free), **{name: {0: "batch"} for name in OUTPUTS}}
     with written_whole(path) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer doubts shapes and indices that the parity gate then tries one by one
+        warnings.simplefilter("ignore")  # the tracer warns of shapes and indices that the parity gate then tests
         torch.onnx.export(
             model,
             tuple(feeds.values()),
@@ -72,56 +94,65 @@ def _write_onnx(model: nn.Module, feeds: dict[str, Tensor], free: dict[int, str]
         )
 
 
-def parity(reference: WithSketch, run: Run, form: Form, settings: Export, *, vocabulary: int, longest: int) -> Parity:
-    """Compare both on random pieces of every batch size x length, with rows of any length in each batch."""
+def parity(reference: WithSketch, run: Run, collate: Collate, settings: Export, *, vocabulary: int, longest: int) -> Parity:
+    """Compare both on random pieces of every batch size x length; rows of a batch have different lengths."""
     rng = np.random.default_rng(0)
     shapes = [(b, t) for b in integers(settings.parity_batches) for t in integers(settings.parity_lengths) if t <= longest]
     gaps: dict[str, list[float]] = {name: [] for name in OUTPUTS}
-    same = True
+    arg_max_equal = True
     for batch, most in shapes:
-        rows = [
-            rng.integers(0, vocabulary, size=length).tolist() for length in (most, *rng.integers(2, most + 1, size=batch - 1))
-        ]
-        theirs = [array[:batch] for array in run(form(rows))]
+        lengths = (most, *rng.integers(2, most + 1, size=batch - 1))
+        rows = [rng.integers(0, vocabulary, size=length).tolist() for length in lengths]
+        exported = [array[:batch] for array in run(collate(rows))]
         with torch.inference_mode():
-            ours = [tensor.numpy() for tensor in reference(*(torch.from_numpy(array) for array in pad(rows).values()))]
-        for name, one, other in zip(gaps, ours, theirs, strict=True):
-            gaps[name].append(float(np.abs(one - other).max()))
-        same = same and bool((ours[0].argmax(axis=1) == theirs[0].argmax(axis=1)).all())
-    return Parity(len(shapes), float(np.max(gaps["logits"])), float(np.max(gaps["sketch"])), same)  # np.max keeps NaN
+            expected = [tensor.numpy() for tensor in reference(*(torch.from_numpy(array) for array in pad(rows).values()))]
+        for name, a, b in zip(gaps, expected, exported, strict=True):
+            gaps[name].append(float(np.abs(a - b).max()))
+        arg_max_equal &= bool((expected[0].argmax(axis=1) == exported[0].argmax(axis=1)).all())
+    largest = {name: float(np.max(differences)) for name, differences in gaps.items()}  # np.max keeps NaN
+    return Parity(len(shapes), largest["logits"], largest["sketch"], arg_max_equal)
 
 
-def require(found: Parity, settings: Export) -> None:
-    """Raise `RefusedError` unless the exported model answers as the trained one."""
-    if found.max_abs_logit <= settings.parity_atol and found.max_abs_sketch <= settings.parity_atol and found.arg_max_equal:
+def require_parity(measured: Parity, settings: Export) -> None:
+    """Raise `RefusedError` when the outputs of the exported model differ from those of the trained one."""
+    limit = settings.parity_atol
+    if measured.max_abs_logit <= limit and measured.max_abs_sketch <= limit and measured.arg_max_equal:
         return  # NaN is not <= anything
     raise RefusedError(
         "the parity gate",
-        f"ONNX and PyTorch differ: max |Δlogit| {found.max_abs_logit:.2e}, max |Δsketch| {found.max_abs_sketch:.2e} "
-        f"(limit {settings.parity_atol:.0e}), arg-max equal: {found.arg_max_equal}",
+        f"ONNX and PyTorch differ: max |Δlogit| {measured.max_abs_logit:.2e}, max |Δsketch| {measured.max_abs_sketch:.2e} "
+        f"(limit {limit:.0e}), arg-max equal: {measured.arg_max_equal}",
         "try another export.opset; do not raise export.parity_atol for a model that is to serve",
     )
 
 
 def try_packed(merged: WithSketch, reference: WithSketch, folder: Path, settings: Export, **sizes: int) -> dict[str, Any]:
-    """What the gate found of `packed.onnx`; or `{"why_not": …}`, and then there is none."""
+    """Write `packed.onnx` and return its parity as a dictionary; return `{"why_not": …}` and leave no file when it fails."""
     path = folder / PACKED.graph
     try:
         export_packed(merged, path, settings)
-        found = parity(reference, open_run(folder, PACKED, 0), pack, settings, **sizes)
-        require(found, settings)
-    except Exception as error:  # whatever an encoder raises that was not made for it; padded rows serve as well
+        measured = parity(reference, open_run(folder, PACKED, 0), pack, settings, **sizes)
+        require_parity(measured, settings)
+    except Exception as error:  # encoders without support raise anything; padded rows serve as well
         path.unlink(missing_ok=True)
         return {"why_not": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
-    return found._asdict()
+    return measured._asdict()
 
 
-def write(trained: Trained, gate: dict[str, Any], temperature: float, model: Model, origin: dict[str, Any], folder: Path) -> None:
-    """What the runtime needs beside the graphs, and the verdicts of the gate."""
+def write(trained: Trained, exported: Exported, temperature: float, model: Model, origin: dict[str, Any], folder: Path) -> None:
+    """Write the tokenizer, the model card and `parity.json`, which the runtime needs besides the graphs."""
     shutil.copy(base_folder(model) / "tokenizer.json", folder / "tokenizer.json")
     card = {"labels": trained.labels, "temperature": temperature, "max_pieces": model.max_pieces, "origin": origin}
     write_json(folder / "model.json", card)
-    write_json(folder / "parity.json", gate)
+    write_json(folder / "parity.json", {"padded": exported.padded._asdict(), "packed": exported.packed})
+
+
+def summary(exported: Exported, folder: Path) -> str:
+    """Return one line for people: the measured differences, and why there is no packed graph when there is none."""
+    padded, packed = exported
+    packed_result = packed.get("why_not") or f"max |Δlogit| {packed['max_abs_logit']:.1e}"
+    compared = f"{padded.shapes} shapes compared: max |Δlogit| {padded.max_abs_logit:.1e}, arg-max equal"
+    return f"{compared}; packed: {packed_result} → {folder}"
 
 
 def main() -> None:
@@ -132,23 +163,15 @@ def main() -> None:
     args = parser.parse_args()
     params = load_params()
     trained = load_trained(args.model, params.model)
-    projection = sketch_projection(trained.classifier.head.weight.shape[1], params.model)
     temperature = json.loads(args.temperature.read_text())["temperature"]
     args.out.mkdir(parents=True, exist_ok=True)
     with stage_run("export", flatten(params.export, "export"), find_home(), continues=trained.run_id) as run:
-        # merging changes a classifier in place: one is merged and written, the other stays the reference
-        merged = export(load_trained(args.model, params.model).classifier, projection, args.out / PADDED.graph, params.export)
-        reference = WithSketch(trained.classifier, projection).eval()
-        sizes = {"vocabulary": trained.tokenizer.get_vocab_size(), "longest": params.model.max_pieces}
-        found = parity(reference, open_run(args.out, PADDED, 0), pad, params.export, **sizes)
-        require(found, params.export)
-        packed = try_packed(merged, reference, args.out, params.export, **sizes)
+        exported = export(trained, load_trained(args.model, params.model).classifier, params, args.out)
         origin = trained.origin | {"mlflow_run_id": run.id or trained.run_id}
-        write(trained, {"padded": found._asdict(), "packed": packed}, temperature, params.model, origin, args.out)
-        run.metrics({f"export/{name}": float(value) for name, value in found._asdict().items()})
+        write(trained, exported, temperature, params.model, origin, args.out)
+        run.metrics({f"export/{name}": float(value) for name, value in exported.padded._asdict().items()})
         run.model(args.out)
-    told = packed.get("why_not") or f"max |Δlogit| {packed['max_abs_logit']:.1e}"
-    print(f"{found.shapes} shapes compared: max |Δlogit| {found.max_abs_logit:.1e}, arg-max equal; packed: {told} → {args.out}")
+    print(summary(exported, args.out))
 
 
 if __name__ == "__main__":

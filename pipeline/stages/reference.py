@@ -1,4 +1,4 @@
-"""Stage `reference`: the model's own answers on the test rows, which it neither learnt from nor was stopped by."""
+"""Stage `reference`: profile the model's predictions on the test rows, which took no part in fitting or early stopping."""
 
 import argparse
 import json
@@ -18,43 +18,45 @@ from pipeline.network.checkpoint import Trained, load_trained
 from pipeline.network.classifier import WithSketch, sketch_projection
 from pipeline.network.inference import in_batches
 from pipeline.params import Model, flatten, load_params
-from pipeline.params import Reference as Settings
+from pipeline.params import Reference as ReferenceSettings
 from pipeline.reference_profile import Reference, save_reference
 from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.text import word_count
 from pipeline.tracking import stage_run
 
 
-class Both(NamedTuple):
-    """The rows' answers, and those to the same texts spoilt."""
+class ReferencePair(NamedTuple):
+    """The reference on the original texts, and on the same texts corrupted."""
 
-    kept: Reference
-    spoilt: Reference
+    original: Reference
+    corrupted: Reference
 
 
-def reference(trained: Trained, rows: list[Example], temperature: float, model: Model, settings: Settings) -> Both:
-    """Probabilities, sketches and shapes of the rows, cut at random into a calibrate half and an A/A half."""
+def reference(
+    trained: Trained, rows: list[Example], temperature: float, model: Model, settings: ReferenceSettings
+) -> ReferencePair:
+    """Profile the rows, cut at random into a calibrate half and an A/A half, with original and with corrupted texts."""
     texts = [row.text for row in rows]
-    spoilt = spoil(texts, settings.mistyped, settings.kept_words, settings.seed)
-    return Both(*(_answered(trained, rows, own, temperature, model, settings) for own in (texts, spoilt)))
+    corrupted = spoil(texts, settings.mistyped, settings.kept_words, settings.seed)
+    return ReferencePair(*(_profile(trained, rows, version, temperature, model, settings) for version in (texts, corrupted)))
 
 
-def _answered(
-    trained: Trained, rows: list[Example], texts: list[str], temperature: float, model: Model, settings: Settings
+def _profile(
+    trained: Trained, rows: list[Example], texts: list[str], temperature: float, model: Model, settings: ReferenceSettings
 ) -> Reference:
-    """The rows as the model answers them when their texts are these."""
+    """Return the reference of `rows` with `texts` in place of their own."""
     pieces = to_pieces(trained.tokenizer, texts)
     classes, width = trained.classifier.head.weight.shape
     sketching = WithSketch(trained.classifier, sketch_projection(width, model)).eval()
 
-    def both(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def logits_and_sketch(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return torch.cat(sketching(input_ids, attention_mask), dim=1)
 
-    outputs = in_batches(both, pieces, batch_size=settings.batch_size, precision="fp32").numpy()
+    outputs = in_batches(logits_and_sketch, pieces, batch_size=settings.batch_size, precision="fp32").numpy()
     probabilities = softmax(outputs[:, :classes] / temperature).astype(np.float32)
-    lengths = np.array([len(own) for own in pieces], dtype=np.int32)
+    lengths = np.array([len(row) for row in pieces], dtype=np.int32)
     words = np.array([word_count(text) for text in texts], dtype=np.float32)
-    guesses = np.array(trained.labels)[probabilities.argmax(axis=1)]
+    predicted = np.array(trained.labels)[probabilities.argmax(axis=1)]
     order = np.random.default_rng(settings.seed).permutation(len(rows))
     return Reference(
         ids=np.array([row.id for row in rows]),
@@ -63,7 +65,7 @@ def _answered(
         sketch=outputs[:, classes:].astype(np.float16),
         pieces=lengths,
         pieces_per_word=((lengths - 2) / words).astype(np.float32),
-        correct=guesses == np.array(labels_of(rows)),
+        correct=predicted == np.array(labels_of(rows)),
         calibrate=order < round(settings.calibrate_share * len(rows)),
     )
 
@@ -79,12 +81,13 @@ def main() -> None:
     trained = load_trained(args.model, params.model)
     temperature = json.loads(args.temperature.read_text())["temperature"]
     with stage_run("reference", flatten(params.reference, "reference"), find_home(), continues=trained.run_id) as run:
-        made = reference(trained, read_examples(args.split / "test.parquet"), temperature, params.model, params.reference)
-        save_reference(args.out / "reference.npz", made.kept, made.spoilt)
+        rows = read_examples(args.split / "test.parquet")
+        original, corrupted = reference(trained, rows, temperature, params.model, params.reference)
+        save_reference(args.out / "reference.npz", original, corrupted)
         run.files(args.out)
-    kept = made.kept
-    print(f"{len(kept.ids)} reference rows, {int(kept.calibrate.sum())} of them to calibrate on → {args.out}/reference.npz")
-    print(f"right: {kept.correct.mean():.1%}, with the texts spoilt on purpose {made.spoilt.correct.mean():.1%}")
+    calibrate = int(original.calibrate.sum())
+    print(f"{len(original.ids)} reference rows, {calibrate} of them for calibration → {args.out}/reference.npz")
+    print(f"accuracy: {original.correct.mean():.1%}, on corrupted texts {corrupted.correct.mean():.1%}")
 
 
 if __name__ == "__main__":

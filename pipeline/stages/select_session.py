@@ -1,6 +1,6 @@
-"""Stage `select_session`: the fastest session whose answers are those of fp32, the numbers of those refused, golden answers.
+"""Stage `select_session`: choose the fastest session that answers as fp32 does, and store golden answers.
 
-A candidate that cannot run here is told and left out. What it finds holds for this machine's kind: speeds are of its CPU.
+A candidate that cannot run here is reported and left out. Speeds hold for the CPU of this machine.
 """
 
 import argparse
@@ -29,18 +29,18 @@ from pipeline.session.quantise import quantise
 from pipeline.session.session_gate import PLAIN, Candidate, Clock, HeldOut, Measured, decide, machine, measure, table, timed
 from pipeline.tracking import Run, stage_run
 
-INT8, INT8_OF = "packed-openvino-int8", "packed-onnxruntime-fp32"  # whose graph is quantised
+INT8, INT8_SOURCE = "packed-openvino-int8", "packed-onnxruntime-fp32"  # the int8 session quantises the source's graph
 
 
-class Tried(NamedTuple):
-    """A candidate that runs here, and its answers to the held-out rows."""
+class RunningSession(NamedTuple):
+    """A candidate that runs here, and its predictions for the held-out rows."""
 
     classifier: Classifier
-    answers: Predictions
+    predictions: Predictions
 
 
 class Selection(NamedTuple):
-    """What the stage leaves."""
+    """The chosen session, the results of all candidates, and the golden answers."""
 
     session: str
     candidates: list[Candidate]
@@ -48,65 +48,65 @@ class Selection(NamedTuple):
 
 
 def select_session(
-    exported: Path, learnt: list[str], rows: HeldOut, out: Path, *, settings: Session, package: Package, clock: Clock
+    exported: Path, train_texts: list[str], rows: HeldOut, out: Path, *, settings: Session, package: Package, clock: Clock
 ) -> Selection:
-    """Open, measure, decide; the graph of the session chosen is left in `out`, unless it is `model.onnx`.
+    """Open, measure and decide. Write the graph of the chosen session to `out`, unless it is `model.onnx`.
 
-    `learnt` are texts of the training rows, to which int8 is fitted.
+    Quantisation to int8 is fitted to the first of `train_texts`.
     """
     names = list(SESSIONS) if settings.choice == "auto" else list(dict.fromkeys([PLAIN, settings.choice]))
 
-    def attempt(name: str) -> Tried | str:
-        return _tried(name, exported, learnt[: settings.int8_texts], rows, out, settings=settings, package=package)
+    def attempt(name: str) -> RunningSession | str:
+        return _try_session(name, exported, train_texts[: settings.int8_texts], rows, out, settings=settings, package=package)
 
-    some = np.linspace(0, len(rows.texts) - 1, min(settings.timed_texts, len(rows.texts))).astype(int)
-    texts = [rows.texts[row] for row in some]
-    with ThreadPoolExecutor(max(1, available_cores() // settings.threads)) as pool:  # here only answers matter, not speed
-        tried = dict(zip(names, pool.map(attempt, names), strict=True))
-        absent = {name: one for name, one in tried.items() if isinstance(one, str)}
-        running = {name: one for name, one in tried.items() if not isinstance(one, str)}
-        moved = pool.map(lambda one: moved_by_company(one, rows.texts, settings.timed_batch), running.values())
-        company = dict(zip(running, moved, strict=True))
-    calls = {name: _as_triton_asks(one.classifier, texts, settings.timed_batch) for name, one in running.items()}
-    answers = {name: one.answers for name, one in running.items()}
-    measured = measure(answers, rows, company, timed(calls, settings.rounds, clock), len(texts))
+    timed_rows = np.linspace(0, len(rows.texts) - 1, min(settings.timed_texts, len(rows.texts))).astype(int)
+    texts = [rows.texts[row] for row in timed_rows]
+    with ThreadPoolExecutor(max(1, available_cores() // settings.threads)) as pool:  # nothing is timed here
+        results = dict(zip(names, pool.map(attempt, names), strict=True))
+        absent = {name: result for name, result in results.items() if isinstance(result, str)}
+        running = {name: result for name, result in results.items() if not isinstance(result, str)}
+        changes = pool.map(lambda result: batch_sensitivity(result, rows.texts, settings.timed_batch), running.values())
+        company = dict(zip(running, changes, strict=True))
+    calls = {name: _predict_in_batches(result.classifier, texts, settings.timed_batch) for name, result in running.items()}
+    predictions = {name: result.predictions for name, result in running.items()}
+    measured = measure(predictions, rows, company, timed(calls, settings.rounds, clock), len(texts))
     session, candidates = decide(measured, absent, settings)
     if session != INT8:
         (out / SESSIONS[INT8].graph).unlink(missing_ok=True)
     if session not in (INT8, PLAIN):
         shutil.copy(exported / SESSIONS[session].graph, out)
-    return Selection(session, candidates, golden_of(session, *running[session], rows.texts, settings))
+    return Selection(session, candidates, golden_answers(session, *running[session], rows.texts, settings))
 
 
-def _tried(
-    name: str, exported: Path, learnt: list[str], rows: HeldOut, out: Path, *, settings: Session, package: Package
-) -> Tried | str:
-    """The candidate with its answers to all held-out rows, or why it cannot run here."""
+def _try_session(
+    name: str, exported: Path, train_texts: list[str], rows: HeldOut, out: Path, *, settings: Session, package: Package
+) -> RunningSession | str:
+    """Return the candidate with its predictions for all held-out rows, or the reason why it cannot run here."""
     try:
         folder = out if name == INT8 else exported
         if name == INT8:
             longest = json.loads((exported / "model.json").read_text(encoding="utf-8"))["max_pieces"]
-            seen = to_pieces(load_tokenizer(exported, longest), [clean(text) for text in learnt])
-            quantise(exported / SESSIONS[INT8_OF].graph, out / SESSIONS[INT8].graph, seen)
+            pieces = to_pieces(load_tokenizer(exported, longest), [clean(text) for text in train_texts])
+            quantise(exported / SESSIONS[INT8_SOURCE].graph, out / SESSIONS[INT8].graph, pieces)
         session = open_session(folder, name, settings.threads, token_budget=package.token_budget)
         classifier = Classifier(exported, session=session)
-        return Tried(classifier, classifier.predict(rows.texts))
-    except Exception as error:  # whatever an engine raises: one that cannot run must not stop the others
+        return RunningSession(classifier, classifier.predict(rows.texts))
+    except Exception as error:  # engines raise anything; a candidate that cannot run must not stop the others
         if name == PLAIN:
             raise
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def moved_by_company(tried: Tried, texts: Sequence[str], batch: int) -> float:
-    """The most that a probability of these texts, answered alone, differs from the one among all, or in batches as Triton's."""
-    alone = np.concatenate([tried.classifier.predict([text]).probabilities for text in texts])
+def batch_sensitivity(running: RunningSession, texts: Sequence[str], batch: int) -> float:
+    """Return the largest change of a probability between a text alone, in batches as Triton forms them, and among all texts."""
+    alone = np.concatenate([running.classifier.predict([text]).probabilities for text in texts])
     starts = range(0, len(texts), batch)
-    few = np.concatenate([tried.classifier.predict(texts[start : start + batch]).probabilities for start in starts])
-    return float(max(np.abs(alone - among).max() for among in (few, tried.answers.probabilities)))
+    batched = np.concatenate([running.classifier.predict(texts[start : start + batch]).probabilities for start in starts])
+    return float(max(np.abs(alone - together).max() for together in (batched, running.predictions.probabilities)))
 
 
-def _as_triton_asks(classifier: Classifier, texts: Sequence[str], batch: int) -> Callable[[], None]:
-    """A call that answers the texts in their order, in batches such as Triton gives while latency is within its limit."""
+def _predict_in_batches(classifier: Classifier, texts: Sequence[str], batch: int) -> Callable[[], None]:
+    """Return a call that classifies the texts in order, in batches of the size Triton forms within its latency limit."""
 
     def call() -> None:
         for start in range(0, len(texts), batch):
@@ -115,27 +115,30 @@ def _as_triton_asks(classifier: Classifier, texts: Sequence[str], batch: int) ->
     return call
 
 
-def golden_of(session: str, classifier: Classifier, answers: Predictions, texts: Sequence[str], settings: Session) -> Golden:
-    """Clear texts of every length, answered one at a time: in a batch some sessions answer a little differently."""
-    best = np.sort(answers.probabilities, axis=1)
-    margins = best[:, -1] - best[:, -2]
-    classes = answers.probabilities.argmax(axis=1).tolist()
-    rows = pick(
-        answers.pieces.tolist(), classes, margins.tolist(), count=settings.golden_texts, min_margin=settings.golden_margin
-    )
-    alone = [classifier.predict([texts[row]]) for row in rows]
-    probabilities = np.concatenate([one.probabilities for one in alone])
-    return Golden(session, settings.golden_atol, [texts[row] for row in rows], [one.labels[0] for one in alone], probabilities)
+def golden_answers(
+    session: str, classifier: Classifier, predictions: Predictions, texts: Sequence[str], settings: Session
+) -> Golden:
+    """Pick clear texts of every length and classify each alone, because batching changes some sessions' output slightly."""
+    best = np.sort(predictions.probabilities, axis=1)
+    margins = (best[:, -1] - best[:, -2]).tolist()
+    classes = predictions.probabilities.argmax(axis=1).tolist()
+    lengths = predictions.pieces.tolist()
+    rows = pick(lengths, classes, margins, count=settings.golden_texts, min_margin=settings.golden_margin)
+    golden_texts = [texts[row] for row in rows]
+    alone = [classifier.predict([text]) for text in golden_texts]
+    labels = [prediction.labels[0] for prediction in alone]
+    probabilities = np.concatenate([prediction.probabilities for prediction in alone])
+    return Golden(session, settings.golden_atol, golden_texts, labels, probabilities)
 
 
 def held_out(val: list[Example], test: list[Example]) -> HeldOut:
-    """Rows of both sides as the measurement needs them."""
+    """Join validation and test rows for the measurement."""
     rows = [*val, *test]
     return HeldOut([row.text for row in rows], np.array(labels_of(rows)), np.arange(len(rows)) >= len(val))
 
 
 def write(selection: Selection, settings: Session, folder: Path) -> None:
-    """`session.json` and `golden.json`."""
+    """Write `session.json` and `golden.json`."""
     rows = [
         {"name": name, **(found._asdict() if found else dict.fromkeys(Measured._fields)), "verdict": verdict, "why": why}
         for name, found, verdict, why in selection.candidates
@@ -145,12 +148,12 @@ def write(selection: Selection, settings: Session, folder: Path) -> None:
 
 
 def log_to(run: Run, selection: Selection, folder: Path) -> None:
-    """Numbers, picture and files into the MLflow run."""
-    measured = {one.name: one.found for one in selection.candidates if one.found}
-    run.metrics({f"session/{name}/{key}": value for name, one in measured.items() for key, value in one._asdict().items()})
+    """Log numbers, a picture and files to the MLflow run."""
+    measured = {candidate.name: candidate.found for candidate in selection.candidates if candidate.found}
+    run.metrics({f"session/{name}/{key}": value for name, row in measured.items() for key, value in row._asdict().items()})
     run.tags({"session": selection.session})
-    refused = [one.name for one in selection.candidates if one.verdict == "refused"]
-    speeds = [one.texts_per_s for one in measured.values()]
+    refused = [candidate.name for candidate in selection.candidates if candidate.verdict == "refused"]
+    speeds = [row.texts_per_s for row in measured.values()]
     run.figure(charts.sessions(list(measured), speeds, selection.session, refused), "sessions")
     run.files(folder)
 
@@ -164,14 +167,14 @@ def main() -> None:
     params = load_params()
     card = json.loads((args.exported / "model.json").read_text(encoding="utf-8"))
     train, val, test = (read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test"))
-    learnt, rows = [row.text for row in train], held_out(val, test)
+    train_texts, rows = [row.text for row in train], held_out(val, test)
     args.out.mkdir(parents=True, exist_ok=True)
-    run_id = card["origin"]["mlflow_run_id"]
-    with stage_run("select_session", flatten(params.session, "session"), find_home(), continues=run_id) as run:
+    settings, run_id = params.session, card["origin"]["mlflow_run_id"]
+    with stage_run("select_session", flatten(settings, "session"), find_home(), continues=run_id) as run:
         selection = select_session(
-            args.exported, learnt, rows, args.out, settings=params.session, package=params.package, clock=time.perf_counter
+            args.exported, train_texts, rows, args.out, settings=settings, package=params.package, clock=time.perf_counter
         )
-        write(selection, params.session, args.out)
+        write(selection, settings, args.out)
         log_to(run, selection, args.out)
     print(f"{table(selection.candidates)}\n{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}")
 

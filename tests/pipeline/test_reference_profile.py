@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.reference_profile import Reference, load_reference, load_spoilt, save_reference
+from pipeline.reference_profile import Reference, load_corrupted, load_reference, save_reference
 
 
 @pytest.fixture
@@ -25,25 +25,25 @@ def reference() -> Reference:
 
 def test_a_reference_comes_back_with_values_and_types(reference: Reference, tmp_path: Path) -> None:
     save_reference(tmp_path / "deep" / "reference.npz", reference)
-    again = load_reference(tmp_path / "deep" / "reference.npz")
-    for name, before in reference._asdict().items():
-        found = getattr(again, name)
-        assert found.dtype == before.dtype
-        assert np.array_equal(found, before)
+    loaded = load_reference(tmp_path / "deep" / "reference.npz")
+    for name, expected in reference._asdict().items():
+        column = getattr(loaded, name)
+        assert column.dtype == expected.dtype
+        assert np.array_equal(column, expected)
 
 
-def test_spoilt_rows_come_back_and_their_absence_is_said(reference: Reference, tmp_path: Path) -> None:
-    spoilt = reference._replace(correct=~reference.correct, pieces=reference.pieces + 1)
-    save_reference(tmp_path / "both.npz", reference, spoilt)
+def test_corrupted_rows_come_back_or_none_where_there_are_none(reference: Reference, tmp_path: Path) -> None:
+    corrupted = reference._replace(correct=~reference.correct, pieces=reference.pieces + 1)
+    save_reference(tmp_path / "both.npz", reference, corrupted)
     save_reference(tmp_path / "one.npz", reference)
-    again = load_spoilt(tmp_path / "both.npz")
-    assert again is not None
-    assert all(np.array_equal(own, before) for own, before in zip(again, spoilt, strict=True))
+    loaded = load_corrupted(tmp_path / "both.npz")
+    assert loaded is not None
+    assert all(np.array_equal(column, expected) for column, expected in zip(loaded, corrupted, strict=True))
     assert np.array_equal(load_reference(tmp_path / "both.npz").correct, reference.correct)
-    assert load_spoilt(tmp_path / "one.npz") is None
+    assert load_corrupted(tmp_path / "one.npz") is None
 
 
-def test_the_file_is_exactly_where_it_was_asked_for(reference: Reference, tmp_path: Path) -> None:
+def test_nothing_but_the_file_itself_is_written(reference: Reference, tmp_path: Path) -> None:
     save_reference(tmp_path / "reference.npz", reference)
     assert [path.name for path in tmp_path.iterdir()] == ["reference.npz"]
 

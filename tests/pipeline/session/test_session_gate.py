@@ -11,7 +11,7 @@ from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Params, Session
 from pipeline.runtime.classifier import Predictions
 from pipeline.session.session_gate import PLAIN, Measured, decide, table, timed
-from pipeline.stages.select_session import Tried, moved_by_company
+from pipeline.stages.select_session import RunningSession, batch_sensitivity
 
 BF16, INT8 = "packed-openvino-bf16", "packed-openvino-int8"
 FP32 = Measured(agreement=1.0, accuracy=0.80, company=0.0, texts_per_s=100, speedup=1.0)
@@ -77,7 +77,7 @@ def test_a_single_text_that_others_sway_is_found_among_all(batch: int, among: in
     texts = ["firm"] * 299 + ["swayed"] + ["firm"] * 20
     answers = Sociable().predict(texts)
     answers.probabilities[299] = Sociable().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
-    found = moved_by_company(Tried(cast(Any, Sociable()), answers), texts, batch)
+    found = batch_sensitivity(RunningSession(cast(Any, Sociable()), answers), texts, batch)
     assert found == pytest.approx(moved)
 
 

@@ -1,4 +1,4 @@
-"""What the stage `evaluate` left of a small project, against scikit-learn on the same rows."""
+"""The results of stage `evaluate` in a small project, against scikit-learn on the same rows."""
 
 import csv
 import json
@@ -36,15 +36,15 @@ def report(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> tuple[list[str], list[str]]:
-    """Actual and predicted labels, as `dvc plots` reads them."""
+    """Return actual and predicted labels, as `dvc plots` reads them."""
     with (folder / "confusion.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row["actual"] for row in rows], [row["predicted"] for row in rows]
 
 
-def test_the_contract_names_what_metrics_hold(scores: dict[str, dict[str, float]]) -> None:
+def test_the_metrics_hold_the_keys_of_the_contract(scores: dict[str, dict[str, float]]) -> None:
     calibration = {"nll", "nll_calibrated", "ece", "ece_calibrated"}
-    assert {side: set(found) for side, found in scores.items()} == {
+    assert {side: set(values) for side, values in scores.items()} == {
         "test": SCORES | calibration,
         "control": SCORES,
         "val": SCORES | {"nll"},
@@ -93,10 +93,10 @@ def test_every_class_has_an_interval_around_its_f1(report: dict[str, Any], answe
     assert sorted(report["classes"]) == sorted(SMALL_LABELS)
     expected = sk.f1_score(*answers, average=None, labels=sorted(SMALL_LABELS))
     for label, value in zip(sorted(SMALL_LABELS), expected, strict=True):
-        found = report["classes"][label]
-        assert found["f1"]["value"] == pytest.approx(value)
-        assert found["f1"]["low"] <= found["f1"]["value"] <= found["f1"]["high"]
-        assert found["rows"] == answers[0].count(label)
+        scores = report["classes"][label]
+        assert scores["f1"]["value"] == pytest.approx(value)
+        assert scores["f1"]["low"] <= scores["f1"]["value"] <= scores["f1"]["high"]
+        assert scores["rows"] == answers[0].count(label)
 
 
 def test_the_gain_over_the_control_is_the_difference_of_the_scores(
@@ -111,10 +111,10 @@ def test_the_gain_over_the_control_is_the_difference_of_the_scores(
 def test_confused_pairs_count_mistakes_and_show_their_texts(
     report: dict[str, Any], answers: tuple[list[str], list[str]], sides: dict[str, list[Example]], made: Project
 ) -> None:
-    mistakes = Counter((t, g) for t, g in zip(*answers, strict=True) if t != g)
+    mistakes = Counter((t, p) for t, p in zip(*answers, strict=True) if t != p)
     pairs = report["confused_pairs"]
     assert [pair["rows"] for pair in pairs] == sorted(mistakes.values(), reverse=True)[: made.params.evaluate.confused_pairs]
     assert all(mistakes[pair["true"], pair["predicted"]] == pair["rows"] for pair in pairs)
-    said = {row.text: (row.label, guess) for row, guess in zip(sides["test"], answers[1], strict=True)}
-    assert all(said[text] == (pair["true"], pair["predicted"]) for pair in pairs for text in pair["texts"])
+    labels = {row.text: (row.label, predicted) for row, predicted in zip(sides["test"], answers[1], strict=True)}
+    assert all(labels[text] == (pair["true"], pair["predicted"]) for pair in pairs for text in pair["texts"])
     assert all(len(pair["texts"]) == min(3, pair["rows"]) for pair in pairs)

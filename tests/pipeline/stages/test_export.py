@@ -1,4 +1,4 @@
-"""The exported model, and the gate it passed."""
+"""The exported model, and the parity gate."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pipeline.network.classifier import TextClassifier, WithSketch, merge, sketc
 from pipeline.params import Export, Params, integers
 from pipeline.runtime.batches import pack, pad
 from pipeline.runtime.sessions import Feeds, open_run
-from pipeline.stages.export import PACKED, PADDED, Parity, parity, require, try_packed
+from pipeline.stages.export import PACKED, PADDED, Parity, parity, require_parity, try_packed
 from tests.conftest import Project
 
 GOOD = Parity(shapes=30, max_abs_logit=1e-6, max_abs_sketch=1e-7, arg_max_equal=True)
@@ -32,18 +32,18 @@ def card(made: Project) -> dict[str, Any]:
     return json.loads((made / "artifacts/export/model.json").read_text(encoding="utf-8"))
 
 
-def compare(trained: Trained, made: Project, settings: Export, spoil: float = 0.0, *, sketch: float = 0.0) -> Parity:
-    """The gate's measurement, with a head and a projection that are off by so much."""
+def compare(trained: Trained, made: Project, settings: Export, *, head: float = 0.0, sketch: float = 0.0) -> Parity:
+    """Measure parity against a model whose head and projection are changed by these offsets."""
     projection = sketch_projection(trained.classifier.head.weight.shape[1], made.params.model) + sketch
-    spoilt = load_trained(made / "artifacts/model", made.params.model).classifier
+    changed = load_trained(made / "artifacts/model", made.params.model).classifier
     with torch.no_grad():
-        spoilt.head.weight.add_(spoil)
-    ours = WithSketch(spoilt, projection).eval()
-    return parity(ours, open_run(made / "artifacts/export", PADDED, 0), pad, settings, vocabulary=30_000, longest=128)
+        changed.head.weight.add_(head)
+    reference = WithSketch(changed, projection).eval()
+    return parity(reference, open_run(made / "artifacts/export", PADDED, 0), pad, settings, vocabulary=30_000, longest=128)
 
 
 def test_the_gate_lets_an_equal_model_through(settings: Export) -> None:
-    require(GOOD, settings)
+    require_parity(GOOD, settings)
 
 
 @pytest.mark.parametrize(
@@ -57,49 +57,49 @@ def test_the_gate_lets_an_equal_model_through(settings: Export) -> None:
     ],
     ids=str,
 )
-def test_the_gate_refuses_what_answers_otherwise(fault: dict[str, Any], settings: Export) -> None:
+def test_the_gate_refuses_different_outputs(fault: dict[str, Any], settings: Export) -> None:
     with pytest.raises(RefusedError, match="parity gate") as refused:
-        require(GOOD._replace(**fault), settings)
+        require_parity(GOOD._replace(**fault), settings)
     assert refused.value.exit_code == EXIT_REFUSED == 4
 
 
 def test_the_limit_itself_passes(settings: Export) -> None:
-    require(GOOD._replace(max_abs_logit=settings.parity_atol), settings)
+    require_parity(GOOD._replace(max_abs_logit=settings.parity_atol), settings)
 
 
 def test_the_written_verdict_passes_the_gate_on_every_shape(made: Project) -> None:
     export = made.params.export
-    for form, told in json.loads((made / "artifacts/export/parity.json").read_text()).items():
-        found = Parity(**told)
-        require(found, export)
-        assert found.shapes == len(integers(export.parity_batches)) * len(integers(export.parity_lengths)), form
+    for graph, values in json.loads((made / "artifacts/export/parity.json").read_text()).items():
+        stored = Parity(**values)
+        require_parity(stored, export)
+        assert stored.shapes == len(integers(export.parity_batches)) * len(integers(export.parity_lengths)), graph
 
 
 def test_measuring_again_finds_the_models_equal(trained: Trained, made: Project, settings: Export) -> None:
-    found = compare(trained, made, settings)
-    assert found.shapes == 4
-    assert found.arg_max_equal
-    assert found.max_abs_logit < 1e-4
-    assert found.max_abs_sketch < 1e-5
+    measured = compare(trained, made, settings)
+    assert measured.shapes == 4
+    assert measured.arg_max_equal
+    assert measured.max_abs_logit < 1e-4
+    assert measured.max_abs_sketch < 1e-5
 
 
 def test_lengths_beyond_the_models_longest_are_not_tried(trained: Trained, made: Project, settings: Export) -> None:
-    ours = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
+    reference = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
     run = open_run(made / "artifacts/export", PADDED, 0)
-    assert parity(ours, run, pad, settings, vocabulary=30_000, longest=8).shapes == 2
+    assert parity(reference, run, pad, settings, vocabulary=30_000, longest=8).shapes == 2
 
 
-def test_another_head_is_seen(trained: Trained, made: Project, settings: Export) -> None:
-    assert compare(trained, made, settings, spoil=0.02).max_abs_logit > settings.parity_atol
+def test_another_head_is_detected(trained: Trained, made: Project, settings: Export) -> None:
+    assert compare(trained, made, settings, head=0.02).max_abs_logit > settings.parity_atol
 
 
-def test_another_projection_is_seen(trained: Trained, made: Project, settings: Export) -> None:
+def test_another_projection_is_detected(trained: Trained, made: Project, settings: Export) -> None:
     assert compare(trained, made, settings, sketch=0.01).max_abs_sketch > 1e-3
 
 
-def test_answers_that_are_no_numbers_are_not_taken_for_equal(trained: Trained, made: Project, settings: Export) -> None:
-    found = compare(trained, made, settings, sketch=float("nan"))
-    assert not found.max_abs_sketch < 1.0  # NaN, or infinite: anything but a small number
+def test_nan_outputs_do_not_count_as_equal(trained: Trained, made: Project, settings: Export) -> None:
+    measured = compare(trained, made, settings, sketch=float("nan"))
+    assert not measured.max_abs_sketch < 1.0  # NaN, or infinite: anything but a small number
 
 
 def test_batch_and_length_are_free_and_names_are_those_of_the_runtime(made: Project) -> None:
@@ -116,7 +116,7 @@ def test_batch_and_length_are_free_and_names_are_those_of_the_runtime(made: Proj
         assert (len(logits), len(sketch)) == (shape[0], shape[0])
 
 
-def test_the_card_tells_the_runtime_what_training_decided(card: dict[str, Any], trained: Trained, made: Project) -> None:
+def test_the_model_card_holds_labels_length_origin_and_temperature(card: dict[str, Any], trained: Trained, made: Project) -> None:
     assert card["labels"] == trained.labels
     assert card["max_pieces"] == made.params.model.max_pieces
     assert card["origin"] == trained.origin
@@ -129,27 +129,26 @@ def test_the_folder_holds_what_the_runtime_needs_and_no_half_files(made: Project
     assert names == ["model.json", "model.onnx", "packed.onnx", "parity.json", "tokenizer.json"]
 
 
-def test_packed_rows_that_see_each_other_do_not_pass(trained: Trained, made: Project, settings: Export) -> None:
-    ours = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
+def test_packed_rows_that_attend_to_each_other_do_not_pass(trained: Trained, made: Project, settings: Export) -> None:
+    reference = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
     run = open_run(made / "artifacts/export", PACKED, 0)
 
     def one_segment_for_two(rows: Sequence[list[int]]) -> Feeds:
         feeds = pack(rows)
         return {**feeds, "segments": np.maximum(feeds["segments"] - 1, 0)}
 
-    good = parity(ours, run, pack, settings, vocabulary=30_000, longest=128)
+    good = parity(reference, run, pack, settings, vocabulary=30_000, longest=128)
     assert good.max_abs_logit < 1e-4
-    bad = parity(
-        ours, run, one_segment_for_two, settings.model_copy(update={"parity_batches": "3"}), vocabulary=30_000, longest=128
-    )
+    batches_of_3 = settings.model_copy(update={"parity_batches": "3"})
+    bad = parity(reference, run, one_segment_for_two, batches_of_3, vocabulary=30_000, longest=128)
     assert not bad.max_abs_logit < 1e-3
 
 
-def test_an_encoder_that_takes_no_positions_is_served_padded(
+def test_an_encoder_without_position_input_is_served_padded(
     trained: Trained, made: Project, settings: Export, tmp_path: Path
 ) -> None:
     class WithoutPositions(torch.nn.Module):
-        """As encoders with relative positions are called."""
+        """An encoder with relative positions: it takes ids and a mask only."""
 
         def __init__(self, encoder: torch.nn.Module) -> None:
             super().__init__()
@@ -161,6 +160,6 @@ def test_an_encoder_that_takes_no_positions_is_served_padded(
     projection = sketch_projection(384, made.params.model)
     merged = merge(load_trained(made / "artifacts/model", made.params.model).classifier)
     other = WithSketch(TextClassifier(WithoutPositions(merged.encoder), merged.head), projection).eval()
-    found = try_packed(other, other, tmp_path, settings, vocabulary=30_000, longest=128)
-    assert "position_ids" in found["why_not"]
+    packed = try_packed(other, other, tmp_path, settings, vocabulary=30_000, longest=128)
+    assert "position_ids" in packed["why_not"]
     assert list(tmp_path.iterdir()) == []

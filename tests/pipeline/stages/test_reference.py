@@ -1,4 +1,4 @@
-"""The reference that the stage left of a small project."""
+"""The reference that the stage writes for a small project."""
 
 import json
 
@@ -7,12 +7,12 @@ import pytest
 
 from pipeline.data.records import Example, labels_of, read_examples
 from pipeline.network.checkpoint import Trained
-from pipeline.params import Reference as Settings
-from pipeline.reference_profile import Reference, load_reference, load_spoilt
+from pipeline.params import Reference as ReferenceSettings
+from pipeline.reference_profile import Reference, load_corrupted, load_reference
 from pipeline.stages.reference import reference
 from tests.conftest import Project
 
-SPOIL = {"mistyped": 0.2, "kept_words": 0.3}
+CORRUPTION = {"mistyped": 0.2, "kept_words": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def test_it_has_one_entry_for_each_test_row(stored: Reference, sides: dict[str, 
     assert {len(column) for name, column in stored._asdict().items() if name != "labels"} == {rows}
 
 
-def test_no_reference_row_was_learnt_from_or_stopped_by(stored: Reference, sides: dict[str, list[Example]]) -> None:
-    seen = {row.id for side in ("train", "val") for row in sides[side]}
-    assert not seen & set(stored.ids.tolist())
+def test_no_reference_row_took_part_in_fitting_or_early_stopping(stored: Reference, sides: dict[str, list[Example]]) -> None:
+    fitted = {row.id for side in ("train", "val") for row in sides[side]}
+    assert not fitted & set(stored.ids.tolist())
 
 
 def test_types_are_those_of_the_record(stored: Reference) -> None:
@@ -61,8 +61,8 @@ def test_the_share_of_correct_rows_is_the_measured_accuracy(stored: Reference, m
 
 
 def test_correct_means_that_the_likeliest_label_is_the_true_one(stored: Reference, sides: dict[str, list[Example]]) -> None:
-    said = stored.labels[stored.probabilities.argmax(axis=1)].tolist()
-    assert stored.correct.tolist() == [a == b for a, b in zip(said, labels_of(sides["test"]), strict=True)]
+    predicted = stored.labels[stored.probabilities.argmax(axis=1)].tolist()
+    assert stored.correct.tolist() == [a == b for a, b in zip(predicted, labels_of(sides["test"]), strict=True)]
 
 
 def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list[Example]], trained: Trained) -> None:
@@ -72,13 +72,13 @@ def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list
         assert stored.pieces_per_word[i] == pytest.approx((pieces - 2) / len(row.text.split()))
 
 
-def test_spoilt_texts_are_the_same_rows_answered_worse(stored: Reference, made: Project) -> None:
-    spoilt = load_spoilt(made / "artifacts/reference/reference.npz")
-    assert spoilt is not None
-    assert spoilt.ids.tolist() == stored.ids.tolist()
-    assert spoilt.probabilities.shape == stored.probabilities.shape
-    assert (spoilt.probabilities != stored.probabilities).any(axis=1).mean() > 0.5
-    assert spoilt.correct.mean() < stored.correct.mean()
+def test_corrupted_texts_are_the_same_rows_with_lower_accuracy(stored: Reference, made: Project) -> None:
+    corrupted = load_corrupted(made / "artifacts/reference/reference.npz")
+    assert corrupted is not None
+    assert corrupted.ids.tolist() == stored.ids.tolist()
+    assert corrupted.probabilities.shape == stored.probabilities.shape
+    assert (corrupted.probabilities != stored.probabilities).any(axis=1).mean() > 0.5
+    assert corrupted.correct.mean() < stored.correct.mean()
 
 
 def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
@@ -87,22 +87,21 @@ def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.8])
 def test_another_share_cuts_elsewhere(share: float, trained: Trained, sides: dict[str, list[Example]], made: Project) -> None:
-    made_now = reference(
-        trained, sides["test"][:40], 1.0, made.params.model, Settings(batch_size=8, calibrate_share=share, seed=1, **SPOIL)
-    ).kept
-    assert int(made_now.calibrate.sum()) == round(40 * share)
+    settings = ReferenceSettings(batch_size=8, calibrate_share=share, seed=1, **CORRUPTION)
+    pair = reference(trained, sides["test"][:40], 1.0, made.params.model, settings)
+    assert int(pair.original.calibrate.sum()) == round(40 * share)
 
 
 def test_the_cut_follows_the_seed_and_not_the_order_of_rows(
     trained: Trained, sides: dict[str, list[Example]], made: Project
 ) -> None:
     rows = sides["test"][:40]
-    one, same, other = (
-        reference(
-            trained, rows, 1.0, made.params.model, Settings(batch_size=8, calibrate_share=0.5, seed=seed, **SPOIL)
-        ).kept.calibrate.tolist()
-        for seed in (1, 1, 2)
-    )
-    assert one == same
-    assert one != other
-    assert one != [True] * 20 + [False] * 20
+
+    def cut(seed: int) -> list[bool]:
+        settings = ReferenceSettings(batch_size=8, calibrate_share=0.5, seed=seed, **CORRUPTION)
+        return reference(trained, rows, 1.0, made.params.model, settings).original.calibrate.tolist()
+
+    first = cut(1)
+    assert first == cut(1)
+    assert first != cut(2)
+    assert first != [True] * 20 + [False] * 20
