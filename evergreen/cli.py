@@ -144,7 +144,7 @@ def ask(
     from pipeline.runtime.classifier import model_digest
     from serving.release.manifest import model_name, repository
     from serving.triton.client import address, ask_many, parameters
-    from serving.triton.server import free_ports, running
+    from serving.triton.server import running, with_free_ports
 
     home, settings = find_home(), address(load_params().serve)
     version = _champion_version(home)
@@ -154,7 +154,7 @@ def ask(
         answers = ask_many(settings, model, texts)
     elif start:
         _end_on_signals()
-        with running(repository(home), [model], free_ports(settings), home) as server:
+        with running(repository(home), [model], with_free_ports(settings), home) as server:
             answers = ask_many(server.serve, model, texts)
         server.log.unlink()
     else:

@@ -12,7 +12,7 @@ from filelock import Timeout
 
 from pipeline.params import Params
 from serving.processes import Announce
-from serving.processes.lifetime import require_free
+from serving.processes.ports import require_free_port
 from serving.processes.supervisor import Child, Program
 from serving.release.manifest import model_name, repository
 from serving.release.routing import read_routes
@@ -100,7 +100,7 @@ def serve(params: Params, home: Path, announce: Announce, ready: Callable[[list[
 
     Raises `ToolError` when one does not come up, and `RefusedError` for golden answers that differ. Later ends are restarted.
     """
-    require_free(params.gateway.host, params.gateway.port)
+    require_free_port(params.gateway.host, params.gateway.port)
     triton = Triton(params, home, announce)
     children = [Child(triton), Child(gateway_program(params, home))]
     with ExitStack() as stack:

@@ -5,7 +5,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from serving.processes.lifetime import end_with_parent
+from serving.processes.ports import free_port
 from state.database import open_state
 
 ENDED = signal.SIGINT  # of PostgreSQL: with all sessions
@@ -42,19 +42,13 @@ def _account() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Postgres:
     """A server of our own on loopback, without any durability but that of a clean stop."""
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self._folder, self._programs, self._account = folder, programs, _account()
         password = secrets.token_hex(16)
-        self.url = sa.URL.create("postgresql+psycopg", "evergreen", password, "127.0.0.1", _free_port(), "postgres")
+        self.url = sa.URL.create("postgresql+psycopg", "evergreen", password, "127.0.0.1", free_port(), "postgres")
         (folder / "password").write_text(password)
         for path in (folder, folder / "password"):
             shutil.chown(path, self._account.get("user"), self._account.get("group")) if self._account else None

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from serving.triton.server import free_ports
+from serving.triton.server import with_free_ports
 from tests.conftest import ROOT, Project
 
 HELP = re.compile(r"│ (\w+)\s")
@@ -62,8 +62,8 @@ def test_serve_runs_until_it_is_stopped_and_stops_all(
     folder = tmp_path / "folder"
     folder.mkdir()
     values = yaml.safe_load((made / "params.yaml").read_text())
-    values["serve"] = free_ports(made.params.serve).model_dump()
-    values["gateway"]["port"] = free_ports(made.params.serve).http_port
+    values["serve"] = with_free_ports(made.params.serve).model_dump()
+    values["gateway"]["port"] = with_free_ports(made.params.serve).http_port
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     command = [str(ROOT / ".venv/bin/python"), "-m", "evergreen.cli"]
     environment = {**os.environ, **published, "PYTHONPATH": str(ROOT)}

@@ -22,6 +22,7 @@ from evergreen.loop.scorecard import curve, promises, quality
 from evergreen.loop.turn import AT_LEAST_S, BRISK_PER_S, KEPT_FOR_AFTER, RETRAIN_S, Turn
 from pipeline.errors import InputError
 from pipeline.params import Params
+from serving.processes.lifetime import processes_with
 from tests.conftest import ROOT, Project
 
 
@@ -146,19 +147,7 @@ def test_when_it_is_stopped_nothing_is_left_of_it(made: Project, tmp_path: Path)
         said = loop.stdout.read()
         assert loop.wait(timeout=120) == 130
     assert "all that was started has ended" in said
-    assert living_in(scratch / "live") == []
-
-
-def living_in(home: Path) -> list[int]:
-    mark = f"EVERGREEN_HOME={home}".encode()
-    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if mark in read_or_nothing(path).split(b"\0")]
-
-
-def read_or_nothing(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+    assert list(processes_with("EVERGREEN_HOME", str(scratch / "live"))) == []
 
 
 # who plays in it

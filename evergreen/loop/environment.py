@@ -20,7 +20,7 @@ from monitoring.retrain.run_local import RunLocal
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Params, load_params
 from serving.processes.supervisor import Child, Program
-from serving.triton.server import free_ports
+from serving.triton.server import with_free_ports
 
 PACKAGE, LOCK, TOOLS = Path("artifacts/package"), Path("dvc.lock"), Path(".tools")
 OTHERS = ("EVERGREEN_", "MLFLOW_", "OTEL_", "GIT_")  # variables that lead to somebody's state
@@ -76,7 +76,7 @@ def with_own_ports(params: Params) -> Params:
     own, *rest = _free(params.alerts.host, len(names) + 1)
     return params.model_copy(
         update={
-            "serve": free_ports(params.serve),
+            "serve": with_free_ports(params.serve),
             "gateway": params.gateway.model_copy(update={"port": own}),
             "alerts": params.alerts.model_copy(update=dict(zip(names, rest, strict=True))),
         }

@@ -25,7 +25,7 @@ from monitoring.inbox.messages import Message, MessageStore, Webhook, overdue_s,
 from monitoring.inbox.page import FILES, render_page
 from pipeline.home import find_home
 from pipeline.params import Alerts, load_params
-from serving.processes.lifetime import require_free
+from serving.processes.ports import require_free_port
 
 MAX_BODY_BYTES = 4 * 2**20
 BODY_WITHIN_S = 10.0
@@ -158,7 +158,7 @@ def create_app(alerts: Alerts, home: Path, clock: Callable[[], float]) -> Starle
 def main() -> None:
     """Serve the inbox until it is stopped."""
     alerts, home = load_params().alerts, find_home()
-    require_free(alerts.host, alerts.inbox_port)
+    require_free_port(alerts.host, alerts.inbox_port)
     print(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}), flush=True)
     uvicorn.run(
         create_app(alerts, home, time.time),

@@ -39,7 +39,7 @@ from pipeline.errors import ToolError
 from pipeline.home import find_home
 from pipeline.params import Params, load_params
 from serving.prediction_log.writer import log_url
-from serving.processes.lifetime import require_free
+from serving.processes.ports import require_free_port
 from serving.release.release_table import Release, find_release
 from state.database import open_state
 
@@ -259,7 +259,7 @@ def main() -> None:
             once(monitor)
             return
         host, port = address(params.alerts)
-        require_free(host, port)
+        require_free_port(host, port)
         app = create_app(monitor, threading.Event(), (*OF_THE_MONITOR, params.alerts.host))
         uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
     finally:

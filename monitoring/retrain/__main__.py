@@ -40,7 +40,7 @@ from monitoring.retrain.steps import WorkHere
 from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import Params, load_params
-from serving.processes.lifetime import require_free
+from serving.processes.ports import require_free_port
 from state.database import open_state
 
 log = structlog.get_logger()
@@ -160,7 +160,7 @@ def main() -> None:
             _end_with(once(controller))
         else:
             host, port = os.environ.get("EVERGREEN_CONTROLLER_HOST", params.alerts.host), params.alerts.controller_port
-            require_free(host, port)
+            require_free_port(host, port)
             app = create_app(controller, metrics, params.retrain.poll_s, ended)
             uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
 

@@ -23,6 +23,7 @@ from monitoring.retrain.run import Seen
 from pipeline.data.records import write_json
 from pipeline.errors import ToolError, run_stage
 from pipeline.params import Retrain
+from serving.processes.lifetime import processes_with
 
 MARK = "EVERGREEN_RETRAIN_RUN"  # in the environment of every process of a run: its folder
 IDENTITY = ("-c", "user.name=Evergreen retrain", "-c", "user.email=retrain@evergreen.invalid", "-c", "commit.gpgsign=false")
@@ -210,11 +211,7 @@ def end_all(pids: Iterator[int]) -> None:
 
 def _processes_of(folder: Path) -> Iterator[int]:
     """Living processes that carry the mark of this run: children of a keeper that was killed too."""
-    mark = f"{MARK}={folder}".encode()
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if mark in path.read_bytes().split(b"\0") and _is_alive(int(path.parent.name)):
-                yield int(path.parent.name)
+    return (pid for pid in processes_with(MARK, str(folder)) if _is_alive(pid))
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,28 +1,23 @@
-"""What a process of ours asks of its machine: a port that is free, and to end with whoever started it."""
+"""End a process with its parent, and find the processes that a parent has left behind (Linux)."""
 
 import ctypes
 import signal
-import socket
-
-from pipeline.errors import ToolError
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent(told: int = signal.SIGTERM) -> None:
-    """In the child: be told to stop when the parent dies, by kill -9 too (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, told)
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Call in the child: the kernel sends it this signal when the parent dies, by kill -9 too."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def require_free(host: str, port: int) -> None:
-    """Raise `ToolError` when nothing more can listen on this port."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ToolError(
-                f"{host}:{port}",
-                f"the port cannot be used: {error.strerror}",
-                "stop what listens there (another `make serve` or `make watch`?), or choose another port in params.yaml",
-            ) from None
+def processes_with(variable: str, value: str) -> Iterator[int]:
+    """Yield the ids of all processes that were started with this environment variable."""
+    entry = f"{variable}={value}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if entry in path.read_bytes().split(b"\0"):
+                yield int(path.parent.name)

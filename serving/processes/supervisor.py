@@ -11,7 +11,8 @@ from urllib.request import urlopen
 
 from pipeline.errors import ToolError
 from serving.processes import Announce
-from serving.processes.lifetime import end_with_parent, require_free
+from serving.processes.lifetime import end_with_parent
+from serving.processes.ports import require_free_port
 
 READY_WITHIN_S, ENDS_WITHIN_S = 60.0, 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S = 0.5, 15.0, 60.0
@@ -67,7 +68,7 @@ class Program(NamedTuple):
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the command in a session of its own; raises `ToolError` when its port is taken."""
-        require_free(self.host, self.port)
+        require_free_port(self.host, self.port)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             return subprocess.Popen(

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -23,7 +22,8 @@ import psutil
 
 from pipeline.errors import ToolError
 from pipeline.params import Serve
-from serving.processes.lifetime import end_with_parent, require_free
+from serving.processes.lifetime import end_with_parent
+from serving.processes.ports import free_ports, require_free_port
 from serving.triton.client import ADMIN_HEADER, is_ready, key_file
 
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
@@ -55,7 +55,7 @@ def running(repository: Path, models: Sequence[str], serve: Serve, home: Path) -
 def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> Server:
     """Start the server in a process group of its own; raises `ToolError` when a port is taken."""
     for port in (serve.http_port, serve.grpc_port, serve.metrics_port):
-        require_free(serve.host, port)
+        require_free_port(serve.host, port)
     folder = home / "triton"
     folder.mkdir(parents=True, exist_ok=True)
     _free_shared_memory(_region(home, serve))
@@ -203,16 +203,9 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)), "PATH": path}
 
 
-def free_ports(serve: Serve) -> Serve:
-    """The same settings on three free ports, for a server that lives for a moment."""
-    sockets = [socket.socket() for _ in range(3)]
-    try:
-        for one in sockets:
-            one.bind((serve.host, 0))
-        http, grpc, metrics = (one.getsockname()[1] for one in sockets)
-    finally:
-        for one in sockets:
-            one.close()
+def with_free_ports(serve: Serve) -> Serve:
+    """Return the settings with three free ports."""
+    http, grpc, metrics = free_ports(serve.host, 3)
     return serve.model_copy(update={"http_port": http, "grpc_port": grpc, "metrics_port": metrics})
 
 

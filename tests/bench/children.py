@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,8 +19,9 @@ import serving
 from pipeline.errors import ToolError
 from pipeline.params import Params, Serve
 from serving.processes.lifetime import end_with_parent
+from serving.processes.ports import free_port
 from serving.release.manifest import repository
-from serving.triton.server import Server, free_ports, running
+from serving.triton.server import Server, running, with_free_ports
 
 ROOT = Path(serving.__file__).parents[1]
 HOST = "127.0.0.1"
@@ -108,14 +108,6 @@ def forget_settings() -> None:
         del os.environ[name]
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as one:
-        one.bind((HOST, 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 def cpu_s(processes: Sequence[psutil.Process]) -> float:
     """CPU seconds so far of these processes and their children that live."""
     total = 0.0
@@ -181,7 +173,7 @@ def _wait(process: subprocess.Popen[str], url: str, log: Path) -> None:
 
 
 def _on_free_ports(params: Params, cache_entries: int) -> Params:
-    serve: Serve = free_ports(params.serve.model_copy(update={"host": HOST}))
+    serve: Serve = with_free_ports(params.serve.model_copy(update={"host": HOST}))
     gateway = params.gateway.model_copy(update={"host": HOST, "port": free_port(), "cache_entries": cache_entries})
     return params.model_copy(update={"serve": serve, "gateway": gateway})
 

@@ -32,7 +32,8 @@ from pipeline.params import Params, load_params
 from pipeline.runtime.batches import pad
 from pipeline.runtime.text import clean
 from serving.loadtest import Answer, Result, Target, after, gateway_target, http_target, read_texts, run_load, triton_target
-from tests.bench.children import Stack, child, forget_settings, free_port, server, stack
+from serving.processes.ports import free_port
+from tests.bench.children import Stack, child, forget_settings, server, stack
 from tests.bench.meter import Arm, Meter, OutOfTimeError, Pace, plain
 from tests.bench.report import Bar, Ratio, Row, draw_ratios, median_interval, paired_ratio, table, write
 from tests.bench.scratch import FIXED, PLAIN_FP32, SUFFIX, UNBATCHED

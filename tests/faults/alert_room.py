@@ -20,9 +20,10 @@ from monitoring.retrain.journal import Journal
 from monitoring.retrain.receiver.app import token_file
 from pipeline.params import Params
 from serving.processes.lifetime import end_with_parent
+from serving.processes.ports import free_port
 from state.database import open_state
 from state.tables import alerts, decisions, retrains
-from tests.faults.stack import clean_environment, free_port, wait_until
+from tests.faults.stack import clean_environment, wait_until
 
 
 class Here(NamedTuple):

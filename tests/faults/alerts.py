@@ -21,6 +21,7 @@ import psutil
 from pipeline.params import Params
 from serving.loadtest.result import percentile
 from serving.processes import Announce
+from serving.processes.ports import free_port
 from tests.faults.alert_room import (
     Here,
     alertmanager,
@@ -37,7 +38,7 @@ from tests.faults.alert_room import (
     webhook,
 )
 from tests.faults.scorecard import Outcome, Promise
-from tests.faults.stack import free_port, wait_until
+from tests.faults.stack import wait_until
 from tests.faults.timeline import Line, Mark, Story
 from tests.faults.traffic import Traffic
 

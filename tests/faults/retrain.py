@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from serving.processes import Announce
+from serving.processes.ports import free_port
 from state.tables import retrain_steps
 from tests.conftest import Project
 from tests.faults.alert_room import is_up
@@ -38,7 +39,7 @@ from tests.faults.retrain_room import (
 )
 from tests.faults.retrain_story import Fault, RetrainStory
 from tests.faults.scorecard import Outcome, Promise
-from tests.faults.stack import free_port, wait_until
+from tests.faults.stack import wait_until
 
 FAILS_WITHIN_S = 600.0
 SMALL_DISK_MIB = 8

@@ -18,16 +18,17 @@ from monitoring.retrain.__main__ import ask as ask_for_one
 from monitoring.retrain.run_local import MARK, RunLocal
 from pipeline.errors import RefusedError
 from serving.processes.lifetime import end_with_parent
+from serving.processes.ports import free_port
 from serving.release.manifest import model_name, read_verified, repository
 from serving.release.publish import publish
 from serving.release.release_table import roles
-from serving.triton.server import free_ports
+from serving.triton.server import with_free_ports
 from state.database import open_state, read_state
 from state.tables import decisions, retrain_steps, retrains
 from tests.conftest import Project, commit
 from tests.faults.mortal import live
 from tests.faults.sampled import sampled
-from tests.faults.stack import clean_environment, free_port, wait_until
+from tests.faults.stack import clean_environment, wait_until
 
 LEASE_S = 2  # short: it is waited for after each death, and nobody else is there who could take a retrain over
 PATIENT: dict[str, Any] = {  # nothing is waited for that the drill does not ask for, and no retrain is given up for being killed
@@ -71,7 +72,7 @@ class Room(NamedTuple):
 
 def furnish(project: Project) -> Room:
     """Version 1 is champion, and the params are those of a drill."""
-    ports = free_ports(project.params.serve)  # where no Triton answers
+    ports = with_free_ports(project.params.serve)  # where no Triton answers
     publish(project / "artifacts/package", project / "dvc.lock", "evergreen", project.home)
     project.set(
         retrain=PATIENT,

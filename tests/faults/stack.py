@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,11 +28,12 @@ from pipeline.runtime.classifier import Classifier, model_digest
 from pipeline.runtime.sessions import open_session
 from pipeline.session.golden_answers import read_golden, write_golden
 from serving.processes.lifetime import end_with_parent
+from serving.processes.ports import free_port
 from serving.release.manifest import LINEAGE, MANIFEST, file_digests
 from serving.release.publish import publish
 from serving.release.release_table import roles
 from serving.triton import client as triton
-from serving.triton.server import free_ports
+from serving.triton.server import with_free_ports
 from state.database import open_state
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ class Place(NamedTuple):
 
 def lay_out(folder: Path, package: Path, dvc_lock: Path, params: Params, factors: Sequence[float] = FACTORS) -> Place:
     """Publish one version a factor, as a person would, into a home in this folder."""
-    ports = free_ports(params.serve)
+    ports = with_free_ports(params.serve)
     gateway = params.gateway.model_copy(update={"port": free_port(ports.host)})
     place = Place(folder, folder / "live", params.model_copy(update={"serve": ports, "gateway": gateway}), {})
     folder.mkdir(parents=True, exist_ok=True)
@@ -228,11 +228,3 @@ def in_triton(place: Place) -> list[str]:
     """Models that Triton has ready."""
     key = triton.key_file(place.home, place.params.serve).read_text()
     return sorted(triton.loaded(place.params.serve, key))
-
-
-def free_port(host: str) -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as one:
-        one.bind((host, 0))
-        port: int = one.getsockname()[1]
-        return port

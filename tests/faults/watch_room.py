@@ -24,7 +24,8 @@ import yaml
 
 from pipeline.params import Params
 from serving.processes.lifetime import end_with_parent
-from tests.faults.stack import ROOT, clean_environment, free_port, wait_until
+from serving.processes.ports import free_port
+from tests.faults.stack import ROOT, clean_environment, wait_until
 from tests.monitoring.homes import Gateway, log_rows, publish
 from tests.monitoring.worlds import LABELS, World
 

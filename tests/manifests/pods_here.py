@@ -11,7 +11,7 @@ from pipeline.params import Serve
 from serving.release.fetch_repository import fetch, open_store
 from serving.release.manifest import MANIFEST, file_digests
 from serving.triton.client import is_ready
-from serving.triton.server import _backends, _environment, _wheel, free_ports
+from serving.triton.server import _backends, _environment, _wheel, with_free_ports
 from tests.manifests.rendered import TRITON_PORTS, Object, flags
 
 VERSIONS = (7, 8)
@@ -73,7 +73,7 @@ def put_models(folder: Path) -> Path:
 
 def started(main: Object, repository: Path, serve: Serve, *, key: str = "the key\n", **changed: str) -> Here:
     """The container's own command; what differs are paths, ports and the named options."""
-    serve = free_ports(serve)
+    serve = with_free_ports(serve)
     given = {**flags(main), "--model-repository": str(repository)}
     for name, setting in TRITON_PORTS.items():
         given |= {f"--{name}-address": serve.host, f"--{name}-port": str(getattr(serve, setting))}

@@ -32,7 +32,7 @@ from monitoring.retrain.receiver.webhook import NotAWebhookError, read_webhook
 from pipeline.errors import InputError
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
-from serving.processes.lifetime import require_free
+from serving.processes.ports import require_free_port
 from state.database import open_state
 
 LINGER_BYTES = 16 * 2**20
@@ -185,7 +185,7 @@ def main() -> None:
     """`python -m monitoring.retrain.receiver`."""
     params, home = load_params(), find_home()
     host, port = os.environ.get("EVERGREEN_RECEIVER_HOST", params.alerts.host), params.alerts.receiver_port
-    require_free(host, port)
+    require_free_port(host, port)
     token = ensure_token(token_file(params.alerts, home))
     print(json.dumps({"event": "receiver", "url": f"http://{host}:{port}/v1/alerts"}), flush=True)
     with open_state(home) as engine:

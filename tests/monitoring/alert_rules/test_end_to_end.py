@@ -22,9 +22,9 @@ import requests
 from monitoring.local.watch import Watch, running
 from monitoring.monitor.metrics import Exporter
 from pipeline.params import Alerts, Params
+from serving.processes.ports import free_port
 from tests.monitoring.conftest import all_told
 from tests.monitoring.inbox.running_inbox import REPORT, RunningInbox
-from tests.ports import free_port
 
 PACE = {
     "controller_url": "none",

@@ -15,7 +15,7 @@ import uvicorn
 
 from monitoring.inbox.app import create_app
 from pipeline.params import Alerts
-from tests.ports import free_port
+from serving.processes.ports import free_port
 
 NOW = 1_790_000_000.0
 REPORT = {

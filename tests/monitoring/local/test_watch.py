@@ -20,13 +20,13 @@ from monitoring.drift.window import Rows
 from monitoring.local.watch import running
 from pipeline.params import Alerts, Params
 from pipeline.reference_profile import Reference, load_reference
+from serving.processes.ports import free_port
 from serving.release.manifest import model_name, repository
 from serving.release.publish import publish
 from tests.conftest import ROOT, Project
 from tests.monitoring.alert_rules.test_end_to_end import INBOX, PACE
 from tests.monitoring.homes import Gateway, log_rows
 from tests.monitoring.inbox.running_inbox import RunningInbox
-from tests.ports import free_port
 
 MONITOR = """
 import os, sys

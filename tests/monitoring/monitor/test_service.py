@@ -18,12 +18,12 @@ import sqlalchemy as sa
 from monitoring.monitor import service as monitor_module
 from monitoring.monitor.service import Monitor
 from pipeline.params import Params
+from serving.processes.ports import free_port
 from serving.release.release_table import promote
 from state import tables
 from state.database import open_state
 from tests.monitoring.homes import NOON, Gateway, log_rows, publish
 from tests.monitoring.worlds import LABELS, World, settings
-from tests.ports import free_port
 
 ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # what no database has a part in
 WINDOWS = ("version", "number", "began_at", "ended_at", "rows", "foreign_share", "told")

@@ -14,6 +14,7 @@ from monitoring.retrain.journal import Job
 from monitoring.retrain.run import Seen
 from monitoring.retrain.run_local import MARK, RunLocal, last_words, progress
 from pipeline.params import Params
+from serving.processes.lifetime import processes_with
 
 JOB = Job(7, 3, "reproduce", 1, None, 1, None, "fingerprint; $(id)", "EvergreenDrift\n'")
 FOREVER = "import time, pathlib; pathlib.Path('begun').touch(); time.sleep(600)"
@@ -67,14 +68,7 @@ def after(run: RunLocal) -> Seen:
 
 def marked(folder: Path) -> list[int]:
     """Living processes of the run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"{MARK}={folder}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+    return list(processes_with(MARK, str(folder)))
 
 
 def test_a_run_has_a_tree_and_a_branch_of_its_own_and_the_users_tree_stays_as_it_was(make: Make, clone: Path) -> None:

@@ -19,7 +19,7 @@ from serving.release.manifest import LINEAGE, model_name, read_verified, reposit
 from serving.release.publish import publish
 from serving.release.release_table import roles
 from serving.release.swap import swap
-from serving.triton.server import free_ports
+from serving.triton.server import with_free_ports
 from state.database import open_state
 from state.tables import decisions, retrain_steps, retrains
 from tests.conftest import Project, commit, copy_made
@@ -33,7 +33,7 @@ PASSED = Verdict(True, ("not worse on the old slice", "better on the new one"), 
 def clone(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The made project with version 1 as champion, and a commit since: another package, and nothing to train."""
     project = copy_made(made, tmp_path / "clone")
-    ports = free_ports(project.params.serve)  # where no Triton answers
+    ports = with_free_ports(project.params.serve)  # where no Triton answers
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("EVERGREEN_HOME", str(project.home))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")

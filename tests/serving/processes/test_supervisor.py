@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ToolError
+from serving.processes.ports import free_port
 from serving.processes.supervisor import Child, Program, supervised
-from tests.ports import free_port
 
 SERVER = """
 import http.server, sys

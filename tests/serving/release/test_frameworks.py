@@ -48,7 +48,7 @@ def server(made: Project, written: Path, tmp_path_factory: pytest.TempPathFactor
     shutil.copytree(made / "artifacts/package", repository / "intent-2")
     for graph in (repository / "intent-2/1").glob("*.onnx"):
         graph.write_bytes(b"not a graph")
-    serve = triton_server.free_ports(made.params.serve)
+    serve = triton_server.with_free_ports(made.params.serve)
     with triton_server.running(repository, ["intent-1", *NAMES.values()], serve, home) as running:
         yield running
 

@@ -41,7 +41,7 @@ def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made.folder)
         publish(made / "artifacts/package", made / "dvc.lock", "evergreen", home)
-    with triton_server.running(repository(home), ["intent-1"], triton_server.free_ports(made.params.serve), home) as server:
+    with triton_server.running(repository(home), ["intent-1"], triton_server.with_free_ports(made.params.serve), home) as server:
         yield Served(server, made, home)
 
 
@@ -184,7 +184,7 @@ def test_a_model_that_cannot_load_ends_in_the_servers_own_words_and_no_process(m
     (broken / "labels.txt").write_text("a\n")
     with (
         pytest.raises(ToolError, match="no such luck"),
-        triton_server.running(broken.parent, ["intent-1"], triton_server.free_ports(made.params.serve), tmp_path),
+        triton_server.running(broken.parent, ["intent-1"], triton_server.with_free_ports(made.params.serve), tmp_path),
     ):
         raise AssertionError("it must not become ready")
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(broken.parent) in " ".join(p.info["cmdline"] or [])]

@@ -14,7 +14,7 @@ from pipeline.errors import ToolError
 from pipeline.params import Params
 from serving.serve import BURIED_WITHIN_S, Triton
 from serving.triton.client import is_ready, load
-from serving.triton.server import Server, free_ports, has_lost_a_model, running
+from serving.triton.server import Server, has_lost_a_model, running, with_free_ports
 from tests.manifests.pods_here import CONFIG, MODEL
 
 # a parent of one process; told to, it buries its dead
@@ -75,7 +75,7 @@ def test_a_model_that_dies_while_it_is_loaded_is_buried_in_time(params: Params, 
         (tmp_path / f"models/{name}/1/model.py").write_text(begins + MODEL)
         (tmp_path / f"models/{name}/config.pbtxt").write_text(CONFIG)
     lost: list[float] = []
-    with running(tmp_path / "models", ["good"], free_ports(params.serve), tmp_path / "home") as server:
+    with running(tmp_path / "models", ["good"], with_free_ports(params.serve), tmp_path / "home") as server:
         with ThreadPoolExecutor(1) as pool:
             loading = pool.submit(load, server.serve, "dies", server.admin_key)
             while not loading.done() or has_lost_a_model(server):

@@ -15,9 +15,9 @@ import uvicorn
 
 from monitoring.retrain.receiver.app import create_app
 from pipeline.params import Params
+from serving.processes.ports import free_port
 from state.database import open_state
 from state.tables import alerts
-from tests.ports import free_port
 
 TOKEN = "one-token"
 BEGAN = 1_790_000_000.0
