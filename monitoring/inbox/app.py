@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -25,7 +24,9 @@ from monitoring.inbox.messages import Message, MessageStore, Webhook, overdue_s,
 from monitoring.inbox.page import FILES, render_page
 from pipeline.home import find_home
 from pipeline.params import Alerts, load_params
-from serving.processes.ports import require_free_port
+from serving.processes.http_body import BodyError, BodyTooLargeError, read_body
+from serving.processes.http_service import run_http_service
+from serving.processes.json_logs import log_in_json
 
 MAX_BODY_BYTES = 4 * 2**20
 BODY_WITHIN_S = 10.0
@@ -39,10 +40,6 @@ HEADERS = {
 }
 
 log = structlog.get_logger()
-
-
-class BodyTooLargeError(Exception):
-    """The body exceeds `MAX_BODY_BYTES`."""
 
 
 class Inbox:
@@ -60,10 +57,12 @@ class Inbox:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return Response("send application/json", 415)
         try:
-            webhook = Webhook.model_validate_json(await _body(request))
+            length = request.headers.get("content-length", "")
+            body = await read_body(request.receive, max_bytes=MAX_BODY_BYTES, within_s=BODY_WITHIN_S, content_length=length)
+            webhook = Webhook.model_validate_json(body)
         except BodyTooLargeError:
             return Response(f"the body is longer than {MAX_BODY_BYTES} bytes", 413)
-        except TimeoutError:
+        except BodyError:
             return Response("the body did not arrive in time", 408)
         except ValidationError as error:
             log.warning("refused a body that is not Alertmanager's webhook", error=str(error.errors(include_url=False)[0]))
@@ -114,20 +113,6 @@ class Inbox:
         return JSONResponse({"messages": messages, "switch": switch and switch.model_dump(), "overdue_s": late_s})
 
 
-async def _body(request: Request) -> bytes:
-    """Read the body; raises `BodyTooLargeError` or `TimeoutError`."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_WITHIN_S):
-            async for part in request.stream():
-                body += part
-                if len(body) > MAX_BODY_BYTES:
-                    raise BodyTooLargeError
-    except ClientDisconnect:
-        raise TimeoutError from None
-    return bytes(body)
-
-
 def create_app(alerts: Alerts, home: Path, clock: Callable[[], float]) -> Starlette:
     """Build the app over the messages in this home."""
     inbox = Inbox(alerts, home, clock)
@@ -157,14 +142,7 @@ def create_app(alerts: Alerts, home: Path, clock: Callable[[], float]) -> Starle
 
 def main() -> None:
     """Serve the inbox until it is stopped."""
+    log_in_json()
     alerts, home = load_params().alerts, find_home()
-    require_free_port(alerts.host, alerts.inbox_port)
     print(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}), flush=True)
-    uvicorn.run(
-        create_app(alerts, home, time.time),
-        host=alerts.host,
-        port=alerts.inbox_port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-    )
+    run_http_service(create_app(alerts, home, time.time), alerts.host, alerts.inbox_port)

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -28,7 +27,6 @@ from threadpoolctl import ThreadpoolController
 from monitoring.drift.answers import Answers, answers, counted
 from monitoring.drift.baseline import Judge, find_judge
 from monitoring.drift.stream import Judged, Watched, begin, step
-from monitoring.json_logs import log_in_json
 from monitoring.monitor import store as signals
 from monitoring.monitor.log_reader import as_text, from_text, read_on
 from monitoring.monitor.metrics import Exporter, address
@@ -39,7 +37,8 @@ from pipeline.errors import ToolError
 from pipeline.home import find_home
 from pipeline.params import Params, load_params
 from serving.prediction_log.writer import log_url
-from serving.processes.ports import require_free_port
+from serving.processes.http_service import run_http_service
+from serving.processes.json_logs import log_in_json
 from serving.release.release_table import Release, find_release
 from state.database import open_state
 
@@ -258,10 +257,8 @@ def main() -> None:
         if args.once:
             once(monitor)
             return
-        host, port = address(params.alerts)
-        require_free_port(host, port)
         app = create_app(monitor, threading.Event(), (*OF_THE_MONITOR, params.alerts.host))
-        uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+        run_http_service(app, *address(params.alerts))
     finally:
         monitor.close()
 

@@ -19,13 +19,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monitoring.json_logs import log_in_json
 from monitoring.retrain.alerts import Heard, enter
 from monitoring.retrain.clock import read_clock
 from monitoring.retrain.controller import Controller, Ended, lease_keeper
@@ -40,7 +38,8 @@ from monitoring.retrain.steps import WorkHere
 from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import Params, load_params
-from serving.processes.ports import require_free_port
+from serving.processes.http_service import run_http_service
+from serving.processes.json_logs import log_in_json
 from state.database import open_state
 
 log = structlog.get_logger()
@@ -160,9 +159,7 @@ def main() -> None:
             _end_with(once(controller))
         else:
             host, port = os.environ.get("EVERGREEN_CONTROLLER_HOST", params.alerts.host), params.alerts.controller_port
-            require_free_port(host, port)
-            app = create_app(controller, metrics, params.retrain.poll_s, ended)
-            uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+            run_http_service(create_app(controller, metrics, params.retrain.poll_s, ended), host, port)
 
 
 def _end_with(ended: Ended | None) -> None:

@@ -2,23 +2,19 @@
 
 import asyncio
 import gc
-import logging
 import os
 import random
 import secrets
 import socket
 import ssl
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
 import sqlalchemy as sa
 import structlog
-import uvicorn
 from fastapi import FastAPI
 
 from pipeline.home import find_home
@@ -33,10 +29,14 @@ from serving.jobs.callbacks import deliver, read_key
 from serving.jobs.outbound import look_up, open_post, permitted
 from serving.jobs.workers import work
 from serving.prediction_log.writer import PredictionLog
+from serving.processes.http_service import run_http_service
+from serving.processes.json_logs import log_in_json
 from serving.release.manifest import model_name
 from serving.release.routing import Routes, read_routes
 from serving.triton.client import BATCH_TEXTS, Connection, TritonError, address
 from state.database import open_state
+
+LOG_CLOSE_S = 20.0  # for the rows of the prediction log that are not stored yet
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ async def open_parts(params: Params, home: Path, metrics: Metrics) -> AsyncItera
         stack.push_async_callback(connection.close)
         session = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         prediction_log = PredictionLog(params.log, home, session, time.time)
-        stack.push_async_callback(asyncio.to_thread, prediction_log.close, within_s=20.0)
+        stack.push_async_callback(asyncio.to_thread, prediction_log.close, within_s=LOG_CLOSE_S)
 
         async def reread() -> Routes:
             return await asyncio.to_thread(_read_routes, engine)
@@ -195,28 +195,9 @@ def _watch(metrics: Metrics, answering: Answering, prediction_log: PredictionLog
 
 
 def main() -> None:
-    """`python -m serving.gateway`: the gateway alone, on the address of params."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(orjson.dumps),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
-    )
+    """Run `python -m serving.gateway`."""
+    log_in_json()
     params = load_params()
-    uvicorn.run(
-        create_app(params, find_home(), read_tokens()),
-        host=os.environ.get("EVERGREEN_GATEWAY_HOST", params.gateway.host),
-        port=params.gateway.port,
-        loop="uvloop",
-        http="httptools",
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=15,
-        timeout_keep_alive=75,
-        backlog=2048,
-        server_header=False,
-    )
+    host = os.environ.get("EVERGREEN_GATEWAY_HOST", params.gateway.host)
+    app = create_app(params, find_home(), read_tokens())
+    run_http_service(app, host, params.gateway.port, loop="uvloop", http="httptools", max_open=None)  # the middleware limits

@@ -1,6 +1,5 @@
 """The gateway's front: request ids, tokens, bounds, one metric and one log line a request. Pure ASGI, and cheap."""
 
-import asyncio
 import hashlib
 import os
 import re
@@ -8,7 +7,6 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,14 @@ import structlog
 from pipeline.errors import InputError
 from pipeline.params import Gateway
 from serving.gateway.metrics import Metrics
+from serving.processes.http_body import Receive, discard_body, exceeds
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-LINGER_S, LINGER_BYTES = 2.0, 16 * 2**20
 CALLERS = 10_000  # remembered by the rate limit; the one that was silent longest is forgotten
 OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
 ROUTES = OPEN | {"/v1/predict", "/v1/jobs", "/v1/feedback", "/v1/routes"}
@@ -99,7 +96,7 @@ class Guard:
             refusal = self._refusal(scope, headers)
             if refusal:
                 if refusal[0] == 413:
-                    await _discard(receive)
+                    await discard_body(receive)
                 await _refuse(send_marked, scope["request_id"], *refusal)
             else:
                 await self._app(scope, receive, send_marked)
@@ -127,8 +124,7 @@ class Guard:
             self._metrics.refused("token")
             return 401, "no_token", "send a valid token: Authorization: Bearer …", [(b"www-authenticate", b"Bearer")]
         scope["caller"] = caller
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._settings.max_body_bytes:
+        if exceeds(headers.get(b"content-length", b""), self._settings.max_body_bytes):
             self._metrics.refused("body")
             return 413, "body_too_large", f"a body has at most {self._settings.max_body_bytes} bytes", []
         return None
@@ -147,18 +143,6 @@ def route_name(path: str) -> str:
     if path in ROUTES:
         return path
     return "/v1/jobs/{id}" if path.startswith("/v1/jobs/") else "other"
-
-
-async def _discard(receive: Receive) -> None:
-    """Read on for a moment: a connection that is closed on a client while it sends takes the answer with it."""
-    size = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_S):
-            while size < LINGER_BYTES:
-                message = await receive()
-                size += len(message.get("body", b""))
-                if not message.get("more_body"):
-                    return
 
 
 async def _refuse(send: Send, request_id: str, status: int, code: str, message: str, headers: list[tuple[bytes, bytes]]) -> None:

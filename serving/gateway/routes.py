@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from pipeline.params import Params
 from serving.gateway.batch_queue import OverloadedError
 from serving.gateway.metrics import Metrics
-from serving.gateway.middleware import RateLimit, Receive, Scope, Send
+from serving.gateway.middleware import RateLimit, Scope, Send
 from serving.gateway.predictor import Answering, Asked, NothingServedError, NotServedError, Prediction
 from serving.gateway.schemas import (
     ApiError,
@@ -29,13 +29,14 @@ from serving.gateway.schemas import (
     PredictResponse,
     RoutesResponse,
     parse,
-    read_body,
+    receive_body,
     request_schema,
     texts_of,
 )
 from serving.gateway.tracing import Tracing
 from serving.jobs import queue as jobs
 from serving.jobs.outbound import CallbackRefusedError
+from serving.processes.http_body import Receive
 from serving.triton.client import TritonError
 from state.tables import feedback
 
@@ -77,7 +78,7 @@ async def predict(request: Request) -> Response:
     """Answer one or several texts now."""
     here: Parts = request.app.state.parts
     settings = here.params.gateway
-    asked = parse(PredictRequest, await read_body(request, settings.max_body_bytes))
+    asked = parse(PredictRequest, await receive_body(request, settings.max_body_bytes))
     texts = texts_of(asked, max_texts=settings.max_texts, max_chars=here.params.data.max_text_chars)
     _charge(here, request, len(texts))
     request_id = request.scope["request_id"]
@@ -89,7 +90,7 @@ async def predict(request: Request) -> Response:
 async def submit(request: Request) -> Response:
     """Answer many texts later; the answer says where to look. A repeated `Idempotency-Key` finds the same job."""
     here: Parts = request.app.state.parts
-    asked = parse(JobRequest, await read_body(request, here.params.gateway.max_body_bytes))
+    asked = parse(JobRequest, await receive_body(request, here.params.gateway.max_body_bytes))
     texts = texts_of(asked, max_texts=here.params.jobs.max_texts, max_chars=here.params.data.max_text_chars)
     _charge(here, request, len(texts))
     payload = {"texts": texts, "unit": asked.asked_unit, "version": asked.asked_version, "request_id": "job"}
@@ -110,7 +111,7 @@ async def find_job(id: str, request: Request) -> Response:
 async def give_feedback(request: Request) -> Response:
     """Say what a prediction should have been; the same opinion twice counts once."""
     here: Parts = request.app.state.parts
-    given = parse(FeedbackRequest, await read_body(request, here.params.gateway.max_body_bytes))
+    given = parse(FeedbackRequest, await receive_body(request, here.params.gateway.max_body_bytes))
     schema = here.answering.schema()
     if not schema:
         raise ApiError(503, "not_ready", "the champion's labels are not known yet; try again", 1)

@@ -1,13 +1,12 @@
 """What the gateway takes and gives: records of the HTTP API, their checks, and errors with a code that clients can tell apart."""
 
-import asyncio
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from starlette.requests import ClientDisconnect
 
 from pipeline.runtime.text import clean
+from serving.processes.http_body import BodyCutOffError, BodyTooLargeError, BodyTooSlowError, read_body
 
 BODY_TIMEOUT_S = 10.0
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -157,21 +156,16 @@ def request_schema(record: type[PredictRequest], *, max_texts: int, max_chars: i
     return schema | {"oneOf": [{"required": ["text"]}, {"required": ["texts"]}]}
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, as long as it comes whole, in time and in bounds; raises `ApiError` 400, 408 or 413."""
-    parts, size = [], 0
+async def receive_body(request: Request, max_bytes: int) -> bytes:
+    """Return the whole body; raise `ApiError` 400 when it is incomplete, 408 when too slow, 413 when too large."""
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for part in request.stream():
-                size += len(part)
-                if size > max_bytes:
-                    raise ApiError(413, "body_too_large", f"a body has at most {max_bytes} bytes; send fewer or shorter texts")
-                parts.append(part)
-    except TimeoutError:
-        raise ApiError(408, "body_too_slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from None
-    except ClientDisconnect:
-        raise ApiError(400, "body_cut_off", "the connection was closed in the middle of the body") from None
-    return b"".join(parts)
+        return await read_body(request.receive, max_bytes=max_bytes, within_s=BODY_TIMEOUT_S)
+    except BodyTooLargeError:
+        raise ApiError(413, "body_too_large", f"a body has at most {max_bytes} bytes; send fewer or shorter texts") from None
+    except BodyTooSlowError:
+        raise ApiError(408, "body_too_slow", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    except BodyCutOffError:
+        raise ApiError(400, "body_cut_off", "the connection was closed before the body was complete") from None
 
 
 def parse(record: type[Parsed], body: bytes) -> Parsed:

@@ -1,9 +1,10 @@
 """Pods start, answer, leave and fit on a node as they should."""
 
 import json
-import re
 
 from pipeline.params import Params
+from serving.gateway.app import LOG_CLOSE_S
+from serving.processes.http_service import SHUTDOWN_S
 from tests.conftest import ROOT
 from tests.manifests.rendered import Object, amount, config_of, flags, kustomize, of, workload, workloads
 
@@ -26,17 +27,9 @@ def test_a_pod_is_given_time_to_leave(objects: list[Object], params: Params) -> 
         waiting = int(one.main["lifecycle"]["preStop"]["exec"]["command"][1])
         probe = one.main["readinessProbe"]
         assert waiting > probe["periodSeconds"] * probe["failureThreshold"]
-        own = int(flags(one.main)["--exit-timeout-secs"]) if one.name == "triton" else gateway_leaves_within_s()
+        own = int(flags(one.main)["--exit-timeout-secs"]) if one.name == "triton" else SHUTDOWN_S + LOG_CLOSE_S
         assert one.pod["terminationGracePeriodSeconds"] >= waiting + own + 10
     assert int(flags(workload(objects, "triton").main)["--exit-timeout-secs"]) > params.gateway.deadline_ms / 1000
-
-
-def gateway_leaves_within_s() -> float:
-    """What is in flight, then the rows of the prediction log that are not written yet."""
-    source = (ROOT / "serving/gateway/app.py").read_text(encoding="utf-8")
-    found = re.findall(r"(?:timeout_graceful_shutdown|prediction_log.close, within_s)=(\d+)", source)
-    assert len(found) == 2
-    return sum(map(float, found))
 
 
 def test_what_is_kept_on_disk_and_in_memory_fits_the_limits(objects: list[Object]) -> None:

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -32,10 +31,11 @@ from monitoring.retrain.receiver.webhook import NotAWebhookError, read_webhook
 from pipeline.errors import InputError
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
-from serving.processes.ports import require_free_port
+from serving.processes.http_body import BodyError, BodyTooLargeError, read_body
+from serving.processes.http_service import run_http_service
+from serving.processes.json_logs import log_in_json
 from state.database import open_state
 
-LINGER_BYTES = 16 * 2**20
 AGAIN_S = "5"
 HOSTS = ("localhost", "127.0.0.1", "receiver")
 
@@ -105,33 +105,17 @@ class Receiver:
 
     async def _body(self, request: Request) -> bytes:
         limit = self._settings.max_body_bytes
-        length = request.headers.get("content-length", "0")
-        body = bytearray()
         try:
-            async with asyncio.timeout(self._settings.body_within_s):
-                is_too_long = length.isdigit() and int(length) > limit
-                if not is_too_long:
-                    async for part in request.stream():
-                        body += part
-                        if is_too_long := len(body) > limit:
-                            break
-        except (TimeoutError, ClientDisconnect):
-            raise RefusedError(408, "slow", "the body did not come") from None
-        if is_too_long:
-            await _discard(request)
-            raise RefusedError(413, "size", f"at most {limit} bytes are taken")
-        return bytes(body)
-
-
-async def _discard(request: Request) -> None:
-    """Read on for a moment: a connection that is closed on a client while it sends takes the answer with it."""
-    size = 0
-    with suppress(TimeoutError, ClientDisconnect, RuntimeError):
-        async with asyncio.timeout(2.0):
-            async for part in request.stream():
-                size += len(part)
-                if size > LINGER_BYTES:
-                    return
+            return await read_body(
+                request.receive,
+                max_bytes=limit,
+                within_s=self._settings.body_within_s,
+                content_length=request.headers.get("content-length", ""),
+            )
+        except BodyTooLargeError:
+            raise RefusedError(413, "size", f"at most {limit} bytes are accepted") from None
+        except BodyError:
+            raise RefusedError(408, "slow", "the body did not arrive in time") from None
 
 
 def create_app(params: Params, engine: sa.Engine, token: str) -> Starlette:
@@ -182,12 +166,11 @@ def ensure_token(path: Path) -> str:
 
 
 def main() -> None:
-    """`python -m monitoring.retrain.receiver`."""
+    """Run `python -m monitoring.retrain.receiver`."""
+    log_in_json()
     params, home = load_params(), find_home()
     host, port = os.environ.get("EVERGREEN_RECEIVER_HOST", params.alerts.host), params.alerts.receiver_port
-    require_free_port(host, port)
     token = ensure_token(token_file(params.alerts, home))
     print(json.dumps({"event": "receiver", "url": f"http://{host}:{port}/v1/alerts"}), flush=True)
     with open_state(home) as engine:
-        app = create_app(params, engine, token)
-        uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+        run_http_service(create_app(params, engine, token), host, port)

@@ -1,12 +1,13 @@
-"""How the processes of the watch log: a JSON object a line, to standard error."""
+"""The log format of every process: one JSON object a line, to standard error."""
 
+import logging
 import sys
 
 import structlog
 
 
 def log_in_json() -> None:
-    """For the whole process."""
+    """Configure structlog for this process."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -14,5 +15,6 @@ def log_in_json() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

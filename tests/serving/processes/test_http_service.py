@@ -1,0 +1,90 @@
+"""How every HTTP service starts, answers and ends, on a real server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ToolError
+from serving.processes.http_service import run_http_service
+
+SERVICE = """
+import asyncio, sys
+import structlog
+from serving.processes.http_service import run_http_service
+from serving.processes.json_logs import log_in_json
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        structlog.get_logger().info("request", path=scope["path"], strange="\\ud800")
+        if scope["path"] == "/slow":
+            await asyncio.sleep(1)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+log_in_json()
+run_http_service(app, "127.0.0.1", int(sys.argv[1]), max_open=3)
+"""
+
+
+def test_a_service_hides_its_server_bounds_connections_logs_json_and_finishes_what_it_has_begun(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", SERVICE, str(port)], stdout=output, stderr=output)
+    try:
+        wait_until(lambda: answers(port), process)
+        first, second, third = (HTTPConnection("127.0.0.1", port, timeout=10) for _ in range(3))
+        first.request("GET", "/fast")
+        answer = first.getresponse()
+        assert (answer.status, answer.read()) == (200, b"ok")
+        assert answer.headers["server"] is None
+        second.request("GET", "/slow")
+        wait_until(lambda: "/slow" in log.read_text(), process)
+        third.request("GET", "/fast")
+        assert third.getresponse().status == 503
+        os.kill(process.pid, signal.SIGTERM)
+        assert second.getresponse().read() == b"ok"
+        process.wait(10)
+        events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        assert {(event["event"], event["level"]) for event in events} == {("request", "info")}
+        assert "GET /" not in log.read_text()  # no access log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ToolError, match=f"127.0.0.1:{port}"):
+            run_http_service(None, "127.0.0.1", port)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
