@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitoring.detectors.e_process import bernoulli_payoffs, log_wealth_of_restarts
-from monitoring.detectors.kolmogorov_smirnov import ks_of_cells
+from monitoring.detectors.kolmogorov_smirnov import ks_distance
 from monitoring.detectors.label_shift import bbse_shares, em_shares
 from monitoring.drift.calibration import reference_rows
 from monitoring.drift.text_kinds import (
@@ -64,7 +64,7 @@ class Estimate(NamedTuple):
     """Accuracy of a window without labels; beside ours the two known estimators, which take the world to be calibrated."""
 
     accuracy: Accuracy
-    foreign_share: float
+    out_of_distribution_share: float
     spoilt_share: float
     unexplained: float  # share of rows at least that no mixture of kinds accounts for
     cbpe: float  # mean confidence (NannyML's CBPE for accuracy)
@@ -73,7 +73,7 @@ class Estimate(NamedTuple):
     @property
     def unlike_share(self) -> float:
         """Of rows that are not as the reference's."""
-        return self.foreign_share + self.spoilt_share
+        return self.out_of_distribution_share + self.spoilt_share
 
 
 class Counted(NamedTuple):
@@ -153,7 +153,7 @@ def estimate(reference: Known, window: Rows, settings: Monitor) -> Estimate | No
             lower=max(0.0, low - unexplained - _error(low, window, reference, settings)),
             upper=min(1.0, high + _error(high, window, reference, settings)),
         ),
-        foreign_share=float(found.shares[[FOREIGN, FAR]].sum()),
+        out_of_distribution_share=float(found.shares[[FOREIGN, FAR]].sum()),
         spoilt_share=float(found.shares[SPOILT]),
         unexplained=unexplained,
         cbpe=float(confidence.mean()),
@@ -234,7 +234,7 @@ def _counted(reference: Known, rows: Rows) -> Counted:
 
 def _unexplained(reference: Known, window: Rows, shares: Floats) -> float:
     """Largest distance of distribution functions over the features, less what sampling makes of it."""
-    told = ks_of_cells(*cells_explained(reference.kinds, window, shares)).max()
+    told = ks_distance(*cells_explained(reference.kinds, window, shares)).max()
     return max(0.0, float(told) - KS_NOISE * float(np.sqrt(1 / len(window.id) + 1 / reference.rows)))
 
 

@@ -118,13 +118,13 @@ def log_thresholds(settings: Monitor) -> dict[str, float]:
 def statistics(reference: Means, current: Means, rows: tuple[float, float]) -> Means:
     """Each signal's statistic of mean columns (..., columns) of `rows` (reference, current) observations."""
     found = {
-        name: kolmogorov_smirnov.ks_of_cells(reference[name], current[name])
+        name: kolmogorov_smirnov.ks_distance(reference[name], current[name])
         for name in ("input_length", "input_pieces_per_word", "prediction_confidence")
     }
     found["input_novelty"] = tail_excess(reference["input_novelty"], current["input_novelty"], rows)
-    found["input_sketch"] = mmd.mmd_of_means(reference["input_sketch"], current["input_sketch"])
+    found["input_sketch"] = mmd.squared_mmd(reference["input_sketch"], current["input_sketch"])
     found["prediction_labels"] = chi_square.chi_square(reference["prediction_labels"], current["prediction_labels"], rows)
-    found["prediction_softmax"] = bbsd.bbsd_of_cells(reference["prediction_softmax"], current["prediction_softmax"])
+    found["prediction_softmax"] = bbsd.bbsd_distance(reference["prediction_softmax"], current["prediction_softmax"])
     return {name: found[name] for name in SIGNALS}
 
 

@@ -26,7 +26,7 @@ class Features(NamedTuple):
 
     novelty: Novelty
     edges: dict[str, Floats]  # of each scalar signal (E,)
-    kernel: mmd.Features
+    kernel: mmd.RandomFourierFeatures
     class_cells: NDArray[np.int64]  # (classes,) 1, 2, … for classes that are said often enough, 0 for all others together
     softmax_edges: NDArray[np.float32]
     sketch_axes: Floats  # (sketch_size, J)
@@ -46,7 +46,7 @@ def fit_features(rows: Rows, settings: Monitor, rng: np.random.Generator) -> Fea
         edges={name: quantile_edges(values[name], settings.cells) for name in SCALARS},
         kernel=mmd.random_features(sketch.shape[1], settings.kernel_features, mmd.median_distance(sketch), rng),
         class_cells=class_cells(rows.probabilities),
-        softmax_edges=bbsd.edges(rows.probabilities),
+        softmax_edges=bbsd.class_edges(rows.probabilities),
         sketch_axes=sketch_axes,
         sketch_edges=np.stack([quantile_edges(own, settings.cells) for own in (sketch @ sketch_axes).T]),
         softmax_axes=softmax_axes,
@@ -70,7 +70,7 @@ def columns(features: Features, rows: Rows) -> dict[str, NDArray[np.float32]]:
     found = {name: _one_hot(cells_of(values[name], at), len(at) + 1) for name, at in features.edges.items()}
     found["input_sketch"] = features.kernel(rows.sketch.astype(np.float32))
     found["prediction_labels"] = _said(features, rows)
-    found["prediction_softmax"] = bbsd.cells(rows.probabilities, features.softmax_edges)
+    found["prediction_softmax"] = bbsd.class_cells(rows.probabilities, features.softmax_edges)
     return {name: found[name] for name in SIGNALS}
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from monitoring.detectors.conformal import p_values
 from monitoring.detectors.e_detector import shiryaev_roberts
 from monitoring.detectors.e_process import tail_payoffs
-from monitoring.detectors.novelty import foreign_share
+from monitoring.detectors.novelty import out_of_distribution_share
 from monitoring.drift.calibration import Calibrated, Means, Scores, statistics
 from monitoring.drift.features import SIGNALS, columns, ranked_cells
 from monitoring.drift.window import Rows, usable
@@ -63,7 +63,7 @@ class Report(NamedTuple):
     rows: int
     wanted: int
     signals: tuple[Signal, ...]
-    foreign_share: float | None  # estimated share of rows unlike the reference
+    out_of_distribution_share: float | None  # estimated share of rows unlike the reference
     words: tuple[Moved, ...]
     examples: tuple[str, ...]
 
@@ -126,7 +126,7 @@ def check(calibrated: Calibrated, window: Rows, evidence: dict[str, float], earl
         found = statistics(calibrated.means, means, (calibrated.rows, len(window.id)))
         values = {name: float(own) for name, own in found.items()}
     signals = tuple(_signal(calibrated, name, values.get(name), means, evidence[name]) for name in SIGNALS)
-    share = foreign_share(calibrated.means["input_novelty"], means["input_novelty"]) if means else None
+    share = out_of_distribution_share(calibrated.means["input_novelty"], means["input_novelty"]) if means else None
     alarmed = any(signal.alarm != "none" for signal in signals)
     texts, novelty = window.text.tolist(), calibrated.features.novelty(window.sketch, window.probabilities)
     return Report(
@@ -134,7 +134,7 @@ def check(calibrated: Calibrated, window: Rows, evidence: dict[str, float], earl
         rows=len(window.id),
         wanted=settings.window_rows,
         signals=signals,
-        foreign_share=share,
+        out_of_distribution_share=share,
         words=words_that_moved(texts, earlier, settings.words) if alarmed else (),
         examples=most_novel(texts, novelty, settings.examples) if alarmed else (),
     )
@@ -208,7 +208,7 @@ def effect_size(calibrated: Calibrated, name: str, means: Means) -> tuple[float,
     """How large a change is, in a unit that does not grow with rows."""
     before, now = calibrated.means[name], means[name]
     if name == "input_novelty":
-        return foreign_share(before, now), "share of texts unlike the reference"
+        return out_of_distribution_share(before, now), "share of texts unlike the reference"
     if name == "input_sketch":
         inside = max(1.0 - float((before**2).sum()), 1e-9)  # the kernel's own variance, k(x, x) = 1
         return float(np.sqrt(((now - before) ** 2).sum() / inside)), "standard deviations in kernel space"

@@ -29,7 +29,7 @@ PARTS = 4  # of the classes; each is forgotten in turn
 LEAST = 1e-3  # probabilities nearer to 0 or 1 than the log's fp16 can tell
 RIDGE = 1.0
 EM_ROUNDS, EM_TOLERANCE = 200, 1e-5
-ROWS_SEEN_BEFORE = np.array([19.0, 1.0, 1.0, 1.0])  # each kind is in a window already: small shares are not read out of noise
+PRIOR_COUNTS = np.array([19.0, 1.0, 1.0, 1.0])  # each kind is in a window already: small shares are not read out of noise
 
 
 class Kinds(NamedTuple):
@@ -84,7 +84,7 @@ def looks(kinds: Kinds, rows: Rows) -> tuple[Floats, Floats]:
     """P(kind) of each row (N, K) in a window with shares (K,) of kinds, by EM; the shares are found from all rows together."""
     even = np.full(len(KINDS), 1 / len(KINDS))
     alike = chances(_terms(_standard(kinds, rows)), kinds.weights)
-    shares = em_shares(alike, even, EM_ROUNDS, EM_TOLERANCE, seen_before=ROWS_SEEN_BEFORE)
+    shares = em_shares(alike, even, EM_ROUNDS, EM_TOLERANCE, prior_counts=PRIOR_COUNTS)
     joint = alike * shares
     return joint / joint.sum(axis=1, keepdims=True), shares
 
@@ -137,7 +137,7 @@ def _novelty(reference: Reference, mask: Flags, settings: Monitor) -> Novelty:
 def _features(novelty: Novelty, rows: Rows) -> Floats:
     """(N, F): log-odds of the confidence, entropy, distance, pieces per word and length as logarithms."""
     confidence = np.clip(rows.probabilities.max(axis=1).astype(np.float64), LEAST, 1 - LEAST)
-    distance, entropy = novelty.parts(rows.sketch, rows.probabilities).T
+    distance, entropy = novelty.components(rows.sketch, rows.probabilities).T
     odds, per_word, length = confidence / (1 - confidence), np.maximum(rows.pieces_per_word, 0.2), np.maximum(rows.pieces, 1)
     return np.asarray(
         np.stack([np.log(odds), entropy, np.sqrt(distance), np.log(per_word), np.log(length)], axis=1), dtype=np.float64

@@ -3,17 +3,18 @@
 Ours and the oracle get their thresholds in the same way: from simulated streams of the promise's length at the tolerated rate.
 """
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.detectors.e_detector import simulated_threshold
 from monitoring.detectors.e_process import bernoulli_payoffs
 from monitoring.drift.accuracy import SUSPECTED_RATIOS
 
 Floats = NDArray[np.float64]
 TOLERATED, RISEN, HORIZON, CHANGE, AFTER, ALPHA = 0.10, 0.15, 10_000, 3_000, 3_000, 0.05
+CERTAINTY = 0.99
 
 
 class Delays(NamedTuple):
@@ -67,6 +68,33 @@ def ours_and_oracles(count: int, simulated: int, seed: int) -> list[Delays]:
         alarms = [_first(table, own, weights, kind, threshold) for own in (null, changed)]
         found.append(summed(name, alarms[0], alarms[1]))
     return found
+
+
+def simulated_threshold(
+    table: Floats,
+    probabilities: Floats,
+    weights: Floats,
+    *,
+    kind: str,
+    horizon: int,
+    alpha: float,
+    streams: int,
+    rng: np.random.Generator,
+) -> float:
+    """Return the threshold that a mixture passes within `horizon` rows in at most a share `alpha` of simulated streams.
+
+    `table` (J, outcomes) holds payoffs and `probabilities` (outcomes,) those of independent outcomes at the edge of the null
+    hypothesis; kind: shiryaev-roberts or cusum. It is lower than the proved horizon / alpha, so alarms come sooner. Its promise
+    is calibrated, not proved, and needs independence. Ranks of the draws are given away so that it holds with CERTAINTY.
+    """
+    edges = np.cumsum(probabilities)[:-1]
+    wealth, highest = np.zeros((len(weights), streams)), np.zeros(streams)
+    for _ in range(horizon):
+        payoff = table[:, np.searchsorted(edges, rng.random(streams), side="right")]
+        wealth = (np.maximum(wealth, 1.0) if kind == "cusum" else wealth + 1.0) * payoff
+        np.maximum(highest, weights @ wealth, out=highest)
+    margin = NormalDist().inv_cdf(CERTAINTY) * np.sqrt(streams * alpha * (1 - alpha))
+    return float(np.sort(highest)[::-1][max(0, int(np.floor(alpha * streams - margin)) - 1)])
 
 
 def summed(name: str, null: NDArray[np.int64], changed: NDArray[np.int64]) -> Delays:

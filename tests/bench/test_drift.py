@@ -7,8 +7,10 @@ import pytest
 from rich.console import Console
 from scipy.stats import binom
 
+from monitoring.detectors.e_detector import shiryaev_roberts
+from monitoring.detectors.e_process import bernoulli_payoffs
 from tests.bench.drift import peers
-from tests.bench.drift_errors import AFTER, CHANGE, streams, summed
+from tests.bench.drift_errors import AFTER, CHANGE, simulated_threshold, streams, summed
 from tests.bench.drift_windows import Quiet
 from tests.bench.drift_worlds import mixed, strange
 from tests.bench.embedded import Texts
@@ -33,6 +35,21 @@ def test_streams_change_where_they_say() -> None:
     assert null.mean() == pytest.approx(0.10, abs=0.002)
     assert changed[:, :CHANGE].mean() == pytest.approx(0.10, abs=0.003)
     assert changed[:, CHANGE:].mean() == pytest.approx(0.15, abs=0.003)
+
+
+def test_a_simulated_threshold_keeps_its_promise_on_streams_it_has_not_seen() -> None:
+    table, weights = bernoulli_payoffs(0.10, np.array([0.12, 0.15, 0.2, 0.3])), np.full(4, 0.25)
+    rates = np.array([0.9, 0.1])
+    threshold = simulated_threshold(
+        table, rates, weights, kind="shiryaev-roberts", horizon=1000, alpha=0.1, streams=3000, rng=np.random.default_rng(1)
+    )
+    assert threshold < 1000 / 0.1  # the proved threshold
+    rng, runs = np.random.default_rng(2), 800
+    alarms = 0
+    for _ in range(runs):
+        payoffs = table[:, (rng.random(1000) < 0.10).astype(np.int64)].T
+        alarms += bool((shiryaev_roberts(payoffs, np.zeros(4))[0] @ weights >= threshold).any())
+    assert 0.1 - 4 * np.sqrt(0.09 / runs) < alarms / runs <= 0.1 + 2 * np.sqrt(0.09 / runs)
 
 
 def test_the_joint_bound_is_passed_by_chance_in_one_bench_of_twenty_at_most() -> None:

@@ -14,15 +14,15 @@ def test_a_rank_by_hand() -> None:
     assert after.tolist() == [[4, 2, 1]]
 
 
-def test_streams_do_not_touch_each_other() -> None:
+def test_streams_do_not_affect_each_other() -> None:
     rng = np.random.default_rng(1)
     cells, ties = rng.integers(0, 4, (50, 2)), rng.random((50, 2))
     bags = rng.integers(0, 9, (2, 4))
     together, after = p_values(cells, bags, ties)
     for s in range(2):
-        alone, own = p_values(cells[:, [s]], bags[[s]], ties[:, [s]])
+        alone, bag = p_values(cells[:, [s]], bags[[s]], ties[:, [s]])
         assert (alone[:, 0] == together[:, s]).all()
-        assert (own[0] == after[s]).all()
+        assert (bag[0] == after[s]).all()
 
 
 def test_a_stream_in_parts_is_the_stream_at_once() -> None:
@@ -43,14 +43,14 @@ def test_without_rows_nothing_changes() -> None:
 
 @pytest.mark.parametrize("reference", [0, 5, 300])
 def test_p_values_of_an_exchangeable_stream_are_uniform_and_independent(reference: int) -> None:
-    """A reference of five rows says little of its distribution, and still no rank is off: the bag knows how little it knows."""
+    """Even five reference rows, which say little of their distribution, bias no rank: the bag grows with the stream."""
     rng = np.random.default_rng(3 + reference)
-    found = []
+    ranks = []
     for _ in range(400):
         scores = rng.gamma(0.7, size=reference + 20)
         cells = cells_of(scores, np.array([0.1, 0.5, 1.0, 2.0]))
         bags = np.bincount(cells[:reference], minlength=5)[None]
-        found.append(p_values(cells[reference:, None], bags, rng.random((20, 1)))[0][:, 0])
-    p = np.array(found)
+        ranks.append(p_values(cells[reference:, None], bags, rng.random((20, 1)))[0][:, 0])
+    p = np.array(ranks)
     assert kstest(p.ravel(), "uniform").pvalue > 0.01
     assert abs(np.corrcoef(p[:, :-1].ravel(), p[:, 1:].ravel())[0, 1]) < 3 / np.sqrt(p[:, 1:].size)

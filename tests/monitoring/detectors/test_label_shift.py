@@ -9,7 +9,7 @@ MEANS = np.array([[0.0, 0.0], [1.8, 0.0], [0.0, 1.8]])
 
 
 def rows(shares: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact posteriors of three Gaussian classes under even shares, for rows drawn with these shares; and the classes."""
+    """Draw rows with these shares: exact posteriors of three Gaussian classes under even shares, and the classes."""
     rng = np.random.default_rng(seed)
     truth = rng.choice(3, count, p=shares)
     x = MEANS[truth] + rng.normal(size=(count, 2))
@@ -22,23 +22,23 @@ SHIFTED = np.array([0.7, 0.25, 0.05])
 
 
 def test_em_recovers_the_shares() -> None:
-    found = em_shares(rows(SHIFTED, 4000, 1)[0], EVEN, 200, 1e-6)
-    assert found == pytest.approx(SHIFTED, abs=0.02)
-    assert found.sum() == pytest.approx(1)
+    estimate = em_shares(rows(SHIFTED, 4000, 1)[0], EVEN, 200, 1e-6)
+    assert estimate == pytest.approx(SHIFTED, abs=0.02)
+    assert estimate.sum() == pytest.approx(1)
 
 
-def test_em_is_at_the_top_of_the_likelihood() -> None:
+def test_em_maximises_the_likelihood() -> None:
     probabilities = rows(SHIFTED, 500, 2)[0]
-    found = em_shares(probabilities, EVEN, 2000, 1e-9)
+    estimate = em_shares(probabilities, EVEN, 2000, 1e-9)
 
     def likelihood(shares: np.ndarray) -> float:
         return float(np.log((probabilities / EVEN * shares).sum(axis=1)).mean())
 
     rng = np.random.default_rng(0)
-    assert all(likelihood(found) >= likelihood(found * 0.99 + 0.01 * rng.dirichlet(np.ones(3))) for _ in range(50))
+    assert all(likelihood(estimate) >= likelihood(estimate * 0.99 + 0.01 * rng.dirichlet(np.ones(3))) for _ in range(50))
 
 
-def test_bbse_recovers_the_shares_and_em_is_nearer() -> None:
+def test_bbse_recovers_the_shares_and_em_comes_nearer() -> None:
     errors = {"em": 0.0, "bbse": 0.0}
     for seed in range(20):
         reference, truth = rows(EVEN, 1000, 100 + seed)
@@ -55,9 +55,9 @@ def test_without_shift_the_shares_stay() -> None:
 
 
 def test_a_class_that_the_reference_lacks_gets_nothing() -> None:
-    found = em_shares(np.array([[0.5, 0.3, 0.2]] * 4), np.array([0.5, 0.5, 0.0]), 50, 1e-6)
-    assert found[2] == 0
-    assert np.isfinite(found).all()
+    estimate = em_shares(np.array([[0.5, 0.3, 0.2]] * 4), np.array([0.5, 0.5, 0.0]), 50, 1e-6)
+    assert estimate[2] == 0
+    assert np.isfinite(estimate).all()
 
 
 def test_no_rows_have_no_shares() -> None:

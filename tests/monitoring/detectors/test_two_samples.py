@@ -7,18 +7,16 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
-from monitoring.detectors.chi_square import chi_square, p_value
+from monitoring.detectors.chi_square import chi_square
 from monitoring.detectors.jensen_shannon import jensen_shannon
-from monitoring.detectors.kolmogorov_smirnov import ks, ks_of_cells
+from monitoring.detectors.kolmogorov_smirnov import ks_distance
 from monitoring.detectors.psi import psi
-from monitoring.detectors.wasserstein import wasserstein
 
 RNG = np.random.default_rng(5)
-A, B = RNG.normal(size=300), RNG.normal(0.3, 1.2, size=170)
 P, Q = RNG.dirichlet(np.ones(9)), RNG.dirichlet(np.ones(9))
 
 
-def test_psi_is_what_a_pencil_finds() -> None:
+def test_psi_by_hand() -> None:
     assert psi(np.array([0.5, 0.5]), np.array([0.4, 0.6]), 1e-4) == pytest.approx(-0.1 * math.log(0.8) + 0.1 * math.log(1.2))
 
 
@@ -32,10 +30,8 @@ def test_psi_of_an_empty_cell_is_finite() -> None:
 
 def test_chi_square_is_that_of_the_contingency_table() -> None:
     counts = np.array([[30, 50, 20, 7], [9, 40, 21, 0]])
-    found = chi_square(counts[0] / counts[0].sum(), counts[1] / counts[1].sum(), (counts[0].sum(), counts[1].sum()))
-    expected = stats.chi2_contingency(counts, correction=False)
-    assert found == pytest.approx(expected.statistic)
-    assert p_value(float(found), 4) == pytest.approx(expected.pvalue)
+    statistic = chi_square(counts[0] / counts[0].sum(), counts[1] / counts[1].sum(), (counts[0].sum(), counts[1].sum()))
+    assert statistic == pytest.approx(stats.chi2_contingency(counts, correction=False).statistic)
 
 
 def test_chi_square_leaves_out_what_neither_sample_has() -> None:
@@ -45,25 +41,21 @@ def test_chi_square_leaves_out_what_neither_sample_has() -> None:
 
 def test_one_category_is_no_change() -> None:
     assert chi_square(np.array([1.0]), np.array([1.0]), (5, 9)) == 0
-    assert p_value(0.0, 1) == 1
 
 
-@pytest.mark.parametrize("current", [B, np.round(B, 1), A[:3], np.zeros(4)])
-def test_ks_and_wasserstein_are_scipys(current: np.ndarray) -> None:
-    assert ks(A, current) == pytest.approx(stats.ks_2samp(A, current).statistic)
-    assert wasserstein(A, current) == pytest.approx(stats.wasserstein_distance(A, current))
-
-
-def test_ks_of_cells_is_ks_of_samples_that_sit_in_the_cells() -> None:
+def test_ks_is_scipys_for_samples_that_sit_in_the_cells() -> None:
     reference, current = np.array([0, 0, 1, 3, 3, 3]), np.array([1, 1, 2, 3])
-    cells = [np.bincount(own, minlength=4) / len(own) for own in (reference, current)]
-    assert ks_of_cells(cells[0], cells[1]) == pytest.approx(ks(reference.astype(float), current.astype(float)))
+    shares = [np.bincount(sample, minlength=4) / len(sample) for sample in (reference, current)]
+    assert ks_distance(shares[0], shares[1]) == pytest.approx(stats.ks_2samp(reference, current).statistic)
 
 
-@pytest.mark.parametrize("distance", [ks, wasserstein])
-def test_an_empty_sample_has_no_distance(distance: object) -> None:
-    with pytest.raises(ValueError, match="empty"):
-        distance(A, np.zeros(0))  # type: ignore[operator]
+def test_jensen_shannon_by_hand() -> None:
+    """(.5, .5) against (.4, .6), whose mixture is (.45, .55); in bits, as the square root of the mean of both divergences."""
+    to_mixture = (
+        0.5 * math.log2(0.5 / 0.45) + 0.5 * math.log2(0.5 / 0.55),
+        0.4 * math.log2(0.4 / 0.45) + 0.6 * math.log2(0.6 / 0.55),
+    )
+    assert jensen_shannon(np.array([0.5, 0.5]), np.array([0.4, 0.6])) == pytest.approx(math.sqrt(sum(to_mixture) / 2))
 
 
 def test_jensen_shannon_is_scipys() -> None:
@@ -77,5 +69,5 @@ def test_jensen_shannon_is_0_for_equal_and_1_for_disjoint_histograms() -> None:
 
 def test_histograms_are_compared_row_by_row() -> None:
     many = np.stack([P, Q, P])
-    for one in (lambda p, q: psi(p, q, 1e-6), jensen_shannon, ks_of_cells, lambda p, q: chi_square(p, q, (3, 4))):
-        assert one(many, Q) == pytest.approx(np.array([one(P, Q), one(Q, Q), one(P, Q)]))
+    for statistic in (lambda p, q: psi(p, q, 1e-6), jensen_shannon, ks_distance, lambda p, q: chi_square(p, q, (3, 4))):
+        assert statistic(many, Q) == pytest.approx(np.array([statistic(P, Q), statistic(Q, Q), statistic(P, Q)]))

@@ -99,7 +99,7 @@ def test_confidence_alone_is_fooled_by_foreign_texts(facts: Known, own: Monitor)
     found = estimate(facts, rows, own)
     assert found is not None
     assert found.cbpe - right.mean() > 0.05
-    assert found.foreign_share == pytest.approx(0.3, abs=0.05)
+    assert found.out_of_distribution_share == pytest.approx(0.3, abs=0.05)
 
 
 def test_bounds_widen_where_texts_are_like_nothing_seen(facts: Known, own: Monitor) -> None:

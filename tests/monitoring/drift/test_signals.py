@@ -52,7 +52,7 @@ def test_a_window_that_is_not_full_says_so_and_nothing_else(calibrated: Calibrat
     assert report.state == "not enough data"
     assert (report.rows, report.wanted) == (count, 200)
     assert report.alarms == ()
-    assert report.foreign_share is None
+    assert report.out_of_distribution_share is None
     assert all(signal.value is None and signal.p is None for signal in report.signals)
 
 
@@ -122,7 +122,7 @@ def test_an_alarm_tells_how_much_which_words_and_which_texts(calibrated: Calibra
     rows = world.rows(400, foreign=0.3)
     _, peak = update(calibrated, start(calibrated), rows, own)
     report = check(calibrated, rows, peak, earlier, own)
-    assert report.foreign_share == pytest.approx(0.3, abs=0.06)
+    assert report.out_of_distribution_share == pytest.approx(0.3, abs=0.06)
     assert {"scooter", "battery"} <= {moved.word for moved in report.words}
     assert len(report.examples) == 3
     assert all(text.startswith("scooter battery") for text in report.examples)
