@@ -107,7 +107,7 @@ def _window(version: int, one: Judged) -> dict[str, Any]:
         "began_at": one.began_at,
         "ended_at": one.ended_at,
         "rows": one.report.rows,
-        "foreign_share": one.report.foreign_share,
+        "foreign_share": one.report.out_of_distribution_share,
         "accuracy_estimate": accuracy and accuracy.estimate,
         "accuracy_lower": accuracy and accuracy.lower,
         "accuracy_upper": accuracy and accuracy.upper,
