@@ -1,8 +1,7 @@
-"""What no compiler checks: dvc.yaml names all that a stage's result depends on, and nothing that is not there.
+"""dvc.yaml lists everything that a stage's result depends on, and nothing else.
 
-Not required as dependencies, because they carry messages and telemetry and no results: errors, home, process_identity, tracking
-(with the pyfunc model that it logs) and the packages' `__init__`, which hold a docstring. `pipeline/learning`, `pipeline/network`
-and `pipeline/runtime` are named as folders.
+Some modules are exempt because they affect messages and telemetry but no results: errors, home, process_identity, and tracking
+with the pyfunc model that it logs. An `__init__` counts only when it holds more than a docstring.
 """
 
 import ast
@@ -18,11 +17,11 @@ from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
 EXEMPT = {f"pipeline/{name}.py" for name in ("errors", "home", "process_identity", "tracking", "pyfunc_model")}
-ROOMS = {"pipeline", "serving"}
+PACKAGES = {"pipeline", "serving"}
 
 
 class Stage(NamedTuple):
-    """One stage, its interpolations resolved."""
+    """One stage of dvc.yaml, with interpolations resolved."""
 
     name: str
     cmd: str
@@ -32,12 +31,12 @@ class Stage(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The file that `python -m` runs."""
+        """Return the file that `python -m` runs."""
         return self.cmd.split(" -m ")[1].split()[0].replace(".", "/") + ".py"
 
     @property
     def arguments(self) -> list[str]:
-        """Paths on the command line."""
+        """Return the paths on the command line."""
         return [word for word in self.cmd.split(" -m ")[1].split()[1:] if not word.startswith("--")]
 
 
@@ -45,7 +44,7 @@ def read_stages() -> list[Stage]:
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
     def resolve(text: str) -> str:
-        return re.sub(r"\$\{(\w+)\.(\w+)\}", lambda found: str(values[found[1]][found[2]]), text)
+        return re.sub(r"\$\{(\w+)\.(\w+)\}", lambda match: str(values[match[1]][match[2]]), text)
 
     def paths(entries: list[Any]) -> list[str]:
         return [resolve(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries]
@@ -67,7 +66,7 @@ each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.na
 
 
 def covers(folder: str, path: str) -> bool:
-    """True where `path` is `folder` or lies in it."""
+    """Return True when `path` is `folder` or lies in it."""
     return Path(path).is_relative_to(folder)
 
 
@@ -76,13 +75,18 @@ def syntax(path: str) -> ast.Module:
 
 
 def file_of(module: str) -> str | None:
-    """The file of one of our modules; None for a package, or for what is not ours."""
-    path = module.replace(".", "/") + ".py"
-    return path if module.split(".")[0] in ROOMS and (ROOT / path).is_file() else None
+    """Return the file of one of our modules; None for other modules and for packages whose `__init__` is only a docstring."""
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    path = module.replace(".", "/")
+    if (ROOT / f"{path}.py").is_file():
+        return f"{path}.py"
+    init = f"{path}/__init__.py"
+    return init if (ROOT / init).is_file() and len(syntax(init).body) > 1 else None
 
 
 def imports(path: str) -> Iterator[str]:
-    """Our files that this one imports, also inside functions."""
+    """Yield our files that this one imports, also inside functions."""
     package = path.removesuffix(".py").split("/")[:-1]
     for node in ast.walk(syntax(path)):
         if isinstance(node, ast.Import):
@@ -96,17 +100,17 @@ def imports(path: str) -> Iterator[str]:
         yield from filter(None, map(file_of, names))
 
 
-def reached(path: str, seen: set[str]) -> set[str]:
-    """The file and all that it leads to, but for the exempt ones."""
-    if path not in seen and path not in EXEMPT:
-        seen.add(path)
-        for one in imports(path):
-            reached(one, seen)
-    return seen
+def reached(path: str, files: set[str]) -> set[str]:
+    """Add the file and all that it imports, directly or not, to `files`, except for the exempt ones."""
+    if path not in files and path not in EXEMPT:
+        files.add(path)
+        for imported in imports(path):
+            reached(imported, files)
+    return files
 
 
 def logged_sections(path: str) -> set[str]:
-    """Sections of params that a stage logs to MLflow: the prefixes in its calls of `flatten`."""
+    """Return the sections of params that a stage logs to MLflow: the prefixes in its calls of `flatten`."""
     tree = syntax(path)
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "flatten"]
     fixed = {call.args[1].value for call in calls if isinstance(call.args[1], ast.Constant)}
@@ -116,20 +120,20 @@ def logged_sections(path: str) -> set[str]:
 
 
 def used_sections(path: str) -> set[str]:
-    """Sections of params that a stage reads: `params.train`, `load_params().package`."""
-    found = set()
+    """Return the sections of params that a stage reads: `params.train`, `load_params().package`."""
+    sections = set()
     for node in ast.walk(syntax(path)):
         if isinstance(node, ast.Attribute) and node.attr in Params.model_fields:
             named = isinstance(node.value, ast.Name) and node.value.id == "params"
             loaded = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", None) == "load_params"
-            found |= {node.attr} if named or loaded else set()
-    return found
+            sections |= {node.attr} if named or loaded else set()
+    return sections
 
 
 def upstream(stage: Stage) -> list[Stage]:
-    """The stage and those whose outputs it depends on, directly or not."""
+    """Return the stage and those whose outputs it depends on, directly or not."""
     feeding = [other for other in STAGES if any(covers(dep, out) or covers(out, dep) for dep in stage.deps for out in other.outs)]
-    return [stage, *(one for other in feeding for one in upstream(other))]
+    return [stage, *(ancestor for other in feeding for ancestor in upstream(other))]
 
 
 @each_stage
@@ -142,12 +146,12 @@ def test_deps_cover_all_that_the_stage_imports(stage: Stage) -> None:
 @each_stage
 def test_deps_name_no_source_that_the_stage_does_not_use(stage: Stage) -> None:
     files = reached(stage.source, set()) | {"pipeline/runtime/__init__.py", "serving/backend/model.py"}  # these two are copied
-    sources = [dep for dep in stage.deps if dep.split("/")[0] in ROOMS]
+    sources = [dep for dep in stage.deps if dep.split("/")[0] in PACKAGES]
     assert [dep for dep in sources if not any(covers(dep, file) for file in files)] == []
 
 
 @each_stage
-def test_every_dep_is_there_or_made_by_another_stage(stage: Stage) -> None:
+def test_every_dep_exists_or_is_made_by_another_stage(stage: Stage) -> None:
     made = [out for other in STAGES if other is not stage for out in other.outs]
     absent = [dep for dep in stage.deps if not (ROOT / dep).exists() or dep.startswith("artifacts/")]
     assert [dep for dep in absent if not any(covers(out, dep) for out in made)] == []
@@ -164,19 +168,18 @@ def test_every_param_is_one_of_the_records(stage: Stage) -> None:
 
 @each_stage
 def test_every_section_that_is_read_is_tracked_by_the_stage_itself(stage: Stage) -> None:
-    """Upstream is not enough: a stage upstream may run again and write the same rows. What is only logged may be upstream's."""
+    """An upstream stage may run again and write the same rows, so its params do not count. Params only logged may be upstream."""
     tracked = {key.split(".")[0] for key in stage.params}
     assert used_sections(stage.source) - logged_sections(stage.source) <= tracked
 
 
 @each_stage
 def test_every_section_that_is_logged_is_tracked_here_or_upstream(stage: Stage) -> None:
-    tracked = {key.split(".")[0] for one in upstream(stage) for key in one.params}
+    tracked = {key.split(".")[0] for ancestor in upstream(stage) for key in ancestor.params}
     assert (used_sections(stage.source) | logged_sections(stage.source)) <= tracked
 
 
-def test_the_stages_that_log_say_so() -> None:
-    """The walk above does see the calls."""
+def test_logged_sections_finds_the_calls_of_every_stage_that_logs() -> None:
     logged = {stage.name: logged_sections(stage.source) for stage in STAGES}
     assert {name: sections for name, sections in logged.items() if sections} == {
         "train": {"data", "split", "spread", "model", "train"},
@@ -195,7 +198,7 @@ def test_the_command_names_every_output(stage: Stage) -> None:
 
 @each_stage
 def test_the_command_names_every_input(stage: Stage) -> None:
-    inputs = [dep for dep in stage.deps if dep.split("/")[0] not in ROOMS]
+    inputs = [dep for dep in stage.deps if dep.split("/")[0] not in PACKAGES]
     assert [dep for dep in inputs if not any(covers(word, dep) for word in stage.arguments)] == []
 
 

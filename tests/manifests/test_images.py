@@ -122,7 +122,7 @@ def test_tools_of_the_network_are_removed_wherever_they_lie(tmp_path: Path) -> N
 def test_the_context_holds_what_is_copied_and_nothing_private() -> None:
     copied = {line.split()[0] for stage in stages().values() for line in stage.all("COPY") if not line.startswith("--from=")}
     assert copied == {"requirements.lock", "pipeline", "serving", "state", "monitoring"}
-    for path in ("requirements.lock", "pipeline/params.py", "state/migrations/versions/r0001_releases.py"):
+    for path in ("requirements.lock", "pipeline/params/load.py", "state/migrations/versions/r0001_releases.py"):
         assert in_context(path), path
     private = "live/state.db artifacts/package/1/model.onnx .venv/bin/python .git/config data/feedback/rows.jsonl params.yaml"
     idle = "tests/conftest.py k8s/base/gateway.yaml pipeline/__pycache__/x.pyc serving/backend/__pycache__/x.pyc"

@@ -1,4 +1,4 @@
-"""params.yaml and its records: the same keys, and an answer with file, line and nearest name to every mistake."""
+"""params.yaml and its records have the same keys, and every mistake is reported with file, line and nearest name."""
 
 import re
 from pathlib import Path
@@ -16,12 +16,12 @@ LINES = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
 
 
 def line_of(start: str) -> int:
-    """Where the first line that begins so stands in params.yaml, from 1."""
+    """Return the number, from 1, of the first line of params.yaml with this start."""
     return next(number for number, line in enumerate(LINES, start=1) if line.startswith(start))
 
 
 def refused(folder: Path, lines: list[str]) -> InputError:
-    """The answer to a params.yaml of these lines."""
+    """Return the error that a params.yaml of these lines raises."""
     path = folder / "params.yaml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
@@ -31,7 +31,7 @@ def refused(folder: Path, lines: list[str]) -> InputError:
 
 
 def replaced(start: str, *lines: str) -> list[str]:
-    """params.yaml with the first line that begins so replaced."""
+    """Return params.yaml with the first line of this start replaced."""
     index = line_of(start) - 1
     return [*LINES[:index], *lines, *LINES[index + 1 :]]
 
@@ -39,19 +39,19 @@ def replaced(start: str, *lines: str) -> list[str]:
 def keys(tree: Any, prefix: str = "") -> set[str]:
     if not isinstance(tree, dict):
         return {prefix}
-    return {key for name, below in tree.items() for key in keys(below, f"{prefix}.{name}".lstrip("."))}
+    return {key for name, subtree in tree.items() for key in keys(subtree, f"{prefix}.{name}".lstrip("."))}
 
 
 def fields(record: type[BaseModel], prefix: str = "") -> set[str]:
-    found = set()
+    paths = set()
     for name, field in record.model_fields.items():
         inner, path = field.annotation, f"{prefix}.{name}".lstrip(".")
-        found |= fields(inner, path) if isinstance(inner, type) and issubclass(inner, BaseModel) else {path}
-    return found
+        paths |= fields(inner, path) if isinstance(inner, type) and issubclass(inner, BaseModel) else {path}
+    return paths
 
 
 def defaults(record: type[BaseModel]) -> list[str]:
-    """Fields that may be left out."""
+    """Return the fields that may be left out."""
     return [name for name, field in record.model_fields.items() if not field.is_required()]
 
 
@@ -76,7 +76,7 @@ def test_a_record_cannot_be_changed() -> None:
         load_params(ROOT / "params.yaml").train.epochs = 3
 
 
-def test_an_unknown_key_is_answered_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
+def test_an_unknown_key_is_reported_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
     error = refused(tmp_path, replaced("train:", "train:", "  epoch: 3"))
     assert error.where.endswith(f", line {line_of('train:') + 1}")
     assert "`train.epoch`" in error.what
@@ -92,20 +92,20 @@ def test_an_unknown_key_is_answered_with_its_line_and_the_nearest_name(tmp_path:
         ("serve:", "server:", "server", "serve"),
     ],
 )
-def test_a_misspelt_key_is_named_where_it_stands(tmp_path: Path, start: str, written: str, name: str, nearest: str) -> None:
+def test_a_misspelt_key_is_reported_with_its_own_line(tmp_path: Path, start: str, written: str, name: str, nearest: str) -> None:
     error = refused(tmp_path, replaced(start, written))
     assert error.where.endswith(f", line {line_of(start)}")
     assert f"`{name}`" in error.what
     assert f"`{nearest}`" in error.do
 
 
-def test_an_unknown_section_is_answered_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
+def test_an_unknown_section_is_reported_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
     error = refused(tmp_path, [*LINES, "exports:", "  opset: 18"])
     assert error.where.endswith(f", line {len(LINES) + 1}")
     assert "did you mean `export`?" in error.do
 
 
-def test_a_missing_key_is_answered_with_the_line_of_its_section(tmp_path: Path) -> None:
+def test_a_missing_key_is_reported_with_the_line_of_its_section(tmp_path: Path) -> None:
     error = refused(tmp_path, replaced("  epochs:"))
     assert error.where.endswith(f", line {line_of('train:')}")
     assert error.what == "the key `train.epochs` is missing"
@@ -134,7 +134,7 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
         ("  http_port:", "  http_port: 80000"),
     ],
 )
-def test_an_unusable_value_is_answered_with_its_line_and_key(tmp_path: Path, start: str, written: str) -> None:
+def test_an_unusable_value_is_reported_with_its_line_and_key(tmp_path: Path, start: str, written: str) -> None:
     error = refused(tmp_path, replaced(start, written))
     assert error.where.endswith(f", line {line_of(start)}")
     assert f".{start.strip(' :')}` = " in error.what
@@ -143,34 +143,34 @@ def test_an_unusable_value_is_answered_with_its_line_and_key(tmp_path: Path, sta
 @pytest.mark.parametrize(
     ("start", "written", "nearest"),
     [
-        ("  lora_rank:", "  lora_rank: 0", "the nearest that works: 1"),
+        ("  lora_rank:", "  lora_rank: 0", "the nearest valid value: 1"),
         ("  optimizer:", "  optimizer: adam", "did you mean `adamw`? Valid here: adamw, lion, sgd"),
         ("  schedule:", "  schedule: cosin", "did you mean `cosine`?"),
-        ("  http_port:", "  http_port: 80000", "the nearest that works: 65535"),
-        ("  explosion_backoff:", "  explosion_backoff: 1.5", "take a number below 1"),
+        ("  http_port:", "  http_port: 80000", "the nearest valid value: 65535"),
+        ("  explosion_backoff:", "  explosion_backoff: 1.5", "use a number below 1"),
     ],
 )
-def test_an_unusable_value_is_answered_with_the_nearest_that_works(
+def test_an_unusable_value_is_reported_with_the_nearest_valid_value(
     tmp_path: Path, start: str, written: str, nearest: str
 ) -> None:
     assert nearest in refused(tmp_path, replaced(start, written)).do
 
 
-def test_a_section_that_is_no_section_is_refused(tmp_path: Path) -> None:
+def test_a_number_in_place_of_a_section_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, [*LINES[: line_of("serve:") - 1], "serve: 8000"])
     assert error.where.endswith(f", line {line_of('serve:')}")
     assert "`serve` = 8000" in error.what
 
 
 @pytest.mark.parametrize("written", ["\tepochs: 6", "  epochs: [6", '  epochs: "6', "  epochs: 6: 7"])
-def test_what_is_not_yaml_is_answered_with_a_line_near_the_mistake(tmp_path: Path, written: str) -> None:
+def test_invalid_yaml_is_reported_with_a_line_near_the_mistake(tmp_path: Path, written: str) -> None:
     error = refused(tmp_path, replaced("  epochs:", written))
     assert "not valid YAML" in error.what
-    known = {line_of("  epochs:"), line_of("  epochs:") + 1, len(LINES) + 1}  # an open quote or bracket is noticed later
-    assert known & {int(number) for number in re.findall(r"line (\d+)", str(error))}
+    expected = {line_of("  epochs:"), line_of("  epochs:") + 1, len(LINES) + 1}  # an open quote or bracket is noticed later
+    assert expected & {int(number) for number in re.findall(r"line (\d+)", str(error))}
 
 
-def test_a_value_that_yaml_itself_cannot_build_is_refused(tmp_path: Path) -> None:
+def test_a_value_that_yaml_cannot_construct_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, replaced("  revision:", "  revision: 2026-02-30"))  # read as a date, and there is no such day
     assert "not valid YAML" in error.what
 

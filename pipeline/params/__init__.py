@@ -1,0 +1,56 @@
+"""The typed records of params.yaml: one frozen record for each section, without defaults.
+
+Modules follow the people who change the sections: `making`, `serving` and `monitoring`.
+"""
+
+from pipeline.params.load import Params, flatten, load_params
+from pipeline.params.making import (
+    Causal,
+    Data,
+    Evaluate,
+    Export,
+    Lora,
+    Model,
+    Package,
+    Publish,
+    Reference,
+    Session,
+    Split,
+    Spread,
+    Train,
+    integers,
+    rates_by_pattern,
+)
+from pipeline.params.monitoring import Alerts, Gate, Monitor, Retrain
+from pipeline.params.section import Section
+from pipeline.params.serving import Gateway, Jobs, Log, Serve
+
+__all__ = [
+    "Alerts",
+    "Causal",
+    "Data",
+    "Evaluate",
+    "Export",
+    "Gate",
+    "Gateway",
+    "Jobs",
+    "Log",
+    "Lora",
+    "Model",
+    "Monitor",
+    "Package",
+    "Params",
+    "Publish",
+    "Reference",
+    "Retrain",
+    "Section",
+    "Serve",
+    "Session",
+    "Split",
+    "Spread",
+    "Train",
+    "flatten",
+    "integers",
+    "load_params",
+    "rates_by_pattern",
+]

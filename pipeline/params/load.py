@@ -1,0 +1,130 @@
+"""Reads params.yaml into its records, and explains every mistake with file, line and key."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import InputError
+from pipeline.params.making import (
+    Causal,
+    Data,
+    Evaluate,
+    Export,
+    Model,
+    Package,
+    Publish,
+    Reference,
+    Session,
+    Split,
+    Spread,
+    Train,
+)
+from pipeline.params.monitoring import Alerts, Gate, Monitor, Retrain
+from pipeline.params.section import Section
+from pipeline.params.serving import Gateway, Jobs, Log, Serve
+
+
+class Params(Section):
+    """All of params.yaml, in its order."""
+
+    data: Data
+    split: Split
+    spread: Spread
+    model: Model
+    train: Train
+    causal: Causal
+    evaluate: Evaluate
+    reference: Reference
+    export: Export
+    session: Session
+    package: Package
+    publish: Publish
+    serve: Serve
+    gateway: Gateway
+    jobs: Jobs
+    log: Log
+    monitor: Monitor
+    alerts: Alerts
+    retrain: Retrain
+    gate: Gate
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read params.yaml; raise `InputError` with file, line, key and the nearest valid name."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(str(path), "there is no such file", "run the command in the project's folder") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}, line {line}", f"this is not valid YAML: {error.problem}", "correct that line") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(
+            str(path), f"this is not valid YAML: {error}", "correct it, or restore it: git checkout params.yaml"
+        ) from None
+    if not isinstance(values, dict):
+        raise InputError(str(path), "this file has no sections", "restore it: git checkout params.yaml")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise _explain(path, tree, error) from None
+
+
+def flatten(section: BaseModel, prefix: str) -> dict[str, str]:
+    """Return `{"train.epochs": "8", ...}`: names as on DVC's command line, values as MLflow stores them."""
+    return {f"{prefix}.{key}": str(value) for key, value in section.model_dump().items()}
+
+
+def _explain(path: Path, tree: yaml.Node | None, error: ValidationError) -> InputError:
+    mistake = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")  # a misspelt key is missing too
+    keys = [str(part) for part in mistake["loc"]]
+    where = f"{path}, line {_line_of(tree, keys)}"
+    name = ".".join(keys)
+    if mistake["type"] == "extra_forbidden":
+        valid = _valid_names(keys[:-1])
+        near = get_close_matches(keys[-1], valid, n=1, cutoff=0)
+        return InputError(where, f"there is no key `{name}`", f"did you mean `{near[0]}`? Valid here: {', '.join(valid)}")
+    if mistake["type"] == "missing":
+        return InputError(where, f"the key `{name}` is missing", "add it; `git diff params.yaml` shows what was removed")
+    return InputError(where, f"`{name}` = {mistake['input']!r} is not usable: {mistake['msg']}", _advice(mistake))
+
+
+def _advice(error: Any) -> str:
+    """Name the valid value nearest to the refused one where it is known."""
+    limits = error.get("ctx", {})
+    if error["type"] == "literal_error":
+        valid = re.findall(r"'([^']*)'", limits["expected"])
+        near = get_close_matches(str(error["input"]), valid, n=1, cutoff=0)
+        return f"did you mean `{near[0]}`? Valid here: {', '.join(valid)}"
+    for bound in ("ge", "le"):
+        if bound in limits:
+            return f"the nearest valid value: {limits[bound]}"
+    for bound, side in (("gt", "above"), ("lt", "below")):
+        if bound in limits:
+            return f"use a number {side} {limits[bound]}"
+    return "change the value"
+
+
+def _valid_names(parents: list[str]) -> list[str]:
+    record: Any = Params
+    for key in parents:
+        record = record.model_fields[key].annotation
+    return list(record.model_fields)
+
+
+def _line_of(node: yaml.Node | None, keys: list[str]) -> int:
+    """Return the line, counted from 1, of the deepest of `keys` that the file has."""
+    line = 1
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        entry = next(((k, v) for k, v in pairs if k.value == key), None)
+        if entry is None:
+            break
+        line, node = entry[0].start_mark.line + 1, entry[1]
+    return line

@@ -1,0 +1,158 @@
+"""Sections that the people on call change: the monitor, alerts, retrains and the gate."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from pipeline.params.section import Count, Port, Positive, Section, Share
+
+
+class Monitor(Section):
+    """Windows, calibration of drift alarms, and the harm flag; the promise is false alarms per week over all signals."""
+
+    poll_s: Positive
+    batch_rows: Count
+    late_s: Positive
+    remembered_answers: Count
+    windows_kept: Count
+    window_rows: Annotated[int, Field(ge=2)]
+    rows_per_unit: Count
+    min_reference_rows: Annotated[int, Field(ge=2)]
+    expected_rows_per_week: Positive
+    false_alarms_per_week: Positive
+    window_share: Annotated[float, Field(gt=0, lt=1)]
+    fit_share: Annotated[float, Field(gt=0, lt=1)]
+    null_draws: Annotated[int, Field(ge=100)]
+    check_draws: Count
+    check_level: Annotated[float, Field(gt=0, lt=1)]
+    cells: Annotated[int, Field(ge=8)]
+    axes: Count
+    kernel_features: Count
+    shrinkage: Annotated[float, Field(gt=0)]
+    ceiling: Annotated[float, Field(gt=1)]
+    examples: Count
+    words: Count
+    seed: int
+    tolerated_loss: Annotated[float, Field(gt=0, lt=1)]
+    harm_alpha: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    min_labels: Count
+
+
+class Alerts(Section):
+    """Thresholds of the alert rules, intervals of Prometheus and Alertmanager, and the destinations of notifications.
+
+    `*_s` are seconds. `none` turns a destination off. Secrets are in files, and only the file's name is here.
+    """
+
+    host: str
+    prometheus_port: Port
+    alertmanager_port: Port
+    inbox_port: Port
+    monitor_port: Port
+    receiver_port: Port
+    controller_port: Port
+    scrape_s: Count
+    evaluate_s: Count
+    resend_s: Count
+    bridge_s: Count
+    for_s: Count
+    keep_firing_s: Count
+    latency_limit_ms: Positive
+    latency_share: Annotated[float, Field(gt=0, lt=1)]
+    answered_share: Annotated[float, Field(gt=0, lt=1)]
+    burn_fast: Positive
+    burn_slow: Positive
+    min_requests: Count
+    refused_share: Annotated[float, Field(gt=0, lt=1)]
+    queue_share: Annotated[float, Field(gt=0, lt=1)]
+    monitor_stale_s: Count
+    monitor_lag_s: Count
+    controller_stale_s: Count
+    reference_max_age_s: Count
+    window_patience_s: Count
+    process_cpu_cores: Positive
+    process_memory_bytes: Count
+    node_cpu_share: Annotated[float, Field(gt=0, lt=1)]
+    node_memory_share: Annotated[float, Field(gt=0, lt=1)]
+    gpu_share: Annotated[float, Field(gt=0, lt=1)]
+    gpu_memory_share: Annotated[float, Field(gt=0, lt=1)]
+    runbooks: str
+    group_wait_s: Count
+    group_interval_s: Count
+    repeat_s: Count
+    remember_s: Count
+    switch_every_s: Count
+    switch_overdue_s: Count
+    switch_url: str
+    inbox: Literal["here", "none"]
+    inbox_messages: Count
+    webhook_url: str
+    slack_url_file: str
+    slack_channel: str
+    email_to: str
+    email_from: str
+    email_server: str
+    email_user: str
+    email_password_file: str
+    controller_url: str
+    controller_token_file: str
+
+    @field_validator("switch_overdue_s")
+    @classmethod
+    def _longer_than_a_healthy_heartbeat(cls, value: int, info: ValidationInfo) -> int:
+        known = info.data
+        slowest = sum(known.get(key, 0) for key in ("resend_s", "evaluate_s")) + 2 * known.get("switch_every_s", 0)
+        if value <= slowest:
+            sum_of = "resend_s + evaluate_s + 2 switch_every_s"
+            raise ValueError(f"a healthy heartbeat can be {slowest} s old ({sum_of}); this must be longer")
+        return value
+
+    @field_validator("for_s")
+    @classmethod
+    def _shorter_than_alertmanager_forgets(cls, value: int, info: ValidationInfo) -> int:
+        if value > 2 * info.data.get("resend_s", value):
+            raise ValueError(
+                "at most 2 resend_s: after a restart of Prometheus an alert must fire again before Alertmanager forgets it"
+            )
+        return value
+
+
+class Retrain(Section):
+    """Conditions under which an alert starts a retrain, and limits of its run. `*_s` are seconds."""
+
+    poll_s: Positive
+    settle_s: Annotated[float, Field(ge=0)]
+    cooldown_s: Annotated[float, Field(ge=0)]
+    patience_s: Positive
+    budget_s: Positive
+    min_labels: Count
+    disagreement: Annotated[float, Field(gt=0, le=1)]
+    proposal_people: Count
+    proposal_texts: Count
+    feedback_reach_s: Positive
+    lease_s: Positive
+    attempts: Count
+    retry_s: Annotated[float, Field(ge=0)]
+    run_limit_s: Positive
+    stop_within_s: Positive
+    max_unseen: Count
+    max_body_bytes: Count
+    body_within_s: Positive
+
+
+class Gate(Section):
+    """Conditions for publishing a retrained candidate, alone and against the champion; shares and accuracies are 0..1."""
+
+    min_accuracy: Share
+    min_f1_macro: Share
+    min_above_control: Annotated[float, Field(gt=-1, lt=1)]
+    rescore_tolerance: Annotated[float, Field(ge=0, lt=1)]
+    margin: Annotated[float, Field(gt=0, lt=1)]
+    margin_alpha: Annotated[float, Field(gt=0, lt=0.5)]
+    false_refusals: Annotated[float, Field(gt=0, lt=0.5)]
+    undecided: Literal["pass", "refuse"]
+    new_rows: Literal["better", "not_worse"]
+    min_new_rows: Count
+    new_alpha: Annotated[float, Field(gt=0, lt=0.5)]
+    class_margin: Share

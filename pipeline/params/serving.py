@@ -1,0 +1,60 @@
+"""Sections that the platform engineer changes: Triton, the gateway, jobs and the prediction log."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.params.section import Count, Port, Positive, Section
+
+
+class Serve(Section):
+    """Addresses of Triton; keep it on loopback, because it has no authentication."""
+
+    host: str
+    http_port: Port
+    grpc_port: Port
+    metrics_port: Port
+    ready_timeout_s: Positive
+
+
+class Gateway(Section):
+    """The HTTP API in front of Triton: its address, limits, deadline and cache."""
+
+    host: str
+    port: Port
+    deadline_ms: Count
+    max_waiting_texts: Count
+    max_texts: Count
+    max_body_bytes: Count
+    max_connections: Count
+    cache_entries: Annotated[int, Field(ge=0)]
+    cache_ttl_s: Positive
+    in_flight: Count
+    shadow_waiting_texts: Count
+    rate_limit_per_s: Annotated[float, Field(ge=0)]
+    routing_poll_ms: Count
+
+
+class Jobs(Section):
+    """Asynchronous jobs and their callbacks."""
+
+    workers: Annotated[int, Field(ge=0)]
+    max_texts: Count
+    max_waiting: Count
+    max_attempts: Count
+    lease_s: Positive
+    poll_ms: Count
+    retention_s: Positive
+    callback_attempts: Count
+    callback_timeout_s: Positive
+    callback_private: Literal["refuse", "allow"]
+
+
+class Log(Section):
+    """The prediction log: its location, its policy for texts, and the size and interval of its segments."""
+
+    url: str
+    text: Literal["keep", "hash"]
+    segment_rows: Count
+    flush_s: Positive
+    buffer_rows: Count
