@@ -91,7 +91,7 @@ windows = sa.Table(
     sa.Column("accuracy_estimate", sa.Float),
     sa.Column("accuracy_lower", sa.Float),
     sa.Column("accuracy_upper", sa.Float),
-    sa.Column("told", sa.Text, nullable=False),  # JSON: words and texts, where it alarmed
+    sa.Column("details", sa.Text, nullable=False),  # JSON: words and texts, where it alarmed
 )
 signals = sa.Table(
     "signals",
@@ -133,7 +133,7 @@ alerts = sa.Table(
     sa.Column("fingerprint", sa.String(200), nullable=False),
     sa.Column("starts_at", sa.Float, nullable=False),  # seconds of the epoch; with the fingerprint it names an episode
     sa.Column("status", sa.String(16), nullable=False),  # firing, resolved
-    sa.Column("heard_at", sa.Float, nullable=False),
+    sa.Column("received_at", sa.Float, nullable=False),
     sa.Column("body", sa.Text, nullable=False),  # JSON: the whole alert as it was sent, ASCII
     sa.Column("decision_id", sa.Integer),  # null: the controller has not seen it yet
     sa.UniqueConstraint("fingerprint", "starts_at", "status", name="one_alert_once"),
@@ -151,9 +151,9 @@ decisions = sa.Table(
     sa.Column("verdict", sa.String(16), nullable=False),  # waiting; then for good: started, joined, refused
     sa.Column("reason", sa.String(32), nullable=False),
     sa.Column("at", sa.Float, nullable=False),  # of the last change
-    sa.Column("heard_wall", sa.Float, nullable=False),
-    sa.Column("heard_mono", sa.Float, nullable=False),
-    sa.Column("heard_boot", sa.String(64), nullable=False),
+    sa.Column("received_wall", sa.Float, nullable=False),
+    sa.Column("received_mono", sa.Float, nullable=False),
+    sa.Column("received_boot", sa.String(64), nullable=False),
     sa.Column("facts", sa.Text, nullable=False),  # JSON: what the decision rests on
     sa.Column("retrain_id", sa.Integer),  # that it started or joined
     sa.UniqueConstraint("fingerprint", "starts_at", name="one_decision_an_episode"),

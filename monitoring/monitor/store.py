@@ -111,7 +111,7 @@ def _window(version: int, one: Judged) -> dict[str, Any]:
         "accuracy_estimate": accuracy and accuracy.estimate,
         "accuracy_lower": accuracy and accuracy.lower,
         "accuracy_upper": accuracy and accuracy.upper,
-        "told": json.dumps({"words": words, "examples": one.report.examples}, ensure_ascii=False),
+        "details": json.dumps({"words": words, "examples": one.report.examples}, ensure_ascii=False),
     }
 
 

@@ -25,7 +25,7 @@ class Heard(NamedTuple):
 
 def enter(connection: sa.Connection, heard: Sequence[Heard], now_s: float) -> int:
     """Enter alerts as they were heard; how many were new. One that is there already stays as it is."""
-    rows = [{**one._asdict(), "heard_at": now_s} for one in heard]
+    rows = [{**one._asdict(), "received_at": now_s} for one in heard]
     done = connection.execute(insert_new(connection, alerts), rows)
     return len(done.all())
 
@@ -39,7 +39,7 @@ def unseen(connection: sa.Connection) -> int:
 def new_episode(row: sa.Row[*tuple[Any, ...]], now: Moment) -> dict[str, Any]:
     """A new row of decisions: it waits, for no reason yet. Labels are data, of whatever kind the sender liked."""
     labels = json.loads(row.body).get("labels", {})
-    heard = {"heard_wall": now.wall, "heard_mono": now.mono, "heard_boot": now.boot}
+    received = {"received_wall": now.wall, "received_mono": now.mono, "received_boot": now.boot}
     return {
         "fingerprint": row.fingerprint,
         "starts_at": row.starts_at,
@@ -50,7 +50,7 @@ def new_episode(row: sa.Row[*tuple[Any, ...]], now: Moment) -> dict[str, Any]:
         "reason": "",
         "at": now.wall,
         "facts": "{}",
-        **heard,
+        **received,
     }
 
 

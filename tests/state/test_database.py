@@ -17,7 +17,7 @@ from serving.release.release_table import add_release, find_release, promote, ro
 from serving.release.routing import read_routes, set_routing
 from state import database as database_module
 from state.database import migrate, open_state, state_url
-from state.tables import metadata, releases, routing
+from state.tables import alerts, metadata, releases, routing
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:
@@ -110,6 +110,40 @@ def test_an_older_database_keeps_its_releases_when_it_is_migrated(state: sa.Engi
     with state.begin() as connection:
         assert roles(connection) == {"champion": 1}
         assert connection.execute(sa.select(routing.c.revision)).scalar_one() == 0
+
+
+OLD_ROWS = {  # at revision 0004: columns and values
+    "alerts": {"fingerprint": "f1", "starts_at": 1.0, "status": "firing", "heard_at": 2.0, "body": "{}"},
+    "decisions": {
+        "fingerprint": "f1", "starts_at": 1.0, "alertname": "EvergreenDrift", "is_over": False, "verdict": "waiting",
+        "reason": "", "at": 3.0, "heard_wall": 2.0, "heard_mono": 0.5, "heard_boot": "boot", "facts": "{}",
+    },
+    "windows": {"version": 1, "number": 1, "began_at": 0.0, "ended_at": 1.0, "rows": 200, "told": '{"words": []}'},
+}  # fmt: skip
+NEW_NAMES = {
+    "heard_at": "received_at",
+    "heard_wall": "received_wall",
+    "heard_mono": "received_mono",
+    "heard_boot": "received_boot",
+    "told": "details",
+}
+
+
+def test_rows_written_before_the_columns_got_plain_names_are_there_afterwards(state: sa.Engine) -> None:
+    move(state, "0004")
+    with state.begin() as connection:
+        for table, row in OLD_ROWS.items():
+            names, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+            connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)
+    migrate(state)
+    with state.begin() as connection:
+        for table, row in OLD_ROWS.items():
+            stored = connection.execute(sa.select(metadata.tables[table])).mappings().one()
+            expected = {NEW_NAMES.get(name, name): value for name, value in row.items()}
+            assert {name: stored[name] for name in expected} == expected
+    again = {name: value for name, value in OLD_ROWS["alerts"].items() if name != "heard_at"}
+    with pytest.raises(sa.exc.IntegrityError), state.begin() as connection:  # an alert is still entered once
+        connection.execute(alerts.insert().values(again | {"received_at": 9.0}))
 
 
 def test_eight_openers_of_a_fresh_database_get_along(database: str, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def _alert_link(asked: str, told: Sequence[Row], at: Stores) -> Link:
         facts: Facts = [
             ("summary", str(body.get("annotations", {}).get("summary", ""))),
             ("labels", ", ".join(f"{key}={value}" for key, value in body.get("labels", {}).items())),
-            *((row["status"], f"{moment(row['heard_at'])}, began {moment(row['starts_at'])}") for row in heard),
+            *((row["status"], f"{moment(row['received_at'])}, began {moment(row['starts_at'])}") for row in heard),
         ]
         return Link("alert", f"{body.get('labels', {}).get('alertname', asked)} {heard[-1]['fingerprint']}", tuple(facts))
     facts = []

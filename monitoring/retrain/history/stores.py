@@ -13,7 +13,7 @@ from pipeline.params import Params
 from serving.release.manifest import LINEAGE, model_name, repository
 from serving.release.release_table import UNIQUE_ROLES
 from state.database import read_state
-from state.tables import alerts, decisions, releases
+from state.tables import alerts, decisions, metadata, releases
 
 MOST_EPISODES = 20  # of one alert that are told
 Row = dict[str, Any]
@@ -38,8 +38,14 @@ class Stores(NamedTuple):
 def stores(home: Path, params: Params) -> Iterator[Stores]:
     """The stores, for reading."""
     with read_state(home) as connection:
-        tables = frozenset(sa.inspect(connection).get_table_names()) if connection is not None else frozenset()
-        yield Stores(home, params, connection, tables)
+        yield Stores(home, params, connection, _readable(connection) if connection is not None else frozenset())
+
+
+def _readable(connection: sa.Connection) -> frozenset[str]:
+    """Return the names of the tables that have every column this code reads; an older schema lacks some."""
+    present = sa.inspect(connection).get_multi_columns()
+    names = {table: {column["name"] for column in columns} for (_, table), columns in present.items()}
+    return frozenset(name for name, table in metadata.tables.items() if set(table.columns.keys()) <= names.get(name, set()))
 
 
 def version_of(asked: str, at: Stores) -> int | None:

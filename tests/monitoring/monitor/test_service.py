@@ -26,7 +26,7 @@ from tests.monitoring.homes import NOON, Gateway, log_rows, publish
 from tests.monitoring.worlds import LABELS, World, settings
 
 ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # what no database has a part in
-WINDOWS = ("version", "number", "began_at", "ended_at", "rows", "foreign_share", "told")
+WINDOWS = ("version", "number", "began_at", "ended_at", "rows", "foreign_share", "details")
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_drift_is_told_with_words_and_texts(own: Params, home: Path) -> None:
     labels = {"version": "1", "signal": "input_novelty"}
     assert value(monitor, "drift_log_e", **labels) > value(monitor, "drift_log_e_threshold", signal="input_novelty")  # type: ignore[operator]
     assert value(monitor, "drift_statistic", **labels) > value(monitor, "drift_statistic_threshold", **labels)  # type: ignore[operator]
-    assert "scooter" in rows_of(home, tables.windows, "told")[-1][0]
+    assert "scooter" in rows_of(home, tables.windows, "details")[-1][0]
 
 
 @ON_SQLITE

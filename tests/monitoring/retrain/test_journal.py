@@ -88,7 +88,7 @@ def test_an_end_that_comes_later_ends_the_same_episode(journal: Journal, engine:
     tell(engine, heard(status="resolved"))
     journal.see(after(9))
     (row,) = rows(engine, decisions)
-    assert (row.is_over, row.heard_mono) == (True, NOW.mono)
+    assert (row.is_over, row.received_mono) == (True, NOW.mono)
 
 
 def test_hostile_labels_are_kept_as_text(journal: Journal, engine: sa.Engine) -> None:

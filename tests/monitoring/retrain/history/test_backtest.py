@@ -101,7 +101,7 @@ def home(tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> Pat
                 "began_at": homes.NOON + number * HOUR,
                 "ended_at": homes.NOON + (number + 1) * HOUR,
             }
-            connection.execute(windows.insert().values(**window, rows=200, told="{}"))
+            connection.execute(windows.insert().values(**window, rows=200, details="{}"))
             one = {"value": 0.01, "threshold": 0.5, "p": 0.4, "log_e": 2.0 * number, "log_threshold": 7.0}
             rows = [
                 {"version": 1, "number": number, "signal": name, **one, "alarm": "stream" if number >= 4 else "none"}

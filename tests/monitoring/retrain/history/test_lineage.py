@@ -17,7 +17,7 @@ from pipeline.params import Params
 from serving.prediction_log.segments import Row
 from serving.release.manifest import model_name, repository
 from serving.release.release_table import add_release, promote
-from state.database import read_state
+from state.database import migrate, read_state
 from state.tables import alerts, decisions, feedback, releases, retrain_steps, retrains
 from tests.conftest import ROOT
 from tests.monitoring.homes import NOON, Gateway
@@ -59,7 +59,7 @@ def told(state: sa.Engine, tmp_path: Path) -> sa.Engine:
             promote(connection, version)
         heard = {"fingerprint": "f1a5", "starts_at": NOON, "body": json.dumps(body), "decision_id": 1}
         for status, at in (("firing", NOON + 30), ("resolved", NOON + 900)):
-            connection.execute(alerts.insert().values(status=status, heard_at=at, **heard))
+            connection.execute(alerts.insert().values(status=status, received_at=at, **heard))
         episode = {"fingerprint": "f1a5", "starts_at": NOON, "alertname": "EvergreenDrift", "version": 1, "is_over": True}
         decided = {
             "verdict": "started",
@@ -67,7 +67,7 @@ def told(state: sa.Engine, tmp_path: Path) -> sa.Engine:
             "at": NOON + 60,
             "facts": json.dumps({"new_labels": 140, "disagreement": None}),
         }
-        connection.execute(decisions.insert().values(**episode, **decided, **moments("heard", NOON + 30), retrain_id=1))
+        connection.execute(decisions.insert().values(**episode, **decided, **moments("received", NOON + 30), retrain_id=1))
         work = {
             "decision_id": 1,
             "model": "evergreen",
@@ -168,6 +168,13 @@ def test_a_database_from_before_the_journal_is_read_as_it_is(told: sa.Engine, tm
     move(told, "0003")
     assert [link.kind for link in chain("2", tmp_path, params)] == ["version", "made from", "parent", "decision"]
     assert "retrains" not in sa.inspect(told).get_table_names()  # nothing was migrated
+
+
+def test_a_table_with_older_column_names_is_left_out_of_the_chain(told: sa.Engine, tmp_path: Path, params: Params) -> None:
+    move(told, "0004")
+    assert [link.kind for link in chain("2", tmp_path, params)] == ["version", "made from", "parent", "retrain"]
+    migrate(told)
+    assert [link.kind for link in chain("2", tmp_path, params)][-2:] == ["decision", "alert"]
 
 
 def test_the_connection_for_reading_cannot_write(told: sa.Engine, tmp_path: Path) -> None:
