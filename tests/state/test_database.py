@@ -133,8 +133,7 @@ def test_rows_written_before_the_columns_got_plain_names_are_there_afterwards(st
     move(state, "0004")
     with state.begin() as connection:
         for table, row in OLD_ROWS.items():
-            names, values = ", ".join(row), ", ".join(f":{name}" for name in row)
-            connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)
+            connection.execute(sa.table(table, *map(sa.column, row)).insert().values(row))
     migrate(state)
     with state.begin() as connection:
         for table, row in OLD_ROWS.items():
