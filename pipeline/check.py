@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import ToolError
 from pipeline.home import find_home, main_worktree
-from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_impossible
+from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_conflicts
 from pipeline.network.base_model import base_folder, check_lora, local_folder
 from pipeline.params import load_params
 
@@ -20,7 +20,7 @@ def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     """One line for each thing found in order; raises at the first that is not. Writes nothing but the home folder."""
     params = load_params(params_file)
     yield f"{params_file}: every key is known"
-    refuse_impossible(params, local_folder(params.model), has_gpu(), cpu_flags())
+    refuse_conflicts(params, local_folder(params.model), has_gpu(), cpu_flags())
     yield f"{params_file}: its settings can work together"
     yield check_tools()
     from pipeline.stages.ingest import ingest  # here: above, every refusal of bad params would wait for them

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.network.base_model import base_folder
-from pipeline.network.checkpoint import Trained, load_trained
-from pipeline.network.classifier import TextClassifier, WithSketch, load_encoder, merge, sketch_projection
+from pipeline.network.classifier import ExportedModel, TextClassifier, load_encoder, merge_adapters, sketch_projection
 from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
+from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Params, load_params
 from pipeline.stages.export import export_padded
 
@@ -31,13 +31,13 @@ class Normalise(nn.Module):
         return F.normalize(embedding, dim=-1)
 
 
-def write_torch(trained: Trained, projection: Tensor, longest: int, exported: Path, folder: Path) -> None:
+def write_torch(trained: TrainedModel, projection: Tensor, longest: int, exported: Path, folder: Path) -> None:
     """`model.pt2`: the merged model as an exported program with free batch and length; it is read without pickle."""
     folder.mkdir(parents=True)
     batch, pieces = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("pieces", min=2, max=longest)
     free = {0: batch, 1: pieces}
     example = (torch.ones(3, 9, dtype=torch.int64), torch.ones(3, 9, dtype=torch.int64))
-    model = WithSketch(merge(trained.classifier), projection).eval()
+    model = ExportedModel(merge_adapters(trained.classifier), projection).eval()
     with torch.no_grad():
         program = torch.export.export(model, example, dynamic_shapes={"input_ids": free, "attention_mask": free})
     torch.export.save(program, folder / "model.pt2")
@@ -46,7 +46,7 @@ def write_torch(trained: Trained, projection: Tensor, longest: int, exported: Pa
 
 
 def write_control(
-    trained: Trained, rows: list[Example], params: Params, projection: Tensor, exported: Path, folder: Path
+    trained: TrainedModel, rows: list[Example], params: Params, projection: Tensor, exported: Path, folder: Path
 ) -> None:
     """The untouched encoder as ONNX, and the coefficients of logistic regression on its embeddings, as `evaluate` fits it."""
     folder.mkdir(parents=True)

@@ -72,7 +72,8 @@ def report(judge: Judge, watched: Watched | None, correct: Flags, settings: Moni
         "labelled": {"labels": len(correct), **(by_labels._asdict() if by_labels else {})},
         "harm_log_e": harm_log_e(correct, judge.known.accuracy, settings.tolerated_loss, settings.harm_alpha),
         "estimated_share": found and found.unlike_share,
-        "kinds": found and {"spoilt": found.spoilt_share, "foreign": found.out_of_distribution_share, "unexplained": found.unexplained},
+        "kinds": found
+        and {"spoilt": found.spoilt_share, "foreign": found.out_of_distribution_share, "unexplained": found.unexplained},
         "class_shares": _class_shares(judge, watched),
     }
 

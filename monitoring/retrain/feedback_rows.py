@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from monitoring.retrain.new_labels import Said, is_agreed
 from pipeline.atomic_write import written_whole
-from pipeline.data.records import Columns, make_example, spelling, text_id
+from pipeline.data.records import Columns, make_example, normalise_label, text_id
 from pipeline.params import Params, Retrain
 from serving.prediction_log.segments import read
 from serving.prediction_log.writer import log_url
@@ -67,7 +67,7 @@ def collect(
     left_out: Counter[str] = Counter()
     kept: dict[str, dict[str, str]] = {text_id(row["text"]): {"text": row["text"], "label": row["label"]} for row in before}
     learnt = labels | {row["label"] for row in kept.values()}
-    named = {spelling(label): label for label in sorted(learnt, reverse=True)}
+    named = {normalise_label(label): label for label in sorted(learnt, reverse=True)}
     of_text: dict[str, list[Opinion]] = defaultdict(list)
     shown: dict[str, str] = {}
     for opinion in sorted(opinions):
@@ -75,7 +75,7 @@ def collect(
         if text is None:
             left_out["without their text"] += 1
             continue
-        label = named.get(spelling(opinion.label), opinion.label)
+        label = named.get(normalise_label(opinion.label), opinion.label)
         row = _acceptable(text, label, params)
         if row is None:
             left_out["not acceptable"] += 1
@@ -158,5 +158,5 @@ def _agreed(opinions: Sequence[Opinion], said: Mapping[str, str], settings: Retr
     enough = [label for label in texts if is_agreed(Said(label, texts[label], len(people[label])), settings)]
     best: dict[str, str] = {}
     for label in sorted(enough, key=lambda label: (-texts[label], label)):
-        best.setdefault(spelling(label), label)
+        best.setdefault(normalise_label(label), label)
     return set(best.values())

@@ -197,7 +197,12 @@ def history(connection: sa.Connection, model: str) -> list[Past]:
 def _waiting(connection: sa.Connection) -> list[Episode]:
     return [
         Episode(
-            row.id, row.alertname, row.version, row.is_over, Moment(row.received_wall, row.received_mono, row.received_boot), row.reason
+            row.id,
+            row.alertname,
+            row.version,
+            row.is_over,
+            Moment(row.received_wall, row.received_mono, row.received_boot),
+            row.reason,
         )
         for row in connection.execute(statements.WAITING)
     ]

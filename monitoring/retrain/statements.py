@@ -45,7 +45,9 @@ MARK_SEEN = alerts.update().where(IS_IN_BATCH).values(decision_id=sa.select(deci
 # --- episodes are decided
 
 WAITING = (
-    sa.select(*columns(decisions, "id", "alertname", "version", "is_over", "received_wall", "received_mono", "received_boot", "reason"))
+    sa.select(
+        *columns(decisions, "id", "alertname", "version", "is_over", "received_wall", "received_mono", "received_boot", "reason")
+    )
     .where(IS_WAITING)
     .order_by(decisions.c.id)
 )

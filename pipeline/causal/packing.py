@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.network.batching import Pieces
 
-IGNORED = -100  # as torch's cross-entropy has it
+IGNORE_INDEX = -100  # as torch's cross-entropy has it
 
 
 class Sequences(NamedTuple):
@@ -37,7 +37,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def packed(sequences: Sequences, packs: Sequence[Sequence[int]], multiple: int = 1) -> dict[str, Tensor]:
+def packed_batch(sequences: Sequences, packs: Sequence[Sequence[int]], multiple: int = 1) -> dict[str, Tensor]:
     """A batch of packs, all (B, T) int64, T the longest one's pieces rounded up to a multiple.
 
     `attention_mask` numbers the sequences of a row from 1, 0 is padding; `position_ids` begin anew with each; `labels` are the
@@ -46,7 +46,7 @@ def packed(sequences: Sequences, packs: Sequence[Sequence[int]], multiple: int =
     widest = max(sum(len(sequences.pieces[one]) for one in pack) for pack in packs)
     shape = (len(packs), -(-widest // multiple) * multiple)
     batch = {name: torch.zeros(shape, dtype=torch.int64) for name in ("input_ids", "attention_mask", "position_ids")}
-    batch["labels"] = torch.full(shape, IGNORED)
+    batch["labels"] = torch.full(shape, IGNORE_INDEX)
     for row, pack in enumerate(packs):
         at = 0
         for number, one in enumerate(pack, start=1):

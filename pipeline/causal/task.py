@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from pipeline.causal.packing import IGNORED, Sequences, causal_mask, pack, packed
+from pipeline.causal.packing import IGNORE_INDEX, Sequences, causal_mask, pack, packed_batch
 from pipeline.learning.task import Task
-from pipeline.network.adapters import quantised, trainable
+from pipeline.network.adapters import make_trainable, quantisation_options
 from pipeline.network.base_model import check_lora
 from pipeline.network.batching import Batch
-from pipeline.network.precision import Precision, autocast, multiple_of
+from pipeline.network.precision import Precision, autocast, padding_multiple
 from pipeline.params import Causal
 
 
@@ -24,9 +24,9 @@ def load_causal(folder: Path, causal: Causal) -> nn.Module:
     check_lora(folder, causal)
     transformers.utils.logging.disable_progress_bar()
     base: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False, **quantised(causal.quantise)
+        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False, **quantisation_options(causal.quantise)
     )
-    return trainable(base.requires_grad_(False), causal)
+    return make_trainable(base.requires_grad_(False), causal)
 
 
 def causal_task(
@@ -34,34 +34,34 @@ def causal_task(
 ) -> Task:
     """Learn `train`, packed once; `val` is held against it by the share of pieces guessed right."""
     packs = pack([len(own) for own in train.pieces], causal.packed_pieces)
-    multiple = multiple_of(precision)
+    multiple = padding_multiple(precision)
 
     def batch(rows: list[int]) -> Batch:
-        return packed(train, [packs[row] for row in rows], multiple)
+        return packed_batch(train, [packs[row] for row in rows], multiple)
 
     def score() -> dict[str, float]:
         return validate(model, val, causal, batch_size=val_batch, precision=precision)
 
     lengths = [sum(len(train.pieces[one]) for one in own) for own in packs]
-    return Task(model, lengths, len(val.pieces), batch, next_piece_loss(precision), score, count=predicted)
+    return Task(model, lengths, len(val.pieces), batch, next_piece_loss(precision), score, count=count_predicted)
 
 
-def predicted(batch: Batch) -> int:
+def count_predicted(batch: Batch) -> int:
     """Pieces that the loss is a mean over."""
-    return int((batch["labels"] != IGNORED).sum())
+    return int((batch["labels"] != IGNORE_INDEX).sum())
 
 
 def next_piece_loss(precision: Precision) -> Callable[[nn.Module, Batch], Tensor]:
     """Mean cross-entropy over all pieces to be predicted, in fp32."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        logits, labels = scored(model, batch, precision)
+        logits, labels = predicted_logits(model, batch, precision)
         return F.cross_entropy(logits, labels)
 
     return loss
 
 
-def scored(model: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
+def predicted_logits(model: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
     """(N, V) fp32 logits of the pieces to be predicted, and (N,) what they are."""
     with autocast(batch["input_ids"].device.type, precision):
         logits = model(
@@ -71,7 +71,7 @@ def scored(model: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor
             use_cache=False,
         ).logits
     wanted = batch["labels"][:, 1:]
-    kept = wanted != IGNORED
+    kept = wanted != IGNORE_INDEX
     return logits[:, :-1][kept].float(), wanted[kept]
 
 
@@ -83,8 +83,8 @@ def validate(model: nn.Module, rows: Sequences, causal: Causal, *, batch_size: i
     loss, right, pieces = 0.0, 0, 0
     with torch.inference_mode():
         for start in range(0, len(packs), batch_size):
-            batch = {name: t.to(device) for name, t in packed(rows, packs[start : start + batch_size]).items()}
-            logits, labels = scored(model, batch, precision)
+            batch = {name: t.to(device) for name, t in packed_batch(rows, packs[start : start + batch_size]).items()}
+            logits, labels = predicted_logits(model, batch, precision)
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(dim=1) == labels).sum())
             pieces += len(labels)

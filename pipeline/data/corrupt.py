@@ -7,18 +7,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-KINDS = ("mistyped", "cut short", "thinned", "shuffled")
+CORRUPTIONS = ("mistyped", "cut short", "thinned", "shuffled")
 
 
-def spoil(texts: Sequence[str], mistyped: float, kept: float, seed: int) -> list[str]:
+def corrupt_texts(texts: Sequence[str], mistyped: float, kept: float, seed: int) -> list[str]:
     """Each text spoilt in one way, the ways in turn from a random first; none becomes empty.
 
     Up to a share `mistyped` of its letters is exchanged or swapped; of its words at least a share `kept` stays (and one).
     """
     rng = np.random.default_rng(seed)
     letters = sorted({c for text in texts for c in text.casefold() if c.isalpha()})
-    first = int(rng.integers(len(KINDS)))
-    return [_spoilt(text, KINDS[(first + row) % len(KINDS)], letters, mistyped, kept, rng) for row, text in enumerate(texts)]
+    first = int(rng.integers(len(CORRUPTIONS)))
+    return [
+        _spoilt(text, CORRUPTIONS[(first + row) % len(CORRUPTIONS)], letters, mistyped, kept, rng)
+        for row, text in enumerate(texts)
+    ]
 
 
 def _spoilt(text: str, kind: str, letters: Sequence[str], mistyped: float, kept: float, rng: np.random.Generator) -> str:

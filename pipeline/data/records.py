@@ -21,7 +21,7 @@ from pipeline.runtime.text import JOINERS, clean, fold
 TEXT_COLUMNS = ("text", "utterance", "query", "sentence")
 LABEL_COLUMNS = ("label", "category", "intent")
 MAX_LABEL_CHARS = 200
-OPTIONAL = ("group", "time", "source", "target")
+OPTIONAL_COLUMNS = ("group", "time", "source", "target")
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -78,15 +78,15 @@ def text_id(text: str) -> str:
     return hashlib.sha256(fold(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def spelling(label: str) -> str:
+def normalise_label(label: str) -> str:
     """The label in lower case, with `_`, `-` and white space between its words made one; `A-` and `A` stay two."""
     return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", label.casefold())
 
 
 def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: int, source: str) -> Example:
     """A validated example; raises pydantic's `ValidationError` when the row is not acceptable."""
-    named = {key: fields[key] for key in OPTIONAL if fields.get(key) not in (None, "")}
-    rest = {k: v for k, v in fields.items() if k not in {"id", *columns, *OPTIONAL} and v is not None}
+    named = {key: fields[key] for key in OPTIONAL_COLUMNS if fields.get(key) not in (None, "")}
+    rest = {k: v for k, v in fields.items() if k not in {"id", *columns, *OPTIONAL_COLUMNS} and v is not None}
     text = fields.get(columns.text)
     values = {
         "source": source,
@@ -99,7 +99,7 @@ def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: in
     return Example.model_validate(values, context={"max_text_chars": max_text_chars})
 
 
-def fault_of(error: ValidationError) -> str:
+def describe_fault(error: ValidationError) -> str:
     """What is wrong with a row that makes no example, in a few words."""
     first = error.errors()[0]
     field = str(first["loc"][0])

@@ -14,12 +14,12 @@ def side_of(row: Example, seed: int, *, val_share: float, test_share: float) -> 
     The label is left out: a group may span classes, and a label that feedback corrects must not carry a test row into training.
     Each class still gets its shares within binomial error, for the hash knows nothing of classes.
     """
-    place = place_of(f"{seed}\0{row.group or row.id}")
+    place = hash_to_unit(f"{seed}\0{row.group or row.id}")
     if place < test_share:
         return "test"
     return "val" if place < test_share + val_share else "train"
 
 
-def place_of(key: str) -> float:
+def hash_to_unit(key: str) -> float:
     """A number in [0, 1) that follows from the key alone."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

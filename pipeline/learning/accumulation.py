@@ -25,14 +25,14 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """A micro-batch, and its share of the batch's mean."""
 
     batch: Batch
     weight: float
 
 
-class Lanes:
+class WorkerPool:
     """So many threads that each compute a part with their share of the cores; one lane is the calling thread itself."""
 
     def __init__(self, count: int) -> None:
@@ -59,10 +59,10 @@ class Lanes:
             torch.set_num_threads(before)
 
 
-class Gradients:
+class GradientAccumulator:
     """Adds the gradients of a step; where memory runs out it halves the micro-batch, once."""
 
-    def __init__(self, task: Task, model: nn.Module, accelerator: Accelerator, lanes: Lanes, rounds: int) -> None:
+    def __init__(self, task: Task, model: nn.Module, accelerator: Accelerator, lanes: WorkerPool, rounds: int) -> None:
         self.task, self.model, self.accelerator, self.lanes = task, model, accelerator, lanes
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.rounds = rounds  # micro-batches one after the other
@@ -96,28 +96,28 @@ class Gradients:
             loss = self.accelerator.reduce(loss, "sum")  # a part's loss is weighted by its share of all processes' rows
         return float(loss), sum(part.batch["attention_mask"].numel() for part in parts)
 
-    def _parts(self, rows: list[int]) -> list[Part]:
+    def _parts(self, rows: list[int]) -> list[MicroBatch]:
         """This process's parts; one that has a part less than others computes one at weight 0, because they wait for it."""
-        processes, here = self.accelerator.num_processes, self.accelerator.process_index
-        split = split_evenly(rows, self.task.lengths, processes * self.rounds * self.lanes.count)
+        distributed_state, here = self.accelerator.num_processes, self.accelerator.process_index
+        split = split_evenly(rows, self.task.lengths, distributed_state * self.rounds * self.lanes.count)
         batches = [self.task.batch(own) for own in split]
         counts = [self.task.count(batch) for batch in batches]
-        parts = [Part(batch, count / sum(counts)) for batch, count in zip(batches, counts, strict=True)]
-        rounds = -(-len(parts) // processes)
-        own = parts[here::processes]
-        return own if len(own) == rounds else [*own, Part(parts[0].batch, 0.0)]
+        parts = [MicroBatch(batch, count / sum(counts)) for batch, count in zip(batches, counts, strict=True)]
+        rounds = -(-len(parts) // distributed_state)
+        own = parts[here::distributed_state]
+        return own if len(own) == rounds else [*own, MicroBatch(parts[0].batch, 0.0)]
 
-    def _one(self, part: Part, is_last: bool) -> float:
+    def _one(self, part: MicroBatch, is_last: bool) -> float:
         """Backward through one part; processes are reconciled with the last one."""
         with nullcontext() if is_last else self.accelerator.no_sync(self.model):
             loss = self.task.loss(self.model, self._here(part.batch)) * part.weight
             self.accelerator.backward(loss * self.accelerator.num_processes)  # their gradients are averaged
         return loss.item()
 
-    def _side_by_side(self, parts: Sequence[Part]) -> list[float]:
+    def _side_by_side(self, parts: Sequence[MicroBatch]) -> list[float]:
         """Each part in a lane; gradients are added in the parts' order, so that the sum is always the same."""
 
-        def one(part: Part) -> tuple[float, tuple[Tensor | None, ...]]:
+        def one(part: MicroBatch) -> tuple[float, tuple[Tensor | None, ...]]:
             loss = self.task.loss(self.model, part.batch) * part.weight
             return loss.item(), torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
@@ -133,12 +133,12 @@ class Gradients:
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
 
-def processes() -> PartialState:
+def distributed_state() -> PartialState:
     """Of this run: one, or those that `torchrun` or `accelerate launch` started; without a GPU they talk through gloo."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def step_seconds(task: Task, rows: list[int], steps: int) -> float:
+def median_step_seconds(task: Task, rows: list[int], steps: int) -> float:
     """Median seconds of the gradients of these rows, after one step that does not count; nothing is changed by it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = [p for p in task.model.to(device).parameters() if p.requires_grad]
@@ -148,7 +148,7 @@ def step_seconds(task: Task, rows: list[int], steps: int) -> float:
         torch.autograd.grad(loss, parameters, allow_unused=True)
 
     taken = []
-    with Lanes(task.lanes) as lanes, torch.random.fork_rng():
+    with WorkerPool(task.lanes) as lanes, torch.random.fork_rng():
         batches = [task.batch(own) for own in split_evenly(rows, task.lengths, lanes.count)]
         for _ in range(steps + 1):
             began = perf_counter()

@@ -8,12 +8,12 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.learning.consistency import divergence, twice
+from pipeline.learning.consistency import duplicate_rows, symmetric_kl
 from pipeline.learning.task import Task
 from pipeline.network.batching import Batch, Pieces, pad
 from pipeline.network.classifier import TextClassifier
-from pipeline.network.inference import Collate, in_batches
-from pipeline.network.precision import Precision, autocast, multiple_of
+from pipeline.network.inference import Collate, infer_in_batches
+from pipeline.network.precision import Precision, autocast, padding_multiple
 from pipeline.params import Train
 
 
@@ -30,12 +30,12 @@ class Rows(NamedTuple):
         return {**own, "labels": self.targets[rows]}
 
 
-def classification(
+def classification_task(
     classifier: TextClassifier, train: Rows, val: Rows, settings: Train, precision: Precision, lanes: int = 1
 ) -> Task:
     """Learn `train` with this classifier, hold it against `val`; layers that are written out compute in `lanes`."""
     written = classifier.written
-    multiple = multiple_of(precision)
+    multiple = padding_multiple(precision)
 
     def batch(rows: list[int]) -> Batch:
         made = train.batch(rows, multiple)
@@ -45,12 +45,12 @@ def classification(
         return validate(classifier, val, batch_size=2 * settings.batch_size, precision=precision)
 
     lengths = [len(own) for own in train.pieces]
-    task = Task(classifier, lengths, len(val.pieces), batch, loss_of(settings, precision), score)
+    task = Task(classifier, lengths, len(val.pieces), batch, classification_loss(settings, precision), score)
     task = task._replace(precision=precision)
     return task if written is None else task._replace(prepare=written.refreshes(), lanes=lanes)
 
 
-def loss_of(settings: Train, precision: Precision) -> Callable[[nn.Module, Batch], Tensor]:
+def classification_loss(settings: Train, precision: Precision) -> Callable[[nn.Module, Batch], Tensor]:
     """Mean cross-entropy of a batch with label smoothing (Szegedy et al. 2016), and what holds two passes of it together.
 
     The loss itself is computed in fp32.
@@ -59,12 +59,12 @@ def loss_of(settings: Train, precision: Precision) -> Callable[[nn.Module, Batch
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         ids, mask, labels = (batch[name] for name in ("input_ids", "attention_mask", "labels"))
         if settings.consistency:
-            ids, mask, labels = twice(ids), twice(mask), twice(labels)
+            ids, mask, labels = duplicate_rows(ids), duplicate_rows(mask), duplicate_rows(labels)
         seed = int(batch["seed"]) if "seed" in batch else None  # drawn with the batch: threads share no generator
         with autocast(ids.device.type, precision):
             logits = model(ids, mask, seed).float()
         entropy = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        return entropy + settings.consistency * divergence(logits) if settings.consistency else entropy
+        return entropy + settings.consistency * symmetric_kl(logits) if settings.consistency else entropy
 
     return loss
 
@@ -73,7 +73,7 @@ def validate(classifier: TextClassifier, rows: Rows, *, batch_size: int, precisi
     """Loss without smoothing, accuracy and macro-F1 on held-out rows."""
     classifier.eval()
     device = classifier.head.weight.device
-    logits = in_batches(
+    logits = infer_in_batches(
         classifier.forward, rows.pieces, batch_size=batch_size, precision=precision, device=device, collate=rows.collate
     )
     guesses = logits.argmax(dim=1).numpy()
@@ -84,11 +84,13 @@ def validate(classifier: TextClassifier, rows: Rows, *, batch_size: int, precisi
     }
 
 
-def start_from_class_means(classifier: TextClassifier, rows: Rows, *, batch_size: int, precision: Precision) -> None:
+def init_head_from_class_means(classifier: TextClassifier, rows: Rows, *, batch_size: int, precision: Precision) -> None:
     """Put the head where the untrained encoder already sees each class: at the mean direction of its training rows."""
     embed = classifier.eval().embed
     device = classifier.head.weight.device
-    embeddings = in_batches(embed, rows.pieces, batch_size=batch_size, precision=precision, device=device, collate=rows.collate)
+    embeddings = infer_in_batches(
+        embed, rows.pieces, batch_size=batch_size, precision=precision, device=device, collate=rows.collate
+    )
     classes, width = classifier.head.weight.shape
     sums = torch.zeros(classes, width).index_add_(0, rows.targets, F.normalize(embeddings, dim=-1))
     with torch.no_grad():

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def twice(rows: Tensor) -> Tensor:
+def duplicate_rows(rows: Tensor) -> Tensor:
     """(B, …) → (2B, …), the copies behind."""
     return torch.cat([rows, rows])
 
 
-def divergence(logits: Tensor) -> Tensor:
+def symmetric_kl(logits: Tensor) -> Tensor:
     """(2B, classes), copies behind → the mean over rows of both answers' mean Kullback-Leibler divergence from each other."""
     first, second = F.log_softmax(logits, dim=-1).chunk(2)
     there = F.kl_div(first, second, reduction="batchmean", log_target=True)

@@ -16,7 +16,7 @@ class Progress(NamedTuple):
     improved: bool = False
 
 
-def watched(scores: dict[str, float], train: Train) -> float:
+def watched_score(scores: dict[str, float], train: Train) -> float:
     """The score that is watched, turned so that more is better."""
     return -scores["loss"] if train.watch == "loss" else scores[train.watch]
 

@@ -7,7 +7,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.learning.optim import layer_of
+from pipeline.learning.optim import layer_number
 from pipeline.params import Train, rates_by_pattern
 
 
@@ -30,7 +30,7 @@ def freeze(model: nn.Module, train: Train) -> int:
     if not any(p.requires_grad for p in model.parameters()):
         do = "take patterns from train.frozen, or raise train.trained_layers"
         raise InputError("train.frozen in params.yaml", "nothing is left to train", do)
-    cut = lowest_trained(model)
+    cut = lowest_trained_layer(model)
     for name, module in model.named_modules():
         if _is_below(f"{name}.", cut):
             _to_rest(module)
@@ -45,21 +45,21 @@ def trained_share(model: nn.Module) -> float:
 
 def count_layers(names: list[str]) -> int:
     """How many layers these parameters belong to."""
-    return 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
+    return 1 + max((layer for name in names if (layer := layer_number(name)) is not None), default=-1)
 
 
-def lowest_trained(model: nn.Module) -> int:
+def lowest_trained_layer(model: nn.Module) -> int:
     """The number of the lowest layer that something is trained in; 0 when embeddings are, all layers when only a head is."""
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     if any("embed" in name for name in trained):
         return 0
-    numbers = [layer for name in trained if (layer := layer_of(name)) is not None]
+    numbers = [layer for name in trained if (layer := layer_number(name)) is not None]
     return min(numbers, default=count_layers([name for name, _ in model.named_parameters()]))
 
 
 def _is_below(name: str, cut: int) -> bool:
     """Whether a parameter or module belongs to embeddings or layers under the cut."""
-    layer = layer_of(name)
+    layer = layer_number(name)
     return cut > 0 and ("embed" in name if layer is None else layer < cut)
 
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from pipeline.errors import RefusedError
 from pipeline.params import Train
 
-JUDGED_FROM = 20  # norms that a median needs before a norm is held against it
+MIN_NORMS = 20  # norms that a median needs before a norm is held against it
 
 
-class Guard(NamedTuple):
+class GuardState(NamedTuple):
     """What the guard remembers from step to step."""
 
     norms: tuple[float, ...] = ()  # of good steps, the last `explosion_window`
@@ -33,14 +33,16 @@ GOOD = Verdict("good", True)
 SCALED_DOWN = Verdict("loss scale", True)  # taken, so that the scaler sees its overflow: it skips the step and halves its scale
 
 
-def judge(guard: Guard, loss: float, norm: float, train: Train, loss_scale: float = 1.0) -> tuple[Guard, Verdict]:
+def evaluate_step(
+    guard: GuardState, loss: float, norm: float, train: Train, loss_scale: float = 1.0
+) -> tuple[GuardState, Verdict]:
     """Hold the global gradient norm (before clipping) against the limit; a bad step lowers the rate, good ones raise it again.
 
     An overflow under a loss scale above 1 (fp16, Micikevicius et al. 2018) is the scale's fault, and the scaler's to mend: it is
     no bad step. At scale 1 nothing is left to lower, and it is one.
     """
     if isfinite(loss) and isfinite(norm):
-        if norm <= limit(guard, train):
+        if norm <= norm_limit(guard, train):
             return _after_good(guard, norm, train), GOOD
         verdict = Verdict("exploded", train.on_explosion == "clip")
     elif isfinite(loss) and loss_scale > 1:
@@ -48,17 +50,17 @@ def judge(guard: Guard, loss: float, norm: float, train: Train, loss_scale: floa
     else:
         verdict = Verdict("not finite", False)
     lowered = guard.rate * train.explosion_backoff
-    return Guard(guard.norms, lowered, guard.bad_in_a_row + 1, guard.acts + 1), verdict
+    return GuardState(guard.norms, lowered, guard.bad_in_a_row + 1, guard.acts + 1), verdict
 
 
-def limit(guard: Guard, train: Train) -> float:
+def norm_limit(guard: GuardState, train: Train) -> float:
     """The norm above which a step has exploded: a number, or so many times the median of the good ones; infinite at first."""
     if train.explosion == "absolute":
         return train.explosion_norm
-    return train.explosion_norm * median(guard.norms) if len(guard.norms) >= JUDGED_FROM else inf
+    return train.explosion_norm * median(guard.norms) if len(guard.norms) >= MIN_NORMS else inf
 
 
-def refuse_hopeless(guard: Guard, verdict: Verdict, step: int, loss: float, norm: float, train: Train) -> None:
+def refuse_after_bad_steps(guard: GuardState, verdict: Verdict, step: int, loss: float, norm: float, train: Train) -> None:
     """Raise `RefusedError` after `max_bad_steps` bad steps in a row."""
     if guard.bad_in_a_row >= train.max_bad_steps:
         what = f"{guard.bad_in_a_row} bad steps in a row; the last one: {verdict.name}, loss {loss:.4g}, gradient norm {norm:.4g}"
@@ -66,7 +68,7 @@ def refuse_hopeless(guard: Guard, verdict: Verdict, step: int, loss: float, norm
         raise RefusedError(f"the training, step {step}", what, do)
 
 
-def _after_good(guard: Guard, norm: float, train: Train) -> Guard:
+def _after_good(guard: GuardState, norm: float, train: Train) -> GuardState:
     """One halving is undone in `recovery_steps` good steps; with 0 the rate stays where it is."""
     risen = guard.rate * (1 / train.explosion_backoff) ** (1 / train.recovery_steps) if train.recovery_steps else guard.rate
-    return Guard((*guard.norms, norm)[-train.explosion_window :], min(1.0, risen), 0, guard.acts)
+    return GuardState((*guard.norms, norm)[-train.explosion_window :], min(1.0, risen), 0, guard.acts)

@@ -44,7 +44,7 @@ def spread_labels(graph: sparse.csr_matrix, targets: NDArray[np.int64], classes:
     return come
 
 
-def most_certain(come: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def strongest_class(come: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Of each row its strongest class, and that class's share of all that came; class `UNKNOWN` and 0 where nothing came."""
     total = come.sum(axis=1)
     reached = total > 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def in_parts(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+def memory_by_part(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
     """Bytes: the most ever held (on a GPU by tensors, else by the process), and its parts; `rest` is activations and all else."""
     frozen = sum(_bytes(p) for p in model.parameters() if not p.requires_grad)
     trained = sum(_bytes(p) for p in model.parameters() if p.requires_grad)

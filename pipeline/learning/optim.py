@@ -12,7 +12,7 @@ from pipeline.params import Train, rates_by_pattern
 LAYER = re.compile(r"\.(?:layer|layers|h|block|blocks)\.(\d+)\.")
 
 
-class Group(NamedTuple):
+class ParameterGroup(NamedTuple):
     """Parameters with one peak rate and one weight decay."""
 
     name: str  # head | embeddings | layer 3 | encoder, where all layers learn alike
@@ -20,13 +20,13 @@ class Group(NamedTuple):
     decay: float
 
 
-def layer_of(name: str) -> int | None:
+def layer_number(name: str) -> int | None:
     """The number of the encoder layer that a parameter belongs to; None outside of them."""
     found = LAYER.search(name)
     return int(found[1]) if found else None
 
 
-def group_of(name: str, parameter: Tensor, layers: int, train: Train) -> Group:
+def parameter_group(name: str, parameter: Tensor, layers: int, train: Train) -> ParameterGroup:
     """Rates rise geometrically from `bottom_lr` to `encoder_lr` (discriminative fine-tuning, Howard & Ruder 2018).
 
     The head, being young, learns faster; it does not decay, and neither do norms and biases. A pattern of `lr_rules` wins.
@@ -34,38 +34,42 @@ def group_of(name: str, parameter: Tensor, layers: int, train: Train) -> Group:
     decay = 0.0 if parameter.ndim < 2 or name.startswith("head.") else train.weight_decay
     for pattern, rate in rates_by_pattern(train.lr_rules).items():
         if fnmatchcase(name, pattern):
-            return Group(pattern, rate, decay)
+            return ParameterGroup(pattern, rate, decay)
     if name.startswith("head."):
-        return Group("head", train.head_lr, decay)
+        return ParameterGroup("head", train.head_lr, decay)
     if train.bottom_lr == train.encoder_lr:
-        return Group("encoder", train.encoder_lr, decay)
-    layer = layer_of(name)
+        return ParameterGroup("encoder", train.encoder_lr, decay)
+    layer = layer_number(name)
     if layer is None:
-        return Group("embeddings", train.bottom_lr, decay) if "embed" in name else Group("top", train.encoder_lr, decay)
+        return (
+            ParameterGroup("embeddings", train.bottom_lr, decay)
+            if "embed" in name
+            else ParameterGroup("top", train.encoder_lr, decay)
+        )
     height = layer / max(1, layers - 1)
-    return Group(f"layer {layer}", train.bottom_lr * (train.encoder_lr / train.bottom_lr) ** height, decay)
+    return ParameterGroup(f"layer {layer}", train.bottom_lr * (train.encoder_lr / train.bottom_lr) ** height, decay)
 
 
-def grouped(model: nn.Module, train: Train) -> dict[Group, list[nn.Parameter]]:
+def parameter_groups(model: nn.Module, train: Train) -> dict[ParameterGroup, list[nn.Parameter]]:
     """What is trainable, by group, bottom first."""
-    layers = 1 + max((layer_of(name) or 0 for name, _ in model.named_parameters()), default=0)
-    groups: dict[Group, list[nn.Parameter]] = {}
+    layers = 1 + max((layer_number(name) or 0 for name, _ in model.named_parameters()), default=0)
+    groups: dict[ParameterGroup, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(group_of(name, parameter, layers, train), []).append(parameter)
+            groups.setdefault(parameter_group(name, parameter, layers, train), []).append(parameter)
     return groups
 
 
-def peaks(model: nn.Module, train: Train) -> dict[str, float]:
+def peak_rates(model: nn.Module, train: Train) -> dict[str, float]:
     """Peak rate of each group by its name."""
-    return {group.name: group.peak for group in grouped(model, train)}
+    return {group.name: group.peak for group in parameter_groups(model, train)}
 
 
-def optimizer_of(model: nn.Module, train: Train) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
     """The optimiser that params name, over what is trainable; `set_rates` moves its rates."""
     groups = [
         {"params": own, "lr": group.peak, "peak": group.peak, "weight_decay": group.decay}
-        for group, own in grouped(model, train).items()
+        for group, own in parameter_groups(model, train).items()
     ]
     betas = (train.beta1, train.beta2)
     match train.optimizer:

@@ -8,21 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.network.base_model import refuse_targets
+from pipeline.network.base_model import refuse_unknown_targets
 from pipeline.params import Model, Params, Train
 
 NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
-def refuse_impossible(params: Params, base: Path | None, has_gpu: bool, cpu_flags: set[str]) -> None:
+def refuse_conflicts(params: Params, base: Path | None, has_gpu: bool, cpu_flags: set[str]) -> None:
     """Raise `InputError` at the first combination that cannot work; `base` is None while its files are not here."""
     refuse_precision(params.train.precision, has_gpu, cpu_flags)
     refuse_rates(params.train)
-    refuse_quantised_learning(params.model)
-    refuse_equal_passes(params.train, params.model)
+    refuse_training_quantised(params.model)
+    refuse_consistency_without_dropout(params.train, params.model)
     if base is not None:
-        refuse_layers(params.train, base)
-        refuse_targets(params.model, base)
+        refuse_too_many_layers(params.train, base)
+        refuse_unknown_targets(params.model, base)
 
 
 def refuse_precision(precision: str, has_gpu: bool, cpu_flags: set[str]) -> None:
@@ -42,14 +42,14 @@ def refuse_rates(train: Train) -> None:
         )
 
 
-def refuse_quantised_learning(model: Model) -> None:
+def refuse_training_quantised(model: Model) -> None:
     """Weights of 4 or 8 bits cannot be moved by a gradient."""
     if model.method == "full" and model.quantise != "none":
         what = f"`quantise` = {model.quantise} holds the base still, and `method` = full trains it"
         raise InputError("params.yaml, model.quantise", what, "the nearest that works: none (or: method: lora)")
 
 
-def refuse_equal_passes(train: Train, model: Model) -> None:
+def refuse_consistency_without_dropout(train: Train, model: Model) -> None:
     """Two passes without dropout are one pass, paid twice."""
     if train.consistency and not (model.dropout or (model.lora_dropout and model.method == "lora")):
         what = (
@@ -58,7 +58,7 @@ def refuse_equal_passes(train: Train, model: Model) -> None:
         raise InputError("params.yaml, train.consistency", what, "the nearest that works: 0.0 (or: model.dropout: 0.1)")
 
 
-def refuse_layers(train: Train, base: Path) -> None:
+def refuse_too_many_layers(train: Train, base: Path) -> None:
     """No more layers can be trained than there are."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     layers = config.get("num_hidden_layers", config.get("n_layers"))

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from pipeline.atomic_write import written_whole
 from pipeline.data.records import write_json
-from pipeline.learning.optim import layer_of
-from pipeline.learning.resume import forget_others
+from pipeline.learning.optim import layer_number
+from pipeline.learning.resume import delete_expired
 from pipeline.network.batching import Pieces, pad, sorted_batches
 from pipeline.network.inference import Collate
 from pipeline.network.precision import Precision
@@ -35,7 +35,7 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}  # of a hidden state, which layer norm k
 log = structlog.get_logger()
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a text's hidden states lie: rows `start` to `start + length` of a segment."""
 
     segment: int
@@ -50,13 +50,13 @@ class _ReachedError(Exception):
         self.hidden = hidden
 
 
-class Store:
+class SegmentStore:
     """Segments of hidden states in one folder, written whole and never changed; bf16 lies there as its bits."""
 
     def __init__(self, folder: Path, precision: Precision) -> None:
         self.folder, self.dtype = folder, torch.bfloat16 if precision == "bf16" else torch.float32
         self.segments: list[NDArray[Any]] = []
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, Location] = {}
         for index in sorted(folder.glob("*.json")):
             self._open(index)
 
@@ -71,7 +71,7 @@ class Store:
         write_json(self.folder / f"{name}.json", {key: len(hidden) for key, hidden in rows.items()})
         self._open(self.folder / f"{name}.json")
 
-    def read(self, place: Place) -> Tensor:
+    def read(self, place: Location) -> Tensor:
         """(T, W) as it was kept."""
         own = self.segments[place.segment][place.start : place.start + place.length]
         return torch.from_numpy(np.array(own)).view(self.dtype)
@@ -79,7 +79,7 @@ class Store:
     def _open(self, index: Path) -> None:
         start = 0
         for key, length in json.loads(index.read_text(encoding="utf-8")).items():
-            self.places[key] = Place(len(self.segments), start, length)
+            self.places[key] = Location(len(self.segments), start, length)
             start += length
         self.segments.append(np.load(index.with_suffix(".npy"), mmap_mode="r"))
 
@@ -89,15 +89,15 @@ class PrefixCache:
 
     def __init__(self, encoder: nn.Module, cut: int, home: Path, precision: Precision) -> None:
         self.encoder, self.cut, self.precision = encoder, cut, precision
-        folder = home / "prefix" / digest_below(encoder, cut, precision)
+        folder = home / "prefix" / lower_layers_digest(encoder, cut, precision)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
-        forget_others(folder)
-        self.store = Store(folder, precision)
+        delete_expired(folder)
+        self.store = SegmentStore(folder, precision)
 
     def collate(self, pieces: Pieces, batch_size: int) -> Collate:
         """Batches of these texts with hidden states (B, T, W) where pieces would be; computes what is not there yet."""
-        keys = [key_of(own) for own in pieces]
+        keys = [text_key(own) for own in pieces]
         self._fill({key: own for key, own in zip(keys, pieces, strict=True) if key not in self.store.places}, batch_size)
         places = [self.store.places[key] for key in keys]
 
@@ -123,7 +123,7 @@ class PrefixCache:
     def entering(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) → (B, T, W) on the CPU: what layer `cut` is given."""
         device = next(self.encoder.parameters()).device
-        hook = layers_of(self.encoder)[self.cut].register_forward_pre_hook(_leave, with_kwargs=True)
+        hook = encoder_layers(self.encoder)[self.cut].register_forward_pre_hook(_leave, with_kwargs=True)
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 self.encoder(input_ids=input_ids.to(device), attention_mask=attention_mask.to(device))
@@ -136,7 +136,7 @@ class PrefixCache:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the encoder takes hidden states as `inputs_embeds` and begins at layer `cut`."""
-        skipped = [*layers_of(self.encoder)[: self.cut], *_embeddings(self.encoder)]
+        skipped = [*encoder_layers(self.encoder)[: self.cut], *_embeddings(self.encoder)]
         for module in skipped:
             module.forward = _hand_on
         try:
@@ -167,22 +167,22 @@ class PrefixCache:
         return float((found - expected).float().abs().cpu()[mask.bool()].max())
 
 
-def key_of(pieces: Sequence[int]) -> str:
+def text_key(pieces: Sequence[int]) -> str:
     """A text by its pieces."""
     return sha256(np.asarray(pieces, dtype=np.int32).tobytes()).hexdigest()[:32]
 
 
-def digest_below(encoder: nn.Module, cut: int, precision: Precision) -> str:
+def lower_layers_digest(encoder: nn.Module, cut: int, precision: Precision) -> str:
     """Of everything that what enters layer `cut` depends on, but for the text."""
     found = sha256(f"{cut} {precision} torch {torch.__version__} transformers {transformers.__version__}".encode())
     for name, parameter in encoder.named_parameters():
-        layer = layer_of(name)
+        layer = layer_number(name)
         if "lora_" not in name and ((layer is None and "embed" in name) or (layer is not None and layer < cut)):
             found.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
     return found.hexdigest()[:24]
 
 
-def layers_of(encoder: nn.Module) -> nn.ModuleList:
+def encoder_layers(encoder: nn.Module) -> nn.ModuleList:
     """The encoder's own layers: the module list that has as many as its configuration says."""
     base = _unwrapped(encoder)
     lists = [module for module in base.modules() if isinstance(module, nn.ModuleList)]

@@ -20,16 +20,17 @@ from torch import nn
 
 from pipeline.atomic_write import written_whole
 from pipeline.data.records import write_json
-from pipeline.learning.training_state import State, put_back, trainable
+from pipeline.learning.training_state import TrainingState, load_parameters
+from pipeline.network.classifier import trainable_state
 
-KEPT = 2  # the newest; one is enough unless it turns out to be damaged
-FORGOTTEN_AFTER_S = 7 * 86400  # what nobody came back to
+NEWEST_KEPT = 2  # the newest; one is enough unless it turns out to be damaged
+EXPIRES_AFTER_S = 7 * 86400  # what nobody came back to
 Inputs = dict[str, str]  # name → value or digest
 Snapshot = dict[str, Any]
 log = structlog.get_logger()
 
 
-class Found(NamedTuple):
+class Checkpoint(NamedTuple):
     """A sound checkpoint and what its marker says."""
 
     path: Path
@@ -43,7 +44,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, inputs: Inputs, every_s: float) -> None:
         self.folder, self.inputs, self.every_s = folder, inputs, every_s
-        self.found = newest(folder)  # to go on from
+        self.found = newest_checkpoint(folder)  # to go on from
         self.run = self.found.run if self.found else None  # is noted in the markers
         self._written = time.monotonic()
 
@@ -60,14 +61,14 @@ class Checkpoints:
                 torch.save(snapshot, part)
                 digest = _digest(part)
             write_json(path.with_suffix(".json"), {"sha256": digest, "step": step, "run": self.run, "inputs": self.inputs})
-            for old in sorted(self.folder.glob("step-*.pt"))[:-KEPT]:
+            for old in sorted(self.folder.glob("step-*.pt"))[:-NEWEST_KEPT]:
                 old.with_suffix(".json").unlink(missing_ok=True)
                 old.unlink()
         except (OSError, RuntimeError) as error:  # torch raises its own where a disk is full
             log.warning("checkpoint_not_written", path=str(path), error=str(error)[:300])
 
 
-def newest(folder: Path) -> Found | None:
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest sound checkpoint; what is damaged or unmarked is told and passed over."""
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         marker = _marker(path)
@@ -76,38 +77,38 @@ def newest(folder: Path) -> Found | None:
         elif _digest(path) != marker["sha256"]:
             log.warning("checkpoint_passed_over", path=str(path), reason="its bytes are not those that were written")
         else:
-            return Found(path, marker["step"], marker["run"], marker["inputs"])
+            return Checkpoint(path, marker["step"], marker["run"], marker["inputs"])
     return None
 
 
-def snapshot(state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
+def snapshot(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
     """All that is needed to go on bit for bit (on a CPU): the state, what is trained, the optimiser's state, random numbers."""
     return {
         "state": state.written(),
         "best": state.best,
-        "parameters": trainable(model),
+        "parameters": trainable_state(model),
         "optimizer": optimizer.state_dict(),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all(),
     }
 
 
-def resumed(checkpoints: Checkpoints, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
+def restore_checkpoint(checkpoints: Checkpoints, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState | None:
     """Put the newest checkpoint back; None when there is none to go on from."""
     found = checkpoints.found
     if found is None:
         return None
     saved = torch.load(found.path, map_location="cpu", weights_only=True)
-    put_back(model, saved["parameters"])
+    load_parameters(model, saved["parameters"])
     optimizer.load_state_dict(saved["optimizer"])
     torch.set_rng_state(saved["random"])
     torch.cuda.set_rng_state_all(saved["random_cuda"])
     log.info("training_resumed", from_step=found.step, checkpoint=str(found.path))
-    return State.read(saved["state"], saved["best"])
+    return TrainingState.read(saved["state"], saved["best"])
 
 
 @contextmanager
-def checkpoints_of(inputs: Inputs, home: Path, every_s: float) -> Iterator[Checkpoints | None]:
+def open_checkpoints(inputs: Inputs, home: Path, every_s: float) -> Iterator[Checkpoints | None]:
     """The checkpoints of this training, meanwhile ours alone, and removed when the block ends well.
 
     None while another process trains on the same inputs: this one then goes on without.
@@ -121,7 +122,7 @@ def checkpoints_of(inputs: Inputs, home: Path, every_s: float) -> Iterator[Check
         yield None
         return
     try:
-        forget_others(own)
+        delete_expired(own)
         checkpoints = Checkpoints(own, inputs, every_s)
         if checkpoints.found is None:
             _tell_of_others(everyone, inputs)
@@ -139,10 +140,10 @@ def _is_acquired(lock: BaseFileLock) -> bool:
     return True
 
 
-def forget_others(own: Path) -> None:
+def delete_expired(own: Path) -> None:
     """Delete the folders beside this one that nobody has come back to for a week."""
     for folder in own.parent.iterdir():
-        if folder.is_dir() and folder != own and time.time() - folder.stat().st_mtime > FORGOTTEN_AFTER_S:
+        if folder.is_dir() and folder != own and time.time() - folder.stat().st_mtime > EXPIRES_AFTER_S:
             rmtree(folder, ignore_errors=True)
 
 
@@ -162,7 +163,7 @@ def _digest(path: Path) -> str:
 def _tell_of_others(everyone: Path, ours: Inputs) -> None:
     """Where something else was interrupted, say which inputs of ours differ from its."""
     folders = sorted({path.parent for path in everyone.glob("*/step-*.json")}, key=lambda folder: folder.stat().st_mtime)
-    other = newest(folders[-1]) if folders else None
+    other = newest_checkpoint(folders[-1]) if folders else None
     if other:
         names = sorted(name for name in other.inputs.keys() | ours.keys() if other.inputs.get(name) != ours.get(name))
         log.warning("training_starts_anew", instead_of_step=other.step, because_these_changed=", ".join(names))

@@ -6,14 +6,14 @@ from typing import NamedTuple
 from pipeline.params import Train
 
 
-class Span(NamedTuple):
+class RunLength(NamedTuple):
     """How long a run is, in steps."""
 
     total: int
     an_epoch: int
 
     @classmethod
-    def of(cls, rows: int, train: Train) -> "Span":
+    def of(cls, rows: int, train: Train) -> "RunLength":
         """The span of so many epochs over so many rows; the last batch of an epoch may be small."""
         an_epoch = -(-rows // train.batch_size)
         return cls(an_epoch * train.epochs, an_epoch)
@@ -27,7 +27,7 @@ class Plateau(NamedTuple):
     factor: float = 1.0
 
 
-def factor(step: int, span: Span, train: Train) -> float:
+def lr_factor(step: int, span: RunLength, train: Train) -> float:
     """Factor on the peak rate at `step` (from 0): linear to 1 over the warm-up, then down as `train.schedule` says.
 
     Cosine is annealing without restarts (Loshchilov & Hutter 2017); `final_lr_share` is its eta_min over the peak.
@@ -50,7 +50,7 @@ def factor(step: int, span: Span, train: Train) -> float:
             return 1.0
 
 
-def after_epoch(plateau: Plateau, score: float, train: Train) -> Plateau:
+def plateau_after_epoch(plateau: Plateau, score: float, train: Train) -> Plateau:
     """The rate falls by `decay_factor` when the score has not risen by `min_delta` for more than `plateau_patience` epochs."""
     if train.schedule != "plateau":
         return plateau
@@ -61,6 +61,6 @@ def after_epoch(plateau: Plateau, score: float, train: Train) -> Plateau:
     return Plateau(plateau.best, 0, max(train.final_lr_share, plateau.factor * train.decay_factor))
 
 
-def curve(span: Span, train: Train) -> list[float]:
+def lr_curve(span: RunLength, train: Train) -> list[float]:
     """The factor at each step of the whole run, as far as it is known before the run."""
-    return [factor(step, span, train) for step in range(span.total)]
+    return [lr_factor(step, span, train) for step in range(span.total)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.learning.early_stopping import Progress
-from pipeline.learning.gradient_guard import Guard
+from pipeline.learning.gradient_guard import GuardState
 from pipeline.learning.schedule import Plateau
 
 Table = list[dict[str, float]]
@@ -47,14 +47,14 @@ class Tally(NamedTuple):
 
 
 @dataclass
-class State:
+class TrainingState:
     """All that changes while training, but for parameters, optimiser and torch's random numbers."""
 
     step: int = 0
     epoch: int = 1
     batch: int = 0  # batches of this epoch that are learnt
     order: dict[str, Any] = field(default_factory=dict)  # of the random generator, before it ordered this epoch
-    guard: Guard = field(default_factory=Guard)
+    guard: GuardState = field(default_factory=GuardState)
     plateau: Plateau = field(default_factory=Plateau)
     progress: Progress = field(default_factory=Progress)
     tally: Tally = field(default_factory=Tally)
@@ -67,28 +67,23 @@ class State:
         return json.dumps(asdict(replace(self, best={})))
 
     @classmethod
-    def read(cls, text: str, best: dict[str, Tensor]) -> "State":
+    def read(cls, text: str, best: dict[str, Tensor]) -> "TrainingState":
         """What `written` wrote, with the tensors beside it."""
         values = json.loads(text)
         norms, *others = values["guard"]
-        own = {"guard": Guard(tuple(norms), *others), "best": best}
+        own = {"guard": GuardState(tuple(norms), *others), "best": best}
         records = {"plateau": Plateau, "progress": Progress, "tally": Tally}
         return cls(**{**values, **{name: record(*values[name]) for name, record in records.items()}, **own})
 
 
-def trainable(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the parameters that training changes."""
-    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def state_of(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+def copy_parameters(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
     """Copies of these parameters."""
     own = dict(model.named_parameters())
     return {name: own[name].detach().cpu().clone() for name in names}
 
 
 @torch.no_grad()
-def put_back(model: nn.Module, state: dict[str, Tensor]) -> None:
+def load_parameters(model: nn.Module, state: dict[str, Tensor]) -> None:
     """The parameters that `trainable` copied, back into the model."""
     own = dict(model.named_parameters())
     for name, value in state.items():

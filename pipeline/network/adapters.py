@@ -9,13 +9,13 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from pipeline.errors import ToolError
-from pipeline.network.base_model import targets
+from pipeline.network.base_model import lora_target_modules
 from pipeline.params import Lora
 
 Quantise = Literal["none", "8bit", "4bit"]
 
 
-def quantised(quantise: Quantise) -> dict[str, Any]:
+def quantisation_options(quantise: Quantise) -> dict[str, Any]:
     """What `from_pretrained` is told for a base in 8 bits (Dettmers et al. 2022) or 4-bit NormalFloat (QLoRA, 2023).
 
     Raises `ToolError` without a GPU: bitsandbytes computes nowhere else. Never run on a GPU by this project's tests.
@@ -37,7 +37,7 @@ def quantised(quantise: Quantise) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": 0}}
 
 
-def trainable(base: nn.Module, lora: Lora) -> nn.Module:
+def make_trainable(base: nn.Module, lora: Lora) -> nn.Module:
     """The frozen base with adapters on it, or all of it made trainable, as `method` says."""
     if lora.checkpointing == "layers":  # Chen et al. 2016
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
@@ -53,7 +53,7 @@ def add_lora(base: nn.Module, lora: Lora) -> PeftModel:
         r=lora.lora_rank,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=targets(lora),
+        target_modules=lora_target_modules(lora),
         bias=lora.lora_bias,
         use_rslora=lora.lora_scaling == "rank_stabilised",
     )

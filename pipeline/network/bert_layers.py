@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertModel
 
-from pipeline.network.dropout import Dropout
+from pipeline.network.dropout import PooledDropout
 
-THREE = ("query", "key", "value")
-PROJECTIONS = (*THREE, "out", "up", "down")
-HIDDEN_SCORE = -1e4  # exp of it is 0 in every precision
+QKV = ("query", "key", "value")
+PROJECTIONS = (*QKV, "out", "up", "down")
+MASKED_SCORE = -1e4  # exp of it is 0 in every precision
 
 
 class Adapter(NamedTuple):
@@ -47,7 +47,7 @@ class Projection(NamedTuple):
         return cls(module.get_base_layer(), Adapter(a, b, module.scaling["default"]))
 
 
-class Shape(NamedTuple):
+class BatchShape(NamedTuple):
     """Of one micro-batch: rows, pieces of the longest, heads, width of a head."""
 
     rows: int
@@ -66,7 +66,7 @@ class Shape(NamedTuple):
         return by_row.reshape(self.rows * self.length, -1)
 
 
-class Kept(NamedTuple):
+class Activations(NamedTuple):
     """What the backward pass of a layer needs of its forward pass; masks are None without dropout."""
 
     x: Tensor  # (P, W) input of query, key, value
@@ -82,7 +82,7 @@ class Kept(NamedTuple):
     masks: tuple[Tensor | None, Tensor | None, Tensor | None]  # of probabilities, out, down
 
 
-class Layer:
+class FusedLayer:
     """One layer of the encoder: its maps by name, and their merged weights in the precision that is computed in."""
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
@@ -93,7 +93,7 @@ class Layer:
         self.dtype = dtype
         self.weights = self._frozen()
         biases = {name: own.linear.bias.detach().to(dtype) for name, own in self.maps.items()}
-        self.biases = biases | {"qkv": torch.cat([biases[name] for name in THREE])}
+        self.biases = biases | {"qkv": torch.cat([biases[name] for name in QKV])}
         self._lock = Lock()
         self._seen: tuple[int, ...] | None = None  # versions of the adapters that are merged
         self.refresh()
@@ -118,8 +118,8 @@ class Layer:
     def _frozen(self) -> dict[str, Tensor]:
         """Weights by name, of query, key and value also as one; those that nothing is merged into are the encoder's own."""
         own = {name: one.linear.weight.detach().to(self.dtype) for name, one in self.maps.items()}
-        qkv = torch.cat([own[name] for name in THREE])
-        views = dict(zip(THREE, qkv.chunk(3), strict=True))
+        qkv = torch.cat([own[name] for name in QKV])
+        views = dict(zip(QKV, qkv.chunk(3), strict=True))
         merged = {name: own[name].clone() for name in ("out", "up", "down") if self.maps[name].adapter is not None}
         return {**own, "qkv": qkv, **views, **merged}
 
@@ -127,7 +127,7 @@ class Layer:
         adapter = self.maps[name].adapter
         return [p for p in adapter[:2] if p.requires_grad] if adapter is not None else []
 
-    def forward(self, x: Tensor, shape: Shape, bias: Tensor | None, dropout: Dropout) -> tuple[Tensor, Kept]:
+    def forward(self, x: Tensor, shape: BatchShape, bias: Tensor | None, dropout: PooledDropout) -> tuple[Tensor, Activations]:
         """(P, W) fp32 → (P, W) fp32; `bias` (rows, 1, 1, T) hides padding."""
         self.refresh()
         low = x.to(self.dtype)
@@ -148,13 +148,15 @@ class Layer:
         down, mask_d = dropout(self._linear("down", raised))
         second = torch.add(normed, down.float(), alpha=dropout.scale)
         result, mean_2, scale_2 = self._norm(1, second)
-        kept = Kept(
+        kept = Activations(
             low, heads, probabilities, dropped, context, (first, mean, scale), middle, up, raised, (second, mean_2, scale_2),
             (mask_p, mask_o, mask_d),
         )  # fmt: skip
         return result, kept
 
-    def backward(self, grad: Tensor, kept: Kept, shape: Shape, dropout: Dropout, lowest: bool) -> tuple[Tensor, list[Tensor]]:
+    def backward(
+        self, grad: Tensor, kept: Activations, shape: BatchShape, dropout: PooledDropout, lowest: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         """Gradient of the output → that of the input (none at the `lowest` layer), and those of `adapters()`."""
         grads: dict[str, list[Tensor]] = {}
         mask_p, mask_o, mask_d = kept.masks
@@ -167,13 +169,15 @@ class Layer:
         low = dropout.again(grad.mul(dropout.scale).to(self.dtype), mask_o)
         grads["out"] = self._adapter_grads("out", kept.context, low)
         low = self._attention_backward(low @ self.weights["out"], kept, shape, dropout, mask_p)
-        for name, own in zip(THREE, low.chunk(3, dim=1), strict=True):
+        for name, own in zip(QKV, low.chunk(3, dim=1), strict=True):
             grads[name] = self._adapter_grads(name, kept.x, own)
         if not lowest:
             grad = grad.add_((low @ self.weights["qkv"]).float())
         return grad, [one for name in PROJECTIONS for one in grads[name]]
 
-    def _attention_backward(self, grad: Tensor, kept: Kept, shape: Shape, dropout: Dropout, mask: Tensor | None) -> Tensor:
+    def _attention_backward(
+        self, grad: Tensor, kept: Activations, shape: BatchShape, dropout: PooledDropout, mask: Tensor | None
+    ) -> Tensor:
         """(P, W) of the context → (P, 3W) of query, key and value."""
         (context,) = shape.split(grad.mul_(dropout.scale))
         query, key, value = kept.heads
@@ -213,14 +217,14 @@ class Layer:
         return found
 
 
-class WrittenBert:
+class FusedBert:
     """The encoder's forward pass on its own modules; gradients reach the adapters and nothing else."""
 
     def __init__(self, encoder: PeftModel, dtype: torch.dtype, probability: float) -> None:
         bert: Any = encoder.get_base_model()
         self.embeddings = bert.embeddings
         self.heads = bert.config.num_attention_heads
-        self.layers = [Layer(module, dtype) for module in bert.encoder.layer]
+        self.layers = [FusedLayer(module, dtype) for module in bert.encoder.layer]
         self.dtype, self.probability = dtype, probability
 
     def refreshes(self) -> list[Callable[[], None]]:
@@ -232,12 +236,12 @@ class WrittenBert:
         rows, length = input_ids.shape
         with torch.no_grad():
             x = self.embed(input_ids)
-        shape = Shape(rows, length, self.heads, x.shape[-1] // self.heads)
+        shape = BatchShape(rows, length, self.heads, x.shape[-1] // self.heads)
         largest = max(x.numel(), rows * self.heads * length**2)  # hidden states, or the attention of long rows
-        dropout = Dropout.of(self.probability, seed, self.dtype, largest=largest)
+        dropout = PooledDropout.of(self.probability, seed, self.dtype, largest=largest)
         bias = None
         if not attention_mask.all():
-            bias = (1.0 - attention_mask[:, None, None, :].float()) * HIDDEN_SCORE
+            bias = (1.0 - attention_mask[:, None, None, :].float()) * MASKED_SCORE
         adapters = [p for layer in self.layers for p in layer.adapters()]
         hidden: Tensor = _Layers.apply(self.layers, x.view(rows * length, -1), shape, bias, dropout, *adapters)  # type: ignore[no-untyped-call]
         return hidden.view(rows, length, -1)
@@ -253,7 +257,13 @@ class WrittenBert:
 class _Layers(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, layers: Sequence[Layer], x: Tensor, shape: Shape, bias: Tensor | None, dropout: Dropout, *adapters: Tensor
+        ctx: Any,
+        layers: Sequence[FusedLayer],
+        x: Tensor,
+        shape: BatchShape,
+        bias: Tensor | None,
+        dropout: PooledDropout,
+        *adapters: Tensor,
     ) -> Tensor:
         x = dropout(x)[0].mul_(dropout.scale)
         lowest = next((number for number, layer in enumerate(layers) if layer.adapters()), len(layers))
@@ -275,7 +285,7 @@ class _Layers(torch.autograd.Function):
         return None, None, None, None, None, *grads
 
 
-def fits(encoder: nn.Module) -> str | None:
+def why_not_fused(encoder: nn.Module) -> str | None:
     """None where the encoder can be written out, else why not."""
     if not isinstance(encoder, PeftModel) or type(encoder.get_base_model()) is not BertModel:
         return "the encoder is no BERT with adapters"

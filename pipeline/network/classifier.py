@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from pipeline.errors import InputError
-from pipeline.network.adapters import Quantise, quantised, trainable
+from pipeline.network.adapters import Quantise, make_trainable, quantisation_options
 from pipeline.network.base_model import check_lora
-from pipeline.network.bert_layers import WrittenBert, fits
+from pipeline.network.bert_layers import FusedBert, why_not_fused
 from pipeline.network.precision import Precision
 from pipeline.params import Model
 
-HIDDEN_SCORE = -1e4  # exp of it is 0 in every precision
+MASKED_SCORE = -1e4  # exp of it is 0 in every precision
 
 
 class CosineHead(nn.Module):
@@ -43,7 +43,7 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
-        self.written: WrittenBert | None = None  # computes in the encoder's stead
+        self.written: FusedBert | None = None  # computes in the encoder's stead
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor, seed: int | None = None) -> Tensor:
         """(B, T) → (B, width): the mean of the last hidden states over real pieces, in fp32; `seed` is `WrittenBert`'s.
@@ -65,7 +65,7 @@ class TextClassifier(nn.Module):
         return logits
 
 
-class WithSketch(nn.Module):
+class ExportedModel(nn.Module):
     """The exported form: logits, and a seeded random projection of the embedding that drift is measured on."""
 
     projection: Tensor  # (width, sketch_size)
@@ -86,10 +86,10 @@ class WithSketch(nn.Module):
         return logits, sketch
 
 
-class Packed(nn.Module):
+class PackedModel(nn.Module):
     """The exported form for rows without padding, one after the other in one row (P,); `segments` tells them apart."""
 
-    def __init__(self, exported: WithSketch) -> None:
+    def __init__(self, exported: ExportedModel) -> None:
         super().__init__()
         self.exported = exported
         encoder: Any = exported.classifier.encoder
@@ -98,7 +98,7 @@ class Packed(nn.Module):
     def forward(self, input_ids: Tensor, position_ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
         """(P,), (P,) from 0 in each row, (P,) ascending from 0 → (rows, classes), (rows, sketch_size)."""
         same = segments[:, None] == segments[None, :]
-        bias = torch.where(same, 0.0, HIDDEN_SCORE)[None, None]  # (1, 1, P, P), added to attention scores
+        bias = torch.where(same, 0.0, MASKED_SCORE)[None, None]  # (1, 1, P, P), added to attention scores
         hidden = self.exported.classifier.encoder(
             input_ids=input_ids[None], position_ids=position_ids[None] + self.first_position, attention_mask=bias
         ).last_hidden_state[0]
@@ -116,7 +116,9 @@ def sketch_projection(width: int, model: Model) -> Tensor:
 def load_encoder(folder: Path, dropout: float = 0.0, quantise: Quantise = "none") -> nn.Module:
     """The frozen base encoder in fp32, without its unused pooler where it has one; `dropout` acts while training."""
     transformers.utils.logging.disable_progress_bar()
-    encoder: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **quantised(quantise))
+    encoder: Any = AutoModel.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False, **quantisation_options(quantise)
+    )
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     for module in encoder.modules():
@@ -126,38 +128,38 @@ def load_encoder(folder: Path, dropout: float = 0.0, quantise: Quantise = "none"
     return frozen
 
 
-def build(folder: Path, classes: int, model: Model) -> TextClassifier:
+def build_classifier(folder: Path, classes: int, model: Model) -> TextClassifier:
     """Base encoder, with fresh adapters or trainable as a whole, and a fresh head."""
     check_lora(folder, model)
     encoder = load_encoder(folder, model.dropout, model.quantise)
     width: int = encoder.config.hidden_size  # type: ignore[union-attr,assignment]
-    return TextClassifier(trainable(encoder, model), CosineHead(classes, width, model.head_scale))
+    return TextClassifier(make_trainable(encoder, model), CosineHead(classes, width, model.head_scale))
 
 
-def write_out(classifier: TextClassifier, model: Model, precision: Precision) -> str:
+def use_fused_layers(classifier: TextClassifier, model: Model, precision: Precision) -> str:
     """Let written-out layers compute in the encoder's stead, where they can; says what computes now.
 
     Frozen weights are then kept in the precision that is computed in: of no use for `merge`, which wants them in fp32.
     """
-    why_not = fits(classifier.encoder) if model.kernels == "auto" else "params say so"
+    why_not = why_not_fused(classifier.encoder) if model.kernels == "auto" else "params say so"
     if why_not is not None:
         return f"modules: {why_not}"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for module in classifier.encoder.modules():
         if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad:
             module.to(dtype)
-    classifier.written = WrittenBert(classifier.encoder, dtype, model.dropout)
+    classifier.written = FusedBert(classifier.encoder, dtype, model.dropout)
     return "written out"
 
 
 def trainable_state(classifier: nn.Module) -> dict[str, Tensor]:
     """Copies of the parameters that training changes: adapters or the whole encoder, and head."""
-    return {name: p.detach().clone() for name, p in classifier.named_parameters() if p.requires_grad}
+    return {name: p.detach().cpu().clone() for name, p in classifier.named_parameters() if p.requires_grad}
 
 
-def restore(folder: Path, state: dict[str, Tensor], classes: int, model: Model) -> TextClassifier:
+def restore_classifier(folder: Path, state: dict[str, Tensor], classes: int, model: Model) -> TextClassifier:
     """The trained classifier in evaluation mode; `state` is what `trainable_state` gave, else `InputError`."""
-    classifier = build(folder, classes, model)
+    classifier = build_classifier(folder, classes, model)
     own = trainable_state(classifier)
     unlike = sorted(n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape)
     if unlike:
@@ -169,7 +171,7 @@ def restore(folder: Path, state: dict[str, Tensor], classes: int, model: Model) 
     return classifier.eval()
 
 
-def merge(classifier: TextClassifier) -> TextClassifier:
+def merge_adapters(classifier: TextClassifier) -> TextClassifier:
     """Adapters added into the weights, in the fp32 the weights are kept in; merging in less changes answers."""
     encoder = classifier.encoder.merge_and_unload() if isinstance(classifier.encoder, PeftModel) else classifier.encoder
     return TextClassifier(encoder, classifier.head).eval()

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-POOL = 2**18  # values at least
+MIN_POOL_SIZE = 2**18  # values at least
 BITS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
     torch.bfloat16: (torch.int16, np.int16),
     torch.float32: (torch.int32, np.int32),
 }
 
 
-class Dropout:
+class PooledDropout:
     """Masks of one micro-batch. What is kept is not scaled here: multiply by `scale` where something is multiplied anyway."""
 
     def __init__(self, pools: dict[torch.dtype, Tensor], scale: float, rng: np.random.Generator | None) -> None:
@@ -29,7 +29,7 @@ class Dropout:
         if seed is None or probability == 0.0:
             return cls({}, 1.0, None)
         rng = np.random.Generator(np.random.SFC64(seed))
-        drawn = np.frombuffer(rng.bytes(2 * max(POOL, 2 * largest)), dtype=np.uint16)
+        drawn = np.frombuffer(rng.bytes(2 * max(MIN_POOL_SIZE, 2 * largest)), dtype=np.uint16)
         keep = drawn >= round(probability * 2**16)
         pools = {one: torch.from_numpy(-keep.astype(BITS[one][1])) for one in {dtype, torch.float32}}  # all bits, or none
         return cls(pools, 1.0 / (1.0 - probability), rng)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.network.base_model import base_folder
 from pipeline.network.classifier import CosineHead, TextClassifier, load_encoder
-from pipeline.network.inference import in_batches
+from pipeline.network.inference import infer_in_batches
 from pipeline.params import Model
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
 
@@ -19,7 +19,7 @@ def frozen_embeddings(texts: Sequence[str], model: Model, batch_size: int, progr
     base = base_folder(model)
     pieces = to_pieces(load_tokenizer(base, model.max_pieces), list(texts))
     frozen = TextClassifier(load_encoder(base), CosineHead(1, 1, 1.0)).eval()
-    embedded = in_batches(frozen.embed, pieces, batch_size=batch_size, precision="fp32", progress=progress)
+    embedded = infer_in_batches(frozen.embed, pieces, batch_size=batch_size, precision="fp32", progress=progress)
     return np.asarray(F.normalize(embedded, dim=-1).numpy(), dtype=np.float32)
 
 

@@ -13,7 +13,7 @@ Collate = Callable[[Sequence[int]], dict[str, Tensor]]  # rows → `input_ids` o
 CPU = torch.device("cpu")
 
 
-def in_batches(
+def infer_in_batches(
     forward: Callable[[Tensor, Tensor], Tensor],
     pieces: Pieces,
     *,

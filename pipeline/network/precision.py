@@ -15,29 +15,29 @@ TENSOR_CORE_MULTIPLE = 8  # of every side of a product, in 16 bits
 MOVES = ("view", "copy", "empty", "zeros", "ones", "transpose", "permute", "expand", "slice", "select", "detach", "clone", "fill")
 
 
-class Chosen(NamedTuple):
+class PrecisionChoice(NamedTuple):
     """The precision, and the seconds a step took in each that was measured."""
 
     precision: Precision
     seconds: dict[Precision, float]
 
 
-def choose(wanted: str, seconds: Callable[[Precision], float]) -> Chosen:
+def choose_precision(wanted: str, seconds: Callable[[Precision], float]) -> PrecisionChoice:
     """`auto` measures what the hardware computes natively and takes the fastest; emulated formats are not even measured.
 
     Raises `InputError` for fp16 without a GPU: its gradients vanish without a scaler, and no CPU here multiplies it faster.
     """
-    possible = candidates()
+    possible = native_precisions()
     if wanted == "auto":
         measured = {one: seconds(one) for one in possible} if len(possible) > 1 else {}
-        return Chosen(min(measured, key=lambda one: measured[one]) if measured else possible[0], measured)
+        return PrecisionChoice(min(measured, key=lambda one: measured[one]) if measured else possible[0], measured)
     if wanted == "fp16" and not torch.cuda.is_available():
         near = possible[-1]
         raise InputError("params.yaml, train.precision = fp16", "fp16 needs a GPU, and none is seen here", f"set it to {near}")
-    return Chosen(next(one for one in DTYPES if one == wanted), {})
+    return PrecisionChoice(next(one for one in DTYPES if one == wanted), {})
 
 
-def candidates() -> list[Precision]:
+def native_precisions() -> list[Precision]:
     """fp32, and the 16 bits that this machine multiplies natively: bf16 before fp16, which needs its gradients scaled."""
     if has_bf16():
         return ["fp32", "bf16"]
@@ -57,7 +57,7 @@ def autocast(device: str, precision: Precision) -> AbstractContextManager[Any]:
     return nullcontext() if precision == "fp32" else torch.autocast(device, DTYPES[precision])
 
 
-def multiple_of(precision: Precision) -> int:
+def padding_multiple(precision: Precision) -> int:
     """What lengths are padded to: Tensor Cores want multiples of 8 in 16 bits, a CPU wants no padding."""
     return TENSOR_CORE_MULTIPLE if torch.cuda.is_available() and precision != "fp32" else 1
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-START = 5  # padded pieces whose arithmetic takes as long as starting one more run (EXPERIMENTS: micro-batches)
-MOST_ROWS = 64  # in one run; more brings nothing
-PACK = 128  # pieces in one packed run: more brings nothing, and attention costs their square (EXPERIMENTS: packing)
-STEP = 8  # packed runs are as long as a multiple of this: an engine prepares itself for each new length
+RUN_COST = 5  # padded pieces whose arithmetic takes as long as starting one more run (EXPERIMENTS: micro-batches)
+MAX_ROWS = 64  # in one run; more brings nothing
+PACK_PIECES = 128  # pieces in one packed run: more brings nothing, and attention costs their square (EXPERIMENTS: packing)
+LENGTH_MULTIPLE = 8  # packed runs are as long as a multiple of this: an engine prepares itself for each new length
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -21,9 +21,9 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     least, cut = [0], [0]  # for the first k rows: cost, and where their last batch begins
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
-        most = max(1, min(MOST_ROWS, token_budget // longest))
+        most = max(1, min(MAX_ROWS, token_budget // longest))
         cost, begin = min((least[begin] + (end - begin) * longest, begin) for begin in range(max(0, end - most), end))
-        least.append(cost + START)
+        least.append(cost + RUN_COST)
         cut.append(begin)
     batches: list[list[int]] = []
     end = len(order)
@@ -44,7 +44,7 @@ def pad(pieces: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def packs(lengths: Sequence[int], most: int = PACK) -> list[list[int]]:
+def plan_packs(lengths: Sequence[int], most: int = PACK_PIECES) -> list[list[int]]:
     """Rows by packed run, in their order: as few runs as hold `most` pieces each on average, as equal as rows allow."""
     ends = np.cumsum(lengths)
     runs = -(-int(ends[-1]) // most)
@@ -59,7 +59,7 @@ def pack(pieces: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
     P is a multiple of `STEP`; what fills it up is one more row, whose answer nobody reads.
     """
     lengths = [len(own) for own in pieces]
-    fill = -sum(lengths) % STEP
+    fill = -sum(lengths) % LENGTH_MULTIPLE
     ids = np.array([one for own in pieces for one in own] + [0] * fill, dtype=np.int64)
     positions = np.concatenate([np.arange(length, dtype=np.int64) for length in (*lengths, fill)])
     segments = np.repeat(np.arange(len(lengths) + 1, dtype=np.int64), [*lengths, fill])

@@ -11,17 +11,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .batches import micro_batches, pack, packs, pad
+from .batches import micro_batches, pack, pad, plan_packs
 
 Floats = NDArray[np.float32]
 Feeds = Mapping[str, NDArray[np.int64]]  # what `batches.pad` or `batches.pack` gives
-Run = Callable[[Feeds], tuple[Floats, Floats]]  # → logits (B, classes), sketch (B, sketch_size)
+GraphRun = Callable[[Feeds], tuple[Floats, Floats]]  # → logits (B, classes), sketch (B, sketch_size)
 Session = Callable[[Sequence[list[int]]], tuple[Floats, Floats]]  # pieces of N texts, N > 0 → (N, classes), (N, sketch_size)
 OUTPUTS = ("logits", "sketch")
 INT8_GROUP = 32  # activations that share a scale; with more of them too many labels change (EXPERIMENTS: int8)
 
 
-class Kind(NamedTuple):
+class SessionKind(NamedTuple):
     """What stands behind a session's name."""
 
     graph: str  # a file beside tokenizer.json
@@ -31,11 +31,11 @@ class Kind(NamedTuple):
 
 
 SESSIONS = {
-    "onnxruntime-fp32": Kind("model.onnx", "onnxruntime", "fp32", False),
-    "openvino-bf16": Kind("model.onnx", "openvino", "bf16", False),
-    "packed-onnxruntime-fp32": Kind("packed.onnx", "onnxruntime", "fp32", True),
-    "packed-openvino-bf16": Kind("packed.onnx", "openvino", "bf16", True),
-    "packed-openvino-int8": Kind("packed.int8.onnx", "openvino", "int8", True),
+    "onnxruntime-fp32": SessionKind("model.onnx", "onnxruntime", "fp32", False),
+    "openvino-bf16": SessionKind("model.onnx", "openvino", "bf16", False),
+    "packed-onnxruntime-fp32": SessionKind("packed.onnx", "onnxruntime", "fp32", True),
+    "packed-openvino-bf16": SessionKind("packed.onnx", "openvino", "bf16", True),
+    "packed-openvino-int8": SessionKind("packed.int8.onnx", "openvino", "int8", True),
 }
 
 
@@ -52,7 +52,7 @@ def open_session(folder: Path, name: str, threads: int, *, device: str = "cpu", 
     return in_packs(run) if kind.is_packed else in_padded_batches(run, token_budget)
 
 
-def open_run(folder: Path, kind: Kind, threads: int, device: str = "cpu") -> Run:
+def open_run(folder: Path, kind: SessionKind, threads: int, device: str = "cpu") -> GraphRun:
     """One run of the graph on feeds of its own form; raises as `open_session` does."""
     graph = folder / kind.graph
     if kind.engine == "onnxruntime":
@@ -62,7 +62,7 @@ def open_run(folder: Path, kind: Kind, threads: int, device: str = "cpu") -> Run
     return _openvino(graph, kind.precision, threads)
 
 
-def in_padded_batches(run: Run, token_budget: int) -> Session:
+def in_padded_batches(run: GraphRun, token_budget: int) -> Session:
     """A session of runs over padded rows of like length."""
 
     def session(pieces: Sequence[list[int]]) -> tuple[Floats, Floats]:
@@ -74,11 +74,11 @@ def in_padded_batches(run: Run, token_budget: int) -> Session:
     return session
 
 
-def in_packs(run: Run) -> Session:
+def in_packs(run: GraphRun) -> Session:
     """A session of packed runs."""
 
     def session(pieces: Sequence[list[int]]) -> tuple[Floats, Floats]:
-        groups = packs([len(own) for own in pieces])
+        groups = plan_packs([len(own) for own in pieces])
         outputs = [run(pack([pieces[row] for row in rows])) for rows in groups]
         return _joined(
             [(logits[: len(rows)], sketch[: len(rows)]) for rows, (logits, sketch) in zip(groups, outputs, strict=True)]
@@ -87,7 +87,7 @@ def in_packs(run: Run) -> Session:
     return session
 
 
-def open_graph(graph: Path, threads: int, device: str = "cpu") -> ort.InferenceSession:
+def open_onnx(graph: Path, threads: int, device: str = "cpu") -> ort.InferenceSession:
     """A graph in ONNX Runtime on this device; raises `RuntimeError` where it would quietly fall back to the CPU."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -101,8 +101,8 @@ def open_graph(graph: Path, threads: int, device: str = "cpu") -> ort.InferenceS
     return session
 
 
-def _onnxruntime(graph: Path, threads: int, device: str) -> Run:
-    session = open_graph(graph, threads, device)
+def _onnxruntime(graph: Path, threads: int, device: str) -> GraphRun:
+    session = open_onnx(graph, threads, device)
 
     def run(feeds: Feeds) -> tuple[Floats, Floats]:
         logits, sketch = session.run(OUTPUTS, dict(feeds))
@@ -111,7 +111,7 @@ def _onnxruntime(graph: Path, threads: int, device: str) -> Run:
     return run
 
 
-def _openvino(graph: Path, precision: str, threads: int) -> Run:
+def _openvino(graph: Path, precision: str, threads: int) -> GraphRun:
     import openvino as ov  # only where it is chosen: it takes a second to import
 
     core = ov.Core()

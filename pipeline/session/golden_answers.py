@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pipeline.data.records import write_json
 
 Floats = NDArray[np.float32]
-GOLDEN = "golden.json"
+GOLDEN_FILE = "golden.json"
 DECIMALS = 6  # as written; far below any `atol`
 
 
-class Golden(NamedTuple):
+class GoldenAnswers(NamedTuple):
     """One text a row, asked one at a time of the session that serves."""
 
     session: str
@@ -29,7 +29,9 @@ class Golden(NamedTuple):
     probabilities: Floats  # (N, classes)
 
 
-def pick(lengths: Sequence[int], classes: Sequence[int], margins: Sequence[float], *, count: int, min_margin: float) -> list[int]:
+def pick_golden_rows(
+    lengths: Sequence[int], classes: Sequence[int], margins: Sequence[float], *, count: int, min_margin: float
+) -> list[int]:
     """Up to `count` rows by length, shortest first: one of each stratum of length, the ends included, classes as mixed as can be.
 
     Only rows whose two most probable classes lie `min_margin` apart are taken; where there is none, the clearest one is.
@@ -46,7 +48,7 @@ def pick(lengths: Sequence[int], classes: Sequence[int], margins: Sequence[float
     return [*taken[1:], taken[0]]
 
 
-def golden_differences(golden: Golden, labels: Sequence[str], probabilities: Floats) -> list[str]:
+def golden_differences(golden: GoldenAnswers, labels: Sequence[str], probabilities: Floats) -> list[str]:
     """In words, where these answers to the golden texts are not the golden ones; nothing when they are equal."""
     if len(labels) != len(golden.labels) or probabilities.shape != golden.probabilities.shape:
         return [f"{len(labels)} answers of shape {probabilities.shape} to golden ones of shape {golden.probabilities.shape}"]
@@ -60,17 +62,17 @@ def golden_differences(golden: Golden, labels: Sequence[str], probabilities: Flo
     return found
 
 
-def write_golden(golden: Golden, folder: Path) -> None:
+def write_golden(golden: GoldenAnswers, folder: Path) -> None:
     """`golden.json`, the same bytes for the same answers."""
     rounded = [[round(float(p), DECIMALS) for p in row] for row in golden.probabilities]
-    write_json(folder / GOLDEN, golden._asdict() | {"probabilities": rounded})
+    write_json(folder / GOLDEN_FILE, golden._asdict() | {"probabilities": rounded})
 
 
-def read_golden(folder: Path) -> Golden:
+def read_golden(folder: Path) -> GoldenAnswers:
     """The golden answers in this folder; raises `OSError`, or `ValueError` when the file holds something else."""
-    found = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
+    found = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
     try:
-        golden = Golden(**found)
+        golden = GoldenAnswers(**found)
         return golden._replace(probabilities=np.array(golden.probabilities, dtype=np.float32))
     except TypeError as error:
         raise ValueError(f"no golden answers: {error}") from None

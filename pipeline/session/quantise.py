@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from pipeline.runtime.batches import pack, packs
+from pipeline.runtime.batches import pack, plan_packs
 
 Matrix = NDArray[np.float64]
 LARGEST = 127  # of int8, the same on both sides of 0
@@ -53,7 +53,7 @@ def second_moments(model: onnx.ModelProto, names: Sequence[str], pieces: Sequenc
     shown.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted)
     session = ort.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
     sums: dict[str, Matrix] = {}
-    for rows in packs([len(own) for own in pieces]):
+    for rows in plan_packs([len(own) for own in pieces]):
         for name, array in zip(wanted, session.run(wanted, pack([pieces[row] for row in rows])), strict=True):
             flat = array.reshape(-1, array.shape[-1])  # some hundred rows in fp32, their sums in fp64
             sums[name] = sums.get(name, 0.0) + (flat.T @ flat).astype(np.float64)

@@ -15,8 +15,8 @@ from pipeline.params import Session
 from pipeline.runtime.classifier import Predictions
 from pipeline.runtime.sessions import SESSIONS
 
-PLAIN = "onnxruntime-fp32"
-SEEN = 0.75  # of what a probability may move, on held-out rows: the worst of all traffic was 1.34 times their worst
+BASELINE = "onnxruntime-fp32"
+HELD_OUT_MARGIN = 0.75  # of what a probability may move, on held-out rows: the worst of all traffic was 1.34 times their worst
 Clock = Callable[[], float]
 
 
@@ -47,7 +47,7 @@ class HeldOut(NamedTuple):
     is_test: NDArray[np.bool_]
 
 
-def timed(calls: dict[str, Callable[[], None]], rounds: int, clock: Clock) -> dict[str, list[float]]:
+def time_in_turns(calls: dict[str, Callable[[], None]], rounds: int, clock: Clock) -> dict[str, list[float]]:
     """Seconds of each call by round; all have their turn in each, another one first each time, so that they share the noise."""
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -60,29 +60,29 @@ def timed(calls: dict[str, Callable[[], None]], rounds: int, clock: Clock) -> di
     return seconds
 
 
-def measure(
+def measure_candidates(
     answers: dict[str, Predictions], rows: HeldOut, company: dict[str, float], seconds: dict[str, list[float]], texts: int
 ) -> dict[str, Measured]:
     """Each candidate held against fp32; `seconds` are those of `timed`, for so many texts."""
     labels = {name: np.array(own.labels) for name, own in answers.items()}
     return {
         name: Measured(
-            agreement=float(np.mean(labels[name] == labels[PLAIN])),
+            agreement=float(np.mean(labels[name] == labels[BASELINE])),
             accuracy=float(np.mean((labels[name] == rows.labels)[rows.is_test])),
             company=company[name],
             texts_per_s=texts / float(np.median(seconds[name])),
-            speedup=float(np.median(np.divide(seconds[PLAIN], seconds[name]))),
+            speedup=float(np.median(np.divide(seconds[BASELINE], seconds[name]))),
         )
         for name in answers
     }
 
 
-def decide(measured: dict[str, Measured], absent: dict[str, str], settings: Session) -> tuple[str, list[Candidate]]:
+def decide_session(measured: dict[str, Measured], absent: dict[str, str], settings: Session) -> tuple[str, list[Candidate]]:
     """The session to serve with, and what is said of each candidate.
 
     Raises `RefusedError` when params name one that does not pass, `ToolError` when they name one that cannot run here.
     """
-    refused = {name: _refusal(found, measured[PLAIN], settings) for name, found in measured.items()}
+    refused = {name: _refusal(found, measured[BASELINE], settings) for name, found in measured.items()}
     if settings.choice in absent:
         raise ToolError(f"session.choice = {settings.choice}", absent[settings.choice], "set session.choice to auto")
     if refused.get(settings.choice):
@@ -91,12 +91,12 @@ def decide(measured: dict[str, Measured], absent: dict[str, str], settings: Sess
     best = max(measured[name].speedup for name in passed)
     near = [name for name in passed if measured[name].speedup * settings.min_speedup >= best]  # as good as equally fast
     chosen = max(near, key=lambda name: (measured[name].agreement, measured[name].speedup))
-    chosen = chosen if measured[chosen].speedup >= settings.min_speedup else PLAIN
+    chosen = chosen if measured[chosen].speedup >= settings.min_speedup else BASELINE
     chosen = chosen if settings.choice == "auto" else settings.choice
     candidates = [Candidate(name, None, "cannot run", why) for name, why in absent.items()]
     for name, found in measured.items():
         verdict = "chosen" if name == chosen else "refused" if refused[name] else "passed"
-        slow = "" if name in (chosen, PLAIN) else f"{found.speedup:.2f} times as fast as fp32, {settings.min_speedup} needed"
+        slow = "" if name in (chosen, BASELINE) else f"{found.speedup:.2f} times as fast as fp32, {settings.min_speedup} needed"
         other = "faster" if measured[chosen].speedup > found.speedup else "nearer to fp32, and hardly slower"
         beaten = slow if found.speedup < settings.min_speedup else f"{chosen} is {other}"
         candidates.append(Candidate(name, found, verdict, refused[name] or ("" if name == chosen else beaten)))
@@ -114,13 +114,13 @@ def _refusal(found: Measured, plain: Measured, settings: Session) -> str:
             f"accuracy {found.accuracy:.2%} after {plain.accuracy:.2%}: {100 * lost:.2f} points lost, "
             f"{100 * settings.max_accuracy_loss:.2f} allowed"
         )
-    allowed = SEEN * settings.golden_atol
+    allowed = HELD_OUT_MARGIN * settings.golden_atol
     if not found.company <= allowed:
         why.append(f"a probability moves by {found.company:.4f} with the texts beside it, {allowed:g} allowed")
     return "; ".join(why)
 
 
-def machine(settings: Session) -> dict[str, Any]:
+def machine_details(settings: Session) -> dict[str, Any]:
     """What the speeds hold for."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -139,7 +139,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def table(candidates: list[Candidate]) -> str:
+def format_table(candidates: list[Candidate]) -> str:
     """The candidates for people."""
     lines = [f"{'session':<24}{'agreement':>10}{'accuracy':>10}{'company':>9}{'texts/s':>9}{'speed-up':>10}  verdict"]
     for name, found, verdict, why in candidates:

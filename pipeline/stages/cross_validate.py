@@ -14,8 +14,8 @@ from pipeline.data.folds import Fold, mean_and_deviation, stratified_folds
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
-from pipeline.learning.fit import inputs_of, prepare, summary, train
-from pipeline.learning.resume import checkpoints_of
+from pipeline.learning.fit import fine_tune, prepare, summary, training_inputs
+from pipeline.learning.resume import open_checkpoints
 from pipeline.params import Params, flatten, load_params
 from pipeline.tracking import Run, stage_run
 
@@ -39,7 +39,7 @@ def one_fold(
 ) -> dict[str, Any]:
     """Scores of one fold, trained now or found from before."""
     prepared = prepare([rows[i] for i in fold.train], [rows[i] for i in fold.held_out], params)
-    inputs = inputs_of(prepared, params)
+    inputs = training_inputs(prepared, params)
     key = sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     done = folder / f"fold-{number}.json"
     before = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
@@ -48,12 +48,12 @@ def one_fold(
         return dict(before)
     tracked = {**flatten(params.model, "model"), **flatten(params.train, "train"), "fold": str(number)}
     with (
-        checkpoints_of(inputs, home, params.train.checkpoint_s) as checkpoints,
+        open_checkpoints(inputs, home, params.train.checkpoint_s) as checkpoints,
         stage_run(f"fold {number}", tracked, home, continues=checkpoints.run if checkpoints else None, parent=parent.id) as run,
     ):
         if checkpoints:
             checkpoints.run = run.id
-        fitted = train(prepared, params, run, checkpoints, home)
+        fitted = fine_tune(prepared, params, run, checkpoints, home)
         run.metrics({f"train/{name}": value for name, value in summary(fitted).items()})
         found = {"fold": number, "rows": len(fold.held_out), "inputs": key, "run": run.id, **summary(fitted)}
         write_json(done, found)

@@ -14,9 +14,9 @@ from pipeline.atomic_write import written_whole
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
-from pipeline.network.checkpoint import Trained, load_trained
 from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
-from pipeline.network.inference import in_batches
+from pipeline.network.inference import infer_in_batches
+from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Evaluate, Model, flatten, load_params
 from pipeline.runtime.pieces import to_pieces
 from pipeline.tracking import Run, stage_run
@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
     classes: list[metrics.ClassScores]
 
 
-def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, settings: Evaluate) -> Evaluation:
+def evaluate(trained: TrainedModel, sides: dict[str, list[Example]], model: Model, settings: Evaluate) -> Evaluation:
     """Score test and validation rows. Validation rows fit the temperature, training rows fit the control."""
     labels = trained.labels
     index = {label: i for i, label in enumerate(labels)}
@@ -69,10 +69,10 @@ def evaluate(trained: Trained, sides: dict[str, list[Example]], model: Model, se
     return Evaluation(scores, report, temperature, truth["test"], predicted, logits["test"], classes)
 
 
-def logits_of(trained: Trained, texts: list[str], batch_size: int) -> Arrays:
+def logits_of(trained: TrainedModel, texts: list[str], batch_size: int) -> Arrays:
     """Return the logits (N, classes), computed in fp32 as in the exported model."""
     pieces = to_pieces(trained.tokenizer, texts)
-    logits = in_batches(trained.classifier.forward, pieces, batch_size=batch_size, precision="fp32")
+    logits = infer_in_batches(trained.classifier.forward, pieces, batch_size=batch_size, precision="fp32")
     return np.asarray(logits.numpy(), dtype=np.float64)
 
 

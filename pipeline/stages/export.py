@@ -21,11 +21,11 @@ from pipeline.data.records import write_json
 from pipeline.errors import RefusedError, run_stage
 from pipeline.home import find_home
 from pipeline.network.base_model import base_folder
-from pipeline.network.checkpoint import Trained, load_trained
-from pipeline.network.classifier import Packed, TextClassifier, WithSketch, merge, sketch_projection
+from pipeline.network.classifier import ExportedModel, PackedModel, TextClassifier, merge_adapters, sketch_projection
+from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Export, Model, Params, flatten, integers, load_params
 from pipeline.runtime.batches import pack, pad
-from pipeline.runtime.sessions import OUTPUTS, SESSIONS, Feeds, Run, open_run
+from pipeline.runtime.sessions import OUTPUTS, SESSIONS, Feeds, GraphRun, open_run
 from pipeline.tracking import stage_run
 
 PADDED, PACKED = SESSIONS["onnxruntime-fp32"], SESSIONS["packed-onnxruntime-fp32"]
@@ -48,7 +48,7 @@ class Exported(NamedTuple):
     packed: dict[str, Any]
 
 
-def export(trained: Trained, to_merge: TextClassifier, params: Params, folder: Path) -> Exported:
+def export(trained: TrainedModel, to_merge: TextClassifier, params: Params, folder: Path) -> Exported:
     """Write `model.onnx` and, where the encoder allows it, `packed.onnx`. Raise `RefusedError` when the parity gate fails.
 
     `to_merge` is a second copy of the trained classifier: merging changes it in place, and `trained` stays the reference.
@@ -56,26 +56,26 @@ def export(trained: Trained, to_merge: TextClassifier, params: Params, folder: P
     settings = params.export
     projection = sketch_projection(trained.classifier.head.weight.shape[1], params.model)
     merged = export_padded(to_merge, projection, folder / PADDED.graph, settings)
-    reference = WithSketch(trained.classifier, projection).eval()
+    reference = ExportedModel(trained.classifier, projection).eval()
     sizes = {"vocabulary": trained.tokenizer.get_vocab_size(), "longest": params.model.max_pieces}
     padded = parity(reference, open_run(folder, PADDED, 0), pad, settings, **sizes)
     require_parity(padded, settings)
     return Exported(padded, try_packed(merged, reference, folder, settings, **sizes))
 
 
-def export_padded(classifier: TextClassifier, projection: Tensor, path: Path, settings: Export) -> WithSketch:
+def export_padded(classifier: TextClassifier, projection: Tensor, path: Path, settings: Export) -> ExportedModel:
     """Write the merged model as ONNX and return it: (B, T) pieces and mask in, logits and sketch out, B and T free."""
-    merged = WithSketch(merge(classifier), projection).eval()
+    merged = ExportedModel(merge_adapters(classifier), projection).eval()
     ones = torch.ones(2, 8, dtype=torch.int64)
     free = {0: "batch", 1: "pieces"}
     _write_onnx(merged, {"input_ids": ones, "attention_mask": ones}, free, path, settings)
     return merged
 
 
-def export_packed(merged: WithSketch, path: Path, settings: Export) -> None:
+def export_packed(merged: ExportedModel, path: Path, settings: Export) -> None:
     """Write the same model for packed rows; an encoder that accepts no positions or mask raises its own error."""
     feeds = {name: torch.from_numpy(array) for name, array in pack([[1, 2, 3], [4, 5, 6, 7, 8]]).items()}
-    _write_onnx(Packed(merged).eval(), feeds, {0: "pieces"}, path, settings)
+    _write_onnx(PackedModel(merged).eval(), feeds, {0: "pieces"}, path, settings)
 
 
 def _write_onnx(model: nn.Module, feeds: dict[str, Tensor], free: dict[int, str], path: Path, settings: Export) -> None:
@@ -94,7 +94,9 @@ def _write_onnx(model: nn.Module, feeds: dict[str, Tensor], free: dict[int, str]
         )
 
 
-def parity(reference: WithSketch, run: Run, collate: Collate, settings: Export, *, vocabulary: int, longest: int) -> Parity:
+def parity(
+    reference: ExportedModel, run: GraphRun, collate: Collate, settings: Export, *, vocabulary: int, longest: int
+) -> Parity:
     """Compare both on random pieces of every batch size x length; rows of a batch have different lengths."""
     rng = np.random.default_rng(0)
     shapes = [(b, t) for b in integers(settings.parity_batches) for t in integers(settings.parity_lengths) if t <= longest]
@@ -126,7 +128,7 @@ def require_parity(measured: Parity, settings: Export) -> None:
     )
 
 
-def try_packed(merged: WithSketch, reference: WithSketch, folder: Path, settings: Export, **sizes: int) -> dict[str, Any]:
+def try_packed(merged: ExportedModel, reference: ExportedModel, folder: Path, settings: Export, **sizes: int) -> dict[str, Any]:
     """Write `packed.onnx` and return its parity as a dictionary; return `{"why_not": …}` and leave no file when it fails."""
     path = folder / PACKED.graph
     try:
@@ -139,7 +141,9 @@ def try_packed(merged: WithSketch, reference: WithSketch, folder: Path, settings
     return measured._asdict()
 
 
-def write(trained: Trained, exported: Exported, temperature: float, model: Model, origin: dict[str, Any], folder: Path) -> None:
+def write(
+    trained: TrainedModel, exported: Exported, temperature: float, model: Model, origin: dict[str, Any], folder: Path
+) -> None:
     """Write the tokenizer, the model card and `parity.json`, which the runtime needs besides the graphs."""
     shutil.copy(base_folder(model) / "tokenizer.json", folder / "tokenizer.json")
     card = {"labels": trained.labels, "temperature": temperature, "max_pieces": model.max_pieces, "origin": origin}

@@ -14,13 +14,13 @@ from pipeline.data.near_duplicates import Pair, find_near_duplicates
 from pipeline.data.records import (
     Columns,
     Example,
+    describe_fault,
     digest_examples,
-    fault_of,
     find_columns,
     labels_of,
     make_example,
+    normalise_label,
     read_rows,
-    spelling,
     write_examples,
     write_json,
 )
@@ -111,7 +111,7 @@ def _read_file(path: Path, data: Data, columns: Columns | None = None) -> tuple[
         try:
             example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
         except ValidationError as error:
-            bad.append(Quarantined(path, row.line, fault_of(error), row.fields))
+            bad.append(Quarantined(path, row.line, describe_fault(error), row.fields))
         else:
             if example.label is None:
                 bad.append(Quarantined(path, row.line, "label is missing", row.fields))
@@ -172,7 +172,7 @@ def _refuse_spellings(placed: list[Placed]) -> None:
     known: dict[str, Placed] = {}
     for one in placed:
         label = one.example.label or ""
-        other = known.setdefault(spelling(label), one)
+        other = known.setdefault(normalise_label(label), one)
         if other.example.label != label:
             raise InputError(
                 f"{one.path}, line {one.line}",

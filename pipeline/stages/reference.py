@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.corrupt import spoil
+from pipeline.data.corrupt import corrupt_texts
 from pipeline.data.records import Example, labels_of, read_examples
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.metrics import softmax
-from pipeline.network.checkpoint import Trained, load_trained
-from pipeline.network.classifier import WithSketch, sketch_projection
-from pipeline.network.inference import in_batches
+from pipeline.network.classifier import ExportedModel, sketch_projection
+from pipeline.network.inference import infer_in_batches
+from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Model, flatten, load_params
 from pipeline.params import Reference as ReferenceSettings
 from pipeline.reference_profile import Reference, save_reference
@@ -33,26 +33,26 @@ class ReferencePair(NamedTuple):
 
 
 def reference(
-    trained: Trained, rows: list[Example], temperature: float, model: Model, settings: ReferenceSettings
+    trained: TrainedModel, rows: list[Example], temperature: float, model: Model, settings: ReferenceSettings
 ) -> ReferencePair:
     """Profile the rows, cut at random into a calibrate half and an A/A half, with original and with corrupted texts."""
     texts = [row.text for row in rows]
-    corrupted = spoil(texts, settings.mistyped, settings.kept_words, settings.seed)
+    corrupted = corrupt_texts(texts, settings.mistyped, settings.kept_words, settings.seed)
     return ReferencePair(*(_profile(trained, rows, version, temperature, model, settings) for version in (texts, corrupted)))
 
 
 def _profile(
-    trained: Trained, rows: list[Example], texts: list[str], temperature: float, model: Model, settings: ReferenceSettings
+    trained: TrainedModel, rows: list[Example], texts: list[str], temperature: float, model: Model, settings: ReferenceSettings
 ) -> Reference:
     """Return the reference of `rows` with `texts` in place of their own."""
     pieces = to_pieces(trained.tokenizer, texts)
     classes, width = trained.classifier.head.weight.shape
-    sketching = WithSketch(trained.classifier, sketch_projection(width, model)).eval()
+    sketching = ExportedModel(trained.classifier, sketch_projection(width, model)).eval()
 
     def logits_and_sketch(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return torch.cat(sketching(input_ids, attention_mask), dim=1)
 
-    outputs = in_batches(logits_and_sketch, pieces, batch_size=settings.batch_size, precision="fp32").numpy()
+    outputs = infer_in_batches(logits_and_sketch, pieces, batch_size=settings.batch_size, precision="fp32").numpy()
     probabilities = softmax(outputs[:, :classes] / temperature).astype(np.float32)
     lengths = np.array([len(row) for row in pieces], dtype=np.int32)
     words = np.array([word_count(text) for text in texts], dtype=np.float32)

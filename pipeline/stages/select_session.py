@@ -24,9 +24,20 @@ from pipeline.runtime.classifier import Classifier, Predictions
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
 from pipeline.runtime.sessions import SESSIONS, open_session
 from pipeline.runtime.text import clean
-from pipeline.session.golden_answers import Golden, pick, write_golden
+from pipeline.session.golden_answers import GoldenAnswers, pick_golden_rows, write_golden
 from pipeline.session.quantise import quantise
-from pipeline.session.session_gate import PLAIN, Candidate, Clock, HeldOut, Measured, decide, machine, measure, table, timed
+from pipeline.session.session_gate import (
+    BASELINE,
+    Candidate,
+    Clock,
+    HeldOut,
+    Measured,
+    decide_session,
+    format_table,
+    machine_details,
+    measure_candidates,
+    time_in_turns,
+)
 from pipeline.tracking import Run, stage_run
 
 INT8, INT8_SOURCE = "packed-openvino-int8", "packed-onnxruntime-fp32"  # the int8 session quantises the source's graph
@@ -44,7 +55,7 @@ class Selection(NamedTuple):
 
     session: str
     candidates: list[Candidate]
-    golden: Golden
+    golden: GoldenAnswers
 
 
 def select_session(
@@ -54,7 +65,7 @@ def select_session(
 
     Quantisation to int8 is fitted to the first of `train_texts`.
     """
-    names = list(SESSIONS) if settings.choice == "auto" else list(dict.fromkeys([PLAIN, settings.choice]))
+    names = list(SESSIONS) if settings.choice == "auto" else list(dict.fromkeys([BASELINE, settings.choice]))
 
     def attempt(name: str) -> RunningSession | str:
         return _try_session(name, exported, train_texts[: settings.int8_texts], rows, out, settings=settings, package=package)
@@ -69,11 +80,11 @@ def select_session(
         company = dict(zip(running, changes, strict=True))
     calls = {name: _predict_in_batches(result.classifier, texts, settings.timed_batch) for name, result in running.items()}
     predictions = {name: result.predictions for name, result in running.items()}
-    measured = measure(predictions, rows, company, timed(calls, settings.rounds, clock), len(texts))
-    session, candidates = decide(measured, absent, settings)
+    measured = measure_candidates(predictions, rows, company, time_in_turns(calls, settings.rounds, clock), len(texts))
+    session, candidates = decide_session(measured, absent, settings)
     if session != INT8:
         (out / SESSIONS[INT8].graph).unlink(missing_ok=True)
-    if session not in (INT8, PLAIN):
+    if session not in (INT8, BASELINE):
         shutil.copy(exported / SESSIONS[session].graph, out)
     return Selection(session, candidates, golden_answers(session, *running[session], rows.texts, settings))
 
@@ -92,7 +103,7 @@ def _try_session(
         classifier = Classifier(exported, session=session)
         return RunningSession(classifier, classifier.predict(rows.texts))
     except Exception as error:  # engines raise anything; a candidate that cannot run must not stop the others
-        if name == PLAIN:
+        if name == BASELINE:
             raise
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
@@ -117,18 +128,18 @@ def _predict_in_batches(classifier: Classifier, texts: Sequence[str], batch: int
 
 def golden_answers(
     session: str, classifier: Classifier, predictions: Predictions, texts: Sequence[str], settings: Session
-) -> Golden:
+) -> GoldenAnswers:
     """Pick clear texts of every length and classify each alone, because batching changes some sessions' output slightly."""
     best = np.sort(predictions.probabilities, axis=1)
     margins = (best[:, -1] - best[:, -2]).tolist()
     classes = predictions.probabilities.argmax(axis=1).tolist()
     lengths = predictions.pieces.tolist()
-    rows = pick(lengths, classes, margins, count=settings.golden_texts, min_margin=settings.golden_margin)
+    rows = pick_golden_rows(lengths, classes, margins, count=settings.golden_texts, min_margin=settings.golden_margin)
     golden_texts = [texts[row] for row in rows]
     alone = [classifier.predict([text]) for text in golden_texts]
     labels = [prediction.labels[0] for prediction in alone]
     probabilities = np.concatenate([prediction.probabilities for prediction in alone])
-    return Golden(session, settings.golden_atol, golden_texts, labels, probabilities)
+    return GoldenAnswers(session, settings.golden_atol, golden_texts, labels, probabilities)
 
 
 def held_out(val: list[Example], test: list[Example]) -> HeldOut:
@@ -143,7 +154,7 @@ def write(selection: Selection, settings: Session, folder: Path) -> None:
         {"name": name, **(found._asdict() if found else dict.fromkeys(Measured._fields)), "verdict": verdict, "why": why}
         for name, found, verdict, why in selection.candidates
     ]
-    write_json(folder / "session.json", {"session": selection.session, "candidates": rows, "machine": machine(settings)})
+    write_json(folder / "session.json", {"session": selection.session, "candidates": rows, "machine": machine_details(settings)})
     write_golden(selection.golden, folder)
 
 
@@ -176,7 +187,9 @@ def main() -> None:
         )
         write(selection, settings, args.out)
         log_to(run, selection, args.out)
-    print(f"{table(selection.candidates)}\n{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}")
+    print(
+        f"{format_table(selection.candidates)}\n{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}"
+    )
 
 
 if __name__ == "__main__":

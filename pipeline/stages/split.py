@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.data.near_duplicates import near_pairs_across
 from pipeline.data.records import Example, digest_examples, labels_of, read_examples, write_examples, write_json
-from pipeline.data.split_sides import Side, place_of, side_of
+from pipeline.data.split_sides import Side, hash_to_unit, side_of
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Split, load_params
 
@@ -62,7 +62,7 @@ def few(rows: list[Example], sides: dict[str, Side], a_class: int, seed: int) ->
             by_class.setdefault(str(row.label), []).append(row)
     drawn: set[str] = set()
     for own in by_class.values():
-        drawn.update(sorted((row.id for row in own), key=lambda one: place_of(f"{seed}\0few\0{one}"))[:a_class])
+        drawn.update(sorted((row.id for row in own), key=lambda one: hash_to_unit(f"{seed}\0few\0{one}"))[:a_class])
     return [row for row in rows if sides[row.id] == "test" or row.id in drawn]
 
 

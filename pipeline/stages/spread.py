@@ -16,12 +16,12 @@ from pipeline.data.records import (
     TEXT_COLUMNS,
     Columns,
     Example,
-    fault_of,
+    describe_fault,
     labels_of,
     make_example,
+    normalise_label,
     read_examples,
     read_rows,
-    spelling,
     write_examples,
     write_json,
 )
@@ -66,7 +66,7 @@ def read_unlabelled(path: Path, data: Data) -> Unlabelled:
         try:
             example = make_example(fields, Columns("text", "label"), max_text_chars=data.max_text_chars, source=path.stem)
         except ValidationError as error:
-            bad.append(f"{row.line}: {fault_of(error)}")
+            bad.append(f"{row.line}: {describe_fault(error)}")
         else:
             texts.setdefault(example.id, example)
     if len(bad) > data.max_quarantined_share * len(rows):
@@ -104,12 +104,12 @@ def free_to_learn(unlabelled: list[Example], sides: Sequence[list[Example]], set
 
 def spread(labelled: list[Example], unlabelled: list[Example], model: Model, settings: Spread, control_c: float) -> Spreading:
     """Labels for texts by their neighbours in the frozen encoder; held-out labelled rows tell how many are right."""
-    from pipeline.learning.label_spreading import UNKNOWN, most_certain, neighbour_graph, spread_labels
+    from pipeline.learning.label_spreading import UNKNOWN, neighbour_graph, spread_labels, strongest_class
     from pipeline.network.frozen_encoder import frozen_embeddings  # torch and all: most projects have nothing to spread
 
     labels = sorted(set(labels_of(labelled)))
     known = np.array([labels.index(label) for label in labels_of(labelled)], dtype=np.int64)
-    names = [spelling(label) for label in labels] if settings.label_names == "texts" else []
+    names = [normalise_label(label) for label in labels] if settings.label_names == "texts" else []
     texts = [*(row.text for row in [*labelled, *unlabelled]), *names]
     embeddings = frozen_embeddings(texts, model, BATCH, "embed")
     print(f"joining {len(texts)} texts with their neighbours", flush=True)
@@ -119,7 +119,7 @@ def spread(labelled: list[Example], unlabelled: list[Example], model: Model, set
         targets = np.full(len(texts), UNKNOWN, dtype=np.int64)
         targets[rows] = known[rows]
         targets[len(texts) - len(names) :] = np.arange(len(names))
-        return most_certain(spread_labels(graph, targets, len(labels), settings.reach))
+        return strongest_class(spread_labels(graph, targets, len(labels), settings.reach))
 
     guess, certainty = spread_from(np.arange(len(labelled)))
     own = slice(len(labelled), len(labelled) + len(unlabelled))

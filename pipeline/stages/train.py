@@ -13,12 +13,12 @@ from pipeline.atomic_write import written_whole
 from pipeline.data.records import Example, digest_examples, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home, git, is_dirty
-from pipeline.learning.accumulation import processes
-from pipeline.learning.fit import inputs_of, prepare, summary, train
-from pipeline.learning.loop import Fitted
-from pipeline.learning.resume import checkpoints_of
+from pipeline.learning.accumulation import distributed_state
+from pipeline.learning.fit import fine_tune, prepare, summary, training_inputs
+from pipeline.learning.loop import FitResult
+from pipeline.learning.resume import open_checkpoints
 from pipeline.learning.training_state import Table
-from pipeline.network.checkpoint import save_trained
+from pipeline.network.trained_model import save_trained
 from pipeline.params import Data, flatten, load_params
 from pipeline.tracking import Run, stage_run
 
@@ -31,7 +31,7 @@ def write_table(path: Path, table: Table) -> None:
         writer.writerows(table)
 
 
-def write_curves(folder: Path, fitted: Fitted, run: Run) -> None:
+def write_curves(folder: Path, fitted: FitResult, run: Run) -> None:
     """Tables and summary as files, and into the run."""
     write_table(folder / "steps.csv", fitted.steps)
     write_table(folder / "epochs.csv", fitted.epochs)
@@ -82,18 +82,18 @@ def main() -> None:
     }
     prepared = prepare([*sides["train"], *spread], sides["val"], params)
     home = find_home()
-    if not processes().is_main_process:  # of `torchrun`: it computes its parts, and the main process tells and writes
-        train(prepared, params, Run(None), None, home)
+    if not distributed_state().is_main_process:  # of `torchrun`: it computes its parts, and the main process tells and writes
+        fine_tune(prepared, params, Run(None), None, home)
         return
     with (
-        checkpoints_of(inputs_of(prepared, params), home, params.train.checkpoint_s) as checkpoints,
+        open_checkpoints(training_inputs(prepared, params), home, params.train.checkpoint_s) as checkpoints,
         stage_run("train", tracked, home, continues=checkpoints.run if checkpoints else None) as run,
     ):
         if checkpoints:
             checkpoints.run = run.id
         digest = log_datasets(run, args.split, sides, params.data)
         tell_spread(run, args.spread)
-        fitted = train(prepared, params, run, checkpoints, home)
+        fitted = fine_tune(prepared, params, run, checkpoints, home)
         origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}
         save_trained(args.model, fitted.state, prepared.labels, origin)
         write_curves(args.curves, fitted, run)

@@ -18,7 +18,7 @@ from filelock import FileLock
 from pipeline import tracking
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Params, Serve
-from pipeline.session.golden_answers import Golden, golden_differences, read_golden
+from pipeline.session.golden_answers import GoldenAnswers, golden_differences, read_golden
 from serving.processes import Announce
 from serving.release.manifest import MANIFEST, model_name, read_verified, repository
 from serving.release.release_table import UNIQUE_ROLES, promote, roles, versions
@@ -196,7 +196,7 @@ def unpark(home: Path, version: int) -> Path:
     return folder
 
 
-def _problem(serve: Serve, model: str, golden: Golden) -> str | None:
+def _problem(serve: Serve, model: str, golden: GoldenAnswers) -> str | None:
     """In words, how the server's golden answers are not the offline ones."""
     nonce = secrets.token_hex(8)  # in each call, so that Triton's cache cannot answer for the life before of the same version
     size = BATCH_TEXTS - 1
@@ -211,7 +211,7 @@ def _problem(serve: Serve, model: str, golden: Golden) -> str | None:
     return f"{len(differences)} of {len(golden.texts)} golden answers differ from the offline ones: {differences[0]}"
 
 
-def _golden(folder: Path) -> Golden:
+def _golden(folder: Path) -> GoldenAnswers:
     try:
         return read_golden(folder)
     except (OSError, ValueError) as error:

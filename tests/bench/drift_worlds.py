@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitoring.drift.window import Rows
-from pipeline.data.corrupt import spoil
+from pipeline.data.corrupt import corrupt_texts
 from pipeline.params import Monitor, Params
 from pipeline.reference_profile import Reference
 from tests.bench.embedded import Head, Texts, fit_head, load, retyped
@@ -46,7 +46,7 @@ def make_worlds(data: Path, params: Params, cache: Path) -> dict[str, World]:
 
     def spoilt(pool: Texts, name: str) -> Texts:
         own = params.reference
-        return retyped(pool, spoil(pool.text.tolist(), own.mistyped, own.kept_words, own.seed), name, model, cache)
+        return retyped(pool, corrupt_texts(pool.text.tolist(), own.mistyped, own.kept_words, own.seed), name, model, cache)
 
     def disturbed(texts: Texts, name: str) -> dict[str, Texts]:
         kinds = {kind: [change(text, row) for row, text in enumerate(texts.text.tolist())] for kind, change in CHANGES.items()}

@@ -106,7 +106,7 @@ def _embed(texts: Sequence[str], name: str, model: Model) -> tuple[NDArray[np.fl
 
     from pipeline.network.base_model import base_folder
     from pipeline.network.classifier import CosineHead, TextClassifier, load_encoder, sketch_projection
-    from pipeline.network.inference import in_batches
+    from pipeline.network.inference import infer_in_batches
     from pipeline.runtime.pieces import load_tokenizer, to_pieces
 
     tokenizer = load_tokenizer(base_folder(model), model.max_pieces)
@@ -114,7 +114,7 @@ def _embed(texts: Sequence[str], name: str, model: Model) -> tuple[NDArray[np.fl
     frozen = TextClassifier(load_encoder(base_folder(model)), CosineHead(1, 1, 1.0)).eval()
     parts = [pieces[at : at + SHOWN_EACH] for at in range(0, len(pieces), SHOWN_EACH)]
     shown = track(parts, description=f"{len(texts)} texts of {name}")
-    embedded = [in_batches(frozen.embed, part, batch_size=BATCH, precision="fp32") for part in shown]
+    embedded = [infer_in_batches(frozen.embed, part, batch_size=BATCH, precision="fp32") for part in shown]
     pooled = F.normalize(torch.cat(embedded), dim=-1)
     sketch = (pooled @ sketch_projection(pooled.shape[1], model)).numpy().astype(np.float16)
     return pooled.numpy(), sketch, np.array([len(own) for own in pieces], dtype=np.int32)

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 
 from pipeline.errors import run_stage
 from pipeline.network.base_model import base_folder
-from pipeline.network.checkpoint import load_trained
-from pipeline.network.classifier import merge
+from pipeline.network.classifier import merge_adapters
+from pipeline.network.trained_model import load_trained
 from pipeline.params import Model, load_params
 
 
@@ -36,7 +36,7 @@ class Said(BaseModel):
 def create_app(folder: Path, settings: Model) -> FastAPI:
     """The app on the model in the folder."""
     trained = load_trained(folder, settings)
-    model = merge(trained.classifier)
+    model = merge_adapters(trained.classifier)
     tokenizer = AutoTokenizer.from_pretrained(base_folder(settings))
     app = FastAPI()
 

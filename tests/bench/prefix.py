@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.learning.classification import Rows, classification
+from pipeline.learning.classification import Rows, classification_task
 from pipeline.learning.freezing import freeze
 from pipeline.learning.loop import fit
 from pipeline.learning.prefix_cache import PrefixCache
 from pipeline.network.base_model import base_folder
-from pipeline.network.classifier import build
+from pipeline.network.classifier import build_classifier
 from pipeline.network.precision import Precision
 from pipeline.params import Params
 from tests.bench.report import Row, paired_ratio
@@ -54,7 +54,7 @@ def measure(rows: Rows, classes: int, params: Params, frozen: int, pairs: int, p
         losses: list[float] = []
         with inside, redirect_stderr(io.StringIO()):  # no bar of its own for each epoch
             none = rows._replace(pieces=arm.pieces[:1], targets=arm.targets[:1])  # validation is no part of the row
-            task = classification(classifier, arm, none, settings, precision)._replace(validate=lambda: {"f1_macro": 0.5})
+            task = classification_task(classifier, arm, none, settings, precision)._replace(validate=lambda: {"f1_macro": 0.5})
             classifier.load_state_dict(before)
             torch.manual_seed(1)
             wall, cpu = perf_counter(), process_time()
@@ -62,7 +62,7 @@ def measure(rows: Rows, classes: int, params: Params, frozen: int, pairs: int, p
             return Epoch(perf_counter() - wall, process_time() - cpu, losses)
 
     torch.manual_seed(0)
-    classifier = build(base_folder(params.model), classes, params.model)
+    classifier = build_classifier(base_folder(params.model), classes, params.model)
     cut = freeze(classifier, settings)
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     with TemporaryDirectory() as home:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.learning.classification import Rows, classification
+from pipeline.learning.classification import Rows, classification_task
 from pipeline.learning.loop import fit
 from pipeline.learning.task import Task
 from pipeline.network.base_model import base_folder
 from pipeline.network.batching import Batch
-from pipeline.network.classifier import build, write_out
-from pipeline.network.precision import candidates
+from pipeline.network.classifier import build_classifier, use_fused_layers
+from pipeline.network.precision import native_precisions
 from pipeline.params import Params, load_params
 from tests.bench.train_rows import BenchRows, Settings, Windows, read_rows, with_settings
 
@@ -23,12 +23,14 @@ class OverError(Exception):
 
 def make_task(rows: BenchRows, params: Params, windows: Windows) -> Task:
     """As stage `train` makes it, counting batches."""
-    precision = candidates()[-1]
+    precision = native_precisions()[-1]
     torch.manual_seed(params.train.seed)
-    classifier = build(base_folder(params.model), 1 + max(rows.targets), params.model)
-    write_out(classifier, params.model, precision)
+    classifier = build_classifier(base_folder(params.model), 1 + max(rows.targets), params.model)
+    use_fused_layers(classifier, params.model, precision)
     own = Rows(rows.pieces, torch.tensor(rows.targets))
-    task = classification(classifier, own, Rows(own.pieces[:1], own.targets[:1]), params.train, precision, params.model.lanes)
+    task = classification_task(
+        classifier, own, Rows(own.pieces[:1], own.targets[:1]), params.train, precision, params.model.lanes
+    )
 
     def batch(numbers: list[int]) -> Batch:
         made = task.batch(numbers)

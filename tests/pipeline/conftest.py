@@ -3,12 +3,12 @@
 import pytest
 
 from pipeline.data.records import Example, read_examples
-from pipeline.network.checkpoint import Trained, load_trained
+from pipeline.network.trained_model import TrainedModel, load_trained
 from tests.conftest import Project
 
 
 @pytest.fixture(scope="session")
-def trained(made: Project) -> Trained:
+def trained(made: Project) -> TrainedModel:
     return load_trained(made / "artifacts/model", made.params.model)
 
 

@@ -12,7 +12,7 @@ from monitoring.retrain.feedback_rows import Collected, Opinion, collect, find_t
 from monitoring.retrain.journal import Job
 from monitoring.retrain.new_labels import Said, learnt_upto, new_labels, said_since
 from monitoring.retrain.run_local import branch
-from pipeline.data.records import spelling
+from pipeline.data.records import normalise_label
 from pipeline.params import Params
 from pipeline.stages.ingest import ingest
 from serving.prediction_log.segments import Row
@@ -130,7 +130,7 @@ def test_a_hostile_label_stays_data(params: Params, tmp_path_factory: pytest.Tem
     for row in collected.rows:
         assert len(row["label"]) <= 200
         assert not set("\n\r\0\u2028") & set(row["label"])
-        assert sum(spelling(label.strip()) == spelling(row["label"]) for label in said) or row["label"] in LABELS
+        assert sum(normalise_label(label.strip()) == normalise_label(row["label"]) for label in said) or row["label"] in LABELS
     assert sum(collected.left_out.values()) + len(collected.rows) == len(said)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.causal.packing import IGNORED, Sequences, causal_mask, pack, packed
+from pipeline.causal.packing import IGNORE_INDEX, Sequences, causal_mask, pack, packed_batch
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 
@@ -28,16 +28,16 @@ def test_a_sequence_longer_than_a_row_has_one_of_its_own() -> None:
 
 
 def test_a_batch_of_packs_numbers_its_sequences_and_begins_their_positions_anew() -> None:
-    batch = packed(Sequences([[7, 8, 9], [5, 6], [4]], [0, 0, 0]), [[0, 1], [2]], multiple=4)
+    batch = packed_batch(Sequences([[7, 8, 9], [5, 6], [4]], [0, 0, 0]), [[0, 1], [2]], multiple=4)
     assert batch["input_ids"].tolist() == [[7, 8, 9, 5, 6, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 2, 2, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
     assert batch["position_ids"].tolist()[0] == [0, 1, 2, 0, 1, 0, 0, 0]
-    assert batch["labels"].tolist()[0] == [IGNORED, 8, 9, IGNORED, 6, IGNORED, IGNORED, IGNORED]
+    assert batch["labels"].tolist()[0] == [IGNORE_INDEX, 8, 9, IGNORE_INDEX, 6, IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX]
 
 
 def test_a_prompt_is_read_and_not_learnt() -> None:
-    batch = packed(Sequences([[7, 8, 9, 3]], [2]), [[0]])
-    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 9, 3]]
+    batch = packed_batch(Sequences([[7, 8, 9, 3]], [2]), [[0]])
+    assert batch["labels"].tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 9, 3]]
 
 
 @pytest.mark.parametrize(("looks", "at", "allowed"), [(1, 0, True), (0, 1, False), (3, 1, False), (3, 2, True), (2, 2, True)])

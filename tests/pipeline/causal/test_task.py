@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.causal.packing import Sequences, packed
+from pipeline.causal.packing import Sequences, packed_batch
 from pipeline.causal.task import causal_task, load_causal, next_piece_loss, validate
 from pipeline.learning.loop import fit
 from pipeline.params import Causal, Params
@@ -50,7 +50,7 @@ def test_packed_sequences_have_the_loss_and_gradients_of_each_alone(folder: Path
         logits = model(input_ids=torch.tensor([pieces])).logits[0, first - 1 : -1]
         losses.append(F.cross_entropy(logits, torch.tensor(pieces[first:]), reduction="none"))
     alone = torch.cat(losses).mean()
-    together = next_piece_loss("fp32")(model, packed(TEXTS, [[3, 0, 1], [5, 2, 4]], multiple=8))
+    together = next_piece_loss("fp32")(model, packed_batch(TEXTS, [[3, 0, 1], [5, 2, 4]], multiple=8))
     assert together.item() == pytest.approx(alone.item(), abs=1e-5)
     for one, other in zip(torch.autograd.grad(together, trained), torch.autograd.grad(alone, trained), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
@@ -58,7 +58,7 @@ def test_packed_sequences_have_the_loss_and_gradients_of_each_alone(folder: Path
 
 def test_without_boundaries_the_loss_would_be_another(folder: Path, causal: Causal) -> None:
     model = load_causal(folder, causal)
-    right = packed(TEXTS, [[3, 0, 1]])
+    right = packed_batch(TEXTS, [[3, 0, 1]])
     leaking = {**right, "attention_mask": right["attention_mask"].clamp(max=1)}
     loss = next_piece_loss("fp32")
     assert abs(loss(model, right).item() - loss(model, leaking).item()) > 1e-3

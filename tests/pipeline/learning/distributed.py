@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.learning.accumulation import processes
-from pipeline.learning.classification import Rows, classification
+from pipeline.learning.accumulation import distributed_state
+from pipeline.learning.classification import Rows, classification_task
 from pipeline.learning.loop import fit
 from pipeline.params import load_params
 from tests.pipeline.network.little_bert import WORDS, little_classifier
@@ -17,7 +17,7 @@ ROWS = 21  # in batches of 8: the last one is smaller
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    here = processes()
+    here = distributed_state()
     alone = here.num_processes == 1
     params = load_params()
     model = params.model.model_copy(update={"dropout": 0.0, "lora_rank": 4})
@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     rows = Rows(pieces, torch.arange(ROWS) % 3)
     classifier = little_classifier(folder, model)
     losses: list[float] = []
-    task = classification(classifier, rows, rows, settings, "fp32")
+    task = classification_task(classifier, rows, rows, settings, "fp32")
     fit(task, settings, log_step=lambda _, values: losses.append(values["loss"]), log_epoch=lambda _epoch, _values: None)
     if here.is_main_process:
         print(json.dumps(losses), flush=True)

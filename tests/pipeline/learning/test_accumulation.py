@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pipeline.learning.accumulation import Gradients, Lanes, split_evenly
+from pipeline.learning.accumulation import GradientAccumulator, WorkerPool, split_evenly
 from pipeline.learning.task import Task
 from pipeline.network.batching import Batch
 from pipeline.params import Params, Train
@@ -69,10 +69,10 @@ def task(model: nn.Module, lanes: int = 1, fail: Sequence[bool] = ()) -> Task:
     return Task(model, [5] * 7, 1, batch, loss, dict, lanes=lanes)
 
 
-def gradients(lanes: int, rounds: int, fail: Sequence[bool] = ()) -> tuple[float, Tensor, Gradients]:
+def gradients(lanes: int, rounds: int, fail: Sequence[bool] = ()) -> tuple[float, Tensor, GradientAccumulator]:
     model = Line()
-    with Lanes(lanes) as threads:
-        made = Gradients(task(model, lanes, fail), model, Accelerator(), threads, rounds)
+    with WorkerPool(lanes) as threads:
+        made = GradientAccumulator(task(model, lanes, fail), model, Accelerator(), threads, rounds)
         loss, pieces = made(list(range(7)))
     assert pieces == 7
     assert model.weight.grad is not None
@@ -116,7 +116,7 @@ def test_the_second_time_memory_runs_out_is_the_end() -> None:
 
 def test_lanes_share_the_cores_and_give_them_back() -> None:
     before = torch.get_num_threads()
-    with Lanes(2) as lanes:
+    with WorkerPool(2) as lanes:
         inside = lanes.run([torch.get_num_threads] * 2)
     assert torch.get_num_threads() == before
     assert len(set(inside)) == 1

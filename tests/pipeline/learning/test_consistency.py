@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.learning.classification import Rows, classification
-from pipeline.learning.consistency import divergence, twice
+from pipeline.learning.classification import Rows, classification_task
+from pipeline.learning.consistency import duplicate_rows, symmetric_kl
 from pipeline.learning.loop import fit
 from pipeline.params import Params, Train
 from tests.pipeline.learning.toy import Toy, fresh, toy_rows, toy_settings
@@ -28,17 +28,17 @@ def test_the_divergence_by_its_formula() -> None:
     there = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
     back = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
     logits = torch.tensor([[0.8, 0.2], [0.3, 0.7], [0.5, 0.5], [0.3, 0.7]]).log() + 3.0
-    assert float(divergence(logits)) == pytest.approx((there + back) / 2 / 2, rel=1e-6)
+    assert float(symmetric_kl(logits)) == pytest.approx((there + back) / 2 / 2, rel=1e-6)
 
 
 def test_copies_stand_behind_the_rows() -> None:
-    assert twice(torch.tensor([[1, 2], [3, 4]])).tolist() == [[1, 2], [3, 4], [1, 2], [3, 4]]
+    assert duplicate_rows(torch.tensor([[1, 2], [3, 4]])).tolist() == [[1, 2], [3, 4], [1, 2], [3, 4]]
 
 
 def losses(params: Params, toy: Toy, settings: Train, **model: object) -> list[float]:
     """Of a training's steps."""
     told: list[float] = []
-    task = classification(fresh(params, **model), toy.train, toy.val, settings, "fp32")
+    task = classification_task(fresh(params, **model), toy.train, toy.val, settings, "fp32")
     fit(task, settings, log_step=lambda _, values: told.append(values["loss"]), log_epoch=lambda *_: None)
     return told
 
@@ -73,7 +73,7 @@ class Wavering(nn.Module):
 def test_rows_are_doubled_only_where_it_is_asked_for(params: Params, settings: Train) -> None:
     rows = Rows([[101, 7592, 102]] * 3, torch.tensor([0, 1, 0]))
     for weight, expected in ((0.0, 3), (0.5, 6)):
-        task = classification(fresh(params), rows, rows, settings.model_copy(update={"consistency": weight}), "fp32")
+        task = classification_task(fresh(params), rows, rows, settings.model_copy(update={"consistency": weight}), "fp32")
         wavering = Wavering()
         task.loss(wavering, task.batch([0, 1, 2]))
         assert wavering.rows == [expected]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.learning.early_stopping import Progress, advance, should_stop, watched
+from pipeline.learning.early_stopping import Progress, advance, should_stop, watched_score
 from pipeline.params import Params, Train
 
 PLAIN = {"ema_decay": 0.0, "min_delta": 0.0, "patience": 2, "watch": "f1_macro"}
@@ -86,7 +86,7 @@ def test_a_score_that_is_no_number_leaves_the_average_alone(plain: Train) -> Non
 
 def test_a_loss_is_watched_downwards(plain: Train) -> None:
     scores = {"loss": 2.0, "accuracy": 0.5, "f1_macro": 0.4}
-    assert {name: watched(scores, plain.model_copy(update={"watch": name})) for name in scores} == {
+    assert {name: watched_score(scores, plain.model_copy(update={"watch": name})) for name in scores} == {
         "loss": -2.0, "accuracy": 0.5, "f1_macro": 0.4,
     }  # fmt: skip
 

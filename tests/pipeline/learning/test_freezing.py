@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.learning.classification import classification
+from pipeline.learning.classification import classification_task
 from pipeline.learning.freezing import freeze, trained_share
 from pipeline.learning.loop import fit
-from pipeline.learning.optim import layer_of
+from pipeline.learning.optim import layer_number
 from pipeline.network.base_model import base_folder
 from pipeline.network.batching import pad
 from pipeline.network.classifier import CosineHead, TextClassifier, load_encoder, trainable_state
@@ -25,7 +25,7 @@ def setting(params: Params, **changes: Any) -> Train:
 
 
 def trained_layers(model: TextClassifier) -> set[int | None]:
-    return {layer_of(name) for name in trainable_state(model)}
+    return {layer_number(name) for name in trainable_state(model)}
 
 
 def whole(params: Params) -> TextClassifier:
@@ -46,7 +46,7 @@ def test_only_so_many_layers_from_the_top_and_the_head_are_trained(adapters: boo
     model = fresh(params) if adapters else whole(params)
     assert freeze(model, setting(params, trained_layers=2)) == 4
     assert trained_layers(model) == {4, 5, None}
-    assert {name for name in trainable_state(model) if layer_of(name) is None} == {HEAD}
+    assert {name for name in trainable_state(model) if layer_number(name) is None} == {HEAD}
 
 
 def test_all_but_the_last_layer_frozen_leaves_less_than_a_tenth_to_train(params: Params) -> None:
@@ -90,9 +90,14 @@ def test_training_moves_the_trained_layers_and_no_others(params: Params) -> None
     model, settings = fresh(params), setting(params, trained_layers=2, epochs=1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     freeze(model, settings)
-    fit(classification(model, *toy_rows(params), settings, "fp32"), settings, log_step=lambda *_: None, log_epoch=lambda *_: None)
+    fit(
+        classification_task(model, *toy_rows(params), settings, "fp32"),
+        settings,
+        log_step=lambda *_: None,
+        log_epoch=lambda *_: None,
+    )
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert {layer_of(name) for name in moved} == {4, 5, None}
+    assert {layer_number(name) for name in moved} == {4, 5, None}
 
 
 @pytest.mark.parametrize("cut", [0, 4])

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import sparse
 
-from pipeline.learning.label_spreading import UNKNOWN, most_certain, neighbour_graph, spread_labels
+from pipeline.learning.label_spreading import UNKNOWN, neighbour_graph, spread_labels, strongest_class
 from pipeline.params import Params, Spread
 
 
@@ -52,14 +52,14 @@ def test_one_label_a_cloud_is_enough(few_near: Spread) -> None:
     points = np.concatenate([cloud([1.0, 0.0, 0.0], 40, seed=3), cloud([0.0, 1.0, 0.0], 40, seed=4)])
     targets = np.full(80, UNKNOWN)
     targets[[0, 40]] = [0, 1]
-    guess, share = most_certain(spread_labels(neighbour_graph(points, few_near), targets, 2, reach=0.9))
+    guess, share = strongest_class(spread_labels(neighbour_graph(points, few_near), targets, 2, reach=0.9))
     assert guess.tolist() == [0] * 40 + [1] * 40
     assert share.min() > 0.9
 
 
 def test_what_no_label_reaches_gets_none() -> None:
     apart = sparse.csr_matrix(np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    guess, share = most_certain(spread_labels(apart, np.array([1, UNKNOWN, UNKNOWN]), 2, reach=0.5))
+    guess, share = strongest_class(spread_labels(apart, np.array([1, UNKNOWN, UNKNOWN]), 2, reach=0.5))
     assert guess.tolist() == [1, 1, UNKNOWN]
     assert share.tolist() == [1.0, 1.0, 0.0]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pipeline.errors import RefusedError
-from pipeline.learning.classification import classification, start_from_class_means, validate
-from pipeline.learning.loop import Fitted, fit
+from pipeline.learning.classification import classification_task, init_head_from_class_means, validate
+from pipeline.learning.loop import FitResult, fit
 from pipeline.network.base_model import base_folder
-from pipeline.network.classifier import TextClassifier, restore, trainable_state
-from pipeline.network.inference import in_batches
+from pipeline.network.classifier import TextClassifier, restore_classifier, trainable_state
+from pipeline.network.inference import infer_in_batches
 from pipeline.params import Params, Train
 from tests.pipeline.learning.toy import Toy, fresh, toy_rows, toy_settings
 
@@ -19,7 +19,7 @@ from tests.pipeline.learning.toy import Toy, fresh, toy_rows, toy_settings
 class Story(NamedTuple):
     """A training with what it told on the way."""
 
-    fitted: Fitted
+    fitted: FitResult
     steps: list[tuple[int, dict[str, float]]]
     epochs: list[tuple[int, dict[str, float]]]
     classifier: TextClassifier
@@ -38,7 +38,7 @@ def toy(params: Params) -> Toy:
 def tell(params: Params, toy: Toy, settings: Train, scores: Any = None, **changes: float) -> Story:
     """Train a fresh classifier; `scores` stand in for the macro-F1 of each epoch."""
     classifier, steps, epochs = fresh(params, **changes), [], []
-    task = classification(classifier, *toy, settings, "fp32")
+    task = classification_task(classifier, *toy, settings, "fp32")
     if scores is not None:
         task = task._replace(validate=lambda: {"loss": 1.0, "accuracy": 0.5, "f1_macro": next(scores)})
     fitted = fit(
@@ -90,7 +90,7 @@ def test_nothing_of_the_frozen_base_moves(story: Story, params: Params) -> None:
 
 def test_the_kept_state_scores_what_was_told(story: Story, params: Params, toy: Toy) -> None:
     model = params.model.model_copy(update={"lora_rank": 4})
-    kept = restore(base_folder(model), story.fitted.state, 2, model)
+    kept = restore_classifier(base_folder(model), story.fitted.state, 2, model)
     told = dict(story.epochs)[story.fitted.progress.best_epoch]
     found = validate(kept, toy.val, batch_size=8, precision="fp32")
     assert found["f1_macro"] == story.fitted.progress.best
@@ -107,7 +107,7 @@ def test_the_first_loss_is_the_smoothed_one_by_its_formula(params: Params, toy: 
     """(1 − ε) · −log p of the true class + ε · mean −log p over the classes (Szegedy et al. 2016)."""
     whole = settings.model_copy(update={"batch_size": 14, "epochs": 1, "label_smoothing": 0.3})
     story = tell(params, toy, whole, dropout=0.0)
-    logits = in_batches(fresh(params, dropout=0.0).eval(), toy.train.pieces, batch_size=14, precision="fp32")
+    logits = infer_in_batches(fresh(params, dropout=0.0).eval(), toy.train.pieces, batch_size=14, precision="fp32")
     surprise = np.log(np.exp(logits.numpy()).sum(axis=1, keepdims=True)) - logits.numpy()
     expected = 0.7 * surprise[np.arange(14), toy.train.targets.numpy()].mean() + 0.3 * surprise.mean()
     assert story.steps[0][1]["loss"] == pytest.approx(expected, rel=1e-4)
@@ -176,7 +176,7 @@ def test_the_rate_falls_when_validation_stands_still_and_the_schedule_is_plateau
 
 def test_one_process_can_train_in_bf16_after_fp32(story: Story, params: Params, toy: Toy, settings: Train) -> None:
     one = settings.model_copy(update={"epochs": 1})
-    task = classification(fresh(params), *toy, one, "bf16")
+    task = classification_task(fresh(params), *toy, one, "bf16")
     fitted = fit(task, one, log_step=lambda *_: None, log_epoch=lambda *_: None)
     assert {value.dtype for value in fitted.state.values()} == {torch.float32}
 
@@ -184,7 +184,7 @@ def test_one_process_can_train_in_bf16_after_fp32(story: Story, params: Params, 
 def test_a_head_at_the_class_means_knows_the_task_before_training(params: Params, toy: Toy) -> None:
     classifier = fresh(params)
     before = trainable_state(classifier)
-    start_from_class_means(classifier, toy.train, batch_size=8, precision="fp32")
+    init_head_from_class_means(classifier, toy.train, batch_size=8, precision="fp32")
     assert validate(classifier, toy.val, batch_size=8, precision="fp32")["accuracy"] >= 5 / 6  # chance is 1/2
     assert torch.allclose(classifier.head.weight.norm(dim=1), torch.ones(2))
     after = trainable_state(classifier)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pipeline.learning.memory_use import in_parts
+from pipeline.learning.memory_use import memory_by_part
 
 
 def test_parts_are_counted_in_bytes_and_add_up_to_the_peak() -> None:
@@ -12,7 +12,7 @@ def test_parts_are_counted_in_bytes_and_add_up_to_the_peak() -> None:
     optimizer = torch.optim.AdamW(model[1].parameters())
     model[1](torch.ones(20)).sum().backward()
     optimizer.step()
-    found = in_parts(model, optimizer)
+    found = memory_by_part(model, optimizer)
     assert found["frozen"] == 2 * 10 * 20
     assert found["trained"] == found["gradients"] == 4 * 20 * 3
     assert found["optimizer"] == 2 * 4 * 20 * 3 + 4  # two moments, and the step's number

@@ -8,7 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.learning.optim import Group, group_of, grouped, layer_of, optimizer_of, peaks, set_rates, state_bytes
+from pipeline.learning.optim import (
+    ParameterGroup,
+    layer_number,
+    make_optimizer,
+    parameter_group,
+    parameter_groups,
+    peak_rates,
+    set_rates,
+    state_bytes,
+)
 from pipeline.params import Params, Train
 
 Array = NDArray[np.float64]
@@ -34,34 +43,34 @@ def train(params: Params) -> Train:
 
 def test_every_trainable_parameter_is_in_one_group_and_nothing_else(train: Train) -> None:
     small = Small()
-    own = [id(p) for group in optimizer_of(small, train).param_groups for p in group["params"]]
+    own = [id(p) for group in make_optimizer(small, train).param_groups for p in group["params"]]
     assert sorted(own) == sorted(id(p) for p in small.parameters() if p.requires_grad)
 
 
 def test_rates_rise_geometrically_through_the_layers_to_the_head(train: Train) -> None:
-    assert peaks(Small(), train) == pytest.approx(
+    assert peak_rates(Small(), train) == pytest.approx(
         {"embeddings": 1e-3, "layer 0": 1e-3, "layer 1": 2e-3, "layer 2": 4e-3, "head": 1e-2}
     )
 
 
 def test_layers_that_learn_alike_are_one_group_and_the_rates_are_those_of_params(train: Train) -> None:
-    assert peaks(Small(), train.model_copy(update={"bottom_lr": 4e-3})) == {"encoder": 4e-3, "head": 1e-2}
+    assert peak_rates(Small(), train.model_copy(update={"bottom_lr": 4e-3})) == {"encoder": 4e-3, "head": 1e-2}
 
 
 def test_norms_biases_and_the_head_do_not_decay(train: Train) -> None:
     small = Small()
     names = {id(p): name for name, p in small.named_parameters()}
-    decaying = {names[id(p)] for group, own in grouped(small, train).items() if group.decay for p in own}
+    decaying = {names[id(p)] for group, own in parameter_groups(small, train).items() if group.decay for p in own}
     assert decaying == {"encoder.embeddings.weight", *(f"encoder.layer.{n}.lora.weight" for n in range(3))}
 
 
 def test_the_first_pattern_that_fits_sets_the_rate(train: Train) -> None:
     ruled = train.model_copy(update={"lr_rules": "*.layer.1.*=7e-5, *norm*=9e-5, head.*=0.5"})
     weight = torch.zeros(2, 2)
-    assert group_of("encoder.layer.1.norm.weight", torch.zeros(2), 3, ruled) == Group("*.layer.1.*", 7e-5, 0.0)
-    assert group_of("encoder.layer.2.norm.weight", torch.zeros(2), 3, ruled) == Group("*norm*", 9e-5, 0.0)
-    assert group_of("encoder.layer.2.lora.weight", weight, 3, ruled).peak == pytest.approx(4e-3)
-    assert group_of("head.weight", weight, 3, ruled).peak == 0.5
+    assert parameter_group("encoder.layer.1.norm.weight", torch.zeros(2), 3, ruled) == ParameterGroup("*.layer.1.*", 7e-5, 0.0)
+    assert parameter_group("encoder.layer.2.norm.weight", torch.zeros(2), 3, ruled) == ParameterGroup("*norm*", 9e-5, 0.0)
+    assert parameter_group("encoder.layer.2.lora.weight", weight, 3, ruled).peak == pytest.approx(4e-3)
+    assert parameter_group("head.weight", weight, 3, ruled).peak == 0.5
 
 
 @pytest.mark.parametrize(
@@ -74,11 +83,11 @@ def test_the_first_pattern_that_fits_sets_the_rate(train: Train) -> None:
     ],
 )
 def test_the_layer_is_read_from_the_name(name: str, layer: int | None) -> None:
-    assert layer_of(name) == layer
+    assert layer_number(name) == layer
 
 
 def test_setting_rates_keeps_the_proportions(train: Train) -> None:
-    optimizer = optimizer_of(Small(), train)
+    optimizer = make_optimizer(Small(), train)
     set_rates(optimizer, 0.5)
     assert {group["peak"]: group["lr"] for group in optimizer.param_groups} == {
         group["peak"]: group["peak"] / 2 for group in optimizer.param_groups
@@ -118,14 +127,14 @@ def test_five_steps_are_those_of_the_textbook(name: str, formula: Any, train: Tr
     own = {n: p for n, p in small.named_parameters() if p.requires_grad}
     before = {n: p.detach().numpy().copy() for n, p in own.items()}
     gradients = {n: [draw.normal(size=p.shape) for _ in range(5)] for n, p in own.items()}
-    optimizer = optimizer_of(small, train.model_copy(update={"optimizer": name}))
+    optimizer = make_optimizer(small, train.model_copy(update={"optimizer": name}))
     set_rates(optimizer, 0.5)
     for step in range(5):
         for n, p in own.items():
             p.grad = torch.from_numpy(gradients[n][step])
         optimizer.step()
     for n, p in own.items():
-        group = group_of(n, p, 3, train)
+        group = parameter_group(n, p, 3, train)
         expected = formula(before[n], gradients[n], group.peak / 2, group.decay, train.beta1, train.beta2)
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-9, atol=1e-12, err_msg=n)
     assert small.encoder.base.tolist() == [1.0, 1.0]
@@ -135,7 +144,7 @@ def test_lion_and_sgd_keep_half_of_the_state_of_adamw(train: Train) -> None:
     sizes = {}
     for name in ("adamw", "lion", "sgd"):
         small = Small()
-        optimizer = optimizer_of(small, train.model_copy(update={"optimizer": name}))
+        optimizer = make_optimizer(small, train.model_copy(update={"optimizer": name}))
         sum(p.sum() for p in small.parameters() if p.requires_grad).backward()
         optimizer.step()
         sizes[name] = state_bytes(optimizer)

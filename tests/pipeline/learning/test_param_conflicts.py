@@ -8,20 +8,20 @@ import pytest
 from safetensors import safe_open
 
 from pipeline.errors import InputError
-from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_impossible, refuse_precision
-from pipeline.network.base_model import base_folder, matrices
+from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_conflicts, refuse_precision
+from pipeline.network.base_model import base_folder, matrix_modules
 from pipeline.params import Params
 
 
 def refused(params: Params, section: str, **changes: Any) -> InputError:
     changed = params.model_copy(update={section: getattr(params, section).model_copy(update=changes)})
     with pytest.raises(InputError) as caught:
-        refuse_impossible(changed, base_folder(params.model), has_gpu=False, cpu_flags=set())
+        refuse_conflicts(changed, base_folder(params.model), has_gpu=False, cpu_flags=set())
     return caught.value
 
 
 def test_the_shipped_settings_work_together(params: Params) -> None:
-    refuse_impossible(params, base_folder(params.model), has_gpu=False, cpu_flags=set())
+    refuse_conflicts(params, base_folder(params.model), has_gpu=False, cpu_flags=set())
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_target_module_that_the_base_lacks(written: str, near: str, params: Pa
 @pytest.mark.parametrize("written", ["all-linear", "query,value", "attention.output.dense", "query, dense"])
 def test_target_modules_that_the_base_has(written: str, params: Params) -> None:
     changed = params.model_copy(update={"model": params.model.model_copy(update={"lora_targets": written})})
-    refuse_impossible(changed, base_folder(params.model), has_gpu=False, cpu_flags=set())
+    refuse_conflicts(changed, base_folder(params.model), has_gpu=False, cpu_flags=set())
 
 
 def test_more_layers_than_there_are(params: Params) -> None:
@@ -64,20 +64,20 @@ def test_passes_held_together_that_nothing_makes_different(params: Params) -> No
     for own in ({"dropout": 0.1}, {"lora_dropout": 0.1}):
         moving = still.model_copy(update={"model": still.model.model_copy(update=own)})
         train = moving.train.model_copy(update={"consistency": 1.0})
-        refuse_impossible(moving.model_copy(update={"train": train}), base_folder(params.model), has_gpu=False, cpu_flags=set())
+        refuse_conflicts(moving.model_copy(update={"train": train}), base_folder(params.model), has_gpu=False, cpu_flags=set())
 
 
 def test_matrices_are_those_that_safetensors_reads(params: Params) -> None:
     path = base_folder(params.model) / "model.safetensors"
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if name.endswith(".weight") and len(file.get_slice(name).get_shape()) == 2]  # noqa: SIM118
-    assert sorted(f"{name}.weight" for name in matrices(path)) == sorted(names)
+    assert sorted(f"{name}.weight" for name in matrix_modules(path)) == sorted(names)
 
 
 def test_a_header_is_read_without_the_weights(tmp_path: Path) -> None:
     header = b'{"a.weight": {"dtype": "F32", "shape": [2, 2]}, "b.weight": {"shape": [2]}, "__metadata__": {}}'
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    assert list(matrices(tmp_path / "model.safetensors")) == ["a"]
+    assert list(matrix_modules(tmp_path / "model.safetensors")) == ["a"]
 
 
 def test_the_machine_is_read_from_the_kernel(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, DistilBertConfig, LlamaConfig, MPNetConfig, RobertaConfig
 
-from pipeline.learning.classification import classification
+from pipeline.learning.classification import classification_task
 from pipeline.learning.freezing import freeze
-from pipeline.learning.loop import Fitted, fit
-from pipeline.learning.prefix_cache import PrefixCache, Store, bytes_needed, digest_below, key_of, layers_of
+from pipeline.learning.loop import FitResult, fit
+from pipeline.learning.prefix_cache import PrefixCache, SegmentStore, bytes_needed, encoder_layers, lower_layers_digest, text_key
 from pipeline.network.base_model import base_folder
 from pipeline.network.classifier import TextClassifier, load_encoder
 from pipeline.params import Params
@@ -34,7 +34,7 @@ def encoder(params: Params) -> nn.Module:
     return load_encoder(base_folder(params.model)).eval()
 
 
-def learn(params: Params, toy: Toy, home: Path | None) -> tuple[Fitted, list[float]]:
+def learn(params: Params, toy: Toy, home: Path | None) -> tuple[FitResult, list[float]]:
     """Train the two upper layers, with the cache in this home or without; the loss of every step."""
     settings, losses = toy_settings(params).model_copy(update={"trained_layers": 2}), []
     model: TextClassifier = fresh(params, dropout=0.1)
@@ -45,7 +45,7 @@ def learn(params: Params, toy: Toy, home: Path | None) -> tuple[Fitted, list[flo
         rows, inside = [side._replace(collate=cache.collate(side.pieces, 4)) for side in toy], cache.in_place()
     with inside:
         fitted = fit(
-            classification(model, *rows, settings, "fp32"),
+            classification_task(model, *rows, settings, "fp32"),
             settings,
             log_step=lambda _step, values: losses.append(values["loss"]),
             log_epoch=lambda *_: None,
@@ -110,22 +110,22 @@ def test_a_text_that_comes_twice_is_computed_once(encoder: nn.Module, tmp_path: 
 
 
 def test_other_weights_another_cut_or_other_arithmetic_are_kept_apart(params: Params, encoder: nn.Module) -> None:
-    own = digest_below(encoder, CUT, "fp32")
-    assert own == digest_below(load_encoder(base_folder(params.model)), CUT, "fp32")
-    assert own != digest_below(encoder, CUT - 1, "fp32")
-    assert own != digest_below(encoder, CUT, "bf16")
+    own = lower_layers_digest(encoder, CUT, "fp32")
+    assert own == lower_layers_digest(load_encoder(base_folder(params.model)), CUT, "fp32")
+    assert own != lower_layers_digest(encoder, CUT - 1, "fp32")
+    assert own != lower_layers_digest(encoder, CUT, "bf16")
     other = load_encoder(base_folder(params.model))
     with torch.no_grad():
-        layers_of(other)[CUT].attention.self.query.weight[0, 0] += 1e-3
-    assert own == digest_below(other, CUT, "fp32")  # a layer above
+        encoder_layers(other)[CUT].attention.self.query.weight[0, 0] += 1e-3
+    assert own == lower_layers_digest(other, CUT, "fp32")  # a layer above
     with torch.no_grad():
-        layers_of(other)[CUT - 1].attention.self.query.weight[0, 0] += 1e-3
-    assert own != digest_below(other, CUT, "fp32")
+        encoder_layers(other)[CUT - 1].attention.self.query.weight[0, 0] += 1e-3
+    assert own != lower_layers_digest(other, CUT, "fp32")
 
 
 def test_adapters_make_it_no_other_cache(params: Params) -> None:
     small, large = (fresh(params, lora_rank=rank).encoder for rank in (2, 8))
-    assert digest_below(small, CUT, "fp32") == digest_below(large, CUT, "fp32")
+    assert lower_layers_digest(small, CUT, "fp32") == lower_layers_digest(large, CUT, "fp32")
 
 
 def test_inside_the_layers_below_do_not_run_and_outside_they_do(encoder: nn.Module, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_inside_the_layers_below_do_not_run_and_outside_they_do(encoder: nn.Modu
     ran: list[int] = []
     hooks = [
         layer.attention.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
-        for number, layer in enumerate(layers_of(encoder))
+        for number, layer in enumerate(encoder_layers(encoder))
     ]
     with cache.in_place(), torch.no_grad():
         encoder(inputs_embeds=torch.zeros(1, 3, 384), attention_mask=torch.ones(1, 3, dtype=torch.int64))
@@ -164,14 +164,14 @@ def test_it_finds_out_for_itself_which_encoders_it_fits(config: Any, fits: bool,
 
 
 def test_bf16_takes_half_the_room_and_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    rows = {key_of(own): torch.randn(len(own), 8, generator=torch.Generator().manual_seed(1)) for own in PIECES}
+    rows = {text_key(own): torch.randn(len(own), 8, generator=torch.Generator().manual_seed(1)) for own in PIECES}
     sizes = {}
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision
         folder.mkdir()
-        store = Store(folder, precision)
+        store = SegmentStore(folder, precision)
         store.add(rows)
-        again = Store(folder, precision)
+        again = SegmentStore(folder, precision)
         for key, hidden in rows.items():
             assert torch.equal(again.read(again.places[key]), hidden.to(store.dtype))
         sizes[precision] = sum(path.stat().st_size for path in folder.glob("*.npy")) - 128  # the header of a .npy file

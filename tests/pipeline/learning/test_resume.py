@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save
 from structlog.testing import capture_logs
 
-from pipeline.learning.classification import classification
-from pipeline.learning.loop import Fitted, fit
-from pipeline.learning.resume import KEPT, Checkpoints, checkpoints_of, newest, resumed
-from pipeline.learning.training_state import State
+from pipeline.learning.classification import classification_task
+from pipeline.learning.loop import FitResult, fit
+from pipeline.learning.resume import NEWEST_KEPT, Checkpoints, newest_checkpoint, open_checkpoints, restore_checkpoint
+from pipeline.learning.training_state import TrainingState
 from pipeline.params import Params
 from tests.pipeline.learning.toy import fresh, toy_rows, toy_settings
 
@@ -24,7 +24,7 @@ class Killed(BaseException):
     """Stands for kill -9: nothing after it runs."""
 
 
-def learn(params: Params, folder: Path | None, killed_at: int | None = None) -> Fitted:
+def learn(params: Params, folder: Path | None, killed_at: int | None = None) -> FitResult:
     """Train the toy task, with a checkpoint after every step; it can be killed inside a step, before that step's checkpoint."""
     settings = toy_settings(params)
     model = fresh(params)
@@ -34,7 +34,7 @@ def learn(params: Params, folder: Path | None, killed_at: int | None = None) -> 
             raise Killed
 
     return fit(
-        classification(model, *toy_rows(params), settings, "fp32"),
+        classification_task(model, *toy_rows(params), settings, "fp32"),
         settings,
         log_step=log_step,
         log_epoch=lambda *_: None,
@@ -42,17 +42,17 @@ def learn(params: Params, folder: Path | None, killed_at: int | None = None) -> 
     )
 
 
-def digest(fitted: Fitted) -> str:
+def digest(fitted: FitResult) -> str:
     return sha256(save(fitted.state)).hexdigest()
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(params: Params) -> Fitted:
+def uninterrupted(params: Params) -> FitResult:
     return learn(params, None)
 
 
 def test_killed_at_every_step_and_resumed_each_time_it_ends_with_the_same_bytes(
-    params: Params, uninterrupted: Fitted, tmp_path: Path
+    params: Params, uninterrupted: FitResult, tmp_path: Path
 ) -> None:
     """Dropout, order of rows, schedule, guard, early stopping and the curves all go on where they were."""
     for step in range(1, STEPS + 1):
@@ -102,7 +102,7 @@ def folder(two_checkpoints: Path, tmp_path: Path) -> Path:
 
 def test_only_the_last_checkpoints_are_kept(folder: Path) -> None:
     assert [path.name for path in sorted(folder.glob("*.pt"))] == ["step-00000005.pt", "step-00000006.pt"]
-    assert len(list(folder.iterdir())) == 2 * KEPT
+    assert len(list(folder.iterdir())) == 2 * NEWEST_KEPT
 
 
 @pytest.mark.parametrize("spoil", [truncate, flip_a_bit, unmark, half_a_marker], ids=lambda spoil: spoil.__name__)
@@ -111,13 +111,13 @@ def test_a_damaged_or_unmarked_checkpoint_is_told_and_the_one_before_it_taken(
 ) -> None:
     spoil(folder / "step-00000006.pt")
     with capture_logs() as told:
-        found = newest(folder)
+        found = newest_checkpoint(folder)
     assert found is not None
     assert found.step == 5
     assert [line["path"] for line in told if line["event"] == "checkpoint_passed_over"] == [str(folder / "step-00000006.pt")]
 
 
-def test_from_the_older_checkpoint_the_end_is_the_same(params: Params, uninterrupted: Fitted, folder: Path) -> None:
+def test_from_the_older_checkpoint_the_end_is_the_same(params: Params, uninterrupted: FitResult, folder: Path) -> None:
     flip_a_bit(folder / "step-00000006.pt")
     with capture_logs() as told:
         assert digest(learn(params, folder)) == digest(uninterrupted)
@@ -128,18 +128,18 @@ def test_where_none_is_sound_training_starts_from_the_beginning(params: Params, 
     for path in folder.glob("*.pt"):
         truncate(path)
     model = fresh(params)
-    assert resumed(Checkpoints(folder, INPUTS, 0), model, torch.optim.SGD(model.parameters())) is None
+    assert restore_checkpoint(Checkpoints(folder, INPUTS, 0), model, torch.optim.SGD(model.parameters())) is None
 
 
-def test_a_state_comes_back_as_it_was_written(params: Params, uninterrupted: Fitted) -> None:
-    state = State(
+def test_a_state_comes_back_as_it_was_written(params: Params, uninterrupted: FitResult) -> None:
+    state = TrainingState(
         step=3, order={"state": 2**100}, guard=uninterrupted.guard, progress=uninterrupted.progress, steps=uninterrupted.steps
     )
-    assert State.read(state.written(), {}) == state
+    assert TrainingState.read(state.written(), {}) == state
 
 
 def interrupted(home: Path, inputs: dict[str, str]) -> None:
-    with pytest.raises(Killed), checkpoints_of(inputs, home, every_s=0) as mine:
+    with pytest.raises(Killed), open_checkpoints(inputs, home, every_s=0) as mine:
         assert mine is not None
         mine.run = "run-1"
         mine.write({"nothing": 1}, step=4)
@@ -148,7 +148,7 @@ def interrupted(home: Path, inputs: dict[str, str]) -> None:
 
 def test_the_same_inputs_find_their_checkpoint_and_its_run(tmp_path: Path) -> None:
     interrupted(tmp_path, INPUTS)
-    with checkpoints_of(dict(INPUTS), tmp_path, every_s=0) as again:
+    with open_checkpoints(dict(INPUTS), tmp_path, every_s=0) as again:
         assert again is not None
         assert again.found is not None
         assert (again.found.step, again.run) == (4, "run-1")
@@ -156,7 +156,7 @@ def test_the_same_inputs_find_their_checkpoint_and_its_run(tmp_path: Path) -> No
 
 def test_changed_inputs_start_anew_and_say_what_changed(tmp_path: Path) -> None:
     interrupted(tmp_path, INPUTS)
-    with capture_logs() as told, checkpoints_of({**INPUTS, "training rows": "xyz"}, tmp_path, every_s=0) as other:
+    with capture_logs() as told, open_checkpoints({**INPUTS, "training rows": "xyz"}, tmp_path, every_s=0) as other:
         assert other is not None
         assert other.found is None
     assert [(line["event"], line["instead_of_step"], line["because_these_changed"]) for line in told] == [
@@ -165,16 +165,16 @@ def test_changed_inputs_start_anew_and_say_what_changed(tmp_path: Path) -> None:
 
 
 def test_a_training_that_ended_well_leaves_nothing_behind(tmp_path: Path) -> None:
-    with checkpoints_of(INPUTS, tmp_path, every_s=0) as mine:
+    with open_checkpoints(INPUTS, tmp_path, every_s=0) as mine:
         assert mine is not None
         mine.write({"nothing": 1}, step=1)
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_two_trainings_on_the_same_inputs_do_not_share_checkpoints(tmp_path: Path) -> None:
-    with checkpoints_of(INPUTS, tmp_path, every_s=0) as mine:
+    with open_checkpoints(INPUTS, tmp_path, every_s=0) as mine:
         assert mine is not None
-        with capture_logs() as told, checkpoints_of(INPUTS, tmp_path, every_s=0) as second:
+        with capture_logs() as told, open_checkpoints(INPUTS, tmp_path, every_s=0) as second:
             assert second is None
         assert told[0]["event"] == "no_checkpoints"
         assert mine.folder.is_dir()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from pipeline.learning.schedule import Plateau, Span, after_epoch, curve, factor
+from pipeline.learning.schedule import Plateau, RunLength, lr_curve, lr_factor, plateau_after_epoch
 from pipeline.params import Params, Train, load_params
 from tests.conftest import ROOT
 
@@ -20,7 +20,7 @@ TRAIN = load_params(ROOT / "params.yaml").train
 RUNS = st.tuples(
     st.integers(1, 500), st.floats(0, 0.99), st.sampled_from(["cosine", "linear", "step", "exponential", "constant"])
 )
-SPAN = Span(60, 10)
+SPAN = RunLength(60, 10)
 
 
 def setting(**changes: Any) -> Train:
@@ -62,7 +62,7 @@ def warmed_up(optimizer: torch.optim.Optimizer, main: Any) -> Any:
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's chained schedulers warn of themselves
 def test_rates_are_those_of_torch(changes: dict[str, Any], make: Callable[[torch.optim.Optimizer], Any]) -> None:
-    assert curve(SPAN, setting(**changes)) == pytest.approx(by_torch(make, 60), abs=1e-9)
+    assert lr_curve(SPAN, setting(**changes)) == pytest.approx(by_torch(make, 60), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_rates_are_those_of_torch(changes: dict[str, Any], make: Callable[[torch
     [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (13, 0.5 * (1 + sqrt(0.5))), (22, 0.5), (40, 0.0)],
 )
 def test_it_climbs_in_a_line_and_falls_along_half_a_cosine(step: int, expected: float) -> None:
-    assert factor(step, Span(40, 10), setting(warmup_share=0.1)) == pytest.approx(expected, abs=1e-12)
+    assert lr_factor(step, RunLength(40, 10), setting(warmup_share=0.1)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_what_falls_without_an_end_stops_at_the_final_share() -> None:
     for schedule in ("step", "exponential"):
-        rates = curve(SPAN, setting(schedule=schedule, final_lr_share=0.3))
+        rates = lr_curve(SPAN, setting(schedule=schedule, final_lr_share=0.3))
         assert min(rates) == 0.3
         assert 0.3 not in rates[:20]
 
@@ -83,7 +83,7 @@ def test_what_falls_without_an_end_stops_at_the_final_share() -> None:
 @given(RUNS)
 def test_it_stays_in_bounds_rises_then_never_rises_again(run: tuple[int, float, str]) -> None:
     total, share, schedule = run
-    rates = curve(Span(total, max(1, total // 6)), setting(warmup_share=share, schedule=schedule))
+    rates = lr_curve(RunLength(total, max(1, total // 6)), setting(warmup_share=share, schedule=schedule))
     peak = rates.index(max(rates))
     assert max(rates) == 1.0
     assert rates[0] > 0
@@ -93,7 +93,7 @@ def test_it_stays_in_bounds_rises_then_never_rises_again(run: tuple[int, float, 
 
 
 def test_an_epoch_counts_its_last_small_batch(params: Params) -> None:
-    assert Span.of(65, params.train.model_copy(update={"batch_size": 32, "epochs": 4})) == Span(12, 3)
+    assert RunLength.of(65, params.train.model_copy(update={"batch_size": 32, "epochs": 4})) == RunLength(12, 3)
 
 
 @pytest.mark.parametrize("patience", [0, 2])
@@ -109,7 +109,7 @@ def test_reduce_on_plateau_does_what_torch_does(seed: int, patience: int) -> Non
     )
     plateau, ours, theirs = Plateau(), [], []
     for score in scores:
-        plateau = after_epoch(plateau, float(score), train)
+        plateau = plateau_after_epoch(plateau, float(score), train)
         reference.step(float(score))
         ours.append(plateau.factor)
         theirs.append(optimizer.param_groups[0]["lr"])
@@ -118,4 +118,4 @@ def test_reduce_on_plateau_does_what_torch_does(seed: int, patience: int) -> Non
 
 
 def test_other_schedules_do_not_look_at_the_score() -> None:
-    assert after_epoch(Plateau(), 0.1, setting(schedule="cosine")) == Plateau()
+    assert plateau_after_epoch(Plateau(), 0.1, setting(schedule="cosine")) == Plateau()

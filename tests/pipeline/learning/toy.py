@@ -6,7 +6,7 @@ import torch
 
 from pipeline.learning.classification import Rows
 from pipeline.network.base_model import base_folder
-from pipeline.network.classifier import TextClassifier, build
+from pipeline.network.classifier import TextClassifier, build_classifier
 from pipeline.params import Params, Train
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
 
@@ -49,7 +49,7 @@ def toy_settings(params: Params) -> Train:
 def fresh(params: Params, **changes: Any) -> TextClassifier:
     """The same untrained classifier each time; `changes` are of section model."""
     torch.manual_seed(7)
-    return build(base_folder(params.model), 2, params.model.model_copy(update={"lora_rank": 4, **changes}))
+    return build_classifier(base_folder(params.model), 2, params.model.model_copy(update={"lora_rank": 4, **changes}))
 
 
 class Recorder:

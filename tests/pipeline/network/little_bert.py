@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel
 
-from pipeline.network.classifier import TextClassifier, build
+from pipeline.network.classifier import TextClassifier, build_classifier
 from pipeline.params import Model
 
 WORDS = 50
@@ -30,7 +30,7 @@ def save_little_bert(folder: Path, layers: int = 2) -> Path:
 def little_classifier(folder: Path, model: Model, classes: int = 3) -> TextClassifier:
     """With adapters that already do something: fresh ones have B = 0."""
     torch.manual_seed(6)
-    classifier = build(folder, classes, model)
+    classifier = build_classifier(folder, classes, model)
     with torch.no_grad():
         for name, p in classifier.named_parameters():
             if "lora_B" in name:

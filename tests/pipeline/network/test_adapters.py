@@ -11,9 +11,16 @@ from torch import Tensor, nn
 from pipeline.errors import InputError, ToolError
 from pipeline.learning.freezing import trained_share
 from pipeline.network import adapters
-from pipeline.network.adapters import quantised
+from pipeline.network.adapters import quantisation_options
 from pipeline.network.base_model import check_lora
-from pipeline.network.classifier import build, load_encoder, merge, restore, trainable_state, write_out
+from pipeline.network.classifier import (
+    build_classifier,
+    load_encoder,
+    merge_adapters,
+    restore_classifier,
+    trainable_state,
+    use_fused_layers,
+)
 from pipeline.params import Model, Params
 from tests.pipeline.network.little_bert import WORDS, little_classifier, save_little_bert
 
@@ -45,7 +52,7 @@ def test_an_adapter_adds_its_product_by_the_scaling_that_params_name(
 @pytest.mark.parametrize(("bias", "trained"), [("none", 0), ("all", 2 * (6 + 2) + 1), ("lora_only", 2)])
 def test_biases_are_trained_as_params_say(folder: Path, model: Model, bias: str, trained: int) -> None:
     """Each of 2 layers has 6 linear maps and 2 norms, the embedding 1 norm; `value` is adapted in both."""
-    classifier = build(folder, 3, model.model_copy(update={"lora_bias": bias, "lora_targets": "value"}))
+    classifier = build_classifier(folder, 3, model.model_copy(update={"lora_bias": bias, "lora_targets": "value"}))
     assert sum(name.endswith("bias") for name in trainable_state(classifier)) == trained
 
 
@@ -59,7 +66,7 @@ def test_the_adapters_own_dropout_acts_while_training(folder: Path, model: Model
 
 def test_full_fine_tuning_trains_every_weight_and_comes_back_from_its_state(folder: Path, model: Model) -> None:
     full = model.model_copy(update={"method": "full"})
-    classifier = build(folder, 3, full)
+    classifier = build_classifier(folder, 3, full)
     assert trained_share(classifier) == 1.0
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
     classifier(IDS, MASK).square().sum().backward()
@@ -68,19 +75,19 @@ def test_full_fine_tuning_trains_every_weight_and_comes_back_from_its_state(fold
     moved = [name for name in before if not torch.equal(before[name], after[f"encoder.{name}"])]
     unmoved = before.keys() - set(moved)
     assert all("key.bias" in name for name in unmoved)  # the softmax takes no notice of a key's bias
-    again = restore(folder, after, 3, full)
-    merged = merge(again)
+    again = restore_classifier(folder, after, 3, full)
+    merged = merge_adapters(again)
     with torch.no_grad():
         wanted = classifier.eval()(IDS, MASK)
         assert torch.equal(again(IDS, MASK), wanted)
         assert torch.equal(merged(IDS, MASK), wanted)
     with pytest.raises(InputError, match="does not fit section model"):
-        restore(folder, after, 3, model)
+        restore_classifier(folder, after, 3, model)
 
 
 def test_full_fine_tuning_asks_nothing_of_targets_and_is_not_written_out(folder: Path, model: Model) -> None:
     full = model.model_copy(update={"method": "full", "lora_targets": "nobody", "kernels": "auto"})
-    assert write_out(build(folder, 3, full), full, "fp32").startswith("modules: ")
+    assert use_fused_layers(build_classifier(folder, 3, full), full, "fp32").startswith("modules: ")
 
 
 def gradients(classifier: nn.Module) -> tuple[list[Tensor], int]:
@@ -128,7 +135,7 @@ def test_quantising_without_its_tool_or_without_a_gpu_is_refused_in_a_moment(
     wanted = model.model_copy(update={"quantise": quantise})
     began = time.perf_counter()
     with pytest.raises(ToolError, match="bitsandbytes"):
-        build(folder, 3, wanted)
+        build_classifier(folder, 3, wanted)
     monkeypatch.setattr(adapters.torch.cuda, "is_available", lambda: False)
     with pytest.raises(ToolError, match="needs a GPU"):
         load_encoder(folder, quantise=wanted.quantise)
@@ -140,7 +147,7 @@ def test_four_bits_are_normal_float_with_constants_quantised_too(monkeypatch: py
     monkeypatch.setattr(adapters.torch.cuda, "is_available", lambda: True)
     told: dict[str, Any] = {}
     monkeypatch.setattr(adapters, "BitsAndBytesConfig", lambda **arguments: told.update(arguments))
-    assert set(quantised("4bit")) == {"quantization_config", "device_map"}
+    assert set(quantisation_options("4bit")) == {"quantization_config", "device_map"}
     assert told == {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
@@ -148,6 +155,6 @@ def test_four_bits_are_normal_float_with_constants_quantised_too(monkeypatch: py
         "bnb_4bit_compute_dtype": torch.bfloat16,
     }
     told.clear()
-    quantised("8bit")
+    quantisation_options("8bit")
     assert told == {"load_in_8bit": True}
-    assert quantised("none") == {}
+    assert quantisation_options("none") == {}

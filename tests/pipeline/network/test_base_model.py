@@ -6,7 +6,7 @@ import huggingface_hub.constants
 import pytest
 
 from pipeline.errors import EXIT_BAD_INPUT, InputError
-from pipeline.network.base_model import NEEDED_FILES, base_folder
+from pipeline.network.base_model import REQUIRED_FILES, base_folder
 from pipeline.params import Model, Params
 
 
@@ -26,7 +26,7 @@ def local(model: Model, tmp_path: Path) -> Path:
 
 def test_the_packaged_model_is_the_pinned_one(model: Model) -> None:
     folder = base_folder(model)
-    assert all((folder / name).is_file() for name in NEEDED_FILES)
+    assert all((folder / name).is_file() for name in REQUIRED_FILES)
 
 
 def test_other_weights_than_the_pinned_ones_are_refused_with_both_digests(model: Model) -> None:
@@ -56,7 +56,7 @@ def test_any_accepts_changed_weights(model: Model, local: Path) -> None:
     assert base_folder(model.model_copy(update={"base": str(local), "weights_sha256": "any"})) == local
 
 
-@pytest.mark.parametrize("name", NEEDED_FILES)
+@pytest.mark.parametrize("name", REQUIRED_FILES)
 def test_a_folder_that_lacks_a_file_is_refused_and_the_file_named(model: Model, local: Path, name: str) -> None:
     (local / name).unlink()
     with pytest.raises(InputError, match=name):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import DistilBertConfig, DistilBertModel
 
-from pipeline.network.bert_layers import WrittenBert, fits
-from pipeline.network.classifier import TextClassifier, build, load_encoder, write_out
+from pipeline.network.bert_layers import FusedBert, why_not_fused
+from pipeline.network.classifier import TextClassifier, build_classifier, load_encoder, use_fused_layers
 from pipeline.params import Model, Params
 from tests.pipeline.network.little_bert import WORDS, little_classifier, save_little_bert
 
@@ -39,7 +39,7 @@ def outcome(classifier: TextClassifier, seed: int | None = None) -> tuple[Tensor
 def test_values_and_gradients_are_those_of_the_library(folder: Path, model: Model, targets: str) -> None:
     classifier = little_classifier(folder, model.model_copy(update={"lora_targets": targets}))
     expected, gradients = outcome(classifier)
-    assert write_out(classifier, model, "fp32") == "written out"
+    assert use_fused_layers(classifier, model, "fp32") == "written out"
     found, own = outcome(classifier)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert own.keys() == gradients.keys()
@@ -49,14 +49,14 @@ def test_values_and_gradients_are_those_of_the_library(folder: Path, model: Mode
 
 def test_written_layers_do_compute_in_the_encoders_stead(folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = little_classifier(folder, model)
-    write_out(classifier, model, "fp32")
+    use_fused_layers(classifier, model, "fp32")
     monkeypatch.setattr(classifier.encoder, "forward", lambda **_: pytest.fail("the library was asked"))
     classifier(IDS, MASK)
 
 
 def test_adapters_that_changed_are_merged_again(folder: Path, model: Model) -> None:
     classifier = little_classifier(folder, model)
-    write_out(classifier, model, "fp32")
+    use_fused_layers(classifier, model, "fp32")
     before, _ = outcome(classifier)
     optimizer = torch.optim.AdamW([p for p in classifier.encoder.parameters() if p.requires_grad], lr=0.05)
     classifier(IDS, MASK).sum().backward()
@@ -73,7 +73,7 @@ def test_layers_below_the_lowest_adapter_get_no_gradient_and_those_above_the_sam
         if "layer.0." in name:
             p.requires_grad_(False)
     _, expected = outcome(classifier)
-    write_out(classifier, model, "fp32")
+    use_fused_layers(classifier, model, "fp32")
     _, found = outcome(classifier)
     assert not any("layer.0." in name for name in found)
     for name, gradient in expected.items():
@@ -83,7 +83,7 @@ def test_layers_below_the_lowest_adapter_get_no_gradient_and_those_above_the_sam
 def test_bf16_stays_near_fp32(folder: Path, model: Model) -> None:
     classifier = little_classifier(folder, model)
     expected, _ = outcome(classifier)
-    write_out(classifier, model, "bf16")
+    use_fused_layers(classifier, model, "bf16")
     found, _ = outcome(classifier)
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
     assert next(m for n, m in classifier.encoder.named_modules() if n.endswith("query.base_layer")).weight.dtype == torch.bfloat16
@@ -93,7 +93,7 @@ def test_gradients_hold_under_dropout(folder: Path, model: Model) -> None:
     """The same seed drops the same numbers, so the slope along a direction can be held against two evaluations."""
     dropping = model.model_copy(update={"dropout": 0.3})
     classifier = little_classifier(folder, dropping)
-    write_out(classifier, dropping, "fp32")
+    use_fused_layers(classifier, dropping, "fp32")
     weights = torch.linspace(-1, 1, 12).view(4, 3)
     for name, p in classifier.named_parameters():
         if not p.requires_grad:
@@ -113,7 +113,7 @@ def test_gradients_hold_under_dropout(folder: Path, model: Model) -> None:
 def test_a_seed_gives_the_same_masks_and_evaluation_has_none(folder: Path, model: Model) -> None:
     dropping = model.model_copy(update={"dropout": 0.3})
     classifier = little_classifier(folder, dropping)
-    write_out(classifier, dropping, "fp32")
+    use_fused_layers(classifier, dropping, "fp32")
     with torch.no_grad():
         one, again, other = (classifier(IDS, MASK, seed) for seed in (1, 1, 2))
         assert torch.equal(one, again)
@@ -130,27 +130,27 @@ def test_adapters_that_cannot_be_merged_leave_the_library_at_work(
     folder: Path, model: Model, changes: dict[str, Any], why: str
 ) -> None:
     changed = model.model_copy(update=changes)
-    classifier = build(folder, 3, changed)
-    assert why in str(write_out(classifier, changed, "fp32"))
+    classifier = build_classifier(folder, 3, changed)
+    assert why in str(use_fused_layers(classifier, changed, "fp32"))
     assert classifier.written is None
 
 
 def test_other_encoders_and_full_fine_tuning_leave_the_library_at_work(folder: Path, model: Model, tmp_path: Path) -> None:
     DistilBertModel(DistilBertConfig(vocab_size=WORDS, dim=24, n_layers=1, n_heads=3, hidden_dim=48)).save_pretrained(tmp_path)
-    assert "no BERT" in str(fits(build(tmp_path, 3, model).encoder))
-    assert "no BERT" in str(fits(load_encoder(folder)))
-    whole = build(folder, 3, model).encoder.requires_grad_(True)
-    assert "more than adapters" in str(fits(whole))
+    assert "no BERT" in str(why_not_fused(build_classifier(tmp_path, 3, model).encoder))
+    assert "no BERT" in str(why_not_fused(load_encoder(folder)))
+    whole = build_classifier(folder, 3, model).encoder.requires_grad_(True)
+    assert "more than adapters" in str(why_not_fused(whole))
 
 
 def test_the_attention_of_long_rows_finds_masks_enough(folder: Path, model: Model) -> None:
     classifier = little_classifier(folder, model)
-    assert write_out(classifier, model, "fp32") == "written out"
+    assert use_fused_layers(classifier, model, "fp32") == "written out"
     ids = torch.randint(1, WORDS, (250, 39), generator=torch.Generator().manual_seed(1))  # 3 heads x 39 > 24 wide
     assert classifier(ids, torch.ones_like(ids), 1).isfinite().all()
 
 
 def test_params_can_ask_for_the_library(folder: Path, model: Model) -> None:
-    classifier = build(folder, 3, model)
-    assert write_out(classifier, model.model_copy(update={"kernels": "modules"}), "fp32").startswith("modules")
-    assert not isinstance(classifier.written, WrittenBert)
+    classifier = build_classifier(folder, 3, model)
+    assert use_fused_layers(classifier, model.model_copy(update={"kernels": "modules"}), "fp32").startswith("modules")
+    assert not isinstance(classifier.written, FusedBert)

@@ -13,12 +13,12 @@ from pipeline.network.base_model import base_folder
 from pipeline.network.batching import pad
 from pipeline.network.classifier import (
     CosineHead,
+    ExportedModel,
     TextClassifier,
-    WithSketch,
-    build,
+    build_classifier,
     load_encoder,
-    merge,
-    restore,
+    merge_adapters,
+    restore_classifier,
     sketch_projection,
     trainable_state,
 )
@@ -55,7 +55,7 @@ def folder(model: Model) -> Path:
 def state(folder: Path, model: Model) -> State:
     """Adapters and head of three classes, all random: none is zero, as after training."""
     generator = torch.Generator().manual_seed(0)
-    fresh = trainable_state(build(folder, 3, model))
+    fresh = trainable_state(build_classifier(folder, 3, model))
     return {name: 0.05 * torch.randn(value.shape, generator=generator) for name, value in fresh.items()}
 
 
@@ -104,7 +104,7 @@ def test_the_encoder_is_that_of_sentence_transformers(folder: Path) -> None:
 
 
 def test_only_adapters_and_head_are_trainable(folder: Path, model: Model) -> None:
-    classifier = build(folder, 3, model)
+    classifier = build_classifier(folder, 3, model)
     trainable = {name for name, p in classifier.named_parameters() if p.requires_grad}
     assert all("lora_" in name or name == "head.weight" for name in trainable)
     assert "head.weight" in trainable
@@ -114,14 +114,14 @@ def test_only_adapters_and_head_are_trainable(folder: Path, model: Model) -> Non
 
 
 def test_named_targets_get_adapters_and_no_others(folder: Path, model: Model) -> None:
-    classifier = build(folder, 3, model.model_copy(update={"lora_targets": "query, value"}))
+    classifier = build_classifier(folder, 3, model.model_copy(update={"lora_targets": "query, value"}))
     adapted = {name.split(".lora_")[0].split(".")[-1] for name in trainable_state(classifier) if "lora_" in name}
     assert adapted == {"query", "value"}
 
 
 def test_fresh_adapters_change_nothing(folder: Path, model: Model) -> None:
     base = TextClassifier(load_encoder(folder), CosineHead(1, 1, 1.0)).eval()
-    fresh = build(folder, 3, model).eval()
+    fresh = build_classifier(folder, 3, model).eval()
     with torch.inference_mode():
         torch.testing.assert_close(fresh.embed(IDS, MASK), base.embed(IDS, MASK), atol=1e-6, rtol=1e-6)
 
@@ -134,32 +134,32 @@ def test_dropout_acts_while_training_as_params_say(folder: Path, dropout: float,
 
 
 def test_merging_gives_the_same_logits(folder: Path, model: Model, state: State) -> None:
-    classifier = restore(folder, state, 3, model)
+    classifier = restore_classifier(folder, state, 3, model)
     with torch.inference_mode():
         adapted = classifier(IDS, MASK)
-        merged = merge(classifier)
+        merged = merge_adapters(classifier)
         torch.testing.assert_close(merged(IDS, MASK), adapted, atol=1e-5, rtol=0)
-        fresh = build(folder, 3, model).eval()
+        fresh = build_classifier(folder, 3, model).eval()
         fresh.head = merged.head
         assert (fresh(IDS, MASK) - adapted).abs().max() > 1e-2  # the adapters did something that merging could lose
     assert not any("lora_" in name for name, _ in merged.named_parameters())
 
 
 def test_merging_twice_is_merging_once(folder: Path, model: Model, state: State) -> None:
-    once = merge(restore(folder, state, 3, model))
+    once = merge_adapters(restore_classifier(folder, state, 3, model))
     with torch.inference_mode():
         expected = once(IDS, MASK)
-        assert torch.equal(merge(once)(IDS, MASK), expected)
+        assert torch.equal(merge_adapters(once)(IDS, MASK), expected)
 
 
 def test_what_was_trained_comes_back_bit_for_bit(folder: Path, model: Model, state: State) -> None:
-    again = trainable_state(restore(folder, state, 3, model))
+    again = trainable_state(restore_classifier(folder, state, 3, model))
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
 def test_a_kept_state_does_not_change_when_training_goes_on(folder: Path, model: Model) -> None:
-    classifier = build(folder, 3, model)
+    classifier = build_classifier(folder, 3, model)
     kept = trainable_state(classifier)
     before = kept["head.weight"].clone()
     with torch.no_grad():
@@ -185,7 +185,7 @@ def without(part: str) -> Callable[[State], State]:
 )
 def test_a_state_that_does_not_fit_is_refused(spoil: Callable[[State], State], folder: Path, model: Model, state: State) -> None:
     with pytest.raises(InputError, match="does not fit section model"):
-        restore(folder, spoil(state), 3, model)
+        restore_classifier(folder, spoil(state), 3, model)
 
 
 def test_the_projection_follows_its_seed(model: Model) -> None:
@@ -206,6 +206,6 @@ def test_sketches_keep_distances_on_average(model: Model) -> None:
 def test_the_exported_form_gives_the_logits_and_the_projected_direction() -> None:
     classifier = TextClassifier(Table([[0.0, 0.0], [3.0, 4.0]]), CosineHead(2, 2, 5.0))
     ids, mask = torch.tensor([[1]]), torch.tensor([[1]])
-    logits, sketch = WithSketch(classifier, torch.tensor([[10.0, 0.0], [0.0, 1.0]]))(ids, mask)
+    logits, sketch = ExportedModel(classifier, torch.tensor([[10.0, 0.0], [0.0, 1.0]]))(ids, mask)
     torch.testing.assert_close(logits, classifier(ids, mask))
     torch.testing.assert_close(sketch, torch.tensor([[6.0, 0.8]]))

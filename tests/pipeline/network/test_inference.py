@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.network.inference import in_batches
+from pipeline.network.inference import infer_in_batches
 from pipeline.network.precision import Precision
 
 PIECES = st.lists(st.lists(st.integers(1, 1000), min_size=1, max_size=30), min_size=1, max_size=50)
@@ -20,7 +20,7 @@ def sums(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
 @given(PIECES, st.integers(1, 60))
 @settings(deadline=None)
 def test_rows_come_back_in_the_order_asked_whatever_the_batch_size(pieces: list[list[int]], batch_size: int) -> None:
-    found = in_batches(sums, pieces, batch_size=batch_size, precision="fp32")
+    found = infer_in_batches(sums, pieces, batch_size=batch_size, precision="fp32")
     assert found.tolist() == [[sum(own), len(own)] for own in pieces]
 
 
@@ -31,7 +31,7 @@ def test_answers_are_fp32_and_know_no_gradient(precision: Precision) -> None:
     def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return (input_ids * attention_mask).float() @ weight
 
-    found = in_batches(forward, [[1, 2, 3], [4, 5, 6]], batch_size=1, precision=precision)
+    found = infer_in_batches(forward, [[1, 2, 3], [4, 5, 6]], batch_size=1, precision=precision)
     assert found.dtype == torch.float32
     assert not found.requires_grad
     assert found.tolist() == [[6, 6], [15, 15]]
@@ -46,5 +46,5 @@ def test_bf16_multiplies_in_bf16_and_fp32_does_not() -> None:
         return product
 
     for precision in ("bf16", "fp32"):
-        in_batches(forward, [[1, 2]], batch_size=1, precision=precision)
+        infer_in_batches(forward, [[1, 2]], batch_size=1, precision=precision)
     assert seen == [torch.bfloat16, torch.float32]

@@ -5,7 +5,15 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.network import precision
-from pipeline.network.precision import Chosen, Precision, autocast, candidates, choose, fp32_operations, multiple_of
+from pipeline.network.precision import (
+    Precision,
+    PrecisionChoice,
+    autocast,
+    choose_precision,
+    fp32_operations,
+    native_precisions,
+    padding_multiple,
+)
 
 
 def untimed(_: Precision) -> float:
@@ -21,33 +29,33 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
 @pytest.mark.parametrize("wanted", ["bf16", "fp32"])
 def test_a_named_precision_is_taken_whatever_the_hardware(wanted: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu(monkeypatch, has_bf16)
-    assert choose(wanted, untimed) == Chosen(wanted, {})
+    assert choose_precision(wanted, untimed) == PrecisionChoice(wanted, {})
 
 
 @pytest.mark.parametrize(("fp32", "bf16", "chosen"), [(2.0, 1.0, "bf16"), (1.0, 2.0, "fp32")])
 def test_auto_takes_the_faster_as_measured(fp32: float, bf16: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu(monkeypatch, bf16=True)
     seconds = {"fp32": fp32, "bf16": bf16}
-    assert choose("auto", lambda one: seconds[one]) == Chosen(chosen, seconds)
+    assert choose_precision("auto", lambda one: seconds[one]) == PrecisionChoice(chosen, seconds)
 
 
 def test_auto_does_not_measure_what_the_hardware_only_emulates(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu(monkeypatch, bf16=False)
-    assert choose("auto", untimed) == Chosen("fp32", {})
+    assert choose_precision("auto", untimed) == PrecisionChoice("fp32", {})
 
 
 @pytest.mark.parametrize(("bf16", "near"), [(True, "bf16"), (False, "fp32")])
 def test_fp16_without_a_gpu_is_refused_with_the_nearest_choice(bf16: bool, near: str, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu(monkeypatch, bf16)
     with pytest.raises(InputError, match=f"set it to {near}"):
-        choose("fp16", untimed)
+        choose_precision("fp16", untimed)
 
 
 @pytest.mark.parametrize(("bf16", "expected"), [(True, ["fp32", "bf16"]), (False, ["fp32", "fp16"])])
 def test_a_gpu_without_bf16_has_fp16(bf16: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(precision, "has_bf16", lambda: bf16)
-    assert candidates() == expected
+    assert native_precisions() == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,7 @@ def test_lengths_are_multiples_of_8_where_tensor_cores_multiply(
     gpu: bool, wanted: Precision, multiple: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision.torch.cuda, "is_available", lambda: gpu)
-    assert multiple_of(wanted) == multiple
+    assert padding_multiple(wanted) == multiple
 
 
 def test_what_falls_back_to_fp32_is_listed() -> None:

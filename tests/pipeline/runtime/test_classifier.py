@@ -11,10 +11,10 @@ from scipy import special
 
 from pipeline.data.records import read_examples
 from pipeline.network.batching import pad as torch_pad
-from pipeline.network.checkpoint import Trained
-from pipeline.network.classifier import WithSketch, sketch_projection
+from pipeline.network.classifier import ExportedModel, sketch_projection
+from pipeline.network.trained_model import TrainedModel
 from pipeline.reference_profile import Reference, load_reference
-from pipeline.runtime.batches import PACK, START, STEP, micro_batches, pack, packs, pad
+from pipeline.runtime.batches import LENGTH_MULTIPLE, PACK_PIECES, RUN_COST, micro_batches, pack, pad, plan_packs
 from pipeline.runtime.classifier import Classifier, Predictions, softmax
 from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.sessions import SESSIONS, open_session
@@ -44,7 +44,7 @@ def test_no_other_cuts_of_the_sorted_rows_cost_less(lengths: list[int], budget: 
     ordered = sorted(lengths)
 
     def cost(batches: list[list[int]]) -> int:
-        return sum(len(batch) * batch[-1] + START for batch in batches)
+        return sum(len(batch) * batch[-1] + RUN_COST for batch in batches)
 
     def allowed(batches: list[list[int]]) -> bool:
         return all(len(batch) == 1 or len(batch) * batch[-1] <= budget for batch in batches)
@@ -68,17 +68,17 @@ def test_micro_batches_by_hand() -> None:
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=80))
 @settings(deadline=None)
 def test_packs_hold_every_row_once_in_order_and_are_about_equal(lengths: list[int]) -> None:
-    groups = packs(lengths)
+    groups = plan_packs(lengths)
     assert [row for rows in groups for row in rows] == list(range(len(lengths)))
     assert all(rows for rows in groups)
-    assert max(sum(lengths[row] for row in rows) for rows in groups) <= PACK + max(lengths)
-    assert len(groups) <= -(-sum(lengths) // PACK)
+    assert max(sum(lengths[row] for row in rows) for rows in groups) <= PACK_PIECES + max(lengths)
+    assert len(groups) <= -(-sum(lengths) // PACK_PIECES)
 
 
 def test_packs_by_hand() -> None:
-    assert packs([20] * 6) == [[0, 1, 2, 3, 4, 5]]  # 120 pieces
-    assert packs([20] * 8) == [[0, 1, 2, 3], [4, 5, 6, 7]]  # 160: two equal runs, not 128 and 32
-    assert packs([5, 512, 5]) == [[0], [1], [2]]
+    assert plan_packs([20] * 6) == [[0, 1, 2, 3, 4, 5]]  # 120 pieces
+    assert plan_packs([20] * 8) == [[0, 1, 2, 3], [4, 5, 6, 7]]  # 160: two equal runs, not 128 and 32
+    assert plan_packs([5, 512, 5]) == [[0], [1], [2]]
 
 
 def test_a_pack_by_hand() -> None:
@@ -88,7 +88,7 @@ def test_a_pack_by_hand() -> None:
         "position_ids": [0, 1, 2, 0, 1, 0, 1, 2],
         "segments": [0, 0, 0, 1, 1, 2, 2, 2],
     }
-    assert set(pack([[1] * STEP])["segments"].tolist()) == {0}  # nothing to fill up
+    assert set(pack([[1] * LENGTH_MULTIPLE])["segments"].tolist()) == {0}  # nothing to fill up
 
 
 @given(st.lists(st.lists(st.integers(1, 30_000), min_size=1, max_size=12), min_size=1, max_size=8))
@@ -139,10 +139,10 @@ def close(ours: Predictions, theirs: Predictions) -> bool:
 
 
 def test_it_answers_as_pytorch_does(
-    answers: Predictions, texts: list[str], trained: Trained, made: Project, classifier: Classifier
+    answers: Predictions, texts: list[str], trained: TrainedModel, made: Project, classifier: Classifier
 ) -> None:
     assert len(texts) == 100
-    sketching = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
+    sketching = ExportedModel(trained.classifier, sketch_projection(384, made.params.model)).eval()
     for i, text in enumerate(texts):
         pieces = to_pieces(trained.tokenizer, [clean(text)])
         with torch.inference_mode():

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Params, Session
 from pipeline.runtime.classifier import Predictions
-from pipeline.session.session_gate import PLAIN, Measured, decide, table, timed
+from pipeline.session.session_gate import BASELINE, Measured, decide_session, format_table, time_in_turns
 from pipeline.stages.select_session import RunningSession, batch_sensitivity
 
 BF16, INT8 = "packed-openvino-bf16", "packed-openvino-int8"
@@ -24,18 +24,18 @@ def settings(params: Params) -> Session:
 
 
 def verdicts(found: dict[str, Measured], settings: Session, absent: dict[str, str] | None = None) -> tuple[str, dict[str, str]]:
-    chosen, candidates = decide({PLAIN: FP32, **found}, absent or {}, settings)
+    chosen, candidates = decide_session({BASELINE: FP32, **found}, absent or {}, settings)
     return chosen, {one.name: one.verdict for one in candidates}
 
 
 def test_the_fastest_that_answers_as_fp32_serves(settings: Session) -> None:
     faster = GOOD._replace(speedup=2.1)
-    assert verdicts({BF16: GOOD, INT8: faster}, settings) == (INT8, {PLAIN: "passed", BF16: "passed", INT8: "chosen"})
+    assert verdicts({BF16: GOOD, INT8: faster}, settings) == (INT8, {BASELINE: "passed", BF16: "passed", INT8: "chosen"})
 
 
 def test_of_two_about_equally_fast_the_one_nearer_to_fp32_serves(settings: Session) -> None:
     near = GOOD._replace(agreement=1.0, speedup=2.0)
-    chosen, candidates = decide({PLAIN: FP32, BF16: near, INT8: GOOD._replace(speedup=2.19)}, {}, settings)
+    chosen, candidates = decide_session({BASELINE: FP32, BF16: near, INT8: GOOD._replace(speedup=2.19)}, {}, settings)
     assert chosen == BF16
     assert next(one.why for one in candidates if one.name == INT8) == f"{BF16} is nearer to fp32, and hardly slower"
     assert verdicts({BF16: near, INT8: GOOD._replace(speedup=2.21)}, settings)[0] == INT8
@@ -55,12 +55,12 @@ def test_of_two_about_equally_fast_the_one_nearer_to_fp32_serves(settings: Sessi
 )
 def test_other_answers_are_refused_however_fast_and_in_numbers(fault: dict[str, float], told: str, settings: Session) -> None:
     wild = GOOD._replace(speedup=9.0, **fault)
-    chosen, candidates = decide({PLAIN: FP32, BF16: GOOD, INT8: wild}, {}, settings)
+    chosen, candidates = decide_session({BASELINE: FP32, BF16: GOOD, INT8: wild}, {}, settings)
     assert chosen == BF16
     refused = next(one for one in candidates if one.name == INT8)
     assert refused.verdict == "refused"
     assert told in refused.why
-    assert told in table(candidates)
+    assert told in format_table(candidates)
 
 
 class Sociable:
@@ -88,7 +88,7 @@ def test_the_limits_themselves_pass(settings: Session) -> None:
 
 def test_a_little_faster_is_not_worth_another_engine(settings: Session) -> None:
     slow = GOOD._replace(speedup=settings.min_speedup - 0.01)
-    assert verdicts({BF16: slow}, settings) == (PLAIN, {PLAIN: "chosen", BF16: "passed"})
+    assert verdicts({BF16: slow}, settings) == (BASELINE, {BASELINE: "chosen", BF16: "passed"})
 
 
 def test_one_that_cannot_run_here_is_told_and_stops_no_other(settings: Session) -> None:
@@ -108,6 +108,6 @@ def test_a_session_that_params_name_serves_if_it_passes(settings: Session) -> No
 def test_each_is_timed_once_a_round_and_another_one_first_each_time() -> None:
     order: list[str] = []
     ticks = count()
-    seconds = timed({name: lambda name=name: order.append(name) for name in "abc"}, 3, lambda: float(next(ticks)))
+    seconds = time_in_turns({name: lambda name=name: order.append(name) for name in "abc"}, 3, lambda: float(next(ticks)))
     assert order == list("abcbcacab")
     assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3, "c": [1.0] * 3}

@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 
 from pipeline.data.records import Example, labels_of
 from pipeline.metrics import negative_log_likelihood
-from pipeline.network.checkpoint import Trained
+from pipeline.network.trained_model import TrainedModel
 from pipeline.stages.evaluate import logits_of
 from tests.conftest import SMALL_LABELS, Project
 
@@ -69,7 +69,7 @@ def test_the_small_model_has_learnt_its_classes(scores: dict[str, dict[str, floa
 
 
 def test_the_written_model_gives_the_written_scores(
-    trained: Trained, sides: dict[str, list[Example]], made: Project, scores: dict[str, dict[str, float]], folder: Path
+    trained: TrainedModel, sides: dict[str, list[Example]], made: Project, scores: dict[str, dict[str, float]], folder: Path
 ) -> None:
     settings = made.params.evaluate
     temperature = json.loads((folder / "temperature.json").read_text())["temperature"]
@@ -81,7 +81,9 @@ def test_the_written_model_gives_the_written_scores(
     assert negative_log_likelihood(logits, truth, temperature) == pytest.approx(scores["test"]["nll_calibrated"], rel=1e-4)
 
 
-def test_the_temperature_is_the_best_on_validation_rows(trained: Trained, sides: dict[str, list[Example]], folder: Path) -> None:
+def test_the_temperature_is_the_best_on_validation_rows(
+    trained: TrainedModel, sides: dict[str, list[Example]], folder: Path
+) -> None:
     temperature = json.loads((folder / "temperature.json").read_text())["temperature"]
     logits = logits_of(trained, [row.text for row in sides["val"]], 64)
     truth = np.array([trained.labels.index(label) for label in labels_of(sides["val"])])

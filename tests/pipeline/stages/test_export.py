@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pipeline.errors import EXIT_REFUSED, RefusedError
-from pipeline.network.checkpoint import Trained, load_trained
-from pipeline.network.classifier import TextClassifier, WithSketch, merge, sketch_projection
+from pipeline.network.classifier import ExportedModel, TextClassifier, merge_adapters, sketch_projection
+from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Export, Params, integers
 from pipeline.runtime.batches import pack, pad
 from pipeline.runtime.sessions import Feeds, open_run
@@ -32,13 +32,13 @@ def card(made: Project) -> dict[str, Any]:
     return json.loads((made / "artifacts/export/model.json").read_text(encoding="utf-8"))
 
 
-def compare(trained: Trained, made: Project, settings: Export, *, head: float = 0.0, sketch: float = 0.0) -> Parity:
+def compare(trained: TrainedModel, made: Project, settings: Export, *, head: float = 0.0, sketch: float = 0.0) -> Parity:
     """Measure parity against a model whose head and projection are changed by these offsets."""
     projection = sketch_projection(trained.classifier.head.weight.shape[1], made.params.model) + sketch
     changed = load_trained(made / "artifacts/model", made.params.model).classifier
     with torch.no_grad():
         changed.head.weight.add_(head)
-    reference = WithSketch(changed, projection).eval()
+    reference = ExportedModel(changed, projection).eval()
     return parity(reference, open_run(made / "artifacts/export", PADDED, 0), pad, settings, vocabulary=30_000, longest=128)
 
 
@@ -75,7 +75,7 @@ def test_the_written_verdict_passes_the_gate_on_every_shape(made: Project) -> No
         assert stored.shapes == len(integers(export.parity_batches)) * len(integers(export.parity_lengths)), graph
 
 
-def test_measuring_again_finds_the_models_equal(trained: Trained, made: Project, settings: Export) -> None:
+def test_measuring_again_finds_the_models_equal(trained: TrainedModel, made: Project, settings: Export) -> None:
     measured = compare(trained, made, settings)
     assert measured.shapes == 4
     assert measured.arg_max_equal
@@ -83,21 +83,21 @@ def test_measuring_again_finds_the_models_equal(trained: Trained, made: Project,
     assert measured.max_abs_sketch < 1e-5
 
 
-def test_lengths_beyond_the_models_longest_are_not_tried(trained: Trained, made: Project, settings: Export) -> None:
-    reference = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
+def test_lengths_beyond_the_models_longest_are_not_tried(trained: TrainedModel, made: Project, settings: Export) -> None:
+    reference = ExportedModel(trained.classifier, sketch_projection(384, made.params.model)).eval()
     run = open_run(made / "artifacts/export", PADDED, 0)
     assert parity(reference, run, pad, settings, vocabulary=30_000, longest=8).shapes == 2
 
 
-def test_another_head_is_detected(trained: Trained, made: Project, settings: Export) -> None:
+def test_another_head_is_detected(trained: TrainedModel, made: Project, settings: Export) -> None:
     assert compare(trained, made, settings, head=0.02).max_abs_logit > settings.parity_atol
 
 
-def test_another_projection_is_detected(trained: Trained, made: Project, settings: Export) -> None:
+def test_another_projection_is_detected(trained: TrainedModel, made: Project, settings: Export) -> None:
     assert compare(trained, made, settings, sketch=0.01).max_abs_sketch > 1e-3
 
 
-def test_nan_outputs_do_not_count_as_equal(trained: Trained, made: Project, settings: Export) -> None:
+def test_nan_outputs_do_not_count_as_equal(trained: TrainedModel, made: Project, settings: Export) -> None:
     measured = compare(trained, made, settings, sketch=float("nan"))
     assert not measured.max_abs_sketch < 1.0  # NaN, or infinite: anything but a small number
 
@@ -116,7 +116,9 @@ def test_batch_and_length_are_free_and_names_are_those_of_the_runtime(made: Proj
         assert (len(logits), len(sketch)) == (shape[0], shape[0])
 
 
-def test_the_model_card_holds_labels_length_origin_and_temperature(card: dict[str, Any], trained: Trained, made: Project) -> None:
+def test_the_model_card_holds_labels_length_origin_and_temperature(
+    card: dict[str, Any], trained: TrainedModel, made: Project
+) -> None:
     assert card["labels"] == trained.labels
     assert card["max_pieces"] == made.params.model.max_pieces
     assert card["origin"] == trained.origin
@@ -129,8 +131,8 @@ def test_the_folder_holds_what_the_runtime_needs_and_no_half_files(made: Project
     assert names == ["model.json", "model.onnx", "packed.onnx", "parity.json", "tokenizer.json"]
 
 
-def test_packed_rows_that_attend_to_each_other_do_not_pass(trained: Trained, made: Project, settings: Export) -> None:
-    reference = WithSketch(trained.classifier, sketch_projection(384, made.params.model)).eval()
+def test_packed_rows_that_attend_to_each_other_do_not_pass(trained: TrainedModel, made: Project, settings: Export) -> None:
+    reference = ExportedModel(trained.classifier, sketch_projection(384, made.params.model)).eval()
     run = open_run(made / "artifacts/export", PACKED, 0)
 
     def one_segment_for_two(rows: Sequence[list[int]]) -> Feeds:
@@ -145,7 +147,7 @@ def test_packed_rows_that_attend_to_each_other_do_not_pass(trained: Trained, mad
 
 
 def test_an_encoder_without_position_input_is_served_padded(
-    trained: Trained, made: Project, settings: Export, tmp_path: Path
+    trained: TrainedModel, made: Project, settings: Export, tmp_path: Path
 ) -> None:
     class WithoutPositions(torch.nn.Module):
         """An encoder with relative positions: it takes ids and a mask only."""
@@ -158,8 +160,8 @@ def test_an_encoder_without_position_input_is_served_padded(
             return self.encoder(input_ids=input_ids, attention_mask=attention_mask)
 
     projection = sketch_projection(384, made.params.model)
-    merged = merge(load_trained(made / "artifacts/model", made.params.model).classifier)
-    other = WithSketch(TextClassifier(WithoutPositions(merged.encoder), merged.head), projection).eval()
+    merged = merge_adapters(load_trained(made / "artifacts/model", made.params.model).classifier)
+    other = ExportedModel(TextClassifier(WithoutPositions(merged.encoder), merged.head), projection).eval()
     packed = try_packed(other, other, tmp_path, settings, vocabulary=30_000, longest=128)
     assert "position_ids" in packed["why_not"]
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.records import Example, labels_of, read_examples
-from pipeline.network.checkpoint import Trained
+from pipeline.network.trained_model import TrainedModel
 from pipeline.params import Reference as ReferenceSettings
 from pipeline.reference_profile import Reference, load_corrupted, load_reference
 from pipeline.stages.reference import reference
@@ -65,7 +65,7 @@ def test_correct_means_that_the_likeliest_label_is_the_true_one(stored: Referenc
     assert stored.correct.tolist() == [a == b for a, b in zip(predicted, labels_of(sides["test"]), strict=True)]
 
 
-def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list[Example]], trained: Trained) -> None:
+def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list[Example]], trained: TrainedModel) -> None:
     for i, row in enumerate(sides["test"][:20]):
         pieces = len(trained.tokenizer.encode(row.text).ids)
         assert stored.pieces[i] == pieces
@@ -86,14 +86,16 @@ def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.8])
-def test_another_share_cuts_elsewhere(share: float, trained: Trained, sides: dict[str, list[Example]], made: Project) -> None:
+def test_another_share_cuts_elsewhere(
+    share: float, trained: TrainedModel, sides: dict[str, list[Example]], made: Project
+) -> None:
     settings = ReferenceSettings(batch_size=8, calibrate_share=share, seed=1, **CORRUPTION)
     pair = reference(trained, sides["test"][:40], 1.0, made.params.model, settings)
     assert int(pair.original.calibrate.sum()) == round(40 * share)
 
 
 def test_the_cut_follows_the_seed_and_not_the_order_of_rows(
-    trained: Trained, sides: dict[str, list[Example]], made: Project
+    trained: TrainedModel, sides: dict[str, list[Example]], made: Project
 ) -> None:
     rows = sides["test"][:40]
 

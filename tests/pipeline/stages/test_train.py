@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.records import Example
-from pipeline.learning.fit import prepare, train
+from pipeline.learning.fit import fine_tune, prepare
 from pipeline.params import Params
 from tests.pipeline.learning.toy import Recorder
 
@@ -26,7 +26,7 @@ def small(params: Params) -> Params:
 def told(small: Params, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     run: Any = Recorder()
     sides = [rows("parcel", count) + rows("money", count) for count in (8, 2)]
-    train(prepare(*sides, small), small, run, None, tmp_path_factory.mktemp("home"))
+    fine_tune(prepare(*sides, small), small, run, None, tmp_path_factory.mktemp("home"))
     return list(run.told)
 
 

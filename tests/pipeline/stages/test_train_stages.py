@@ -14,8 +14,8 @@ import pytest
 from pipeline import tracking
 from pipeline.data.records import Example, write_examples, write_json
 from pipeline.errors import RefusedError
-from pipeline.learning.fit import prepare, train
-from pipeline.network.checkpoint import save_trained
+from pipeline.learning.fit import fine_tune, prepare
+from pipeline.network.trained_model import save_trained
 from pipeline.params import Params, flatten
 from pipeline.stages.cross_validate import cross_validate
 from pipeline.tracking import Run, stage_run
@@ -80,7 +80,7 @@ def markers(project: Project) -> list[Path]:
 
 def test_killed_and_run_again_it_writes_the_bytes_of_one_that_was_not_in_the_same_run(ready: Project, tmp_path: Path) -> None:
     params, run = ready.params, cast(Run, Recorder())
-    uninterrupted = train(prepare(examples(slice(0, 7)), examples(slice(7, 9)), params), params, run, None, tmp_path)
+    uninterrupted = fine_tune(prepare(examples(slice(0, 7)), examples(slice(7, 9)), params), params, run, None, tmp_path)
     save_trained(tmp_path / "expected", uninterrupted.state, ["money", "parcel"], {})
     killed_after_a_checkpoint(ready)
     assert not (ready / "model").exists()
@@ -108,7 +108,7 @@ def small(params: Params) -> Params:
 def test_hopeless_gradients_leave_a_failed_run_with_its_picture_and_no_model(small: Params, home: Path) -> None:
     wild = small.model_copy(update={"train": small.train.model_copy(update={"encoder_lr": 1e30, "head_lr": 1e30, "epochs": 6})})
     with pytest.raises(RefusedError, match="bad steps in a row"), stage_run("train", flatten(wild.train, "train"), home) as run:
-        train(prepare(examples(slice(0, 7)), examples(slice(7, 9)), wild), wild, run, None, home)
+        fine_tune(prepare(examples(slice(0, 7)), examples(slice(7, 9)), wild), wild, run, None, home)
     failed = mlflow.get_run(run.id)
     assert failed.info.status == "FAILED"
     assert failed.data.metrics["train/guard_rate"] < 1

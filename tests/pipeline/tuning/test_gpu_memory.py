@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.network.adapters import trainable
+from pipeline.network.adapters import make_trainable
 from pipeline.params import Causal, Params
 from pipeline.tuning.gpu_memory import GIB, Shape, estimate, largest_batch, layer_bytes, logit_bytes
 
@@ -24,7 +24,7 @@ def counted(causal: Causal, layers: int, kv_heads: int) -> int:
     """Bytes that a forward pass in bf16 autocast keeps for the backward pass, weights left out."""
     torch.manual_seed(1)
     config = LlamaConfig(**TINY, num_hidden_layers=layers, num_key_value_heads=kv_heads)
-    model = trainable(LlamaForCausalLM(config).to(torch.bfloat16).requires_grad_(False), causal).train()
+    model = make_trainable(LlamaForCausalLM(config).to(torch.bfloat16).requires_grad_(False), causal).train()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 

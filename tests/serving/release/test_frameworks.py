@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.data.records import labels_of, read_examples
 from pipeline.errors import ToolError
-from pipeline.network.checkpoint import load_trained
+from pipeline.network.trained_model import load_trained
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import in_padded_batches
 from pipeline.stages.evaluate import frozen_control

@@ -16,8 +16,8 @@ import tritonclient.http
 
 from pipeline.errors import ToolError
 from pipeline.metrics import softmax
-from pipeline.network.checkpoint import load_trained
-from pipeline.network.inference import in_batches
+from pipeline.network.inference import infer_in_batches
+from pipeline.network.trained_model import load_trained
 from pipeline.runtime.classifier import model_digest
 from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.text import clean
@@ -76,7 +76,7 @@ def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Serv
     trained = load_trained(served.project / "artifacts/model", model)
     temperature = json.loads((served.project / "artifacts/evaluation/temperature.json").read_text())["temperature"]
     pieces = to_pieces(trained.tokenizer, [clean(text) for text in texts])
-    logits = in_batches(trained.classifier.forward, pieces, batch_size=16, precision="fp32").numpy()
+    logits = infer_in_batches(trained.classifier.forward, pieces, batch_size=16, precision="fp32").numpy()
     answers = [ask(served.serve, "intent-1", texts[i : i + 50]) for i in (0, 50)]
     assert [label for part in answers for label in part.labels] == [trained.labels[i] for i in logits.argmax(axis=1)]
     assert np.concatenate([part.probabilities for part in answers]) == pytest.approx(softmax(logits / temperature), abs=1e-4)

@@ -11,12 +11,12 @@ from torch import Tensor
 from pipeline.atomic_write import written_whole
 from pipeline.data.records import write_json
 from pipeline.network.base_model import base_folder
-from pipeline.network.classifier import TextClassifier, restore
+from pipeline.network.classifier import TextClassifier, restore_classifier
 from pipeline.params import Model
 from pipeline.runtime.pieces import load_tokenizer
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """What later stages need of a training."""
 
     classifier: TextClassifier  # in evaluation mode, adapters not merged
@@ -39,10 +39,10 @@ def save_trained(folder: Path, state: dict[str, Tensor], labels: list[str], orig
     write_json(folder / "origin.json", origin)
 
 
-def load_trained(folder: Path, model: Model) -> Trained:
+def load_trained(folder: Path, model: Model) -> TrainedModel:
     """The trained classifier on its base model."""
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     base = base_folder(model)
-    classifier = restore(base, load_file(folder / "adapter.safetensors"), len(labels), model)
+    classifier = restore_classifier(base, load_file(folder / "adapter.safetensors"), len(labels), model)
     origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
-    return Trained(classifier, labels, load_tokenizer(base, model.max_pieces), origin)
+    return TrainedModel(classifier, labels, load_tokenizer(base, model.max_pieces), origin)

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.network.base_model import base_folder
-from pipeline.network.checkpoint import load_trained, save_trained
-from pipeline.network.classifier import build, restore, trainable_state
+from pipeline.network.classifier import build_classifier, restore_classifier, trainable_state
+from pipeline.network.trained_model import load_trained, save_trained
 from pipeline.params import Model, Params
 
 LABELS = ["zebra", "ant", "zażółć"]
@@ -24,7 +24,7 @@ def model(params: Params) -> Model:
 @pytest.fixture(scope="module")
 def state(model: Model) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
-    fresh = trainable_state(build(base_folder(model), len(LABELS), model))
+    fresh = trainable_state(build_classifier(base_folder(model), len(LABELS), model))
     return {name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in fresh.items()}
 
 
@@ -35,7 +35,7 @@ def test_a_saved_model_answers_as_before(
     save_trained(tmp_path / "model", state, LABELS, {"mlflow_run_id": run_id})
     loaded = load_trained(tmp_path / "model", model)
     with torch.inference_mode():
-        expected = restore(base_folder(model), state, len(LABELS), model)(IDS, MASK)
+        expected = restore_classifier(base_folder(model), state, len(LABELS), model)(IDS, MASK)
         assert torch.equal(loaded.classifier(IDS, MASK), expected)
     assert (loaded.labels, loaded.run_id) == (LABELS, run_id)
     assert not loaded.classifier.training
