@@ -1,4 +1,4 @@
-"""One alert as a person wants it: what is wrong, by how much, what happens next, where to look. And its form for Prometheus."""
+"""An alerting rule: what is wrong, by how much, what happens next and where to look; and its form for Prometheus."""
 
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
@@ -14,13 +14,13 @@ JOBS = {
     "receiver": "evergreen-receiver",
     "controller": "evergreen-controller",
 }
-BY_A_PERSON = "Nothing happens by itself"
-SHARE, DURATION = "{{ $value | humanizePercentage }}", "{{ $value | humanizeDuration }}"  # the alert's value, in its text
+NOTHING_AUTOMATIC = "Nothing happens automatically"
+SHARE, DURATION = "{{ $value | humanizePercentage }}", "{{ $value | humanizeDuration }}"  # templates of the alert's value
 COUNT, DECIMAL = "{{ $value | printf `%.0f` }}", "{{ $value | printf `%.2f` }}"
 
 
 class Rule(NamedTuple):
-    """An alerting rule. Texts are templates of Prometheus; `keep_s` is how long it stays after its condition ended."""
+    """An alerting rule. Texts are Prometheus templates; `keep_s` is how long the alert fires on after its condition ended."""
 
     name: str
     area: Area
@@ -28,15 +28,15 @@ class Rule(NamedTuple):
     expr: str
     summary: str
     description: str
-    then: str  # what happens next
+    next_step: str  # what happens if nobody acts
     look: str  # the command to look closer
     for_s: int = 0
     keep_s: int = 0
-    more: tuple[tuple[str, str], ...] = ()  # annotations
+    annotations: tuple[tuple[str, str], ...] = ()  # further ones
 
 
-def rendered(rule: Rule, alerts: Alerts) -> dict[str, Any]:
-    """As Prometheus' rule files and the Operator's PrometheusRule hold it."""
+def render_rule(rule: Rule, alerts: Alerts) -> dict[str, Any]:
+    """Return the rule as a Prometheus rule file and the Operator's PrometheusRule hold it."""
     timing = {"for": f"{rule.for_s}s"} if rule.for_s else {}
     if rule.keep_s:
         timing["keep_firing_for"] = f"{rule.keep_s}s"
@@ -48,32 +48,32 @@ def rendered(rule: Rule, alerts: Alerts) -> dict[str, Any]:
         "annotations": {
             "summary": rule.summary,
             "description": rule.description,
-            "next": rule.then,
+            "next": rule.next_step,
             "look": rule.look,
             "runbook_url": f"{alerts.runbooks}#{rule.name.lower()}",
-            **dict(rule.more),
+            **dict(rule.annotations),
         },
     }
 
 
-def held(selector: str, alerts: Alerts, by: Iterable[str] = ()) -> str:
-    """The last value known of each series, however long ago within `bridge_s`.
+def last_known(selector: str, alerts: Alerts, by: Iterable[str] = ()) -> str:
+    """Return a query for the last known value of each series within `bridge_s`.
 
-    A scrape that fails marks its series stale at once, and an alert on them would resolve although nobody knows that it is over.
+    A failed scrape marks its series stale at once, and an alert on them would resolve although nobody knows that it is over.
     """
     grouping = f" by ({', '.join(by)})" if by else ""
     return f"max{grouping} (last_over_time({selector}[{alerts.bridge_s}s]))"
 
 
-def of_the_watched_version(condition: str, alerts: Alerts) -> str:
-    """The condition, for the version that the monitor watches now: after a promotion the old one's last values say nothing."""
-    version = held("evergreen_monitored_version", alerts)
+def for_watched_version(condition: str, alerts: Alerts) -> str:
+    """Restrict a condition to the version that the monitor watches now; after a promotion the old version's values are void."""
+    version = last_known("evergreen_monitored_version", alerts)
     return f'({condition})\nand on (version) count_values("version", {version})'
 
 
-def looked_up(query: str, names: tuple[str, ...], form: str) -> str:
-    """A template that asks Prometheus when the alert is told; each `%s` of the query is the label of the next name."""
-    labels = "".join(f" $labels.{name}" for name in names)
+def query_template(query: str, labels: tuple[str, ...], form: str) -> str:
+    """Return a template that queries Prometheus when the alert is sent; each `%s` of the query takes the next label's value."""
+    values = "".join(f" $labels.{label}" for label in labels)
     return (
-        f"{{{{ with printf `{query}`{labels} | query }}}}{{{{ . | first | value | {form} }}}}{{{{ else }}}}unknown{{{{ end }}}}"
+        f"{{{{ with printf `{query}`{values} | query }}}}{{{{ . | first | value | {form} }}}}{{{{ else }}}}unknown{{{{ end }}}}"
     )

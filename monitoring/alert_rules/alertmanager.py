@@ -1,7 +1,8 @@
-"""Alertmanager's configuration, rendered from params.yaml: who is told of what, how often. Loads on 0.25 and on current versions.
+"""Alertmanager's configuration, rendered from params.yaml: receivers, routes and inhibitions.
 
-What is secret is named as a file and never stands in it: Slack's URL, the mail server's password, the controller's token. A
-relative path starts at the folder of the configuration. What only newer versions know (`url_file`, `timeout`) is not used.
+It loads on Alertmanager 0.25 and on current versions, so keys that only newer versions know (`url_file`, `timeout`) are not used.
+Secrets are named as files and never appear in it: Slack's URL, the mail server's password, the controller's token. A relative
+path starts at the folder of the configuration.
 """
 
 from pathlib import Path
@@ -10,27 +11,27 @@ from typing import Any
 import yaml
 
 from monitoring.alert_rules.monitoring import SWITCH
-from monitoring.alert_rules.render import HEAD
+from monitoring.alert_rules.render import HEADER
 from pipeline.errors import InputError
 from pipeline.params import Alerts
 
 TEMPLATES = "messages.tmpl"
-FELT = ("LatencyHigh", "VersionSlow", "ErrorsHigh", "Refusing", "QueueFull", "TritonNotReady")
-RETRAINED_ON = 'area=~"drift|quality"'
+SYMPTOMS = ("LatencyHigh", "VersionSlow", "ErrorsHigh", "Refusing", "QueueFull", "TritonNotReady")
+RETRAIN_AREAS = 'area=~"drift|quality"'
 
 
 def config_file(alerts: Alerts, folder: Path) -> str:
-    """alertmanager.yml for this folder; raises `InputError` when nobody would be told."""
-    return HEAD + yaml.safe_dump(config(alerts, folder), sort_keys=False, width=10_000)
+    """Render alertmanager.yml for this folder; raises `InputError` when no receiver for people is configured."""
+    return HEADER + yaml.safe_dump(config(alerts, folder), sort_keys=False, width=10_000)
 
 
 def config(alerts: Alerts, folder: Path) -> dict[str, Any]:
-    """The configuration as a tree."""
-    receivers = [{"name": "people", **people(alerts, folder)}, {"name": "switch", **switch(alerts)}]
+    """Return the configuration as a tree."""
+    receivers = [{"name": "people", **people_receiver(alerts, folder)}, {"name": "switch", **switch_receiver(alerts)}]
     if alerts.controller_url != "none":
-        receivers.append({"name": "controller", **controller(alerts, folder)})
+        receivers.append({"name": "controller", **controller_receiver(alerts, folder)})
     return {
-        "global": {"resolve_timeout": "5m"},  # Prometheus says itself when an alert ends
+        "global": {"resolve_timeout": "5m"},  # Prometheus itself reports when an alert ends
         "templates": [TEMPLATES],
         "route": routes(alerts),
         "inhibit_rules": inhibitions(),
@@ -39,38 +40,38 @@ def config(alerts: Alerts, folder: Path) -> dict[str, Any]:
 
 
 def routes(alerts: Alerts) -> dict[str, Any]:
-    """The switch goes its own way; drift and accuracy go to the controller too; all but the switch goes to people."""
-    ways: list[dict[str, Any]] = [
+    """Route the switch to its receiver, all other alerts to people, and drift and accuracy to the controller as well."""
+    special: list[dict[str, Any]] = [
         {
             "matchers": [f'alertname="{SWITCH}"'],
             "receiver": "switch",
             "group_by": ["alertname"],
             "group_wait": "1s",
-            "group_interval": f"{-(-alerts.switch_every_s // 2)}s",  # twice as often as it is repeated: no turn is missed
+            "group_interval": f"{-(-alerts.switch_every_s // 2)}s",  # half the repeat interval, so that no repeat is missed
             "repeat_interval": f"{alerts.switch_every_s}s",
         }
     ]
     if alerts.controller_url != "none":
-        ways.append({"matchers": [RETRAINED_ON], "receiver": "controller", "group_by": ["version"], "continue": True})
+        special.append({"matchers": [RETRAIN_AREAS], "receiver": "controller", "group_by": ["version"], "continue": True})
     return {
         "receiver": "people",
         "group_by": ["alertname", "version"],
         "group_wait": f"{alerts.group_wait_s}s",
         "group_interval": f"{alerts.group_interval_s}s",
         "repeat_interval": f"{alerts.repeat_s}s",
-        "routes": [*ways, {"receiver": "people"}],  # who was told and goes on is not told by the top again
+        "routes": [*special, {"receiver": "people"}],  # after `continue` the root route does not match again
     }
 
 
 def inhibitions() -> list[dict[str, Any]]:
-    """What follows from something else is not told beside it. Drift holds nothing back."""
-    felt = "|".join(f"Evergreen{name}" for name in FELT)
-    burning = 'alertname=~"EvergreenLatencyHigh|EvergreenErrorsHigh"'
+    """Suppress alerts that follow from another alert. Drift suppresses nothing."""
+    symptoms = "|".join(f"Evergreen{name}" for name in SYMPTOMS)
+    burn_alerts = 'alertname=~"EvergreenLatencyHigh|EvergreenErrorsHigh"'
     return [
-        {"source_matchers": ['alertname="EvergreenGatewayDown"'], "target_matchers": [f'alertname=~"{felt}"']},
+        {"source_matchers": ['alertname="EvergreenGatewayDown"'], "target_matchers": [f'alertname=~"{symptoms}"']},
         {
-            "source_matchers": ['severity="critical"', burning],
-            "target_matchers": ['severity="warning"', burning],
+            "source_matchers": ['severity="critical"', burn_alerts],
+            "target_matchers": ['severity="warning"', burn_alerts],
             "equal": ["alertname"],
         },
         {
@@ -80,25 +81,25 @@ def inhibitions() -> list[dict[str, Any]]:
     ]
 
 
-def people(alerts: Alerts, folder: Path) -> dict[str, Any]:
-    """Everybody whom params name; raises `InputError` when they name nobody."""
-    told: dict[str, Any] = {}
-    hooks = [inbox_url(alerts)] if alerts.inbox == "here" else []
-    hooks += [alerts.webhook_url] if alerts.webhook_url != "none" else []
-    if hooks:
-        told["webhook_configs"] = [{"url": url, "send_resolved": True, "max_alerts": 0} for url in hooks]
+def people_receiver(alerts: Alerts, folder: Path) -> dict[str, Any]:
+    """Return the receivers for people that params configure; raises `InputError` when there is none."""
+    channels: dict[str, Any] = {}
+    urls = [inbox_url(alerts)] if alerts.inbox == "here" else []
+    urls += [alerts.webhook_url] if alerts.webhook_url != "none" else []
+    if urls:
+        channels["webhook_configs"] = [{"url": url, "send_resolved": True, "max_alerts": 0} for url in urls]
     if alerts.slack_url_file != "none":
-        told["slack_configs"] = [slack(alerts, folder)]
+        channels["slack_configs"] = [slack_config(alerts, folder)]
     if alerts.email_to != "none":
-        told["email_configs"] = [email(alerts, folder)]
-    if not told:
-        what = "nobody would be told: inbox, webhook_url, slack_url_file and email_to are all none"
-        raise InputError("params.yaml, alerts", what, "set one of them")
-    return told
+        channels["email_configs"] = [email_config(alerts, folder)]
+    if not channels:
+        problem = "nobody would receive alerts: inbox, webhook_url, slack_url_file and email_to are all none"
+        raise InputError("params.yaml, alerts", problem, "set one of them")
+    return channels
 
 
-def slack(alerts: Alerts, folder: Path) -> dict[str, Any]:
-    """An incoming webhook of Slack, whose URL is a secret."""
+def slack_config(alerts: Alerts, folder: Path) -> dict[str, Any]:
+    """Return an incoming Slack webhook; its URL is a secret in a file."""
     return {
         "api_url_file": str(folder / alerts.slack_url_file),
         "channel": f"#{alerts.slack_channel}",
@@ -109,8 +110,8 @@ def slack(alerts: Alerts, folder: Path) -> dict[str, Any]:
     }
 
 
-def email(alerts: Alerts, folder: Path) -> dict[str, Any]:
-    """Plain text, with TLS where the server offers it; a password makes it a must."""
+def email_config(alerts: Alerts, folder: Path) -> dict[str, Any]:
+    """Return a plain-text mail; TLS is used if the server offers it, and required with a password."""
     account = {}
     if alerts.email_user != "none":
         account = {"auth_username": alerts.email_user, "auth_password_file": str(folder / alerts.email_password_file)}
@@ -127,40 +128,43 @@ def email(alerts: Alerts, folder: Path) -> dict[str, Any]:
     }
 
 
-def switch(alerts: Alerts) -> dict[str, Any]:
-    """Those who listen to the dead man's switch: the inbox, and somebody outside when params name one."""
+def switch_receiver(alerts: Alerts) -> dict[str, Any]:
+    """Return the receivers of the dead man's switch: the inbox, and an external one if params name it."""
     urls = [inbox_url(alerts)] if alerts.inbox == "here" else []
     urls += [alerts.switch_url] if alerts.switch_url != "none" else []
     return {"webhook_configs": [{"url": url, "send_resolved": False} for url in urls]} if urls else {}
 
 
-def controller(alerts: Alerts, folder: Path) -> dict[str, Any]:
-    """The retrain controller; it judges each alert by its own status, so it is told of the end too."""
+def controller_receiver(alerts: Alerts, folder: Path) -> dict[str, Any]:
+    """Return the retrain controller; it reads each alert's own status, so it also receives the end of an alert."""
     token = {"type": "Bearer", "credentials_file": str(folder / alerts.controller_token_file)}
-    here = f"http://{alerts.host}:{alerts.receiver_port}/v1/alerts"
-    url = here if alerts.controller_url == "here" else alerts.controller_url
-    hook = {"url": url, "send_resolved": True, "max_alerts": 0, "http_config": {"authorization": token}}
-    return {"webhook_configs": [hook]}
+    local_url = f"http://{alerts.host}:{alerts.receiver_port}/v1/alerts"
+    url = local_url if alerts.controller_url == "here" else alerts.controller_url
+    webhook = {"url": url, "send_resolved": True, "max_alerts": 0, "http_config": {"authorization": token}}
+    return {"webhook_configs": [webhook]}
 
 
 def inbox_url(alerts: Alerts) -> str:
-    """Where the inbox takes messages."""
+    """Return the address to which the inbox takes webhooks."""
     return f"http://{alerts.host}:{alerts.inbox_port}/alerts"
 
 
-def templates(alerts: Alerts) -> str:
-    """Titles and texts for Slack and mail. What ended is "no longer reported": Alertmanager calls it over as well when
-    Prometheus fell silent, and a text that was sent cannot be taken back."""
-    where = f"http://{alerts.host}:{alerts.inbox_port}/"
-    over = '.EndsAt.Format "2006-01-02 15:04:05 MST"'
+def message_templates(alerts: Alerts) -> str:
+    """Return titles and texts for Slack and mail.
+
+    A resolved alert is "no longer reported": Alertmanager also resolves alerts when Prometheus fell silent, and a sent message
+    cannot be taken back.
+    """
+    inbox = f"http://{alerts.host}:{alerts.inbox_port}/"
+    end = '.EndsAt.Format "2006-01-02 15:04:05 MST"'
     return (
         '{{ define "evergreen.title" }}{{ if eq .Status "firing" }}{{ .CommonLabels.severity | toUpper }}'
         "{{ else }}no longer reported{{ end }}: {{ .CommonLabels.alertname }}"
         "{{ with .CommonLabels.version }}, version {{ . }}{{ end }}{{ end }}\n"
         '{{ define "evergreen.text" }}{{ range .Alerts }}{{ .Annotations.summary }}'
-        f'{{{{ if eq .Status "resolved" }}}}: no longer reported since {{{{ {over} }}}}. If Prometheus was down then, it may '
-        "still be so.{{ end }}\n{{ .Annotations.description }}\n"
+        f'{{{{ if eq .Status "resolved" }}}}: no longer reported since {{{{ {end} }}}}. If Prometheus was down then, the alert '
+        "may still be firing.{{ end }}\n{{ .Annotations.description }}\n"
         "{{ with .Annotations.loss }}Estimated loss of accuracy: {{ . }}\n{{ end }}"
         "What happens next: {{ .Annotations.next }}\nLook closer: {{ .Annotations.look }}\n"
-        f"Runbook: {{{{ .Annotations.runbook_url }}}}\n\n{{{{ end }}}}Words that moved, and texts: {where}{{{{ end }}}}\n"
+        f"Runbook: {{{{ .Annotations.runbook_url }}}}\n\n{{{{ end }}}}Words that moved, and example texts: {inbox}{{{{ end }}}}\n"
     )

@@ -1,15 +1,24 @@
-"""Alerts on what the monitor judges: signals that moved, accuracy that fell. Every condition holds through missing data."""
+"""Alerts on drift and accuracy as the monitor evaluates them. Every condition keeps its last known value through missing data."""
 
 import math
 
-from monitoring.alert_rules.alert import BY_A_PERSON, DECIMAL, DURATION, SHARE, Rule, held, looked_up, of_the_watched_version
+from monitoring.alert_rules.alert import (
+    DECIMAL,
+    DURATION,
+    NOTHING_AUTOMATIC,
+    SHARE,
+    Rule,
+    for_watched_version,
+    last_known,
+    query_template,
+)
 from pipeline.params import Alerts, Monitor, Params
 
 PERCENT = "humanizePercentage"
 
 
-def judged(params: Params) -> list[Rule]:
-    """Drift, harm, estimated and labelled accuracy, the age of the reference."""
+def drift_and_accuracy_rules(params: Params) -> list[Rule]:
+    """Return the rules on drift, harm, estimated and labelled accuracy, and the age of the reference."""
     alerts, monitor = params.alerts, params.monitor
     return [
         drift(alerts),
@@ -22,25 +31,25 @@ def judged(params: Params) -> list[Rule]:
 
 
 def drift(alerts: Alerts) -> Rule:
-    """The sequential test is valid at every look, so one look over its threshold is enough: no `for`."""
-    told = Facts(alerts)
-    threshold, promised = told.of_signal("drift_log_e_threshold"), told.of_signal("false_alarms_per_week")
-    effect = told.of_both("drift_effect_size")
-    moved = held("evergreen_drift_log_e", alerts, ("version", "signal"))
-    limit = held("evergreen_drift_log_e_threshold", alerts, ("signal",))
+    """Fire on a sequential test, which is valid at every look: one value over the threshold is enough, without `for`."""
+    facts = FactTemplates(alerts)
+    threshold, promised = facts.of_signal("drift_log_e_threshold"), facts.of_signal("false_alarms_per_week")
+    effect = facts.of_both("drift_effect_size")
+    log_e = last_known("evergreen_drift_log_e", alerts, ("version", "signal"))
+    limit = last_known("evergreen_drift_log_e_threshold", alerts, ("signal",))
     return Rule(
         name="EvergreenDrift",
         area="drift",
         severity="warning",
-        expr=of_the_watched_version(f"{moved}\n> on (signal) group_left ()\n{limit}", alerts),
+        expr=for_watched_version(f"{log_e}\n> on (signal) group_left ()\n{limit}", alerts),
         summary="{{ $labels.signal }} of version {{ $labels.version }} has moved away from its reference",
-        description=f"The log e-value of {{{{ $labels.signal }}}} is {DECIMAL}, over its threshold "
-        f"{threshold}, which promises {promised} false alarms a week. In the last full window the effect size was {effect}, and "
-        f"by estimate {told.of_version('drift_estimated_share', PERCENT)} of the traffic was unlike the reference.",
-        then=told_controller(alerts),
-        look=report(alerts),
-        more=(
-            ("loss", told.loss()),
+        description=f"The log e-value of {{{{ $labels.signal }}}} is {DECIMAL}, above its threshold of {threshold}. "
+        f"That threshold allows {promised} false alarms a week. In the last full window the effect size was {effect}, and an "
+        f"estimated {facts.of_version('drift_estimated_share', PERCENT)} of the traffic differed from the reference.",
+        next_step=retrain_step(alerts),
+        look=report_command(alerts),
+        annotations=(
+            ("loss", facts.loss()),
             ("effect_size", effect),
             ("log_e", DECIMAL),
         ),
@@ -48,160 +57,162 @@ def drift(alerts: Alerts) -> Rule:
 
 
 def window_drift(alerts: Alerts) -> Rule:
-    """A window is judged once, when it is full, so its threshold keeps its promise whenever that is looked at."""
-    told = Facts(alerts)
-    share = looked_up(told.last("false_alarms_per_week", 'signal="window"'), (), "printf `%.3g`")
+    """Fire on a window's statistic: each window is tested once, when it is full, so the false-alarm rate holds at every look."""
+    facts = FactTemplates(alerts)
+    promised = query_template(facts.last("false_alarms_per_week", 'signal="window"'), (), "printf `%.3g`")
     pair = ("version", "signal")
-    now, limit = (held(f"evergreen_drift_statistic{part}", alerts, pair) for part in ("", "_threshold"))
+    statistic, limit = (last_known(f"evergreen_drift_statistic{part}", alerts, pair) for part in ("", "_threshold"))
     return Rule(
         name="EvergreenWindowDrift",
         area="drift",
         severity="warning",
-        expr=of_the_watched_version(f"{now}\n> on (version, signal)\n{limit}", alerts),
-        summary="{{ $labels.signal }} of version {{ $labels.version }} is not as in its reference, in the last window",
-        description=f"The statistic of {{{{ $labels.signal }}}} is {{{{ $value | printf `%.3g` }}}}, over its threshold "
-        f"{told.of_both('drift_statistic_threshold', 'printf `%.3g`')}; "
-        f"over all signals that promises {share} false alarms a week. "
-        f"Effect size {told.of_both('drift_effect_size')}. "
-        f"By estimate {told.of_version('drift_estimated_share', PERCENT)} of the traffic is unlike the reference.",
-        then=told_controller(alerts),
-        look=report(alerts),
-        more=(
-            ("loss", told.loss()),
-            ("effect_size", told.of_both("drift_effect_size")),
+        expr=for_watched_version(f"{statistic}\n> on (version, signal)\n{limit}", alerts),
+        summary="{{ $labels.signal }} of version {{ $labels.version }} differed from its reference in the last window",
+        description=f"The statistic of {{{{ $labels.signal }}}} is {{{{ $value | printf `%.3g` }}}}, above its threshold of "
+        f"{facts.of_both('drift_statistic_threshold', 'printf `%.3g`')}. "
+        f"The thresholds of all signals together allow {promised} false alarms a week. "
+        f"The effect size is {facts.of_both('drift_effect_size')}. "
+        f"An estimated {facts.of_version('drift_estimated_share', PERCENT)} of the traffic differs from the reference.",
+        next_step=retrain_step(alerts),
+        look=report_command(alerts),
+        annotations=(
+            ("loss", facts.loss()),
+            ("effect_size", facts.of_both("drift_effect_size")),
         ),
     )
 
 
 def harm(alerts: Alerts, monitor: Monitor) -> Rule:
-    """Sequential too, over feedback; the monitor keeps the highest value, so that what was proved does not flap."""
-    told = Facts(alerts)
+    """Fire on a sequential test over feedback; the monitor exports its highest value, so proven harm does not flap."""
+    facts = FactTemplates(alerts)
     limit = -math.log(monitor.harm_alpha)
     return Rule(
         name="EvergreenAccuracyHarm",
         area="quality",
         severity="critical",
-        expr=of_the_watched_version(f"{held('evergreen_harm_log_e', alerts, ('version',))} > {limit:.4f}", alerts),
+        expr=for_watched_version(f"{last_known('evergreen_harm_log_e', alerts, ('version',))} > {limit:.4f}", alerts),
         summary="Accuracy of version {{ $labels.version }} has fallen by more than is tolerated",
-        description=f"The log e-value of a fall by more than {monitor.tolerated_loss:.1%} is {DECIMAL}, over "
-        f"{limit:.1f}: were there no such fall, that would ever happen with a chance of at most {monitor.harm_alpha:g}. "
-        "It stands until labels prove the contrary, or another version is champion. "
-        f"Estimated accuracy {told.accuracy('estimate', 'estimate')} ({told.accuracy('estimate', 'lower')} to "
-        f"{told.accuracy('estimate', 'upper')}), on the reference {told.of_version('accuracy_reference_ratio', PERCENT)}.",
-        then=told_controller(alerts),
-        look=report(alerts),
-        more=(
-            ("loss", told.loss()),
+        description=f"The log e-value of a fall by more than {monitor.tolerated_loss:.1%} is {DECIMAL}, above {limit:.1f}. "
+        f"Without such a fall, the chance of ever reaching that is at most {monitor.harm_alpha:g}. "
+        "The alert stays until labels prove a recovery or another version becomes champion. "
+        f"Estimated accuracy is {facts.accuracy('estimate', 'estimate')} ({facts.accuracy('estimate', 'lower')} to "
+        f"{facts.accuracy('estimate', 'upper')}); on the reference it was "
+        f"{facts.of_version('accuracy_reference_ratio', PERCENT)}.",
+        next_step=retrain_step(alerts),
+        look=report_command(alerts),
+        annotations=(
+            ("loss", facts.loss()),
             ("log_e", DECIMAL),
         ),
     )
 
 
 def estimated_accuracy(alerts: Alerts, monitor: Monitor) -> Rule:
-    """The whole interval of the estimate lies below what was agreed."""
-    told = Facts(alerts)
+    """Fire when the whole interval of the estimate lies below the contract."""
+    facts = FactTemplates(alerts)
     return Rule(
         name="EvergreenEstimatedAccuracyLow",
         area="quality",
         severity="warning",
-        expr=of_the_watched_version(below_contract("estimate", alerts, monitor), alerts),
+        expr=for_watched_version(below_contract("estimate", alerts, monitor), alerts),
         for_s=alerts.for_s,
         summary="Estimated accuracy of version {{ $labels.version }} is below its contract",
-        description=f"Without labels: {told.accuracy('estimate', 'estimate')}, at most {SHARE}. {agreement(told, monitor)}",
-        then=told_controller(alerts),
-        look=report(alerts),
-        more=(("loss", told.loss()),),
+        description=f"Estimated without labels, accuracy is {facts.accuracy('estimate', 'estimate')}, at most {SHARE}. "
+        f"{contract(facts, monitor)}",
+        next_step=retrain_step(alerts),
+        look=report_command(alerts),
+        annotations=(("loss", facts.loss()),),
     )
 
 
 def labelled_accuracy(alerts: Alerts, monitor: Monitor) -> Rule:
-    """The whole interval by feedback lies below what was agreed, and there are labels enough."""
-    told = Facts(alerts)
-    enough = f"{held('evergreen_accuracy_labels', alerts, ('version',))} >= {monitor.min_labels}"
+    """Fire when the whole interval by feedback lies below the contract and there are enough labels."""
+    facts = FactTemplates(alerts)
+    enough = f"{last_known('evergreen_accuracy_labels', alerts, ('version',))} >= {monitor.min_labels}"
     fallen = f"{below_contract('labelled', alerts, monitor)}\nand on (version) {enough}"
     return Rule(
         name="EvergreenLabelledAccuracyFallen",
         area="quality",
         severity="critical",
-        expr=of_the_watched_version(fallen, alerts),
+        expr=for_watched_version(fallen, alerts),
         for_s=alerts.for_s,
         summary="Accuracy of version {{ $labels.version }} by feedback is below its contract",
-        description=f"By {told.of_version('accuracy_labels', 'printf `%.0f`')} labels: {told.accuracy('labelled', 'estimate')}, "
-        f"at most {SHARE}. {agreement(told, monitor)}",
-        then=told_controller(alerts),
-        look=report(alerts),
-        more=(("loss", told.loss("labelled")),),
+        description=f"By {facts.of_version('accuracy_labels', 'printf `%.0f`')} labels, accuracy is "
+        f"{facts.accuracy('labelled', 'estimate')}, at most {SHARE}. {contract(facts, monitor)}",
+        next_step=retrain_step(alerts),
+        look=report_command(alerts),
+        annotations=(("loss", facts.loss("labelled")),),
     )
 
 
 def old_reference(alerts: Alerts) -> Rule:
-    """A reference that nobody renewed for long says less and less."""
-    age = held("evergreen_reference_age_seconds", alerts, ("version",))
+    """Fire when the reference is too old to represent normal traffic."""
+    age = last_known("evergreen_reference_age_seconds", alerts, ("version",))
     return Rule(
         name="EvergreenReferenceOld",
         area="drift",
         severity="info",
-        expr=of_the_watched_version(f"{age} > {alerts.reference_max_age_s}", alerts),
+        expr=for_watched_version(f"{age} > {alerts.reference_max_age_s}", alerts),
         summary="The reference of version {{ $labels.version }} is old",
-        description=f"It was recorded {DURATION} ago; {alerts.reference_max_age_s // 86400} days are thought to be enough.",
-        then=f"{BY_A_PERSON}: a new version brings a new reference.",
+        description=f"It was recorded {DURATION} ago. The limit is {alerts.reference_max_age_s // 86400} days.",
+        next_step=f"{NOTHING_AUTOMATIC}. A new version brings a new reference.",
         look=".venv/bin/evergreen status",
     )
 
 
 def below_contract(kind: str, alerts: Alerts, monitor: Monitor) -> str:
-    """The upper bound of one kind of accuracy against the reference's less what is tolerated; its value is that bound."""
-    upper = held(f'evergreen_accuracy_{kind}_ratio{{bound="upper"}}', alerts, ("version",))
-    agreed = held("evergreen_accuracy_reference_ratio", alerts, ("version",))
-    return f"{upper}\n< on (version)\n({agreed} - {monitor.tolerated_loss:g})"
+    """Return the condition that the upper bound of an accuracy is below the reference minus `tolerated_loss`."""
+    upper = last_known(f'evergreen_accuracy_{kind}_ratio{{bound="upper"}}', alerts, ("version",))
+    reference = last_known("evergreen_accuracy_reference_ratio", alerts, ("version",))
+    return f"{upper}\n< on (version)\n({reference} - {monitor.tolerated_loss:g})"
 
 
-def agreement(told: "Facts", monitor: Monitor) -> str:
-    """What accuracy is held against, for people."""
-    agreed = told.of_version("accuracy_reference_ratio", PERCENT)
-    return f"The reference has {agreed}, and {monitor.tolerated_loss:.1%} less is tolerated."
+def contract(facts: "FactTemplates", monitor: Monitor) -> str:
+    """State the contract: accuracy on the reference, and the tolerated loss."""
+    reference = facts.of_version("accuracy_reference_ratio", PERCENT)
+    return f"On the reference it was {reference}; a loss of {monitor.tolerated_loss:.1%} is tolerated."
 
 
-def told_controller(alerts: Alerts) -> str:
-    """What happens after an alert on which a retrain may follow."""
+def retrain_step(alerts: Alerts) -> str:
+    """Describe what follows an alert that may start a retrain."""
     if alerts.controller_url == "none":
-        return f"{BY_A_PERSON}: look, and retrain when it is worth it (make repro)."
-    return "Where a retrain controller runs (make watch) it is told and decides: it starts a retrain, joins one, or says why not."
+        return f"{NOTHING_AUTOMATIC}. Look, and retrain if it is worth it (make repro)."
+    return "If a retrain controller runs (make watch), it decides: it starts a retrain, joins a running one, or states why not."
 
 
-def report(alerts: Alerts) -> str:
-    """The monitor's report, with the words that moved and three texts."""
+def report_command(alerts: Alerts) -> str:
+    """Return the command that prints the monitor's report, with words that moved and three example texts."""
     return f"curl -s http://{alerts.host}:{alerts.monitor_port}/report.json | python3 -m json.tool"
 
 
-class Facts:
-    """Templates that look up what the monitor said last, also when it says nothing at the moment."""
+class FactTemplates:
+    """Templates for the monitor's last known values, which also work while the monitor is down."""
 
     def __init__(self, alerts: Alerts) -> None:
         self._bridge_s = alerts.bridge_s
 
-    def of_version(self, name: str, form: str, *more: str) -> str:
-        """A fact of the alert's version."""
-        return looked_up(self.last(name, 'version="%s"', *more), ("version",), form)
+    def of_version(self, name: str, form: str, *labels: str) -> str:
+        """Return the template of a value of the alert's version."""
+        return query_template(self.last(name, 'version="%s"', *labels), ("version",), form)
 
     def of_signal(self, name: str) -> str:
-        """A fact of the alert's signal."""
-        return looked_up(self.last(name, 'signal="%s"'), ("signal",), "printf `%.3g`")
+        """Return the template of a value of the alert's signal."""
+        return query_template(self.last(name, 'signal="%s"'), ("signal",), "printf `%.3g`")
 
     def of_both(self, name: str, form: str = "printf `%.2f`") -> str:
-        """A fact of the alert's version and signal."""
-        return looked_up(self.last(name, 'version="%s"', 'signal="%s"'), ("version", "signal"), form)
+        """Return the template of a value of the alert's version and signal."""
+        return query_template(self.last(name, 'version="%s"', 'signal="%s"'), ("version", "signal"), form)
 
     def accuracy(self, kind: str, bound: str) -> str:
-        """One bound of one kind of accuracy."""
+        """Return the template of one bound of one kind of accuracy."""
         return self.of_version(f"accuracy_{kind}_ratio", PERCENT, f'bound="{bound}"')
 
     def loss(self, kind: str = "estimate") -> str:
-        """By how much accuracy is below that on the reference; 0 where it is not."""
+        """Return the template of how far accuracy is below its value on the reference, at least 0."""
         now = self.last(f"accuracy_{kind}_ratio", 'version="%s"', 'bound="estimate"')
-        agreed = self.last("accuracy_reference_ratio", 'version="%s"')
-        return looked_up(f"clamp_min({agreed} - on (version) {now}, 0)", ("version", "version"), PERCENT)
+        reference = self.last("accuracy_reference_ratio", 'version="%s"')
+        return query_template(f"clamp_min({reference} - on (version) {now}, 0)", ("version", "version"), PERCENT)
 
     def last(self, name: str, *labels: str) -> str:
-        """A query of what was said last."""
+        """Return a query for the last known value."""
         return f"last_over_time(evergreen_{name}{{{','.join(labels)}}}[{self._bridge_s}s])"

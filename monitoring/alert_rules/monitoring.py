@@ -1,98 +1,107 @@
-"""Alerts on the watching itself: a monitor that stopped, scrapes that are missing, windows that never fill; and the switch.
+"""Alerts on monitoring itself: a monitor that stopped, missing scrapes, windows that never fill; and the dead man's switch.
 
-The dead man's switch always fires. Its annotation carries the time at which Prometheus evaluated it, so whoever listens knows how
-old the news is, also while Alertmanager still repeats what it was told before Prometheus fell silent.
+The switch always fires. Its annotation carries the time at which Prometheus evaluated it, so a receiver knows how old the news
+is even while Alertmanager repeats alerts from before Prometheus fell silent.
 """
 
-from monitoring.alert_rules.alert import BY_A_PERSON, COUNT, DURATION, JOBS, SHARE, Rule, held, of_the_watched_version
+from monitoring.alert_rules.alert import (
+    COUNT,
+    DURATION,
+    JOBS,
+    NOTHING_AUTOMATIC,
+    SHARE,
+    Rule,
+    for_watched_version,
+    last_known,
+)
 from pipeline.params import Alerts
 
 SWITCH = "EvergreenWatchdog"
 LAST_SUCCESS = "evergreen_monitor_last_success_timestamp_seconds"
-ONCE = ".venv/bin/python -m monitoring.monitor --once"
+RUN_ONCE = ".venv/bin/python -m monitoring.monitor --once"
 
 
-def watchers(alerts: Alerts) -> list[Rule]:
-    """Every alert of this file."""
+def monitoring_rules(alerts: Alerts) -> list[Rule]:
+    """Return the rules of this file."""
     return [
-        switch(alerts),
-        stale(alerts),
-        missing(alerts),
-        unreferenced(alerts),
-        lagging(alerts),
-        skipping(alerts),
-        unfilled(alerts),
-        silent_facts(alerts),
+        dead_mans_switch(alerts),
+        monitor_stale(alerts),
+        scrape_missing(alerts),
+        reference_missing(alerts),
+        monitor_lagging(alerts),
+        segments_skipped(alerts),
+        window_never_full(alerts),
+        metrics_missing(alerts),
     ]
 
 
-def switch(alerts: Alerts) -> Rule:
-    """The path from Prometheus to people, proved by a message that must not stop."""
+def dead_mans_switch(alerts: Alerts) -> Rule:
+    """Fire always, so that a missing message reveals a broken path from Prometheus to people."""
     return Rule(
         name=SWITCH,
         area="switch",
         severity="none",
         expr="vector(time())",
-        summary="The alerting works",
-        description="This always fires. Who does not hear it any more knows that Prometheus, Alertmanager or the way is broken.",
-        then="It is repeated; the inbox says loudly when it is overdue.",
+        summary="Alerting works",
+        description="This alert always fires. If it stops arriving, Prometheus, Alertmanager or the path between is broken.",
+        next_step="It is repeated. The inbox shows a warning when it is overdue.",
         look=f"curl -s http://{alerts.host}:{alerts.prometheus_port}/-/ready",
-        more=(("evaluated_at", "{{ $value | printf `%.3f` }}"),),
+        annotations=(("evaluated_at", "{{ $value | printf `%.3f` }}"),),
     )
 
 
-def stale(alerts: Alerts) -> Rule:
-    """The age grows on while the monitor is gone; after `bridge_s` nothing is known any more, which is no better."""
-    last = held(LAST_SUCCESS, alerts)
+def monitor_stale(alerts: Alerts) -> Rule:
+    """Fire on the age of the last success, which grows while the monitor is gone; after `bridge_s` fire on its absence."""
+    last = last_known(LAST_SUCCESS, alerts)
     return Rule(
         name="EvergreenMonitorStale",
         area="watch",
         severity="critical",
         expr=f"time() - {last} > {alerts.monitor_stale_s}\nor absent({last})",
         for_s=alerts.for_s,
-        summary="The monitor does not judge any more",
-        description=f"Its last success is more than {alerts.monitor_stale_s} s ago, or was never seen. What it said last "
-        "still stands: alerts on drift and accuracy neither begin nor end.",
-        then=f"{BY_A_PERSON}; started again, the monitor reads on where it stopped.",
-        look=ONCE,
+        summary="The monitor has stopped",
+        description=f"Its last success is more than {alerts.monitor_stale_s} s ago, or none was ever seen. "
+        "Alerts on drift and accuracy keep their last state: they neither start nor end.",
+        next_step=f"{NOTHING_AUTOMATIC}. After a restart the monitor continues where it stopped.",
+        look=RUN_ONCE,
     )
 
 
-def missing(alerts: Alerts) -> Rule:
-    """A job whose targets all fail, or that has none; the gateway has an alert of its own."""
+def scrape_missing(alerts: Alerts) -> Rule:
+    """Fire on a job whose targets all fail, or that has none; EvergreenGatewayDown covers the gateway."""
     jobs = [JOBS["triton"], JOBS["monitor"]]
-    gone = [f'absent(up{{job="{job}"}})' for job in jobs]
+    absent = [f'absent(up{{job="{job}"}})' for job in jobs]
     return Rule(
         name="EvergreenScrapeMissing",
         area="watch",
         severity="warning",
-        expr="\nor ".join([f'sum by (job) (up{{job=~"{"|".join(jobs)}"}}) == 0', *gone]),
+        expr="\nor ".join([f'sum by (job) (up{{job=~"{"|".join(jobs)}"}}) == 0', *absent]),
         for_s=alerts.for_s,
-        summary="Prometheus gets nothing from {{ $labels.job }}",
-        description=f"No target of the job {{{{ $labels.job }}}} answered for {alerts.for_s} s, or there is none.",
-        then=f"{BY_A_PERSON}. Alerts on what the monitor judges keep what was known last.",
+        summary="Prometheus cannot scrape {{ $labels.job }}",
+        description=f"No target of the job {{{{ $labels.job }}}} has answered for {alerts.for_s} s, or the job has no target.",
+        next_step=f"{NOTHING_AUTOMATIC}. Alerts on drift and accuracy keep their last known values.",
         look=f"curl -s http://{alerts.host}:{alerts.prometheus_port}/api/v1/targets | python3 -m json.tool",
     )
 
 
-def unreferenced(alerts: Alerts) -> Rule:
-    """The champion cannot be judged: the monitor says whom it watches, and never what that version is held against."""
-    watched = f'count_values("version", {held("evergreen_monitored_version", alerts)})'
+def reference_missing(alerts: Alerts) -> Rule:
+    """Fire when the monitor exports the watched version but no reference for it."""
+    watched = f'count_values("version", {last_known("evergreen_monitored_version", alerts)})'
     return Rule(
         name="EvergreenReferenceMissing",
         area="watch",
         severity="warning",
-        expr=f"{watched}\nunless on (version)\n{held('evergreen_reference_rows', alerts, ('version',))}",
+        expr=f"{watched}\nunless on (version)\n{last_known('evergreen_reference_rows', alerts, ('version',))}",
         for_s=alerts.for_s,
-        summary="The reference of version {{ $labels.version }} is not there",
-        description="The monitor cannot judge this version. Its rows wait in the prediction log.",
-        then="The monitor looks for it again and again, and then judges what waited.",
-        look=ONCE,
+        summary="The reference of version {{ $labels.version }} is missing",
+        description="The monitor cannot evaluate this version. Its rows wait in the prediction log.",
+        next_step="The monitor keeps looking for the reference, and then evaluates the waiting rows.",
+        look=RUN_ONCE,
     )
 
 
-def lagging(alerts: Alerts) -> Rule:
-    """The monitor works, but not as fast as predictions come."""
+def monitor_lagging(alerts: Alerts) -> Rule:
+    """Fire when predictions arrive faster than the monitor reads them."""
     return Rule(
         name="EvergreenMonitorLagging",
         area="watch",
@@ -101,14 +110,14 @@ def lagging(alerts: Alerts) -> Rule:
         for_s=alerts.for_s,
         keep_s=alerts.keep_firing_s,
         summary="The monitor lags behind the predictions",
-        description=f"The oldest prediction that is not judged yet is {DURATION} old; {alerts.monitor_lag_s} s are tolerated.",
-        then="It goes on reading; drift is noticed that much later.",
-        look=ONCE,
+        description=f"The oldest prediction not yet evaluated is {DURATION} old. The limit is {alerts.monitor_lag_s} s.",
+        next_step="The monitor continues, but notices drift that much later.",
+        look=RUN_ONCE,
     )
 
 
-def skipping(alerts: Alerts) -> Rule:
-    """Segments that are corrupt or half written."""
+def segments_skipped(alerts: Alerts) -> Rule:
+    """Fire on segments that are corrupt or half written."""
     return Rule(
         name="EvergreenSegmentsSkipped",
         area="watch",
@@ -116,43 +125,43 @@ def skipping(alerts: Alerts) -> Rule:
         expr="increase(evergreen_monitor_segments_skipped_total[1h]) > 0",
         keep_s=alerts.keep_firing_s,
         summary="Segments of the prediction log cannot be read",
-        description=f"{COUNT} segments were skipped in an hour; their predictions are not judged.",
-        then="The monitor goes on with the next segment.",
+        description=f"{COUNT} segments were skipped in the last hour. Their predictions are not evaluated.",
+        next_step="The monitor continues with the next segment.",
         look="ls -l live/predictions | tail",
     )
 
 
-def unfilled(alerts: Alerts) -> Rule:
-    """Too little traffic to judge: no news is not good news."""
+def window_never_full(alerts: Alerts) -> Rule:
+    """Fire when traffic is too low to evaluate, so that silence is not taken for health."""
     window = f"max by (version) (max_over_time(evergreen_window_fill_ratio[{alerts.window_patience_s}s]))"
     since = f"max by (version) (evergreen_window_fill_ratio offset {alerts.window_patience_s}s)"
     return Rule(
         name="EvergreenWindowNeverFull",
         area="watch",
         severity="info",
-        expr=of_the_watched_version(f"{window} < 1\nand on (version) {since}", alerts),
-        summary="Too little traffic to judge version {{ $labels.version }}",
-        description=f"Its fullest window held {SHARE} of the rows it needs, in "
-        f"{alerts.window_patience_s // 3600} h. No drift was found because none could be.",
-        then=f"{BY_A_PERSON}: smaller windows see less, and need less (section monitor of params.yaml).",
+        expr=for_watched_version(f"{window} < 1\nand on (version) {since}", alerts),
+        summary="Too little traffic to evaluate version {{ $labels.version }}",
+        description=f"In {alerts.window_patience_s // 3600} h its fullest window held {SHARE} of the rows it needs. "
+        "Drift could not be detected in that time.",
+        next_step=f"{NOTHING_AUTOMATIC}. Smaller windows need fewer rows and detect less (params.yaml, section monitor).",
         look=".venv/bin/evergreen status",
     )
 
 
-def silent_facts(alerts: Alerts) -> Rule:
-    """The monitor is there, but what the alerts on drift hold against each other is not."""
+def metrics_missing(alerts: Alerts) -> Rule:
+    """Fire when the monitor answers but does not export a metric that the rules on drift and harm compare."""
     needed = ("evergreen_drift_log_e_threshold", "evergreen_drift_log_e", "evergreen_harm_log_e", "evergreen_monitored_version")
     answers = f'on () (sum (up{{job="{JOBS["monitor"]}"}}) > 0)'
-    gone = [f'label_replace(absent({held(name, alerts)}), "metric", "{name}", "", "")' for name in needed]
+    absent = [f'label_replace(absent({last_known(name, alerts)}), "metric", "{name}", "", "")' for name in needed]
     return Rule(
         name="EvergreenJudgementMissing",
         area="watch",
         severity="warning",
-        expr=f"({' or '.join(gone)})\nand {answers}",
+        expr=f"({' or '.join(absent)})\nand {answers}",
         for_s=alerts.monitor_stale_s,
         summary="The monitor does not export {{ $labels.metric }}",
-        description=f"It answers, but has not given {{{{ $labels.metric }}}} for {alerts.bridge_s // 3600} h: without it "
-        "the alerts on drift and accuracy cannot fire.",
-        then=f"{BY_A_PERSON}. Until the first window is full this is to be expected.",
-        look=ONCE,
+        description=f"The monitor answers, but has not exported {{{{ $labels.metric }}}} for {alerts.bridge_s // 3600} h. "
+        "Without it the alerts on drift and accuracy cannot fire.",
+        next_step=f"{NOTHING_AUTOMATIC}. This is normal until the first window is full.",
+        look=RUN_ONCE,
     )

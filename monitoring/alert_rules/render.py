@@ -1,4 +1,4 @@
-"""The alert rules, rendered from params.yaml: Prometheus' rule file, and the groups of the Operator's PrometheusRule."""
+"""Alert rules rendered from params.yaml: Prometheus' rule file, and the groups of the Operator's PrometheusRule."""
 
 import sys
 from pathlib import Path
@@ -6,52 +6,52 @@ from typing import Any
 
 import yaml
 
-from monitoring.alert_rules.alert import Rule, rendered
-from monitoring.alert_rules.drift_and_accuracy import judged
-from monitoring.alert_rules.monitoring import watchers
-from monitoring.alert_rules.resources import machines
-from monitoring.alert_rules.retraining import retraining
-from monitoring.alert_rules.serving import served
+from monitoring.alert_rules.alert import Rule, render_rule
+from monitoring.alert_rules.drift_and_accuracy import drift_and_accuracy_rules
+from monitoring.alert_rules.monitoring import monitoring_rules
+from monitoring.alert_rules.resources import resource_rules
+from monitoring.alert_rules.retraining import retraining_rules
+from monitoring.alert_rules.serving import serving_rules
 from pipeline.errors import run_stage
 from pipeline.params import Params, load_params
 
-HEAD = "# Rendered from params.yaml by `make manifests`; do not change it here.\n"
+HEADER = "# Rendered from params.yaml by `make manifests`; do not edit.\n"
 
 
 def all_rules(params: Params) -> dict[str, list[Rule]]:
-    """Every rule, by group."""
+    """Return every rule, by group."""
     return {
-        "evergreen-judged": judged(params),
-        "evergreen-served": served(params),
-        "evergreen-machines": machines(params.alerts),
-        "evergreen-retrain": retraining(params.alerts),
-        "evergreen-watchers": watchers(params.alerts),
+        "evergreen-drift-and-accuracy": drift_and_accuracy_rules(params),
+        "evergreen-serving": serving_rules(params),
+        "evergreen-resources": resource_rules(params.alerts),
+        "evergreen-retraining": retraining_rules(params.alerts),
+        "evergreen-monitoring": monitoring_rules(params.alerts),
     }
 
 
-def groups(params: Params) -> list[dict[str, Any]]:
-    """The groups as both forms hold them."""
+def rule_groups(params: Params) -> list[dict[str, Any]]:
+    """Return the rule groups in the form that the rule file and the PrometheusRule share."""
     return [
         {
             "name": name,
             "interval": f"{params.alerts.evaluate_s}s",
-            "rules": [rendered(rule, params.alerts) for rule in rules],
+            "rules": [render_rule(rule, params.alerts) for rule in rules],
         }
         for name, rules in all_rules(params).items()
     ]
 
 
 def rule_file(params: Params) -> str:
-    """Prometheus' plain rule file."""
-    return as_yaml({"groups": groups(params)})
+    """Render Prometheus' rule file."""
+    return to_yaml({"groups": rule_groups(params)})
 
 
-def as_yaml(tree: dict[str, Any]) -> str:
-    """YAML for people: long texts as blocks, keys in our order."""
-    return HEAD + yaml.dump(tree, Dumper=_Blocks, sort_keys=False, allow_unicode=True, width=10_000)
+def to_yaml(tree: dict[str, Any]) -> str:
+    """Render readable YAML: long texts as blocks, keys in the given order."""
+    return HEADER + yaml.dump(tree, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-class _Blocks(yaml.SafeDumper):
+class _BlockDumper(yaml.SafeDumper):
     """Writes texts of several lines as blocks."""
 
 
@@ -59,11 +59,11 @@ def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-_Blocks.add_representer(str, _block)
+_BlockDumper.add_representer(str, _block)
 
 
 def main() -> None:
-    """`python -m monitoring.alert_rules.render rules.yaml`."""
+    """Write the rule file: `python -m monitoring.alert_rules.render rules.yaml`."""
     Path(sys.argv[1]).write_text(rule_file(load_params()), encoding="utf-8")
 
 

@@ -1,19 +1,19 @@
-"""Alerts on retraining itself: a retrain that failed, a candidate that was refused, a controller that fell silent."""
+"""Alerts on retraining itself: a failed retrain, a refused candidate, a stale controller, refused webhooks."""
 
-from monitoring.alert_rules.alert import BY_A_PERSON, COUNT, Rule, held
+from monitoring.alert_rules.alert import COUNT, NOTHING_AUTOMATIC, Rule, last_known
 from pipeline.params import Alerts
 
-LAST_LOOK = "evergreen_retrain_controller_last_success_timestamp_seconds"
-JOURNAL = ".venv/bin/evergreen status"
+LAST_SUCCESS = "evergreen_retrain_controller_last_success_timestamp_seconds"
+STATUS = ".venv/bin/evergreen status"
 
 
-def retraining(alerts: Alerts) -> list[Rule]:
-    """Every alert of this file. None of them leads to a retrain."""
-    return [failed(alerts), refused(alerts), silent(alerts), unheard(alerts)]
+def retraining_rules(alerts: Alerts) -> list[Rule]:
+    """Return the rules of this file. None of them starts a retrain."""
+    return [retrain_failed(alerts), candidate_refused(alerts), controller_stale(alerts), alerts_refused(alerts)]
 
 
-def failed(alerts: Alerts) -> Rule:
-    """After all attempts."""
+def retrain_failed(alerts: Alerts) -> Rule:
+    """Fire when all attempts of a retrain have failed."""
     return Rule(
         name="EvergreenRetrainFailed",
         area="retrain",
@@ -21,14 +21,14 @@ def failed(alerts: Alerts) -> Rule:
         expr='sum by (step) (increase(evergreen_retrain_ended_total{state="failed"}[1h])) > 0',
         keep_s=alerts.keep_firing_s,
         summary="A retrain failed at the step {{ $labels.step }}",
-        description="All its attempts did; the journal says why. The champion serves on.",
-        then="After the cool-down the next alert may start another.",
-        look=JOURNAL,
+        description="All its attempts failed. The journal states why. The champion keeps serving.",
+        next_step="After the cool-down the next alert may start another retrain.",
+        look=STATUS,
     )
 
 
-def refused(alerts: Alerts) -> Rule:
-    """The gate did its work; somebody may want to know."""
+def candidate_refused(alerts: Alerts) -> Rule:
+    """Inform people that the gate has refused a candidate."""
     return Rule(
         name="EvergreenCandidateRefused",
         area="retrain",
@@ -36,38 +36,38 @@ def refused(alerts: Alerts) -> Rule:
         expr='sum (increase(evergreen_retrain_ended_total{state="refused"}[1h])) > 0',
         keep_s=alerts.keep_firing_s,
         summary="A retrained model was not good enough to be published",
-        description="The gate refused it; its reasons and numbers are in the journal and in MLflow. The champion serves on.",
-        then="After the cool-down the next alert may start another, when there are new labels.",
-        look=JOURNAL,
+        description="The gate refused it. Its reasons and numbers are in the journal and in MLflow. The champion keeps serving.",
+        next_step="After the cool-down the next alert may start another retrain if there are new labels.",
+        look=STATUS,
     )
 
 
-def silent(alerts: Alerts) -> Rule:
-    """It was there, and is not any more; where none ever was, nobody waits for it."""
+def controller_stale(alerts: Alerts) -> Rule:
+    """Fire when a controller that was running has stopped; without one there is nothing to report."""
     return Rule(
         name="EvergreenControllerStale",
         area="retrain",
         severity="warning",
-        expr=f"time() - {held(LAST_LOOK, alerts)} > {alerts.controller_stale_s}",
+        expr=f"time() - {last_known(LAST_SUCCESS, alerts)} > {alerts.controller_stale_s}",
         for_s=alerts.for_s,
-        summary="The retrain controller does not look any more",
-        description=f"Its last look is more than {alerts.controller_stale_s} s ago. Alerts are still heard and kept, but none "
-        "leads to a retrain.",
-        then=f"{BY_A_PERSON}; started again, it goes on from the journal.",
+        summary="The retrain controller has stopped",
+        description=f"It last checked for alerts more than {alerts.controller_stale_s} s ago. Alerts are still received and "
+        "stored, but none starts a retrain.",
+        next_step=f"{NOTHING_AUTOMATIC}. After a restart the controller continues from the journal.",
         look=".venv/bin/python -m monitoring.retrain --dry-run",
     )
 
 
-def unheard(alerts: Alerts) -> Rule:
-    """Alertmanager tries again, but not for ever."""
+def alerts_refused(alerts: Alerts) -> Rule:
+    """Fire when the receiver refuses webhooks; Alertmanager retries, but not for ever."""
     return Rule(
         name="EvergreenAlertsNotTaken",
         area="retrain",
         severity="warning",
         expr="sum by (reason) (increase(evergreen_retrain_webhooks_refused_total[15m])) > 0",
         for_s=alerts.for_s,
-        summary="The retrain controller's receiver does not take alerts: {{ $labels.reason }}",
-        description=f"{COUNT} webhooks were refused within 15 minutes.",
-        then="On `full` and `database` Alertmanager tries again; on anything else it does not.",
+        summary="The retrain receiver refuses alerts: {{ $labels.reason }}",
+        description=f"{COUNT} webhooks were refused in the last 15 minutes.",
+        next_step="Alertmanager retries after `full` and `database`. It does not retry after any other reason.",
         look=f"curl -s http://{alerts.host}:{alerts.receiver_port}/metrics | grep refused",
     )

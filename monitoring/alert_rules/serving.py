@@ -1,124 +1,128 @@
-"""Alerts on what is served: latency, errors, refusals, the queue, Triton, the prediction log.
+"""Alerts on serving: latency, errors, refusals, the queue, Triton, the prediction log.
 
-Latency and errors are judged by how fast they burn what is tolerated, over a long window (it matters) and a short one (it still
-goes on): Google's Site Reliability Workbook, chapter 5. Without traffic both are undefined, and nothing fires.
+Latency and errors fire on how fast they burn their budget, over a long window (it matters) and a short one (it still goes on):
+Google's Site Reliability Workbook, chapter 5. Without traffic both are undefined, and nothing fires.
 """
 
 from collections.abc import Callable
 
-from monitoring.alert_rules.alert import BY_A_PERSON, COUNT, DURATION, JOBS, SHARE, Rule, Severity
+from monitoring.alert_rules.alert import COUNT, DURATION, JOBS, NOTHING_AUTOMATIC, SHARE, Rule, Severity
 from pipeline.params import Alerts, Params
 
-ASKED = 'route="/v1/predict"'
+PREDICT = 'route="/v1/predict"'
 GATEWAY = f'job="{JOBS["gateway"]}"'
-Share = Callable[[str, Alerts], str]  # of requests, in a window
+ShareQuery = Callable[[str, Alerts], str]  # share of requests within a window
 STATUS = ".venv/bin/evergreen status"
 
 
-def served(params: Params) -> list[Rule]:
-    """Every alert of this file."""
-    front = f"http://{params.gateway.host}:{params.gateway.port}"
-    felt = [*experience(params.alerts), slow_version(params.alerts), refused(params.alerts, front)]
-    return [*felt, *capacity(params, front), log_loses_rows(params.alerts, front)]
+def serving_rules(params: Params) -> list[Rule]:
+    """Return the rules of this file."""
+    gateway_url = f"http://{params.gateway.host}:{params.gateway.port}"
+    return [
+        *latency_and_errors(params.alerts),
+        slow_version(params.alerts),
+        refused(params.alerts, gateway_url),
+        *capacity(params, gateway_url),
+        log_loses_rows(params.alerts, gateway_url),
+    ]
 
 
-def experience(alerts: Alerts) -> list[Rule]:
-    """What callers feel, over all versions."""
+def latency_and_errors(alerts: Alerts) -> list[Rule]:
+    """Return the rules on what callers notice, over all versions."""
     slow, failed = 1 - alerts.latency_share, 1 - alerts.answered_share
     limit = f"{alerts.latency_limit_ms:g} ms"
     rules = []
-    for severity, burn, long, short in speeds(alerts):
-        budget = f"{burn:g} times what is tolerated over {long}, and still over {short}"
+    for severity, burn, long, short in burn_rates(alerts):
+        budget = f"The alert fires above {burn:g} times that share over both {long} and {short}."
         rules += [
             Rule(
                 name="EvergreenLatencyHigh",
                 area="serving",
                 severity=severity,
-                expr=burning(share_slow, burn * slow, long, short, alerts),
+                expr=burn_condition(share_slow, burn * slow, long, short, alerts),
                 keep_s=alerts.keep_firing_s,
                 summary="Answers are slow",
-                description=f"{SHARE} of the requests took longer than {limit} in the last {long}, where "
-                f"{slow:.2%} are tolerated ({budget}). P99 of the last {short}: {p99_now(short)}.",
-                then=f"{BY_A_PERSON}. Beyond gateway.max_waiting_texts the gateway refuses with 503.",
+                description=f"{SHARE} of the requests in the last {long} took longer than {limit}; "
+                f"{slow:.2%} are tolerated. {budget} P99 over the last {short} was {p99_template(short)}.",
+                next_step=f"{NOTHING_AUTOMATIC}. Above gateway.max_waiting_texts the gateway refuses requests with 503.",
                 look=".venv/bin/evergreen loadtest data/traffic.jsonl --rate 20",
             ),
             Rule(
                 name="EvergreenErrorsHigh",
                 area="serving",
                 severity=severity,
-                expr=burning(share_failed, burn * failed, long, short, alerts),
+                expr=burn_condition(share_failed, burn * failed, long, short, alerts),
                 keep_s=alerts.keep_firing_s,
                 summary="Requests fail",
-                description=f"{SHARE} of the requests ended with 5xx in the last {long}, where "
-                f"{failed:.2%} are tolerated ({budget}).",
-                then=f"{BY_A_PERSON}. A Triton that died is started again by make serve, and by Kubernetes.",
+                description=f"{SHARE} of the requests in the last {long} ended with 5xx; {failed:.2%} are tolerated. {budget}",
+                next_step=f"{NOTHING_AUTOMATIC}. make serve and Kubernetes restart a Triton that died.",
                 look="tail -n 20 live/gateway/gateway.log",
             ),
         ]
     return rules
 
 
-def speeds(alerts: Alerts) -> list[tuple[Severity, float, str, str]]:
-    """(severity, times the tolerated share, long window, short window)."""
+def burn_rates(alerts: Alerts) -> list[tuple[Severity, float, str, str]]:
+    """Return (severity, multiple of the tolerated share, long window, short window)."""
     return [("critical", alerts.burn_fast, "1h", "5m"), ("warning", alerts.burn_slow, "6h", "30m")]
 
 
 def share_slow(window: str, alerts: Alerts) -> str:
-    """Share of requests beyond the limit."""
-    bound = le(alerts.latency_limit_ms)
-    within = f'sum (rate(evergreen_request_seconds_bucket{{{ASKED},le="{bound}"}}[{window}]))'
-    return f"(1 - {within} / sum (rate(evergreen_request_seconds_count{{{ASKED}}}[{window}])))"
+    """Return the query for the share of requests slower than the limit."""
+    bound = bucket_label(alerts.latency_limit_ms)
+    within = f'sum (rate(evergreen_request_seconds_bucket{{{PREDICT},le="{bound}"}}[{window}]))'
+    return f"(1 - {within} / sum (rate(evergreen_request_seconds_count{{{PREDICT}}}[{window}])))"
 
 
 def share_failed(window: str, _alerts: Alerts) -> str:
-    """Share of requests that ended with 5xx; what was refused with 503 is among them."""
-    failed = f'sum (rate(evergreen_requests_total{{{ASKED},code=~"5.."}}[{window}]))'
-    return f"({failed} / sum (rate(evergreen_requests_total{{{ASKED}}}[{window}])))"
+    """Return the query for the share of requests that ended with 5xx, which includes refusals with 503."""
+    failed = f'sum (rate(evergreen_requests_total{{{PREDICT},code=~"5.."}}[{window}]))'
+    return f"({failed} / sum (rate(evergreen_requests_total{{{PREDICT}}}[{window}])))"
 
 
-def burning(share: Share, limit: float, long: str, short: str, alerts: Alerts) -> str:
-    """The share is over the limit in both windows, and there are requests enough to say so."""
-    asked = f"sum (increase(evergreen_requests_total{{{ASKED}}}[{short}])) >= {alerts.min_requests}"
-    return f"{share(long, alerts)} > {limit:.6g}\nand {share(short, alerts)} > {limit:.6g}\nand {asked}"
+def burn_condition(share: ShareQuery, limit: float, long: str, short: str, alerts: Alerts) -> str:
+    """Return the condition that the share is over the limit in both windows and there are enough requests."""
+    enough = f"sum (increase(evergreen_requests_total{{{PREDICT}}}[{short}])) >= {alerts.min_requests}"
+    return f"{share(long, alerts)} > {limit:.6g}\nand {share(short, alerts)} > {limit:.6g}\nand {enough}"
 
 
-def le(limit_ms: float) -> str:
-    """The label of a bucket as the gateway's library writes it: `0.1`, `1.0`."""
+def bucket_label(limit_ms: float) -> str:
+    """Return a bucket's `le` as the gateway's library writes it: `0.1`, `1.0`."""
     return str(float(limit_ms / 1000))
 
 
-def p99_now(window: str) -> str:
-    """A template: P99 of the requests, read off the buckets."""
-    rate = f"sum by (le) (rate(evergreen_request_seconds_bucket{{{ASKED}}}[{window}]))"
+def p99_template(window: str) -> str:
+    """Return a template of the requests' P99, read from the buckets."""
+    rate = f"sum by (le) (rate(evergreen_request_seconds_bucket{{{PREDICT}}}[{window}]))"
     query = f"`histogram_quantile(0.99, {rate})` | query"
     return f"{{{{ with {query} }}}}{{{{ . | first | value | humanizeDuration }}}}{{{{ else }}}}unknown{{{{ end }}}}"
 
 
 def slow_version(alerts: Alerts) -> Rule:
-    """P99 by version: a challenger that is slow shows here before it has traffic enough to show in all requests."""
+    """Fire on P99 by version: a slow challenger shows here before its traffic is large enough to show in all requests."""
     rate = 'rate(evergreen_prediction_seconds_bucket{role!="shadow"}[10m])'
-    counted = f'sum by (version) (increase(evergreen_prediction_seconds_count{{role!="shadow"}}[10m])) >= {alerts.min_requests}'
+    enough = f'sum by (version) (increase(evergreen_prediction_seconds_count{{role!="shadow"}}[10m])) >= {alerts.min_requests}'
     p99 = f"histogram_quantile({alerts.latency_share:g}, sum by (version, le) ({rate}))"
     return Rule(
         name="EvergreenVersionSlow",
         area="serving",
         severity="warning",
-        expr=f"{p99} > {alerts.latency_limit_ms / 1000:g}\nand on (version) {counted}",
+        expr=f"{p99} > {alerts.latency_limit_ms / 1000:g}\nand on (version) {enough}",
         for_s=alerts.for_s,
         keep_s=alerts.keep_firing_s,
         summary="Version {{ $labels.version }} is slow",
-        description=f"{alerts.latency_share:.0%} of its predictions of the last 10 min took up to {DURATION}; "
-        f"the limit is {alerts.latency_limit_ms:g} ms.",
-        then=f"{BY_A_PERSON}; the version before: .venv/bin/evergreen rollback",
+        description=f"{alerts.latency_share:.0%} of its predictions in the last 10 min took up to {DURATION}. "
+        f"The limit is {alerts.latency_limit_ms:g} ms.",
+        next_step=f"{NOTHING_AUTOMATIC}. Return to the previous version: .venv/bin/evergreen rollback",
         look=STATUS,
     )
 
 
-def refused(alerts: Alerts, front: str) -> Rule:
-    """Turned away for any reason: too busy, no token, too fast, too large."""
-    counted = 'evergreen_requests_total{route=~"/v1/.*"}[10m]'
-    share = f"sum by (reason) (rate(evergreen_refused_total[10m]))\n/ on () group_left ()\nsum (rate({counted}))"
-    enough = f"sum (increase({counted})) >= {alerts.min_requests}"
+def refused(alerts: Alerts, gateway_url: str) -> Rule:
+    """Fire on requests turned away for any reason: too busy, no token, too fast, too large."""
+    requests = 'evergreen_requests_total{route=~"/v1/.*"}[10m]'
+    share = f"sum by (reason) (rate(evergreen_refused_total[10m]))\n/ on () group_left ()\nsum (rate({requests}))"
+    enough = f"sum (increase({requests})) >= {alerts.min_requests}"
     return Rule(
         name="EvergreenRefusing",
         area="serving",
@@ -127,28 +131,29 @@ def refused(alerts: Alerts, front: str) -> Rule:
         for_s=alerts.for_s,
         keep_s=alerts.keep_firing_s,
         summary="Requests are refused: {{ $labels.reason }}",
-        description=f"{SHARE} of the requests of the last 10 min were refused ({{{{ $labels.reason }}}}); "
+        description=f"{SHARE} of the requests in the last 10 min were refused ({{{{ $labels.reason }}}}). "
         f"{alerts.refused_share:.0%} are tolerated.",
-        then=f"{BY_A_PERSON}. The refused were told why, and when to come again.",
-        look=f"curl -s {front}/metrics | grep evergreen_refused",
+        next_step=f"{NOTHING_AUTOMATIC}. Each refusal told its caller why, and when to retry.",
+        look=f"curl -s {gateway_url}/metrics | grep evergreen_refused",
     )
 
 
-def capacity(params: Params, front: str) -> list[Rule]:
-    """The queue, Triton and the gateway."""
-    alerts, most = params.alerts, params.gateway.max_waiting_texts
+def capacity(params: Params, gateway_url: str) -> list[Rule]:
+    """Return the rules on the queue, Triton and the gateway."""
+    alerts, places = params.alerts, params.gateway.max_waiting_texts
     answering = f"sum by (job) (up{{{GATEWAY}}})"
     return [
         Rule(
             name="EvergreenQueueFull",
             area="serving",
             severity="warning",
-            expr=f"avg_over_time(evergreen_waiting_texts[2m]) / {most} > {alerts.queue_share:g}",
+            expr=f"avg_over_time(evergreen_waiting_texts[2m]) / {places} > {alerts.queue_share:g}",
             for_s=alerts.for_s,
             keep_s=alerts.keep_firing_s,
             summary="The queue of {{ $labels.instance }} is nearly full",
-            description=f"On average of 2 min {SHARE} of its {most} places are taken ({alerts.queue_share:.0%} is the limit).",
-            then="When it is full, requests are refused with 503 and Retry-After.",
+            description=f"On average over 2 min, {SHARE} of its {places} places were taken. "
+            f"The limit is {alerts.queue_share:.0%}.",
+            next_step="When the queue is full, requests are refused with 503 and Retry-After.",
             look=STATUS,
         ),
         Rule(
@@ -158,8 +163,8 @@ def capacity(params: Params, front: str) -> list[Rule]:
             expr="max_over_time(evergreen_triton_ready[1m]) == 0",
             for_s=alerts.for_s,
             summary="Triton does not have the champion ready",
-            description=f"The gateway {{{{ $labels.instance }}}} had no ready champion for {alerts.for_s} s and answers 503.",
-            then="make serve and Kubernetes start a Triton that died again; the champion is loaded with it.",
+            description=f"The gateway {{{{ $labels.instance }}}} has had no ready champion for {alerts.for_s} s and answers 503.",
+            next_step="make serve and Kubernetes restart a Triton that died. It loads the champion at start.",
             look=STATUS,
         ),
         Rule(
@@ -169,15 +174,16 @@ def capacity(params: Params, front: str) -> list[Rule]:
             expr=f"{answering} == 0\nor absent(up{{{GATEWAY}}})",
             for_s=alerts.for_s,
             summary="No gateway answers",
-            description=f"Prometheus has reached no gateway for {alerts.for_s} s, or is told of none.",
-            then="make serve and Kubernetes start a gateway that died again; latency and errors are not told of meanwhile.",
-            look=f"curl -sS {front}/readyz",
+            description=f"Prometheus has reached no gateway for {alerts.for_s} s, or has no gateway to scrape.",
+            next_step="make serve and Kubernetes restart a gateway that died. Alerts on latency and errors are suppressed until "
+            "then.",
+            look=f"curl -sS {gateway_url}/readyz",
         ),
     ]
 
 
-def log_loses_rows(alerts: Alerts, front: str) -> Rule:
-    """Rows that the monitor will never see."""
+def log_loses_rows(alerts: Alerts, gateway_url: str) -> Rule:
+    """Fire on rows that the monitor will never see."""
     lost = [f"sum by (instance) (increase(evergreen_prediction_log_{name}[10m]))" for name in ("rows_dropped", "rows_unstorable")]
     return Rule(
         name="EvergreenLogLosesRows",
@@ -186,8 +192,8 @@ def log_loses_rows(alerts: Alerts, front: str) -> Rule:
         expr=f"{lost[0]} + {lost[1]} > 0",
         keep_s=alerts.keep_firing_s,
         summary="The prediction log loses rows",
-        description=f"{{{{ $labels.instance }}}} lost {COUNT} rows in 10 min: its buffer is full, or they could not be "
-        "stored. They are answered, but neither watched nor labelled.",
-        then="The gateway answers on and tries to write again.",
-        look=f"curl -s {front}/metrics | grep evergreen_prediction_log",
+        description=f"{{{{ $labels.instance }}}} lost {COUNT} rows in 10 min. Its buffer is full, or the rows could not be "
+        "stored. These predictions were answered, but they are neither monitored nor labelled.",
+        next_step="The gateway keeps answering and retries writing.",
+        look=f"curl -s {gateway_url}/metrics | grep evergreen_prediction_log",
     )

@@ -1,4 +1,4 @@
-"""Prometheus, Alertmanager, inbox, monitor and retrain controller on this machine: files rendered into a folder, and children."""
+"""Run Prometheus, Alertmanager, the inbox, the monitor and the retrain controller on this machine."""
 
 import signal
 import socket
@@ -14,8 +14,8 @@ import yaml
 
 from monitoring.alert_rules import alertmanager
 from monitoring.alert_rules.alert import JOBS
-from monitoring.alert_rules.render import HEAD, rule_file
-from monitoring.local.tools import find, start_in
+from monitoring.alert_rules.render import HEADER, rule_file
+from monitoring.local.tools import find_tool, working_directory
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
@@ -26,7 +26,7 @@ from serving.triton.client import address
 from state.database import open_state
 
 TOOLS = Path(".tools")
-LOOK_S = 0.5
+POLL_S = 0.5
 PAGES = {
     "inbox": "/",
     "prometheus": "/",
@@ -37,8 +37,8 @@ PAGES = {
 }  # Debian's Prometheus has no /alerts
 
 
-class Watch(NamedTuple):
-    """All that runs."""
+class MonitoringStack(NamedTuple):
+    """The running processes; None for those that are not configured."""
 
     prometheus: Child
     alertmanager: Child
@@ -48,12 +48,12 @@ class Watch(NamedTuple):
     controller: Child | None
 
     def children(self) -> list[Child]:
-        """Those that run."""
+        """Return the running processes."""
         return [child for child in self if child is not None]
 
 
 def scrape_config(params: Params) -> dict[str, Any]:
-    """prometheus.yml as a tree: our three jobs, the rules beside it, the Alertmanager."""
+    """Return prometheus.yml as a tree: scrape jobs, the rule file, the Alertmanager."""
     alerts, triton = params.alerts, address(params.serve)
     targets = {
         "gateway": f"{params.gateway.host}:{params.gateway.port}",
@@ -77,44 +77,44 @@ def scrape_config(params: Params) -> dict[str, Any]:
 
 
 def retrain_ports(alerts: Alerts) -> dict[str, int]:
-    """Of the two processes of retraining."""
+    """Return the ports of the two retrain processes."""
     return {"receiver": alerts.receiver_port, "controller": alerts.controller_port}
 
 
-def write(params: Params, folder: Path) -> None:
-    """Every file that the two programs read."""
+def write_config(params: Params, folder: Path) -> None:
+    """Write every file that Prometheus and Alertmanager read."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "prometheus.yml": HEAD + yaml.safe_dump(scrape_config(params), sort_keys=False),
+        "prometheus.yml": HEADER + yaml.safe_dump(scrape_config(params), sort_keys=False),
         "rules.yaml": rule_file(params),
         "alertmanager.yml": alertmanager.config_file(params.alerts, folder),
-        alertmanager.TEMPLATES: alertmanager.templates(params.alerts),
+        alertmanager.TEMPLATES: alertmanager.message_templates(params.alerts),
     }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
 def prometheus_command(tools: Path, folder: Path, alerts: Alerts) -> list[str]:
-    """An alert that is not repeated ends in Alertmanager after 4 × resend-delay; so long Prometheus may pause without harm."""
+    """Return the command; Prometheus may pause for 4 × resend-delay before Alertmanager resolves its alerts."""
     return [
-        str(find(tools, "prometheus")),
+        str(find_tool(tools, "prometheus")),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'prometheus'}",
         f"--web.listen-address={alerts.host}:{alerts.prometheus_port}",
         f"--rules.alert.resend-delay={alerts.resend_s}s",
-        f"--rules.alert.for-grace-period={alerts.evaluate_s}s",  # what waited before a restart waits no second time
+        f"--rules.alert.for-grace-period={alerts.evaluate_s}s",  # pending alerts do not wait again after a restart
         "--log.level=warn",
     ]
 
 
 def alertmanager_command(tools: Path, folder: Path, alerts: Alerts) -> list[str]:
-    """One alone: no port for others of a cluster.
+    """Return the command of a single Alertmanager without a cluster port.
 
-    Whom it told of what stands in a log that it writes to disk at an interval (of 15 minutes by default) and when it ends itself;
-    after a kill it tells of an end only those who stand there.
+    Its notification log is written to disk at an interval (15 minutes by default) and at a clean exit. After a kill it reports
+    the end of an alert only to receivers in that log.
     """
     return [
-        str(find(tools, "alertmanager")),
+        str(find_tool(tools, "alertmanager")),
         f"--config.file={folder / 'alertmanager.yml'}",
         f"--storage.path={folder / 'alertmanager'}",
         f"--data.maintenance-interval={alerts.remember_s}s",
@@ -125,7 +125,7 @@ def alertmanager_command(tools: Path, folder: Path, alerts: Alerts) -> list[str]
 
 
 @contextmanager
-def running(
+def running_stack(
     params: Params,
     tools: Path,
     folder: Path,
@@ -134,39 +134,39 @@ def running(
     inbox_command: list[str],
     monitor_command: list[str],
     retrain_commands: Mapping[str, list[str]] = MappingProxyType({}),
-) -> Iterator[Watch]:
-    """All of them, ready; ended, and waited for, when the block ends in any way. Without a command one is not started."""
+) -> Iterator[MonitoringStack]:
+    """Yield the processes, ready; stop them when the block ends in any way. A process without a command is not started."""
     alerts, folder, tools = params.alerts, folder.absolute(), tools.absolute()
-    write(params, folder)
+    write_config(params, folder)
     with ExitStack() as stack:
 
-        def begun(name: str, command: list[str], port: int, path: str) -> Child:
-            cwd = start_in(tools) if name in ("prometheus", "alertmanager") else None
+        def start(name: str, command: list[str], port: int, path: str) -> Child:
+            cwd = working_directory(tools) if name in ("prometheus", "alertmanager") else None
             program = Program(name, command, alerts.host, port, path, folder / f"{name}.log", cwd)
             child = stack.enter_context(supervised(program))
             announce(f"{name:<14}http://{alerts.host}:{port}{PAGES[name]}")
             return child
 
-        inbox = begun("inbox", inbox_command, alerts.inbox_port, "/healthz") if alerts.inbox == "here" else None
-        retrain = {  # before Alertmanager: the receiver makes the token
-            name: begun(name, retrain_commands[name], port, "/healthz")
+        inbox = start("inbox", inbox_command, alerts.inbox_port, "/healthz") if alerts.inbox == "here" else None
+        retrain = {  # before Alertmanager, because the receiver creates the token
+            name: start(name, retrain_commands[name], port, "/healthz")
             for name, port in retrain_ports(alerts).items()
             if name in retrain_commands
         }
-        manager = begun("alertmanager", alertmanager_command(tools, folder, alerts), alerts.alertmanager_port, "/-/ready")
-        prometheus = begun("prometheus", prometheus_command(tools, folder, alerts), alerts.prometheus_port, "/-/ready")
-        monitor = begun("monitor", monitor_command, alerts.monitor_port, "/metrics") if monitor_command else None
-        yield Watch(prometheus, manager, inbox, monitor, retrain.get("receiver"), retrain.get("controller"))
+        manager = start("alertmanager", alertmanager_command(tools, folder, alerts), alerts.alertmanager_port, "/-/ready")
+        prometheus = start("prometheus", prometheus_command(tools, folder, alerts), alerts.prometheus_port, "/-/ready")
+        monitor = start("monitor", monitor_command, alerts.monitor_port, "/metrics") if monitor_command else None
+        yield MonitoringStack(prometheus, manager, inbox, monitor, retrain.get("receiver"), retrain.get("controller"))
 
 
 def watch(params: Params, home: Path, announce: Announce) -> None:
-    """Run until Ctrl-C; a program that ends is started again."""
+    """Run until Ctrl-C and restart every program that ends."""
     inbox, monitor = ([sys.executable, "-m", f"monitoring.{name}"] for name in ("inbox", "monitor"))
     retrain = {
         "receiver": [sys.executable, "-m", "monitoring.retrain.receiver"],
         "controller": [sys.executable, "-m", "monitoring.retrain"],
     }
-    with running(
+    with running_stack(
         params,
         TOOLS,
         home / "alerts",
@@ -174,23 +174,23 @@ def watch(params: Params, home: Path, announce: Announce) -> None:
         inbox_command=inbox,
         monitor_command=monitor,
         retrain_commands=retrain if params.alerts.controller_url == "here" else {},
-    ) as here:
+    ) as stack:
         manager = f"http://{params.alerts.host}:{params.alerts.alertmanager_port}"
-        announce(f"what fires: {TOOLS}/bin/amtool --alertmanager.url={manager} alert")
-        announce(f"files and logs: {home / 'alerts'}; Ctrl-C stops it all")
-        for line in missing(params, home):
+        announce(f"firing alerts: {TOOLS}/bin/amtool --alertmanager.url={manager} alert")
+        announce(f"configuration and logs: {home / 'alerts'}; Ctrl-C stops everything")
+        for line in missing_prerequisites(params, home):
             announce(line)
         while True:
-            time.sleep(LOOK_S)
-            for child in here.children():
+            time.sleep(POLL_S)
+            for child in stack.children():
                 child.look(time.monotonic(), announce)
 
 
-def missing(params: Params, home: Path) -> list[str]:
-    """What has to be there before anything can be watched, and is not yet."""
+def missing_prerequisites(params: Params, home: Path) -> list[str]:
+    """Return a line for each prerequisite of monitoring that is missing: a champion, a gateway."""
     with open_state(home) as engine, engine.begin() as connection:
         champion = find_release(connection, role="champion")
-    lines = [] if champion else ["no version was published yet, so there is nothing to judge: make repro"]
+    lines = [] if champion else ["no version is published yet, so there is nothing to monitor: make repro"]
     gateway = params.gateway
     try:
         with socket.create_connection((gateway.host, gateway.port), timeout=2):
@@ -200,8 +200,8 @@ def missing(params: Params, home: Path) -> list[str]:
 
 
 def main() -> None:
-    """`python -m monitoring.local.watch`."""
-    signal.signal(signal.SIGHUP, lambda number, _frame: sys.exit(128 + number))  # a terminal that is closed
+    """Run `python -m monitoring.local.watch`."""
+    signal.signal(signal.SIGHUP, lambda number, _frame: sys.exit(128 + number))  # the terminal was closed
     try:
         watch(load_params(), find_home(), lambda line: print(f"· {line}", flush=True))
     except KeyboardInterrupt:

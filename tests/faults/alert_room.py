@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import sqlalchemy as sa
 import yaml
 
-from monitoring.local.tools import find, start_in
+from monitoring.local.tools import find_tool, working_directory
 from monitoring.retrain.clock import Moment, read_clock
 from monitoring.retrain.decide import Decision, Episode, Harm, Past, Situation, decide
 from monitoring.retrain.journal import Journal
@@ -106,10 +106,12 @@ def alertmanager(here: Here, tools: Path, port: int) -> Iterator[subprocess.Pope
     route = {"receiver": "controller", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "5s"}
     config = {"route": route, "receivers": [{"name": "controller", "webhook_configs": [hook]}]}
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
-    command = [str(find(tools, "alertmanager")), f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder}"]
+    command = [str(find_tool(tools, "alertmanager")), f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder}"]
     where = [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--log.level=error"]
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen([*command, *where], stdout=log, stderr=log, cwd=start_in(tools), preexec_fn=end_with_parent)
+        process = subprocess.Popen(
+            [*command, *where], stdout=log, stderr=log, cwd=working_directory(tools), preexec_fn=end_with_parent
+        )
     try:
         yield process
     finally:

@@ -12,7 +12,7 @@ import yaml
 
 from monitoring.alert_rules.manifests import manifests
 from monitoring.alert_rules.render import all_rules
-from monitoring.local.tools import find
+from monitoring.local.tools import find_tool
 from pipeline.params import Params
 from tests.conftest import ROOT
 from tests.manifests.rendered import Object, named, of, workload
@@ -85,7 +85,7 @@ def test_a_misspelt_key_of_theirs_would_be_noticed(kind: str, spoilt: str, watch
 def test_promtool_takes_the_rules_of_the_cluster(watched: list[Object], params: Params, tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(of(watched, "PrometheusRule")[0]["spec"]))
     done = subprocess.run(
-        [str(find(TOOLS, "promtool")), "check", "rules", str(tmp_path / "rules.yaml")], capture_output=True, text=True
+        [str(find_tool(TOOLS, "promtool")), "check", "rules", str(tmp_path / "rules.yaml")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert f"{sum(map(len, all_rules(params).values()))} rules found" in done.stdout

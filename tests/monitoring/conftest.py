@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.local.tools import bring
+from monitoring.local.tools import install_tools
 from monitoring.monitor.metrics import SIGNALS, Exporter
 from pipeline.errors import ToolError
 from pipeline.params import Alerts, Params
@@ -18,7 +18,7 @@ def tools() -> Path:
     """The folder of the programs; brought when `make` has not been here, and skipped with the reason where that fails."""
     if not (TOOLS / "ready").is_file():
         try:
-            bring(TOOLS, print)
+            install_tools(TOOLS, print)
         except ToolError as error:
             pytest.skip(str(error))
     return TOOLS

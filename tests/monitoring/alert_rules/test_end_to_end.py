@@ -1,7 +1,7 @@
-"""The whole way on loopback with the real programs: a metric moves, Prometheus fires, Alertmanager delivers, the inbox shows it.
+"""The path of an alert through the real programs on loopback: metric, Prometheus, Alertmanager, inbox.
 
-Seconds here stand for minutes there: rules are evaluated every second, and Alertmanager forgets after four. The monitor is played
-by its own exporter on a port; what it says is set by the test.
+The pace is seconds instead of minutes: rules are evaluated every second, and Alertmanager forgets after four. A fake monitor
+serves the real exporter, whose values the test sets.
 """
 
 import json
@@ -19,7 +19,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pytest
 import requests
 
-from monitoring.local.watch import Watch, running
+from monitoring.local.watch import MonitoringStack, running_stack
 from monitoring.monitor.metrics import Exporter
 from pipeline.params import Alerts, Params
 from serving.processes.ports import free_port
@@ -42,17 +42,17 @@ PACE = {
 }
 
 
-class Quiet(WSGIRequestHandler):
-    """Writes no line for each request."""
+class QuietHandler(WSGIRequestHandler):
+    """Logs no requests."""
 
     def log_message(self, *_arguments: object) -> None:
         pass
 
 
-class Played:
-    """The monitor: its exporter on a port that can be taken away and given back; while it is there, it succeeds all the time.
+class FakeMonitor:
+    """The monitor's exporter on a port, which can be stopped and started; while it runs, it reports success all the time.
 
-    On the same port it takes what Alertmanager posts to the retrain controller.
+    The same port receives what Alertmanager posts to the retrain controller.
     """
 
     def __init__(self, port: int) -> None:
@@ -62,7 +62,7 @@ class Played:
         self.start()
 
     def start(self) -> None:
-        server = make_server("127.0.0.1", self.port, self._answer, handler_class=Quiet)
+        server = make_server("127.0.0.1", self.port, self._answer, handler_class=QuietHandler)
         ended = Event()
         serving = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         working = Thread(target=self._succeed_until, args=(ended,))
@@ -94,75 +94,76 @@ class Played:
                 return
 
 
-class Room:
-    """All of it, running."""
+class Setup:
+    """The running processes, the inbox and the fake monitor."""
 
-    def __init__(self, here: Watch, inbox: RunningInbox, monitor: Played, alerts: Alerts) -> None:
-        self.here, self.inbox, self.monitor, self.alerts = here, inbox, monitor, alerts
+    def __init__(self, processes: MonitoringStack, inbox: RunningInbox, monitor: FakeMonitor, alerts: Alerts) -> None:
+        self.processes, self.inbox, self.monitor, self.alerts = processes, inbox, monitor, alerts
 
-    def standing(self, alert: str, **labels: str) -> str:
-        """How the newest message of this name and labels stands; empty when there is none."""
+    def status(self, alert: str, **labels: str) -> str:
+        """Return the status of the newest message with this name and these labels, or an empty string."""
         wanted = {"alertname": alert, **labels}.items()
-        messages = [one for one in self.inbox.state()["messages"] if wanted <= one["labels"].items()]
+        messages = [message for message in self.inbox.state()["messages"] if wanted <= message["labels"].items()]
         return str(messages[-1]["standing"]) if messages else ""
 
     def annotation(self, alert: str, name: str) -> str:
-        """Of the newest message of this name."""
-        return [str(one["annotations"][name]) for one in self.inbox.state()["messages"] if one["labels"]["alertname"] == alert][
-            -1
-        ]
+        """Return an annotation of the newest message of this alert."""
+        messages = [message for message in self.inbox.state()["messages"] if message["labels"]["alertname"] == alert]
+        return str(messages[-1]["annotations"][name])
 
-    def wait(self, alert: str, standing: str, within_s: float = 15, **labels: str) -> None:
-        self.inbox.wait(lambda _state: self.standing(alert, **labels) == standing, within_s)
+    def wait(self, alert: str, status: str, within_s: float = 15, **labels: str) -> None:
+        self.inbox.wait(lambda _state: self.status(alert, **labels) == status, within_s)
 
-    def never(self, alert: str, standings: tuple[str, ...], for_s: float) -> None:
-        """Watch for a while: it never stands so."""
+    def never(self, alert: str, statuses: tuple[str, ...], for_s: float) -> None:
+        """Assert for a while that the alert has none of these statuses."""
         deadline = time.monotonic() + for_s
         while time.monotonic() < deadline:
-            assert self.standing(alert) not in standings
+            assert self.status(alert) not in statuses
             time.sleep(0.1)
 
     def alertmanager_knows(self, alert: str) -> bool:
         url = f"http://127.0.0.1:{self.alerts.alertmanager_port}/api/v2/alerts"
-        return alert in [one["labels"]["alertname"] for one in requests.get(url, timeout=5).json()]
+        return alert in [known["labels"]["alertname"] for known in requests.get(url, timeout=5).json()]
 
-    def alertmanager_has_written(self, since: float) -> bool:
-        """Whom it told; the log of an answer follows the answer, so half a second later."""
+    def notification_log_is_written(self, since: float) -> bool:
+        """Return True when Alertmanager wrote its log after `since`; an entry follows its notification within half a second."""
         return (self.inbox.home / "alerts/alertmanager/nflog").stat().st_mtime > since + 0.5
 
     def prometheus_fires(self, alert: str) -> bool:
-        found = requests.get(f"http://127.0.0.1:{self.alerts.prometheus_port}/api/v1/alerts", timeout=5).json()
-        return alert in [one["labels"]["alertname"] for one in found["data"]["alerts"]]
+        response = requests.get(f"http://127.0.0.1:{self.alerts.prometheus_port}/api/v1/alerts", timeout=5).json()
+        return alert in [known["labels"]["alertname"] for known in response["data"]["alerts"]]
 
 
 @pytest.fixture(scope="module")
-def everything(tools: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    """A home of its own, ports that are free, a pace of seconds. Nothing answers for the gateway and for Triton."""
+def module_setup(tools: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    """Run everything in a scratch home, on free ports, at a pace of seconds. No gateway and no Triton answer."""
     home = tmp_path_factory.mktemp("watch")
     ports = {f"{name}_port": free_port() for name in ("prometheus", "alertmanager", "inbox", "monitor")}
     controller = {"controller_url": f"http://127.0.0.1:{ports['monitor_port']}/v1/alerts"}
     alerts = params.alerts.model_copy(update=PACE | ports | controller)
     (home / "alerts").mkdir()
     (home / "alerts/controller.token").write_text("the token\n")
-    changed = {"alerts": alerts, "gateway": params.gateway.model_copy(update={"port": free_port()})}
-    params = params.model_copy(update=changed | {"serve": params.serve.model_copy(update={"metrics_port": free_port()})})
+    sections = {"alerts": alerts, "gateway": params.gateway.model_copy(update={"port": free_port()})}
+    params = params.model_copy(update=sections | {"serve": params.serve.model_copy(update={"metrics_port": free_port()})})
     with ExitStack() as stack:
-        monitor = Played(alerts.monitor_port)
+        monitor = FakeMonitor(alerts.monitor_port)
         stack.callback(monitor.stop)
         inbox = [sys.executable, "-c", INBOX, alerts.model_dump_json(), str(home)]
-        here = stack.enter_context(running(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=[]))
-        room = Room(here, RunningInbox(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home), monitor, alerts)
-        room.inbox.wait(lambda state: state["switch"] is not None)
-        yield room
+        processes = stack.enter_context(
+            running_stack(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=[])
+        )
+        setup = Setup(processes, RunningInbox(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home), monitor, alerts)
+        setup.inbox.wait(lambda state: state["switch"] is not None)
+        yield setup
 
 
 @pytest.fixture
-def room(everything: Room) -> Iterator[Room]:
-    """No drift at the beginning, and none left behind."""
-    assert everything.standing("EvergreenDrift") in ("", "over")
-    yield everything
-    everything.monitor.drift(0.0)
-    everything.wait("EvergreenDrift", "over", within_s=20)
+def setup(module_setup: Setup) -> Iterator[Setup]:
+    """Check that there is no drift at the start, and end the drift afterwards."""
+    assert module_setup.status("EvergreenDrift") in ("", "over")
+    yield module_setup
+    module_setup.monitor.drift(0.0)
+    module_setup.wait("EvergreenDrift", "over", within_s=20)
 
 
 INBOX = """
@@ -178,71 +179,71 @@ uvicorn.run(app, host=alerts.host, port=alerts.inbox_port, log_level="warning")
 """
 
 
-def test_drift_begins_is_shown_and_ends(room: Room) -> None:
-    room.monitor.drift(14.8)
-    room.wait("EvergreenDrift", "firing")
-    room.inbox.wait(lambda state: any(one["evidence"] is not None for one in state["messages"]))
-    page = room.inbox.page()
+def test_drift_begins_is_shown_and_ends(setup: Setup) -> None:
+    setup.monitor.drift(14.8)
+    setup.wait("EvergreenDrift", "firing")
+    setup.inbox.wait(lambda state: any(message["evidence"] is not None for message in state["messages"]))
+    page = setup.inbox.page()
     assert "Meaning of the texts of version 3 has moved away from its reference" in page
-    assert "The log e-value of input_sketch is 14.80, over its threshold 9.2" in page
+    assert "The log e-value of input_sketch is 14.80, above its threshold of 9.2" in page
     assert "the effect size was 0.41" in page
-    assert room.annotation("EvergreenDrift", "loss") == "1%"  # by the exporter
-    assert "<dt>Estimated loss of accuracy</dt><dd>7.0%" in page  # by the report
+    assert setup.annotation("EvergreenDrift", "loss") == "1%"  # from the exporter
+    assert "<dt>Estimated loss of accuracy</dt><dd>7.0%" in page  # from the report
     assert page.count("<blockquote") == 3
     assert "can I choose another landing pad for drone delivery?" in page
-    room.monitor.drift(2.0)
-    room.wait("EvergreenDrift", "over")
-    told = {alert["labels"]["alertname"] for _, body in room.monitor.posted for alert in body["alerts"]}
-    assert told == {"EvergreenDrift"}  # the controller hears of nothing that no retrain follows from
-    assert {authorization for authorization, _ in room.monitor.posted} == {"Bearer the token"}
+    setup.monitor.drift(2.0)
+    setup.wait("EvergreenDrift", "over")
+    posted = {alert["labels"]["alertname"] for _, body in setup.monitor.posted for alert in body["alerts"]}
+    assert posted == {"EvergreenDrift"}  # the controller receives only alerts that may start a retrain
+    assert {authorization for authorization, _ in setup.monitor.posted} == {"Bearer the token"}
 
 
-def test_a_killed_monitor_and_its_scrape_gap_end_nothing(room: Room) -> None:
-    room.wait("EvergreenGatewayDown", "firing")
-    room.wait("EvergreenScrapeMissing", "firing", job="evergreen-triton")
-    room.monitor.drift(14.8)
-    room.wait("EvergreenDrift", "firing")  # held back by nothing
-    room.monitor.stop()
-    room.wait("EvergreenMonitorStale", "firing")
-    forgets_s = 4 * room.alerts.resend_s  # Alertmanager, when Prometheus does not repeat what fires
-    room.never("EvergreenDrift", ("over", "unconfirmed"), for_s=forgets_s + 1)
-    assert room.alertmanager_knows("EvergreenDrift")
-    room.monitor.start()
-    room.wait("EvergreenMonitorStale", "over")
-    assert room.standing("EvergreenDrift") == "firing"
+def test_a_killed_monitor_and_its_scrape_gap_end_no_alert(setup: Setup) -> None:
+    setup.wait("EvergreenGatewayDown", "firing")
+    setup.wait("EvergreenScrapeMissing", "firing", job="evergreen-triton")
+    setup.monitor.drift(14.8)
+    setup.wait("EvergreenDrift", "firing")  # no alert suppresses it
+    setup.monitor.stop()
+    setup.wait("EvergreenMonitorStale", "firing")
+    forgets_s = 4 * setup.alerts.resend_s  # Alertmanager, when Prometheus does not repeat an alert
+    setup.never("EvergreenDrift", ("over", "unconfirmed"), for_s=forgets_s + 1)
+    assert setup.alertmanager_knows("EvergreenDrift")
+    setup.monitor.start()
+    setup.wait("EvergreenMonitorStale", "over")
+    assert setup.status("EvergreenDrift") == "firing"
 
 
-def test_prometheus_that_pauses_is_noticed_and_nothing_counts_as_over(room: Room) -> None:
-    room.monitor.drift(14.8)
-    room.wait("EvergreenDrift", "firing")
-    os.kill(room.here.prometheus.pid, signal.SIGSTOP)
+def test_a_pause_of_prometheus_is_noticed_and_ends_no_alert(setup: Setup) -> None:
+    setup.monitor.drift(14.8)
+    setup.wait("EvergreenDrift", "firing")
+    os.kill(setup.processes.prometheus.pid, signal.SIGSTOP)
     try:
-        room.wait("EvergreenDrift", "unconfirmed")  # Alertmanager has forgotten, and said that it is over
-        assert not room.alertmanager_knows("EvergreenDrift")
-        room.inbox.wait(lambda state: state["overdue_s"] > PACE["switch_overdue_s"])
-        page = room.inbox.page()
+        setup.wait("EvergreenDrift", "unconfirmed")  # Alertmanager has forgotten it and reported its end
+        assert not setup.alertmanager_knows("EvergreenDrift")
+        setup.inbox.wait(lambda state: state["overdue_s"] > PACE["switch_overdue_s"])
+        page = setup.inbox.page()
         assert "Alerting is silent" in page
         assert "end not confirmed" in page
-        room.never("EvergreenDrift", ("over",), for_s=1)
+        setup.never("EvergreenDrift", ("over",), for_s=1)
     finally:
-        os.kill(room.here.prometheus.pid, signal.SIGCONT)
-    room.inbox.wait(lambda state: state["overdue_s"] == 0)
-    room.wait("EvergreenDrift", "firing")
-    assert "Alerting is silent" not in room.inbox.page()
+        os.kill(setup.processes.prometheus.pid, signal.SIGCONT)
+    setup.inbox.wait(lambda state: state["overdue_s"] == 0)
+    setup.wait("EvergreenDrift", "firing")
+    assert "Alerting is silent" not in setup.inbox.page()
 
 
-def test_an_alert_that_ends_while_alertmanager_is_dead_is_told_over_when_it_is_back(room: Room) -> None:
-    room.monitor.drift(14.8)
-    room.wait("EvergreenDrift", "firing")
-    heard = time.time()
-    room.inbox.wait(lambda _state: room.alertmanager_has_written(heard))
-    os.kill(room.here.alertmanager.pid, signal.SIGKILL)
-    room.monitor.drift(0.0)
-    room.inbox.wait(lambda _state: not room.prometheus_fires("EvergreenDrift"))
-    assert room.standing("EvergreenDrift") == "firing"  # nobody could tell
+def test_an_alert_that_ends_while_alertmanager_is_down_is_over_when_it_returns(setup: Setup) -> None:
+    setup.monitor.drift(14.8)
+    setup.wait("EvergreenDrift", "firing")
+    received_at = time.time()
+    setup.inbox.wait(lambda _state: setup.notification_log_is_written(received_at))
+    os.kill(setup.processes.alertmanager.pid, signal.SIGKILL)
+    setup.monitor.drift(0.0)
+    setup.inbox.wait(lambda _state: not setup.prometheus_fires("EvergreenDrift"))
+    assert setup.status("EvergreenDrift") == "firing"  # the end could not be delivered
 
     def is_over(_state: dict[str, Any]) -> bool:
-        room.here.alertmanager.look(time.monotonic(), print)
-        return room.standing("EvergreenDrift") == "over"
+        setup.processes.alertmanager.look(time.monotonic(), print)
+        return setup.status("EvergreenDrift") == "over"
 
-    room.inbox.wait(is_over, within_s=15)
+    setup.inbox.wait(is_over, within_s=15)

@@ -1,4 +1,4 @@
-"""What no compiler checks: every metric and label in rules, their texts and the dashboard is one that somebody exports."""
+"""Every metric and label in the rules, their texts and the dashboard is exported by a process."""
 
 import json
 import re
@@ -13,10 +13,10 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.alert_rules.dashboard import COLUMNS, dashboard
+from monitoring.alert_rules.dashboard import COLUMNS, render_dashboard
 from monitoring.alert_rules.render import all_rules
-from monitoring.alert_rules.serving import le
-from monitoring.local.tools import find
+from monitoring.alert_rules.serving import bucket_label
+from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import Exporter
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from pipeline.params import Params
@@ -25,7 +25,7 @@ from serving.gateway.metrics import SECONDS, Metrics
 from tests.monitoring.alert_rules.promql import selectors
 from tests.monitoring.conftest import all_told
 
-# Triton's user guide, "Metrics"; those of the CPU and the queue are also in what the local server exports, which serves no GPU.
+# Triton's user guide, "Metrics". The local server, which has no GPU, exports those of the CPU and the queue.
 TRITON = {
     "nv_cpu_utilization": set(),
     "nv_cpu_memory_used_bytes": set(),
@@ -34,35 +34,35 @@ TRITON = {
     **{f"nv_gpu_{name}": {"gpu_uuid"} for name in ("utilization", "memory_used_bytes", "memory_total_bytes")},
 }
 PROMETHEUS = {"up": set(), "ALERTS": {"alertname", "alertstate", "severity", "area", "version", "signal"}}
-BY_SCRAPING = {"job", "instance", "le"}
+SCRAPE_LABELS = {"job", "instance", "le"}
 
 
 def exported(text: str) -> dict[str, set[str]]:
-    """Label names by the name of the sample."""
-    found: dict[str, set[str]] = {}
+    """Return label names by sample name."""
+    labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
-    return found
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels
 
 
-def by_gateway() -> dict[str, set[str]]:
-    """The gateway's metrics, each said once."""
+def gateway_metrics() -> dict[str, set[str]]:
+    """Return the gateway's metrics after calling each method once."""
     metrics = Metrics()
     parts: Any = SimpleNamespace(waiting=0, cached=0)
-    _watch(metrics, parts, SimpleNamespace(**dict.fromkeys(counted(), 0)))  # type: ignore[arg-type]
+    _watch(metrics, parts, SimpleNamespace(**dict.fromkeys(log_counters(), 0)))  # type: ignore[arg-type]
     metrics.predicted(1, "champion", True, 3.0)
     metrics.requested("/v1/predict", 200)()
     metrics.request_took("/v1/predict")(0.01)
     with pytest.raises(ZeroDivisionError), metrics.calls(1, 2):
         1 / 0  # noqa: B018
-    for say in (metrics.refused, metrics.shadow_dropped, metrics.job, metrics.failed):
-        say("x")
+    for count in (metrics.refused, metrics.shadow_dropped, metrics.job, metrics.failed):
+        count("x")
     return exported(metrics.text().decode())
 
 
-def by_retraining() -> dict[str, set[str]]:
-    """The receiver's and the controller's, each said once."""
+def retrain_metrics() -> dict[str, set[str]]:
+    """Return the receiver's and the controller's metrics after calling each method once."""
     receiver, controller = ReceiverMetrics(lambda: 0), ControllerMetrics()
     receiver.took(204, 0.01)
     receiver.heard(1, 1)
@@ -76,25 +76,25 @@ def by_retraining() -> dict[str, set[str]]:
     return exported(receiver.text().decode()) | exported(controller.text().decode())
 
 
-def counted() -> list[str]:
-    """What the prediction log counts: the attributes that the gateway watches."""
+def log_counters() -> list[str]:
+    """Return the prediction log's counters, which the gateway exports."""
     return ["rows_written", "rows_dropped", "rows_unstorable", "rows_lost_before", "write_failures", "waiting"]
 
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
     monitor = exported(all_told(Exporter()).text().decode())
-    return PROMETHEUS | TRITON | by_gateway() | by_retraining() | monitor
+    return PROMETHEUS | TRITON | gateway_metrics() | retrain_metrics() | monitor
 
 
 def unknown(expression: str, known: dict[str, set[str]]) -> list[str]:
-    """What an expression asks for and nobody exports."""
-    found = []
+    """Return the metrics and labels of an expression that no process exports."""
+    missing = []
     for name, labels in selectors(expression):
         if name not in known:
-            found.append(name)
-        found += [f"{name}{{{label}}}" for label in labels - known.get(name, labels) - BY_SCRAPING]
-    return found
+            missing.append(name)
+        missing += [f"{name}{{{label}}}" for label in labels - known.get(name, labels) - SCRAPE_LABELS]
+    return missing
 
 
 def test_an_unknown_metric_or_label_would_be_noticed(known: dict[str, set[str]]) -> None:
@@ -103,71 +103,73 @@ def test_an_unknown_metric_or_label_would_be_noticed(known: dict[str, set[str]])
     assert unknown('count_values("version", max (evergreen_monitored_version)) and on (version) up', known) == []
 
 
-def test_rules_ask_for_what_is_exported(params: Params, known: dict[str, set[str]]) -> None:
+def test_rules_query_exported_metrics(params: Params, known: dict[str, set[str]]) -> None:
     for rules in all_rules(params).values():
         for rule in rules:
             assert unknown(rule.expr, known) == [], rule.name
             assert list(selectors(rule.expr)) or rule.name == "EvergreenWatchdog"
 
 
-def test_texts_of_rules_ask_for_what_is_exported(params: Params, known: dict[str, set[str]]) -> None:
-    asked = [
+def test_texts_of_rules_query_exported_metrics(params: Params, known: dict[str, set[str]]) -> None:
+    texts = [
         query
         for rules in all_rules(params).values()
         for rule in rules
-        for text in (rule.summary, rule.description, *dict(rule.more).values())
+        for text in (rule.summary, rule.description, *dict(rule.annotations).values())
         for query in re.findall(r"with (?:printf )?`([^`]*)`[^}]*\| query", text)
     ]
-    assert len(asked) > 15
-    assert [one for query in asked for one in unknown(query, known)] == []
+    assert len(texts) > 15
+    assert [name for query in texts for name in unknown(query, known)] == []
 
 
 def queries(params: Params) -> Iterator[tuple[str, str]]:
-    tree = json.loads(dashboard(params))
+    tree = json.loads(render_dashboard(params))
     for panel in tree["panels"]:
         for target in panel.get("targets", []):
             yield panel["title"], target["expr"]
-    for mark in tree["annotations"]["list"]:
-        yield mark["name"], mark["expr"]
+    for annotation in tree["annotations"]["list"]:
+        yield annotation["name"], annotation["expr"]
 
 
-def test_the_dashboard_asks_for_what_is_exported(params: Params, known: dict[str, set[str]]) -> None:
-    asked = list(queries(params))
-    assert len(asked) > 40
-    for title, query in asked:
+def test_the_dashboard_queries_exported_metrics(params: Params, known: dict[str, set[str]]) -> None:
+    panels = list(queries(params))
+    assert len(panels) > 40
+    for title, query in panels:
         assert unknown(query, known) == [], title
         assert list(selectors(query)) or query.startswith("vector("), title
 
 
-def test_the_dashboard_shows_all_that_the_monitor_and_the_gateway_say_of_predictions(params: Params) -> None:
+def test_the_dashboard_shows_every_metric_of_the_monitor(params: Params) -> None:
     shown = {name for _, query in queries(params) for name, _ in selectors(query)}
     monitor = {name for name in exported(all_told(Exporter()).text().decode()) if name.startswith("evergreen_")}
-    plain = {name for name in monitor if not name.endswith(("_created", "_sum", "_count"))}
-    assert plain - shown == {"evergreen_window_rows", "evergreen_reference_rows"}  # the ratio and the age say more
+    values = {name for name in monitor if not name.endswith(("_created", "_sum", "_count"))}
+    assert values - shown == {"evergreen_window_rows", "evergreen_reference_rows"}  # shown as a ratio, and as an age
 
 
 @pytest.mark.usefixtures("tools")
-def test_promtool_can_read_every_query_of_the_dashboard(params: Params, tools: Path, tmp_path: Path) -> None:
+def test_promtool_accepts_every_query_of_the_dashboard(params: Params, tools: Path, tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "1m")}
         for number, (_, query) in enumerate(queries(params))
     ]
     (tmp_path / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    done = subprocess.run([str(find(tools, "promtool")), "check", "rules", str(tmp_path / "queries.yaml")], capture_output=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(
+        [str(find_tool(tools, "promtool")), "check", "rules", str(tmp_path / "queries.yaml")], capture_output=True
+    )
+    assert result.returncode == 0, result.stderr
 
 
-def test_panels_stand_in_the_grid_and_never_on_each_other(params: Params) -> None:
-    places = [panel["gridPos"] for panel in json.loads(dashboard(params))["panels"]]
-    cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+def test_panels_stay_in_the_grid_and_never_overlap(params: Params) -> None:
+    positions = [panel["gridPos"] for panel in json.loads(render_dashboard(params))["panels"]]
+    cells = [(x, y) for p in positions for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < COLUMNS
 
 
-def test_the_limit_of_latency_is_a_bound_of_the_gateways_buckets(params: Params) -> None:
+def test_the_latency_limit_is_a_bound_of_the_gateways_buckets(params: Params) -> None:
     assert params.alerts.latency_limit_ms / 1000 in SECONDS
     registry: CollectorRegistry = (metrics := Metrics()).registry
     metrics.request_took("/v1/predict")(0.01)
     assert registry.get_sample_value(
-        "evergreen_request_seconds_bucket", {"route": "/v1/predict", "le": le(params.alerts.latency_limit_ms)}
+        "evergreen_request_seconds_bucket", {"route": "/v1/predict", "le": bucket_label(params.alerts.latency_limit_ms)}
     )

@@ -136,8 +136,8 @@ def drift(
         {"alertname": "EvergreenDrift", "area": "drift", "severity": "warning", "version": "3", "signal": signal},
         {
             "summary": f"{signal} of version 3 has moved away from its reference",
-            "description": f"The log e-value of {signal} is 14.80, over its threshold 9.21.",
-            "next": "Nothing happens by itself: look, and retrain when it is worth it (make repro).",
+            "description": f"The log e-value of {signal} is 14.80, above its threshold of 9.21.",
+            "next": "Nothing happens automatically. Look, and retrain if it is worth it (make repro).",
             "look": "curl -s http://127.0.0.1:8095/report.json | python3 -m json.tool",
             "runbook_url": "docs/runbooks.md#evergreendrift",
             "loss": "7%",

@@ -31,7 +31,7 @@ def test_a_message_shows_everything_a_person_needs(alerts: Alerts, tmp_path: Pat
         "can I choose another landing pad for drone delivery?",
         "<dd>7.0%</dd>",
         "87.0% (84.0% to 90.0%); on the reference 94.0%",
-        "Nothing happens by itself",
+        "Nothing happens automatically",
         "curl -s http://127.0.0.1:8095/report.json",
         "docs/runbooks.md#evergreendrift",
         "last heard from Prometheus 12 s ago",

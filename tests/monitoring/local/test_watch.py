@@ -1,6 +1,6 @@
-"""The whole room on loopback: drift in the prediction log, monitor, Prometheus, Alertmanager, words and texts in the inbox.
+"""The whole monitoring stack on loopback: from drift in the prediction log to words and texts in the inbox.
 
-The model and its reference are the small project's; what the gateway would have logged is written by its own segment writer.
+The model and its reference are the small project's. The gateway's segment writer writes the prediction log.
 """
 
 import json
@@ -17,7 +17,7 @@ import requests
 
 from monitoring.drift.calibration import reference_rows
 from monitoring.drift.window import Rows
-from monitoring.local.watch import running
+from monitoring.local.watch import running_stack
 from pipeline.params import Alerts, Params
 from pipeline.reference_profile import Reference, load_reference
 from serving.processes.ports import free_port
@@ -39,26 +39,26 @@ main()
 
 
 class Traffic:
-    """Rows as the version answered its reference rows, with texts and customers of their own."""
+    """Prediction rows resampled from the reference, with unique texts and customers."""
 
     def __init__(self, reference: Reference) -> None:
         self.reference, self.rng, self.count = reference, np.random.default_rng(5), 0
 
-    def rows(self, count: int) -> Rows:
-        """As the reference."""
-        drawn = reference_rows(self.reference, np.ones(len(self.reference.ids), dtype=np.bool_)).take(
+    def in_distribution(self, count: int) -> Rows:
+        """Return rows that follow the reference."""
+        sample = reference_rows(self.reference, np.ones(len(self.reference.ids), dtype=np.bool_)).take(
             self.rng.integers(0, len(self.reference.ids), count)
         )
-        return self._named(drawn, "where is parcel number {}")
+        return self._with_ids(sample, "where is parcel number {}")
 
-    def foreign(self, count: int) -> Rows:
-        """Texts of another kind: the sketch lies elsewhere, the answer is unsure."""
-        rows = self.rows(count)
+    def out_of_distribution(self, count: int) -> Rows:
+        """Return rows with a distant sketch and an uncertain prediction."""
+        rows = self.in_distribution(count)
         probabilities = np.full_like(rows.probabilities, 1 / rows.probabilities.shape[1])
         sketch = -rows.sketch + self.rng.normal(0, rows.sketch.std(), rows.sketch.shape).astype(np.float16)
-        return self._named(rows._replace(probabilities=probabilities, sketch=sketch), "my scooter battery {} caught fire")
+        return self._with_ids(rows._replace(probabilities=probabilities, sketch=sketch), "my scooter battery {} caught fire")
 
-    def _named(self, rows: Rows, text: str) -> Rows:
+    def _with_ids(self, rows: Rows, text: str) -> Rows:
         numbers = range(self.count, self.count + len(rows.pieces))
         self.count += len(numbers)
         return rows._replace(
@@ -70,13 +70,13 @@ class Traffic:
 
 @pytest.fixture
 def quick(made: Project, params: Params) -> Params:
-    """Ports that are free, a pace of seconds, small windows."""
+    """Use free ports, a pace of seconds and small windows."""
     ports = {f"{name}_port": free_port() for name in ("prometheus", "alertmanager", "inbox", "monitor")}
-    few = {"window_rows": 60, "min_reference_rows": 10, "poll_s": 0.2}
+    small = {"window_rows": 60, "min_reference_rows": 10, "poll_s": 0.2}
     return params.model_copy(
         update={
             "alerts": params.alerts.model_copy(update=PACE | ports),
-            "monitor": params.monitor.model_copy(update=few),
+            "monitor": params.monitor.model_copy(update=small),
             "gateway": params.gateway.model_copy(update={"port": free_port()}),
             "serve": params.serve.model_copy(update={"metrics_port": free_port()}),
         }
@@ -84,12 +84,12 @@ def quick(made: Project, params: Params) -> Params:
 
 
 @contextmanager
-def room(params: Params, tools: Path, home: Path, work: Path) -> Iterator[RunningInbox]:
+def running_inbox(params: Params, tools: Path, home: Path, work: Path) -> Iterator[RunningInbox]:
     alerts: Alerts = params.alerts
     (work / "params.yaml").write_text(json.dumps(params.model_dump(mode="json")))
     inbox = [sys.executable, "-c", INBOX, alerts.model_dump_json(), str(home)]
     monitor = [sys.executable, "-c", MONITOR, str(work), str(home)]
-    with running(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=monitor):
+    with running_stack(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=monitor):
         yield RunningInbox(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home)
 
 
@@ -101,8 +101,8 @@ def test_drift_in_the_log_reaches_the_inbox_with_words_and_three_texts(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shutil.copytree(made.home, home, dirs_exist_ok=True)
-    with monkeypatch.context() as there:
-        there.setenv("EVERGREEN_HOME", str(home))
+    with monkeypatch.context() as patch:
+        patch.setenv("EVERGREEN_HOME", str(home))
         published = publish(made / "artifacts/package", made / "dvc.lock", quick.publish.name, home)
     version = published.release.version
     reference = load_reference(repository(home) / model_name(version) / "reference.npz")
@@ -112,16 +112,16 @@ def test_drift_in_the_log_reaches_the_inbox_with_words_and_three_texts(
     def log(rows: Rows) -> None:
         gateway.write(log_rows(rows, reference.labels.tolist(), version=version, at=time.time(), file=file))
 
-    log(traffic.rows(180))
-    with room(quick, tools, home, work) as inbox:
+    log(traffic.in_distribution(180))
+    with running_inbox(quick, tools, home, work) as inbox:
         inbox.wait(lambda state: state["switch"] is not None)
         report = requests.get(f"http://127.0.0.1:{quick.alerts.monitor_port}/report.json", timeout=5).json()
         assert report["window"]["judged"] == 3
-        assert {one["alarm"] for one in report["signals"]} == {"none"}
-        assert not [one for one in inbox.state()["messages"] if one["labels"]["area"] == "drift"]
-        log(traffic.foreign(120))
-        state = inbox.wait(lambda state: bool(drifts(state)), within_s=25)
-        names = {one["labels"]["alertname"] for one in drifts(state)}
+        assert {signal["alarm"] for signal in report["signals"]} == {"none"}
+        assert not [message for message in inbox.state()["messages"] if message["labels"]["area"] == "drift"]
+        log(traffic.out_of_distribution(120))
+        state = inbox.wait(lambda state: bool(drift_messages(state)), within_s=25)
+        names = {message["labels"]["alertname"] for message in drift_messages(state)}
         assert names & {"EvergreenDrift", "EvergreenWindowDrift"}
         page = inbox.page()
     assert "scooter" in page
@@ -129,6 +129,6 @@ def test_drift_in_the_log_reaches_the_inbox_with_words_and_three_texts(
     assert f"of version {version}" in page
 
 
-def drifts(state: dict[str, list[dict[str, dict[str, str]]]]) -> list[dict[str, dict[str, str]]]:
-    """Messages on drift that have their words and texts."""
-    return [one for one in state["messages"] if one["labels"]["area"] == "drift" and one["evidence"] is not None]
+def drift_messages(state: dict[str, list[dict[str, dict[str, str]]]]) -> list[dict[str, dict[str, str]]]:
+    """Return the messages on drift that have an explanation."""
+    return [message for message in state["messages"] if message["labels"]["area"] == "drift" and message["evidence"] is not None]

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.local.tools import find
+from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import SIGNALS, Exporter
 from tests.monitoring.conftest import TOOLS, all_told
 
@@ -27,7 +27,7 @@ def names(exporter: Exporter) -> set[str]:
 @pytest.mark.usefixtures("tools")
 def test_promtool_finds_nothing_to_improve() -> None:
     text = all_told(Exporter()).text()
-    done = subprocess.run([str(find(TOOLS, "promtool")), "check", "metrics"], input=text, capture_output=True)
+    done = subprocess.run([str(find_tool(TOOLS, "promtool")), "check", "metrics"], input=text, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
