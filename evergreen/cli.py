@@ -26,9 +26,9 @@ DVC_LOCK = Path("dvc.lock")
 @app.command()
 def check() -> None:
     """Check params.yaml, the data and the tools, before the pipeline runs."""
-    from pipeline.check import check as found
+    from pipeline.check import check_project
 
-    for line in found():
+    for line in check_project():
         out.print(f"[green]✓[/] {escape(line)}")
 
 

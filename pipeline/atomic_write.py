@@ -1,4 +1,4 @@
-"""A file appears whole or not at all."""
+"""Atomic writes: a file appears whole or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved onto it when the block ends well: a reader never sees half a file."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` when the block succeeds, so that readers never see half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with params, data and tools, told before the pipeline starts."""
+"""`evergreen check`: find what is wrong with params, data and tools before the pipeline starts."""
 
 import shutil
 import sys
@@ -16,40 +16,40 @@ FREE_BYTES_NEEDED = 2 * 2**30
 FEEDBACK = Path("data/feedback")
 
 
-def check(params_file: Path = Path("params.yaml")) -> Iterator[str]:
-    """One line for each thing found in order; raises at the first that is not. Writes nothing but the home folder."""
+def check_project(params_file: Path = Path("params.yaml")) -> Iterator[str]:
+    """Yield one line for each check that passes; raise at the first that fails. Write nothing except the home folder."""
     params = load_params(params_file)
     yield f"{params_file}: every key is known"
     refuse_conflicts(params, local_folder(params.model), has_gpu(), cpu_flags())
     yield f"{params_file}: its settings can work together"
     yield check_tools()
-    from pipeline.stages.ingest import ingest  # here: above, every refusal of bad params would wait for them
+    from pipeline.data.unlabelled import read_unlabelled, trainable  # slow to import: bad params are reported first
+    from pipeline.stages.ingest import ingest
     from pipeline.stages.split import split
-    from pipeline.stages.spread import free_to_learn, read_unlabelled
 
     data = params.data
     ingested = ingest(data.source, data.test, FEEDBACK, data)
     report = ingested.report
-    aside = report["quarantined"]["rows"]
-    yield f"{data.source}: {report['accepted']} rows, {len(report['classes'])} classes, {aside} rows set aside"
+    set_aside = report["quarantined"]["rows"]
+    yield f"{data.source}: {report['accepted']} rows, {len(report['classes'])} classes, {set_aside} rows set aside"
     sides = split(ingested.rows, ingested.test, params.split)
     yield f"split: {len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows"
-    if found := read_unlabelled(data.unlabelled, data).texts:
-        free = free_to_learn(found, sides[:3], params.split, sides.test_share)
-        yield f"{data.unlabelled}: {len(found)} texts, {len(free)} of them to spread labels to"
+    if unlabelled := read_unlabelled(data.unlabelled, data).texts:
+        texts = trainable(unlabelled, sides[:3], params.split, sides.test_share)
+        yield f"{data.unlabelled}: {len(unlabelled)} texts, {len(texts)} of them to spread labels to"
     base = base_folder(params.model)
     check_lora(base, params.model)
-    how = "trained as a whole" if params.model.method == "full" else f"adapters on {params.model.lora_targets}"
+    how = "all weights trained" if params.model.method == "full" else f"adapters on {params.model.lora_targets}"
     yield f"base model: {base}, {how}"
 
 
 def check_tools() -> str:
-    """Git, Python, room on the disk; raises `ToolError`."""
+    """Check Python, packages, git and free disk space; raise `ToolError`."""
     if sys.version_info[:2] != (3, 11):
-        raise ToolError("Python", f"this is {sys.version.split()[0]}", "use Python 3.11: requirements.lock is made for it")
+        raise ToolError("Python", f"this is {sys.version.split()[0]}", "use Python 3.11, for which requirements.lock is made")
     for package in ("dvc", "pytriton"):
         if find_spec(package) is None:
-            raise ToolError(package, "the package is not in this environment", "set it up: rm .venv/ready && make .venv/ready")
+            raise ToolError(package, "the package is not in this environment", "install it: rm .venv/ready && make .venv/ready")
     main_worktree()
     home = find_home()
     free = shutil.disk_usage(home).free

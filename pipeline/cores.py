@@ -1,4 +1,4 @@
-"""How many cores this process may use, and whether the instances of a model fit on them."""
+"""The CPU cores that this process may use, and the check that the instances of a model fit on them."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # "<quota> <period>" in microseco
 
 
 def available_cores(limit: Path = CGROUP_LIMIT) -> int:
-    """Cores that the scheduler gives this process: its affinity, and a container's quota rounded up."""
+    """Return the cores that this process may use: its affinity, limited by a container's quota rounded up."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = limit.read_text(encoding="ascii").split()
@@ -23,6 +23,6 @@ def require_cores(package: Package, cores: int) -> None:
     """Raise `InputError` when the instances of a model on the CPU would have more threads than there are cores."""
     wanted = package.instances * package.intra_op_threads
     if package.device == "cpu" and wanted > cores:
-        what = f"{package.instances} instances x {package.intra_op_threads} threads want {wanted} cores, and {cores} are there"
-        do = "lower package.instances or package.intra_op_threads: threads that share a core make every answer slower"
+        what = f"{package.instances} instances x {package.intra_op_threads} threads need {wanted} cores, but there are {cores}"
+        do = "lower package.instances or package.intra_op_threads: threads that share a core slow down every prediction"
         raise InputError("params.yaml, section package", what, do)

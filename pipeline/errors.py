@@ -1,4 +1,4 @@
-"""Errors a person can act on, and the exit codes they end a command with."""
+"""Errors that a person can act on, and the exit codes of commands that end with them."""
 
 import signal
 import sys
@@ -10,7 +10,7 @@ EXIT_REFUSED = 4
 
 
 class EvergreenError(Exception):
-    """One message for a person: what is wrong, where, and what to do about it."""
+    """An error with its place, its cause and what to do about it."""
 
     exit_code = 1
 
@@ -20,27 +20,27 @@ class EvergreenError(Exception):
 
 
 class InputError(EvergreenError):
-    """Params or data cannot be used as they are."""
+    """Params or data that cannot be used as they are."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class ToolError(EvergreenError):
-    """A program, package or server that is needed is not there."""
+    """A missing program, package or server."""
 
     exit_code = EXIT_MISSING_TOOL
 
 
 class RefusedError(EvergreenError):
-    """A gate said no: parity, integrity or quality."""
+    """A refusal by a gate: parity, integrity or quality."""
 
     exit_code = EXIT_REFUSED
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's main; an `EvergreenError` becomes its message and its exit code, anything else keeps its traceback.
+    """Run a stage's main; turn an `EvergreenError` into its message and exit code, and let other errors keep their traceback.
 
-    SIGTERM unwinds the stack, so that what is open is closed, and ends with 143.
+    SIGTERM unwinds the stack, which closes open files and runs, and exits with 143.
     """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:

@@ -1,4 +1,4 @@
-"""The home of state: one folder outside of git and DVC, shared by every worktree of a clone."""
+"""The home of state: one folder outside git and DVC, shared by all worktrees of a clone."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pipeline.errors import ToolError
 
 
 def find_home() -> Path:
-    """Absolute `EVERGREEN_HOME`, by default `live/` of the main working tree; created when absent."""
+    """Return the absolute `EVERGREEN_HOME`, by default `live/` of the main working tree; create it when absent."""
     chosen = os.environ.get("EVERGREEN_HOME")
     home = Path(chosen).resolve() if chosen else main_worktree() / "live"
     home.mkdir(parents=True, exist_ok=True)
@@ -16,17 +16,17 @@ def find_home() -> Path:
 
 
 def main_worktree() -> Path:
-    """The folder of the clone's main working tree, also when called from a linked worktree."""
+    """Return the folder of the clone's main working tree, also when called from a linked worktree."""
     return Path(git("rev-parse", "--path-format=absolute", "--git-common-dir")).parent
 
 
 def is_dirty() -> bool:
-    """Whether tracked files differ from the commit."""
+    """Return True when tracked files differ from the commit."""
     return bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
 def git(*arguments: str) -> str:
-    """Output of one git command in the current folder; raises `ToolError` when git refuses."""
+    """Return the output of a git command in the current folder; raise `ToolError` when it fails."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     except FileNotFoundError:

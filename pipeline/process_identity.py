@@ -1,4 +1,4 @@
-"""Who a process is, so that it can be told later whether it is gone: host, boot, number and when it started (Linux)."""
+"""Identity of a process that outlives it: host, boot, pid and start time tell later whether it has ended (Linux)."""
 
 import os
 import socket
@@ -8,13 +8,13 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def this_process() -> str:
-    """Words without spaces in between: host, boot, pid, start."""
+    """Return `host boot pid start`, separated by spaces."""
     pid = os.getpid()
     return f"{socket.gethostname()} {_boot()} {pid} {_started(pid)}"
 
 
 def is_gone(owner: str) -> bool:
-    """Whether the process that `this_process` named has ended; one of another host is not known to have."""
+    """Return True when the process that `this_process` identified has ended; False for a process of another host."""
     host, boot, pid, started = owner.split(" ")
     if host != socket.gethostname():
         return False
@@ -26,10 +26,10 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Clock ticks from the boot to its start: with the pid they name a process for the time of a boot."""
+    """Return clock ticks from boot to the start of the process, which with the pid identify it within one boot."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]  # a zombie does nothing any more
+    return None if fields[0] in "ZX" else fields[19]  # a zombie has ended

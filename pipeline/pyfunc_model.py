@@ -1,4 +1,4 @@
-"""The model as MLflow loads it: `mlflow.pyfunc.load_model(...).predict([texts])`. MLflow runs this file, `runtime` beside it.
+"""The model that `mlflow.pyfunc.load_model(...)` loads. MLflow runs this file next to a copy of `runtime`.
 
 MLflow reads the signature from the type hints of `predict`.
 """
@@ -10,24 +10,24 @@ from pydantic import BaseModel
 
 
 class Prediction(BaseModel):
-    """One text's answer; `confidence` is the calibrated probability of `label`."""
+    """The prediction for one text; `confidence` is the calibrated probability of `label`."""
 
     label: str
     confidence: float
 
 
 class IntentModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is not typed
-    """Texts in, one prediction a text out."""
+    """A classifier that returns one prediction for each text."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
-        from runtime.classifier import Classifier  # MLflow puts it on the path when it loads the model
+        from runtime.classifier import Classifier  # MLflow adds it to the path when it loads the model
 
         self.classifier = Classifier(Path(context.artifacts["model.json"]).parent)
 
     def predict(self, context: mlflow.pyfunc.PythonModelContext, model_input: list[str]) -> list[Prediction]:
         predictions = self.classifier.predict(model_input)
-        sure = predictions.probabilities.max(axis=1)
-        return [Prediction(label=label, confidence=float(p)) for label, p in zip(predictions.labels, sure, strict=True)]
+        confidence = predictions.probabilities.max(axis=1)
+        return [Prediction(label=label, confidence=float(p)) for label, p in zip(predictions.labels, confidence, strict=True)]
 
 
 mlflow.models.set_model(IntentModel())

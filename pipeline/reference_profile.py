@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 
 
 class Reference(NamedTuple):
@@ -31,7 +31,7 @@ def save_reference(path: Path, reference: Reference, corrupted: Reference | None
     arrays = reference._asdict()
     if corrupted is not None:
         arrays |= {f"{PREFIX}{name}": getattr(corrupted, name) for name in TEXT_DEPENDENT}
-    with written_whole(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 

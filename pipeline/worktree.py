@@ -1,9 +1,9 @@
-"""Set-up of one working tree: its DVC uses the main tree's cache and the remote in the home of state (run by make)."""
+"""Sets up DVC in a working tree: the main tree's cache and the remote in the home of state (run by make)."""
 
 from configparser import ConfigParser
 from pathlib import Path
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.errors import run_stage
 from pipeline.home import find_home, main_worktree
 
@@ -13,11 +13,11 @@ def main() -> None:
     remote.mkdir(exist_ok=True)
     path = Path(".dvc/config.local")
     config = ConfigParser(interpolation=None)
-    config.read(path, encoding="utf-8")  # what is there, credentials of other remotes too, stays
+    config.read(path, encoding="utf-8")  # existing settings stay, such as credentials of other remotes
     ours = {"cache": {"dir": str(main_worktree() / ".dvc" / "cache")}, "'remote \"home\"'": {"url": str(remote)}}
     for section, values in ours.items():
         config.read_dict({section: values})
-    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8") as file:
         config.write(file)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from evergreen.loop.customers import Asked
 from evergreen.loop.events import FIRST, STAGE, Event
 from evergreen.loop.scorecard import ROLLING, Quality, curve
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.charts import GREEN, GREY, RUST
 
 LANES = (
@@ -53,7 +53,7 @@ def draw(asked: Sequence[Asked], events: Sequence[Event], found: Quality, path: 
                 axes.axvline(event.at_s, color=RUST, linewidth=1)
     below.set_xlabel("seconds since the loop began; of four weeks of messages")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=110)
 
 

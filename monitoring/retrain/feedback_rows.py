@@ -17,7 +17,7 @@ import structlog
 from pydantic import ValidationError
 
 from monitoring.retrain.new_labels import Said, is_agreed
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.records import Columns, make_example, normalise_label, text_id
 from pipeline.params import Params, Retrain
 from serving.prediction_log.segments import read
@@ -127,7 +127,7 @@ def read_file(path: Path) -> list[dict[str, str]]:
 
 def write_file(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """One row a line, in ASCII: no label can end a line."""
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text("".join(f"{json.dumps({**row, 'source': SOURCE})}\n" for row in rows), encoding="ascii")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.errors import InputError
 
 
@@ -21,7 +21,7 @@ def fetch(name: str, *, config: str | None, split: str, revision: str | None, ou
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.ClassLabel):
             rows = _with_names(rows, column, feature)
-    with written_whole(out) as part:
+    with atomic_write(out) as part:
         rows.to_json(part, force_ascii=False)
     return len(rows)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.errors import InputError
 from pipeline.params import Data
 from pipeline.runtime.text import JOINERS, clean, fold
@@ -137,7 +137,7 @@ def find_columns(path: Path, present: Iterable[str], data: Data) -> Columns:
 def write_examples(path: Path, examples: list[Example]) -> None:
     """Write parquet, one row an example; `meta` as a JSON text."""
     rows = [{**e.model_dump(), "meta": json.dumps(e.meta, sort_keys=True, default=str)} for e in examples]
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), part)
 
 
@@ -160,7 +160,7 @@ def digest_examples(examples: Iterable[Example]) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON that people can read and git can compare."""
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 

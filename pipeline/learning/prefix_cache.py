@@ -21,7 +21,7 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.records import write_json
 from pipeline.learning.optim import layer_number
 from pipeline.learning.resume import delete_expired
@@ -66,7 +66,7 @@ class SegmentStore:
             return
         name = sha256("".join(rows).encode()).hexdigest()[:16]
         whole = torch.cat(list(rows.values())).to(self.dtype)
-        with written_whole(self.folder / f"{name}.npy") as part, part.open("wb") as file:
+        with atomic_write(self.folder / f"{name}.npy") as part, part.open("wb") as file:
             np.save(file, whole.view(torch.int16 if self.dtype == torch.bfloat16 else self.dtype).numpy())
         write_json(self.folder / f"{name}.json", {key: len(hidden) for key, hidden in rows.items()})
         self._open(self.folder / f"{name}.json")

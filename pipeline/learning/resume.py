@@ -18,7 +18,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch import nn
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.records import write_json
 from pipeline.learning.training_state import TrainingState, load_parameters
 from pipeline.network.classifier import trainable_state
@@ -57,7 +57,7 @@ class Checkpoints:
         path = self.folder / f"step-{step:08d}.pt"
         self._written = time.monotonic()
         try:
-            with written_whole(path) as part:
+            with atomic_write(path) as part:
                 torch.save(snapshot, part)
                 digest = _digest(part)
             write_json(path.with_suffix(".json"), {"sha256": digest, "step": step, "run": self.run, "inputs": self.inputs})

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.records import write_json
 from pipeline.network.base_model import base_folder
 from pipeline.network.classifier import TextClassifier, restore_classifier
@@ -33,7 +33,7 @@ class TrainedModel(NamedTuple):
 
 def save_trained(folder: Path, state: dict[str, Tensor], labels: list[str], origin: dict[str, Any]) -> None:
     """Write the three files, each whole or not at all."""
-    with written_whole(folder / "adapter.safetensors") as part:
+    with atomic_write(folder / "adapter.safetensors") as part:
         save_file(state, part)
     write_json(folder / "labels.json", labels)
     write_json(folder / "origin.json", origin)

@@ -104,7 +104,7 @@ def _advice(error: Any) -> str:
         return f"did you mean `{near[0]}`? Valid here: {', '.join(valid)}"
     for bound in ("ge", "le"):
         if bound in limits:
-            return f"the nearest valid value: {limits[bound]}"
+            return f"the nearest that works: {limits[bound]}"
     for bound, side in (("gt", "above"), ("lt", "below")):
         if bound in limits:
             return f"use a number {side} {limits[bound]}"

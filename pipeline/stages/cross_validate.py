@@ -1,6 +1,6 @@
-"""`make folds`: the training of params.yaml once for each fold of the training and validation rows; mean and deviation.
+"""`make folds`: train once for each fold of the training and validation rows, and report mean and deviation.
 
-A run of MLflow holds the mean, its children hold the folds. A fold that is done is not trained again after an interruption.
+One MLflow run holds the mean and its child runs hold the folds. After an interruption, finished folds are not trained again.
 """
 
 import argparse
@@ -23,29 +23,29 @@ SCORES = ("val_accuracy", "val_f1_macro", "val_loss")
 
 
 def cross_validate(rows: list[Example], params: Params, folder: Path, home: Path) -> dict[str, Any]:
-    """Every fold's scores on its held-out rows, and their mean and deviation; the epoch is chosen on the same rows."""
+    """Return each fold's scores on its held-out rows, and their mean and deviation. The same rows choose the epoch."""
     folds = stratified_folds(labels_of(rows), params.train.folds, params.train.seed)
     tracked = {**flatten(params.model, "model"), **flatten(params.train, "train")}
     with stage_run("cross_validate", tracked, home) as run:
-        found = [one_fold(number, fold, rows, params, folder, home, run) for number, fold in enumerate(folds, start=1)]
-        over = mean_and_deviation([{name: fold[name] for name in SCORES} for fold in found])
-        run.metrics({f"folds/{name}_{what}": value for name, both in over.items() for what, value in both.items()})
-        run.figure(charts.folds([fold["val_f1_macro"] for fold in found], over["val_f1_macro"]), "folds")
-    return {"folds": found, "over_folds": over}
+        results = [train_fold(number, fold, rows, params, folder, home, run) for number, fold in enumerate(folds, start=1)]
+        overall = mean_and_deviation([{name: result[name] for name in SCORES} for result in results])
+        run.metrics({f"folds/{name}_{key}": value for name, statistics in overall.items() for key, value in statistics.items()})
+        run.figure(charts.folds([result["val_f1_macro"] for result in results], overall["val_f1_macro"]), "folds")
+    return {"folds": results, "over_folds": overall}
 
 
-def one_fold(
+def train_fold(
     number: int, fold: Fold, rows: list[Example], params: Params, folder: Path, home: Path, parent: Run
 ) -> dict[str, Any]:
-    """Scores of one fold, trained now or found from before."""
+    """Return the scores of one fold, from its file when the same inputs were trained before."""
     prepared = prepare([rows[i] for i in fold.train], [rows[i] for i in fold.held_out], params)
     inputs = training_inputs(prepared, params)
     key = sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    done = folder / f"fold-{number}.json"
-    before = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
-    if before.get("inputs") == key:
-        print(f"fold {number}: done before")
-        return dict(before)
+    path = folder / f"fold-{number}.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if stored.get("inputs") == key:
+        print(f"fold {number}: finished earlier")
+        return dict(stored)
     tracked = {**flatten(params.model, "model"), **flatten(params.train, "train"), "fold": str(number)}
     with (
         open_checkpoints(inputs, home, params.train.checkpoint_s) as checkpoints,
@@ -55,9 +55,9 @@ def one_fold(
             checkpoints.run = run.id
         fitted = fine_tune(prepared, params, run, checkpoints, home)
         run.metrics({f"train/{name}": value for name, value in summary(fitted).items()})
-        found = {"fold": number, "rows": len(fold.held_out), "inputs": key, "run": run.id, **summary(fitted)}
-        write_json(done, found)
-    return found
+        result = {"fold": number, "rows": len(fold.held_out), "inputs": key, "run": run.id, **summary(fitted)}
+        write_json(path, result)
+    return result
 
 
 def main() -> None:
@@ -66,10 +66,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rows = [row for side in ("train", "val") for row in read_examples(args.split / f"{side}.parquet")]
-    found = cross_validate(rows, load_params(), args.out, find_home())
-    write_json(args.out / "folds.json", found)
-    for name, both in found["over_folds"].items():
-        print(f"{name}: {both['mean']:.4f} ± {both['std']:.4f}")
+    result = cross_validate(rows, load_params(), args.out, find_home())
+    write_json(args.out / "folds.json", result)
+    for name, statistics in result["over_folds"].items():
+        print(f"{name}: {statistics['mean']:.4f} ± {statistics['std']:.4f}")
 
 
 if __name__ == "__main__":

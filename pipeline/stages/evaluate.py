@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import charts, metrics
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
@@ -131,7 +131,7 @@ def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
     write_json(folder / "metrics.json", evaluation.metrics)
     write_json(folder / "report.json", evaluation.report)
     write_json(folder / "temperature.json", {"temperature": evaluation.temperature})
-    with written_whole(folder / "confusion.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(folder / "confusion.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         rows = [(labels[t], labels[p]) for t, p in zip(evaluation.truth, evaluation.predicted, strict=True)]
         csv.writer(file).writerows([("actual", "predicted"), *rows])
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.records import write_json
 from pipeline.errors import RefusedError, run_stage
 from pipeline.home import find_home
@@ -80,7 +80,7 @@ def export_packed(merged: ExportedModel, path: Path, settings: Export) -> None:
 
 def _write_onnx(model: nn.Module, feeds: dict[str, Tensor], free: dict[int, str], path: Path, settings: Export) -> None:
     axes = {**dict.fromkeys(feeds, free), **{name: {0: "batch"} for name in OUTPUTS}}
-    with written_whole(path) as part, warnings.catch_warnings():
+    with atomic_write(path) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of shapes and indices that the parity gate then tests
         torch.onnx.export(
             model,

@@ -1,4 +1,4 @@
-"""Stage `ingest`: source, test file and feedback become clean rows and a report; bad rows are set aside, never lost."""
+"""Stage `ingest`: turn source, test file and feedback into clean rows and a report. Bad rows are set aside, not lost."""
 
 import argparse
 import csv
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.near_duplicates import Pair, find_near_duplicates
 from pipeline.data.records import (
     Columns,
@@ -39,7 +39,7 @@ class Placed(NamedTuple):
 
 
 class Quarantined(NamedTuple):
-    """A row set aside, and why."""
+    """A row set aside, and the reason."""
 
     path: Path
     line: int
@@ -48,7 +48,7 @@ class Quarantined(NamedTuple):
 
 
 class Ingested(NamedTuple):
-    """Rows to split, test rows as supplied (often none), rows set aside, and the report."""
+    """Rows to split, supplied test rows (often none), rows set aside, and the report."""
 
     rows: list[Example]
     test: list[Example]
@@ -57,12 +57,12 @@ class Ingested(NamedTuple):
 
 
 def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data) -> Ingested:
-    """Read, validate, merge and de-duplicate; raises `InputError` when the data as a whole cannot be trained on."""
+    """Read, validate, merge and de-duplicate; raise `InputError` when the data as a whole cannot be trained on."""
     source, bad = _read_file(source_file, data)
     feedback, bad_feedback = _read_feedback(feedback_folder, data)
     test, bad_test = _read_file(test_file, data)
-    _refuse_many(source_file, source, bad, data.max_quarantined_share)
-    _refuse_spoilt_test(bad_test)
+    _refuse_many_bad_rows(source_file, source, bad, data.max_quarantined_share)
+    _refuse_bad_test_rows(bad_test)
     _refuse_spellings([*source, *feedback, *test])
     accepted, conflicts = _without_conflicts(source)
     unique = {placed.example.id: placed.example for placed in [*accepted, *feedback]}  # later wins: feedback corrects the corpus
@@ -97,7 +97,7 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
 
 
 def _read_file(path: Path, data: Data, columns: Columns | None = None) -> tuple[list[Placed], list[Quarantined]]:
-    """Acceptable and bad rows of one file; the columns are found among the names of all its rows unless they are given."""
+    """Return the acceptable and the bad rows of one file; without `columns`, look for them in the names of all rows."""
     rows = list(read_rows(path, data))
     names = dict.fromkeys(name for row in rows if row.fields for name in row.fields)
     if names and columns is None:
@@ -127,25 +127,23 @@ def _read_feedback(folder: Path, data: Data) -> tuple[list[Placed], list[Quarant
 
 
 def _without_conflicts(placed: list[Placed]) -> tuple[list[Placed], list[Quarantined]]:
-    """Texts that stand in one file under several labels are set aside: nobody here knows which label is right."""
+    """Set aside texts that have several labels in one file, because none of the labels is known to be right."""
     labels = defaultdict(set)
-    for one in placed:
-        labels[one.example.id].add(one.example.label)
-    clear = [one for one in placed if len(labels[one.example.id]) == 1]
-    torn = [one for one in placed if len(labels[one.example.id]) > 1]
-    reason = "the same text has several labels: {}"
-    return clear, [
-        Quarantined(
-            o.path,
-            o.line,
-            reason.format(", ".join(sorted(map(str, labels[o.example.id])))),
-            {"text": o.example.text, "label": o.example.label},
-        )
-        for o in torn
-    ]
+    for row in placed:
+        labels[row.example.id].add(str(row.example.label))
+    accepted: list[Placed] = []
+    conflicts: list[Quarantined] = []
+    for row in placed:
+        if len(labels[row.example.id]) == 1:
+            accepted.append(row)
+        else:
+            reason = f"the same text has several labels: {', '.join(sorted(labels[row.example.id]))}"
+            fields = {"text": row.example.text, "label": row.example.label}
+            conflicts.append(Quarantined(row.path, row.line, reason, fields))
+    return accepted, conflicts
 
 
-def _refuse_many(path: Path, good: list[Placed], bad: list[Quarantined], max_share: float) -> None:
+def _refuse_many_bad_rows(path: Path, good: list[Placed], bad: list[Quarantined], max_share: float) -> None:
     rows = len(good) + len(bad)
     if rows == 0:
         raise InputError(str(path), "the file has no rows", "set data.source to a file with labelled texts")
@@ -154,29 +152,29 @@ def _refuse_many(path: Path, good: list[Placed], bad: list[Quarantined], max_sha
         raise InputError(
             f"{first.path}, line {first.line}",
             f"{len(bad)} of {rows} rows are not usable; the first: {first.reason}",
-            "mend the rows, or raise data.max_quarantined_share to go on without them",
+            "correct the rows, or raise data.max_quarantined_share to continue without them",
         )
 
 
-def _refuse_spoilt_test(bad: list[Quarantined]) -> None:
+def _refuse_bad_test_rows(bad: list[Quarantined]) -> None:
     if bad:
         raise InputError(
             f"{bad[0].path}, line {bad[0].line}",
             f"a test row is not usable: {bad[0].reason}",
-            "mend it: test files are never altered",
+            "correct it: test files are never altered",
         )
 
 
 def _refuse_spellings(placed: list[Placed]) -> None:
-    """One label written in two ways is two classes to a model; that is never meant."""
-    known: dict[str, Placed] = {}
-    for one in placed:
-        label = one.example.label or ""
-        other = known.setdefault(normalise_label(label), one)
-        if other.example.label != label:
+    """Raise `InputError` when one label is spelt in two ways: a model would learn two classes."""
+    first_by_spelling: dict[str, Placed] = {}
+    for row in placed:
+        label = row.example.label or ""
+        first = first_by_spelling.setdefault(normalise_label(label), row)
+        if first.example.label != label:
             raise InputError(
-                f"{one.path}, line {one.line}",
-                f"the label `{label}` is also spelt `{other.example.label}` ({other.path}, line {other.line})",
+                f"{row.path}, line {row.line}",
+                f"the label `{label}` is also spelt `{first.example.label}` ({first.path}, line {first.line})",
                 "write both the same way",
             )
 
@@ -184,7 +182,7 @@ def _refuse_spellings(placed: list[Placed]) -> None:
 def _refuse_classes(path: Path, rows: list[Example], test: list[Example]) -> None:
     classes = set(labels_of(rows))
     if not rows:
-        raise InputError(str(path), "every usable row is in the test file too", "give other rows to learn from")
+        raise InputError(str(path), "every usable row is in the test file too", "add other rows for training")
     if len(classes) < 2:
         raise InputError(str(path), f"all rows have one label: {', '.join(classes) or 'none'}", "a classifier needs at least two")
     unknown = sorted(set(labels_of(test)) - classes)
@@ -192,12 +190,12 @@ def _refuse_classes(path: Path, rows: list[Example], test: list[Example]) -> Non
         raise InputError(
             str(path),
             f"the test file has labels that no row here has: {', '.join(unknown[:5])}",
-            "add rows, or take them out of the test",
+            "add rows with these labels, or remove them from the test file",
         )
 
 
 def _copies(pairs: list[Pair]) -> set[int]:
-    """Rows to drop so that no near pair is left whole, the earlier row of each pair staying."""
+    """Return the rows to drop so that no near pair remains; the earlier row of a pair stays."""
     dropped: set[int] = set()
     for pair in pairs:  # in the order of their second row
         if pair.first not in dropped:
@@ -220,13 +218,13 @@ def _near_report(data: Data, rows: list[Example], pairs: list[Pair]) -> dict[str
 
 
 def write(ingested: Ingested, folder: Path) -> None:
-    """Rows, test rows, class sizes, rows set aside, and the report last."""
+    """Write rows, test rows, rows set aside and class sizes, and the report last."""
     write_examples(folder / "rows.parquet", ingested.rows)
     write_examples(folder / "test.parquet", ingested.test)
-    with written_whole(folder / "quarantine.jsonl") as part:
+    with atomic_write(folder / "quarantine.jsonl") as part:
         lines = [json.dumps({**q._asdict(), "path": str(q.path)}, default=str) for q in ingested.quarantined]
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    with written_whole(folder / "classes.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(folder / "classes.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("label", "rows"), *ingested.report["classes"].items()])
     write_json(folder / "report.json", ingested.report)
 

@@ -1,4 +1,4 @@
-"""Stage `split`: rows become train, validation and test by a hash of their content; no row moves when others are added."""
+"""Stage `split`: divide rows into train, validation and test by a hash of their content. Added rows move no other row."""
 
 import argparse
 from collections import Counter
@@ -15,7 +15,7 @@ MIN_TEST_ROWS = 2
 
 
 class Sides(NamedTuple):
-    """Rows by side, the classes too small to be tested (kept for training by params), and the share that falls to test."""
+    """Rows by side, the classes too small to test (kept for training by params), and the share of test rows."""
 
     train: list[Example]
     val: list[Example]
@@ -25,9 +25,9 @@ class Sides(NamedTuple):
 
 
 def split(rows: list[Example], supplied_test: list[Example], settings: Split) -> Sides:
-    """Cut rows by content hash within their class; with a supplied test, rows become train and validation only.
+    """Divide rows by content hash; with a supplied test, rows become train and validation only.
 
-    Raises `InputError` for a class without two test rows, or without a training row, unless `small_classes` is `keep`.
+    Raise `InputError` for a class without two test rows or without a training row, unless `small_classes` is `keep`.
     """
     test_share = 0.0 if supplied_test else settings.test_share
     sides = {row.id: side_of(row, settings.seed, val_share=settings.val_share, test_share=test_share) for row in rows}
@@ -36,33 +36,35 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
         raise InputError(
             "the split",
             f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {', '.join(small)}",
-            "collect more rows, or set split.small_classes to keep (they are then trained on, not tested)",
+            "collect more rows, or set split.small_classes to keep (they are then trained on but not tested)",
         )
     for row in rows:
         if row.label in small:
             sides[row.id] = "train"
     if settings.rows_a_class != "all":
-        rows = few(rows, sides, settings.rows_a_class, settings.seed)
+        rows = limit_classes(rows, sides, settings.rows_a_class, settings.seed)
     chosen: dict[Side, list[Example]] = {"train": [], "val": [], "test": list(supplied_test)}
     for row in rows:
         chosen[sides[row.id]].append(row)
     if not chosen["val"]:
-        raise InputError("the split", "no row falls to validation", "collect more rows, or raise split.val_share")
+        raise InputError("the split", "no row is assigned to validation", "collect more rows, or raise split.val_share")
     if untrained := sorted(set(labels_of(chosen["val"])) - set(labels_of(chosen["train"]))):
-        what = f"all rows of a class fall to validation: {', '.join(untrained)}"
+        what = f"all rows of a class are assigned to validation: {', '.join(untrained)}"
         raise InputError("the split", what, "raise split.rows_a_class, lower split.val_share, or try another split.seed")
     return Sides(chosen["train"], chosen["val"], chosen["test"], small, test_share)
 
 
-def few(rows: list[Example], sides: dict[str, Side], a_class: int, seed: int) -> list[Example]:
-    """All test rows, and of each class at most so many others, drawn by a hash of their content."""
+def limit_classes(rows: list[Example], sides: dict[str, Side], rows_a_class: int, seed: int) -> list[Example]:
+    """Return all test rows, and at most `rows_a_class` other rows of each class, drawn by a hash of their content."""
     by_class: dict[str, list[Example]] = {}
     for row in rows:
         if sides[row.id] != "test":
             by_class.setdefault(str(row.label), []).append(row)
     drawn: set[str] = set()
-    for own in by_class.values():
-        drawn.update(sorted((row.id for row in own), key=lambda one: hash_to_unit(f"{seed}\0few\0{one}"))[:a_class])
+    for class_rows in by_class.values():
+        drawn.update(
+            sorted((row.id for row in class_rows), key=lambda row_id: hash_to_unit(f"{seed}\0few\0{row_id}"))[:rows_a_class]
+        )
     return [row for row in rows if sides[row.id] == "test" or row.id in drawn]
 
 
@@ -73,7 +75,7 @@ def _small_classes(rows: list[Example], supplied_test: list[Example], sides: dic
 
 
 def report(sides: Sides, jaccard: float) -> dict[str, Any]:
-    """Sizes by side and class, a digest of each side, and near pairs between training and test (told, never fatal)."""
+    """Return sizes by side and class, a digest of each side, and near pairs between training and test (never fatal)."""
     texts = [row.text for row in [*sides.train, *sides.test]]
     across = near_pairs_across(texts, len(sides.train), jaccard)
     named = {"train": sides.train, "val": sides.val, "test": sides.test}

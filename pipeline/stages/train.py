@@ -1,4 +1,4 @@
-"""Stage `train`: LoRA fine-tuning of the encoder with a cosine head; the best epoch by validation is kept."""
+"""Stage `train`: fine-tune the encoder with a cosine head, track the run in MLflow, and write the chosen epoch."""
 
 import argparse
 import csv
@@ -9,30 +9,30 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline import charts
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.records import Example, digest_examples, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home, git, is_dirty
 from pipeline.learning.accumulation import distributed_state
-from pipeline.learning.fit import fine_tune, prepare, summary, training_inputs
+from pipeline.learning.fit import Prepared, fine_tune, prepare, summary, training_inputs
 from pipeline.learning.loop import FitResult
 from pipeline.learning.resume import open_checkpoints
 from pipeline.learning.training_state import Table
 from pipeline.network.trained_model import save_trained
-from pipeline.params import Data, flatten, load_params
+from pipeline.params import Data, Params, flatten, load_params
 from pipeline.tracking import Run, stage_run
 
 
 def write_table(path: Path, table: Table) -> None:
-    """A csv with the keys of the first row as its header."""
-    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    """Write a csv with the keys of the first row as its header."""
+    with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, table[0].keys() if table else ["step"])
         writer.writeheader()
         writer.writerows(table)
 
 
 def write_curves(folder: Path, fitted: FitResult, run: Run) -> None:
-    """Tables and summary as files, and into the run."""
+    """Write tables and summary as files, and log them to the run."""
     write_table(folder / "steps.csv", fitted.steps)
     write_table(folder / "epochs.csv", fitted.epochs)
     write_json(folder / "metrics.json", summary(fitted))
@@ -41,7 +41,7 @@ def write_curves(folder: Path, fitted: FitResult, run: Run) -> None:
 
 
 def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], data: Data) -> str:
-    """Tell the run which rows it saw: one dataset a side, with the digest of the split's report; returns the digest of all."""
+    """Log one dataset for each side, with the digest of the split's report; return the digest of all sides."""
     digests = json.loads((split_folder / "report.json").read_text(encoding="utf-8"))["digests"]
     if "spread" in sides:
         digests["spread"] = digest_examples(sides["spread"])
@@ -54,8 +54,8 @@ def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], 
     return whole
 
 
-def tell_spread(run: Run, folder: Path) -> None:
-    """Report, numbers and picture of the stage `spread`, which has no run of its own; nothing where it had no texts."""
+def log_spread(run: Run, folder: Path) -> None:
+    """Log report, numbers and picture of stage `spread`, which has no MLflow run; do nothing when it had no texts."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if not report["texts"]:
         return
@@ -64,6 +64,27 @@ def tell_spread(run: Run, folder: Path) -> None:
     if report["held_out"]["rows"]:
         run.metrics({f"spread/held_out_{score}": report["held_out"][score] for score in ("accuracy", "control")})
         run.figure(charts.certainty(report["held_out"]["by_certainty"], report["held_out"]["accuracy"]), "spread_certainty")
+
+
+def train(prepared: Prepared, sides: dict[str, list[Example]], paths: argparse.Namespace, params: Params) -> FitResult:
+    """Train in an MLflow run, resuming from a checkpoint where there is one; write the model and the curves."""
+    home = find_home()
+    tracked = {
+        k: v for name in ("data", "split", "spread", "model", "train") for k, v in flatten(getattr(params, name), name).items()
+    }
+    with (
+        open_checkpoints(training_inputs(prepared, params), home, params.train.checkpoint_s) as checkpoints,
+        stage_run("train", tracked, home, continues=checkpoints.run if checkpoints else None) as run,
+    ):
+        if checkpoints:
+            checkpoints.run = run.id
+        digest = log_datasets(run, paths.split, sides, params.data)
+        log_spread(run, paths.spread)
+        fitted = fine_tune(prepared, params, run, checkpoints, home)
+        origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}
+        save_trained(paths.model, fitted.state, prepared.labels, origin)
+        write_curves(paths.curves, fitted, run)
+    return fitted
 
 
 def main() -> None:
@@ -77,27 +98,11 @@ def main() -> None:
     sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
     if spread := read_examples(args.spread / "rows.parquet"):
         sides["spread"] = spread
-    tracked = {
-        k: v for name in ("data", "split", "spread", "model", "train") for k, v in flatten(getattr(params, name), name).items()
-    }
     prepared = prepare([*sides["train"], *spread], sides["val"], params)
-    home = find_home()
-    if not distributed_state().is_main_process:  # of `torchrun`: it computes its parts, and the main process tells and writes
-        fine_tune(prepared, params, Run(None), None, home)
-        return
-    with (
-        open_checkpoints(training_inputs(prepared, params), home, params.train.checkpoint_s) as checkpoints,
-        stage_run("train", tracked, home, continues=checkpoints.run if checkpoints else None) as run,
-    ):
-        if checkpoints:
-            checkpoints.run = run.id
-        digest = log_datasets(run, args.split, sides, params.data)
-        tell_spread(run, args.spread)
-        fitted = fine_tune(prepared, params, run, checkpoints, home)
-        origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}
-        save_trained(args.model, fitted.state, prepared.labels, origin)
-        write_curves(args.curves, fitted, run)
-    print(json.dumps(summary(fitted)))
+    if distributed_state().is_main_process:
+        print(json.dumps(summary(train(prepared, sides, args, params))))
+    else:  # a worker of torchrun computes its part; the main process logs and writes
+        fine_tune(prepared, params, Run(None), None, find_home())
 
 
 if __name__ == "__main__":

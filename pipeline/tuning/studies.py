@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import load_params
@@ -86,7 +86,7 @@ def laid_out(home: Path) -> Path:
 def remember(one: Measured, path: Path) -> None:
     """One more line."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(before + json.dumps(one._asdict(), sort_keys=True) + "\n", encoding="utf-8")
 
 

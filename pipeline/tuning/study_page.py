@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from pipeline import charts
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.metrics import mcnemar
 from pipeline.tuning.study import Measured, Run, Study, as_argument, from_bits
 
@@ -139,7 +139,7 @@ def write_page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[s
     if len(lines) > 1:
         rows = next(one.rows for one in measured.values() if one.key in {run.key for run in runs})
         figure = charts.arms([(one.arm, one.accuracy, one.cpu_s) for one in lines], rows)
-        with written_whole(folder / f"{name}.png") as part:
+        with atomic_write(folder / f"{name}.png") as part:
             figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
-    with written_whole(folder / f"{name}.md") as part:
+    with atomic_write(folder / f"{name}.md") as part:
         part.write_text(page(name, study, runs, measured), encoding="utf-8")

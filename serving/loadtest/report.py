@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from rich.table import Table
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.charts import GREEN, GREY, RUST
 from pipeline.data.records import write_json
 from serving.loadtest.limit import Limit, Step
@@ -22,7 +22,7 @@ def write_report(measured: Result | Limit, folder: Path) -> None:
     """`loadtest.json` and `loadtest.png` in the folder."""
     figure = limit_figure(measured) if isinstance(measured, Limit) else run_figure(measured)
     folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / "loadtest.png") as part:
+    with atomic_write(folder / "loadtest.png") as part:
         figure.savefig(part, format="png", dpi=110)
     write_json(folder / "loadtest.json", limit_summary(measured) if isinstance(measured, Limit) else run_summary(measured))
 

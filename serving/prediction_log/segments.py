@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.errors import InputError
 
 FORMAT = b"1"
@@ -150,7 +150,7 @@ def prepare() -> None:
 def put(fs: Any, path: str, data: bytes) -> None:
     """A local file is written aside and moved; elsewhere one put is what shows a file only when it is whole."""
     if isinstance(fs, LocalFileSystem):
-        with written_whole(Path(path)) as part:
+        with atomic_write(Path(path)) as part:
             part.write_bytes(data)
     else:
         fs.pipe_file(path, data)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from monitoring.retrain.journal import STEPS
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.data.records import written_whole
+from pipeline.data.records import atomic_write
 from tests.faults.retrain_room import Look
 from tests.faults.timeline import AMBER, SHADE
 
@@ -63,7 +63,7 @@ class RetrainStory(NamedTuple):
         lanes[0].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.1), fontsize=8)
         lanes[-1].set_xlabel("seconds since the first fault or step of the retrain")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as part:
+        with atomic_write(path) as part:
             figure.savefig(part, format="png", dpi=110)
 
     def _draw_lane(self, axes: Any, number: int, name: str) -> None:

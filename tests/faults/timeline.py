@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.data.records import written_whole
+from pipeline.data.records import atomic_write
 from serving.loadtest.result import percentile
 from tests.faults.memory import Sample
 from tests.faults.traffic import Traffic
@@ -117,7 +117,7 @@ def draw(story: Story, path: Path) -> None:
     memory.set_xlabel("seconds; a request stands at the time at which it was meant to be sent, and its latency counts from there")
     memory.set_xlim(0, table[-1]["at_s"] + story.step_s)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=110)
 
 

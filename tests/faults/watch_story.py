@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.data.records import written_whole
+from pipeline.data.records import atomic_write
 from tests.faults.sampled import sampled
 from tests.faults.timeline import AMBER, SHADE, Mark
 from tests.faults.watch_room import JUDGED, Room
@@ -72,7 +72,7 @@ class WatchStory(NamedTuple):
             axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
         label(stands, [(mark.since_s - zero_s, mark.name) for mark in self.marks], self.samples[-1].at_s - zero_s)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as part:
+        with atomic_write(path) as part:
             figure.savefig(part, format="png", dpi=110)
 
     def _draw_standings(self, axes: Any, zero_s: float) -> None:

@@ -143,14 +143,14 @@ def test_an_unusable_value_is_reported_with_its_line_and_key(tmp_path: Path, sta
 @pytest.mark.parametrize(
     ("start", "written", "nearest"),
     [
-        ("  lora_rank:", "  lora_rank: 0", "the nearest valid value: 1"),
+        ("  lora_rank:", "  lora_rank: 0", "the nearest that works: 1"),
         ("  optimizer:", "  optimizer: adam", "did you mean `adamw`? Valid here: adamw, lion, sgd"),
         ("  schedule:", "  schedule: cosin", "did you mean `cosine`?"),
-        ("  http_port:", "  http_port: 80000", "the nearest valid value: 65535"),
+        ("  http_port:", "  http_port: 80000", "the nearest that works: 65535"),
         ("  explosion_backoff:", "  explosion_backoff: 1.5", "use a number below 1"),
     ],
 )
-def test_an_unusable_value_is_reported_with_the_nearest_valid_value(
+def test_an_unusable_value_is_reported_with_the_nearest_that_works(
     tmp_path: Path, start: str, written: str, nearest: str
 ) -> None:
     assert nearest in refused(tmp_path, replaced(start, written)).do

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.atomic_write import written_whole
+from pipeline.atomic_write import atomic_write
 from pipeline.data.records import (
     Columns,
     Example,
@@ -337,7 +337,7 @@ def test_the_digest_is_over_ids_and_labels_in_order() -> None:
 
 def test_a_file_written_whole_appears_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text("all")
         assert not path.exists()
     assert path.read_text() == "all"
@@ -347,7 +347,7 @@ def test_a_file_written_whole_appears_at_the_end(tmp_path: Path) -> None:
 def test_a_block_that_fails_leaves_nothing_and_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(RuntimeError), written_whole(path) as part:
+    with pytest.raises(RuntimeError), atomic_write(path) as part:
         part.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"

@@ -172,7 +172,7 @@ def test_a_class_that_nothing_would_be_learnt_from_is_refused() -> None:
 
 def test_a_split_without_validation_is_refused() -> None:
     none_in_val = [one for one in KNOWN if SIDES[one.id] != "val"]
-    with pytest.raises(InputError, match="no row falls to validation"):
+    with pytest.raises(InputError, match="no row is assigned to validation"):
         split(none_in_val, [], HALF)
 
 
