@@ -195,17 +195,12 @@ def history(connection: sa.Connection, model: str) -> list[Past]:
 
 
 def _waiting(connection: sa.Connection) -> list[Episode]:
-    return [
-        Episode(
-            row.id,
-            row.alertname,
-            row.version,
-            row.is_over,
-            Moment(row.received_wall, row.received_mono, row.received_boot),
-            row.reason,
-        )
-        for row in connection.execute(statements.WAITING)
-    ]
+    return [_episode(row) for row in connection.execute(statements.WAITING)]
+
+
+def _episode(row: sa.Row[*tuple[Any, ...]]) -> Episode:
+    received = Moment(row.received_wall, row.received_mono, row.received_boot)
+    return Episode(row.id, row.alertname, row.version, row.is_over, received, row.reason)
 
 
 def _decided(decision: Decision, retrain: int | None, now: Moment) -> dict[str, Any]:

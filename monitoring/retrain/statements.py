@@ -15,6 +15,11 @@ def is_the(column: sa.Column[object]) -> sa.ColumnElement[bool]:
     return column == sa.bindparam(f"the_{column.name}", type_=column.type)
 
 
+def moment_names(name: str) -> tuple[str, str, str]:
+    """Return the three columns that store one moment."""
+    return f"{name}_wall", f"{name}_mono", f"{name}_boot"
+
+
 def columns(table: sa.Table, *names: str) -> list[sa.Column[Any]]:
     """Some of a table's."""
     return [table.c[name] for name in names]
@@ -45,9 +50,7 @@ MARK_SEEN = alerts.update().where(IS_IN_BATCH).values(decision_id=sa.select(deci
 # --- episodes are decided
 
 WAITING = (
-    sa.select(
-        *columns(decisions, "id", "alertname", "version", "is_over", "received_wall", "received_mono", "received_boot", "reason")
-    )
+    sa.select(*columns(decisions, "id", "alertname", "version", "is_over", *moment_names("received"), "reason"))
     .where(IS_WAITING)
     .order_by(decisions.c.id)
 )
@@ -55,7 +58,7 @@ DECIDE = decisions.update().where(is_the(decisions.c.id) & IS_WAITING)
 HISTORY = (
     sa.select(
         *columns(retrains, "id", "state", "git_commit"),
-        *columns(retrains, "began_wall", "began_mono", "began_boot", "ended_wall", "ended_mono", "ended_boot"),
+        *columns(retrains, *moment_names("began"), *moment_names("ended")),
     )
     .where(is_the(retrains.c.model))
     .order_by(retrains.c.id)
@@ -65,7 +68,7 @@ START = retrains.insert().returning(retrains.c.id)
 # --- a retrain in somebody's hands
 
 LEASE = (
-    sa.select(*columns(retrains, "id", "fence", "lease_wall", "lease_mono", "lease_boot"))
+    sa.select(*columns(retrains, "id", "fence", *moment_names("lease")))
     .where(IS_LIVE)
     .with_for_update(skip_locked=True)
 )
