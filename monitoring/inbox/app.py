@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -19,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from monitoring.alertmanager_webhook import WebhookError, parse_webhook
 from monitoring.inbox.explanation import fetch_explanation
-from monitoring.inbox.messages import Message, MessageStore, Webhook, overdue_s, status_of
+from monitoring.inbox.messages import Message, MessageStore, overdue_s, status_of
 from monitoring.inbox.page import FILES, render_page
 from pipeline.home import find_home
 from pipeline.params import Alerts, load_params
@@ -59,13 +59,13 @@ class Inbox:
         try:
             length = request.headers.get("content-length", "")
             body = await read_body(request.receive, max_bytes=MAX_BODY_BYTES, within_s=BODY_WITHIN_S, content_length=length)
-            webhook = Webhook.model_validate_json(body)
+            webhook = parse_webhook(body)
         except BodyTooLargeError:
             return Response(f"the body is longer than {MAX_BODY_BYTES} bytes", 413)
         except BodyError:
             return Response("the body did not arrive in time", 408)
-        except ValidationError as error:
-            log.warning("refused a body that is not Alertmanager's webhook", error=str(error.errors(include_url=False)[0]))
+        except WebhookError as error:
+            log.warning("refused a body that is not Alertmanager's webhook", error=str(error))
             return Response("this is not Alertmanager's webhook", 422)
         try:
             async with self._lock:

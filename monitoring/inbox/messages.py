@@ -7,35 +7,17 @@ switch tells the two apart: it carries the time of Prometheus' own evaluation, a
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict
 
 from monitoring.alert_rules.monitoring import SWITCH
+from monitoring.alertmanager_webhook import Webhook, WebhookAlert
 from monitoring.inbox.explanation import Explanation
 from pipeline.params import Alerts
 
 Status = Literal["firing", "unheard", "unconfirmed", "over"]
-Text = Annotated[str, StringConstraints(max_length=20_000)]
-Texts = Annotated[dict[Text, Text], Field(max_length=64)]
 KEYS = {"received_at": "heard_at", "explanation": "evidence", "explanation_error": "evidence_problem"}  # in the stored JSON
-
-
-class WebhookAlert(BaseModel):
-    """One alert in Alertmanager's webhook, version 4. Unknown keys are ignored."""
-
-    status: Literal["firing", "resolved"]
-    labels: Texts
-    annotations: Texts
-    starts_at: AwareDatetime = Field(alias="startsAt")
-    ends_at: AwareDatetime = Field(alias="endsAt")
-    fingerprint: Annotated[str, StringConstraints(max_length=200)]
-
-
-class Webhook(BaseModel):
-    """The body that Alertmanager posts."""
-
-    alerts: Annotated[list[WebhookAlert], Field(max_length=10_000)]
 
 
 class Message(BaseModel):

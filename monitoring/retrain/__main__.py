@@ -24,14 +24,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monitoring.retrain.alerts import Heard, enter
+from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.clock import read_clock
 from monitoring.retrain.controller import Controller, Ended, lease_keeper
 from monitoring.retrain.decide import ASKED, Past, Situation
 from monitoring.retrain.gate.candidate import gate
 from monitoring.retrain.gate.verdict import Gate
 from monitoring.retrain.journal import Begin, Journal
-from monitoring.retrain.metrics import TEXT, ControllerMetrics
+from monitoring.retrain.metrics import TEXT_FORMAT, ControllerMetrics
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.situation import read_situation
 from monitoring.retrain.steps import WorkHere
@@ -71,7 +71,7 @@ def create_app(controller: Controller, metrics: ControllerMetrics, poll_s: float
     """/metrics, while two threads look and work."""
 
     async def show(_request: Request) -> Response:
-        return Response(metrics.text(), media_type=TEXT)
+        return Response(metrics.text(), media_type=TEXT_FORMAT)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -113,7 +113,7 @@ def ask(engine: sa.Engine, why: str) -> None:
     now = time.time()
     body = json.dumps({"labels": {"alertname": ASKED}, "annotations": {"why": why}})
     with engine.begin() as connection:
-        enter(connection, [Heard(f"asked-{secrets.token_hex(8)}", now, "firing", body)], now)
+        insert_alerts(connection, [ReceivedAlert(f"asked-{secrets.token_hex(8)}", now, "firing", body)], now)
 
 
 @contextmanager

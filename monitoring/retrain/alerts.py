@@ -1,4 +1,4 @@
-"""Alerts as a webhook brought them: how they are entered, once each, and what an episode begins as."""
+"""Alerts: read from a webhook, inserted once each, and turned into the decision rows of their episodes."""
 
 import json
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from monitoring.alertmanager_webhook import parse_webhook
 from monitoring.retrain.clock import Moment
 from state.tables import alerts
 
-MOST_TEXT = 4000
+MAX_TEXT = 4000
 
 
-class Heard(NamedTuple):
-    """An alert as a webhook brought it."""
+class ReceivedAlert(NamedTuple):
+    """One alert of a webhook."""
 
     fingerprint: str
     starts_at: float  # seconds of the epoch
@@ -23,23 +24,33 @@ class Heard(NamedTuple):
     body: str  # JSON, ASCII
 
 
-def enter(connection: sa.Connection, heard: Sequence[Heard], now_s: float) -> int:
-    """Enter alerts as they were heard; how many were new. One that is there already stays as it is."""
-    rows = [{**one._asdict(), "received_at": now_s} for one in heard]
-    done = connection.execute(insert_new(connection, alerts), rows)
-    return len(done.all())
+def read_alerts(body: bytes) -> tuple[list[ReceivedAlert], int]:
+    """Return a webhook's alerts and the number that Alertmanager cut off; raises `WebhookError`."""
+    webhook = parse_webhook(body)
+    raw_alerts = json.loads(body)["alerts"]  # as posted, with unknown fields
+    received = [
+        ReceivedAlert(alert.fingerprint, alert.starts_at.timestamp(), alert.status, json.dumps(raw))
+        for alert, raw in zip(webhook.alerts, raw_alerts, strict=True)
+    ]
+    return received, webhook.truncated
 
 
-def unseen(connection: sa.Connection) -> int:
-    """How many alerts the controller has not seen yet."""
+def insert_alerts(connection: sa.Connection, received: Sequence[ReceivedAlert], now_s: float) -> int:
+    """Insert alerts and return how many were new; a row that exists stays unchanged."""
+    rows = [{**alert._asdict(), "received_at": now_s} for alert in received]
+    inserted = connection.execute(insert_or_ignore(connection, alerts), rows)
+    return len(inserted.all())
+
+
+def count_unseen(connection: sa.Connection) -> int:
+    """Return the number of alerts the controller has not seen yet."""
     counted = sa.select(sa.func.count()).select_from(alerts).where(alerts.c.decision_id.is_(None))
     return int(connection.execute(counted).scalar_one())
 
 
-def new_episode(row: sa.Row[*tuple[Any, ...]], now: Moment) -> dict[str, Any]:
-    """A new row of decisions: it waits, for no reason yet. Labels are data, of whatever kind the sender liked."""
+def decision_row(row: sa.Row[*tuple[Any, ...]], now: Moment) -> dict[str, Any]:
+    """Return an alert's new row of `decisions`: waiting, without a reason yet. Labels may hold any JSON value."""
     labels = json.loads(row.body).get("labels", {})
-    received = {"received_wall": now.wall, "received_mono": now.mono, "received_boot": now.boot}
     return {
         "fingerprint": row.fingerprint,
         "starts_at": row.starts_at,
@@ -50,29 +61,31 @@ def new_episode(row: sa.Row[*tuple[Any, ...]], now: Moment) -> dict[str, Any]:
         "reason": "",
         "at": now.wall,
         "facts": "{}",
-        **received,
+        "received_wall": now.wall,
+        "received_mono": now.mono,
+        "received_boot": now.boot,
     }
 
 
 def _version(label: object) -> int | None:
-    """The version a label names; 0, which no version is, for one that cannot be."""
+    """Return the version in a label, or 0, which no version has, for a label that is not a version number."""
     if label is None:
         return None
     text = str(label)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
-def insert_new(connection: sa.Connection, table: sa.Table) -> Any:
-    """The insert, in the words of this database, that leaves alone what is there; it returns the ids of what was not."""
-    return _insert_new(connection.dialect.name, table)
+def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
+    """Return this database's insert that skips rows which exist; it returns the ids of the new ones."""
+    return _insert_or_ignore(connection.dialect.name, table)
 
 
 @cache
-def _insert_new(dialect: str, table: sa.Table) -> Any:
+def _insert_or_ignore(dialect: str, table: sa.Table) -> Any:
     kind = postgresql if dialect == "postgresql" else sqlite
     return kind.insert(table).on_conflict_do_nothing().returning(table.c.id)
 
 
 def storable(text: str) -> str:
-    """The text without what PostgreSQL cannot keep: NUL and lone surrogates."""
-    return text[:MOST_TEXT].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    """Return the text without NUL and lone surrogates, which PostgreSQL cannot store."""
+    return text[:MAX_TEXT].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -78,7 +78,7 @@ class Controller:
             self._metrics.decided(one.outcome, one.reason)
             log.info("decided", decision=one.episode, verdict=one.outcome, reason=one.reason, retrain=one.retrain, **one.facts)
         is_running = any(past.state == "running" for past in known) or any(one.outcome == "started" for one in changed)
-        self._metrics.looked(
+        self._metrics.cycle_done(
             now.wall, waiting=waiting, is_running=is_running, spent_ratio=spent_s(known, now) / self._settings.budget_s
         )
         return changed
@@ -124,7 +124,7 @@ class Controller:
             return self._end(held, job, "refused", str(error))
         except Exception as error:
             return self._failed(held, job, error)
-        self._metrics.stepped(job.step, elapsed_s(begun, self._clock()))
+        self._metrics.step_done(job.step, elapsed_s(begun, self._clock()))
         if isinstance(done, Ended):
             return done
         if job.step == "swap":
@@ -195,7 +195,7 @@ class Controller:
         live = self._journal.live()
         self._swept = now
         try:
-            self._metrics.closed(self._work.sweep(live.id if live else None))
+            self._metrics.orphans_closed(self._work.sweep(live.id if live else None))
         except Exception as error:
             self._metrics.failed("sweeping")
             log.warning("what is left of others was not swept", error=str(error)[:300])

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 
 from monitoring.retrain import statements
-from monitoring.retrain.alerts import insert_new, new_episode, storable
+from monitoring.retrain.alerts import decision_row, insert_or_ignore, storable
 from monitoring.retrain.clock import Moment, is_past, later
 from monitoring.retrain.decide import Decision, Episode, Past
 from monitoring.retrain.new_labels import learnt_upto
@@ -66,8 +66,8 @@ class Journal:
             rows = connection.execute(statements.UNSEEN, {"the_limit": SEEN_AT_ONCE}).all()
             if not rows:
                 return 0
-            new, batch = [new_episode(row, now) for row in rows], {"the_last": rows[-1].id}
-            connection.execute(insert_new(connection, decisions), new)
+            new, batch = [decision_row(row, now) for row in rows], {"the_last": rows[-1].id}
+            connection.execute(insert_or_ignore(connection, decisions), new)
             connection.execute(statements.END_EPISODES, batch)
             connection.execute(statements.MARK_SEEN, batch)
         return len(rows)

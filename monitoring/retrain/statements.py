@@ -67,11 +67,7 @@ START = retrains.insert().returning(retrains.c.id)
 
 # --- a retrain in somebody's hands
 
-LEASE = (
-    sa.select(*columns(retrains, "id", "fence", *moment_names("lease")))
-    .where(IS_LIVE)
-    .with_for_update(skip_locked=True)
-)
+LEASE = sa.select(*columns(retrains, "id", "fence", *moment_names("lease"))).where(IS_LIVE).with_for_update(skip_locked=True)
 CLAIM = retrains.update().where(is_the(retrains.c.id))
 HELD_STEP = sa.select(retrains.c.step).where(IS_HELD).with_for_update()
 WRITE = retrains.update().where(IS_HELD)

@@ -1,1 +1,1 @@
-"""The receiver of Alertmanager's webhooks: parsed, entered in the journal once each, then acknowledged. Decides nothing."""
+"""The receiver of Alertmanager's webhooks: parses alerts, commits each once to the journal, then acknowledges."""

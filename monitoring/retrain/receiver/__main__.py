@@ -1,4 +1,4 @@
-"""Runs the receiver of alerts: `python -m monitoring.retrain.receiver`."""
+"""Run the receiver of alerts: `python -m monitoring.retrain.receiver`."""
 
 from monitoring.retrain.receiver.app import main
 from pipeline.errors import run_stage

@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from monitoring.retrain.alerts import Heard, enter
+from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.clock import Moment
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.decide import Harm, Past, Situation
@@ -71,7 +71,7 @@ class World:
         self.names = {place: place for place in "AB"}  # of the controllers that live
         self.lives = 0
         self.controllers = {place: self.controller(place) for place in "AB"}
-        self.posted: list[Heard] = []  # what Alertmanager has to say
+        self.posted: list[ReceivedAlert] = []  # what Alertmanager has to say
         self.acknowledged: set[tuple[str, float, str]] = set()
         self.passed: dict[int, bool] = {}
         self.children: dict[int, float] = {}  # dvc repro by retrain: when it ends
@@ -173,7 +173,7 @@ class World:
         champion = self.champion()
         version = self.rng.choice([champion] * 8 + [champion + 1, "../1"])
         labels = {"alertname": self.rng.choices(NAMES, [6, 3, 4, 1, 1])[0], "version": str(version)}
-        told = [Heard(episode, began, status, json.dumps({"labels": labels})) for status in ("firing", "resolved")]
+        told = [ReceivedAlert(episode, began, status, json.dumps({"labels": labels})) for status in ("firing", "resolved")]
         self.posted += told if self.rng.random() < 0.25 else told[:1]
         self.tell(f"alert {episode} {labels}, {len(self.posted)} messages")
 
@@ -183,12 +183,12 @@ class World:
             recent = self.posted[-4:]
             self.receive(self.rng.sample(recent, self.rng.randint(1, len(recent))) + self.rng.choices(self.posted, k=1))
 
-    def receive(self, heard: list[Heard]) -> None:
+    def receive(self, heard: list[ReceivedAlert]) -> None:
         """The receiver: 2xx after the commit, or nothing."""
         self.acting = "receiver"
         try:
             with self.begin() as connection:
-                enter(connection, heard, self.now().wall)
+                insert_alerts(connection, heard, self.now().wall)
         except Crash:
             return
         self.acknowledged |= {one[:3] for one in heard}

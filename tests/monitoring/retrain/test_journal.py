@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from monitoring.retrain.alerts import Heard, enter, unseen
+from monitoring.retrain.alerts import ReceivedAlert, count_unseen, insert_alerts
 from monitoring.retrain.clock import Moment
 from monitoring.retrain.decide import Decision, Episode, Past
 from monitoring.retrain.journal import STEPS, Held, Journal, StaleError, history, holds
@@ -21,9 +21,9 @@ def after(seconds: float) -> Moment:
     return Moment(NOW.wall + seconds, NOW.mono + seconds, NOW.boot)
 
 
-def heard(name: str = "a", status: str = "firing", **labels: Any) -> Heard:
+def heard(name: str = "a", status: str = "firing", **labels: Any) -> ReceivedAlert:
     body = json.dumps({"labels": {"alertname": "EvergreenDrift", "version": "1"} | labels})
-    return Heard(name, 1_789_999_000.5, status, body)  # type: ignore[arg-type]
+    return ReceivedAlert(name, 1_789_999_000.5, status, body)  # type: ignore[arg-type]
 
 
 def start_all(_connection: sa.Connection, episodes: list[Episode], past: list[Past]) -> list[Decision]:
@@ -38,9 +38,9 @@ def start_all(_connection: sa.Connection, episodes: list[Episode], past: list[Pa
     return made
 
 
-def tell(engine: sa.Engine, *many: Heard) -> None:
+def tell(engine: sa.Engine, *many: ReceivedAlert) -> None:
     with engine.begin() as connection:
-        enter(connection, many, NOW.wall)
+        insert_alerts(connection, many, NOW.wall)
 
 
 def rows(engine: sa.Engine, table: sa.Table) -> list[Any]:
@@ -71,9 +71,9 @@ def held(journal: Journal, engine: sa.Engine) -> Held:
 
 def test_an_alert_is_entered_once_and_seen_once(journal: Journal, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        assert enter(connection, [heard("a"), heard("b"), heard("a")], NOW.wall) == 2
-        assert enter(connection, [heard("a"), heard("a", "resolved")], NOW.wall) == 1
-        assert unseen(connection) == 3
+        assert insert_alerts(connection, [heard("a"), heard("b"), heard("a")], NOW.wall) == 2
+        assert insert_alerts(connection, [heard("a"), heard("a", "resolved")], NOW.wall) == 1
+        assert count_unseen(connection) == 3
     assert journal.see(NOW) == 3
     assert journal.see(NOW) == 0
     assert [(row.fingerprint, row.verdict, row.is_over, row.version) for row in rows(engine, decisions)] == [

@@ -10,11 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.retrain.__main__ import ask, build, once
-from monitoring.retrain.alerts import enter
+from monitoring.retrain.alerts import insert_alerts, read_alerts
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.receiver.webhook import read_webhook
 from serving.release.manifest import LINEAGE, model_name, read_verified, repository
 from serving.release.publish import publish
 from serving.release.release_table import roles
@@ -123,9 +122,9 @@ def judging(verdict: Verdict) -> Callable[..., Verdict]:
 
 
 def tell(engine: sa.Engine, *told: dict[str, object]) -> None:
-    heard, _ = read_webhook(webhook(*told))
+    heard, _ = read_alerts(webhook(*told))
     with engine.begin() as connection:
-        enter(connection, heard, 0.0)
+        insert_alerts(connection, heard, 0.0)
 
 
 def aliases(project: Project) -> dict[str, int]:

@@ -14,8 +14,9 @@ import pytest
 import requests
 import sqlalchemy as sa
 
+from monitoring.alertmanager_webhook import WebhookError
+from monitoring.retrain.alerts import read_alerts
 from monitoring.retrain.receiver.app import ensure_token, token_file
-from monitoring.retrain.receiver.webhook import NotAWebhookError, read_webhook
 from pipeline.errors import InputError
 from pipeline.params import Params
 from state.tables import alerts
@@ -179,7 +180,7 @@ def test_a_token_is_made_once_and_only_its_owner_can_read_it(params: Params, tmp
 
 
 def test_the_parser_says_where_a_webhook_is_wrong() -> None:
-    with pytest.raises(NotAWebhookError, match=r"alerts\.1\.labels"):
-        read_webhook(webhook(alert(1), alert(2) | {"labels": 5}))
-    heard, truncated = read_webhook(webhook(alert(1), truncatedAlerts=7))
-    assert (len(heard), truncated) == (1, 7)
+    with pytest.raises(WebhookError, match=r"alerts\.1\.labels"):
+        read_alerts(webhook(alert(1), alert(2) | {"labels": 5}))
+    received, truncated = read_alerts(webhook(alert(1), truncatedAlerts=7))
+    assert (len(received), truncated) == (1, 7)
