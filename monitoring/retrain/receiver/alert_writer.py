@@ -92,7 +92,7 @@ class AlertWriter:
             self._thread.shutdown()
 
     def _insert(self, batch: list[list[ReceivedAlert]]) -> tuple[list[bool], int]:
-        """Insert a batch in one transaction, each webhook whole or not at all; return which are in and the number of new alerts."""
+        """Insert a batch in one transaction, each webhook whole or not at all; return which are in and how many are new."""
         now_s = self._clock()
         with self._engine.begin() as connection:
             free = self._max_unseen - count_unseen(connection)

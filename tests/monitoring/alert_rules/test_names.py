@@ -64,14 +64,14 @@ def gateway_metrics() -> dict[str, set[str]]:
 def retrain_metrics() -> dict[str, set[str]]:
     """Return the receiver's and the controller's metrics after calling each method once."""
     receiver, controller = ReceiverMetrics(lambda: 0), ControllerMetrics()
-    receiver.took(204, 0.01)
-    receiver.heard(1, 1)
+    receiver.answered(204, 0.01)
+    receiver.received(1, 1)
     receiver.truncated(1)
     receiver.refused("full")
     receiver.failed()
     controller.decided("refused", "over")
-    controller.looked(1.0, waiting={"settling": 1}, is_running=True, spent_ratio=0.5)
-    controller.stepped("gate", 3.0)
+    controller.cycle_done(1.0, waiting={"settling": 1}, is_running=True, spent_ratio=0.5)
+    controller.step_done("gate", 3.0)
     controller.failed("looking")
     return exported(receiver.text().decode()) | exported(controller.text().decode())
 
