@@ -55,7 +55,7 @@ def publish(
     """Make the packaged model a version (registry, live repository, release table), or make a version champion."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.release.publish import champion, is_other_than
+    from serving.release.publish import champion, differs
     from serving.release.publish import publish as do
 
     home = find_home()
@@ -63,12 +63,12 @@ def publish(
         _swap_to(version, home)
         return
     there = champion(home) if first else None
-    if there and is_other_than(there, PACKAGE):
+    if there and differs(there, PACKAGE):
         out.print(f"version {there.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
         return
     published = do(PACKAGE, DVC_LOCK, load_params().publish.name, home)
     number, role = published.release.version, published.release.role
-    word = "was published before as" if published.was_there else "is now"
+    word = "was published before as" if published.already_published else "is now"
     out.print(f"this package {word} version {number}, {role} → {escape(str(published.folder))}")
     if role == "challenger":
         out.print(f"next: .venv/bin/evergreen publish {number} (make it champion), or .venv/bin/evergreen route --shadow 1")
@@ -221,8 +221,8 @@ def _swap_to(version: int, home: Path) -> None:
     done = swap(version, load_params(), home, _tell)
     if not done.was_served:
         out.print("no Triton answers; it is served from the next start: make serve")
-    if done.before not in (None, version):
-        out.print(f"version {done.before} is kept as previous; back to it: .venv/bin/evergreen rollback")
+    if done.previous not in (None, version):
+        out.print(f"version {done.previous} is kept as previous; back to it: .venv/bin/evergreen rollback")
 
 
 def _tell(line: str) -> None:

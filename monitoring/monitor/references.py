@@ -14,7 +14,7 @@ import structlog
 
 from pipeline.errors import EvergreenError
 from serving.processes.supervisor import Backoff
-from serving.release.fetch_repository import fetch_some, open_store
+from serving.release.fetch_repository import fetch_files, open_store
 from serving.release.manifest import MANIFEST, model_name, repository
 from serving.release.release_table import Release
 
@@ -44,7 +44,7 @@ class References:
             raise self._failed[1]
         try:
             store = open_store(self._store, attempts=1, wait_s=0.0)
-            fetch_some(store, folder.name, release.content_digest, NEEDED, folder)
+            fetch_files(store, folder.name, release.content_digest, NEEDED, folder)
         except (EvergreenError, OSError) as error:
             pause_s = self._pauses.failed(now)
             self._failed = release.version, error

@@ -16,7 +16,7 @@ from pipeline import tracking
 from pipeline.errors import ToolError
 from pipeline.params import Params
 from serving.release.manifest import model_name
-from serving.release.publish import is_other_than, publish, release_of
+from serving.release.publish import differs, publish, release_of
 from serving.release.swap import swap, unpark
 from state.database import open_state
 
@@ -100,7 +100,7 @@ class WorkHere:
         """What the champion is already needs no judge."""
         tree = self._run.tree(job)
         package, release = tree / "artifacts" / "package", release_of(self._home, "champion")
-        if release and not is_other_than(release, package):
+        if release and not differs(release, package):
             return Verdict(False, ("unchanged: the candidate is the champion, byte for byte",), {})
         champion = unpark(self._home, release.version) if release else None
         return self._gate(package, champion, split=tree / "artifacts" / "split", feedback=tree / "data" / "feedback")
@@ -109,7 +109,9 @@ class WorkHere:
         """Registry, live repository, release table."""
         tree = self._run.tree(job)
         name = self._params.publish.name
-        done = publish(tree / "artifacts" / "package", tree / "dvc.lock", name, self._home, decision=job.decision_id, may=may)
+        done = publish(
+            tree / "artifacts" / "package", tree / "dvc.lock", name, self._home, decision=job.decision_id, check_lease=may
+        )
         version = done.release.version
         return Done(f"version {version}, {done.release.role}", {"version_out": version})
 

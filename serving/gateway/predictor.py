@@ -17,7 +17,7 @@ from serving.gateway.metrics import Metrics
 from serving.prediction_log.segments import Row
 from serving.prediction_log.writer import PredictionLog
 from serving.release.manifest import model_name
-from serving.release.routing import NOTHING, Routes, choose, is_shadowed
+from serving.release.routing import NO_ROUTES, Routes, choose_version, is_shadowed
 from serving.triton.client import BATCH_TEXTS, Answers, Connection, UnknownModelError
 
 LoggedRole = Literal["champion", "challenger", "shadow"]
@@ -61,7 +61,7 @@ class Answering:
         metrics: Metrics,
         reread: Callable[[], Awaitable[Routes]],
     ) -> None:
-        self.routes = NOTHING
+        self.routes = NO_ROUTES
         self._triton, self._settings, self._log, self._metrics, self._reread = triton, settings, log, metrics, reread
         self._cache: TTLCache[tuple[int, str], Answer] = TTLCache(max(1, settings.cache_entries), settings.cache_ttl_s)
         self._flights: dict[tuple[int, str], asyncio.Future[Answer]] = {}
@@ -116,7 +116,7 @@ class Answering:
                 served = ", ".join(map(str, sorted(self.routes.served))) or "none"
                 raise NotServedError(f"version {asked.version} is not served; served: {served}")
             return asked.version, "champion" if asked.version == self.routes.champion else "challenger"
-        chosen = choose(self.routes, asked.unit or asked.request_id)
+        chosen = choose_version(self.routes, asked.unit or asked.request_id)
         if chosen is None:
             raise NothingServedError
         return chosen

@@ -1,4 +1,4 @@
-"""A packaged model is whole and unaltered: SHA-256 of every file in `manifest.json`, which is written last."""
+"""The manifest of a packaged model: SHA-256 of every file, in `manifest.json`, which is written last."""
 
 import hashlib
 import json
@@ -12,40 +12,48 @@ LINEAGE = "lineage.json"  # written by publish, after the manifest
 
 
 def model_name(version: int) -> str:
-    """Each version is a Triton model of its own: loading a version of one model would reload its siblings."""
+    """Return the Triton model of a version: a separate one, because loading one version of a model reloads its others."""
     return f"intent-{version}"
 
 
 def repository(home: Path) -> Path:
-    """The folder that Triton serves from."""
+    """Return the folder that Triton serves from."""
     return home / "models"
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file under the folder but the manifest and the lineage, by relative path."""
+    """Return the SHA-256 of every file under the folder, by relative path; manifest and lineage are left out."""
     unlisted = (folder / MANIFEST, folder / LINEAGE)
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p not in unlisted and "__pycache__" not in p.parts)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def content_digest(manifest: dict[str, Any]) -> str:
-    """One SHA-256 for the whole package."""
+    """Return one SHA-256 for the whole package."""
     return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
 
 
+def content_of(folder: Path) -> str | None:
+    """Return the content digest of a complete, unaltered package, None for a damaged or missing one."""
+    try:
+        return content_digest(read_verified(folder))
+    except RefusedError:
+        return None
+
+
 def read_verified(folder: Path) -> dict[str, Any]:
-    """The manifest of a whole, unaltered package; raises `RefusedError` naming the file that is absent, extra or different."""
+    """Return the manifest of a complete, unaltered package; raises `RefusedError` for a missing, extra or different file."""
     if not (folder / MANIFEST).is_file():
-        raise RefusedError(str(folder), "there is no whole package here (no manifest.json)", "make one: .venv/bin/dvc repro")
+        raise RefusedError(str(folder), "there is no complete package here (no manifest.json)", "make one: .venv/bin/dvc repro")
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed = dict(manifest["files"])
     except (ValueError, KeyError, TypeError):
         raise RefusedError(
-            str(folder / MANIFEST), "the manifest is torn", "make the package again: .venv/bin/dvc repro -f package"
+            str(folder / MANIFEST), "the manifest is damaged", "make the package again: .venv/bin/dvc repro -f package"
         ) from None
-    found = file_digests(folder)
-    wrong = sorted(name for name in found.keys() | listed.keys() if found.get(name) != listed.get(name))
+    actual = file_digests(folder)
+    wrong = sorted(name for name in actual.keys() | listed.keys() if actual.get(name) != listed.get(name))
     if wrong:
         raise RefusedError(
             str(folder / wrong[0]),

@@ -1,8 +1,8 @@
-"""Stage `package`: the exported model becomes a Triton model that any Triton with the Python backend loads.
+"""Stage `package`: turn the exported model into a Triton model that any Triton with the Python backend loads.
 
 `<out>/config.pbtxt` `<out>/labels.txt` `<out>/warmup/` `<out>/1/{model.py, model.onnx, tokenizer.json, model.json, runtime/}`
 `<out>/reference.npz` `<out>/session.json` `<out>/golden.json` `<out>/manifest.json`.
-config.pbtxt carries no name: Triton takes the folder's, so the same bytes serve as any version.
+config.pbtxt has no name: Triton takes the folder's, so the same bytes serve as any version.
 """
 
 import argparse
@@ -30,7 +30,7 @@ RUNTIME_SOURCE = Path(__file__).parents[2] / "pipeline" / "runtime"
 
 
 def package(exported: Path, chosen: Path, reference: Path, out: Path, settings: Package) -> dict[str, Any]:
-    """Lay out the Triton model and return its manifest, which is written last: its presence means that all is there."""
+    """Write the Triton model and return its manifest, which is written last: its presence means that the package is complete."""
     require_cores(settings, available_cores())
     version = out / "1"
     shutil.copytree(RUNTIME_SOURCE, version / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
@@ -38,13 +38,20 @@ def package(exported: Path, chosen: Path, reference: Path, out: Path, settings: 
     for name in MODEL_FILES:
         shutil.copy(exported / name, version / name)
     shutil.copy(reference, out / "reference.npz")
-    for path in chosen.iterdir():  # session.json and golden.json, for people and for swap; a graph of its own, for the session
+    for path in chosen.iterdir():  # session.json and golden.json for people and swap; an ONNX graph, if any, for the session
         shutil.copy(path, version / path.name if path.suffix == ".onnx" else out / path.name)
     session = json.loads((chosen / "session.json").read_text(encoding="utf-8"))["session"]
     labels = json.loads((exported / "model.json").read_text(encoding="utf-8"))["labels"]
+    parameters = {"labels": json.dumps(labels), "model_digest": model_digest(exported), "session": session}
+    return write_model(out, labels, exported, chosen, parameters, settings)
+
+
+def write_model(
+    out: Path, labels: list[str], exported: Path, chosen: Path, parameters: dict[str, str], settings: Package
+) -> dict[str, Any]:
+    """Write everything of a Triton model but its version folder `1/`; returns the manifest, which is written last."""
     (out / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    told = {"labels": json.dumps(labels), "model_digest": model_digest(exported), "session": session}
-    config = config_text(signature(exported / "model.onnx"), told, settings)
+    config = config_text(output_widths(exported / "model.onnx"), parameters, settings)
     (out / "config.pbtxt").write_text(config, encoding="utf-8")
     write_warmup(read_golden(chosen).texts, out / "warmup")
     manifest = {"files": file_digests(out)}
@@ -53,7 +60,7 @@ def package(exported: Path, chosen: Path, reference: Path, out: Path, settings: 
 
 
 def write_warmup(texts: list[str], folder: Path) -> None:
-    """The texts that Triton asks before a model counts as ready, as BYTES elements: the shortest, the middle and the longest."""
+    """Write three texts as BYTES elements, the shortest, the median and the longest: Triton runs them before a model is ready."""
     folder.mkdir(parents=True)
     by_length = sorted(texts, key=len)
     for name, text in zip(WARMUP, (by_length[0], by_length[len(texts) // 2], by_length[-1]), strict=True):
@@ -61,17 +68,16 @@ def write_warmup(texts: list[str], folder: Path) -> None:
         (folder / name).write_bytes(struct.pack("<I", len(encoded)) + encoded)
 
 
-def signature(model: Path) -> dict[str, int]:
-    """Widths of the graph's outputs: `{"logits": classes, "sketch": sketch_size}`."""
+def output_widths(model: Path) -> dict[str, int]:
+    """Return the widths of the graph's outputs: `{"logits": classes, "sketch": sketch_size}`."""
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     return {output.name: output.shape[1] for output in session.get_outputs()}
 
 
-def config_text(widths: dict[str, int], told: dict[str, str], settings: Package) -> str:
-    """config.pbtxt in protobuf's text form, built with Triton's own message type and parsed back with it.
+def config_text(widths: dict[str, int], parameters: dict[str, str], settings: Package) -> str:
+    """Return config.pbtxt in protobuf's text form, built with Triton's own message type and parsed back with it.
 
-    `told` becomes parameters that whoever asks a server can read: `model_digest` says which model answers, `labels` (JSON) in
-    which schema, `session` what computes.
+    Clients can read `parameters`: `model_digest` identifies the model, `labels` (JSON) its schema, `session` the runtime.
     """
     config = model_config_pb2.ModelConfig(backend="python", max_batch_size=settings.max_batch_size)
     config.input.add(name="text", data_type=model_config_pb2.TYPE_STRING, dims=[1])
@@ -90,7 +96,7 @@ def config_text(widths: dict[str, int], told: dict[str, str], settings: Package)
     config.instance_group.add(kind=kind, count=settings.instances)
     config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
     for name, value in (
-        *told.items(),
+        *parameters.items(),
         ("device", settings.device),
         ("token_budget", settings.token_budget),
         ("intra_op_threads", settings.intra_op_threads),
@@ -105,7 +111,7 @@ def config_text(widths: dict[str, int], told: dict[str, str], settings: Package)
     written: str = text_format.MessageToString(config)
     if text_format.Parse(written, model_config_pb2.ModelConfig()) != config:
         raise RefusedError(
-            "config.pbtxt", "Triton's own parser reads something else than was meant", "report this: it is a fault of the project"
+            "config.pbtxt", "Triton's own parser does not read back what was written", "report this: it is a bug of this project"
         )
     return written
 

@@ -1,6 +1,7 @@
-"""The release table: the version of each role. It is the truth; registry aliases and routing are projections of it."""
+"""The release table: the version in each role. Registry aliases and the gateway's routing are projections of it."""
 
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
@@ -10,8 +11,9 @@ from state.tables import releases, routing
 
 Role = Literal["champion", "challenger", "previous", "retired"]
 UNIQUE_ROLES: tuple[Role, ...] = ("champion", "challenger", "previous")
+CheckLease = Callable[[sa.Connection], None]  # raises when the caller may no longer write
 
-# Statements that are asked for all the time, put together once.
+# Statements that run often are built once.
 _RELEASE = sa.select(releases.c.version, releases.c.content_digest, releases.c.role)
 _RELEASE_BY = {name: _RELEASE.where(releases.c[name] == sa.bindparam("value")) for name in ("role", "content_digest", "version")}
 _IN_ROLES = _RELEASE.where(releases.c.role.in_(UNIQUE_ROLES))
@@ -21,7 +23,7 @@ _CHANGE_ROUTING = routing.update().values(revision=routing.c.revision + 1)
 
 
 class Release(NamedTuple):
-    """One published version."""
+    """A published version and its role."""
 
     version: int
     content_digest: str
@@ -31,7 +33,7 @@ class Release(NamedTuple):
 def find_release(
     connection: sa.Connection, *, role: Role | None = None, digest: str | None = None, version: int | None = None
 ) -> Release | None:
-    """The release with this role, this content or this number, if there is one."""
+    """Return the release with this role, content digest or version, None when there is none. Exactly one of them is given."""
     column, value = next(
         (column, value)
         for column, value in (("role", role), ("content_digest", digest), ("version", version))
@@ -42,8 +44,8 @@ def find_release(
 
 
 def add_release(connection: sa.Connection, version: int, digest: str) -> Release:
-    """Enter a version: champion when there is none, else challenger in place of the last; one already there stays as it is."""
-    _hold_releases(connection)
+    """Add a version as champion, or as challenger when there is a champion; the old challenger retires. A known digest stays."""
+    _lock_releases(connection)
     known = find_release(connection, digest=digest)
     if known:
         return known
@@ -57,36 +59,36 @@ def add_release(connection: sa.Connection, version: int, digest: str) -> Release
 
 
 def promote(connection: sa.Connection, version: int) -> None:
-    """This version becomes champion, the champion previous, the previous one retired; all traffic goes to the champion."""
-    _hold_releases(connection)
+    """Make this version champion, the champion previous, and retire the previous one; all traffic goes to the champion."""
+    _lock_releases(connection)
     champion = find_release(connection, role="champion")
     if champion and champion.version == version:
         return
     connection.execute(_CHANGE_ROLE, {"before": "previous", "after": "retired"})
-    connection.execute(_GIVE_ROLE, {"which": version, "after": "retired"})  # one version a role, at every moment
+    connection.execute(_GIVE_ROLE, {"which": version, "after": "retired"})  # each role has one version at every moment
     connection.execute(_CHANGE_ROLE, {"before": "champion", "after": "previous"})
     connection.execute(_GIVE_ROLE, {"which": version, "after": "champion"})
     _all_to_champion(connection)
 
 
 def versions(connection: sa.Connection) -> dict[int, Role]:
-    """Every version and its role, newest first."""
+    """Return every version with its role, newest first."""
     rows = connection.execute(sa.select(releases.c.version, releases.c.role).order_by(releases.c.version.desc()))
     return {row.version: row.role for row in rows}
 
 
 def roles(connection: sa.Connection) -> dict[Role, int]:
-    """Version by role, for the roles that only one version can have."""
+    """Return the version of each role that only one version can have."""
     return {row.role: row.version for row in connection.execute(_IN_ROLES)}
 
 
-def _hold_releases(connection: sa.Connection) -> None:
-    """What is read of the releases must not change before it is written; SQLite has one writer anyway."""
+def _lock_releases(connection: sa.Connection) -> None:
+    """Keep others from changing the releases between our read and our write; SQLite has one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("LOCK TABLE releases IN SHARE ROW EXCLUSIVE MODE")
 
 
 def _all_to_champion(connection: sa.Connection) -> None:
-    """The releases have changed: no share for the challenger, and a new salt."""
-    changed = {"challenger_weight": 0.0, "shadow_share": 0.0, "salt": secrets.token_hex(8)}
-    connection.execute(_CHANGE_ROUTING, changed)
+    """Take the challenger's shares away and draw a new salt, after the releases have changed."""
+    values = {"challenger_weight": 0.0, "shadow_share": 0.0, "salt": secrets.token_hex(8)}
+    connection.execute(_CHANGE_ROUTING, values)

@@ -1,4 +1,4 @@
-"""Which version answers: the champion, or the challenger for its share of units and of copies. Changed at run time."""
+"""Choose the version that answers: the champion, or the challenger for its share of units. Shares change at run time."""
 
 import hashlib
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ from state.tables import routing
 
 
 class Routes(NamedTuple):
-    """Who answers whom, at one revision of the release table and the routing row."""
+    """Champion, challenger and the challenger's shares, at one revision of the release table and the routing row."""
 
     revision: int
     champion: int | None
@@ -22,30 +22,30 @@ class Routes(NamedTuple):
 
     @property
     def served(self) -> set[int]:
-        """Versions that take traffic of any kind."""
+        """Return the versions that get traffic, copies included."""
         wants_challenger = self.challenger is not None and (self.challenger_weight > 0 or self.shadow_share > 0)
         return {version for version in (self.champion, self.challenger if wants_challenger else None) if version is not None}
 
 
-NOTHING = Routes(0, None, None, 0.0, 0.0, "")
+NO_ROUTES = Routes(0, None, None, 0.0, 0.0, "")
 
 
-def choose(routes: Routes, unit: str) -> tuple[int, Literal["champion", "challenger"]] | None:
-    """Version and role for a unit, always the same at one salt and growing weight; None when nothing has been published."""
+def choose_version(routes: Routes, unit: str) -> tuple[int, Literal["champion", "challenger"]] | None:
+    """Return version and role for a unit, None when nothing is published. With one salt, a growing weight only adds units."""
     if routes.champion is None:
         return None
-    if routes.challenger is not None and _point(routes.salt, unit) < routes.challenger_weight:
+    if routes.challenger is not None and _hash01(routes.salt, unit) < routes.challenger_weight:
         return routes.challenger, "challenger"
     return routes.champion, "champion"
 
 
 def is_shadowed(routes: Routes, prediction: str) -> bool:
-    """Whether the text of this prediction is copied to the challenger."""
-    return routes.challenger is not None and _point(routes.salt, prediction) < routes.shadow_share
+    """Return True when the text of this prediction is copied to the challenger."""
+    return routes.challenger is not None and _hash01(routes.salt, prediction) < routes.shadow_share
 
 
 def read_routes(connection: sa.Connection) -> Routes:
-    """The routes that hold now."""
+    """Return the current routes."""
     row = connection.execute(sa.select(routing)).one()
     by_role = roles(connection)
     return Routes(
@@ -59,19 +59,19 @@ def read_routes(connection: sa.Connection) -> Routes:
 
 
 def set_routing(connection: sa.Connection, *, challenger_weight: float, shadow_share: float) -> Routes:
-    """Give the challenger this share of units and of copies; raises `InputError` when there is none, or the share is none."""
+    """Set the challenger's share of units and of copies; raises `InputError` without a challenger and outside of 0 to 1."""
     for name, share in (("challenger weight", challenger_weight), ("shadow share", shadow_share)):
         if not 0 <= share <= 1:
-            raise InputError(name, f"{share} is no share", "give a number from 0 to 1")
+            raise InputError(name, f"{share} is not a share", "give a number from 0 to 1")
     if (challenger_weight or shadow_share) and "challenger" not in roles(connection):
-        raise InputError("routing", "there is no challenger", "make one: .venv/bin/evergreen publish")
+        raise InputError("routing", "there is no challenger", "publish one: .venv/bin/evergreen publish")
     connection.execute(
         routing.update().values(revision=routing.c.revision + 1, challenger_weight=challenger_weight, shadow_share=shadow_share)
     )
     return read_routes(connection)
 
 
-def _point(salt: str, unit: str) -> float:
-    """Where the unit stands in [0, 1); independent from salt to salt."""
+def _hash01(salt: str, unit: str) -> float:
+    """Hash the unit to [0, 1); different salts give independent values."""
     digest = hashlib.blake2b(f"{salt}\n{unit}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -1,13 +1,12 @@
-"""Swap: another version becomes champion while requests flow, and none of them gets a failed or a wrong answer.
+"""Swap the champion under load: no request fails or gets a wrong answer.
 
-load → warm → golden answers equal the offline ones → release table (gateways follow it) → drain → unload → park.
-Every step looks before it acts: a swap killed anywhere is completed by the next call.
+load → warm up → compare golden answers with the offline ones → release table (gateways follow it) → drain → unload → park.
+Every step checks what is done already: the next call completes a swap that was killed anywhere.
 """
 
 import re
 import secrets
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from pipeline.params import Params, Serve
 from pipeline.session.golden_answers import GoldenAnswers, golden_differences, read_golden
 from serving.processes import Announce
 from serving.release.manifest import MANIFEST, model_name, read_verified, repository
-from serving.release.release_table import UNIQUE_ROLES, promote, roles, versions
+from serving.release.release_table import UNIQUE_ROLES, CheckLease, promote, roles, versions
 from serving.release.routing import Routes, read_routes, set_routing
 from serving.triton.client import (
     BATCH_TEXTS,
@@ -42,90 +41,89 @@ DRAIN_TIMEOUT_S = 30.0
 
 
 class Swapped(NamedTuple):
-    """What a swap did; `before` was champion until then."""
+    """The result of a swap."""
 
     version: int
-    before: int | None
-    was_served: bool  # a Triton was there and has it loaded now
+    previous: int | None  # champion until then
+    was_served: bool  # a Triton was running and has it loaded now
 
 
 def swap(
-    version: int, params: Params, home: Path, announce: Announce, may: Callable[[sa.Connection], None] = lambda _connection: None
+    version: int, params: Params, home: Path, announce: Announce, check_lease: CheckLease = lambda _connection: None
 ) -> Swapped:
     """Make a published version champion; raises `InputError`, `RefusedError` (golden answers) or `ToolError` (Triton).
 
-    `may` raises when whoever swaps has lost the right to: before anything is done, and again in the transaction that promotes.
+    `check_lease` raises when the caller has lost its lease: first of all, and again in the transaction that promotes.
     """
     serve = address(params.serve)
     with FileLock(home / "publish.lock"), open_state(home) as engine:
         with engine.begin() as connection:
-            may(connection)
-            before = _known(connection, version)
+            check_lease(connection)
+            previous = _champion_before(connection, version)
             in_use = read_routes(connection).served
         served = is_alive(serve)
         if served:
-            bring_up(serve, home, version, announce, in_use=version in in_use)
+            load_and_check(serve, home, version, announce, in_use=version in in_use)
         else:
             read_verified(unpark(home, version))
         with engine.begin() as connection:
-            may(connection)
+            check_lease(connection)
             promote(connection, version)
-            wanted, now = read_routes(connection).served, roles(connection)
+            wanted, version_by_role = read_routes(connection).served, roles(connection)
         announce(f"version {version} is champion; gateways follow within {params.gateway.routing_poll_ms} ms")
         if served:
-            take_down(serve, home, wanted, 2 * params.gateway.routing_poll_ms / 1000, announce)
+            unload_unused(serve, home, wanted, 2 * params.gateway.routing_poll_ms / 1000, announce)
         with tracking.registry(home):
             for role in UNIQUE_ROLES:
-                tracking.set_alias(params.publish.name, role, now.get(role))
-        park(home, set(now.values()))
-    return Swapped(version, before, served)
+                tracking.set_alias(params.publish.name, role, version_by_role.get(role))
+        park(home, set(version_by_role.values()))
+    return Swapped(version, previous, served)
 
 
 def route(params: Params, home: Path, *, challenger_weight: float, shadow_share: float, announce: Announce) -> Routes:
-    """Change who answers: the challenger is loaded and checked before it gets traffic, and unloaded when it gets none."""
+    """Set the challenger's shares. It is loaded and checked before it gets traffic, and unloaded when it gets none."""
     serve = address(params.serve)
     with FileLock(home / "publish.lock"), open_state(home) as engine:
         with engine.begin() as connection:
             routes = read_routes(connection)
         served = is_alive(serve)
         if served and routes.challenger and (challenger_weight or shadow_share):
-            bring_up(serve, home, routes.challenger, announce, in_use=routes.challenger in routes.served)
+            load_and_check(serve, home, routes.challenger, announce, in_use=routes.challenger in routes.served)
         try:
             with engine.begin() as connection:
                 routes = set_routing(connection, challenger_weight=challenger_weight, shadow_share=shadow_share)
-        finally:  # shares that are none are refused: then nothing has changed, and what was loaded for them goes
+        finally:  # refused shares change nothing: unload what was loaded for them
             if served:
-                take_down(serve, home, routes.served, 2 * params.gateway.routing_poll_ms / 1000, announce)
+                unload_unused(serve, home, routes.served, 2 * params.gateway.routing_poll_ms / 1000, announce)
     return routes
 
 
 def catch_up(params: Params, home: Path, announce: Announce, *, timeout_s: float) -> None:
-    """Bring a server that has just started to what the release table says now: a swap may have moved it meanwhile.
+    """Load into a server that has just started what the release table says now: a swap may have changed it meanwhile.
 
-    A challenger that does not load, or answers otherwise than offline, loses its share. Raises what `bring_up` raises for the
-    champion, and filelock's `Timeout` while a swap is at work.
+    A challenger that does not load, or whose answers differ from the offline ones, loses its share. Raises what `load_and_check`
+    raises for the champion, and filelock's `Timeout` while a swap is running.
     """
     serve = address(params.serve)
     with FileLock(home / "publish.lock", timeout=timeout_s), open_state(home) as engine:
         with engine.begin() as connection:
             routes = read_routes(connection)
         if routes.champion:
-            bring_up(serve, home, routes.champion, announce, in_use=True)
+            load_and_check(serve, home, routes.champion, announce, in_use=True)
             load_companions(serve, home, routes.champion, announce)
         for version in routes.served - {routes.champion}:
             try:
-                bring_up(serve, home, version, announce, in_use=False)
+                load_and_check(serve, home, version, announce, in_use=False)
             except EvergreenError as error:
                 with engine.begin() as connection:
                     set_routing(connection, challenger_weight=0.0, shadow_share=0.0)
-                announce(f"the challenger, version {version}, gets no traffic any more: {error}")
+                announce(f"the challenger, version {version}, gets no more traffic: {error}")
 
 
-def bring_up(serve: Serve, home: Path, version: int, announce: Announce, *, in_use: bool) -> None:
-    """Load a version, and hold its golden answers against the offline ones.
+def load_and_check(serve: Serve, home: Path, version: int, announce: Announce, *, in_use: bool) -> None:
+    """Load a version and compare its golden answers with the offline ones; raises `RefusedError` when they differ.
 
-    One that fails is refused, and unloaded again unless it is `in_use`: then somebody has to look, and a doubtful answer may be
-    better than none.
+    A version that fails is unloaded again unless it is `in_use`: then a doubtful answer may be better than none.
     """
     model, folder = model_name(version), unpark(home, version)
     read_verified(folder)
@@ -133,37 +131,37 @@ def bring_up(serve: Serve, home: Path, version: int, announce: Announce, *, in_u
     if not is_ready(serve, [model]):
         load(serve, model, key)
         announce(f"{model} is loaded and warm")
-    if problem := _problem(serve, model, golden):
+    if problem := _golden_problem(serve, model, golden):
         if not in_use:
             unload(serve, model, key)
         raise RefusedError(
             model,
             problem,
-            "what served before serves on; make the package again on a machine like this one: .venv/bin/dvc repro -f package",
+            "the old version still serves; make the package again on a machine like this one: .venv/bin/dvc repro -f package",
         )
     announce(f"{model}: {len(golden.texts)} golden answers equal the offline ones")
 
 
 def load_companions(serve: Serve, home: Path, version: int, announce: Announce) -> None:
-    """Load what `serving.release.frameworks` laid beside this version; one that does not load is told, and stops nothing."""
+    """Load the models that `serving.release.frameworks` packaged for this version; one that does not load is announced."""
     for model in (f"{model_name(version)}-torch", f"control-{version}"):
         if (repository(home) / model / MANIFEST).is_file() and not is_ready(serve, [model]):
             try:
                 load(serve, model, _key(home, serve))
-                announce(f"{model} is loaded beside it")
+                announce(f"{model} is loaded too")
             except EvergreenError as error:
                 announce(f"{model} is not served: {error}")
 
 
-def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, announce: Announce) -> None:
-    """Unload every version that is not wanted, once nobody has asked it for `quiet_s`.
+def unload_unused(serve: Serve, home: Path, wanted: set[int], quiet_s: float, announce: Announce) -> None:
+    """Unload every version that is not wanted, after `quiet_s` without a request for it.
 
-    A gateway that has not heard of new routes still asks the old version; silence for two of its polls means that all have heard.
+    A gateway that has not read the new routes still asks the old version; silence for two of its polls means that all have.
     """
     key = _key(home, serve)
     for model in loaded(serve, key):
-        found = re.fullmatch(r"(?:intent|control)-(\d+)(?:-torch)?", model)
-        if found is None or int(found[1]) in wanted:
+        match = re.fullmatch(r"(?:intent|control)-(\d+)(?:-torch)?", model)
+        if match is None or int(match[1]) in wanted:
             continue
         if not drain(serve, model, quiet_s, DRAIN_TIMEOUT_S):
             announce(
@@ -173,13 +171,13 @@ def take_down(serve: Serve, home: Path, wanted: set[int], quiet_s: float, announ
         announce(f"{model} is unloaded")
 
 
-def park(home: Path, kept: set[int]) -> list[int]:
-    """Move the folders of versions that have no role out of the live repository; returns their numbers."""
+def park(home: Path, in_role: set[int]) -> list[int]:
+    """Move the folders of versions without a role out of the live repository; returns their numbers."""
     moved = []
     for folder in sorted(repository(home).iterdir()):
-        found = re.fullmatch(r"intent-(\d+)", folder.name)
-        version = int(found[1]) if found else 0
-        if found and version not in kept:
+        match = re.fullmatch(r"intent-(\d+)", folder.name)
+        version = int(match[1]) if match else 0
+        if match and version not in in_role:
             target = _parked(home, version)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
@@ -189,21 +187,21 @@ def park(home: Path, kept: set[int]) -> list[int]:
 
 
 def unpark(home: Path, version: int) -> Path:
-    """The version's folder in the live repository, brought back when it was parked."""
+    """Return the version's live folder, moved back when it was parked."""
     folder, parked = repository(home) / model_name(version), _parked(home, version)
     if parked.is_dir() and not folder.exists():
         parked.replace(folder)
     return folder
 
 
-def _problem(serve: Serve, model: str, golden: GoldenAnswers) -> str | None:
-    """In words, how the server's golden answers are not the offline ones."""
-    nonce = secrets.token_hex(8)  # in each call, so that Triton's cache cannot answer for the life before of the same version
+def _golden_problem(serve: Serve, model: str, golden: GoldenAnswers) -> str | None:
+    """Describe how the server's golden answers differ from the offline ones; None when they do not."""
+    nonce = secrets.token_hex(8)  # in each call, so that Triton's cache cannot answer from an earlier load of this version
     size = BATCH_TEXTS - 1
     try:
         parts = [ask_grpc(serve, model, [nonce, *golden.texts[at : at + size]]) for at in range(0, len(golden.texts), size)]
     except TritonError as error:
-        return f"it did not answer its golden texts: {error}"
+        return f"it did not answer the golden texts: {error}"
     labels = [label for part in parts for label in part.labels[1:]]
     differences = golden_differences(golden, labels, np.concatenate([part.probabilities[1:] for part in parts]))
     if not differences:
@@ -216,14 +214,14 @@ def _golden(folder: Path) -> GoldenAnswers:
         return read_golden(folder)
     except (OSError, ValueError) as error:
         what = f"its package has no golden answers: {error}"
-        raise RefusedError(str(folder), what, "make and publish a package of today: make repro") from None
+        raise RefusedError(str(folder), what, "make and publish a new package: make repro") from None
 
 
-def _known(connection: sa.Connection, version: int) -> int | None:
-    """The champion before; raises `InputError` when the version was never published."""
-    there = versions(connection)
-    if version not in there:
-        listed = ", ".join(f"{number} ({role})" for number, role in there.items()) or "none"
+def _champion_before(connection: sa.Connection, version: int) -> int | None:
+    """Return the current champion; raises `InputError` when the version to promote was never published."""
+    published = versions(connection)
+    if version not in published:
+        listed = ", ".join(f"{number} ({role})" for number, role in published.items()) or "none"
         raise InputError(f"version {version}", f"it was never published; there are: {listed}", "choose one of them")
     return roles(connection).get("champion")
 
@@ -233,8 +231,8 @@ def _key(home: Path, serve: Serve) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:
-        what = "a Triton answers, but the key of its administration is not here"
-        raise InputError(str(path), what, "start Triton with make serve, or name its key: EVERGREEN_TRITON_KEY_FILE") from None
+        what = "a Triton answers, but its admin key is missing"
+        raise InputError(str(path), what, "start Triton with make serve, or set EVERGREEN_TRITON_KEY_FILE") from None
 
 
 def _parked(home: Path, version: int) -> Path:

@@ -74,7 +74,7 @@ def arm(name: str) -> None:
     point = POINTS[name]
     call = getattr(point.owner, point.name)
     if name.startswith("publish: ") and point.owner is work:
-        setattr(point.owner, point.name, partial(call, at=partial(_die_at, name.removeprefix("publish: "))))
+        setattr(point.owner, point.name, partial(call, reached=partial(_die_at, name.removeprefix("publish: "))))
         return
     setattr(point.owner, point.name, mortal(call, point))
 

@@ -1,4 +1,4 @@
-"""The init step of the Triton pod: what it brings is whole and verified, or nothing; and it can be killed anywhere."""
+"""The init step of the Triton pod: it fetches complete, verified models or nothing, and can be killed anywhere."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_MISSING_TOOL, EXIT_REFUSED, InputError, RefusedError, ToolError
 from serving.release import fetch_repository
-from serving.release.fetch_repository import CHAMPION, STAGING, Fetched, fetch, listed_names, open_store, released_versions
+from serving.release.fetch_repository import CHAMPION, STAGING, Fetched, fetch, file_names, open_store, released_versions
 from serving.release.manifest import LINEAGE, MANIFEST, file_digests, read_verified
 from tests.conftest import Project
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def put_model(store: Path, version: int, weights: bytes = b"weights") -> Path:
-    """A published model folder, small but laid out as publish lays one."""
+    """Write a small model folder with the layout of a published one."""
     folder = store / f"intent-{version}"
     (folder / "1/runtime").mkdir(parents=True)
     (folder / "config.pbtxt").write_text('backend: "python"\n')
@@ -60,7 +60,7 @@ def to(tmp_path: Path) -> Path:
 
 
 class Waits(NamedTuple):
-    """A sleep that only writes down how long it would have been."""
+    """A sleep that only records its length."""
 
     seconds: list[float]
 
@@ -68,47 +68,47 @@ class Waits(NamedTuple):
         self.seconds.append(wait_s)
 
 
-def bring(url: str | Path, to: Path, waits: Waits | None = None) -> Fetched:
+def fetch_into(url: str | Path, to: Path, waits: Waits | None = None) -> Fetched:
     return fetch(open_store(str(url), attempts=3, wait_s=0.5, sleep=waits or Waits([])), to)
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Bytes and time of change of every file."""
+    """Return bytes and modification time of every file."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
-def test_the_released_models_are_laid_whole_and_nothing_else(store: Path, to: Path) -> None:
+def test_the_released_models_are_fetched_and_nothing_else(store: Path, to: Path) -> None:
     put_model(store, 9)
-    assert bring(store, to) == Fetched([7, 8], [7, 8], [])
+    assert fetch_into(store, to) == Fetched([7, 8], [7, 8], [])
     assert sorted(path.name for path in to.iterdir()) == [CHAMPION, "intent-7", "intent-8"]
     assert json.loads((to / CHAMPION).read_text()) == {"versions": [7, 8]}
     for name in ("intent-7", "intent-8"):
         assert read_verified(to / name) == read_verified(store / name)
 
 
-def test_only_what_the_manifest_vouches_for_is_brought(store: Path, to: Path) -> None:
+def test_only_files_of_the_manifest_are_fetched(store: Path, to: Path) -> None:
     (store / "intent-7/1/extra.py").write_text("import os")
-    bring(store, to)
+    fetch_into(store, to)
     assert not (to / "intent-7/1/extra.py").exists()
     assert not (to / "intent-7" / LINEAGE).exists()
 
 
 def test_a_second_run_changes_nothing_and_downloads_nothing(store: Path, to: Path) -> None:
-    bring(store, to)
+    fetch_into(store, to)
     before = content(to)
     for path in store.rglob("*"):
         if path.is_file() and path.name not in (CHAMPION, MANIFEST):
             path.unlink()
-    assert bring(store, to) == Fetched([7, 8], [], [])
+    assert fetch_into(store, to) == Fetched([7, 8], [], [])
     assert content(to) == before
 
 
-def test_a_model_that_is_released_no_more_is_removed(store: Path, to: Path) -> None:
-    bring(store, to)
+def test_a_model_that_is_no_longer_released_is_removed(store: Path, to: Path) -> None:
+    fetch_into(store, to)
     put_model(store, 9)
     release(store, 8, 9)
-    assert bring(store, to) == Fetched([8, 9], [9], ["intent-7"])
+    assert fetch_into(store, to) == Fetched([8, 9], [9], ["intent-7"])
     assert sorted(path.name for path in to.iterdir()) == [CHAMPION, "intent-8", "intent-9"]
 
 
@@ -116,7 +116,7 @@ def test_a_store_in_memory_is_read_by_its_url(store: Path, to: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(store), "/whole", recursive=True)
     try:
-        assert bring("memory://whole", to).laid == [7, 8]
+        assert fetch_into("memory://whole", to).added == [7, 8]
     finally:
         memory.rm("/whole", recursive=True)
     assert read_verified(to / "intent-8") == read_verified(store / "intent-8")
@@ -125,7 +125,7 @@ def test_a_store_in_memory_is_read_by_its_url(store: Path, to: Path) -> None:
 def test_a_model_of_the_real_pipeline_arrives_as_it_was_packed(made: Project, tmp_path: Path, to: Path) -> None:
     shutil.copytree(made / "artifacts/package", tmp_path / "store/intent-1")
     release(tmp_path / "store", 1)
-    assert bring(tmp_path / "store", to).laid == [1]
+    assert fetch_into(tmp_path / "store", to).added == [1]
     assert read_verified(to / "intent-1") == read_verified(made / "artifacts/package")
 
 
@@ -133,7 +133,7 @@ def test_a_model_of_the_real_pipeline_arrives_as_it_was_packed(made: Project, tm
 def test_an_altered_file_is_refused_and_named(name: str, store: Path, to: Path) -> None:
     (store / "intent-8" / name).write_bytes((store / "intent-8" / name).read_bytes()[:-1] + b"!")
     with pytest.raises(RefusedError, match="SHA-256") as refused:
-        bring(store, to)
+        fetch_into(store, to)
     assert refused.value.where.endswith(f"intent-8/{name}")
     assert not (to / "intent-8").exists()
     assert not (to / CHAMPION).exists()
@@ -144,17 +144,17 @@ def test_a_missing_file_is_refused_at_once(name: str, store: Path, to: Path) -> 
     (store / "intent-7" / name).unlink()
     waits = Waits([])
     with pytest.raises(RefusedError) as refused:
-        bring(store, to, waits)
+        fetch_into(store, to, waits)
     assert refused.value.where.endswith(f"intent-7/{name}")
     assert waits.seconds == []
     assert not (to / "intent-7").exists()
 
 
 @pytest.mark.parametrize("text", ["", '{"files": {', "{}", "[]", '{"files": 1}', '{"files": {}}', "[" * 100_000])
-def test_a_torn_manifest_is_refused(text: str, store: Path, to: Path) -> None:
+def test_a_damaged_manifest_is_refused(text: str, store: Path, to: Path) -> None:
     (store / "intent-7" / MANIFEST).write_text(text)
-    with pytest.raises(RefusedError, match="torn"):
-        bring(store, to)
+    with pytest.raises(RefusedError, match="damaged"):
+        fetch_into(store, to)
 
 
 @pytest.mark.parametrize(
@@ -182,16 +182,16 @@ def test_a_manifest_cannot_name_a_file_outside_of_its_folder(name: str, store: P
     manifest["files"][name] = "0" * 64
     (store / "intent-7" / MANIFEST).write_text(json.dumps(manifest))
     before = sorted(to.parent.rglob("*"))
-    with pytest.raises(RefusedError, match="no name for a file") as refused:
-        bring(store, to)
+    with pytest.raises(RefusedError, match="not a valid file name") as refused:
+        fetch_into(store, to)
     assert refused.value.exit_code == EXIT_REFUSED
     assert sorted(to.parent.rglob("*")) == before
 
 
 @given(st.dictionaries(st.text(), st.text(), min_size=1))
-def test_whatever_names_a_manifest_holds_they_stay_inside_or_are_refused(files: dict[str, str]) -> None:
+def test_any_names_in_a_manifest_stay_inside_or_are_refused(files: dict[str, str]) -> None:
     try:
-        names = listed_names(json.dumps({"files": files}), "store")
+        names = file_names(json.dumps({"files": files}), "store")
     except RefusedError:
         return
     folder = Path("/models/intent-1")
@@ -200,7 +200,7 @@ def test_whatever_names_a_manifest_holds_they_stay_inside_or_are_refused(files: 
 
 def test_a_name_cannot_be_a_file_and_a_folder() -> None:
     with pytest.raises(RefusedError):
-        listed_names(json.dumps({"files": {"1": "", "1/model.py": ""}}), "store")
+        file_names(json.dumps({"files": {"1": "", "1/model.py": ""}}), "store")
 
 
 @pytest.mark.parametrize(
@@ -219,38 +219,38 @@ def test_a_champion_file_that_does_not_name_versions_is_refused(text: str) -> No
     assert refused.value.exit_code == EXIT_BAD_INPUT
 
 
-def test_a_champion_file_may_say_more_than_we_read() -> None:
+def test_a_champion_file_may_have_other_keys() -> None:
     assert released_versions('{"versions": [8, 7], "champion": 8}', CHAMPION) == [8, 7]
 
 
 def test_a_store_where_nothing_was_released_says_so(tmp_path: Path, to: Path) -> None:
     with pytest.raises(InputError, match="nothing has been released"):
-        bring(tmp_path, to)
+        fetch_into(tmp_path, to)
 
 
 def test_a_folder_that_holds_other_things_is_left_alone(store: Path, to: Path) -> None:
     (to / "letters").mkdir(parents=True)
     with pytest.raises(InputError) as refused:
-        bring(store, to)
+        fetch_into(store, to)
     assert refused.value.where == str(to / "letters")
     assert [path.name for path in to.iterdir()] == ["letters"]
 
 
-def test_a_torn_folder_of_the_target_is_laid_anew(store: Path, to: Path) -> None:
-    bring(store, to)
+def test_a_damaged_folder_of_the_target_is_replaced(store: Path, to: Path) -> None:
+    fetch_into(store, to)
     (to / "intent-7/1/model.onnx").write_bytes(b"half")
-    assert bring(store, to) == Fetched([7, 8], [7], [])
+    assert fetch_into(store, to) == Fetched([7, 8], [7], [])
     assert read_verified(to / "intent-7") == read_verified(store / "intent-7")
 
 
 def test_a_version_never_changes_its_content(store: Path, to: Path) -> None:
-    bring(store, to)
+    fetch_into(store, to)
     shutil.rmtree(store / "intent-7")
     put_model(store, 7, b"something else")
-    held = read_verified(to / "intent-7")
-    with pytest.raises(RefusedError, match="another content"):
-        bring(store, to)
-    assert read_verified(to / "intent-7") == held
+    local = read_verified(to / "intent-7")
+    with pytest.raises(RefusedError, match="different content"):
+        fetch_into(store, to)
+    assert read_verified(to / "intent-7") == local
 
 
 @pytest.mark.parametrize(
@@ -258,18 +258,18 @@ def test_a_version_never_changes_its_content(store: Path, to: Path) -> None:
 )
 def test_credentials_in_the_url_are_refused_and_not_repeated(url: str, to: Path) -> None:
     with pytest.raises(InputError) as refused:
-        bring(url, to)
+        fetch_into(url, to)
     assert "secret" not in str(refused.value)
 
 
-def test_a_protocol_that_nobody_knows_is_a_missing_tool(to: Path) -> None:
+def test_an_unknown_protocol_is_a_missing_tool(to: Path) -> None:
     with pytest.raises(ToolError) as refused:
-        bring("carrier-pigeon://loft", to)
+        fetch_into("carrier-pigeon://loft", to)
     assert refused.value.exit_code == EXIT_MISSING_TOOL
 
 
 class Web(ThreadingHTTPServer):
-    """A plain web server over a folder: no listings, 503 as often as it is told, and one file that stops half-way."""
+    """A plain web server over a folder: no listings, `failures` answers of 503, and one file that stops half-way."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
@@ -321,15 +321,15 @@ def address(server: Web) -> str:
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def test_plain_http_without_listings_is_store_enough(web: Web, store: Path, to: Path) -> None:
-    assert bring(address(web), to).laid == [7, 8]
+def test_plain_http_without_listings_is_enough(web: Web, store: Path, to: Path) -> None:
+    assert fetch_into(address(web), to).added == [7, 8]
     assert read_verified(to / "intent-7") == read_verified(store / "intent-7")
 
 
-def test_a_store_that_fails_for_a_while_is_asked_again_ever_later(web: Web, to: Path) -> None:
+def test_a_store_that_fails_for_a_while_is_asked_again_after_growing_waits(web: Web, to: Path) -> None:
     web.failures = 2
     waits = Waits([])
-    assert bring(address(web), to, waits).laid == [7, 8]
+    assert fetch_into(address(web), to, waits).added == [7, 8]
     assert waits.seconds == [0.5, 1.0]
 
 
@@ -337,7 +337,7 @@ def test_a_store_that_keeps_failing_is_given_up(web: Web, to: Path) -> None:
     web.failures = 1000
     waits = Waits([])
     with pytest.raises(ToolError, match="3 attempts") as refused:
-        bring(address(web), to, waits)
+        fetch_into(address(web), to, waits)
     assert refused.value.exit_code == EXIT_MISSING_TOOL
     assert waits.seconds == [0.5, 1.0]
     assert not to.exists()
@@ -347,7 +347,7 @@ def test_a_file_that_http_does_not_have_is_refused_at_once(web: Web, store: Path
     (store / "intent-8/1/model.onnx").unlink()
     waits = Waits([])
     with pytest.raises(RefusedError, match="missing"):
-        bring(address(web), to, waits)
+        fetch_into(address(web), to, waits)
     assert waits.seconds == []
 
 
@@ -368,11 +368,11 @@ class StoppedBeforeLine:
 
 
 def stopped_before_line(nth: int, store: Path, to: Path) -> bool:
-    """Whether the fetch has so many lines to run; it is ended before that one."""
+    """Fetch until the nth line; returns False when the fetch ends before it."""
     traced = sys.gettrace()
     sys.settrace(StoppedBeforeLine(nth))
     try:
-        bring(store, to)
+        fetch_into(store, to)
     except KeyboardInterrupt:
         return True
     finally:
@@ -385,7 +385,7 @@ def test_stopped_before_any_line_it_leaves_whole_models_and_the_next_run_complet
 ) -> None:
     put_model(store, 6)
     release(store, 6, 7)
-    bring(store, tmp_path / "older")  # what an earlier release left
+    fetch_into(store, tmp_path / "older")  # what an earlier release left
     release(store, 7, 8)
     lines = 0
     while True:
@@ -397,7 +397,7 @@ def test_stopped_before_any_line_it_leaves_whole_models_and_the_next_run_complet
             read_verified(to / f"intent-{version}")
         for folder in to.glob("intent-*"):
             assert read_verified(folder) == read_verified(store / folder.name)
-        bring(store, to)
+        fetch_into(store, to)
         assert sorted(path.name for path in to.iterdir()) == [CHAMPION, "intent-7", "intent-8"]
         assert json.loads((to / CHAMPION).read_text()) == {"versions": [7, 8]}
         shutil.rmtree(to)
@@ -417,11 +417,11 @@ def test_killed_in_the_middle_of_a_download_the_next_run_completes_it(web: Web, 
     assert running.wait() == -signal.SIGKILL
     web.let_go.set()
     assert sorted(path.name for path in to.iterdir()) == [STAGING, "intent-7"]
-    assert bring(store, to) == Fetched([7, 8], [8], [])
+    assert fetch_into(store, to) == Fetched([7, 8], [8], [])
     assert sorted(path.name for path in to.iterdir()) == [CHAMPION, "intent-7", "intent-8"]
 
 
-def test_told_to_stop_in_the_middle_of_a_download_it_ends_with_143(web: Web, to: Path) -> None:
+def test_stopped_in_the_middle_of_a_download_it_ends_with_143(web: Web, to: Path) -> None:
     web.stalls_at = "/intent-7/1/model.onnx"
     running = subprocess.Popen(command(address(web), to), cwd=ROOT)
     assert web.halfway.wait(timeout=30)
@@ -430,13 +430,13 @@ def test_told_to_stop_in_the_middle_of_a_download_it_ends_with_143(web: Web, to:
     web.let_go.set()
 
 
-def spoil(store: Path) -> None:
+def corrupt(store: Path) -> None:
     (store / "intent-7/config.pbtxt").write_text("something else")
 
 
 @pytest.mark.parametrize(
     ("prepare", "code"),
-    [(lambda store: None, 0), (lambda store: (store / CHAMPION).unlink(), EXIT_BAD_INPUT), (spoil, EXIT_REFUSED)],
+    [(lambda store: None, 0), (lambda store: (store / CHAMPION).unlink(), EXIT_BAD_INPUT), (corrupt, EXIT_REFUSED)],
     ids=["all is well", "nothing was released", "a file was altered"],
 )
 def test_the_command_ends_with_the_documented_codes(prepare, code: int, store: Path, to: Path) -> None:  # type: ignore[no-untyped-def]
@@ -447,7 +447,7 @@ def test_the_command_ends_with_the_documented_codes(prepare, code: int, store: P
     assert "Traceback" not in done.stderr
 
 
-def test_a_target_that_cannot_be_written_is_told_in_our_words(store: Path, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_written_is_an_error_without_a_traceback(store: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = subprocess.run(command(store, tmp_path / "file/models"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == EXIT_MISSING_TOOL

@@ -1,4 +1,4 @@
-"""ONNX, PyTorch and scikit-learn side by side in one real server; a broken model beside them stops none."""
+"""ONNX, PyTorch and scikit-learn models in one real server; a broken fourth model does not stop them."""
 
 import shutil
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ TEXTS = ["card declined", "my parcel has not come " * 9, "the kettle arrived bro
 
 @pytest.fixture(scope="module")
 def written(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `pipeline.frameworks` makes of the small project."""
+    """Return the output of `pipeline.frameworks` for the small project."""
     out = tmp_path_factory.mktemp("frameworks") / "made"
     sources = [
         f"--{name}=artifacts/{folder}" for name, folder in (("model", "model"), ("split", "split"), ("exported", "export"))
@@ -38,7 +38,7 @@ def written(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(made: Project, written: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton_server.Server]:
-    """One server with the three models, and a fourth in its repository that cannot load."""
+    """Yield one server with the three models, and a fourth in its repository that cannot load."""
     home = tmp_path_factory.mktemp("side-by-side")
     repository = home / "models"
     shutil.copytree(made / "artifacts/package", repository / "intent-1")
@@ -53,12 +53,12 @@ def server(made: Project, written: Path, tmp_path_factory: pytest.TempPathFactor
         yield running
 
 
-def offline(folder: Path, own: ModuleType | None = None) -> Classifier:
-    session = in_padded_batches(own.open_session(folder, 1, "cpu"), 2048) if own else None
+def offline(folder: Path, sessions: ModuleType | None = None) -> Classifier:
+    session = in_padded_batches(sessions.open_session(folder, 1, "cpu"), 2048) if sessions else None
     return Classifier(folder, session=session, threads=1)
 
 
-def test_three_frameworks_answer_at_the_same_time_as_they_do_offline(
+def test_three_frameworks_under_concurrent_load_give_their_offline_answers(
     made: Project, written: Path, server: triton_server.Server
 ) -> None:
     from serving.backend import control_session, torch_session
@@ -69,8 +69,8 @@ def test_three_frameworks_answer_at_the_same_time_as_they_do_offline(
         NAMES["control"]: offline(written / "control", control_session).predict(TEXTS),
     }
     with ThreadPoolExecutor(12) as pool:
-        asked = [(model, pool.submit(triton.ask_grpc, server.serve, model, TEXTS)) for _ in range(8) for model in expected]
-        for model, answer in asked:
+        answers = [(model, pool.submit(triton.ask_grpc, server.serve, model, TEXTS)) for _ in range(8) for model in expected]
+        for model, answer in answers:
             assert answer.result().labels == expected[model].labels
             assert answer.result().probabilities == pytest.approx(expected[model].probabilities, abs=1e-4)
 
@@ -82,7 +82,7 @@ def test_pytorch_answers_as_onnx_does(server: triton_server.Server) -> None:
     assert np.abs(torch.sketch.astype(np.float32) - onnx.sketch.astype(np.float32)).max() < 1e-2
 
 
-def test_the_control_says_in_triton_what_it_said_in_the_evaluation(made: Project, server: triton_server.Server) -> None:
+def test_the_control_gives_the_same_answers_in_triton_as_in_the_evaluation(made: Project, server: triton_server.Server) -> None:
     sides = {side: read_examples(made / f"artifacts/split/{side}.parquet") for side in ("train", "test")}
     trained = load_trained(made / "artifacts/model", made.params.model)
     truth = np.array([trained.labels.index(label) for label in labels_of(sides["train"])])
@@ -92,7 +92,7 @@ def test_the_control_says_in_triton_what_it_said_in_the_evaluation(made: Project
     assert [label for label, _ in served] == [trained.labels[i] for i in evaluated]
 
 
-def test_a_broken_model_is_told_and_stops_no_other(made: Project, server: triton_server.Server) -> None:
+def test_a_broken_model_is_an_error_and_does_not_stop_others(made: Project, server: triton_server.Server) -> None:
     key = triton.key_file(server.log.parents[1], server.serve).read_text()
     before = triton.ask_grpc(server.serve, "intent-1", TEXTS)
     with pytest.raises(ToolError, match="did not load intent-2"):

@@ -16,22 +16,22 @@ from pipeline.errors import EXIT_REFUSED, InputError, RefusedError
 from pipeline.params import Params
 from pipeline.session.golden_answers import read_golden
 from serving.release.manifest import LINEAGE, MANIFEST, content_digest, read_verified
-from serving.release.model_repository import WARMUP, config_text, package, signature
+from serving.release.model_repository import WARMUP, config_text, output_widths, package
 from tests.conftest import Project
 
 WIDTHS = {"logits": 20, "sketch": 64}
 INPUTS = ("artifacts/export", "artifacts/session", "artifacts/reference/reference.npz")
-TOLD = {"model_digest": "0" * 64, "labels": '["a", "b"]', "session": "onnxruntime-fp32"}
+PARAMETERS = {"model_digest": "0" * 64, "labels": '["a", "b"]', "session": "onnxruntime-fp32"}
 
 
 @pytest.fixture
 def config(params: Params) -> triton.ModelConfig:
-    return text_format.Parse(config_text(WIDTHS, TOLD, params.package), triton.ModelConfig())
+    return text_format.Parse(config_text(WIDTHS, PARAMETERS, params.package), triton.ModelConfig())
 
 
 @pytest.fixture
 def packaged(made: Project, tmp_path: Path) -> Path:
-    """A copy of the package of `made`, to spoil."""
+    """Return a copy of the package of `made`, to corrupt."""
     return Path(shutil.copytree(made / "artifacts/package", tmp_path / "package"))
 
 
@@ -59,9 +59,11 @@ def test_triton_batches_caches_and_warms_up_as_params_say(config: triton.ModelCo
     assert [(group.kind, group.count) for group in config.instance_group] == [
         (triton.ModelInstanceGroup.KIND_CPU, params.package.instances)
     ]
-    assert [(one.batch_size, one.inputs["text"].input_data_file) for one in config.model_warmup] == [(1, name) for name in WARMUP]
+    assert [(sample.batch_size, sample.inputs["text"].input_data_file) for sample in config.model_warmup] == [
+        (1, name) for name in WARMUP
+    ]
     assert {name: value.string_value for name, value in config.parameters.items()} == {
-        **TOLD,
+        **PARAMETERS,
         "device": "cpu",
         "token_budget": str(params.package.token_budget),
         "intra_op_threads": str(params.package.intra_op_threads),
@@ -70,8 +72,8 @@ def test_triton_batches_caches_and_warms_up_as_params_say(config: triton.ModelCo
 
 def test_on_a_gpu_the_instances_are_of_that_kind(params: Params) -> None:
     chosen = params.package.model_copy(update={"device": "gpu"})
-    found = text_format.Parse(config_text(WIDTHS, TOLD, chosen), triton.ModelConfig())
-    assert [group.kind for group in found.instance_group] == [triton.ModelInstanceGroup.KIND_GPU]
+    config = text_format.Parse(config_text(WIDTHS, PARAMETERS, chosen), triton.ModelConfig())
+    assert [group.kind for group in config.instance_group] == [triton.ModelInstanceGroup.KIND_GPU]
 
 
 def test_warm_up_texts_are_golden_ones_from_the_shortest_to_the_longest(made: Project) -> None:
@@ -96,19 +98,19 @@ def test_the_config_has_no_name_so_that_any_version_can_use_it(config: triton.Mo
 @settings(deadline=None, max_examples=30)
 def test_any_widths_and_settings_survive_the_text_form(params: Params, classes: int, sketch: int, delay: int, batch: int) -> None:
     chosen = params.package.model_copy(update={"queue_delay_us": delay, "max_batch_size": batch})
-    found = text_format.Parse(config_text({"logits": classes, "sketch": sketch}, TOLD, chosen), triton.ModelConfig())
-    assert [list(o.dims) for o in found.output[1:3]] == [[classes], [sketch]]
-    assert (found.dynamic_batching.max_queue_delay_microseconds, found.max_batch_size) == (delay, batch)
+    config = text_format.Parse(config_text({"logits": classes, "sketch": sketch}, PARAMETERS, chosen), triton.ModelConfig())
+    assert [list(o.dims) for o in config.output[1:3]] == [[classes], [sketch]]
+    assert (config.dynamic_batching.max_queue_delay_microseconds, config.max_batch_size) == (delay, batch)
 
 
 def test_widths_are_read_from_the_exported_graph(made: Project) -> None:
-    assert signature(made / "artifacts/export/model.onnx") == {"logits": 4, "sketch": made.params.model.sketch_size}
+    assert output_widths(made / "artifacts/export/model.onnx") == {"logits": 4, "sketch": made.params.model.sketch_size}
 
 
 def test_the_package_holds_what_triton_loads(made: Project) -> None:
     folder = made / "artifacts/package"
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert found == {
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
         "config.pbtxt", "golden.json", "labels.txt", "manifest.json", "reference.npz", "session.json",
         "warmup/short", "warmup/middle", "warmup/long",
         "1/model.py", "1/model.onnx", "1/packed.onnx", "1/tokenizer.json", "1/model.json",
@@ -161,21 +163,21 @@ def test_an_unaltered_package_is_read(packaged: Path) -> None:
 def test_the_lineage_and_compiled_files_may_come_later(packaged: Path) -> None:
     (packaged / LINEAGE).write_text("{}")
     (packaged / "1/__pycache__").mkdir()
-    (packaged / "1/__pycache__/model.cpython-311.pyc").write_bytes(b"what Triton's Python leaves")
+    (packaged / "1/__pycache__/model.cpython-311.pyc").write_bytes(b"compiled by Triton's Python")
     assert LINEAGE not in read_verified(packaged)["files"]
 
 
 def flip(path: Path) -> None:
-    """One bit in the middle of the file, its length as before."""
+    """Flip one bit in the middle of the file; its length stays."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("spoil", [flip, Path.unlink], ids=["a flipped bit", "a missing file"])
+@pytest.mark.parametrize("corrupt", [flip, Path.unlink], ids=["a flipped bit", "a missing file"])
 @pytest.mark.parametrize("name", ["1/model.onnx", "1/runtime/classifier.py", "config.pbtxt", "labels.txt", "reference.npz"])
-def test_a_spoilt_file_is_refused_and_named(spoil: Callable[[Path], None], name: str, packaged: Path) -> None:
-    spoil(packaged / name)
+def test_a_corrupted_file_is_refused_and_named(corrupt: Callable[[Path], None], name: str, packaged: Path) -> None:
+    corrupt(packaged / name)
     with pytest.raises(RefusedError) as refused:
         read_verified(packaged)
     assert refused.value.where == str(packaged / name)
@@ -191,14 +193,14 @@ def test_an_extra_file_is_refused_and_named(name: str, packaged: Path) -> None:
     assert refused.value.where == str(packaged / name)
 
 
-def test_a_folder_without_a_manifest_is_not_a_whole_package(packaged: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_a_complete_package(packaged: Path) -> None:
     (packaged / MANIFEST).unlink()
-    with pytest.raises(RefusedError, match="no whole package"):
+    with pytest.raises(RefusedError, match="no complete package"):
         read_verified(packaged)
 
 
 @pytest.mark.parametrize("content", ["", '{"files": {', "{}", "[]"])
-def test_a_torn_manifest_is_refused_in_our_words(content: str, packaged: Path) -> None:
+def test_a_damaged_manifest_is_refused_without_a_traceback(content: str, packaged: Path) -> None:
     (packaged / MANIFEST).write_text(content)
     with pytest.raises(RefusedError):
         read_verified(packaged)

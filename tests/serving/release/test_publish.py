@@ -31,43 +31,45 @@ PACKED = ("artifacts/export", "artifacts/session", "artifacts/reference/referenc
 
 @pytest.fixture
 def in_project(made: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The made project as current folder."""
+    """Return the made project, as the current folder."""
     monkeypatch.chdir(made.folder)
     return made
 
 
 def registered(home: Path) -> tuple[list[int], dict[str, str]]:
-    """Version numbers and aliases of the registry in this home."""
+    """Return version numbers and aliases of the registry in this home."""
     client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    numbers = sorted(int(version.version) for version in client.search_model_versions("name = 'evergreen'"))
+    versions = sorted(int(version.version) for version in client.search_model_versions("name = 'evergreen'"))
     aliases = client.get_registered_model("evergreen").aliases
-    return numbers, {alias: str(version) for alias, version in aliases.items()}
+    return versions, {alias: str(version) for alias, version in aliases.items()}
 
 
-def entered(home: Path) -> list[tuple[int, str]]:
+def released(home: Path) -> list[tuple[int, str]]:
     with open_state(home) as engine, engine.begin() as connection:
         return [(row.version, row.role) for row in connection.execute(sa.select(releases).order_by(releases.c.version))]
 
 
 def test_the_first_package_becomes_champion_everywhere(in_project: Project, tmp_path: Path) -> None:
     published = publish_of(in_project, tmp_path)
-    assert (published.release.version, published.release.role, published.was_there) == (1, "champion", False)
+    assert (published.release.version, published.release.role, published.already_published) == (1, "champion", False)
     assert registered(tmp_path) == ([1], {"champion": "1"})
     assert read_verified(repository(tmp_path) / "intent-1") == read_verified(in_project / "artifacts/package")
 
 
-@pytest.mark.parametrize("look", [1, 2])
-def test_whoever_loses_the_right_meanwhile_enters_nothing(in_project: Project, tmp_path: Path, look: int) -> None:
-    looks: list[int] = []
+@pytest.mark.parametrize("check", [1, 2])
+def test_a_publisher_that_loses_its_lease_adds_nothing(in_project: Project, tmp_path: Path, check: int) -> None:
+    checks: list[int] = []
 
-    def may(_connection: sa.Connection) -> None:
-        looks.append(1)
-        if len(looks) == look:
+    def check_lease(_connection: sa.Connection) -> None:
+        checks.append(1)
+        if len(checks) == check:
             raise PermissionError("stale")
 
     with pytest.raises(PermissionError, match="stale"):
-        publish(in_project / "artifacts/package", in_project / "dvc.lock", "evergreen", tmp_path, decision=7, may=may)
-    assert entered(tmp_path) == []
+        publish(
+            in_project / "artifacts/package", in_project / "dvc.lock", "evergreen", tmp_path, decision=7, check_lease=check_lease
+        )
+    assert released(tmp_path) == []
     assert publish_of(in_project, tmp_path).release.version == 1
 
 
@@ -75,7 +77,7 @@ def test_publishing_the_same_content_again_changes_nothing(in_project: Project, 
     publish_of(in_project, tmp_path)
     lineage = (repository(tmp_path) / "intent-1" / "lineage.json").read_bytes()
     again = publish_of(in_project, tmp_path)
-    assert again.was_there
+    assert again.already_published
     assert registered(tmp_path) == ([1], {"champion": "1"})
     assert (repository(tmp_path) / "intent-1" / "lineage.json").read_bytes() == lineage
 
@@ -96,14 +98,14 @@ def test_lineage_names_content_run_commit_and_data(in_project: Project, tmp_path
 def test_a_publish_killed_anywhere_is_completed_by_the_next_call(in_project: Project, tmp_path: Path, point: str) -> None:
     program = (
         "import os, signal; from pathlib import Path; from serving.release.publish import publish\n"
-        f"at = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == {point!r} else None\n"
-        f"publish(Path('artifacts/package'), Path('dvc.lock'), 'evergreen', Path({str(tmp_path)!r}), at)\n"
+        f"reached = lambda point: os.kill(os.getpid(), signal.SIGKILL) if point == {point!r} else None\n"
+        f"publish(Path('artifacts/package'), Path('dvc.lock'), 'evergreen', Path({str(tmp_path)!r}), reached)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program], cwd=in_project.folder, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     publish_of(in_project, tmp_path)
     assert registered(tmp_path) == ([1], {"champion": "1"})
-    assert entered(tmp_path) == [(1, "champion")]
+    assert released(tmp_path) == [(1, "champion")]
     assert [path.name for path in repository(tmp_path).iterdir()] == ["intent-1"]
     read_verified(repository(tmp_path) / "intent-1")
 
@@ -147,7 +149,7 @@ def test_the_registered_champion_predicts(in_project: Project, tmp_path: Path) -
     assert done.stdout.strip() == "['track_order', 'payment_failed']", done.stderr
 
 
-def test_a_torn_live_folder_is_laid_anew(in_project: Project, tmp_path: Path) -> None:
+def test_a_damaged_live_folder_is_replaced(in_project: Project, tmp_path: Path) -> None:
     folder = publish_of(in_project, tmp_path).folder
     (folder / "1" / "model.onnx").write_bytes(b"half")
     publish_of(in_project, tmp_path)

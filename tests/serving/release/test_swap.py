@@ -1,4 +1,4 @@
-"""Swaps, roll-back and routing on a real Triton behind a real gateway: what moves, what is refused, what a killed swap leaves.
+"""Swaps, rollback and routing on a real Triton behind a real gateway: effects, refusals, and swaps that are killed.
 
 One stack for the file; the versions differ by temperature, so that a confidence shows who answered. Tests run in their order:
 version 3 is challenger until it is swapped to.
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -44,42 +45,42 @@ def place(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         yield place
 
 
-def swap_to(place: Place, version: int, said: list[str] | None = None) -> Swapped:
-    return swap(version, place.params, place.home, [].append if said is None else said.append)
+def swap_to(place: Place, version: int, announced: list[str] | None = None) -> Swapped:
+    return swap(version, place.params, place.home, [].append if announced is None else announced.append)
 
 
-def routed(place: Place, weight: float, shadow: float = 0.0) -> None:
+def set_shares(place: Place, weight: float, shadow: float = 0.0) -> None:
     route(place.params, place.home, challenger_weight=weight, shadow_share=shadow, announce=[].append)
 
 
 def ask(place: Place, text: str, unit: str | None = None) -> tuple[int, Answer]:
-    """Version and answer by the gateway; raises `HTTPError` for another status than 200."""
+    """Return version and answer of the gateway; raises `HTTPError` for another status than 200."""
     body = json.dumps({"text": text} | ({"unit": unit} if unit else {})).encode()
     with urlopen(Request(f"http://127.0.0.1:{place.params.gateway.port}/v1/predict", data=body), timeout=10) as page:
-        one = json.load(page)["predictions"][0]
-    return one["version"], (one["label"], one["confidence"])
+        prediction = json.load(page)["predictions"][0]
+    return prediction["version"], (prediction["label"], prediction["confidence"])
 
 
 def live_folders(place: Place) -> list[str]:
     return sorted(path.name for path in repository(place.home).iterdir())
 
 
-def serves_only(place: Place, version: int) -> None:
-    """Table, registry, gateway and Triton all say this version, and its answers are its own."""
+def assert_serves_only(place: Place, version: int) -> None:
+    """Check that table, registry, gateway and Triton agree on this version, and that it answers."""
     assert entered(place)["champion"] == version
     assert aliases(place) == entered(place)
     assert in_triton(place) == [f"intent-{version}"]
     stack.wait_until(lambda: followed(place)["champion"] == version, 3)
-    answers_as(place, version)
+    assert_answers_as(place, version)
 
 
-def answers_as(place: Place, version: int) -> None:
+def assert_answers_as(place: Place, version: int) -> None:
     for text, (label, confidence) in zip(TEXTS, right(place, version), strict=True):
         assert ask(place, text) == (version, (label, pytest.approx(confidence, abs=0.003)))
 
 
 def right(place: Place, version: int) -> list[Answer]:
-    """The version's answers to `TEXTS`, offline."""
+    """Return the version's answers to `TEXTS`, offline."""
     return _right(place.packages[version], version)
 
 
@@ -89,13 +90,13 @@ def _right(package: Path, version: int) -> list[Answer]:
 
 
 def test_the_versions_can_be_told_apart_by_their_answers(place: Place) -> None:
-    sure = [[confidence for _, confidence in right(place, version)] for version in place.packages]
-    for one, other in ((0, 1), (1, 2), (0, 2)):
-        assert all(abs(a - b) > 0.01 for a, b in zip(sure[one], sure[other], strict=True))
+    confidences = [[confidence for _, confidence in right(place, version)] for version in place.packages]
+    for first, second in combinations(confidences, 2):
+        assert all(abs(a - b) > 0.01 for a, b in zip(first, second, strict=True))
 
 
 def test_a_challenger_is_loaded_and_checked_before_it_gets_traffic_and_unloaded_after(place: Place) -> None:
-    weights: dict[str, object] = {}  # by what was said, when it was said
+    weights: dict[str, object] = {}  # weight at the time of each announced line
 
     def note(line: str) -> None:
         weights[line] = followed(place)["challenger_weight"]
@@ -104,42 +105,42 @@ def test_a_challenger_is_loaded_and_checked_before_it_gets_traffic_and_unloaded_
     assert weights == {"intent-3 is loaded and warm": 0.0, "intent-3: 24 golden answers equal the offline ones": 0.0}
     assert in_triton(place) == ["intent-1", "intent-3"]
     stack.wait_until(lambda: followed(place)["challenger_weight"] == 0.5, 3)
-    meant = {version: right(place, version)[0] for version in (1, 3)}
-    found = [ask(place, TEXTS[0], f"unit {number}") for number in range(40)]
-    assert {version for version, _ in found} == {1, 3}
-    assert all(answer == (meant[version][0], pytest.approx(meant[version][1], abs=0.003)) for version, answer in found)
-    routed(place, 0.0)
+    expected = {version: right(place, version)[0] for version in (1, 3)}
+    answers = [ask(place, TEXTS[0], f"unit {number}") for number in range(40)]
+    assert {version for version, _ in answers} == {1, 3}
+    assert all(answer == (expected[version][0], pytest.approx(expected[version][1], abs=0.003)) for version, answer in answers)
+    set_shares(place, 0.0)
     assert in_triton(place) == ["intent-1"]
-    answers_as(place, 1)
+    assert_answers_as(place, 1)
 
 
-def test_a_share_that_is_none_is_refused_and_leaves_nothing_loaded(place: Place) -> None:
-    with pytest.raises(InputError, match="is no share"):
-        routed(place, 1.5)
+def test_an_invalid_share_is_refused_and_leaves_nothing_loaded(place: Place) -> None:
+    with pytest.raises(InputError, match="is not a share"):
+        set_shares(place, 1.5)
     assert in_triton(place) == ["intent-1"]
     assert followed(place)["challenger_weight"] == 0
 
 
 def test_a_challenger_with_other_answers_than_offline_gets_no_traffic(place: Place) -> None:
     with altered(place, 3, less_sure_golden_answers), pytest.raises(RefusedError, match="golden answers differ"):
-        routed(place, 0.5, shadow=0.5)
+        set_shares(place, 0.5, shadow=0.5)
     with open_state(place.home) as engine, engine.begin() as connection:
         assert read_routes(connection).served == {1}
     assert in_triton(place) == ["intent-1"]
 
 
 def test_a_swap_moves_release_table_registry_gateway_and_triton_together(place: Place) -> None:
-    said: list[str] = []
-    assert swap_to(place, 2, said) == Swapped(2, 1, True)
+    announced: list[str] = []
+    assert swap_to(place, 2, announced) == Swapped(2, 1, True)
     assert entered(place) == {"champion": 2, "previous": 1, "challenger": 3}
-    serves_only(place, 2)
-    assert [line for line in said if "golden" in line] == ["intent-2: 24 golden answers equal the offline ones"]
+    assert_serves_only(place, 2)
+    assert [line for line in announced if "golden" in line] == ["intent-2: 24 golden answers equal the offline ones"]
 
 
 def test_the_same_swap_again_changes_nothing(place: Place) -> None:
     assert swap_to(place, 2) == Swapped(2, 2, True)
     assert entered(place) == {"champion": 2, "previous": 1, "challenger": 3}
-    serves_only(place, 2)
+    assert_serves_only(place, 2)
 
 
 def test_rollback_returns_to_the_previous_version(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +149,7 @@ def test_rollback_returns_to_the_previous_version(place: Place, monkeypatch: pyt
     done = CliRunner().invoke(cli.app, ["rollback"])
     assert done.exit_code == 0, done.output
     assert entered(place) == {"champion": 1, "previous": 2, "challenger": 3}
-    serves_only(place, 1)
+    assert_serves_only(place, 1)
 
 
 def test_a_retired_version_is_parked_and_can_come_back(place: Place) -> None:
@@ -157,20 +158,20 @@ def test_a_retired_version_is_parked_and_can_come_back(place: Place) -> None:
     assert (place.home / "parked" / "intent-2" / "manifest.json").is_file()
     swap_to(place, 2)
     assert live_folders(place) == ["intent-2", "intent-3"]
-    serves_only(place, 2)
+    assert_serves_only(place, 2)
 
 
-def test_a_version_that_does_not_load_is_told_in_the_servers_words_and_the_champion_answers_on(place: Place) -> None:
+def test_a_version_that_does_not_load_fails_with_the_servers_message_and_the_champion_still_answers(place: Place) -> None:
     before = entered(place)
     with altered(place, 3, no_such_luck), pytest.raises(ToolError, match="no such luck"):
         swap_to(place, 3)
     assert entered(place) == before
-    serves_only(place, 2)
+    assert_serves_only(place, 2)
 
 
 def test_a_failed_load_does_not_stand_in_the_way_of_the_next_swap(place: Place) -> None:
     assert swap_to(place, 3) == Swapped(3, 2, True)
-    serves_only(place, 3)
+    assert_serves_only(place, 3)
 
 
 def test_a_version_with_other_answers_than_offline_is_refused_and_unloaded(place: Place) -> None:
@@ -178,27 +179,27 @@ def test_a_version_with_other_answers_than_offline_is_refused_and_unloaded(place
     with altered(place, 2, less_sure_golden_answers), pytest.raises(RefusedError, match="24 of 24 golden answers differ"):
         swap_to(place, 2)
     assert entered(place) == before
-    serves_only(place, 3)
+    assert_serves_only(place, 3)
 
 
 def test_golden_answers_are_asked_of_the_model_and_not_of_tritons_cache(place: Place) -> None:
     with altered(place, 2, other_temperature), pytest.raises(RefusedError, match="golden answers differ"):
         swap_to(place, 2)  # it has been loaded before in this server, and was right
-    serves_only(place, 3)
+    assert_serves_only(place, 3)
 
 
-def test_a_champion_whose_golden_answers_differ_is_told_of_but_not_unloaded(place: Place) -> None:
+def test_a_champion_whose_golden_answers_differ_is_an_error_but_stays_loaded(place: Place) -> None:
     with altered(place, 3, less_sure_golden_answers), pytest.raises(RefusedError, match="golden answers differ"):
         swap_to(place, 3)
-    serves_only(place, 3)
+    assert_serves_only(place, 3)
 
 
 def test_a_version_without_golden_answers_is_refused_before_it_is_loaded(place: Place) -> None:
-    said: list[str] = []
+    announced: list[str] = []
     with altered(place, 2, lambda folder: (folder / "golden.json").unlink()), pytest.raises(RefusedError, match="no golden"):
-        swap_to(place, 2, said)
-    assert said == []
-    serves_only(place, 3)
+        swap_to(place, 2, announced)
+    assert announced == []
+    assert_serves_only(place, 3)
 
 
 def test_an_altered_package_is_refused(place: Place) -> None:
@@ -206,15 +207,15 @@ def test_an_altered_package_is_refused(place: Place) -> None:
         (folder / "labels.txt").write_text("other\n")
         with pytest.raises(RefusedError, match=r"labels\.txt"):
             swap_to(place, 2)
-    serves_only(place, 3)
+    assert_serves_only(place, 3)
 
 
-def test_a_version_that_was_never_published_is_told_with_those_that_were(place: Place) -> None:
+def test_the_error_for_a_version_that_was_never_published_lists_those_that_were(place: Place) -> None:
     with pytest.raises(InputError, match=r"there are: 3 \(champion\), 2 \(previous\), 1 \(retired\)"):
         swap_to(place, 7)
 
 
-def test_a_wrong_key_is_told_and_nothing_moves(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_an_error_and_changes_nothing(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_TRITON_KEY_FILE", str(tmp_path / "key"))
     with pytest.raises(InputError, match="EVERGREEN_TRITON_KEY_FILE"):
         swap_to(place, 2)
@@ -222,7 +223,7 @@ def test_a_wrong_key_is_told_and_nothing_moves(place: Place, tmp_path: Path, mon
     with pytest.raises(ToolError, match="our key is not the one"):
         swap_to(place, 2)
     monkeypatch.delenv("EVERGREEN_TRITON_KEY_FILE")
-    serves_only(place, 3)
+    assert_serves_only(place, 3)
 
 
 def test_a_remote_server_is_administered_by_the_same_code(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,18 +234,18 @@ def test_a_remote_server_is_administered_by_the_same_code(place: Place, tmp_path
     remote = place._replace(params=place.params.model_copy(update={"serve": elsewhere}))
     assert swap_to(remote, 1) == Swapped(1, 3, True)
     monkeypatch.delenv("EVERGREEN_TRITON_KEY_FILE")
-    serves_only(place, 1)
+    assert_serves_only(place, 1)
 
 
-def test_a_client_that_keeps_asking_the_old_version_holds_a_swap_up_only_so_long(
+def test_a_client_that_keeps_asking_the_old_version_delays_a_swap_for_a_limited_time(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(swapping, "DRAIN_TIMEOUT_S", 1.0)
-    said: list[tuple[float, str]] = []
-    ended = threading.Event()
+    announced: list[tuple[float, str]] = []
+    stopped = threading.Event()
 
     def keep_asking() -> None:
-        while not ended.is_set():
+        while not stopped.is_set():
             try:
                 triton.ask_http(place.params.serve, "intent-1", ["where is my parcel?"])
             except triton.TritonError:
@@ -253,14 +254,14 @@ def test_a_client_that_keeps_asking_the_old_version_holds_a_swap_up_only_so_long
     client = threading.Thread(target=keep_asking)
     client.start()
     try:
-        swap(2, place.params, place.home, lambda line: said.append((time.monotonic(), line)))
+        swap(2, place.params, place.home, lambda line: announced.append((time.monotonic(), line)))
     finally:
-        ended.set()
+        stopped.set()
         client.join()
-    moved_s = next(at for at, line in said if "is champion" in line)
-    given_up_s = next(at for at, line in said if "still asked after 1 s" in line)
-    assert 1.0 <= given_up_s - moved_s < 2.5
-    serves_only(place, 2)
+    promoted_s = next(at for at, line in announced if "is champion" in line)
+    unloaded_s = next(at for at, line in announced if "still gets requests after 1 s" in line)
+    assert 1.0 <= unloaded_s - promoted_s < 2.5
+    assert_serves_only(place, 2)
 
 
 @pytest.mark.parametrize("point", ["is loaded and warm", "golden answers equal", "is champion", "is unloaded", "aliases are set"])
@@ -275,7 +276,7 @@ def test_a_swap_killed_anywhere_is_completed_by_the_next_call(place: Place, poin
     swap_to(place, version)
     assert {"champion": version, "previous": before}.items() <= entered(place).items()
     assert live_folders(place) == ["intent-1", "intent-2"]
-    serves_only(place, version)
+    assert_serves_only(place, version)
 
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -283,7 +284,7 @@ FORKS.set_forkserver_preload(["serving.release.swap"])
 
 
 def swap_until(version: int, folder: Path, home: Path, point: str) -> None:
-    """In a process of its own: swap, and die when this is said; the aliases are set when parking begins."""
+    """Swap, and kill this process when this line is announced; the aliases are set when parking begins."""
     os.chdir(folder)
 
     def die() -> None:
@@ -294,22 +295,22 @@ def swap_until(version: int, folder: Path, home: Path, point: str) -> None:
             die()
 
     if point == "aliases are set":
-        swapping.park = lambda _home, _kept: die()  # type: ignore[assignment,return-value,func-returns-value]
+        swapping.park = lambda _home, _in_role: die()  # type: ignore[assignment,return-value,func-returns-value]
     swap(version, load_params(), home, note)
 
 
 @contextmanager
 def altered(place: Place, version: int, change: Callable[[Path], object]) -> Iterator[Path]:
-    """The version's folder, changed and sealed; put back as it was when the block ends."""
+    """Yield the version's folder, changed and sealed; restore it when the block ends."""
     folder = swapping.unpark(place.home, version)
-    kept = place.folder / f"kept-{version}"
-    shutil.copytree(folder, kept)
+    original = place.folder / f"original-{version}"
+    shutil.copytree(folder, original)
     try:
         change(folder)
         yield stack.sealed(folder)
     finally:
         shutil.rmtree(folder)
-        kept.replace(folder)
+        original.replace(folder)
 
 
 def less_sure_golden_answers(folder: Path) -> None:
