@@ -1,1 +1,1 @@
-"""The state database: its schema, its migrations and how it is opened. Knows no queries and none of their callers."""
+"""The state database: schema, migrations and connections. Knows no queries."""

@@ -1,11 +1,11 @@
 """The schema of the state database: every table of every process, in one place.
 
-The tables stand here and not with their users because one database has one history of migrations, which serving, monitoring and
-the command line must agree on. Queries live with the package that owns a table: releases and routing with `serving.release`, jobs
-with `serving.jobs`, windows and signals with `monitoring.monitor`, alerts, decisions and retrains with `monitoring.retrain`.
+They are together because one database has one history of migrations. Queries live with the package that owns a table:
+`serving.release` has releases and routing, `serving.jobs` jobs, `monitoring.monitor` windows and signals, `monitoring.retrain`
+alerts, decisions and retrains.
 
-A moment that a wait is measured from is stored three ways: seconds since the epoch, seconds since boot, and the id of that boot,
-so that a clock that jumps neither shortens nor lengthens the wait. Times of jobs are seconds since the epoch.
+A time from which a wait is measured is stored as three columns: seconds since the epoch (`_wall`), seconds since boot (`_mono`)
+and the id of that boot (`_boot`). So a clock that jumps changes no wait. Other `Float` times are seconds since the epoch.
 """
 
 import sqlalchemy as sa
@@ -34,8 +34,8 @@ routing = sa.Table(
     sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),  # one row
     sa.Column("revision", sa.Integer, nullable=False),  # grows with every change of releases or routing
     sa.Column("challenger_weight", sa.Float, nullable=False),  # share of units that the challenger answers
-    sa.Column("shadow_share", sa.Float, nullable=False),  # share of texts copied to the challenger, answers thrown away
-    sa.Column("salt", sa.String(32), nullable=False),  # new with every challenger, so that not the same units go first each time
+    sa.Column("shadow_share", sa.Float, nullable=False),  # share of texts copied to the challenger, whose answers are discarded
+    sa.Column("salt", sa.String(32), nullable=False),  # new with every challenger, so that each one gets different units first
 )
 jobs = sa.Table(
     "jobs",
@@ -46,9 +46,9 @@ jobs = sa.Table(
     sa.Column("payload_digest", sa.String(64), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),  # queued, running, done, failed
     sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("due_at", sa.Float, nullable=False),  # queued: not before; running: the lease's end; else when it ended
+    sa.Column("due_at", sa.Float, nullable=False),  # queued: earliest start; running: end of the lease; else when it ended
     sa.Column("owner", sa.String(64)),
-    sa.Column("fence", sa.Integer, nullable=False),  # grows with every claim; a stale owner's number is refused
+    sa.Column("fence", sa.Integer, nullable=False),  # grows with every claim; a write with an older number is refused
     sa.Column("result", sa.Text),  # JSON
     sa.Column("error", sa.Text),
     sa.Column("created_at", sa.Float, nullable=False),
@@ -56,7 +56,7 @@ jobs = sa.Table(
     sa.Column("callback_url", sa.Text),
     sa.Column("callback_status", sa.String(16), nullable=False),  # none, pending, sending, delivered, given_up
     sa.Column("callback_attempts", sa.Integer, nullable=False),
-    sa.Column("callback_due_at", sa.Float, nullable=False),  # pending: not before; sending: the lease's end
+    sa.Column("callback_due_at", sa.Float, nullable=False),  # pending: earliest attempt; sending: end of the lease
     sa.Index("jobs_due", "status", "due_at"),
     sa.Index("callbacks_due", "callback_status", "callback_due_at"),
 )
@@ -66,8 +66,8 @@ feedback = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("prediction_id", sa.String(64), nullable=False),
     sa.Column("label", sa.String(200), nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),  # label: in the champion's schema; proposal: not
-    sa.Column("source", sa.String(64), nullable=False),  # who says so
+    sa.Column("kind", sa.String(16), nullable=False),  # label: in the champion's schema; proposal: outside of it
+    sa.Column("source", sa.String(64), nullable=False),  # who gave it
     sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
     sa.UniqueConstraint("prediction_id", "source", "label", name="one_opinion_once"),
 )
@@ -75,16 +75,16 @@ monitor = sa.Table(
     "monitor",
     metadata,
     sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),  # one row
-    sa.Column("revision", sa.Integer, nullable=False),  # grows with every write; who has read another one may not write
-    sa.Column("cursor", sa.Text, nullable=False),  # JSON: how far the prediction log has been read
-    sa.Column("watched", sa.LargeBinary),  # evidence and open window of the watched version, after exactly that far
+    sa.Column("revision", sa.Integer, nullable=False),  # grows with every write; a write based on an older one is refused
+    sa.Column("cursor", sa.Text, nullable=False),  # JSON: position in the prediction log
+    sa.Column("watched", sa.LargeBinary),  # evidence and open window of the watched version at exactly this position
 )
 windows = sa.Table(
     "windows",
     metadata,
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # from 1, in a version
-    sa.Column("began_at", sa.Float, nullable=False),  # seconds of the epoch: its first and last row
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # counts from 1 in each version
+    sa.Column("began_at", sa.Float, nullable=False),  # of its first and last row
     sa.Column("ended_at", sa.Float, nullable=False),
     sa.Column("rows", sa.Integer, nullable=False),
     sa.Column("foreign_share", sa.Float),
@@ -100,10 +100,10 @@ signals = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # of the window
     sa.Column("signal", sa.String(32), primary_key=True),
     sa.Column("value", sa.Float),
-    sa.Column("threshold", sa.Float),  # null: no value reaches it
+    sa.Column("threshold", sa.Float),  # null: no value can reach it
     sa.Column("p", sa.Float),
     sa.Column("effect", sa.Float),
-    sa.Column("log_e", sa.Float, nullable=False),  # the highest within the window
+    sa.Column("log_e", sa.Float, nullable=False),  # highest in the window
     sa.Column("log_threshold", sa.Float, nullable=False),
     sa.Column("alarm", sa.String(8), nullable=False),  # none, window, stream, both
 )
@@ -111,15 +111,15 @@ answers = sa.Table(
     "answers",
     metadata,
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(64), nullable=False, unique=True),  # the prediction's
+    sa.Column("id", sa.String(64), nullable=False, unique=True),  # of the prediction
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("label", sa.String(200), nullable=False),  # what was said
+    sa.Column("label", sa.String(200), nullable=False),  # predicted
 )
 judgements = sa.Table(
     "judgements",
     metadata,
-    sa.Column("number", sa.Integer, primary_key=True),  # in the order in which the monitor heard of them
-    sa.Column("prediction_id", sa.String(64), nullable=False, unique=True),  # the first opinion counts
+    sa.Column("number", sa.Integer, primary_key=True),  # in the order in which the monitor received them
+    sa.Column("prediction_id", sa.String(64), nullable=False, unique=True),  # the first feedback counts
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("correct", sa.Boolean, nullable=False),
     sa.Index("judgements_of_version", "version", "number"),
@@ -131,11 +131,11 @@ alerts = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("fingerprint", sa.String(200), nullable=False),
-    sa.Column("starts_at", sa.Float, nullable=False),  # seconds of the epoch; with the fingerprint it names an episode
+    sa.Column("starts_at", sa.Float, nullable=False),  # with the fingerprint it identifies an episode
     sa.Column("status", sa.String(16), nullable=False),  # firing, resolved
     sa.Column("received_at", sa.Float, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),  # JSON: the whole alert as it was sent, ASCII
-    sa.Column("decision_id", sa.Integer),  # null: the controller has not seen it yet
+    sa.Column("body", sa.Text, nullable=False),  # JSON: the whole alert as received, ASCII
+    sa.Column("decision_id", sa.Integer),  # null: not yet seen by the controller
     sa.UniqueConstraint("fingerprint", "starts_at", "status", name="one_alert_once"),
     sa.Index("alerts_unseen", "id", sqlite_where=sa.text("decision_id IS NULL"), postgresql_where=sa.text("decision_id IS NULL")),
 )
@@ -146,16 +146,16 @@ decisions = sa.Table(
     sa.Column("fingerprint", sa.String(200), nullable=False),
     sa.Column("starts_at", sa.Float, nullable=False),
     sa.Column("alertname", sa.String(200), nullable=False),
-    sa.Column("version", sa.Integer),  # that the alert speaks of; null: of none
-    sa.Column("is_over", sa.Boolean, nullable=False),  # its end was heard
-    sa.Column("verdict", sa.String(16), nullable=False),  # waiting; then for good: started, joined, refused
+    sa.Column("version", sa.Integer),  # of the alert; null: the alert names none
+    sa.Column("is_over", sa.Boolean, nullable=False),  # a resolved alert was received
+    sa.Column("verdict", sa.String(16), nullable=False),  # waiting; final: started, joined, refused
     sa.Column("reason", sa.String(32), nullable=False),
     sa.Column("at", sa.Float, nullable=False),  # of the last change
     sa.Column("received_wall", sa.Float, nullable=False),
     sa.Column("received_mono", sa.Float, nullable=False),
     sa.Column("received_boot", sa.String(64), nullable=False),
-    sa.Column("facts", sa.Text, nullable=False),  # JSON: what the decision rests on
-    sa.Column("retrain_id", sa.Integer),  # that it started or joined
+    sa.Column("facts", sa.Text, nullable=False),  # JSON: the facts behind the decision
+    sa.Column("retrain_id", sa.Integer),  # started or joined
     sa.UniqueConstraint("fingerprint", "starts_at", name="one_decision_an_episode"),
     sa.Index("decisions_by_verdict", "verdict"),
 )
@@ -165,12 +165,12 @@ retrains = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("decision_id", sa.Integer, nullable=False, unique=True),
     sa.Column("model", sa.String(128), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),  # running; then for good: done, refused (by the gate), failed
-    sa.Column("step", sa.String(16), nullable=False),  # running: the next to be done, or at work; else the last one
-    sa.Column("attempt", sa.Integer, nullable=False),  # at this step, from 1; 0: not begun
+    sa.Column("state", sa.String(16), nullable=False),  # running; final: done, refused (by the gate), failed
+    sa.Column("step", sa.String(16), nullable=False),  # running: the current or next step; else the last one
+    sa.Column("attempt", sa.Integer, nullable=False),  # at this step, counts from 1; 0: not started
     sa.Column("owner", sa.String(128)),
-    sa.Column("fence", sa.Integer, nullable=False),  # grows with every claim; who writes with an older one is refused
-    sa.Column("lease_wall", sa.Float, nullable=False),  # owned: the lease's end; else: not before
+    sa.Column("fence", sa.Integer, nullable=False),  # grows with every claim; a write with an older number is refused
+    sa.Column("lease_wall", sa.Float, nullable=False),  # owned: end of the lease; else: earliest claim
     sa.Column("lease_mono", sa.Float, nullable=False),
     sa.Column("lease_boot", sa.String(64), nullable=False),
     sa.Column("began_wall", sa.Float, nullable=False),
@@ -179,14 +179,14 @@ retrains = sa.Table(
     sa.Column("ended_wall", sa.Float),
     sa.Column("ended_mono", sa.Float),
     sa.Column("ended_boot", sa.String(64)),
-    sa.Column("git_commit", sa.String(64)),  # that it was made from
-    sa.Column("version_in", sa.Integer),  # champion when it was decided
+    sa.Column("git_commit", sa.String(64)),  # that the retrain started from
+    sa.Column("version_in", sa.Integer),  # champion at the time of the decision
     sa.Column("version_out", sa.Integer),
-    sa.Column("labels", sa.Integer),  # labelled texts it has learnt from
-    sa.Column("feedback_upto", sa.Integer, nullable=False),  # the last row of `feedback` that it has read
+    sa.Column("labels", sa.Integer),  # number of labelled texts in its training data
+    sa.Column("feedback_upto", sa.Integer, nullable=False),  # last row of `feedback` in its training data
     sa.Column("progress", sa.Text, nullable=False),
-    sa.Column("verdict", sa.Text),  # JSON: the gate's
-    sa.Column("failure", sa.Text),  # why it did not end as done
+    sa.Column("verdict", sa.Text),  # JSON, from the gate
+    sa.Column("failure", sa.Text),  # why it is not done
     sa.Index(
         "one_live_retrain_a_model",
         "model",
@@ -205,7 +205,7 @@ retrain_steps = sa.Table(
     sa.Column("fence", sa.Integer, nullable=False),
     sa.Column("began_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),
-    sa.Column("outcome", sa.String(16), nullable=False),  # running, done, failed, lost (its owner fell silent)
+    sa.Column("outcome", sa.String(16), nullable=False),  # running, done, failed, lost (its owner went silent)
     sa.Column("detail", sa.Text, nullable=False),
     sa.UniqueConstraint("retrain_id", "step", "attempt", name="one_attempt_once"),
 )

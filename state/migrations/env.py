@@ -1,4 +1,4 @@
-"""Runs revisions on the connection that `state.database.migrate` hands over."""
+"""Run revisions on the connection that `state.database.migrate` passes in."""
 
 from alembic import context
 

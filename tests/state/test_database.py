@@ -1,4 +1,4 @@
-"""The state database, on SQLite and PostgreSQL: one champion, one challenger, and a schema that migrations and code agree on."""
+"""The state database on SQLite and PostgreSQL: unique roles, and migrations that make exactly the code's tables."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -27,19 +27,19 @@ def alembic_config(connection: sa.Connection | None = None) -> Config:
     return config
 
 
-def move(engine: sa.Engine, revision: str) -> None:
+def downgrade(engine: sa.Engine, revision: str) -> None:
     """Downgrade the schema to an older revision."""
     with engine.begin() as connection:
         command.downgrade(alembic_config(connection), revision)
 
 
 def differences(engine: sa.Engine) -> list[Any]:
-    """What the database has and the code's tables have not, or the other way round."""
+    """Return the differences between the database and the tables in code."""
     with engine.connect() as connection:
         return compare_metadata(MigrationContext.configure(connection), metadata)
 
 
-def tables(engine: sa.Engine) -> set[str]:
+def table_names(engine: sa.Engine) -> set[str]:
     return set(sa.inspect(engine).get_table_names()) - {"alembic_version"}
 
 
@@ -58,7 +58,7 @@ def test_a_newer_challenger_retires_the_last_one(state: sa.Engine) -> None:
         assert find_release(connection, digest="b").role == "retired"
 
 
-def test_entering_the_same_content_twice_changes_nothing(state: sa.Engine) -> None:
+def test_adding_the_same_content_twice_changes_nothing(state: sa.Engine) -> None:
     with state.begin() as connection:
         first = add_release(connection, 1, "a")
         assert add_release(connection, 1, "a") == first
@@ -81,28 +81,28 @@ def test_the_database_refuses_a_second_row_of_routing(state: sa.Engine) -> None:
 
 def test_migrations_make_exactly_the_tables_of_the_code(state: sa.Engine) -> None:
     assert differences(state) == []
-    assert tables(state) == set(metadata.tables)
+    assert table_names(state) == set(metadata.tables)
 
 
-def test_a_missing_column_would_be_seen(state: sa.Engine) -> None:
+def test_a_missing_column_is_detected(state: sa.Engine) -> None:
     with state.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN error")
     assert [change[0] for change in differences(state)] == ["add_column"]
 
 
-def test_every_step_down_can_be_taken_up_again(state: sa.Engine) -> None:
+def test_every_downgrade_can_be_upgraded_again(state: sa.Engine) -> None:
     steps = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
     for revision in [*steps[1:], "base"]:
-        move(state, revision)
+        downgrade(state, revision)
         if revision == "base":
-            assert tables(state) == set()
+            assert table_names(state) == set()
         migrate(state)
         assert differences(state) == []
 
 
 def test_an_older_database_keeps_its_releases_when_it_is_migrated(state: sa.Engine) -> None:
-    move(state, "0001")
-    assert tables(state) == {"releases"}
+    downgrade(state, "0001")
+    assert table_names(state) == {"releases"}
     row = {"version": 1, "content_digest": "a", "role": "champion", "published_at": datetime(2026, 1, 1, tzinfo=UTC)}
     with state.begin() as connection:
         connection.execute(releases.insert().values(row))
@@ -130,7 +130,7 @@ NEW_NAMES = {
 
 
 def test_rows_written_before_the_columns_got_plain_names_are_there_afterwards(state: sa.Engine) -> None:
-    move(state, "0004")
+    downgrade(state, "0004")
     with state.begin() as connection:
         for table, row in OLD_ROWS.items():
             connection.execute(sa.table(table, *map(sa.column, row)).insert().values(row))
@@ -145,23 +145,23 @@ def test_rows_written_before_the_columns_got_plain_names_are_there_afterwards(st
         connection.execute(alerts.insert().values(again | {"received_at": 9.0}))
 
 
-def test_eight_openers_of_a_fresh_database_get_along(database: str, tmp_path: Path) -> None:
-    def enter(version: int) -> str:
+def test_eight_threads_can_open_a_fresh_database_at_once(database: str, tmp_path: Path) -> None:
+    def add(version: int) -> str:
         home = tmp_path / str(version) if database.startswith("postgresql") else tmp_path  # eight hosts, or one
         home.mkdir(exist_ok=True)
         with open_state(home) as engine, engine.begin() as connection:
             return add_release(connection, version, str(version)).role
 
     with ThreadPoolExecutor(8) as pool:
-        entered = list(pool.map(enter, range(1, 9)))
-    assert entered.count("champion") == 1
+        added = list(pool.map(add, range(1, 9)))
+    assert added.count("champion") == 1
     with open_state(tmp_path) as engine, engine.begin() as connection:
         assert set(roles(connection)) == {"champion", "challenger"}
 
 
 def test_without_a_url_the_database_is_a_file_in_the_home(tmp_path: Path) -> None:
     with open_state(tmp_path) as engine:
-        assert tables(engine) == set(metadata.tables)
+        assert table_names(engine) == set(metadata.tables)
     assert (tmp_path / "state.db").is_file()
 
 
@@ -192,7 +192,7 @@ def test_promoting_the_champion_changes_nothing(state: sa.Engine) -> None:
         assert versions(connection) == {1: "champion"}
 
 
-def test_the_address_of_the_database_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_url_of_the_database_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "url").write_text("postgresql+psycopg://me@host/db\n")
     monkeypatch.setenv("EVERGREEN_STATE_URL_FILE", str(tmp_path / "url"))
     assert state_url(tmp_path) == "postgresql+psycopg://me@host/db"

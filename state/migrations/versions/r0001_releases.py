@@ -1,4 +1,4 @@
-"""The release table."""
+"""Create the release table."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Routing, jobs and feedback."""
+"""Create the tables of routing, jobs and feedback."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What the monitor found, how far it has read, and which answers were judged."""
+"""Create the monitor's tables: its position in the prediction log, windows, signals, answers and judgements."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Retraining: alerts as they were heard, decisions, retrains and their steps."""
+"""Create the tables of retraining: alerts, decisions, retrains and their steps."""
 
 import sqlalchemy as sa
 from alembic import op
