@@ -1,4 +1,4 @@
-"""Pictures for the places where people would rather look: drawn without a screen, given back as figures."""
+"""Charts of runs, studies and gates: each function draws without a screen and returns a figure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ GREEN, GREY, RUST = "#2e7d4f", "#9aa0a6", "#b5542b"
 
 
 def learning_curve(epochs: Sequence[dict[str, float]]) -> Figure:
-    """Losses on the left, validation scores on the right, over epochs."""
+    """Draw losses on the left and validation scores on the right, over epochs."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     x = [row["epoch"] for row in epochs]
@@ -28,12 +28,12 @@ def learning_curve(epochs: Sequence[dict[str, float]]) -> Figure:
 
 
 def schedule(factors: Sequence[float], peaks: dict[str, float], note: str) -> Figure:
-    """The learning rate of each group over the steps of a run that has not begun; logarithmic where groups differ much."""
+    """Draw the planned learning rate of each parameter group over steps; the axis is logarithmic when rates differ much."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     order = sorted(peaks, key=lambda name: -peaks[name])
-    for place, name in enumerate(order):
-        shade = 1 - 0.75 * place / max(1, len(order) - 1)
+    for position, name in enumerate(order):
+        shade = 1 - 0.75 * position / max(1, len(order) - 1)
         axes.plot(range(1, len(factors) + 1), [peaks[name] * f for f in factors], color=GREEN, alpha=shade, label=name)
     if max(peaks.values()) > 20 * min(peaks.values()):
         axes.set_yscale("log")
@@ -45,26 +45,27 @@ def schedule(factors: Sequence[float], peaks: dict[str, float], note: str) -> Fi
     return figure
 
 
-def folds(scores: Sequence[float], over: dict[str, float]) -> Figure:
-    """The score of each fold, and mean ± standard deviation as a band."""
+def folds(scores: Sequence[float], overall: dict[str, float]) -> Figure:
+    """Draw the score of each fold, and mean ± standard deviation as a band."""
+    mean, std = overall["mean"], overall["std"]
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
-    axes.axhspan(over["mean"] - over["std"], over["mean"] + over["std"], color=GREY, alpha=0.2)
-    axes.axhline(over["mean"], color=GREY)
+    axes.axhspan(mean - std, mean + std, color=GREY, alpha=0.2)
+    axes.axhline(mean, color=GREY)
     axes.plot(range(1, len(scores) + 1), scores, "o", color=GREEN)
     axes.set_xticks(range(1, len(scores) + 1))
     axes.set_xlabel("fold")
-    axes.set_ylabel(f"macro-F1 on the held-out rows: {over['mean']:.3f} ± {over['std']:.3f}")
+    axes.set_ylabel(f"macro-F1 on the held-out rows: {mean:.3f} ± {std:.3f}")
     return figure
 
 
 def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure:
-    """Shares of each true class (row); counts are written where classes are few enough to read them."""
+    """Draw the predicted share of each true class (row); write counts in the cells when classes are few."""
     side = max(6.0, 0.32 * len(labels) + 3)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True)), cmap="Greens", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8, parse_math=False)  # a label is no formula
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8, parse_math=False)  # labels may contain a $
     axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -84,7 +85,7 @@ def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
 
 
 def certainty(fifths: Sequence[Mapping[str, float]], accuracy: float) -> Figure:
-    """Held-out labelled rows by how certain their spread label is, least certain first, and how many of them are right."""
+    """Draw the accuracy of spread labels on held-out rows by fifths of certainty, least certain first."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     bars = axes.bar(range(len(fifths)), [part["accuracy"] for part in fifths], color=GREEN)
@@ -92,14 +93,14 @@ def certainty(fifths: Sequence[Mapping[str, float]], accuracy: float) -> Figure:
     axes.axhline(accuracy, color=GREY, label=f"all held-out rows: {accuracy:.3f}")
     axes.set_xticks(range(len(fifths)), [f"from {part['from']:.2f}" for part in fifths])
     axes.set_ylim(0, 1.1)
-    axes.set_xlabel("certainty of the spread label; spread.min_certainty\nleaves out what is below it")
-    axes.set_ylabel("share that got its own label back")
+    axes.set_xlabel("certainty of the spread label\n(spread.min_certainty drops labels below it)")
+    axes.set_ylabel("accuracy of the spread label")
     axes.legend(frameon=False, loc="upper left")
     return figure
 
 
 def reliability_diagram(before: Sequence[tuple[float, float, float]], after: Sequence[tuple[float, float, float]]) -> Figure:
-    """Accuracy over confidence, before and after temperature scaling; dot size is the share of rows."""
+    """Draw accuracy over confidence, before and after temperature scaling; dot size is the share of rows."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
@@ -113,7 +114,7 @@ def reliability_diagram(before: Sequence[tuple[float, float, float]], after: Seq
 
 
 def class_f1(names: Sequence[str], scores: Sequence[Any]) -> Figure:
-    """F1 of each class with its interval, worst at the top; `scores` are `metrics.ClassScores`."""
+    """Draw the F1 of each class with its interval, worst at the top; `scores` are `metrics.ClassScores`."""
     order = sorted(range(len(names)), key=lambda i: -scores[i].f1.value)
     figure = Figure(figsize=(8, max(4.0, 0.25 * len(names) + 1)), layout="constrained")
     axes = figure.subplots()
@@ -129,7 +130,7 @@ def class_f1(names: Sequence[str], scores: Sequence[Any]) -> Figure:
 
 
 def sessions(names: Sequence[str], texts_per_s: Sequence[float], chosen: str, refused: Sequence[str]) -> Figure:
-    """Speed of each session that ran; the one that serves in green, those that the gate refused in rust."""
+    """Draw the speed of each session that ran: the chosen one green, those that the gate refused rust."""
     figure = Figure(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
     axes = figure.subplots()
     colours = [GREEN if name == chosen else RUST if name in refused else GREY for name in names]
@@ -142,10 +143,10 @@ def sessions(names: Sequence[str], texts_per_s: Sequence[float], chosen: str, re
     return figure
 
 
-def gained_and_lost(truth: NDArray[np.str_], before: NDArray[np.str_], now: NDArray[np.str_]) -> Figure:
-    """Of each true class, the rows that a candidate gained over the champion (right) and lost (left); most lost at the top."""
+def gained_and_lost(truth: NDArray[np.str_], champion: NDArray[np.str_], candidate: NDArray[np.str_]) -> Figure:
+    """Draw the rows of each true class that a candidate gained over the champion (right) and lost (left), most lost on top."""
     names = sorted(set(truth.tolist()))
-    right = before == truth, now == truth
+    right = champion == truth, candidate == truth
     gained, lost = ([int((a & ~b & (truth == name)).sum()) for name in names] for a, b in (right[::-1], right))
     order = sorted(range(len(names)), key=lambda i: gained[i] - lost[i])
     figure = Figure(figsize=(8, max(3.0, 0.25 * len(names) + 1)), layout="constrained")
@@ -163,17 +164,17 @@ def gained_and_lost(truth: NDArray[np.str_], before: NDArray[np.str_], now: NDAr
 
 
 def arms(arms: Sequence[tuple[str, Mapping[str, Sequence[float]], float]], rows: Mapping[str, int]) -> Figure:
-    """Of each arm (name, accuracy by side and seed, CPU seconds): accuracy with 95 % binomial bars, and what its steps cost."""
+    """Draw each arm (name, accuracy by side and seed, CPU seconds): accuracy with 95 % binomial bars, and its cost."""
     figure = Figure(figsize=(11, 0.5 * len(arms) + 1.6), layout="constrained")
     scores, costs = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
-    for place, (_, accuracy, cpu_s) in enumerate(arms):
+    for line, (_, accuracy, cpu_s) in enumerate(arms):
         for side, colour, lift, name in (("val", GREY, -0.14, "validation"), ("test", GREEN, 0.14, "test")):
             values = 100 * np.asarray(accuracy[side])
-            half = 1.96 * np.sqrt(values.mean() * (100 - values.mean()) / rows[side])
-            scores.errorbar(values.mean(), place + lift, xerr=half, fmt="o", color=colour, capsize=3, label=name)
+            half_width = 1.96 * np.sqrt(values.mean() * (100 - values.mean()) / rows[side])
+            scores.errorbar(values.mean(), line + lift, xerr=half_width, fmt="o", color=colour, capsize=3, label=name)
             if len(values) > 1:
-                scores.plot(values, [place + lift] * len(values), "|", color=colour, markersize=10)
-        costs.barh(place, cpu_s, color=GREY, height=0.5)
+                scores.plot(values, [line + lift] * len(values), "|", color=colour, markersize=10)
+        costs.barh(line, cpu_s, color=GREY, height=0.5)
     scores.set_yticks(range(len(arms)), [name for name, _, _ in arms])
     scores.invert_yaxis()
     scores.set_xlabel("accuracy, % (bars: 95 % by rows; ticks: seeds)")
@@ -191,22 +192,22 @@ def backtest(
     spans: Mapping[str, Sequence[tuple[float, float, bool]]],
     starts: Mapping[str, Sequence[float]],
 ) -> Figure:
-    """Evidence over time against each policy's limit; below, by policy, when something fired and when a retrain would start.
+    """Draw evidence over time against each policy's limit, and below it each policy's alarms and retrain starts.
 
-    `evidence`: by signal (seconds of the epoch, log e-value); `limits`: log thresholds; `spans`: (begin, end, is a stream alarm).
+    `evidence`: (Unix seconds, log e-value) by signal; `limits`: log thresholds; `spans`: (begin, end, is a stream alarm).
     """
     figure = Figure(figsize=(10, 4.5 + 0.5 * len(spans)), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 0.4 + 0.5 * len(spans)])
     for number, (signal, points) in enumerate(sorted(evidence.items())):
-        when = [datetime.fromtimestamp(moment, UTC) for moment, _ in points]
-        above.plot(when, [max(value, 0.0) for _, value in points], color=f"C{number}", linewidth=1.2, label=signal)
+        times = [datetime.fromtimestamp(moment, UTC) for moment, _ in points]
+        above.plot(times, [max(value, 0.0) for _, value in points], color=f"C{number}", linewidth=1.2, label=signal)
     for name, limit in limits.items():
         above.axhline(limit, color=GREY, linestyle="--", linewidth=1)
         above.annotate(name, (1, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     above.set_ylabel("log e-value, highest in a window")
     above.legend(frameon=False, fontsize=8, ncols=2)
-    for line, (name, own) in enumerate(spans.items()):
-        for begin, end, is_stream in own:
+    for line, (name, alarms) in enumerate(spans.items()):
+        for begin, end, is_stream in alarms:
             moments = [datetime.fromtimestamp(moment, UTC) for moment in (begin, end)]
             below.plot(moments, [line, line], color=RUST if is_stream else GREY, linewidth=6, solid_capstyle="butt", alpha=0.7)
         marks = [datetime.fromtimestamp(moment, UTC) for moment in starts[name]]

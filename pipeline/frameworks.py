@@ -1,6 +1,6 @@
-"""The same task in other frameworks: the trained model as a PyTorch program, and the frozen control with scikit-learn.
+"""`make frameworks`: the trained model as a PyTorch program, and the frozen control with scikit-learn.
 
-On demand (`make frameworks`), after `dvc repro`; `serving.release.frameworks` makes Triton models of what is written here.
+It runs after `dvc repro`, and `serving.release.frameworks` turns its output into Triton models.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pipeline.stages.export import export_padded
 
 
 class Normalise(nn.Module):
-    """In the place of a head: the embedding at length 1 is what logistic regression learns from."""
+    """A head that returns the embedding at length 1, which logistic regression is fitted on."""
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(B, width) → (B, width)."""
@@ -32,7 +32,7 @@ class Normalise(nn.Module):
 
 
 def write_torch(trained: TrainedModel, projection: Tensor, longest: int, exported: Path, folder: Path) -> None:
-    """`model.pt2`: the merged model as an exported program with free batch and length; it is read without pickle."""
+    """Write `model.pt2`, the merged model as an exported program with free batch and length. It loads without pickle."""
     folder.mkdir(parents=True)
     batch, pieces = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("pieces", min=2, max=longest)
     free = {0: batch, 1: pieces}
@@ -48,7 +48,7 @@ def write_torch(trained: TrainedModel, projection: Tensor, longest: int, exporte
 def write_control(
     trained: TrainedModel, rows: list[Example], params: Params, projection: Tensor, exported: Path, folder: Path
 ) -> None:
-    """The untouched encoder as ONNX, and the coefficients of logistic regression on its embeddings, as `evaluate` fits it."""
+    """Write the frozen encoder as ONNX, and the coefficients of logistic regression on its embeddings as in `evaluate`."""
     folder.mkdir(parents=True)
     embedded = frozen_embeddings([row.text for row in rows], params.model, params.evaluate.batch_size)
     index = {label: i for i, label in enumerate(trained.labels)}
@@ -56,7 +56,7 @@ def write_control(
     fitted = fit_control(embedded, truth, params.evaluate.control_c)
     np.savez(folder / "control.npz", coefficients=fitted.coef_, intercepts=fitted.intercept_, classes=fitted.classes_)
     encoder = load_encoder(base_folder(params.model))
-    embedding = TextClassifier(encoder, Normalise())  # type: ignore[arg-type]  # any module from embeddings serves as head here
+    embedding = TextClassifier(encoder, Normalise())  # type: ignore[arg-type]  # this head returns embeddings, not logits
     export_padded(embedding, projection, folder / "encoder.onnx", params.export)
     shutil.copy(exported / "tokenizer.json", folder / "tokenizer.json")
     card = json.loads((exported / "model.json").read_text(encoding="utf-8"))
@@ -73,9 +73,8 @@ def main() -> None:
     projection = sketch_projection(trained.classifier.head.weight.shape[1], params.model)
     shutil.rmtree(args.out, ignore_errors=True)
     write_control(trained, read_examples(args.split / "train.parquet"), params, projection, args.exported, args.out / "control")
-    write_torch(
-        trained, projection, params.model.max_pieces, args.exported, args.out / "torch"
-    )  # last: merging changes the classifier in place
+    # last, because merging changes the classifier in place
+    write_torch(trained, projection, params.model.max_pieces, args.exported, args.out / "torch")
     print(f"a PyTorch program and the scikit-learn control → {args.out}")
 
 

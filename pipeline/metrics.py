@@ -1,4 +1,4 @@
-"""Scores of a classifier: accuracy, F1, intervals by bootstrap, calibration. Pure: arrays in, numbers out."""
+"""Scores of a classifier: accuracy, F1, bootstrap intervals and calibration. Pure: arrays in, numbers out."""
 
 from collections import Counter
 from typing import Literal, NamedTuple
@@ -30,113 +30,119 @@ class ClassScores(NamedTuple):
     rows: int
 
 
-def confusion(truth: Indices, guess: Indices, classes: int) -> Indices:
-    """(classes, classes) counts; rows are the truth."""
-    return np.bincount(truth * classes + guess, minlength=classes * classes).reshape(classes, classes)
+def confusion(truth: Indices, predicted: Indices, classes: int) -> Indices:
+    """Return counts (classes, classes); rows are true classes, columns are predicted classes."""
+    return np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def f1_by_class(matrix: NDArray[np.int64]) -> Floats:
-    """2 TP / (2 TP + FP + FN) of each class, 0 for one that neither occurs nor is guessed."""
+    """Return 2 TP / (2 TP + FP + FN) of each class; 0 for a class that is neither true nor predicted anywhere."""
     hits = np.diagonal(matrix)
-    seen_or_said = matrix.sum(axis=0) + matrix.sum(axis=1)
-    return np.divide(2.0 * hits, seen_or_said, out=np.zeros(len(hits)), where=seen_or_said > 0)
+    total = matrix.sum(axis=0) + matrix.sum(axis=1)
+    return np.divide(2.0 * hits, total, out=np.zeros(len(hits)), where=total > 0)
 
 
 def f1_macro(matrix: NDArray[np.int64]) -> float:
-    """Mean F1 over the classes that occur or are guessed, as scikit-learn averages."""
+    """Return the mean F1 over the classes that are true or predicted somewhere, as scikit-learn does."""
     occurs = matrix.sum(axis=0) + matrix.sum(axis=1) > 0
     return float(f1_by_class(matrix)[occurs].mean())
 
 
 def f1_micro(matrix: NDArray[np.int64]) -> float:
-    """2 TP / (2 TP + FP + FN) with counts summed over classes; with one label a row it equals accuracy."""
+    """Return 2 TP / (2 TP + FP + FN) with counts summed over classes; with one label per row it equals accuracy."""
     hits = np.trace(matrix)
     misses = matrix.sum() - hits
     return float(2 * hits / (2 * hits + 2 * misses))
 
 
 def accuracy(matrix: NDArray[np.int64]) -> float:
-    """Share of rows on the diagonal."""
+    """Return the share of rows on the diagonal."""
     return float(np.trace(matrix) / matrix.sum())
 
 
 class Bootstrap:
-    """Percentile intervals (Efron 1979) over rows drawn with replacement; the same draws for all scores, so they compare."""
+    """Percentile intervals (Efron 1979) over rows drawn with replacement; all scores share the draws and can be compared."""
 
     def __init__(self, rows: int, resamples: int, confidence: float, seed: int) -> None:
         self.draws = np.random.default_rng(seed).integers(0, rows, size=(resamples, rows))
         tail = 50 * (1 - confidence)
         self.percentiles = (tail, 100 - tail)
 
-    def confusions(self, truth: Indices, guess: Indices, classes: int) -> list[Indices]:
-        """One confusion matrix a draw."""
-        return [confusion(truth[draw], guess[draw], classes) for draw in self.draws]
+    def confusions(self, truth: Indices, predicted: Indices, classes: int) -> list[Indices]:
+        """Return one confusion matrix for each draw."""
+        return [confusion(truth[draw], predicted[draw], classes) for draw in self.draws]
 
     def interval(self, value: float, resampled: list[float]) -> Interval:
-        """The score with the percentiles of its resampled values."""
+        """Return the score with the percentiles of its resampled values."""
         low, high = np.percentile(resampled, self.percentiles)
         return Interval(value, float(low), float(high))
 
 
-def class_scores(truth: Indices, guess: Indices, classes: int, bootstrap: Bootstrap) -> list[ClassScores]:
-    """Precision, recall and F1 with its interval, for each class index."""
-    matrix = confusion(truth, guess, classes)
-    resampled = np.stack([f1_by_class(one) for one in bootstrap.confusions(truth, guess, classes)])
+def class_scores(truth: Indices, predicted: Indices, classes: int, bootstrap: Bootstrap) -> list[ClassScores]:
+    """Return precision, recall, and F1 with its interval for each class index."""
+    matrix = confusion(truth, predicted, classes)
+    resampled = np.stack([f1_by_class(resample) for resample in bootstrap.confusions(truth, predicted, classes)])
     f1 = f1_by_class(matrix)
-    said, seen = matrix.sum(axis=0), matrix.sum(axis=1)
+    predicted_rows, true_rows = matrix.sum(axis=0), matrix.sum(axis=1)
     return [
         ClassScores(
-            precision=float(matrix[c, c] / max(1, said[c])),
-            recall=float(matrix[c, c] / max(1, seen[c])),
+            precision=float(matrix[c, c] / max(1, predicted_rows[c])),
+            recall=float(matrix[c, c] / max(1, true_rows[c])),
             f1=bootstrap.interval(float(f1[c]), resampled[:, c].tolist()),
-            rows=int(seen[c]),
+            rows=int(true_rows[c]),
         )
         for c in range(classes)
     ]
 
 
 def softmax(logits: Floats) -> Floats:
-    """(N, classes) → rows that sum to 1."""
+    """Return probabilities (N, classes), of which each row sums to 1."""
     return np.asarray(special.softmax(logits, axis=1))
 
 
 def negative_log_likelihood(logits: Floats, truth: Indices, temperature: float = 1.0) -> float:
-    """Mean −log p of the true class, in nats."""
+    """Return the mean −log p of the true class, in nats."""
     return float(-special.log_softmax(logits / temperature, axis=1)[np.arange(len(truth)), truth].mean())
 
 
 def fit_temperature(logits: Floats, truth: Indices) -> float:
-    """The temperature that minimises the negative log-likelihood (Guo et al. 2017), between 1/20 and 20."""
+    """Return the temperature that minimises the negative log-likelihood (Guo et al. 2017), between 1/20 and 20."""
     bound = np.log(20.0)
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda t: negative_log_likelihood(logits, truth, float(np.exp(t))), bounds=(-bound, bound), method="bounded"
     )
-    return float(np.exp(found.x))
+    return float(np.exp(optimum.x))
 
 
 def calibration_error(probabilities: Floats, truth: Indices, bins: int) -> float:
-    """Expected calibration error (Naeini et al. 2015): mean |accuracy − confidence| over equal-width bins, weighted by rows."""
-    return float(sum(weight * abs(right - sure) for sure, right, weight in reliability(probabilities, truth, bins)))
+    """Return the expected calibration error (Naeini et al. 2015).
+
+    It is the mean |accuracy − confidence| over equal-width bins, weighted by rows.
+    """
+    return float(sum(share * abs(right - confidence) for confidence, right, share in reliability(probabilities, truth, bins)))
 
 
 def reliability(probabilities: Floats, truth: Indices, bins: int) -> list[tuple[float, float, float]]:
-    """(mean confidence, accuracy, share of rows) of each bin that has rows."""
+    """Return (mean confidence, accuracy, share of rows) of each bin that has rows."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
     return [
-        (float(confidence[which == b].mean()), float(right[which == b].mean()), float((which == b).mean()))
+        (float(confidence[index == b].mean()), float(right[index == b].mean()), float((index == b).mean()))
         for b in range(bins)
-        if (which == b).any()
+        if (index == b).any()
     ]
 
 
-def most_confused(truth: Indices, guess: Indices, most: int) -> list[tuple[int, int, int]]:
-    """(true class, guessed class, rows) of the most frequent mistakes; ties by class index."""
-    wrong = Counter((int(t), int(g)) for t, g in zip(truth, guess, strict=True) if t != g)
-    return [(t, g, rows) for (t, g), rows in sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:most]]
+def most_confused(truth: Indices, predicted: Indices, most: int) -> list[tuple[int, int, int]]:
+    """Return (true class, predicted class, rows) of the most frequent mistakes; ties are ordered by class index."""
+    mistakes = Counter((int(t), int(p)) for t, p in zip(truth, predicted, strict=True) if t != p)
+    return [(t, p, rows) for (t, p), rows in sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))[:most]]
 
 
 def mcnemar(gained: int, lost: int, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:
-    """Exact p of equal accuracy on paired rows, of which so many only one side or only the other gets right (McNemar 1947)."""
+    """Return the exact p-value of equal accuracy on paired rows (McNemar 1947).
+
+    The candidate alone gets `gained` rows right, the control alone gets `lost` rows right.
+    """
     return float(binomtest(gained, gained + lost, alternative=alternative).pvalue) if gained + lost else 1.0

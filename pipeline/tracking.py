@@ -1,6 +1,6 @@
-"""The MLflow door: one run for the processes train, evaluate, reference and export, and the registry that publish writes.
+"""All calls to MLflow: one run for the stages that make a model, and the registry that `publish` writes.
 
-Telemetry never stops a stage: calls that fail are told once and the stage goes on; all that publish needs stands in files.
+Telemetry never stops a stage: failed calls are logged and the stage continues, because `publish` reads only files.
 Registry calls are not telemetry: they raise.
 """
 
@@ -33,13 +33,13 @@ EXPERIMENT = "evergreen"
 GIVE_UP_AFTER = 3  # failed calls in a row
 MODEL_NAME_IN_RUN = "model"
 OWNER = "evergreen.owner"
-ASKED_BY = {"DVC_EXP_NAME": "dvc.exp_name", "EVERGREEN_DECISION": "evergreen.decision", "EVERGREEN_ALERT": "evergreen.alert"}
+CAUSES = {"DVC_EXP_NAME": "dvc.exp_name", "EVERGREEN_DECISION": "evergreen.decision", "EVERGREEN_ALERT": "evergreen.alert"}
 MAX_TAG_CHARS = 500
 log = structlog.get_logger()
 
 
 class Run:
-    """One MLflow run as one stage sees it; `id` is None when MLflow cannot be reached."""
+    """One MLflow run, as a stage uses it; `id` is None when MLflow cannot be reached."""
 
     def __init__(self, run_id: str | None) -> None:
         self.id = run_id
@@ -66,18 +66,18 @@ class Run:
         self._try(lambda: self._client.log_artifacts(self.id, str(folder), folder.name))
 
     def dataset(self, frame: pd.DataFrame, *, name: str, source: str, context: str, digest: str) -> None:
-        """A dataset input; MLflow's digest column keeps at most 36 characters."""
+        """Log a dataset input; MLflow's digest column holds at most 36 characters."""
 
         def send() -> None:
             with catch_warnings():
-                simplefilter("ignore")  # a path "can be interpreted in multiple ways", all of them the same
+                simplefilter("ignore")  # MLflow warns that a path has several interpretations, all of them equal
                 data = mlflow.data.from_pandas(frame, source=source, name=name, targets="label", digest=digest[:36])
             mlflow.log_input(data, context=context)
 
         self._try(send)
 
     def model(self, exported: Path) -> None:
-        """The servable model, once for each content."""
+        """Log the servable model, once for each content."""
         self._try(lambda: ensure_model(str(self.id), exported))
 
     def _try(self, call: Callable[[], Any]) -> None:
@@ -86,7 +86,7 @@ class Run:
         try:
             call()
             self._failures = 0
-        except Exception as error:  # whatever a store, a driver or a plug-in raises: telemetry stops no stage
+        except Exception as error:  # stores, drivers and plug-ins raise anything, and telemetry must not stop a stage
             self._failures += 1
             log.warning("mlflow_call_failed", error=str(error)[:300], giving_up=self._failures >= GIVE_UP_AFTER)
 
@@ -97,9 +97,9 @@ def connect(home: Path) -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     uri, named = tracking_uri(home), os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
-    if named is None:  # MLflow has set it now: this home's store would pass for the user's choice in the next home
+    if named is None:  # MLflow has set it now, and another home would take this store for the user's choice
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-    with FileLock(home / "mlflow.lock"):  # two processes must not both lay out a fresh database
+    with FileLock(home / "mlflow.lock"):  # two processes must not both create the tables
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
             local = uri == default_uri(home)
             mlflow.create_experiment(EXPERIMENT, artifact_location=(home / "mlartifacts").as_uri() if local else None)
@@ -107,56 +107,54 @@ def connect(home: Path) -> None:
 
 
 def tracking_uri(home: Path) -> str:
-    """The store that the environment names, else the SQLite file in the home of state."""
+    """Return the store that the environment names, else the SQLite file in the home of state."""
     return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
 
 
 def default_uri(home: Path) -> str:
-    """The SQLite database in the home of state."""
+    """Return the URI of the SQLite database in the home of state."""
     return f"sqlite:///{home / 'mlflow.db'}"
 
 
 @contextmanager
 def registry(home: Path) -> Iterator[None]:
-    """Inside, registry calls reach MLflow; one that fails becomes a `ToolError` in words a person can act on."""
+    """Connect to MLflow for registry calls, and raise `ToolError` with advice when one of them fails."""
     try:
         connect(home)
         yield
     except MlflowException as error:
-        what = f"the registry did not do what was asked: {str(error)[:300]}"
-        do = "see that it runs, then call `.venv/bin/evergreen publish` again: it goes on where it was"
+        what = f"a registry call failed: {str(error)[:300]}"
+        do = "check that MLflow runs, then repeat `.venv/bin/evergreen publish`: it continues where it stopped"
         raise ToolError(f"MLflow at {tracking_uri(home)}", what, do) from None
 
 
 def show(home: Path, port: int) -> NoReturn:
-    """Become MLflow's server, on loopback and on the local store; raises `ToolError` when the store has a server of its own."""
+    """Replace this process by MLflow's server, on loopback and the local store; raise `ToolError` when the store is a server."""
     if tracking_uri(home).startswith("http"):
-        raise ToolError(
-            "MLFLOW_TRACKING_URI", "the runs are on a server, which has pages of its own", f"open {tracking_uri(home)}"
-        )
+        raise ToolError("MLFLOW_TRACKING_URI", "the runs are on a server with its own pages", f"open {tracking_uri(home)}")
     connect(home)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     store = ["--backend-store-uri", tracking_uri(home), "--default-artifact-root", (home / "mlartifacts").as_uri()]
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses it, and its routes need no login
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # unused here, and its routes need no login
     sys.stdout.flush()
-    os.execv(sys.executable, [*command, *store])  # noqa: S606  # no shell is wanted
+    os.execv(sys.executable, [*command, *store])  # noqa: S606  # without a shell
 
 
 @contextmanager
 def stage_run(
     stage: str, params: dict[str, str], home: Path, *, continues: str | None = None, parent: str | None = None
 ) -> Iterator[Run]:
-    """The run of this stage: the one it continues, or a new one; with a parent, a run inside of that one.
+    """Open the run of this stage: the one that it continues, a new one, or with `parent` a new nested one.
 
-    A run's params cannot change; a stage that is run again with other params gets a child of the run it would have continued.
+    A run's params cannot change, so a stage repeated with other params gets a child of the run it would have continued.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # short patience with dead servers: training waits for none
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training must not wait for a dead server
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         connect(home)
         active = _open_run(stage, params, continues, parent)
     except Exception as error:  # as in Run._try
-        log.warning("mlflow_unreachable", error=str(error)[:300], consequence=f"stage {stage} goes on without tracking")
+        log.warning("mlflow_unreachable", error=str(error)[:300], consequence=f"stage {stage} continues without tracking")
         yield Run(None)
         return
     run = Run(active.info.run_id)
@@ -184,22 +182,22 @@ def _open_run(stage: str, params: dict[str, str], continues: str | None, parent:
         return mlflow.start_run(run_name=name, log_system_metrics=not nested, tags=_origin(), nested=nested, parent_run_id=parent)
     try:
         known = mlflow.get_run(continues).data.params
-    except MlflowException:  # the model was made elsewhere and came with `dvc pull`
+    except MlflowException:  # the model was trained elsewhere and fetched with `dvc pull`
         return mlflow.start_run(tags={"evergreen.trained_in": continues, **_origin()}, log_system_metrics=True)
     if all(known.get(key, value) == value for key, value in params.items()):
-        mlflow.MlflowClient().set_tag(continues, OWNER, this_process())  # first: a run without a living owner would be closed
+        mlflow.MlflowClient().set_tag(continues, OWNER, this_process())  # first, or `close_orphans` may close the run
         return mlflow.start_run(run_id=continues, log_system_metrics=True, nested=nested)
     return mlflow.start_run(run_name=f"{stage} again", parent_run_id=continues, tags=_origin(), log_system_metrics=True)
 
 
 def _origin() -> dict[str, str]:
     tags = {"git.commit": git("rev-parse", "HEAD"), "git.dirty": str(is_dirty()).lower(), OWNER: this_process()}
-    asked = {name: os.environ[name] for name in ASKED_BY if os.environ.get(name)}
-    return tags | {ASKED_BY[name]: value[:MAX_TAG_CHARS] for name, value in asked.items()}
+    causes = {CAUSES[name]: os.environ[name][:MAX_TAG_CHARS] for name in CAUSES if os.environ.get(name)}
+    return tags | causes
 
 
 def close_orphans(home: Path) -> list[str]:
-    """End runs that stand as RUNNING though the process of this machine that owned them is gone; their ids. May raise."""
+    """End RUNNING runs whose owner was a process of this machine that has ended, and return their ids. May raise."""
     connect(home)
     client = mlflow.MlflowClient()
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
@@ -207,25 +205,25 @@ def close_orphans(home: Path) -> list[str]:
     for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
         owner = run.data.tags.get(OWNER)
         if owner and is_gone(owner):
-            client.set_tag(run.info.run_id, "evergreen.closed", "its owner had ended without a word")
+            client.set_tag(run.info.run_id, "evergreen.closed", "its owner ended without closing it")
             client.set_terminated(run.info.run_id, "KILLED")
             closed.append(str(run.info.run_id))
     return closed
 
 
 def ensure_model(run_id: str, exported: Path) -> str:
-    """URI of the run's servable model with this content, logged now (signature from type hints) if it is not there; may raise."""
+    """Return the URI of the run's servable model with this content; log the model first when it is absent. May raise."""
     client = mlflow.MlflowClient()
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     digest = model_digest(exported)
     known = client.search_logged_models(
         [experiment.experiment_id], filter_string=f"source_run_id = '{run_id}' AND status = 'READY'"
     )
-    for one in known:
-        if one.tags.get("model_digest") == digest:
-            return f"models:/{one.model_id}"
+    for model in known:
+        if model.tags.get("model_digest") == digest:
+            return f"models:/{model.model_id}"
     here = Path(__file__).parent
-    sys.path.insert(0, str(here))  # MLflow tries the input example now, and finds `runtime` by its own means only when it loads
+    sys.path.insert(0, str(here))  # MLflow runs the input example now, before it knows where `runtime` is
     try:
         logged = mlflow.pyfunc.log_model(
             name=MODEL_NAME_IN_RUN,
@@ -242,12 +240,12 @@ def ensure_model(run_id: str, exported: Path) -> str:
 
 
 def register(name: str, run_id: str | None, exported: Path, tags: dict[str, str]) -> int:
-    """The registry's number for the content `tags['content_digest']`, registered now unless it is there; may raise."""
+    """Return the version number of the content `tags['content_digest']`; register it first when it is absent. May raise."""
     digest = tags["content_digest"]
     client = mlflow.MlflowClient()
-    found: list[ModelVersion] = client.search_model_versions(f"name = '{name}' and tags.content_digest = '{digest}'")
-    if found:
-        return min(int(one.version) for one in found)
+    versions: list[ModelVersion] = client.search_model_versions(f"name = '{name}' and tags.content_digest = '{digest}'")
+    if versions:
+        return min(int(entry.version) for entry in versions)
     with _in_run(run_id):
         uri = ensure_model(mlflow.active_run().info.run_id, exported)
     return int(mlflow.register_model(uri, name, tags=tags).version)
@@ -255,7 +253,7 @@ def register(name: str, run_id: str | None, exported: Path, tags: dict[str, str]
 
 @contextmanager
 def _in_run(run_id: str | None) -> Iterator[None]:
-    """Inside the run, or inside a new one where this store does not know it."""
+    """Continue the run, or start a new one when this store does not know it."""
     try:
         known = run_id if run_id and mlflow.get_run(run_id) else None
     except MlflowException:
@@ -266,7 +264,7 @@ def _in_run(run_id: str | None) -> Iterator[None]:
 
 
 def set_alias(name: str, alias: str, number: int | None) -> None:
-    """Make `models:/name@alias` mean version `number`, or nothing."""
+    """Point `models:/name@alias` to version `number`, or remove the alias."""
     client = mlflow.MlflowClient()
     aliases = client.get_registered_model(name).aliases
     if number is None:

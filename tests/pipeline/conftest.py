@@ -1,4 +1,4 @@
-"""What tests of the later stages share: the small project's model and rows, read only."""
+"""Fixtures of the tests of later stages: the small project's model and rows, read only."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Pictures render, without a screen."""
+"""Charts render without a screen."""
 
 from collections.abc import Callable
 from io import BytesIO

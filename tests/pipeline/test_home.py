@@ -1,4 +1,4 @@
-"""The home of state: chosen by environment, or one for all worktrees of a clone."""
+"""The home of state: set by the environment, or shared by all worktrees of a clone."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipeline.home import find_home, git, main_worktree
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git repository with one commit, and no home chosen."""
+    """Create a git repository with one commit, and unset EVERGREEN_HOME."""
     monkeypatch.delenv("EVERGREEN_HOME", raising=False)
     folder = tmp_path / "clone"
     folder.mkdir()
@@ -21,7 +21,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_home_is_the_one_chosen_and_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_of_the_environment_is_used_and_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "deep" / "home"))
     assert find_home() == tmp_path / "deep" / "home"
     assert (tmp_path / "deep" / "home").is_dir()
@@ -41,7 +41,7 @@ def test_the_home_is_live_of_the_clone_from_any_folder(clone: Path, monkeypatch:
     assert (clone / "live").is_dir()
 
 
-def test_an_empty_choice_is_no_choice(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clone)
     monkeypatch.setenv("EVERGREEN_HOME", "")
     assert find_home() == clone / "live"

@@ -1,4 +1,4 @@
-"""The MLflow door: one run for all stages, nothing lost in it, and no stage stopped by it."""
+"""MLflow tracking: one run for all stages, complete, and never the reason that a stage stops."""
 
 import os
 import signal
@@ -56,8 +56,8 @@ def test_the_run_holds_curves_system_metrics_data_sets_figures_and_model(made: P
 
 
 def test_metric_names_stay_few(made: Project) -> None:
-    own = [name for name in run_of(made).data.metrics if not name.startswith("system/")]
-    assert len(own) < 60
+    names = [name for name in run_of(made).data.metrics if not name.startswith("system/")]
+    assert len(names) < 60
 
 
 def test_a_stage_continues_the_run_it_is_given(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_stage_continues_the_run_it_is_given(tmp_path: Path) -> None:
     assert mlflow.get_run(first.id).data.params == {"train.epochs": "1", "evaluate.seed": "1"}
 
 
-def test_a_stage_run_again_with_other_params_gets_a_child(tmp_path: Path) -> None:
+def test_a_stage_repeated_with_other_params_gets_a_child_run(tmp_path: Path) -> None:
     with tracking.stage_run("train", {"train.epochs": "1"}, tmp_path) as first:
         pass
     with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, tmp_path, continues=first.id):
@@ -80,7 +80,7 @@ def test_a_stage_run_again_with_other_params_gets_a_child(tmp_path: Path) -> Non
     assert mlflow.get_run(again.id).data.tags["mlflow.parentRunId"] == first.id
 
 
-def test_a_run_of_another_store_is_named_in_a_new_one(tmp_path: Path) -> None:
+def test_a_run_that_continues_one_of_another_store_names_it(tmp_path: Path) -> None:
     with tracking.stage_run("evaluate", {}, tmp_path, continues="0123456789abcdef0123456789abcdef") as run:
         pass
     assert mlflow.get_run(run.id).data.tags["evergreen.trained_in"] == "0123456789abcdef0123456789abcdef"
@@ -114,7 +114,7 @@ def test_a_server_that_dies_in_the_middle_stops_no_stage(tmp_path: Path, monkeyp
     assert reached
 
 
-def test_registering_with_a_dead_server_is_told(made: Project, tmp_path: Path) -> None:
+def test_registering_with_a_dead_server_is_an_error_with_advice(made: Project, tmp_path: Path) -> None:
     dead = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "EVERGREEN_HOME": str(tmp_path)}
     done = made.run("python", "-m", "evergreen.cli", "publish", **dead)
     assert done.returncode == 3
@@ -133,10 +133,10 @@ with stage_run("train", {}, Path(sys.argv[1])) as run:
 """
 
 
-def test_a_run_whose_process_was_killed_is_closed_and_one_that_lives_is_not(tmp_path: Path) -> None:
-    asked = {"EVERGREEN_DECISION": "7", "EVERGREEN_ALERT": "EvergreenDrift\n$(id) ff00"}
+def test_a_run_whose_process_was_killed_is_closed_and_a_living_one_is_not(tmp_path: Path) -> None:
+    cause = {"EVERGREEN_DECISION": "7", "EVERGREEN_ALERT": "EvergreenDrift\n$(id) ff00"}
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=os.environ | asked, capture_output=True, text=True
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=os.environ | cause, capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     dead = done.stdout.split()[-1]
@@ -146,11 +146,11 @@ def test_a_run_whose_process_was_killed_is_closed_and_one_that_lives_is_not(tmp_
     closed = mlflow.get_run(dead)
     assert closed.info.status == "KILLED"
     assert closed.data.tags["evergreen.decision"] == "7"
-    assert closed.data.tags["evergreen.alert"] == asked["EVERGREEN_ALERT"]
+    assert closed.data.tags["evergreen.alert"] == cause["EVERGREEN_ALERT"]
     assert tracking.close_orphans(tmp_path) == []
 
 
-def test_a_process_is_gone_when_its_number_is_somebody_elses_or_the_machine_has_restarted() -> None:
+def test_a_process_is_gone_when_its_pid_was_reused_or_the_machine_was_restarted() -> None:
     host, boot, pid, started = this_process().split(" ")
     assert not is_gone(f"{host} {boot} {pid} {started}")
     assert is_gone(f"{host} {boot} {pid} {int(started) - 1}")
