@@ -1,9 +1,9 @@
-# Three images:  docker build --target triton .   and so for gateway and monitor   (docs/kubernetes.md)
+# Three images:  docker build --target triton .   likewise gateway and monitor   (docs/kubernetes.md)
 #
-# Versions of Python packages stand in requirements.lock alone; a stage picks its lines out of it by name, and nothing is resolved.
-# Base images are exact tags; give the digests that you have checked: --build-arg TRITON_DIGEST=sha256:… --build-arg PYTHON_DIGEST=sha256:…
+# Versions of Python packages come from requirements.lock alone: a stage selects its lines by name, and pip resolves nothing.
+# Base images are exact tags; add digests that you have verified: --build-arg TRITON_DIGEST=sha256:… --build-arg PYTHON_DIGEST=sha256:…
 
-# At least 26.07 for NVIDIA's security bulletin of May 2026; the build checks that it is the release of tritonclient in the lock.
+# At least 26.07, for NVIDIA's security bulletin of May 2026; the build checks that it matches tritonclient in the lock.
 ARG TRITON_TAG=26.09-py3
 ARG TRITON_DIGEST=
 ARG PYTHON_TAG=3.11.16-slim-bookworm
@@ -15,9 +15,9 @@ FROM docker.io/library/python:${PYTHON_TAG}${PYTHON_DIGEST:+@$PYTHON_DIGEST} AS 
 
 FROM nvidia AS triton-packages
 USER root
-# What serving/backend and pipeline/runtime import inside Triton.
+# Packages that serving/backend and pipeline/runtime import inside Triton.
 ARG PACKAGES="numpy onnxruntime openvino tokenizers"
-# The lock's ONNX Runtime computes on CPUs. For GPUs name a CUDA build that fits the image: --build-arg ONNXRUNTIME=onnxruntime-gpu==…
+# The lock's ONNX Runtime runs on CPUs. For GPUs name a CUDA build that fits the image: --build-arg ONNXRUNTIME=onnxruntime-gpu==…
 ARG ONNXRUNTIME=
 COPY requirements.lock /build/requirements.lock
 RUN set -eu; \
@@ -30,23 +30,23 @@ RUN set -eu; \
 FROM nvidia AS triton
 USER root
 COPY --from=triton-packages /opt/evergreen/packages /opt/evergreen/packages
-# NVIDIA's image comes with tools that whoever broke in would want; Triton needs none of them.
+# Remove tools that an intruder could use and Triton does not need.
 RUN set -eu; \
     test "$(id -u triton-server)" = 1000; \
     for tool in apt apt-get curl ftp git nc ncat pip pip3 rsync scp sftp ssh telnet wget; do \
       while path="$(command -v "$tool")"; do rm "$path"; done; \
     done; \
     while python3 -c "import shutil, pip; shutil.rmtree(pip.__path__[0])" 2>/dev/null; do :; done
-# In front of the image's own packages, which stay as NVIDIA built them.
+# Searched before the image's own packages, which stay unchanged.
 ENV PYTHONPATH=/opt/evergreen/packages PYTHONDONTWRITEBYTECODE=1
 USER 1000:1000
-# k8s/base/triton.yaml has the arguments.
+# The arguments are in k8s/base/triton.yaml.
 ENTRYPOINT []
 CMD ["tritonserver", "--help"]
 
 
 FROM python AS gateway-packages
-# What serving.gateway and serving.release.fetch_repository import, and what these packages import in turn.
+# Packages that serving.gateway and serving.release.fetch_repository import, with their dependencies.
 ARG PACKAGES="\
   aiohappyeyeballs aiohttp aiosignal alembic annotated-doc annotated-types anyio attrs brotli cachetools certifi charset-normalizer \
   click fastapi filelock frozenlist fsspec gevent geventhttpclient googleapis-common-protos greenlet grpcio h11 \
@@ -72,14 +72,14 @@ COPY pipeline /opt/evergreen/pipeline
 COPY serving /opt/evergreen/serving
 COPY state /opt/evergreen/state
 ENV PYTHONPATH=/opt/evergreen/packages PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 EVERGREEN_HOME=/var/lib/evergreen
-# params.yaml is looked for here; k8s mounts it.
+# params.yaml is read from here; k8s mounts it.
 WORKDIR /opt/evergreen
 USER 10001:10001
 CMD ["python", "-m", "serving.gateway"]
 
 
 FROM python AS monitor-packages
-# What monitoring.monitor imports besides the gateway's packages.
+# Packages that monitoring.monitor imports in addition to the gateway's.
 ARG PACKAGES="scipy threadpoolctl"
 COPY requirements.lock /build/requirements.lock
 RUN set -eu; \

@@ -1,11 +1,11 @@
-# Every command, for people and CI. Each target sets up what it needs; the first call takes minutes, later ones start at once.
+# Every command, for people and CI. Each target sets up what it needs: the first call takes minutes, later ones start at once.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
 .PHONY: repro folds studies serve watch traffic loop manifests frameworks bench-serve bench-drift bench-train drill ui test lint clean help
 .DEFAULT_GOAL := help
 
-help:  ## this list
+help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: .venv/ready  ## from data to a model that Triton serves
@@ -16,74 +16,74 @@ repro: .venv/ready  ## from data to a model that Triton serves
 	@$(BIN)/evergreen ask --start "where is my parcel?"
 	@$(BIN)/evergreen status
 
-folds: .venv/ready  ## the same training once for each of train.folds stratified folds: mean and deviation, nested MLflow runs
+folds: .venv/ready  ## cross-validation on train.folds stratified folds: mean and standard deviation, nested MLflow runs
 	@$(BIN)/dvc repro split
 	@$(BIN)/python -m pipeline.stages.cross_validate --split artifacts/split --out artifacts/folds
 
-studies: .venv/ready  ## every arm of docs/studies as a DVC experiment, with pages; goes on where it was; about a minute an arm
+studies: .venv/ready  ## every arm of docs/studies as a DVC experiment, with pages; resumes where it stopped; about a minute per arm
 	@$(BIN)/python -m pipeline.tuning.studies
 
 serve: .venv/ready  ## serve the champion on loopback, Triton behind the gateway; Ctrl-C stops it
 	@exec $(BIN)/evergreen serve
 
-watch: .venv/ready .tools/ready  ## Prometheus, Alertmanager, the inbox and the monitor beside make serve; Ctrl-C stops them
+watch: .venv/ready .tools/ready  ## Prometheus, Alertmanager, inbox, monitor and retrain controller; needs make serve; Ctrl-C stops them
 	@exec $(BIN)/python -m monitoring.local.watch
 
-traffic: .venv/ready  ## a shop's customers who begin to write of something new, sent through make serve; six minutes
+traffic: .venv/ready  ## send messages of customers who start to write about a new topic through make serve; six minutes
 	@exec $(BIN)/python -m serving.loadtest.replay data/traffic.jsonl --labels 0.2
 
 loop: .venv/ready .tools/ready  ## after make repro: drift, alert, labels, retrain, gate, new champion, in a scratch home; six minutes
 	@exec $(BIN)/python -m evergreen.loop
 
-manifests: .venv/ready  ## rules, dashboard and the cluster's files, from params.yaml
+manifests: .venv/ready  ## render alert rules, dashboard and the cluster's files from params.yaml
 	@$(BIN)/python -m monitoring.alert_rules.manifests
 
-frameworks: .venv/ready  ## PyTorch and scikit-learn models beside the champion; make serve loads them too
+frameworks: .venv/ready  ## export PyTorch and scikit-learn models, which make serve loads next to the champion
 	@$(BIN)/python -m pipeline.frameworks --model artifacts/model --split artifacts/split --exported artifacts/export --out artifacts/frameworks
 	@$(BIN)/python -m serving.release.frameworks --made artifacts/frameworks --exported artifacts/export --session artifacts/session
 
-ui: .venv/ready  ## MLflow in the browser, at http://127.0.0.1:5000
+ui: .venv/ready  ## open MLflow at http://127.0.0.1:5000
 	@exec $(BIN)/evergreen ui
 
-test: .venv/ready lint  ## lint, types, import contracts and all tests
+test: .venv/ready lint  ## run lint and all tests
 	@$(BIN)/python -m pytest
 
-lint: .venv/ready  ## format, lint, types and import contracts
+lint: .venv/ready  ## check format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench-serve: .venv/ready  ## rows S1a to S7b of the serving goals, beside their controls; 25 minutes
+bench-serve: .venv/ready  ## measure serving goals S1a to S7b against their controls; 25 minutes
 	@$(BIN)/python -m tests.bench.serve
 
-bench-drift: .venv/ready .peers/ready  ## rows D1 to D6 of the watching goals, beside their controls
+bench-drift: .venv/ready .peers/ready  ## measure monitoring goals D1 to D6 against their controls
 	@$(BIN)/python -m tests.bench.drift
 
-bench-train: .venv/ready  ## rows T1a to T6 of the training goals, beside Hugging Face's Trainer; 20 minutes
+bench-train: .venv/ready  ## measure training goals T1a to T6 against Hugging Face's Trainer; 20 minutes
 	@$(BIN)/python -m tests.bench.train
 
-drill: .venv/ready .tools/ready  ## faults injected on purpose: swaps, overload, killed servers, the watching itself, floods of alerts, retrains; more than two hours
+drill: .venv/ready .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains; more than two hours
 	@$(BIN)/python -m tests.faults.drill
 
-clean:  ## remove what the pipeline made here, but not the home of state
+clean:  ## remove the pipeline's outputs, but not live/
 	rm -rf artifacts reports dvc_plots
 
 .tools/ready: monitoring/local/tools.py .venv/ready
 	@$(BIN)/python -m monitoring.local.tools .tools
 
-# Other people's drift detectors, the controls of bench-drift, in an environment of their own.
+# Other drift detectors, the controls of bench-drift, in a separate environment.
 .peers/ready: requirements-peers.lock
 	@$(PYTHON) -m venv .peers
 	@.peers/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-peers.lock
 	@touch $@
 
-# One environment holds it all. requirements.lock is whole, so nothing is resolved: pip only fetches and unpacks.
+# One environment for everything. requirements.lock is complete, so pip resolves nothing: it only downloads and unpacks.
 .venv/ready: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=… to a Python 3.11"; exit 3; }
 	@echo "setting up .venv (two or three minutes, once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep ^torch== requirements.lock)"  # a CUDA build brings libraries that a CPU build lacks
+	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep ^torch== requirements.lock)"  # a CUDA build needs libraries that a CPU build lacks
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -158,9 +158,9 @@ def numbers(signal: Signal) -> list[tuple[str, str]]:
     """Return the known statistics of a signal as (name, value)."""
     statistics = (
         ("statistic", signal.value),
-        ("its threshold", signal.window_threshold),
+        ("threshold", signal.window_threshold),
         ("log e-value", signal.log_e),
-        ("its threshold", signal.threshold),
+        ("threshold", signal.threshold),
         ("effect size", signal.effect_size),
     )
     return [(name, f"{value:.3g}") for name, value in statistics if value is not None]

@@ -1,4 +1,4 @@
-"""The Dockerfile, read: stages, instructions, the names of packages; and the lock beside it."""
+"""The Dockerfile, parsed into stages, instructions and package names; and the versions in requirements.lock."""
 
 import re
 from functools import cache
@@ -14,7 +14,7 @@ ENTRIES = {
 
 
 class Stage(NamedTuple):
-    """One FROM and what follows: instructions with their continuation lines joined."""
+    """One FROM and its instructions, with continuation lines joined."""
 
     name: str
     base: str
@@ -30,35 +30,35 @@ class Stage(NamedTuple):
 
 
 @cache
-def stages() -> dict[str, Stage]:
+def dockerfile_stages() -> dict[str, Stage]:
     text = "\n".join(line for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
-    found: dict[str, Stage] = {}
+    stages: dict[str, Stage] = {}
     for line in re.sub(r"\\\n", " ", text).splitlines():
         if match := re.fullmatch(r"FROM (\S+) AS (\S+)", line):
-            found[match.group(2)] = Stage(match.group(2), match.group(1), [])
-        elif found and line.strip():
-            list(found.values())[-1].lines.append(line)
-    return found
+            stages[match.group(2)] = Stage(match.group(2), match.group(1), [])
+        elif stages and line.strip():
+            list(stages.values())[-1].lines.append(line)
+    return stages
 
 
 @cache
-def lock() -> dict[str, str]:
-    """Version by name."""
+def locked_versions() -> dict[str, str]:
+    """Return the version of each package in requirements.lock."""
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 
-def plain(name: str) -> str:
+def normalised_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def installed(image: str) -> set[str]:
-    """What the image holds: its own packages and those of the image it is built on."""
-    own = {plain(name) for name in stages()[f"{image}-packages"].packages}
-    return own | installed(stages()[image].base) if stages()[image].base in ENTRIES else own
+def image_packages(image: str) -> set[str]:
+    """Return the image's packages, with those of the image it is built on."""
+    packages = {normalised_name(name) for name in dockerfile_stages()[f"{image}-packages"].packages}
+    return packages | image_packages(dockerfile_stages()[image].base) if dockerfile_stages()[image].base in ENTRIES else packages
 
 
-def argument(name: str) -> str:
-    found = re.search(rf"^ARG {name}=(.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
-    assert found, name
-    return found.group(1)
+def build_argument(name: str) -> str:
+    match = re.search(rf"^ARG {name}=(.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    assert match, name
+    return match.group(1)

@@ -1,4 +1,4 @@
-"""What `kubectl kustomize` makes of k8s/, and words to speak of it. Nothing here asks a cluster."""
+"""The output of `kubectl kustomize`, and functions to search it. Nothing here contacts a cluster."""
 
 import os
 import re
@@ -19,7 +19,7 @@ UNITS = {"Mi": 2**20, "Gi": 2**30, "m": 0.001, "": 1}
 
 
 class Workload(NamedTuple):
-    """A Deployment and what its pods are."""
+    """A Deployment and its pod template."""
 
     name: str
     namespace: str
@@ -33,53 +33,55 @@ class Workload(NamedTuple):
 
 
 @cache
-def without_kubectl() -> str:
-    """Why nothing can be rendered here; empty where it can."""
+def kubectl_problem() -> str:
+    """Return why nothing can be rendered here, or an empty string."""
     if not shutil.which("kubectl"):
         return "kubectl is not installed"
-    said = subprocess.run(["kubectl", "version", "--client", "--output=json"], env=offline(), capture_output=True, text=True)
-    found = re.search(r'"gitVersion": "v(\d+)\.(\d+)', said.stdout)
-    if found and tuple(map(int, found.groups())) >= (1, 27):
+    result = subprocess.run(
+        ["kubectl", "version", "--client", "--output=json"], env=offline_environment(), capture_output=True, text=True
+    )
+    match = re.search(r'"gitVersion": "v(\d+)\.(\d+)', result.stdout)
+    if match and tuple(map(int, match.groups())) >= (1, 27):
         return ""
-    return f"kubectl is older than 1.27: {found.group(0) if found else said.stderr}"
+    return f"kubectl is older than 1.27: {match.group(0) if match else result.stderr}"
 
 
-def offline() -> dict[str, str]:
-    """No cluster is known to what we call."""
+def offline_environment() -> dict[str, str]:
+    """Return an environment without a cluster."""
     return {**os.environ, "KUBECONFIG": os.devnull}
 
 
 def kustomize(folder: Path) -> list[Object]:
-    """What `kubectl kustomize` makes of a folder; skips where it is absent."""
-    if reason := without_kubectl():
+    """Render a folder with `kubectl kustomize`; skips the test without kubectl."""
+    if reason := kubectl_problem():
         pytest.skip(reason)
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], env=offline(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, "kustomize warns"
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
+    result = subprocess.run(["kubectl", "kustomize", str(folder)], env=offline_environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr, "kustomize warns"
+    return [item for item in yaml.safe_load_all(result.stdout) if item]
 
 
-def of(objects: list[Object], kind: str) -> list[Object]:
-    return [one for one in objects if one["kind"] == kind]
+def of_kind(objects: list[Object], kind: str) -> list[Object]:
+    return [item for item in objects if item["kind"] == kind]
 
 
-def named(objects: list[Object], kind: str, name: str) -> Object:
-    (found,) = [one for one in of(objects, kind) if one["metadata"]["name"] == name]
+def find_object(objects: list[Object], kind: str, name: str) -> Object:
+    (found,) = [item for item in of_kind(objects, kind) if item["metadata"]["name"] == name]
     return found
 
 
 def workloads(objects: list[Object]) -> list[Workload]:
-    """Gateway and Triton."""
+    """Return every Deployment as a `Workload`."""
     found = []
-    for one in of(objects, "Deployment"):
-        template = one["spec"]["template"]
+    for item in of_kind(objects, "Deployment"):
+        template = item["spec"]["template"]
         labels = template["metadata"]["labels"]
-        found.append(Workload(one["metadata"]["name"], one["metadata"]["namespace"], labels, one, template["spec"]))
+        found.append(Workload(item["metadata"]["name"], item["metadata"]["namespace"], labels, item, template["spec"]))
     return found
 
 
-def workload(objects: list[Object], name: str) -> Workload:
-    (found,) = [one for one in workloads(objects) if one.name == name]
+def find_workload(objects: list[Object], name: str) -> Workload:
+    (found,) = [workload for workload in workloads(objects) if workload.name == name]
     return found
 
 
@@ -89,18 +91,20 @@ def containers(pod: Object) -> Iterator[Object]:
 
 
 def amount(quantity: str) -> float:
-    """Kubernetes' `512Mi`, `500m`, `2` as a number."""
+    """Convert a Kubernetes quantity, `512Mi`, `500m` or `2`, to a number."""
     digits, unit = re.fullmatch(r"(\d+)([A-Za-z]*)", str(quantity)).groups()  # type: ignore[union-attr]
     return int(digits) * UNITS[unit]
 
 
 def flags(container: Object) -> dict[str, str]:
-    """Arguments of the form --name=value, or --name."""
+    """Parse arguments of the form --name=value, or --name."""
     split = [argument.partition("=") for argument in container["args"]]
-    assert len({name for name, _, _ in split}) == len(split), "an argument stands twice"
+    assert len({name for name, _, _ in split}) == len(split), "an argument is repeated"
     return {name: value for name, _, value in split}
 
 
-def config_of(objects: list[Object], prefix: str) -> dict[str, str]:
-    (found,) = [one["data"] for one in of(objects, "ConfigMap") if one["metadata"]["name"].startswith(prefix)]
+def config_map_data(objects: list[Object], prefix: str) -> dict[str, str]:
+    (found,) = [
+        config_map["data"] for config_map in of_kind(objects, "ConfigMap") if config_map["metadata"]["name"].startswith(prefix)
+    ]
     return dict(found)

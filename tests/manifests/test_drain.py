@@ -1,7 +1,7 @@
-"""A Triton pod that leaves fails nobody: its connections end in time, and it is told to stop only after that.
+"""A Triton pod shuts down without a failed request: its connections end before it receives SIGTERM.
 
-A Triton that was told to stop says of every model that it does not know it. Kubernetes takes the pod out of the Service when
-preStop begins: new connections go elsewhere, those that stand stay. So they have to end by themselves before preStop does.
+After SIGTERM Triton answers that it knows no model. When preStop begins, Kubernetes removes the pod from the Service: new
+connections go elsewhere, but open ones stay. So they must end before preStop does.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ import tritonclient.grpc.aio as triton_aio
 from pipeline.params import Params, Serve
 from serving.triton.client import Connection, TritonError
 from serving.triton.http_pool import AGE_S
-from tests.manifests.pods_here import Here, started
-from tests.manifests.rendered import Object, flags, workload
+from tests.manifests.rendered import Object, find_workload, flags
+from tests.manifests.triton_container import TritonContainer, start_triton
 
 AGE_MS = 300  # instead of the manifest's seconds
 
 
 class Service:
-    """What a ClusterIP does: each new connection goes to one pod of those that are in; connections that stand are left alone."""
+    """A fake ClusterIP: each new connection goes to one of the pods; open connections stay where they are."""
 
     def __init__(self, pods: list[int]) -> None:
         self.pods, self.connections = pods, 0
@@ -37,21 +37,21 @@ class Service:
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         pod = self.pods[self.connections % len(self.pods)]
-        there, back = await asyncio.open_connection("127.0.0.1", pod)
-        await asyncio.gather(copy(reader, back), copy(there, writer), return_exceptions=True)
+        pod_reader, pod_writer = await asyncio.open_connection("127.0.0.1", pod)
+        await asyncio.gather(copy(reader, pod_writer), copy(pod_reader, writer), return_exceptions=True)
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
-        while some := await reader.read(65536):
-            writer.write(some)
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
             await writer.drain()
     finally:
         writer.close()
 
 
 class GrpcClient:
-    """What other clients of the KServe protocol are: one channel that stands until the server ends it."""
+    """A KServe client with one channel that stays open until the server closes it."""
 
     def __init__(self, serve: Serve) -> None:
         self._client = triton_aio.InferenceServerClient(f"{serve.host}:{serve.grpc_port}")
@@ -69,8 +69,8 @@ class GrpcClient:
         await self._client.close()
 
 
-class GatewaysClient:
-    """What the gateway asks with."""
+class GatewayClient:
+    """The gateway's connection to Triton."""
 
     def __init__(self, serve: Serve) -> None:
         self._connection = Connection(serve, age_s=AGE_MS / 1000)
@@ -82,13 +82,13 @@ class GatewaysClient:
         await self._connection.close()
 
 
-async def ask_all_the_time(client: GrpcClient | GatewaysClient, until: asyncio.Event) -> tuple[int, list[str]]:
-    """How many texts were answered, and every failure, of eight callers on one client."""
+async def ask_until(stop: asyncio.Event, client: GrpcClient | GatewayClient) -> tuple[int, list[str]]:
+    """Send requests from eight callers until `stop`; return the number of answers, and every failure."""
     answered, failures = 0, []
 
     async def caller() -> None:
         nonlocal answered
-        while not until.is_set():
+        while not stop.is_set():
             try:
                 assert await client.ask("intent-7", ["where is my parcel?"], timeout_s=5) == ["it answers"]
                 answered += 1
@@ -100,47 +100,51 @@ async def ask_all_the_time(client: GrpcClient | GatewaysClient, until: asyncio.E
     return answered, failures
 
 
-async def leave(kind: type[GrpcClient | GatewaysClient], pods: list[Here], pre_stop_s: float) -> tuple[int, list[str], int]:
-    """One of two pods goes while callers ask; answers, failures and connections of it all."""
+async def shut_one_down(
+    kind: type[GrpcClient | GatewayClient], pods: list[TritonContainer], pre_stop_s: float
+) -> tuple[int, list[str], int]:
+    """Shut down one of two pods under load; return the number of answers, the failures and the number of connections."""
     port_name = "grpc_port" if kind is GrpcClient else "http_port"
-    service, until = Service([getattr(pod.serve, port_name) for pod in pods]), asyncio.Event()
+    service, stop = Service([getattr(pod.serve, port_name) for pod in pods]), asyncio.Event()
     async with service.listening() as port:
         client = kind(pods[0].serve.model_copy(update={port_name: port}))
-        asking = asyncio.create_task(ask_all_the_time(client, until))
+        asking = asyncio.create_task(ask_until(stop, client))
         await asyncio.sleep(3 * AGE_MS / 1000)
-        service.pods.pop(service.connections % 2)  # the one that is asked now
+        service.pods.pop(service.connections % 2)  # the pod in use
         leaving = pods.pop(service.connections % 2)
         await asyncio.sleep(pre_stop_s)
         leaving.process.terminate()
         await asyncio.to_thread(leaving.process.wait, 30)
-        until.set()
+        stop.set()
         return *await asking, service.connections
 
 
 @pytest.mark.parametrize(
-    ("kind", "patient", "fails"),
-    [(GrpcClient, True, False), (GrpcClient, False, True), (GatewaysClient, True, False), (GatewaysClient, False, False)],
+    ("kind", "waits", "fails"),
+    [(GrpcClient, True, False), (GrpcClient, False, True), (GatewayClient, True, False), (GatewayClient, False, False)],
     ids=["gRPC, after preStop", "gRPC, at once", "gateway, after preStop", "gateway, at once"],
 )
-def test_a_pod_that_leaves_fails_nobody_if_it_waits_as_the_manifest_says(
-    kind: type[GrpcClient | GatewaysClient],
-    patient: bool,
+def test_a_pod_that_waits_as_in_the_manifest_shuts_down_without_failures(
+    kind: type[GrpcClient | GatewayClient],
+    waits: bool,
     fails: bool,
     rendered: dict[str, list[Object]],
     repository: Path,
     params: Params,
 ) -> None:
-    main = workload(rendered["local"], "triton").main
+    main = find_workload(rendered["local"], "triton").main
     pre_stop_ms = int(main["lifecycle"]["preStop"]["exec"]["command"][1]) * 1000
     age_ms = max(1000 * AGE_S, int(flags(main)["--grpc-max-connection-age"]))
     ages = pre_stop_ms / age_ms
     assert ages >= 2
-    pods = [started(main, repository, params.serve, grpc_max_connection_age=str(AGE_MS), exit_timeout_secs="3") for _ in range(2)]
+    pods = [
+        start_triton(main, repository, params.serve, grpc_max_connection_age=str(AGE_MS), exit_timeout_secs="3") for _ in range(2)
+    ]
     processes = [pod.process for pod in pods]
     try:
         for pod in pods:
             pod.wait_ready()
-        answered, failures, connections = asyncio.run(leave(kind, pods, ages * AGE_MS / 1000 if patient else 0))
+        answered, failures, connections = asyncio.run(shut_one_down(kind, pods, ages * AGE_MS / 1000 if waits else 0))
     finally:
         for process in processes:
             process.terminate()

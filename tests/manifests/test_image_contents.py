@@ -1,4 +1,4 @@
-"""What lies in each image: all that is imported there and no more, by the import statements and by a start without the rest."""
+"""Each image contains the packages that it imports and no others: by import statements, and by a start without other packages."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
-from tests.manifests.dockerfile import ENTRIES, installed, plain
+from tests.manifests.dockerfile import ENTRIES, image_packages, normalised_name
 
 NEVER = (
     "torch",
@@ -25,7 +25,7 @@ NEVER = (
     "nvidia-pytriton",
     "scikit-learn",
 )
-BY_NAME = {  # imported where no import statement names it
+BY_NAME = {  # imported without an import statement
     "uvloop": "uvicorn",
     "httptools": "uvicorn",
     "aiohttp": "fsspec, for http and https",
@@ -36,10 +36,10 @@ ELSEWHERE = {
     "gateway": {"openvino"},
     "monitor": {"openvino", "river"},
     "triton": set(),
-}  # imported by a function that this image does not call
-LEFT_OUT = {  # required by a package, but not for what it does here
+}  # imported in functions that this image does not call
+NOT_NEEDED = {  # required by a package, but not for its use here
     "huggingface-hub": "tokenizers downloads with it",
-    "openvino-telemetry": "openvino's converter tells its makers with it",
+    "openvino-telemetry": "openvino's converter sends telemetry with it",
     "flatbuffers": "onnxruntime's converters, which Triton does not run",
     "packaging": "likewise",
     "protobuf": "likewise",
@@ -47,57 +47,57 @@ LEFT_OUT = {  # required by a package, but not for what it does here
 
 
 @pytest.mark.parametrize("image", ENTRIES)
-def test_what_makes_models_stays_out(image: str) -> None:
-    assert not installed(image) & set(NEVER)
+def test_no_image_contains_training_packages(image: str) -> None:
+    assert not image_packages(image) & set(NEVER)
 
 
 @pytest.mark.parametrize("image", ENTRIES)
-def test_what_a_package_requires_is_there_or_left_out_for_a_reason(image: str) -> None:
-    for name in installed(image):
+def test_every_requirement_is_installed_or_excluded_with_a_reason(image: str) -> None:
+    for name in image_packages(image):
         for text in distribution(name).requires or []:
             required = Requirement(text)
             if required.marker is None or required.marker.evaluate({"extra": ""}):
-                assert plain(required.name) in installed(image) | set(LEFT_OUT), f"{name} requires {required}"
+                assert normalised_name(required.name) in image_packages(image) | set(NOT_NEEDED), f"{name} requires {required}"
 
 
 @pytest.mark.parametrize(("image", "module"), [(image, module) for image, modules in ENTRIES.items() for module in modules])
-def test_every_third_party_module_that_is_imported_is_in_the_image(image: str, module: str) -> None:
+def test_every_imported_third_party_module_is_in_the_image(image: str, module: str) -> None:
     owners = packages_distributions()
-    for source, name in sorted(third_party(existing(module))):
+    for source, name in sorted(third_party(require_source(module))):
         if name in ELSEWHERE[image]:
             continue
-        assert {plain(one) for one in owners.get(name, [name])} & installed(image), f"{source} imports {name}"
+        assert {normalised_name(owner) for owner in owners.get(name, [name])} & image_packages(image), f"{source} imports {name}"
 
 
 @pytest.mark.parametrize(("image", "module"), [(image, module) for image, modules in ENTRIES.items() for module in modules])
-def test_it_starts_with_the_packages_of_the_image_alone(image: str, module: str) -> None:
-    code = BLOCKER.format(allowed=sorted(installed(image) | {"evergreen"}), module=existing(module))
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_process_starts_with_the_packages_of_the_image_alone(image: str, module: str) -> None:
+    code = BLOCKER.format(allowed=sorted(image_packages(image) | {"evergreen"}), module=require_source(module))
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
-def test_the_gateways_image_holds_nothing_that_nobody_imports() -> None:
+def test_the_gateways_image_contains_no_unused_package() -> None:
     owners = packages_distributions()
-    modules = {name for module in ENTRIES["gateway"] for _, name in third_party(existing(module))}
-    needed = {plain(owner) for name in modules for owner in owners.get(name, [])} | set(BY_NAME)
+    modules = {name for module in ENTRIES["gateway"] for _, name in third_party(require_source(module))}
+    needed = {normalised_name(owner) for name in modules for owner in owners.get(name, [])} | set(BY_NAME)
     while (
         more := {
-            plain(Requirement(text).name)
-            for name in needed & installed("gateway")
+            normalised_name(Requirement(text).name)
+            for name in needed & image_packages("gateway")
             for text in distribution(name).requires or []
             if (marker := Requirement(text).marker) is None or marker.evaluate({"extra": ""}) or "extra" in str(marker)
         }
         - needed
     ):
         needed |= more
-    assert installed("gateway") - needed == set()
+    assert image_packages("gateway") - needed == set()
 
 
 BLOCKER = """
 import re, sys
 from importlib.metadata import packages_distributions
 
-owners = {{top: {{re.sub(r"[-_.]+", "-", one).lower() for one in found}} for top, found in packages_distributions().items()}}
+owners = {{top: {{re.sub(r"[-_.]+", "-", name).lower() for name in names}} for top, names in packages_distributions().items()}}
 owners.pop("_distutils_hack", None)
 
 class Absent:
@@ -110,7 +110,7 @@ import {module}
 """
 
 
-def existing(module: str) -> str:
+def require_source(module: str) -> str:
     if not source_of(module):
         pytest.skip(f"{module} is not written yet")
     return module
@@ -119,11 +119,11 @@ def existing(module: str) -> str:
 def source_of(module: str) -> Path | None:
     path = ROOT.joinpath(*module.split("."))
     candidates = (path.with_suffix(".py"), path / "__init__.py")
-    return next((one for one in candidates if one.is_file()), None)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def third_party(module: str) -> set[tuple[str, str]]:
-    """(our module, foreign top-level name) of all that may be imported once this module is, inside functions too."""
+    """Return (our module, third-party name) of every import reachable from a module, inside functions too."""
     seen, found, todo = set(), set(), [module]
     while todo:
         name = todo.pop()
@@ -141,7 +141,7 @@ def third_party(module: str) -> set[tuple[str, str]]:
 
 
 def imports(module: str, path: Path) -> Iterator[str]:
-    """Dotted names of a module's imports; relative ones made absolute."""
+    """Yield the dotted names of a module's imports; relative ones are made absolute."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

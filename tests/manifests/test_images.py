@@ -1,4 +1,4 @@
-"""The Dockerfile: exact versions from the lock, users without power, nothing private. No Docker runs here; its shell lines do."""
+"""The Dockerfile: exact versions, unprivileged users, nothing private. Docker does not run here, but its shell lines do."""
 
 import re
 import subprocess
@@ -8,66 +8,69 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.manifests.dockerfile import ENTRIES, argument, installed, lock, stages
+from tests.manifests.dockerfile import ENTRIES, build_argument, dockerfile_stages, image_packages, locked_versions
 
 
 def test_base_images_are_exact_and_take_a_digest() -> None:
-    assert stages()["nvidia"].base == "nvcr.io/nvidia/tritonserver:${TRITON_TAG}${TRITON_DIGEST:+@$TRITON_DIGEST}"
-    assert stages()["python"].base == "docker.io/library/python:${PYTHON_TAG}${PYTHON_DIGEST:+@$PYTHON_DIGEST}"
-    assert argument("TRITON_DIGEST") == argument("PYTHON_DIGEST") == ""
-    assert re.fullmatch(r"3\.11\.\d+-slim-[a-z]+", argument("PYTHON_TAG"))
-    assert {stage.base for stage in stages().values()} - {"nvidia", "python", "gateway"} == {
-        stages()["nvidia"].base,
-        stages()["python"].base,
+    assert dockerfile_stages()["nvidia"].base == "nvcr.io/nvidia/tritonserver:${TRITON_TAG}${TRITON_DIGEST:+@$TRITON_DIGEST}"
+    assert dockerfile_stages()["python"].base == "docker.io/library/python:${PYTHON_TAG}${PYTHON_DIGEST:+@$PYTHON_DIGEST}"
+    assert build_argument("TRITON_DIGEST") == build_argument("PYTHON_DIGEST") == ""
+    assert re.fullmatch(r"3\.11\.\d+-slim-[a-z]+", build_argument("PYTHON_TAG"))
+    assert {stage.base for stage in dockerfile_stages().values()} - {"nvidia", "python", "gateway"} == {
+        dockerfile_stages()["nvidia"].base,
+        dockerfile_stages()["python"].base,
     }
 
 
-def test_the_image_of_triton_is_new_enough_and_of_the_release_of_the_client() -> None:
-    year, month = map(int, re.fullmatch(r"(\d\d)\.(\d\d)-py3", argument("TRITON_TAG")).groups())  # type: ignore[union-attr]
-    assert (year, month) >= (26, 7), "older ones have known holes"
-    assert lock()["tritonclient"].split(".")[:2] == ["2", str((year - 26) * 12 + month + 64)]  # 26.07 is 2.71, and so on
+def test_tritons_image_is_recent_and_matches_the_client() -> None:
+    year, month = map(int, re.fullmatch(r"(\d\d)\.(\d\d)-py3", build_argument("TRITON_TAG")).groups())  # type: ignore[union-attr]
+    assert (year, month) >= (26, 7), "older ones have known vulnerabilities"
+    assert locked_versions()["tritonclient"].split(".")[:2] == [
+        "2",
+        str((year - 26) * 12 + month + 64),
+    ]  # 26.07 is 2.71, and so on
 
 
 @pytest.mark.parametrize("image", ENTRIES)
-def test_the_shell_picks_the_locks_lines_and_nothing_else(image: str, tmp_path: Path) -> None:
-    picked = pick(image, tmp_path, (ROOT / "requirements.lock").read_text(encoding="utf-8"))
-    assert picked.returncode == 0, picked.stderr
-    names = stages()[f"{image}-packages"].packages
-    assert (tmp_path / "wanted.txt").read_text().splitlines() == [f"{name}=={lock()[name]}" for name in names]
+def test_the_shell_selects_the_locks_lines_and_no_others(image: str, tmp_path: Path) -> None:
+    result = select_packages(image, tmp_path, (ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    assert result.returncode == 0, result.stderr
+    names = dockerfile_stages()[f"{image}-packages"].packages
+    assert (tmp_path / "wanted.txt").read_text().splitlines() == [f"{name}=={locked_versions()[name]}" for name in names]
     assert len(set(names)) == len(names)
 
 
-def test_a_name_that_the_lock_does_not_have_stops_the_build(tmp_path: Path) -> None:
+def test_a_name_missing_from_the_lock_stops_the_build(tmp_path: Path) -> None:
     without = "\n".join(
         line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("tokenizers")
     )
-    assert pick("triton", tmp_path, without).returncode == 1
+    assert select_packages("triton", tmp_path, without).returncode == 1
 
 
-def test_another_onnxruntime_takes_the_place_of_the_locks(tmp_path: Path) -> None:
-    pick("triton", tmp_path, (ROOT / "requirements.lock").read_text(), ONNXRUNTIME="onnxruntime-gpu==9.9")
+def test_another_onnxruntime_replaces_the_locks(tmp_path: Path) -> None:
+    select_packages("triton", tmp_path, (ROOT / "requirements.lock").read_text(), ONNXRUNTIME="onnxruntime-gpu==9.9")
     wanted = (tmp_path / "wanted.txt").read_text().splitlines()
     assert "onnxruntime-gpu==9.9" in wanted
-    assert len(wanted) == len(installed("triton"))
+    assert len(wanted) == len(image_packages("triton"))
 
 
-def pick(image: str, folder: Path, locked: str, **given: str) -> subprocess.CompletedProcess[str]:
-    """The part of the stage's RUN before pip, by a real shell."""
-    stage = stages()[f"{image}-packages"]
+def select_packages(image: str, folder: Path, lock: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the part of the stage's RUN before pip in a real shell."""
+    stage = dockerfile_stages()[f"{image}-packages"]
     (script,) = stage.all("RUN")
     before, _, pip = script.rpartition("python")
     for option in ("--no-deps", "--only-binary=:all:", "--target /opt/evergreen/packages", "-r /build/wanted.txt"):
         assert option in pip
-    (folder / "requirements.lock").write_text(locked)
-    environment = {"PATH": "/usr/bin:/bin", "PACKAGES": " ".join(stage.packages), "ONNXRUNTIME": "", **given}
-    environment["TRITON_SERVER_VERSION"] = lock()["tritonclient"]
+    (folder / "requirements.lock").write_text(lock)
+    environment = {"PATH": "/usr/bin:/bin", "PACKAGES": " ".join(stage.packages), "ONNXRUNTIME": "", **variables}
+    environment["TRITON_SERVER_VERSION"] = locked_versions()["tritonclient"]
     return subprocess.run(
         ["/bin/sh", "-c", before.replace("/build", str(folder))], env=environment, capture_output=True, text=True
     )
 
 
 def test_an_image_of_another_release_stops_the_build(tmp_path: Path) -> None:
-    (script,) = stages()["triton-packages"].all("RUN")
+    (script,) = dockerfile_stages()["triton-packages"].all("RUN")
     (tmp_path / "requirements.lock").write_text("tritonclient==2.73.0\n")
     check = script.partition("for name")[0].replace("/build", str(tmp_path))
     codes = [
@@ -77,50 +80,54 @@ def test_an_image_of_another_release_stops_the_build(tmp_path: Path) -> None:
     assert codes == [0, 1, 1]
 
 
-def test_versions_of_packages_stand_in_the_lock_alone() -> None:
-    instructions = [line for stage in stages().values() for line in stage.lines]
+def test_versions_of_packages_appear_only_in_the_lock() -> None:
+    instructions = [line for stage in dockerfile_stages().values() for line in stage.lines]
     assert not [line for line in instructions if re.search(r"==\s*\d", line)]
 
 
-def test_images_run_as_numbered_users_that_kubernetes_can_tell_from_root() -> None:
-    assert stages()["triton"].all("USER")[-1] == "1000:1000"
-    assert stages()["gateway"].all("USER") == ["10001:10001"]
-    assert not [line for stage in stages().values() for line in stage.lines if line.startswith(("ADD ", "EXPOSE ", "VOLUME "))]
+def test_images_run_as_numbered_users_that_kubernetes_can_verify() -> None:
+    assert dockerfile_stages()["triton"].all("USER")[-1] == "1000:1000"
+    assert dockerfile_stages()["gateway"].all("USER") == ["10001:10001"]
+    assert not [
+        line for stage in dockerfile_stages().values() for line in stage.lines if line.startswith(("ADD ", "EXPOSE ", "VOLUME "))
+    ]
 
 
-def test_an_image_runs_what_it_is_named_for() -> None:
-    assert stages()["gateway"].all("CMD") == ['["python", "-m", "serving.gateway"]']
-    assert stages()["monitor"].all("CMD") == ['["python", "-m", "monitoring.monitor"]']
+def test_each_image_runs_its_process() -> None:
+    assert dockerfile_stages()["gateway"].all("CMD") == ['["python", "-m", "serving.gateway"]']
+    assert dockerfile_stages()["monitor"].all("CMD") == ['["python", "-m", "monitoring.monitor"]']
 
 
-def test_the_monitors_image_is_the_gateways_and_its_user_with_more_in_it() -> None:
-    monitor = stages()["monitor"]
+def test_the_monitors_image_extends_the_gateways_with_the_same_user() -> None:
+    monitor = dockerfile_stages()["monitor"]
     assert monitor.base == "gateway"
     assert not monitor.all("USER")
     assert not monitor.all("RUN")
 
 
-def test_tools_of_the_network_are_removed_wherever_they_lie(tmp_path: Path) -> None:
-    (script,) = stages()["triton"].all("RUN")
+def test_network_tools_are_removed_from_every_folder_on_the_path(tmp_path: Path) -> None:
+    (script,) = dockerfile_stages()["triton"].all("RUN")
     (tmp_path / "bin").mkdir()
     (tmp_path / "local").mkdir()
-    for place in ("bin", "local"):
+    for folder in ("bin", "local"):
         for tool in ("curl", "wget", "pip3", "apt-get", "tritonserver"):
-            (tmp_path / place / tool).write_text("#!/bin/sh\n")
-            (tmp_path / place / tool).chmod(0o755)
-    for tool, says in (("id", "echo 1000"), ("python3", "exit 1")):
-        (tmp_path / "bin" / tool).write_text(f"#!/bin/sh\n{says}\n")
+            (tmp_path / folder / tool).write_text("#!/bin/sh\n")
+            (tmp_path / folder / tool).chmod(0o755)
+    for tool, script_line in (("id", "echo 1000"), ("python3", "exit 1")):
+        (tmp_path / "bin" / tool).write_text(f"#!/bin/sh\n{script_line}\n")
         (tmp_path / "bin" / tool).chmod(0o755)
     (tmp_path / "bin/rm").symlink_to("/bin/rm")
     path = f"{tmp_path / 'local'}:{tmp_path / 'bin'}"
-    done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert {one.name for one in (tmp_path / "local").iterdir()} == {"tritonserver"}
-    assert {one.name for one in (tmp_path / "bin").iterdir()} == {"tritonserver", "id", "python3", "rm"}
+    result = subprocess.run(["/bin/sh", "-c", script], env={"PATH": path}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "local").iterdir()} == {"tritonserver"}
+    assert {path.name for path in (tmp_path / "bin").iterdir()} == {"tritonserver", "id", "python3", "rm"}
 
 
-def test_the_context_holds_what_is_copied_and_nothing_private() -> None:
-    copied = {line.split()[0] for stage in stages().values() for line in stage.all("COPY") if not line.startswith("--from=")}
+def test_the_build_context_contains_what_is_copied_and_nothing_private() -> None:
+    copied = {
+        line.split()[0] for stage in dockerfile_stages().values() for line in stage.all("COPY") if not line.startswith("--from=")
+    }
     assert copied == {"requirements.lock", "pipeline", "serving", "state", "monitoring"}
     for path in ("requirements.lock", "pipeline/params/load.py", "state/migrations/versions/r0001_releases.py"):
         assert in_context(path), path
@@ -131,14 +138,14 @@ def test_the_context_holds_what_is_copied_and_nothing_private() -> None:
 
 
 def in_context(path: str) -> bool:
-    """By .dockerignore's rules: the last line that matches the path or a folder above it decides."""
-    places = [path, *(str(parent) for parent in Path(path).parents if str(parent) != ".")]
+    """Apply .dockerignore: the last line that matches the path or a parent folder decides."""
+    candidates = [path, *(str(parent) for parent in Path(path).parents if str(parent) != ".")]
     inside = True
     for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
         pattern = line.lstrip("!")
         if line.startswith("#") or not line:
             continue
         forms = [pattern, pattern.removeprefix("**/")]
-        if any(fnmatch(place, form) and (form != "*" or "/" not in place) for place in places for form in forms):
+        if any(fnmatch(candidate, form) and (form != "*" or "/" not in candidate) for candidate in candidates for form in forms):
             inside = line.startswith("!")
     return inside

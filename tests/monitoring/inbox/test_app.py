@@ -24,8 +24,8 @@ def test_a_message_shows_everything_a_person_needs(alerts: Alerts, tmp_path: Pat
         "firing",
         "Meaning of the texts of version 3 has moved",
         "2026-09-21 14:08:20 UTC",  # NOW − 300 s
-        "<dt>statistic</dt><dd>0.0213</dd></div>\n        <div><dt>its threshold</dt><dd>0.0187</dd>",
-        "<dt>log e-value</dt><dd>14.8</dd></div>\n        <div><dt>its threshold</dt><dd>9.21</dd>",
+        "<dt>statistic</dt><dd>0.0213</dd></div>\n        <div><dt>threshold</dt><dd>0.0187</dd>",
+        "<dt>log e-value</dt><dd>14.8</dd></div>\n        <div><dt>threshold</dt><dd>9.21</dd>",
         "<dd>0.41</dd>",
         "<li>landing pad</li>",
         "can I choose another landing pad for drone delivery?",

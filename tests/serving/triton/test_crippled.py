@@ -15,7 +15,7 @@ from pipeline.params import Params
 from serving.serve import BURIED_WITHIN_S, Triton
 from serving.triton.client import is_ready, load
 from serving.triton.server import Server, has_lost_a_model, running, with_free_ports
-from tests.manifests.pods_here import CONFIG, MODEL
+from tests.manifests.triton_container import CONFIG, MODEL
 
 # a parent of one process; told to, it buries its dead
 PARENT = """

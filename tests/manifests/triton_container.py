@@ -1,4 +1,4 @@
-"""Triton's container on this machine: the command of the manifest, a small repository, ports of loopback."""
+"""Triton's container on this machine: the manifest's command, a small model repository, loopback ports."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
-        return [self.answer(len(pb_utils.get_input_tensor_by_name(one, "text").as_numpy())) for one in requests]
+        return [self.answer(len(pb_utils.get_input_tensor_by_name(request, "text").as_numpy())) for request in requests]
 
     def answer(self, rows):
         return pb_utils.InferenceResponse([
@@ -42,10 +42,10 @@ output { name: "pieces" data_type: TYPE_INT32 dims: [1] }
 output { name: "pieces_per_word" data_type: TYPE_FP32 dims: [1] }
 instance_group { kind: KIND_CPU count: 1 }
 """
-NEWER = ("--http-max-input-size", "--allow-client-shm")  # options that the wheel's 2.51 does not have yet
+NEWER = ("--http-max-input-size", "--allow-client-shm")  # options that the wheel's 2.51 lacks
 
 
-class Here(NamedTuple):
+class TritonContainer(NamedTuple):
     """A started container."""
 
     process: subprocess.Popen[bytes]
@@ -58,8 +58,8 @@ class Here(NamedTuple):
         assert self.process.poll() is None, self.log.read_text(encoding="utf-8", errors="replace")
 
 
-def put_models(folder: Path) -> Path:
-    """A repository of two little models, brought by the init step."""
+def fetch_models(folder: Path) -> Path:
+    """Fetch two small models with the init step; return the model repository."""
     for version in VERSIONS:
         model = folder / f"store/intent-{version}"
         (model / "1").mkdir(parents=True)
@@ -71,27 +71,29 @@ def put_models(folder: Path) -> Path:
     return folder / "models"
 
 
-def started(main: Object, repository: Path, serve: Serve, *, key: str = "the key\n", **changed: str) -> Here:
-    """The container's own command; what differs are paths, ports and the named options."""
+def start_triton(main: Object, repository: Path, serve: Serve, *, key: str = "the key\n", **changed: str) -> TritonContainer:
+    """Start the container's command with other paths, ports and named options."""
     serve = with_free_ports(serve)
-    given = {**flags(main), "--model-repository": str(repository)}
+    options = {**flags(main), "--model-repository": str(repository)}
     for name, setting in TRITON_PORTS.items():
-        given |= {f"--{name}-address": serve.host, f"--{name}-port": str(getattr(serve, setting))}
-    given |= {"--backend-directory": str(_backends(repository.parent)), "--cache-directory": str(_wheel() / "caches")}
-    given |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
-    arguments = [f"{name}={value}" if value else name for name, value in given.items() if name not in NEWER]
-    key_file = repository.parent / f"key-{serve.http_port}"  # its own: another pod's would be empty while it is written
+        options |= {f"--{name}-address": serve.host, f"--{name}-port": str(getattr(serve, setting))}
+    options |= {"--backend-directory": str(_backends(repository.parent)), "--cache-directory": str(_wheel() / "caches")}
+    options |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+    arguments = [f"{name}={value}" if value else name for name, value in options.items() if name not in NEWER]
+    key_file = (
+        repository.parent / f"key-{serve.http_port}"
+    )  # one per pod: a shared file would be empty while another pod's is written
     key_file.write_text(key)
     environment = _environment() | {"EVERGREEN_TRITON_KEY_FILE": str(key_file)}
     environment["PATH"] = f"{_wheel() / 'bin'}:{environment['PATH']}"
     log = repository.parent / f"log-{serve.http_port}"
     with log.open("wb") as output:
         process = subprocess.Popen([*main["command"], *arguments], env=environment, stdout=output, stderr=output)
-    return Here(process, serve, log)
+    return TritonContainer(process, serve, log)
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> None:
-    """Poll with a deadline."""
+    """Poll a condition until the deadline."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
