@@ -38,7 +38,9 @@ class Limits(NamedTuple):
     batch: int  # texts in one call
 
 
-SMOOTHED = 0.2  # weight of the last call in what a call is thought to take
+SMOOTHED = 0.2  # weight of the last call in the estimated time of a text
+SHARE = 0.5  # of the time left to the newest waiting text, for one call
+MARGIN = 1.5  # a call is begun for texts that have this many times its estimated time left
 Ask = Callable[[Sequence[str], float], Coroutine[Any, Any, Answers]]  # texts, seconds left → answers
 Future = asyncio.Future[Answer]
 
@@ -52,7 +54,7 @@ class Lane:
         self._waiting: deque[tuple[str, float, Future]] = deque()
         self._flying: set[asyncio.Task[None]] = set()
         self._pumping = False
-        self._call_s = 0.0  # what a call takes
+        self._text_s = 0.0  # estimated seconds of a call for each of its texts
 
     @property
     def waiting(self) -> int:
@@ -90,28 +92,37 @@ class Lane:
                 task.add_done_callback(self._landed)
 
     def _take(self) -> list[tuple[str, float, Future]]:
-        """The next texts that can be answered in time; those that cannot are told so.
+        """Return the next texts that can be answered in time, and refuse those that cannot.
 
-        A call for texts that nobody waits for any more when it returns makes the next ones late too: a queue that is as long as
-        the deadline would stay so, and nobody would be answered. Only where nothing else waits are such texts tried.
+        A batch is only as large as the model can answer well before the deadline. A call whose callers have gone by the time
+        it returns makes the next calls late too, and then nobody is answered. Texts that will be late are tried only where
+        nothing else waits.
         """
         batch: list[tuple[str, float, Future]] = []
         late: list[tuple[str, float, Future]] = []
         now = self._clock()
-        while self._waiting and len(batch) < self._limits.batch:
+        size = self._batch_size(now)
+        until = now + MARGIN * self._text_s * min(size, len(self._waiting))
+        while self._waiting and len(batch) < size:
             text, deadline, future = self._waiting.popleft()
             if future.done():  # its caller has gone
                 continue
             if deadline <= now:
                 future.set_exception(OverloadedError("it waited too long"))
             else:
-                (late if deadline < now + self._call_s else batch).append((text, deadline, future))
+                (late if deadline < until else batch).append((text, deadline, future))
         if not batch:
-            self._waiting.extendleft(reversed(late[self._limits.batch :]))
-            return late[: self._limits.batch]
+            self._waiting.extendleft(reversed(late[:-size]))
+            return late[-size:]  # those with the most time left
         for _, _, future in late:
             future.set_exception(OverloadedError("it waited too long"))
         return batch
+
+    def _batch_size(self, now: float) -> int:
+        if not self._text_s:
+            return self._limits.batch
+        left_s = self._waiting[-1][1] - now
+        return max(1, min(self._limits.batch, int(SHARE * left_s / (MARGIN * self._text_s))))
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)
@@ -124,13 +135,15 @@ class Lane:
             answers = await self.ask([text for text, _, _ in batch], left_s)
             found = split(answers, self.labels)
         except Exception as error:  # whatever happened, every caller gets an end
+            if self._clock() - begun >= left_s:  # too slow: it takes at least so long
+                self._text_s = max(self._text_s, left_s / len(batch))
             known = error if isinstance(error, TritonError) else TritonError(repr(error))
             for _, _, future in batch:
                 if not future.done():
                     future.set_exception(known)
             return
-        finally:
-            self._call_s += SMOOTHED * (self._clock() - begun - self._call_s)
+        text_s = (self._clock() - begun) / len(batch)
+        self._text_s += (SMOOTHED if self._text_s else 1.0) * (text_s - self._text_s)
         for (_, _, future), answer in zip(batch, found, strict=True):
             if not future.done():
                 future.set_result(answer)

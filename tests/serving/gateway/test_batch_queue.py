@@ -51,16 +51,40 @@ class Model:
                 await asyncio.sleep(self.service_s)
         except TimeoutError:
             raise TritonError("no answer in time") from None
-        one = np.ones(len(texts), dtype=np.float32)
-        shares = np.tile(np.array([[0.75, 0.25]], dtype=np.float32), (len(texts), 1))
-        return Answers(["a"] * len(texts), shares, np.zeros((len(texts), 2), dtype=np.float16), one.astype(np.int32), one)
+        return answers_of(texts)
 
 
-def lane(model: Model) -> Lane:
+class SlowModel:
+    """Takes its time for each text, on two instances, and works on a call that nobody waits for any more, as Triton does."""
+
+    def __init__(self, text_s: float) -> None:
+        self.text_s = text_s
+        self.free_at_s = [0.0, 0.0]
+
+    async def ask(self, texts: Sequence[str], left_s: float) -> Answers:
+        now = asyncio.get_running_loop().time()
+        instance = int(np.argmin(self.free_at_s))
+        self.free_at_s[instance] = max(now, self.free_at_s[instance]) + len(texts) * self.text_s
+        takes_s = self.free_at_s[instance] - now
+        await asyncio.sleep(min(takes_s, left_s))
+        if takes_s > left_s:
+            raise TritonError("no answer in time")
+        return answers_of(texts)
+
+
+def answers_of(texts: Sequence[str]) -> Answers:
+    one = np.ones(len(texts), dtype=np.float32)
+    shares = np.tile(np.array([[0.75, 0.25]], dtype=np.float32), (len(texts), 1))
+    return Answers(["a"] * len(texts), shares, np.zeros((len(texts), 2), dtype=np.float16), one.astype(np.int32), one)
+
+
+def lane(model: Model | SlowModel) -> Lane:
     return Lane(model.ask, ["a", "b"], Limits(in_flight=2, waiting=512, batch=BATCH), asyncio.get_running_loop().time)
 
 
-async def flood(model: Model, own: Lane, per_s: float, seconds: float, slow: tuple[float, float] = (0.0, 0.0)) -> list[float]:
+async def flood(
+    model: Model | SlowModel, own: Lane, per_s: float, seconds: float, slow: tuple[float, float] = (0.0, 0.0)
+) -> list[float]:
     """Texts at an even rate; when those came back that were answered in time, seconds from the beginning."""
     loop, begun, good = asyncio.get_running_loop(), asyncio.get_running_loop().time(), list[float]()
 
@@ -115,3 +139,15 @@ def test_one_text_alone_is_tried_however_slow_the_last_calls_were() -> None:
         return len(good)
 
     assert in_quick_time(story()) > 0
+
+
+@pytest.mark.parametrize("text_s", [DEADLINE_S / 16, DEADLINE_S / 4, 0.6 * DEADLINE_S])
+@pytest.mark.parametrize("times", [1, 3, 10])
+def test_a_model_too_slow_for_a_whole_batch_within_the_deadline_is_asked_for_smaller_ones(times: int, text_s: float) -> None:
+    capacity_per_s = 2 / text_s
+
+    async def flooded() -> list[float]:
+        model = SlowModel(text_s)
+        return await flood(model, lane(model), times * capacity_per_s, 200 * text_s)
+
+    assert len(in_quick_time(flooded())) >= 0.8 * 200 * text_s * capacity_per_s
