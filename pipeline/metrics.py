@@ -1,13 +1,12 @@
 """Scores of a classifier: accuracy, F1, bootstrap intervals and calibration. Pure: arrays in, numbers out."""
 
 from collections import Counter
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -140,9 +139,23 @@ def most_confused(truth: Indices, predicted: Indices, most: int) -> list[tuple[i
     return [(t, p, rows) for (t, p), rows in sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))[:most]]
 
 
-def mcnemar(gained: int, lost: int, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:
-    """Return the exact p-value of equal accuracy on paired rows (McNemar 1947).
+Alternative = Literal["two-sided", "greater"]
 
-    The candidate alone gets `gained` rows right, the control alone gets `lost` rows right.
+
+@overload
+def mcnemar(gained: int, lost: int, alternative: Alternative = ...) -> float: ...
+@overload
+def mcnemar(gained: Indices, lost: Indices, alternative: Alternative = ...) -> Floats: ...
+def mcnemar(gained: int | Indices, lost: int | Indices, alternative: Alternative = "two-sided") -> float | Floats:
+    """Return the exact p-value of equal accuracy on paired rows (McNemar 1947), 1 without a discordant row.
+
+    The candidate alone gets `gained` rows right, the control alone gets `lost` rows right: ints, or arrays of one shape.
+
+    >>> mcnemar(10, 2, "greater")  # (1 + 12 + 66) / 2**12
+    0.019287109375
     """
-    return float(binomtest(gained, gained + lost, alternative=alternative).pvalue) if gained + lost else 1.0
+    hits = np.asarray(gained) if alternative == "greater" else np.maximum(gained, lost)
+    misses = np.asarray(gained) + np.asarray(lost) - hits
+    tail = np.where(hits > 0, special.betainc(np.maximum(hits, 1), misses + 1, 0.5), 1.0)  # P(X >= hits), X ~ Binomial(n, 1/2)
+    p = tail if alternative == "greater" else np.minimum(1.0, 2 * tail)
+    return float(p) if p.ndim == 0 else p

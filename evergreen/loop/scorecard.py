@@ -9,7 +9,8 @@ import numpy as np
 from evergreen.loop.customers import Asked
 from evergreen.loop.events import FIRST, Event, Facts
 from evergreen.promises import Promise
-from monitoring.retrain.gate.paired_test import p_one_sided, pairs
+from monitoring.retrain.gate.paired_test import count_pairs
+from pipeline.metrics import mcnemar
 
 ROLLING = 60  # messages
 WITHIN_S, WHOLE_WITHIN_S = 300.0, 360.0  # from the first new message to the new champion; of the whole command
@@ -41,13 +42,13 @@ def quality(asked: Sequence[Asked], first: Label) -> Quality:
     would = first([one.text for one in after]) if after else []
     then = np.array([label == one.truth for label, one in zip(would, after, strict=True)], dtype=bool)
     now = np.array([one.is_right for one in after], dtype=bool)
-    counted = pairs(then, now)
+    counted = count_pairs(then, now)
     return Quality(
         before=_share([one.is_right for one in old if not one.is_new]),
         fallen=_share([one.is_right for one in old if one.is_new]),
         after=_share(now.tolist()),
         without=_share(then.tolist()),
-        by_luck=float(p_one_sided(counted.gained, counted.lost)),
+        by_luck=mcnemar(counted.gained, counted.lost, "greater"),
         messages_after=len(after),
     )
 

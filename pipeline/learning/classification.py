@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline import metrics
 from pipeline.learning.consistency import duplicate_rows, symmetric_kl
 from pipeline.learning.task import Task
 from pipeline.network.batching import Batch, Pieces, pad
@@ -76,11 +76,11 @@ def validate(classifier: TextClassifier, rows: Rows, *, batch_size: int, precisi
     logits = infer_in_batches(
         classifier.forward, rows.pieces, batch_size=batch_size, precision=precision, device=device, collate=rows.collate
     )
-    guesses = logits.argmax(dim=1).numpy()
+    matrix = metrics.confusion(rows.targets.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
     return {
         "loss": F.cross_entropy(logits, rows.targets).item(),
-        "accuracy": float(accuracy_score(rows.targets.numpy(), guesses)),
-        "f1_macro": float(f1_score(rows.targets.numpy(), guesses, average="macro", zero_division=0)),
+        "accuracy": metrics.accuracy(matrix),
+        "f1_macro": metrics.f1_macro(matrix),
     }
 
 

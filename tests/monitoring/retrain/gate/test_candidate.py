@@ -1,4 +1,4 @@
-"""The gate against real models: a better one passes, each of a zoo of bad ones is refused for what is wrong with it."""
+"""The gate against real models: a better one passes; each bad one is refused for its own fault."""
 
 import json
 import os
@@ -17,48 +17,56 @@ from pipeline.data.records import Example, labels_of
 from pipeline.errors import InputError, RefusedError
 from pipeline.params import Params
 from pipeline.runtime.classifier import Classifier
-from tests.monitoring.retrain.gate import zoo
+from tests.monitoring.retrain.gate.small_models import (
+    Model,
+    Rows,
+    fit,
+    load_rows,
+    write_evaluation,
+    write_manifest,
+    write_package,
+)
 
 
 class World(NamedTuple):
-    """A champion, the rows of two times, and the model that learnt from both."""
+    """A champion, rows from before and after it, and a model trained on both."""
 
     params: Params
-    rows: zoo.Rows
+    rows: Rows
     champion: Path
-    better: zoo.Model
+    better: Model
 
 
 @pytest.fixture(scope="module")
 def world(params: Params, tmp_path_factory: pytest.TempPathFactory) -> World:
-    rows = zoo.rows(params.split, drifted=900)
+    rows = load_rows(params.split, drifted=900)
     settings = params.gate.model_copy(update={"min_accuracy": 0.45, "min_f1_macro": 0.4})  # of words alone
-    champion = zoo.package(zoo.fit(rows.train), tmp_path_factory.mktemp("champion") / "intent-1", rows.test)
-    return World(params.model_copy(update={"gate": settings}), rows, champion, zoo.fit([*rows.train, *rows.new_train]))
+    champion = write_package(fit(rows.train), tmp_path_factory.mktemp("champion") / "intent-1", rows.test)
+    return World(params.model_copy(update={"gate": settings}), rows, champion, fit([*rows.train, *rows.new_train]))
 
 
 def accuracy_of(package: Path, test: list[Example]) -> float:
-    said = Classifier(package / "1").predict([row.text for row in test]).labels
-    return float(np.mean(np.array(said) == np.array(labels_of(test))))
+    labels = Classifier(package / "1").predict([row.text for row in test]).labels
+    return float(np.mean(np.array(labels) == np.array(labels_of(test))))
 
 
 def verdict_on(
     world: World, package: Path, folder: Path, *, test: list[Example] | None = None, evaluated: float | None = None
 ) -> Verdict:
-    """The verdict on a package; `evaluated` is what the stage evaluate said, by default what the package scores."""
+    """Return the verdict on a package; `evaluated` is the accuracy of stage evaluate, by default the package's."""
     test = test or [*world.rows.test, *world.rows.new_test]
     accuracy = accuracy_of(package, test) if evaluated is None else evaluated
-    split = zoo.measured(folder / "made", test, accuracy=accuracy)
+    split = write_evaluation(folder / "made", test, accuracy=accuracy)
     return examine(package, world.champion, split=split, feedback=folder / "none", params=world.params).verdict
 
 
-def said_of(verdict: Verdict, *parts: str) -> bool:
-    """Whether it is a refusal, and some reason holds each of these."""
+def is_refused_for(verdict: Verdict, *parts: str) -> bool:
+    """Return whether the verdict is a refusal whose reasons contain each of these parts."""
     return not verdict.passed and all(any(part in reason for reason in verdict.reasons) for part in parts)
 
 
-def test_a_model_that_learnt_what_came_since_passes(world: World, tmp_path: Path) -> None:
-    verdict = verdict_on(world, zoo.package(world.better, tmp_path / "candidate"), tmp_path)
+def test_a_model_trained_on_the_new_rows_passes(world: World, tmp_path: Path) -> None:
+    verdict = verdict_on(world, write_package(world.better, tmp_path / "candidate"), tmp_path)
     assert verdict.passed, verdict.reasons
     assert verdict.numbers["old/rows"] == len(world.rows.test)
     assert verdict.numbers["new/rows"] == len(world.rows.new_test)
@@ -67,73 +75,77 @@ def test_a_model_that_learnt_what_came_since_passes(world: World, tmp_path: Path
 
 def test_intents_that_the_champion_lacks_count_as_wrong_for_it(world: World, tmp_path: Path) -> None:
     unknown = [row for row in world.rows.new_test if row.label in ("battery_problem", "app_pairing")]
-    package = zoo.package(world.better, tmp_path / "candidate")
+    package = write_package(world.better, tmp_path / "candidate")
     verdict = verdict_on(world, package, tmp_path, test=[*world.rows.test, *unknown])
     assert len(unknown) >= 12
     assert verdict.numbers["new/lost"] == 0
     assert verdict.numbers["new/gained"] == round(accuracy_of(package, unknown) * len(unknown))
 
 
-def test_the_champion_itself_passes_where_nothing_came_since(world: World, tmp_path: Path) -> None:
+def test_the_champion_itself_passes_without_new_rows(world: World, tmp_path: Path) -> None:
     verdict = verdict_on(world, world.champion, tmp_path, test=world.rows.test)
     assert verdict.passed, verdict.reasons
     assert (verdict.numbers["old/gained"], verdict.numbers["old/lost"]) == (0, 0)
 
 
-def test_the_champion_itself_brings_nothing_on_new_rows(world: World, tmp_path: Path) -> None:
+def test_the_champion_itself_gains_nothing_on_new_rows(world: World, tmp_path: Path) -> None:
     verdict = verdict_on(world, world.champion, tmp_path)
-    assert said_of(verdict, "not shown to be better", "does not know `app_pairing`, `battery_problem`")
+    assert is_refused_for(verdict, "not shown to be better", "does not know `app_pairing`, `battery_problem`")
     assert len(verdict.reasons) == 2
 
 
-def test_a_model_that_always_says_the_same_is_refused(world: World, tmp_path: Path) -> None:
+def test_a_model_that_always_predicts_one_class_is_refused(world: World, tmp_path: Path) -> None:
     model = world.better._replace(
         weights=np.zeros_like(world.better.weights), bias=np.eye(len(world.better.labels))[0].astype("f4")
     )
-    assert said_of(
-        verdict_on(world, zoo.package(model, tmp_path / "c"), tmp_path), "gate.min_accuracy", "worse than the champion on 6"
+    assert is_refused_for(
+        verdict_on(world, write_package(model, tmp_path / "c"), tmp_path),
+        "gate.min_accuracy",
+        "worse than the champion on 6",
     )
 
 
 def test_labels_in_another_order_are_refused(world: World, tmp_path: Path) -> None:
-    package = zoo.package(world.better, tmp_path / "c")
+    package = write_package(world.better, tmp_path / "c")
     rows = [*world.rows.test, *world.rows.new_test]
-    before, card = accuracy_of(package, rows), json.loads((package / "1/model.json").read_text())
+    evaluated, card = accuracy_of(package, rows), json.loads((package / "1/model.json").read_text())
     card["labels"] = card["labels"][1:] + card["labels"][:1]
     (package / "1/model.json").write_text(json.dumps(card))
-    verdict = verdict_on(world, zoo.seal(package), tmp_path, evaluated=before)
-    assert said_of(verdict, "does not answer as the model that was evaluated")
+    verdict = verdict_on(world, write_manifest(package), tmp_path, evaluated=evaluated)
+    assert is_refused_for(verdict, "does not answer like the model that was evaluated")
 
 
 def test_another_tokenizer_is_refused(world: World, tmp_path: Path) -> None:
     rows = [*world.rows.test, *world.rows.new_test]
-    package = zoo.package(world.better, tmp_path / "c")
-    before = accuracy_of(package, rows)
-    other = zoo.package(world.better._replace(words=sorted(world.better.words, key=lambda word: word[::-1])), tmp_path / "other")
+    package = write_package(world.better, tmp_path / "c")
+    evaluated = accuracy_of(package, rows)
+    other = write_package(
+        world.better._replace(words=sorted(world.better.words, key=lambda word: word[::-1])), tmp_path / "other"
+    )
     (package / "1/tokenizer.json").write_bytes((other / "1/tokenizer.json").read_bytes())
-    verdict = verdict_on(world, zoo.seal(package), tmp_path, evaluated=before)
-    assert said_of(verdict, "does not answer as the model that was evaluated", "another tokenizer")
+    verdict = verdict_on(world, write_manifest(package), tmp_path, evaluated=evaluated)
+    assert is_refused_for(verdict, "does not answer like the model that was evaluated", "another tokenizer")
 
 
 def test_weights_that_are_not_numbers_are_refused_for_that_alone(world: World, tmp_path: Path) -> None:
     model = world.better._replace(bias=np.full_like(world.better.bias, np.nan))
-    verdict = verdict_on(world, zoo.package(model, tmp_path / "c"), tmp_path, evaluated=0.5)
-    assert said_of(verdict, "are not probabilities")
+    verdict = verdict_on(world, write_package(model, tmp_path / "c"), tmp_path, evaluated=0.5)
+    assert is_refused_for(verdict, "are not probabilities")
     assert len(verdict.reasons) == 1
 
 
-def test_a_class_that_is_never_said_any_more_is_named(world: World, tmp_path: Path) -> None:
+def test_a_class_that_is_never_predicted_is_named(world: World, tmp_path: Path) -> None:
     bias = world.better.bias.copy()
     bias[world.better.labels.index("double_charge")] = -1e4
-    verdict = verdict_on(world, zoo.package(world.better._replace(bias=bias), tmp_path / "c"), tmp_path)
-    assert said_of(verdict, "worse than the champion on `double_charge`")
+    verdict = verdict_on(world, write_package(world.better._replace(bias=bias), tmp_path / "c"), tmp_path)
+    assert is_refused_for(verdict, "worse than the champion on `double_charge`")
     assert verdict.numbers["classes_worse"] == 1
 
 
 def test_a_class_that_was_left_out_of_training_is_named(world: World, tmp_path: Path) -> None:
     learnt = [row for row in [*world.rows.train, *world.rows.new_train] if row.label != "double_charge"]
-    verdict = verdict_on(world, zoo.package(zoo.fit(learnt), tmp_path / "c"), tmp_path)
-    assert said_of(verdict, "does not know `double_charge`", "worse than the champion on `double_charge`")
+    verdict = verdict_on(world, write_package(fit(learnt), tmp_path / "c"), tmp_path)
+    assert is_refused_for(verdict, "does not know `double_charge`", "worse than the champion on `double_charge`")
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
@@ -141,59 +153,62 @@ def test_a_model_that_learnt_from_flipped_labels_is_refused(world: World, tmp_pa
     learnt = [*world.rows.train, *world.rows.new_train]
     names, rng = sorted(set(labels_of(learnt))), np.random.default_rng(5)
     flipped = [names[(names.index(label) + 1) % len(names)] if rng.random() < share else label for label in labels_of(learnt)]
-    verdict = verdict_on(world, zoo.package(zoo.fit(learnt, flipped), tmp_path / "c"), tmp_path)
-    assert said_of(verdict, f"worse than the champion on {len(world.rows.test)} old rows")
+    verdict = verdict_on(world, write_package(fit(learnt, flipped), tmp_path / "c"), tmp_path)
+    assert is_refused_for(verdict, f"worse than the champion on {len(world.rows.test)} old rows")
 
 
 def test_without_a_champion_floors_alone_decide(world: World, tmp_path: Path) -> None:
-    package, rows = zoo.package(world.better, tmp_path / "c"), world.rows.test
-    split = zoo.measured(tmp_path / "made", rows, accuracy=accuracy_of(package, rows))
+    package, rows = write_package(world.better, tmp_path / "c"), world.rows.test
+    split = write_evaluation(tmp_path / "made", rows, accuracy=accuracy_of(package, rows))
     verdict = examine(package, None, split=split, feedback=tmp_path, params=world.params).verdict
     assert verdict.passed
     assert not any(name.startswith("old/") for name in verdict.numbers)
 
 
-def test_an_altered_package_is_not_even_asked(world: World, tmp_path: Path) -> None:
-    package = zoo.package(world.better, tmp_path / "c")
+def test_an_altered_package_is_not_opened(world: World, tmp_path: Path) -> None:
+    package = write_package(world.better, tmp_path / "c")
     (package / "1/model.json").write_text("{}")
     with pytest.raises(RefusedError, match=r"1/model\.json"):
         verdict_on(world, package, tmp_path, evaluated=0.5)
 
 
 def test_without_the_stage_evaluate_the_message_names_the_file(world: World, tmp_path: Path) -> None:
-    package, split = zoo.package(world.better, tmp_path / "c"), zoo.measured(tmp_path / "made", world.rows.test, accuracy=0.5)
+    package, split = (
+        write_package(world.better, tmp_path / "c"),
+        write_evaluation(tmp_path / "made", world.rows.test, accuracy=0.5),
+    )
     (tmp_path / "made/evaluation/metrics.json").unlink()
     with pytest.raises(InputError, match=r"metrics\.json"):
         examine(package, None, split=split, feedback=tmp_path, params=world.params)
 
 
-def test_a_session_that_cannot_run_here_is_told_and_replaced(world: World, tmp_path: Path) -> None:
-    package = zoo.package(world.better, tmp_path / "c")
-    (package / "session.json").write_text(json.dumps({"session": "packed-onnxruntime-fp32"}))  # its graph is not there
-    verdict = verdict_on(world, zoo.seal(package), tmp_path)
+def test_a_session_that_cannot_run_here_is_reported_and_replaced(world: World, tmp_path: Path) -> None:
+    package = write_package(world.better, tmp_path / "c")
+    (package / "session.json").write_text(json.dumps({"session": "packed-onnxruntime-fp32"}))  # its graph is missing
+    verdict = verdict_on(world, write_manifest(package), tmp_path)
     assert verdict.passed
     assert "answered by onnxruntime-fp32" in verdict.reasons[-1]
 
 
-def test_where_the_champion_has_no_reference_new_rows_are_those_fed_back(world: World, tmp_path: Path) -> None:
-    champion = zoo.package(zoo.fit(world.rows.train), tmp_path / "intent-1")
+def test_without_the_champions_reference_new_rows_are_those_in_the_feedback(world: World, tmp_path: Path) -> None:
+    champion = write_package(fit(world.rows.train), tmp_path / "intent-1")
     (champion / "reference.npz").unlink()
     (tmp_path / "feedback").mkdir()
     lines = [json.dumps({"text": row.text.upper(), "label": row.label}) for row in world.rows.new_test]
     (tmp_path / "feedback/turn.jsonl").write_text("\n".join(lines) + "\n")
     test = [*world.rows.test, *world.rows.new_test]
-    package = zoo.package(world.better, tmp_path / "c")
-    split = zoo.measured(tmp_path / "made", test, accuracy=accuracy_of(package, test))
-    found = examine(package, zoo.seal(champion), split=split, feedback=tmp_path / "feedback", params=world.params).verdict
-    assert found.numbers["new/rows"] == len(world.rows.new_test)
+    package = write_package(world.better, tmp_path / "c")
+    split = write_evaluation(tmp_path / "made", test, accuracy=accuracy_of(package, test))
+    verdict = examine(package, write_manifest(champion), split=split, feedback=tmp_path / "feedback", params=world.params).verdict
+    assert verdict.numbers["new/rows"] == len(world.rows.new_test)
 
 
-def test_the_run_in_mlflow_keeps_verdict_and_picture(world: World, tmp_path: Path) -> None:
-    home = Path(os.environ["EVERGREEN_HOME"])  # of all tests: laying out a store of its own takes MLflow seconds
-    package, test = zoo.package(world.better, tmp_path / "c"), [*world.rows.test, *world.rows.new_test]
-    split = zoo.measured(tmp_path / "made", test, accuracy=accuracy_of(package, test))
-    judging: Gate = partial(gate, params=world.params, home=home)
-    verdict = judging(package, world.champion, split=split, feedback=tmp_path / "none")
+def test_the_mlflow_run_holds_verdict_and_picture(world: World, tmp_path: Path) -> None:
+    home = Path(os.environ["EVERGREEN_HOME"])  # shared by all tests: a new store takes MLflow seconds
+    package, test = write_package(world.better, tmp_path / "c"), [*world.rows.test, *world.rows.new_test]
+    split = write_evaluation(tmp_path / "made", test, accuracy=accuracy_of(package, test))
+    bound_gate: Gate = partial(gate, params=world.params, home=home)
+    verdict = bound_gate(package, world.champion, split=split, feedback=tmp_path / "none")
     client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
     (run,) = client.search_runs([experiment], "tags.gate = 'passed'")

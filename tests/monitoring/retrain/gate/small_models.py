@@ -24,7 +24,7 @@ SKETCH = 4
 
 
 class Rows(NamedTuple):
-    """Rows of one time by side; `new` come from the drifted traffic."""
+    """Rows by side of the split; `new` rows come from the drifted traffic."""
 
     train: list[Example]
     test: list[Example]
@@ -41,26 +41,26 @@ class Model(NamedTuple):
     bias: np.ndarray
 
 
-def rows(settings: Split, drifted: int = 300) -> Rows:
-    """The shipped corpus and the first drifted messages of the traffic, by the side that their content has."""
+def load_rows(settings: Split, drifted: int = 300) -> Rows:
+    """Return the shipped corpus and the first drifted messages of the traffic, split by content."""
     corpus = _examples(ROOT / "data/support_desk.jsonl", lambda _: True)
     known = {row.id for row in corpus}
     traffic = _examples(ROOT / "data/traffic.jsonl", lambda fields: fields["phase"] == "drift")[:drifted]
     sides: dict[str, list[Example]] = {}
-    for name, own in (("", corpus), ("new_", [row for row in traffic if row.id not in known])):
-        for row in own:
+    for prefix, examples in (("", corpus), ("new_", [row for row in traffic if row.id not in known])):
+        for row in examples:
             side = side_of(row, settings.seed, val_share=settings.val_share, test_share=settings.test_share)
-            sides.setdefault(name + side, []).append(row)
+            sides.setdefault(prefix + side, []).append(row)
     return Rows(sides["train"], sides["test"], sides["new_train"], sides["new_test"])
 
 
-def fit(learnt: Sequence[Example], labels: Sequence[str] | None = None) -> Model:
-    """Logistic regression on the shares of words; `labels` in place of the rows' own."""
-    truth = list(labels or labels_of(list(learnt)))
-    counts = Counter(word for row in learnt for word in _words(row.text))
+def fit(examples: Sequence[Example], labels: Sequence[str] | None = None) -> Model:
+    """Fit logistic regression on word shares; `labels` replace those of the examples."""
+    truth = list(labels or labels_of(list(examples)))
+    counts = Counter(word for row in examples for word in _words(row.text))
     words = ["[unknown]", *sorted(word for word, count in counts.items() if count > 1)]
-    place = {word: i for i, word in enumerate(words)}
-    bags = [np.array([place.get(word, 0) for word in _words(row.text)]) for row in learnt]
+    index = {word: i for i, word in enumerate(words)}
+    bags = [np.array([index.get(word, 0) for word in _words(row.text)]) for row in examples]
     lines = np.repeat(np.arange(len(bags)), [len(bag) for bag in bags])
     shares = np.concatenate([np.full(len(bag), 1 / len(bag)) for bag in bags])
     matrix = sparse.csr_matrix((shares, (lines, np.concatenate(bags))), shape=(len(bags), len(words)))
@@ -68,8 +68,8 @@ def fit(learnt: Sequence[Example], labels: Sequence[str] | None = None) -> Model
     return Model(words, fitted.classes_.tolist(), fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32))
 
 
-def package(model: Model, folder: Path, known: Sequence[Example] = ()) -> Path:
-    """The package's files that a gate reads; `known` rows are those of its reference."""
+def write_package(model: Model, folder: Path, known: Sequence[Example] = ()) -> Path:
+    """Write the files of a package that the gate reads; `known` rows are those of its reference."""
     version = folder / "1"
     version.mkdir(parents=True)
     onnx.save(_graph(model), str(version / "model.onnx"))
@@ -78,26 +78,26 @@ def package(model: Model, folder: Path, known: Sequence[Example] = ()) -> Path:
     write_json(version / "model.json", card)
     write_json(folder / "session.json", {"session": "onnxruntime-fp32"})
     save_reference(folder / "reference.npz", _reference(model, known))
-    return seal(folder)
+    return write_manifest(folder)
 
 
-def seal(folder: Path) -> Path:
-    """A manifest of what lies there now."""
+def write_manifest(folder: Path) -> Path:
+    """Write the manifest of the files that are there now."""
     write_json(folder / MANIFEST, {"files": file_digests(folder)})
     return folder
 
 
-def measured(folder: Path, test: list[Example], *, accuracy: float, control: float = 0.3) -> Path:
-    """`artifacts/split` with today's test rows, and beside it what the stage evaluate measured."""
+def write_evaluation(folder: Path, test: list[Example], *, accuracy: float, control: float = 0.3) -> Path:
+    """Write `artifacts/split` with the current test rows, and the scores of stage evaluate next to it."""
     write_examples(folder / "split" / "test.parquet", test)
     write_json(folder / "evaluation" / "metrics.json", {"test": {"accuracy": accuracy}, "control": {"accuracy": control}})
     return folder / "split"
 
 
 def _examples(path: Path, wanted: Callable[[dict[str, str]], bool]) -> list[Example]:
-    read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    named = [{"text": own["text"], "label": own["label"]} for own in read if wanted(own)]
-    return [make_example(own, Columns("text", "label"), max_text_chars=4000, source="zoo") for own in named]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    fields = [{"text": row["text"], "label": row["label"]} for row in rows if wanted(row)]
+    return [make_example(row, Columns("text", "label"), max_text_chars=4000, source="test") for row in fields]
 
 
 def _words(text: str) -> list[str]:
@@ -111,7 +111,7 @@ def _tokenizer(words: list[str]) -> Tokenizer:
 
 
 def _graph(model: Model) -> onnx.ModelProto:
-    """`input_ids` and `attention_mask`, (B, T), to `logits` and `sketch`: the mean of the words' weights."""
+    """Map `input_ids` and `attention_mask`, (B, T), to `logits` and `sketch`: the mean of the words' weights."""
     table = np.concatenate([model.weights, np.zeros((len(model.words), SKETCH), np.float32)], axis=1)
     bias = np.concatenate([model.bias, np.zeros(SKETCH, np.float32)])
     split = np.array([len(model.labels), SKETCH], dtype=np.int64)
@@ -130,7 +130,7 @@ def _graph(model: Model) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "T"]) for name in ("input_ids", "attention_mask")]
     widths = (("logits", len(model.labels)), ("sketch", SKETCH))
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", width]) for name, width in widths]
-    weights = [numpy_helper.from_array(own, name) for name, own in constants.items()]
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, "words", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
