@@ -1,4 +1,4 @@
-"""What has to hold, with a verdict: the scorecards of `make loop` and `make drill`."""
+"""Promises with a measured value and a verdict: the scorecards of `make loop` and `make drill`."""
 
 from collections.abc import Mapping, Sequence
 from math import inf, isfinite, isnan
@@ -9,35 +9,35 @@ from rich.table import Table
 
 
 class Promise(NamedTuple):
-    """Something that has to hold whatever happens: a number between two bounds."""
+    """A measured value and the bounds that it has to keep."""
 
     what: str
     value: float
     unit: str
     at_most: float = inf
     at_least: float = -inf
-    goal: str = ""  # row of the goals
+    goal: str = ""  # row id of the goals
 
     @property
     def is_kept(self) -> bool:
-        """Whether the number is within its bounds; NaN, a number that is not there, is not."""
+        """Return True when the value is within its bounds; NaN, a missing value, is not."""
         return self.at_least <= self.value <= self.at_most
 
     @property
     def measured(self) -> str:
-        """As people write it."""
+        """Return the value as text, with its unit."""
         return f"{shown(self.value)} {self.unit}" if isfinite(self.value) else shown(self.value)
 
     @property
     def bounds(self) -> str:
-        """As people write them."""
+        """Return the bounds as text."""
         if self.at_most == self.at_least:
             return f"= {number(self.at_most)}"
         return f"≤ {number(self.at_most)}" if self.at_most < inf else f"≥ {number(self.at_least)}"
 
 
 class Outcome(NamedTuple):
-    """Something that was run to its end; `figures` are values of JSON, `notes` are for people."""
+    """The result of a loop or drill; `figures` are JSON values, `notes` are for people."""
 
     name: str
     title: str
@@ -47,25 +47,29 @@ class Outcome(NamedTuple):
 
     @property
     def is_kept(self) -> bool:
-        """Whether no promise was broken."""
+        """Return True when every promise is kept."""
         return all(promise.is_kept for promise in self.promises)
+
+    def promises_with_verdicts(self) -> list[dict[str, Any]]:
+        """Return the promises as a report lists them."""
+        return [{**promise._asdict(), "kept": promise.is_kept} for promise in self.promises]
 
 
 def table(outcome: Outcome) -> Table:
-    """The scorecard for the terminal."""
-    made = Table("promise", "measured", "has to be", "", title=f"{outcome.name}: {outcome.title}", title_justify="left")
-    for one in outcome.promises:
-        verdict = "[green]kept[/]" if one.is_kept else "[bold red]broken[/]"
-        goal = f" ({one.goal})" if one.goal else ""
-        made.add_row(escape(one.what + goal), one.measured, one.bounds, verdict)
-    return made
+    """Return the scorecard for the terminal."""
+    rows = Table("promise", "measured", "has to be", "", title=f"{outcome.name}: {outcome.title}", title_justify="left")
+    for promise in outcome.promises:
+        verdict = "[green]kept[/]" if promise.is_kept else "[bold red]broken[/]"
+        goal = f" ({promise.goal})" if promise.goal else ""
+        rows.add_row(escape(promise.what + goal), promise.measured, promise.bounds, verdict)
+    return rows
 
 
 def shown(value: float) -> str:
-    """A number for people; what never came is said so."""
+    """Format a value: infinity is `never`, NaN is `nothing`."""
     return "never" if value == inf else "nothing" if isnan(value) else number(value)
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands whole."""
+    """Format a number with three significant digits; thousands as whole numbers."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

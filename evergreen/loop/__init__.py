@@ -1,1 +1,1 @@
-"""`make loop`: the whole life of a model on this machine, from drift to a better champion, with real processes."""
+"""`make loop`: the life of a model on this machine, from drift to a better champion, with real processes."""

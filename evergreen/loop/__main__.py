@@ -1,6 +1,6 @@
 """`make loop`: drift, alert, labels, retrain, gate, new champion, with real processes, in a scratch home, in six minutes.
 
-Leaves `reports/loop.json` and a picture beside it. Exit codes: 0 every promise was kept · 1 one was broken · 130 stopped.
+Writes `reports/loop.json` and `reports/loop.png`. Exit codes: 0 every promise was kept · 1 a promise was broken · 130 stopped.
 """
 
 import argparse
@@ -11,145 +11,144 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 
-from evergreen.loop import picture
-from evergreen.loop.customers import Annotators, Asked, Customers
+from evergreen.loop import chart
+from evergreen.loop.customers import Annotators, Customers, Message
 from evergreen.loop.display import Display
-from evergreen.loop.environment import PACKAGE, Place, enter, lay_out, left_over, running
+from evergreen.loop.environment import PACKAGE, Environment, create_environment, enter, leftover_processes, running
 from evergreen.loop.events import Event, Facts
+from evergreen.loop.scenario import Scenario
 from evergreen.loop.scorecard import Quality, curve, promises, quality
-from evergreen.loop.turn import Turn
 from evergreen.promises import Outcome, table
-from pipeline.data.records import write_json
+from pipeline.data.records import json_values, write_json
 from pipeline.errors import run_stage
 from pipeline.home import git, is_dirty, main_worktree
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import open_session
 from pipeline.session.golden_answers import read_golden
-from serving.loadtest.replay import read_line_of_time
+from serving.loadtest.replay import read_traffic
 
 TRAFFIC, OUT = Path("data/traffic.jsonl"), Path("reports")
-LOOK_S = 0.3
+STEP_S = 0.3
 
 
-class Turned(NamedTuple):
-    """What is left of a turn."""
+class Recording(NamedTuple):
+    """Everything that was observed in one loop."""
 
-    asked: Sequence[Asked]
-    not_taken: Sequence[str]  # why labels were not
+    messages: Sequence[Message]
+    failed_labels: Sequence[str]  # error messages
     facts: Facts
     events: Sequence[Event]
 
 
-def turn(place: Place, rows: Sequence[dict[str, Any]], display: Display, zero_s: float, limit_s: float) -> Turned:
-    """Start everything, turn once, end everything."""
-    zero_wall = time.time() - (time.monotonic() - zero_s)
-    display.say(
-        time.monotonic() - zero_s, "Triton, gateway, monitor, Prometheus, Alertmanager, inbox, receiver and controller start"
-    )
+def play(environment: Environment, rows: Sequence[dict[str, Any]], display: Display, start_s: float, limit_s: float) -> Recording:
+    """Start everything, play the scenario to its end or for `limit_s`, end everything."""
+    now_s = time.monotonic() - start_s
+    start_wall = time.time() - now_s
+    display.print_line(now_s, "Triton, gateway, monitor, Prometheus, Alertmanager, inbox, receiver and controller start")
     with (
-        running(place),
-        Customers(rows, place.gateway, zero_s) as customers,
-        Annotators(customers.asked, place.gateway) as people,
+        running(environment),
+        Customers(rows, environment.gateway_url, start_s) as customers,
+        Annotators(customers.messages, environment.gateway_url) as annotators,
     ):
-        display.say(
-            time.monotonic() - zero_s, f"all of them are ready; the inbox: http://127.0.0.1:{place.params.alerts.inbox_port}"
-        )
-        this = Turn(place, customers, people, zero_s, zero_wall)
-        told: list[Event] = []
-        while not this.is_over and this.now_s < limit_s:
-            told = this.look()
-            display.show(this.now_s, told, this.facts, customers.so_far())
-            time.sleep(LOOK_S)
-        return Turned(customers.so_far(), people.failures, this.facts, told)
+        scenario = Scenario(environment, customers, annotators, start_s, start_wall)
+        inbox = f"http://127.0.0.1:{environment.params.alerts.inbox_port}"
+        display.print_line(scenario.now_s, f"all of them are ready; the inbox: {inbox}")
+        events: list[Event] = []
+        while not scenario.is_over and scenario.now_s < limit_s:
+            events = scenario.step()
+            display.show(scenario.now_s, events, scenario.facts, customers.snapshot())
+            time.sleep(STEP_S)
+        return Recording(customers.snapshot(), annotators.failures, scenario.facts, events)
 
 
-def judge(turned: Turned, found: Quality, *, whole_s: float, left: int) -> Outcome:
-    """The scorecard."""
-    kept = promises(
-        turned.asked, turned.facts, found, turned.events, not_taken=len(turned.not_taken), whole_s=whole_s, left_over=left
+def evaluate(recording: Recording, measured: Quality, *, whole_s: float, leftover: int) -> Outcome:
+    """Return the scorecard."""
+    scored = promises(
+        recording.messages,
+        recording.facts,
+        measured,
+        recording.events,
+        failed_labels=len(recording.failed_labels),
+        whole_s=whole_s,
+        leftover=leftover,
     )
     notes = [
-        f"right answers: {found.before:.1%} before the launch, {found.fallen:.1%} of version 1 on what came then;",
-        f"of the {found.messages_after} new messages after the swap the new champion had {found.after:.1%} right,"
-        f" version 1 has {found.without:.1%}",
+        f"correct answers of version 1: {measured.before:.1%} before the launch, {measured.fallen:.1%} on new messages after it;",
+        f"on the {measured.messages_after} new messages after the swap: {measured.after:.1%} by the new champion,"
+        f" {measured.without:.1%} by version 1",
     ]
-    retrain = turned.facts.retrain
+    retrain = recording.facts.retrain
     if retrain and retrain["failure"]:
         notes.append(f"the retrain was {retrain['state']} at step {retrain['step']}: {retrain['failure']}")
-    return Outcome(
-        "loop", "from drift to a better champion", kept, notes, {"quality": found._asdict() | {"won_back": found.won_back}}
-    )
+    figures = {"quality": measured._asdict() | {"won_back": measured.won_back}}
+    return Outcome("loop", "from drift to a better champion", scored, notes, figures)
 
 
-def write(outcome: Outcome, turned: Turned, folder: Path) -> Path:
-    """`loop.json`: promises, events, quality and its curve, with commit and date (UTC)."""
+def write(outcome: Outcome, recording: Recording, folder: Path) -> Path:
+    """Write `loop.json`: promises, events, quality and its curve, with commit and date (UTC)."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "loop.json"
-    told = {
+    report = {
         "kept": outcome.is_kept,
         "commit": git("rev-parse", "HEAD"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "promises": [{**_finite(one._asdict()), "kept": one.is_kept} for one in outcome.promises],
-        "quality": _finite(outcome.figures["quality"]),
-        "events": [event._asdict() for event in turned.events],
-        "curve": curve(turned.asked),
+        "promises": outcome.promises_with_verdicts(),
+        "quality": outcome.figures["quality"],
+        "events": recording.events,
+        "curve": curve(recording.messages),
         "messages": [
-            {"at_s": round(one.at_s, 3), "version": one.version, "right": one.is_right, "failure": one.failure}
-            for one in turned.asked
+            {"at_s": round(message.at_s, 3), "version": message.version, "right": message.is_correct, "failure": message.failure}
+            for message in recording.messages
         ],
     }
-    write_json(path, told)
+    write_json(path, json_values(report))
     return path
 
 
-def first_version(package: Path, texts: Sequence[str]) -> list[str]:
-    """What the packaged model says of them, offline."""
+def predict_offline(package: Path, texts: Sequence[str]) -> list[str]:
+    """Return the packaged model's labels."""
     session = read_golden(package).session
-    said = Classifier(package / "1", session=open_session(package / "1", session, 2)).predict(list(texts))
-    return list(said.labels)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in values.items()}
+    classifier = Classifier(package / "1", session=open_session(package / "1", session, 2))
+    return list(classifier.predict(list(texts)).labels)
 
 
 def main() -> None:
     """`python -m evergreen.loop`."""
-    zero_s = time.monotonic()
+    start_s = time.monotonic()
     parser = argparse.ArgumentParser(prog="make loop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traffic", type=Path, default=TRAFFIC, help="jsonl with text, unit, label and phase")
-    parser.add_argument("--limit-s", type=float, default=900.0, help="given up after this")
-    parser.add_argument("--keep", type=Path, help="a new folder for clone, home and logs, which stays; by default all goes")
-    asked = parser.parse_args()
+    parser.add_argument("--limit-s", type=float, default=900.0, help="give up after this")
+    parser.add_argument("--keep", type=Path, help="a new folder in which clone, home and logs stay; by default they are deleted")
+    args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     console, source = Console(highlight=False, soft_wrap=True), main_worktree()
-    rows = read_line_of_time(asked.traffic)
+    rows = read_traffic(args.traffic)
     if is_dirty():
-        console.print("[yellow]files here differ from HEAD: a retrain is made from HEAD[/]")
-    scratch = asked.keep or Path(tempfile.mkdtemp(prefix="evergreen-loop-"))
+        console.print("[yellow]files here differ from HEAD: a retrain uses HEAD[/]")
+    scratch = args.keep or Path(tempfile.mkdtemp(prefix="evergreen-loop-"))
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        place = lay_out(source, scratch.resolve())
-        enter(place)
+        environment = create_environment(source, scratch.resolve())
+        enter(environment)
         with Display(console) as display:
-            turned = turn(place, rows, display, zero_s, asked.limit_s)
-        found = quality(turned.asked, lambda texts: first_version(source / PACKAGE, texts))
-        picture.draw(turned.asked, turned.events, found, OUT / "loop.png")
-        outcome = judge(turned, found, whole_s=time.monotonic() - zero_s, left=len(left_over(place)))
-        path = write(outcome, turned, OUT)
+            recording = play(environment, rows, display, start_s, args.limit_s)
+        measured = quality(recording.messages, lambda texts: predict_offline(source / PACKAGE, texts))
+        chart.draw(recording.messages, recording.events, measured, OUT / "loop.png")
+        leftover = len(leftover_processes(environment))
+        outcome = evaluate(recording, measured, whole_s=time.monotonic() - start_s, leftover=leftover)
+        path = write(outcome, recording, OUT)
     except KeyboardInterrupt:
-        console.print("[yellow]stopped; all that was started has ended[/]")
+        console.print("[yellow]stopped; all processes have ended[/]")
         raise SystemExit(130) from None
     finally:
-        if not asked.keep:
+        if not args.keep:
             shutil.rmtree(scratch, ignore_errors=True)
     console.print(table(outcome))
     for note in outcome.notes:

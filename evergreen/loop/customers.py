@@ -1,7 +1,7 @@
-"""The people of the loop, played by a script: customers who write in the order of a time line, and two who label what they wrote.
+"""Simulated people: customers who send the messages of a file in order, and two annotators who label them.
 
-The labels of the time line are the truth. Customers do not send them, and the annotators hand them in by `POST /v1/feedback`, as
-people would; nothing else of the loop but its scorecard reads them.
+The labels of the file are the truth. Customers do not send them, annotators submit them through `POST /v1/feedback`, and the
+scorecard compares answers with them. No other part of the loop reads them.
 """
 
 import threading
@@ -13,37 +13,36 @@ from typing import Any, NamedTuple, Self
 from serving.loadtest.replay import post
 
 ANNOTATORS = ("ana", "ben")  # a label that the model does not have needs retrain.proposal_people
-DRIFT = "drift"  # phase of a row that comes after the shop began to sell something new
+DRIFT = "drift"  # phase of the rows after the launch
 
 
-class Asked(NamedTuple):
-    """A message that was sent, and what came back."""
+class Message(NamedTuple):
+    """A message that was sent, and its answer."""
 
     at_s: float  # since the loop began
     text: str
     truth: str
-    is_new: bool  # of the time after the launch
+    is_new: bool  # sent after the launch
     id: str
-    said: str
+    predicted: str
     version: int  # 0: not answered
     failure: str
 
     @property
-    def is_right(self) -> bool:
-        """Whether the answer is what the writer meant."""
-        return self.version > 0 and self.said == self.truth
+    def is_correct(self) -> bool:
+        return self.version > 0 and self.predicted == self.truth
 
 
 class Customers:
-    """Sends in a thread of its own, `per_s` messages a second and at most `until` of them; both may be changed meanwhile."""
+    """A thread that sends `per_s` messages a second, and stops at `limit` of them; both may change at any time."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], url: str, zero_s: float) -> None:
+    def __init__(self, rows: Sequence[dict[str, Any]], url: str, start_s: float) -> None:
         self.total = len(rows)
-        self.per_s, self.until = 1.0, self.total
-        self.asked: list[Asked] = []
-        self._rows, self._url, self._zero_s = rows, url, zero_s
+        self.per_s, self.limit = 1.0, self.total
+        self.messages: list[Message] = []
+        self._rows, self._url, self._start_s = rows, url, start_s
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._send, name="customers", daemon=True)
+        self._thread = threading.Thread(target=self._send_all, name="customers", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -53,38 +52,38 @@ class Customers:
         self._is_over.set()
         self._thread.join()
 
-    def so_far(self) -> list[Asked]:
-        """What was asked until now; `asked` itself grows while one reads it."""
-        return list(self.asked)
+    def snapshot(self) -> list[Message]:
+        """Return a copy of the messages so far; `messages` itself keeps growing."""
+        return list(self.messages)
 
-    def _send(self) -> None:
+    def _send_all(self) -> None:
         due_s = time.monotonic()
         for number, row in enumerate(self._rows):
-            while number >= self.until and not self._is_over.wait(0.05):
+            while number >= self.limit and not self._is_over.wait(0.05):
                 due_s = time.monotonic()
             if self._is_over.wait(max(0.0, due_s - time.monotonic())):
                 return
             due_s = max(due_s + 1 / self.per_s, time.monotonic() - 1)
-            self.asked.append(self._ask(row))
+            self.messages.append(self._send(row))
 
-    def _ask(self, row: dict[str, Any]) -> Asked:
-        at_s = time.monotonic() - self._zero_s
+    def _send(self, row: dict[str, Any]) -> Message:
+        at_s = time.monotonic() - self._start_s
         sent = at_s, row["text"], row["label"], row["phase"] == DRIFT
         try:
-            (answer,) = post(f"{self._url}/v1/predict", {"text": row["text"], "unit": row["unit"]})["predictions"]
-            return Asked(*sent, answer["id"], answer["label"], answer["version"], "")
+            (prediction,) = post(f"{self._url}/v1/predict", {"text": row["text"], "unit": row["unit"]})["predictions"]
+            return Message(*sent, prediction["id"], prediction["label"], prediction["version"], "")
         except (OSError, HTTPException, ValueError) as error:
-            return Asked(*sent, "", "", 0, str(error))
+            return Message(*sent, "", "", 0, str(error))
 
 
 class Annotators:
-    """Once they are told to, each of them labels each new message, in a thread of its own, until the block ends."""
+    """Threads, one for each annotator, that label every new message once `begin` is called."""
 
-    def __init__(self, asked: Sequence[Asked], url: str) -> None:
+    def __init__(self, messages: Sequence[Message], url: str) -> None:
         self.labelled, self.failures = dict.fromkeys(ANNOTATORS, 0), list[str]()
-        self._asked, self._url = asked, url
-        self._are_told, self._is_over = threading.Event(), threading.Event()
-        self._threads = [threading.Thread(target=self._label, args=(person,), name=person, daemon=True) for person in ANNOTATORS]
+        self._messages, self._url = messages, url
+        self._has_begun, self._is_over = threading.Event(), threading.Event()
+        self._threads = [threading.Thread(target=self._label_all, args=(name,), name=name, daemon=True) for name in ANNOTATORS]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -93,26 +92,26 @@ class Annotators:
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        self._are_told.set()
+        self._has_begun.set()
         for thread in self._threads:
             thread.join()
 
     def begin(self) -> None:
-        """They have read the alert."""
-        self._are_told.set()
+        """Start to label: the alert has arrived."""
+        self._has_begun.set()
 
-    def _label(self, person: str) -> None:
-        self._are_told.wait()
+    def _label_all(self, annotator: str) -> None:
+        self._has_begun.wait()
         number = 0
-        while not self._is_over.wait(0 if number < len(self._asked) else 0.2):
-            for one in self._asked[number:]:
+        while not self._is_over.wait(0 if number < len(self._messages) else 0.2):
+            for message in self._messages[number:]:
                 number += 1
-                if one.is_new and one.version and not self._is_over.is_set():
-                    self._hand_in(one, person)
+                if message.is_new and message.version and not self._is_over.is_set():
+                    self._label(message, annotator)
 
-    def _hand_in(self, one: Asked, person: str) -> None:
+    def _label(self, message: Message, annotator: str) -> None:
         try:
-            post(f"{self._url}/v1/feedback", {"id": one.id, "label": one.truth, "source": person})
-            self.labelled[person] += 1
+            post(f"{self._url}/v1/feedback", {"id": message.id, "label": message.truth, "source": annotator})
+            self.labelled[annotator] += 1
         except (OSError, HTTPException, ValueError) as error:
             self.failures.append(str(error))

@@ -1,4 +1,4 @@
-"""What is seen of the loop while it turns: a line for each thing that happens, where it stands, and the quality as a curve."""
+"""Progress on the terminal: a line for each event, the current state, and the share of correct answers as a curve."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -9,22 +9,22 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from evergreen.loop.customers import Asked
+from evergreen.loop.customers import Message
 from evergreen.loop.events import Event, Facts
 from evergreen.loop.scorecard import curve
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-WIDTH, TOLD_EVERY_S = 60, 15.0
+WIDTH, REPEATED_EVERY_S = 60, 15.0
 
 
 class Display:
-    """On a terminal the last lines change; elsewhere they are said again each quarter of a minute."""
+    """On a terminal the last lines are redrawn; elsewhere they are printed again every `REPEATED_EVERY_S`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._told: list[tuple[str, str]] = []
-        self._said_s = 0.0
+        self._printed: list[tuple[str, str]] = []
+        self._repeated_s = 0.0
 
     def __enter__(self) -> Self:
         if self._live:
@@ -35,40 +35,40 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def say(self, at_s: float, line: str) -> None:
-        """One line, with the time before it."""
+    def print_line(self, at_s: float, line: str) -> None:
+        """Print one line with its time."""
         self._console.print(f"[dim]{_clock(at_s)}[/]  {line}")
 
-    def show(self, now_s: float, events: Sequence[Event], facts: Facts, asked: Sequence[Asked]) -> None:
-        """What is new is said, what changes is drawn."""
+    def show(self, now_s: float, events: Sequence[Event], facts: Facts, messages: Sequence[Message]) -> None:
+        """Print new events and redraw the state."""
         for event in events:
-            if (event.name, event.detail) not in self._told:
-                self._told.append((event.name, event.detail))
-                self.say(event.at_s, f"[bold]{escape(event.name)}[/]  {escape(event.detail)}")
-        standing = _standing(now_s, facts, asked)
+            if (event.name, event.detail) not in self._printed:
+                self._printed.append((event.name, event.detail))
+                self.print_line(event.at_s, f"[bold]{escape(event.name)}[/]  {escape(event.detail)}")
+        state = _state(now_s, facts, messages)
         if self._live:
-            self._live.update(Group(Text(""), Text(_quality(asked)), Text(standing)))
-        elif now_s - self._said_s >= TOLD_EVERY_S:
-            self._said_s = now_s
-            self.say(now_s, f"[dim]{escape(standing)}; {escape(_quality(asked))}[/]")
+            self._live.update(Group(Text(""), Text(_quality(messages)), Text(state)))
+        elif now_s - self._repeated_s >= REPEATED_EVERY_S:
+            self._repeated_s = now_s
+            self.print_line(now_s, f"[dim]{escape(state)}; {escape(_quality(messages))}[/]")
 
 
-def _standing(now_s: float, facts: Facts, asked: Sequence[Asked]) -> str:
-    failed = sum(not one.version for one in asked)
-    words = [f"{len(asked)} messages sent, {failed} not answered"]
+def _state(now_s: float, facts: Facts, messages: Sequence[Message]) -> str:
+    failed = sum(not message.version for message in messages)
+    parts = [f"{len(messages)} messages sent, {failed} not answered"]
     if facts.retrain and facts.retrain["state"] == "running":
         progress = facts.retrain["progress"] if facts.retrain["step"] == "reproduce" else ""
-        words.append(f"retrain: {facts.retrain['step']} {progress}".rstrip())
-    return f"{_clock(now_s)}  " + ", ".join(words)
+        parts.append(f"retrain: {facts.retrain['step']} {progress}".rstrip())
+    return f"{_clock(now_s)}  " + ", ".join(parts)
 
 
-def _quality(asked: Sequence[Asked]) -> str:
-    points = curve(asked)
+def _quality(messages: Sequence[Message]) -> str:
+    points = curve(messages)
     if not points:
         return "quality: not enough answers yet"
     shown = [points[round(at * (len(points) - 1) / (WIDTH - 1))][1] for at in range(min(WIDTH, len(points)))]
     blocks = "".join(BLOCKS[round(share * (len(BLOCKS) - 1))] for share in shown)
-    return f"right answers: {blocks} {points[-1][1]:.0%}"
+    return f"correct answers: {blocks} {points[-1][1]:.0%}"
 
 
 def _clock(at_s: float) -> str:

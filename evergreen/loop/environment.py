@@ -1,12 +1,11 @@
-"""Where the loop turns: a clone of HEAD, a home of state beside it, ports of its own, and clocks that go as fast as the traffic.
+"""The loop's environment: a clone of HEAD, a scratch home of state, free ports, and intervals as short as the traffic is fast.
 
-Nothing of it touches the clone that it is started from, nor its home. What a retrain makes is made from HEAD and HEAD's own
-params; only what runs around it (ports, and how often somebody looks) is set here.
+Nothing touches the clone that the loop is started from, or its home. A retrain uses HEAD and HEAD's params; only what runs around
+it (ports and polling intervals) is set here.
 """
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,15 +18,18 @@ import yaml
 from monitoring.retrain.run_local import RunLocal
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Params, load_params
+from serving.processes.lifetime import processes_with
+from serving.processes.ports import free_ports
 from serving.processes.supervisor import Child, Program
 from serving.triton.server import with_free_ports
 
 PACKAGE, LOCK, TOOLS = Path("artifacts/package"), Path("dvc.lock"), Path(".tools")
-OTHERS = ("EVERGREEN_", "MLFLOW_", "OTEL_", "GIT_")  # variables that lead to somebody's state
+HOME = "EVERGREEN_HOME"
+CLEARED_PREFIXES = ("EVERGREEN_", "MLFLOW_", "OTEL_", "GIT_")  # of variables that could lead to another home, store or collector
 SERVE_ENDS_WITHIN_S = 60.0
-# Four weeks of messages pass in minutes, so whoever looks every few seconds or waits a minute does so as much sooner.
-# No threshold, no promise of false alarms and nothing of training or gate is among these.
-QUICK = {
+# Four weeks of messages pass in minutes, so polling intervals and waits of a minute are shortened.
+# No threshold, no promise about false alarms and no setting of training or gate is among these.
+FAST_INTERVALS = {
     "alerts": {"scrape_s": 2, "evaluate_s": 2, "group_wait_s": 1, "group_interval_s": 5},
     "monitor": {"poll_s": 2},
     "log": {"flush_s": 1},
@@ -35,8 +37,8 @@ QUICK = {
 }
 
 
-class Place(NamedTuple):
-    """`params` are those of what runs; a retrain takes HEAD's."""
+class Environment(NamedTuple):
+    """Folders and params of the running processes; a retrain uses HEAD's params."""
 
     source: Path  # where the loop was started
     clone: Path
@@ -44,116 +46,98 @@ class Place(NamedTuple):
     params: Params
 
     @property
-    def gateway(self) -> str:
-        """Its URL."""
+    def gateway_url(self) -> str:
         return f"http://{self.params.gateway.host}:{self.params.gateway.port}"
 
 
-def lay_out(source: Path, scratch: Path) -> Place:
-    """Clone HEAD, write params, publish the packaged model as version 1; raises `InputError` when nothing was packaged yet."""
+def create_environment(source: Path, scratch: Path) -> Environment:
+    """Clone HEAD into the scratch folder and write its params; raises `InputError` when no model is packaged yet."""
     for needed in (PACKAGE / "manifest.json", LOCK):
         if not (source / needed).exists():
-            raise InputError(str(source / needed), "there is no packaged model to begin with", "run first: make repro")
+            raise InputError(str(source / needed), "there is no packaged model to start with", "run first: make repro")
     clone, home = scratch / "clone", scratch / "live"
-    _must(["git", "clone", "--quiet", "--local", str(source), str(clone)], source)
+    _run(["git", "clone", "--quiet", "--local", str(source), str(clone)], source)
     for name, target in ((".venv", Path(sys.prefix)), (TOOLS, source / TOOLS)):
         (clone / name).symlink_to(target)
-    params = with_own_ports(quick(load_params(clone / "params.yaml")))
+    params = on_free_ports(with_fast_intervals(load_params(clone / "params.yaml")))
     values = json.loads(params.model_dump_json())
     (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     home.mkdir()
-    return Place(source, clone, home, params)
+    return Environment(source, clone, home, params)
 
 
-def quick(params: Params) -> Params:
-    """The same with the clocks of `QUICK`."""
-    return params.model_copy(update={name: getattr(params, name).model_copy(update=values) for name, values in QUICK.items()})
+def with_fast_intervals(params: Params) -> Params:
+    """Return the params with `FAST_INTERVALS`."""
+    sections = {name: getattr(params, name).model_copy(update=values) for name, values in FAST_INTERVALS.items()}
+    return params.model_copy(update=sections)
 
 
-def with_own_ports(params: Params) -> Params:
-    """The same on ports that nobody listens on now."""
+def on_free_ports(params: Params) -> Params:
+    """Return the params with every port replaced by a free one."""
     names = [name for name in type(params.alerts).model_fields if name.endswith("_port")]
-    own, *rest = _free(params.alerts.host, len(names) + 1)
+    gateway, *others = free_ports(params.alerts.host, len(names) + 1)
     return params.model_copy(
         update={
             "serve": with_free_ports(params.serve),
-            "gateway": params.gateway.model_copy(update={"port": own}),
-            "alerts": params.alerts.model_copy(update=dict(zip(names, rest, strict=True))),
+            "gateway": params.gateway.model_copy(update={"port": gateway}),
+            "alerts": params.alerts.model_copy(update=dict(zip(names, others, strict=True))),
         }
     )
 
 
-def enter(place: Place) -> None:
-    """From here on this process and all that it starts live in this home, and nobody else's."""
-    for name in [name for name in os.environ if name.startswith(OTHERS)]:
+def enter(environment: Environment) -> None:
+    """Point this process and its future children at the scratch home, and at no other store."""
+    for name in [name for name in os.environ if name.startswith(CLEARED_PREFIXES)]:
         del os.environ[name]
-    os.environ["EVERGREEN_HOME"] = str(place.home)
+    os.environ[HOME] = str(environment.home)
 
 
-def publish_first(place: Place) -> None:
-    """The packaged model of the clone that this was started from becomes version 1, champion."""
-    _must([sys.executable, "-m", "evergreen.cli", "publish", "--first"], place.source)
+def publish_first(environment: Environment) -> None:
+    """Publish the packaged model of the source clone as version 1, the champion."""
+    _run([sys.executable, "-m", "evergreen.cli", "publish", "--first"], environment.source)
 
 
 @contextmanager
-def running(place: Place) -> Iterator[None]:
-    """What `make serve` and `make watch` start, ready; all of it ended, and a retrain that runs too, when the block ends."""
-    params = place.params
-    watch = Program(
-        "watch",
-        [sys.executable, "-m", "monitoring.local.watch"],
-        params.alerts.host,
-        params.alerts.monitor_port,
-        "/metrics",
-        place.home / "watch.log",
-        place.clone,
+def running(environment: Environment) -> Iterator[None]:
+    """Yield once `make serve` and `make watch` are ready; end both, and a running retrain, when the block ends."""
+    clone, home, params = environment.clone, environment.home, environment.params
+    python, alerts, gateway = [sys.executable, "-m"], params.alerts, params.gateway
+    watch = Child(
+        Program(
+            "watch", [*python, "monitoring.local.watch"], alerts.host, alerts.monitor_port, "/metrics", home / "watch.log", clone
+        )
     )
-    serve = Program(
-        "serve",
-        [sys.executable, "-m", "evergreen.cli", "serve"],
-        params.gateway.host,
-        params.gateway.port,
-        "/readyz",
-        place.home / "serve.log",
-        place.clone,
-        ends_within_s=SERVE_ENDS_WITHIN_S,
+    serve = Child(
+        Program(
+            "serve",
+            [*python, "evergreen.cli", "serve"],
+            gateway.host,
+            gateway.port,
+            "/readyz",
+            home / "serve.log",
+            clone,
+            ends_within_s=SERVE_ENDS_WITHIN_S,
+        )
     )
-    children = [Child(program) for program in (watch, serve)]
     with ExitStack() as stack:
-        stack.callback(RunLocal(place.clone, place.home, params.retrain).sweep, None)
-        for child in children:
-            stack.callback(child.end)
-        children[0].start()  # while the version is published
-        publish_first(place)
-        children[1].start()
-        for child in children:
+        stack.callback(RunLocal(clone, home, params.retrain).sweep, None)
+        stack.callback(watch.end)
+        stack.callback(serve.end)
+        watch.start()  # while the version is published
+        publish_first(environment)
+        serve.start()
+        for child in (watch, serve):
             child.wait_ready()
         yield
 
 
-def left_over(place: Place) -> list[int]:
-    """Processes that still live in this home."""
-    mark = f"EVERGREEN_HOME={place.home}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark in path.read_bytes().split(b"\0") and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+def leftover_processes(environment: Environment) -> list[int]:
+    """Return the ids of other processes that still use the scratch home."""
+    return [pid for pid in processes_with(HOME, str(environment.home)) if pid != os.getpid()]
 
 
-def _free(host: str, count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((host, 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _must(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        words = (done.stderr or done.stdout).strip()[-1000:]
-        raise ToolError(" ".join(command[:4]), f"it ended with {done.returncode}: {words}", "see that it works in the clone")
+        output = (done.stderr or done.stdout).strip()[-1000:]
+        raise ToolError(" ".join(command[:4]), f"it ended with {done.returncode}: {output}", f"make it work in {folder}")

@@ -1,22 +1,23 @@
-"""What happens in the loop, read from the stores that its parts write anyway: inbox, decisions, journal. Nobody tells it."""
+"""Events of the loop, read from what its parts store anyway: the inbox, decisions and the retrain journal."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from evergreen.loop.customers import Asked
-from evergreen.loop.environment import Place
+from evergreen.loop.customers import Message
+from evergreen.loop.environment import Environment
 from monitoring.retrain.decide import DRIFT, HARM
 from monitoring.retrain.history.stores import Row, inbox, stores
 from state.tables import decisions, retrain_steps, retrains
 
-FIRST = 1  # the version that the loop begins with
-STAGE = "at work"  # name of the event that a stage of the run begins
+FIRST = 1  # version at the start
+LAUNCH, ALERTED, NEW_CHAMPION = "the shop sells something new", "the alert arrives", "the new champion answers"
+LABELLED, DECIDED, STAGE = "labels arrive", "a retrain is decided", "a stage begins"
 
 
 class Event(NamedTuple):
-    """Something that happened; `at_s` counts from the beginning of the loop."""
+    """An event; `at_s` counts from the start of the loop."""
 
     at_s: float
     name: str
@@ -24,62 +25,60 @@ class Event(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the stores hold now."""
+    """The current content of the stores."""
 
-    message: Row | None  # the first one on drift or harm that people got
+    alert: Row | None  # the inbox's first message on drift or harm
     decision: Row | None  # the first that started a retrain
     retrains: list[Row]
     steps: list[Row]
 
     @property
     def retrain(self) -> Row | None:
-        """The first."""
+        """Return the first retrain."""
         return self.retrains[0] if self.retrains else None
 
 
-class Seen(NamedTuple):
-    """What only somebody who was there knows: when labels were handed in, and when a stage of the run was first at work."""
+class Observed(NamedTuple):
+    """Times that no store records, in seconds since the start of the loop."""
 
     labelled_s: float | None
-    labelled: int
-    stages: dict[str, float]
+    labelled: int  # messages that both annotators have labelled by then
+    stages: dict[str, float]  # when each pipeline stage was first seen running
 
 
-def read(place: Place) -> Facts:
-    """One look."""
-    told = [one for one in inbox(place.home) if one["labels"].get("alertname") in DRIFT | HARM]
-    with stores(place.home, place.params) as at:
+def read_facts(environment: Environment) -> Facts:
+    """Read the stores."""
+    messages = [message for message in inbox(environment.home) if message["labels"].get("alertname") in DRIFT | HARM]
+    with stores(environment.home, environment.params) as at:
         started = at.rows(sa.select(decisions).where(decisions.c.verdict == "started").order_by(decisions.c.id), decisions)
         begun = at.rows(sa.select(retrains).order_by(retrains.c.id), retrains)
         steps = at.rows(sa.select(retrain_steps).order_by(retrain_steps.c.id), retrain_steps)
-    message = min(told, key=lambda one: float(one["heard_at"]), default=None)
-    return Facts(message, started[0] if started else None, begun, steps)
+    alert = min(messages, key=lambda message: float(message["heard_at"]), default=None)
+    return Facts(alert, started[0] if started else None, begun, steps)
 
 
-def events(facts: Facts, asked: Sequence[Asked], seen: Seen, zero_wall: float) -> list[Event]:
-    """In their order. Pure."""
-    found = []
-    for event, one in (
-        ("the first message is answered", next((one for one in asked if one.version), None)),
-        ("the shop sells something new", next((one for one in asked if one.is_new), None)),
-        ("customers hear the new champion", next((one for one in asked if one.version > FIRST), None)),
+def list_events(facts: Facts, messages: Sequence[Message], observed: Observed, start_wall: float) -> list[Event]:
+    """Return all events in order of time. Pure."""
+    events = []
+    for name, message in (
+        ("the first message is answered", next((message for message in messages if message.version), None)),
+        (LAUNCH, next((message for message in messages if message.is_new), None)),
+        (NEW_CHAMPION, next((message for message in messages if message.version > FIRST), None)),
     ):
-        if one is not None:
-            found.append(Event(one.at_s, event, f"“{one.text}”" + (f" → {one.said}" if one.version else "")))
-    if facts.message:
-        found.append(Event(facts.message["heard_at"] - zero_wall, "people are told", _told(facts.message)))
-    if seen.labelled_s is not None:
-        found.append(Event(seen.labelled_s, "labels arrive", f"two people have labelled {seen.labelled} messages"))
+        if message is not None:
+            answer = f" → {message.predicted}" if message.version else ""
+            events.append(Event(message.at_s, name, f"“{message.text}”{answer}"))
+    if facts.alert:
+        summary = facts.alert["annotations"].get("summary") or facts.alert["labels"].get("alertname")
+        events.append(Event(facts.alert["heard_at"] - start_wall, ALERTED, str(summary)))
+    if observed.labelled_s is not None:
+        events.append(Event(observed.labelled_s, LABELLED, f"two people have labelled {observed.labelled} messages"))
     if facts.decision:
-        why = f"{facts.decision['alertname']}, because of {facts.decision['reason']}"
-        found.append(Event(facts.decision["at"] - zero_wall, "a retrain is decided", why))
-    found += [Event(at_s, STAGE, f"stage {stage}") for stage, at_s in seen.stages.items()]
+        detail = f"{facts.decision['alertname']}, because of {facts.decision['reason']}"
+        events.append(Event(facts.decision["at"] - start_wall, DECIDED, detail))
+    events += [Event(at_s, STAGE, f"stage {stage}") for stage, at_s in observed.stages.items()]
     for step in facts.steps:
         if step["ended_at"] is not None:
             detail = step["detail"] if step["outcome"] == "done" else f"{step['outcome']}: {step['detail']}"
-            found.append(Event(step["ended_at"] - zero_wall, step["step"], detail))
-    return sorted(found)
-
-
-def _told(message: Row) -> str:
-    return str(message["annotations"].get("summary") or message["labels"].get("alertname"))
+            events.append(Event(step["ended_at"] - start_wall, step["step"], detail))
+    return sorted(events)

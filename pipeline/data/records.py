@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,6 +163,17 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON that people can read and git can compare."""
     with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def json_values(value: Any) -> Any:
+    """Return the value for `write_json`: named tuples become objects, NaN and infinity become null."""
+    if hasattr(value, "_asdict"):
+        return json_values(value._asdict())
+    if isinstance(value, dict):
+        return {str(key): json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 _TEXTS = ("id", "text", "label", "target", "group", "time", "source", "meta")

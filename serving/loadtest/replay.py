@@ -30,7 +30,7 @@ class Sent(NamedTuple):
     labels: int  # given as feedback
 
 
-def read_line_of_time(path: Path) -> list[dict[str, Any]]:
+def read_traffic(path: Path) -> list[dict[str, Any]]:
     """Rows of a jsonl file with `text` and, where known, `unit`, `label` and `phase`; raises `InputError` naming the line."""
     if not path.is_file():
         raise InputError(str(path), "there is no such file", "name a jsonl file, such as data/traffic.jsonl")
@@ -114,7 +114,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """`python -m serving.loadtest.replay data/traffic.jsonl`."""
     asked, gateway = _arguments(), load_params().gateway
-    rows, url = read_line_of_time(asked.file), f"http://{gateway.host}:{gateway.port}"
+    rows, url = read_traffic(asked.file), f"http://{gateway.host}:{gateway.port}"
     require_gateway(url)
 
     def say(line: str) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import sqrt
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -188,16 +188,3 @@ def _line(one: Reading) -> str:
         f"{one.part:<8} {one.arm:<24} {one.rate_per_s:7.1f}/s  P50 {one.p50_ms:7.1f}  P99 {one.p99_ms:8.1f} ms"
         f"  {one.server_cpu_ms:5.2f} ms CPU  [{colour}]{one.verdict}[/]"
     )
-
-
-def plain(value: Any) -> Any:
-    """For JSON: tuples with names become objects; NaN and infinity become null."""
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

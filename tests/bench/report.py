@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from math import isfinite, isnan
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from evergreen.promises import number
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.data.records import write_json
+from pipeline.data.records import json_values, write_json
 from pipeline.errors import ToolError
 from pipeline.home import git
 
@@ -105,7 +105,8 @@ def flat(row: Row) -> dict[str, Any]:
     values = row._asdict() | {"ratio": median, "ratio_low": low, "ratio_high": high}
     del values["pairs"]
     whole = values | {"pairs": row.pairs}
-    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in whole.items()}
+    flattened: dict[str, Any] = json_values(whole)
+    return flattened
 
 
 def command() -> str:

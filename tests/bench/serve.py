@@ -27,6 +27,7 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from pipeline.charts import GREEN, GREY
+from pipeline.data.records import json_values
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Params, load_params
 from pipeline.runtime.batches import pad
@@ -34,7 +35,7 @@ from pipeline.runtime.text import clean
 from serving.loadtest import Answer, Result, Target, after, gateway_target, http_target, read_texts, run_load, triton_target
 from serving.processes.ports import free_port
 from tests.bench.children import Stack, child, forget_settings, server, stack
-from tests.bench.meter import Arm, Meter, OutOfTimeError, Pace, plain
+from tests.bench.meter import Arm, Meter, OutOfTimeError, Pace
 from tests.bench.report import Bar, Ratio, Row, draw_ratios, median_interval, paired_ratio, table, write
 from tests.bench.scratch import FIXED, PLAIN_FP32, SUFFIX, UNBATCHED
 
@@ -401,7 +402,7 @@ def finish(found: Found, meter: Meter, out: Path, console: Console, texts: str) 
     path = write(rows, out, "serve")
     medians = {name: statistics.median(values) for name, values in found.limits.items() if values}
     (out / "serve-readings.json").write_text(
-        json.dumps({"texts": texts, "limits": found.limits, "readings": plain(meter.readings)}, indent=1), encoding="utf-8"
+        json.dumps({"texts": texts, "limits": found.limits, "readings": json_values(meter.readings)}, indent=1), encoding="utf-8"
     )
     console.print(table(rows, BARS, "make bench-serve"))
     steps = Table("what answers", "requests/s at P99 ≤ 50 ms", title="which part brought what", title_justify="left")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, ToolError
-from serving.loadtest.replay import Sent, read_line_of_time, replay, require_gateway
+from serving.loadtest.replay import Sent, read_traffic, replay, require_gateway
 
 ROWS = [
     {"text": "where is my parcel", "unit": "ann", "label": "track_order", "phase": "before"},
@@ -97,4 +97,4 @@ def test_a_line_that_is_no_text_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text(f'{{"text": "hello"}}\n{line}\n')
     with pytest.raises(InputError, match=r"lines\.jsonl, line 2"):
-        read_line_of_time(path)
+        read_traffic(path)
