@@ -102,11 +102,8 @@ def running(environment: Environment) -> Iterator[None]:
     """Yield once `make serve` and `make watch` are ready; end both, and a running retrain, when the block ends."""
     clone, home, params = environment.clone, environment.home, environment.params
     python, alerts, gateway = [sys.executable, "-m"], params.alerts, params.gateway
-    watch = Child(
-        Program(
-            "watch", [*python, "monitoring.local.watch"], alerts.host, alerts.monitor_port, "/metrics", home / "watch.log", clone
-        )
-    )
+    command, log = [*python, "monitoring.local.watch"], home / "watch.log"
+    watch = Child(Program("watch", command, alerts.host, alerts.monitor_port, "/metrics", log, clone))
     serve = Child(
         Program(
             "serve",
