@@ -1,4 +1,4 @@
-"""The console script: a thin face over the packages. Commands load what they need when they run, so that `--help` is quick."""
+"""The console script: a thin interface to the packages. Commands import them when they run, so that `--help` is fast."""
 
 import signal
 import sys
@@ -9,14 +9,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evergreen import inspection as looking
+from evergreen import inspection
 from evergreen.inspection import out
 from pipeline.errors import EvergreenError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Keeps a fine-tuned language model good while the world it serves changes."
+    no_args_is_help=True, add_completion=False, help="Keep a fine-tuned language model good while the world it serves changes."
 )
-for _command in (looking.status, looking.why, looking.backtest, looking.gate):
+for _command in (inspection.status, inspection.why, inspection.backtest, inspection.gate):
     app.command()(_command)
 
 PACKAGE = Path("artifacts/package")
@@ -25,7 +25,7 @@ DVC_LOCK = Path("dvc.lock")
 
 @app.command()
 def check() -> None:
-    """Check params.yaml, the data and the tools, before the pipeline runs."""
+    """Check params.yaml, the data and the tools before the pipeline runs."""
     from pipeline.check import check_project
 
     for line in check_project():
@@ -36,40 +36,41 @@ def check() -> None:
 def fetch(
     name: Annotated[str, typer.Argument(help="hub id of a data set, for example PolyAI/banking77")],
     config: Annotated[str | None, typer.Option(help="configuration of the data set")] = None,
-    split: Annotated[str, typer.Option(help="which of its splits")] = "train",
+    split: Annotated[str, typer.Option(help="split to fetch")] = "train",
     revision: Annotated[str | None, typer.Option(help="tag or commit to pin")] = None,
     to: Annotated[Path, typer.Option(help="file to write (jsonl)")] = Path("data/fetched/source.jsonl"),
 ) -> None:
-    """Bring a hub data set to a file that data.source can name."""
-    from pipeline.data.fetch import fetch as bring
+    """Download a data set from the hub to a file for data.source."""
+    from pipeline.data import fetch as hub
 
-    rows = bring(name, config=config, split=split, revision=revision, out=to)
+    rows = hub.fetch(name, config=config, split=split, revision=revision, out=to)
     out.print(f"{rows} rows → {to}\nnext: .venv/bin/dvc exp run -S data.source={to}")
 
 
 @app.command()
 def publish(
-    version: Annotated[int | None, typer.Argument(help="a published version to make champion; none: the packaged model")] = None,
+    version: Annotated[
+        int | None, typer.Argument(help="published version to promote; default: the packaged model")
+    ] = None,
     first: Annotated[bool, typer.Option("--first", help="only when there is no champion yet")] = False,
 ) -> None:
-    """Make the packaged model a version (registry, live repository, release table), or make a version champion."""
+    """Publish the packaged model as a new version, or make a published version champion."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.release.publish import champion, differs
-    from serving.release.publish import publish as do
+    from serving.release import publish as publishing
 
     home = find_home()
     if version is not None:
         _swap_to(version, home)
         return
-    there = champion(home) if first else None
-    if there and differs(there, PACKAGE):
-        out.print(f"version {there.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
+    champion = publishing.champion(home) if first else None
+    if champion and publishing.differs(champion, PACKAGE):
+        out.print(f"version {champion.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
         return
-    published = do(PACKAGE, DVC_LOCK, load_params().publish.name, home)
+    published = publishing.publish(PACKAGE, DVC_LOCK, load_params().publish.name, home)
     number, role = published.release.version, published.release.role
-    word = "was published before as" if published.already_published else "is now"
-    out.print(f"this package {word} version {number}, {role} → {escape(str(published.folder))}")
+    verb = "was published before as" if published.already_published else "is now"
+    out.print(f"this package {verb} version {number}, {role} → {escape(str(published.folder))}")
     if role == "challenger":
         out.print(f"next: .venv/bin/evergreen publish {number} (make it champion), or .venv/bin/evergreen route --shadow 1")
 
@@ -91,27 +92,27 @@ def rollback() -> None:
 @app.command()
 def route(
     weight: Annotated[float, typer.Option(help="share of units that the challenger answers, 0 to 1")] = 0.0,
-    shadow: Annotated[float, typer.Option(help="share of texts that are copied to the challenger, 0 to 1")] = 0.0,
+    shadow: Annotated[float, typer.Option(help="share of texts copied to the challenger, 0 to 1")] = 0.0,
 ) -> None:
-    """Give the challenger a share of the traffic, or copies of it; without options, all to the champion."""
+    """Set the challenger's share of the traffic and of copies; without options the champion gets everything."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.release.swap import route as do
+    from serving.release import swap
 
-    routes = do(load_params(), find_home(), challenger_weight=weight, shadow_share=shadow, announce=_tell)
+    routes = swap.route(load_params(), find_home(), challenger_weight=weight, shadow_share=shadow, announce=_announce)
     out.print(f"champion {routes.champion}, challenger {routes.challenger}: {weight:.0%} of units, {shadow:.0%} of texts copied")
 
 
 @app.command()
 def serve() -> None:
-    """Serve the champion: Triton behind the gateway, until Ctrl-C."""
+    """Serve the champion with Triton and the gateway until Ctrl-C."""
     from pipeline.home import find_home
     from pipeline.params import load_params
     from serving import serve as server
 
     home, params = find_home(), load_params()
     version = _champion_version(home)
-    _end_on_signals()
+    _stop_on_signals()
 
     def ready(logs: list[Path]) -> None:
         gateway = f"http://{params.gateway.host}:{params.gateway.port}"
@@ -127,17 +128,17 @@ def serve() -> None:
         out.print('    .venv/bin/evergreen ask "where is my parcel?"\n  Ctrl-C stops it')
 
     try:
-        server.serve(params, home, _tell, ready)
+        server.serve(params, home, _announce, ready)
     except KeyboardInterrupt:
         out.print("stopped")
 
 
 @app.command()
 def ask(
-    texts: Annotated[list[str], typer.Argument(help="what a customer would write")],
-    start: Annotated[bool, typer.Option("--start", help="start a Triton for this question alone when none is running")] = False,
+    texts: Annotated[list[str], typer.Argument(help="texts as a customer writes them")],
+    start: Annotated[bool, typer.Option("--start", help="start a Triton for this question when none is running")] = False,
 ) -> None:
-    """Ask the champion, through Triton."""
+    """Ask the champion through Triton."""
     from pipeline.errors import ToolError
     from pipeline.home import find_home
     from pipeline.params import load_params
@@ -149,11 +150,11 @@ def ask(
     home, settings = find_home(), address(load_params().serve)
     version = _champion_version(home)
     model = model_name(version)
-    told = parameters(settings, model) or {}
-    if told.get("model_digest") == model_digest(repository(home) / model / "1"):
+    served = parameters(settings, model) or {}
+    if served.get("model_digest") == model_digest(repository(home) / model / "1"):
         answers = ask_many(settings, model, texts)
     elif start:
-        _end_on_signals()
+        _stop_on_signals()
         with running(repository(home), [model], with_free_ports(settings), home) as server:
             answers = ask_many(server.serve, model, texts)
         server.log.unlink()
@@ -166,28 +167,28 @@ def ask(
 
 @app.command()
 def loadtest(
-    texts: Annotated[Path, typer.Argument(help="a data file whose texts are sent")],
+    texts: Annotated[Path, typer.Argument(help="data file with the texts to send")],
     url: Annotated[
-        str | None, typer.Option(help="of the gateway, by default that of params; of Triton with --triton-model")
+        str | None, typer.Option(help="URL of the gateway, by default from params; of Triton with --triton-model")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="requests a second; none: the highest rate that keeps P99 is searched")
+        float | None, typer.Option(help="requests a second; default: search for the highest rate that keeps the P99 limit")
     ] = None,
-    p99_ms: Annotated[float, typer.Option(help="the limit of the search")] = 50.0,
+    p99_ms: Annotated[float, typer.Option(help="P99 limit of the search")] = 50.0,
     duration_s: Annotated[float, typer.Option(help="length of each run")] = 10.0,
-    constant: Annotated[bool, typer.Option(help="even gaps between requests; by default they come at random (Poisson)")] = False,
+    constant: Annotated[bool, typer.Option(help="even gaps between requests; default: random gaps (Poisson)")] = False,
     repeats: Annotated[float, typer.Option(help="share of texts that were sent before, by a Zipf law")] = 0.0,
-    triton_model: Annotated[str | None, typer.Option(help="ask this model of a KServe v2 server")] = None,
+    triton_model: Annotated[str | None, typer.Option(help="send to this model of a KServe v2 server")] = None,
     body: Annotated[str | None, typer.Option(help="template of a JSON body, for any other endpoint")] = None,
-    header: Annotated[list[str] | None, typer.Option(help="name: value, as often as needed")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="name: value; may be repeated")] = None,
     report: Annotated[Path, typer.Option(help="folder of the report")] = Path("reports/loadtest"),
 ) -> None:
-    """Load a server openly: latency counts from the intended send time. With a picture."""
+    """Run an open-loop load test and write a report; latency counts from the intended send time."""
     from pipeline.params import load_params
-    from serving.loadtest import loadtest as do
+    from serving.loadtest import command
 
     params = load_params()
-    do(
+    command.loadtest(
         url or f"http://{params.gateway.host}:{params.gateway.port}",
         texts,
         params.data,
@@ -206,7 +207,7 @@ def loadtest(
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> None:
-    """MLflow in the browser, on the store that the pipeline writes to."""
+    """Open MLflow on the pipeline's store in the browser."""
     from pipeline.home import find_home
     from pipeline.tracking import show
 
@@ -218,19 +219,19 @@ def _swap_to(version: int, home: Path) -> None:
     from pipeline.params import load_params
     from serving.release.swap import swap
 
-    done = swap(version, load_params(), home, _tell)
-    if not done.was_served:
-        out.print("no Triton answers; it is served from the next start: make serve")
-    if done.previous not in (None, version):
-        out.print(f"version {done.previous} is kept as previous; back to it: .venv/bin/evergreen rollback")
+    swapped = swap(version, load_params(), home, _announce)
+    if not swapped.was_served:
+        out.print("no Triton answers; the version is served from the next start: make serve")
+    if swapped.previous not in (None, version):
+        out.print(f"version {swapped.previous} stays available as previous; to return to it: .venv/bin/evergreen rollback")
 
 
-def _tell(line: str) -> None:
+def _announce(line: str) -> None:
     out.print(f"[green]·[/] {escape(line)}")
 
 
-def _end_on_signals() -> None:
-    """`kill` and a closed terminal stop all, as Ctrl-C does."""
+def _stop_on_signals() -> None:
+    """Let `kill` and a closed terminal stop everything as Ctrl-C does."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
@@ -239,14 +240,14 @@ def _champion_version(home: Path) -> int:
     from pipeline.errors import ToolError
     from serving.release.publish import champion
 
-    there = champion(home)
-    if there is None:
+    release = champion(home)
+    if release is None:
         raise ToolError(str(home), "no version has been published", "make repro")
-    return there.version
+    return release.version
 
 
 def main() -> None:
-    """Run a command; errors for people end with their message and exit code."""
+    """Run a command; an `EvergreenError` ends with its message and exit code."""
     try:
         app()
     except EvergreenError as error:

@@ -165,9 +165,9 @@ def test_the_command_prints_each_policy_and_draws_a_picture(home: Path, monkeypa
     done = CliRunner().invoke(app, ["backtest", *options])
     assert done.exit_code == 0, done.output
     lines = {line.split("│")[1].strip(): line.split("│") for line in done.stdout.splitlines() if line.count("│") > 5}
-    assert lines["what did fire"][3].strip() == str(len(SIGNALS))
-    assert lines["what did fire"][6].strip() == "at most 0"  # it does not hurt, and nobody has labelled
-    assert lines["what did fire"][10].strip() == f"no_harm {len(SIGNALS)}"
+    assert lines["as it fired"][3].strip() == str(len(SIGNALS))
+    assert lines["as it fired"][6].strip() == "at most 0"  # it does not hurt, and nobody has labelled
+    assert lines["as it fired"][10].strip() == f"no_harm {len(SIGNALS)}"
     assert int(lines["1000 a week"][3]) == len(SIGNALS)
     assert lines["settle_s=5"][3].strip() == "0"
     assert lines["these params"][3].strip() == "0"
