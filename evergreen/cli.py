@@ -49,9 +49,7 @@ def fetch(
 
 @app.command()
 def publish(
-    version: Annotated[
-        int | None, typer.Argument(help="published version to promote; default: the packaged model")
-    ] = None,
+    version: Annotated[int | None, typer.Argument(help="published version to promote; default: the packaged model")] = None,
     first: Annotated[bool, typer.Option("--first", help="only when there is no champion yet")] = False,
 ) -> None:
     """Publish the packaged model as a new version, or make a published version champion."""
