@@ -20,8 +20,8 @@ from tests.faults import drill, watch
 from tests.faults.scorecard import Promise
 from tests.faults.stage import Setting
 from tests.faults.watch_story import apart, label
-from tests.monitoring.alert_rules.test_end_to_end import PACE
 from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
+from tests.monitoring.servers import PACE
 
 IN_PEACE, IN_DRIFT = ("Alertmanager killed",), ("Prometheus stopped", "monitor killed")
 

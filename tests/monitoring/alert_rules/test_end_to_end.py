@@ -7,7 +7,6 @@ serves the real exporter, whose values the test sets.
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,21 +24,7 @@ from pipeline.params import Alerts, Params
 from serving.processes.ports import free_port
 from tests.monitoring.conftest import all_told
 from tests.monitoring.inbox.running_inbox import REPORT, RunningInbox
-
-PACE = {
-    "controller_url": "none",
-    "scrape_s": 1,
-    "evaluate_s": 1,
-    "resend_s": 1,
-    "for_s": 1,
-    "group_wait_s": 1,
-    "group_interval_s": 1,
-    "repeat_s": 60,
-    "remember_s": 1,
-    "switch_every_s": 2,
-    "switch_overdue_s": 7,
-    "monitor_stale_s": 2,
-}
+from tests.monitoring.servers import PACE, inbox_command
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -148,9 +133,8 @@ def module_setup(tools: Path, params: Params, tmp_path_factory: pytest.TempPathF
     with ExitStack() as stack:
         monitor = FakeMonitor(alerts.monitor_port)
         stack.callback(monitor.stop)
-        inbox = [sys.executable, "-c", INBOX, alerts.model_dump_json(), str(home)]
         processes = stack.enter_context(
-            running_stack(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=[])
+            running_stack(params, tools, home / "alerts", print, inbox_command=inbox_command(alerts, home), monitor_command=[])
         )
         setup = Setup(processes, RunningInbox(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home), monitor, alerts)
         setup.inbox.wait(lambda state: state["switch"] is not None)
@@ -164,19 +148,6 @@ def setup(module_setup: Setup) -> Iterator[Setup]:
     yield module_setup
     module_setup.monitor.drift(0.0)
     module_setup.wait("EvergreenDrift", "over", within_s=20)
-
-
-INBOX = """
-import sys, time
-from pathlib import Path
-import uvicorn
-from monitoring.inbox.app import create_app
-from pipeline.params import Alerts
-
-alerts = Alerts.model_validate_json(sys.argv[1])
-app = create_app(alerts, Path(sys.argv[2]), time.time)
-uvicorn.run(app, host=alerts.host, port=alerts.inbox_port, log_level="warning")
-"""
 
 
 def test_drift_begins_is_shown_and_ends(setup: Setup) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
-import uvicorn
 
 from monitoring.inbox.app import create_app
 from pipeline.params import Alerts
 from serving.processes.ports import free_port
+from tests.monitoring.servers import serving_app
 
 NOW = 1_790_000_000.0
 REPORT = {
@@ -87,20 +87,8 @@ class RunningInbox(NamedTuple):
 def running_inbox(alerts: Alerts, home: Path, clock: Callable[[], float] = lambda: NOW) -> Iterator[RunningInbox]:
     """Run the app on a real server in a thread."""
     alerts = alerts.model_copy(update={"inbox_port": free_port()})
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(alerts, home, clock), host=alerts.host, port=alerts.inbox_port, log_level="warning")
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 10
-        while not server.started:
-            assert time.monotonic() < deadline and thread.is_alive(), "the inbox did not start"
-            time.sleep(0.01)
+    with serving_app(create_app(alerts, home, clock), alerts.host, alerts.inbox_port):
         yield RunningInbox(f"http://{alerts.host}:{alerts.inbox_port}", alerts, home)
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @contextmanager

@@ -24,9 +24,9 @@ from serving.processes.ports import free_port
 from serving.release.manifest import model_name, repository
 from serving.release.publish import publish
 from tests.conftest import ROOT, Project
-from tests.monitoring.alert_rules.test_end_to_end import INBOX, PACE
 from tests.monitoring.homes import Gateway, log_rows
 from tests.monitoring.inbox.running_inbox import RunningInbox
+from tests.monitoring.servers import PACE, inbox_command
 
 MONITOR = """
 import os, sys
@@ -87,9 +87,8 @@ def quick(made: Project, params: Params) -> Params:
 def running_inbox(params: Params, tools: Path, home: Path, work: Path) -> Iterator[RunningInbox]:
     alerts: Alerts = params.alerts
     (work / "params.yaml").write_text(json.dumps(params.model_dump(mode="json")))
-    inbox = [sys.executable, "-c", INBOX, alerts.model_dump_json(), str(home)]
     monitor = [sys.executable, "-c", MONITOR, str(work), str(home)]
-    with running_stack(params, tools, home / "alerts", print, inbox_command=inbox, monitor_command=monitor):
+    with running_stack(params, tools, home / "alerts", print, inbox_command=inbox_command(alerts, home), monitor_command=monitor):
         yield RunningInbox(f"http://127.0.0.1:{alerts.inbox_port}", alerts, home)
 
 

@@ -1,8 +1,6 @@
 """A real receiver on a free port, and webhooks as Alertmanager posts them."""
 
 import json
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,13 +9,13 @@ from typing import Any, NamedTuple
 
 import requests
 import sqlalchemy as sa
-import uvicorn
 
 from monitoring.retrain.receiver.app import create_app
 from pipeline.params import Params
 from serving.processes.ports import free_port
 from state.database import open_state
 from state.tables import alerts
+from tests.monitoring.servers import serving_app
 
 TOKEN = "one-token"
 BEGAN = 1_790_000_000.0
@@ -51,20 +49,8 @@ def receiver_here(params: Params, home: Path, **changed: Any) -> Iterator[Here]:
     """The app on a real server, in a thread."""
     params = params.model_copy(update={"retrain": params.retrain.model_copy(update=changed)})
     port = free_port()
-    with open_state(home) as engine:
-        config = uvicorn.Config(create_app(params, engine, TOKEN), host="127.0.0.1", port=port, log_level="warning")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            deadline = time.monotonic() + 20
-            while not server.started:
-                assert time.monotonic() < deadline and thread.is_alive(), "the receiver did not start"
-                time.sleep(0.01)
-            yield Here(f"http://127.0.0.1:{port}", engine)
-        finally:
-            server.should_exit = True
-            thread.join()
+    with open_state(home) as engine, serving_app(create_app(params, engine, TOKEN), "127.0.0.1", port):
+        yield Here(f"http://127.0.0.1:{port}", engine)
 
 
 def webhook(*told: dict[str, Any], **more: Any) -> bytes:
