@@ -1,6 +1,6 @@
-"""From rows to evidence: the state that every row updates, and the report on a window. Pure: who looks, and when, is not known.
+"""Evidence on each signal, updated by every row, and the report on a window. Pure: the caller decides when to read them.
 
-One alarm is for people: what moved, by how much, which words, which texts.
+An alarm is made for people: which signal moved, by how much, which words, which texts.
 """
 
 import re
@@ -16,34 +16,37 @@ from monitoring.detectors.conformal import p_values
 from monitoring.detectors.e_detector import shiryaev_roberts
 from monitoring.detectors.e_process import tail_payoffs
 from monitoring.detectors.novelty import out_of_distribution_share
-from monitoring.drift.calibration import Calibrated, Means, Scores, statistics
-from monitoring.drift.features import SIGNALS, columns, ranked_cells
-from monitoring.drift.window import Rows, usable
+from monitoring.drift.calibration import Calibration, Means, Scores, mean_columns, window_statistics
+from monitoring.drift.features import SIGNALS, ranked_cells, window_columns
+from monitoring.drift.histogram_distances import HistogramDistance, histogram_distances
+from monitoring.drift.window import PredictionRows, usable
 from pipeline.params import Monitor
 
 Floats = NDArray[np.float64]
+LogE = dict[str, float]  # natural log of each signal's e-value
+Alarm = Literal["none", "window", "stream", "both"]
 CHUNK = 250  # rows whose payoffs are in memory at a time
 WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 class Evidence(NamedTuple):
-    """The e-detectors after `rows` rows of a version's stream, in the order of its scores; to be kept across restarts."""
+    """State of the e-detectors after `rows` rows of a version's stream, in the order of its scores; survives restarts."""
 
     rows: int
     bags: tuple[NDArray[np.int64], ...]  # (S, cells) each
     wealth: tuple[Floats, ...]  # (S, J) each: the Shiryaev-Roberts statistic of every bet
 
 
-class Moved(NamedTuple):
-    """A word, the share of texts that hold it now and before."""
+class WordShift(NamedTuple):
+    """A word and the share of texts that contain it, now and before."""
 
     word: str
     now: float
     before: float
 
 
-class Signal(NamedTuple):
-    """One signal in one window. `p` and `value` are NaN-free: None where there is not enough data."""
+class SignalResult(NamedTuple):
+    """One signal in one window. `value`, `p` and `effect` are never NaN: None where there is not enough data."""
 
     name: str
     value: float | None
@@ -53,167 +56,179 @@ class Signal(NamedTuple):
     effect_unit: str
     log_e: float
     log_threshold: float
-    alarm: Literal["none", "window", "stream", "both"]
+    alarm: Alarm
 
 
-class Report(NamedTuple):
-    """What a window says; `state` other than `watching` alarms on nothing that a window says."""
+class WindowReport(NamedTuple):
+    """Results of a window; in a state other than `watching`, no window statistic alarms."""
 
     state: Literal["watching", "not enough data"]
     rows: int
     wanted: int
-    signals: tuple[Signal, ...]
+    signals: tuple[SignalResult, ...]
     out_of_distribution_share: float | None  # estimated share of rows unlike the reference
-    words: tuple[Moved, ...]
+    distances: dict[str, HistogramDistance]  # of the binned signals; empty where there is not enough data
+    words: tuple[WordShift, ...]
     examples: tuple[str, ...]
 
     @property
-    def alarms(self) -> tuple[Signal, ...]:
-        """The signals that alarm."""
+    def alarms(self) -> tuple[SignalResult, ...]:
+        """Return the signals that alarm."""
         return tuple(signal for signal in self.signals if signal.alarm != "none")
 
 
-def start(calibrated: Calibrated) -> Evidence:
-    """No evidence yet; the bag is the reference."""
-    scores = calibrated.scores
-    return Evidence(0, tuple(own.bags for own in scores), tuple(np.zeros(own.cuts.shape) for own in scores))
+def initial_evidence(calibration: Calibration) -> Evidence:
+    """Return the state before the first row; the bags hold the reference."""
+    scores = calibration.scores
+    return Evidence(0, tuple(part.bags for part in scores), tuple(np.zeros(part.cuts.shape) for part in scores))
 
 
-def update(calibrated: Calibrated, evidence: Evidence, rows: Rows, settings: Monitor) -> tuple[Evidence, dict[str, float]]:
-    """Evidence after these independent rows, and each signal's highest log e-value among them (natural log, −inf without rows).
+def update_evidence(
+    calibration: Calibration, evidence: Evidence, rows: PredictionRows, settings: Monitor
+) -> tuple[Evidence, LogE]:
+    """Return the evidence after these independent rows, and each signal's highest log e-value among them (−inf without rows).
 
-    Rows of which no statistic can be taken are passed over. Ties are broken by a hash of the row's id: a replay says the same.
+    Rows without a statistic are passed over. Ties are broken by a hash of the row's id, so that a replay gives the same result.
     """
     rows = rows.take(usable(rows))
-    ceiling = settings.ceiling * float(np.exp(max(calibrated.log_threshold.values())))
+    ceiling = settings.ceiling * float(np.exp(max(calibration.log_threshold.values())))
     peak = dict.fromkeys(SIGNALS, -np.inf)
     for first in range(0, len(rows.id), CHUNK):
         chunk = rows.take(slice(first, first + CHUNK))
-        cells = ranked_cells(calibrated.features, chunk)
+        cells_by_signal = ranked_cells(calibration.features, chunk)
         bags, wealth = [], []
-        for scores, bag, own in zip(calibrated.scores, evidence.bags, evidence.wealth, strict=True):
-            every = np.concatenate([cells[name] for name in dict.fromkeys(scores.signals)], axis=1)
-            p, later = p_values(every, bag, uniforms(chunk.id.tolist(), scores.signals, every.shape[1]))
+        for scores, bag, start in zip(calibration.scores, evidence.bags, evidence.wealth, strict=True):
+            cells = np.concatenate([cells_by_signal[name] for name in dict.fromkeys(scores.signals)], axis=1)
+            p, next_bag = p_values(cells, bag, hashed_uniforms(chunk.id.tolist(), scores.signals, cells.shape[1]))
             limits = ceiling / scores.share[:, None]
-            statistic, last = shiryaev_roberts(tail_payoffs(p, scores.cuts, scores.ratios), own, limits)
-            bags.append(later)
+            statistic, last = shiryaev_roberts(tail_payoffs(p, scores.cuts, scores.ratios), start, limits)
+            bags.append(next_bag)
             wealth.append(last)
-            _raise(peak, _by_signal(scores, (statistic * scores.weights).sum(axis=2).max(axis=0)))
+            _raise_peaks(peak, _log_e_by_signal(scores, (statistic * scores.weights).sum(axis=2).max(axis=0)))
         evidence = Evidence(evidence.rows + len(chunk.id), tuple(bags), tuple(wealth))
     return evidence, peak
 
 
-def log_e(calibrated: Calibrated, evidence: Evidence) -> dict[str, float]:
-    """Each signal's log e-value now: the best of its scores, less what their number costs."""
-    found = dict.fromkeys(SIGNALS, -np.inf)
-    for scores, wealth in zip(calibrated.scores, evidence.wealth, strict=True):
-        _raise(found, _by_signal(scores, (wealth * scores.weights).sum(axis=1)))
-    return found
+def log_e_values(calibration: Calibration, evidence: Evidence) -> LogE:
+    """Return each signal's current log e-value: that of its best score, less the cost of their number."""
+    values = dict.fromkeys(SIGNALS, -np.inf)
+    for scores, wealth in zip(calibration.scores, evidence.wealth, strict=True):
+        _raise_peaks(values, _log_e_by_signal(scores, (wealth * scores.weights).sum(axis=1)))
+    return values
 
 
-def check(calibrated: Calibrated, window: Rows, evidence: dict[str, float], earlier: Sequence[str], settings: Monitor) -> Report:
-    """The report on a window of independent rows, beside the evidence of the stream (`update`'s or `log_e`'s).
+def evaluate_window(
+    calibration: Calibration, window: PredictionRows, log_e: LogE, earlier: Sequence[str], settings: Monitor
+) -> WindowReport:
+    """Report on a window of independent rows, together with the stream's log e-values.
 
     `earlier` are texts of the version's first windows, which words are compared with: a reference keeps no texts.
     """
     window = window.take(usable(window))
-    enough = len(window.id) >= settings.window_rows
+    is_full = len(window.id) >= settings.window_rows
     means: Means | None = None
     values: dict[str, float] = {}
-    if enough:
-        held = columns(calibrated.features, window)
-        means = {name: own.mean(axis=0, dtype=np.float64) for name, own in held.items()}
-        found = statistics(calibrated.means, means, (calibrated.rows, len(window.id)))
-        values = {name: float(own) for name, own in found.items()}
-    signals = tuple(_signal(calibrated, name, values.get(name), means, evidence[name]) for name in SIGNALS)
-    share = out_of_distribution_share(calibrated.means["input_novelty"], means["input_novelty"]) if means else None
-    alarmed = any(signal.alarm != "none" for signal in signals)
-    texts, novelty = window.text.tolist(), calibrated.features.novelty(window.sketch, window.probabilities)
-    return Report(
-        state="watching" if enough else "not enough data",
+    if is_full:
+        means = mean_columns(window_columns(calibration.features, window))
+        statistics = window_statistics(calibration.means, means, (calibration.rows, len(window.id)))
+        values = {name: float(statistic) for name, statistic in statistics.items()}
+    signals = tuple(_signal_result(calibration, name, values.get(name), means, log_e[name]) for name in SIGNALS)
+    has_alarm = any(signal.alarm != "none" for signal in signals)
+    texts, novelty = window.text.tolist(), calibration.features.novelty(window.sketch, window.probabilities)
+    return WindowReport(
+        state="watching" if is_full else "not enough data",
         rows=len(window.id),
         wanted=settings.window_rows,
         signals=signals,
-        out_of_distribution_share=share,
-        words=words_that_moved(texts, earlier, settings.words) if alarmed else (),
-        examples=most_novel(texts, novelty, settings.examples) if alarmed else (),
+        out_of_distribution_share=(
+            out_of_distribution_share(calibration.means["input_novelty"], means["input_novelty"]) if means else None
+        ),
+        distances=histogram_distances(calibration.histograms, window) if is_full else {},
+        words=shifted_words(texts, earlier, settings.words) if has_alarm else (),
+        examples=most_novel_texts(texts, novelty, settings.examples) if has_alarm else (),
     )
 
 
-def words_that_moved(now: Sequence[str], before: Sequence[str], count: int) -> tuple[Moved, ...]:
-    """Words whose share of texts differs most between two sets of texts, by the z of two smoothed proportions; |z| at least 2."""
+def shifted_words(now: Sequence[str], before: Sequence[str], count: int) -> tuple[WordShift, ...]:
+    """Return words whose share of texts differs most between two sets of texts, by the z of two smoothed proportions; |z| ≥ 2."""
     if not now or not before:
         return ()
-    seen = [Counter(word for text in texts for word in set(WORD.findall(text.casefold()))) for texts in (now, before)]
+    counts = [Counter(word for text in texts for word in set(WORD.findall(text.casefold()))) for texts in (now, before)]
     n, m = len(now), len(before)
 
     def z(word: str) -> float:
-        p, q = (seen[0][word] + 0.5) / (n + 1), (seen[1][word] + 0.5) / (m + 1)
-        pooled = (seen[0][word] + seen[1][word] + 1) / (n + m + 2)
+        p, q = (counts[0][word] + 0.5) / (n + 1), (counts[1][word] + 0.5) / (m + 1)
+        pooled = (counts[0][word] + counts[1][word] + 1) / (n + m + 2)
         return float((p - q) / np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m)))
 
-    ordered = sorted(set(seen[0]) | set(seen[1]), key=lambda word: (-abs(z(word)), word))
-    moved = [word for word in ordered[:count] if abs(z(word)) >= 2]
-    return tuple(Moved(word, seen[0][word] / n, seen[1][word] / m) for word in moved)
+    ordered = sorted(set(counts[0]) | set(counts[1]), key=lambda word: (-abs(z(word)), word))
+    shifted = [word for word in ordered[:count] if abs(z(word)) >= 2]
+    return tuple(WordShift(word, counts[0][word] / n, counts[1][word] / m) for word in shifted)
 
 
-def most_novel(texts: Sequence[str], novelty: Floats, count: int) -> tuple[str, ...]:
-    """The texts least like the reference, each once whatever its case."""
-    found: dict[str, str] = {}
+def most_novel_texts(texts: Sequence[str], novelty: Floats, count: int) -> tuple[str, ...]:
+    """Return the texts least like the reference, each once whatever its case."""
+    distinct: dict[str, str] = {}
     for row in np.argsort(-novelty, kind="stable"):
-        found.setdefault(texts[row].casefold(), texts[row])
-        if len(found) == count:
+        distinct.setdefault(texts[row].casefold(), texts[row])
+        if len(distinct) == count:
             break
-    return tuple(found.values())
+    return tuple(distinct.values())
 
 
-def uniforms(ids: Sequence[str], salt: Sequence[str], streams: int) -> Floats:
-    """(N, streams) numbers in [0, 1) that only the ids and the salt decide."""
+def hashed_uniforms(ids: Sequence[str], salt: Sequence[str], streams: int) -> Floats:
+    """Return numbers in [0, 1), (N, streams), that depend on the ids and the salt alone."""
     key = "".join(salt).encode()[:64]
-    seeds = [int.from_bytes(blake2b(own.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest(), "big") for own in ids]
+    digests = [blake2b(row_id.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest() for row_id in ids]
+    seeds = np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.uint64)
     steps = np.arange(1, streams + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = np.array(seeds, dtype=np.uint64)[:, None] + steps  # SplitMix64 (Steele, Lea and Flood 2014)
+    mixed = seeds[:, None] + steps  # SplitMix64 (Steele, Lea and Flood 2014)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11), dtype=np.float64) / 2.0**53
 
 
-def _by_signal(scores: Scores, wealth: Floats) -> dict[str, float]:
-    """Union bound within a signal: of a score's wealth (S,) counts its part of the signal's promise."""
+def _log_e_by_signal(scores: Scores, wealth: Floats) -> LogE:
+    """Return the best log e-value of each signal; a score's wealth (S,) counts by its part of the promise (union bound)."""
     logs = np.log(np.maximum(wealth * scores.share, 1e-300)).tolist()
-    found: dict[str, float] = {}
-    for name, own in zip(scores.signals, logs, strict=True):
-        found[name] = max(own, found.get(name, -np.inf))
-    return found
+    best: LogE = {}
+    for name, log_e in zip(scores.signals, logs, strict=True):
+        best[name] = max(log_e, best.get(name, -np.inf))
+    return best
 
 
-def _raise(peak: dict[str, float], found: dict[str, float]) -> None:
-    for name, own in found.items():
-        peak[name] = max(peak[name], own)
+def _raise_peaks(peak: LogE, values: LogE) -> None:
+    for name, value in values.items():
+        peak[name] = max(peak[name], value)
 
 
-def _signal(calibrated: Calibrated, name: str, value: float | None, means: Means | None, evidence: float) -> Signal:
-    limit, threshold = calibrated.log_threshold[name], calibrated.thresholds[name]
-    in_window, in_stream = value is not None and value > threshold, evidence >= limit
-    null = calibrated.null[name]
+def _signal_result(calibration: Calibration, name: str, value: float | None, means: Means | None, log_e: float) -> SignalResult:
+    log_threshold, threshold = calibration.log_threshold[name], calibration.thresholds[name]
+    null = calibration.null[name]
     p = None if value is None else float((1 + (null >= value).sum()) / (1 + len(null)))
-    effect, unit = (None, "") if means is None else effect_size(calibrated, name, means)
-    alarm: Literal["none", "window", "stream", "both"] = "none"
-    if in_window or in_stream:
-        alarm = "both" if in_window and in_stream else "window" if in_window else "stream"
-    return Signal(name, value, threshold, p, effect, unit, evidence, limit, alarm)
+    effect, unit = (None, "") if means is None else effect_size(calibration, name, means)
+    alarm = alarm_kind(in_window=value is not None and value > threshold, in_stream=log_e >= log_threshold)
+    return SignalResult(name, value, threshold, p, effect, unit, log_e, log_threshold, alarm)
 
 
-def effect_size(calibrated: Calibrated, name: str, means: Means) -> tuple[float, str]:
-    """How large a change is, in a unit that does not grow with rows."""
-    before, now = calibrated.means[name], means[name]
+def alarm_kind(*, in_window: bool, in_stream: bool) -> Alarm:
+    """Name the alarm of a signal by what passed its threshold."""
+    if in_window and in_stream:
+        return "both"
+    return "window" if in_window else "stream" if in_stream else "none"
+
+
+def effect_size(calibration: Calibration, name: str, means: Means) -> tuple[float, str]:
+    """Return the size of a change and its unit, neither of which grows with the number of rows."""
+    before, now = calibration.means[name], means[name]
     if name == "input_novelty":
         return out_of_distribution_share(before, now), "share of texts unlike the reference"
     if name == "input_sketch":
-        inside = max(1.0 - float((before**2).sum()), 1e-9)  # the kernel's own variance, k(x, x) = 1
-        return float(np.sqrt(((now - before) ** 2).sum() / inside)), "standard deviations in kernel space"
+        variance = max(1.0 - float((before**2).sum()), 1e-9)  # the kernel's own variance, k(x, x) = 1
+        return float(np.sqrt(((now - before) ** 2).sum() / variance)), "standard deviations in kernel space"
     if name == "prediction_labels":
-        return float(np.abs(now - before).sum() / 2), "share of answers that would have to change class"
+        return float(np.abs(now - before).sum() / 2), "share of predictions that would have to change class"
     if name == "prediction_softmax":
-        return float(statistics({**calibrated.means}, means, (1, 1))[name]), "largest distance of a class's probabilities"
-    return float(np.cumsum(before - now)[np.argmax(np.abs(np.cumsum(before - now)))]), "shift of the distribution, up is positive"
+        return float(window_statistics({**calibration.means}, means, (1, 1))[name]), "largest distance of a class's probabilities"
+    gaps = np.cumsum(before - now)
+    return float(gaps[np.argmax(np.abs(gaps))]), "shift of the distribution, up is positive"

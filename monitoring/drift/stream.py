@@ -1,36 +1,47 @@
-"""The watched version's open window, evidence and what people are to see of it: pure, one step for each batch of answers.
+"""The watched version's stream: its open window, its evidence and each signal as people see it. Pure, one step per batch.
 
-Batches may be cut anywhere: the windows, their reports and the evidence are the same. What alarmed stays shown for `hold_s`, so
-that a look every few seconds misses none of windows that are full in less.
+Batches may be cut anywhere: windows, their reports and the evidence come out the same. An alarm stays visible for `hold_s`, so
+that a scrape every few seconds misses none of the windows that fill faster.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from monitoring.drift.accuracy import Estimate, Known, estimate
-from monitoring.drift.answers import HASHED, Answers
-from monitoring.drift.calibration import Calibrated
+from monitoring.drift.accuracy import AccuracyEstimate, AccuracyEstimator, estimate_accuracy
+from monitoring.drift.calibration import Calibration
 from monitoring.drift.features import SIGNALS
-from monitoring.drift.signals import Evidence, Moved, Report, check, log_e, most_novel, start, update, words_that_moved
-from monitoring.drift.window import Rows, Seen, admit, no_rows
+from monitoring.drift.histogram_distances import HistogramDistance
+from monitoring.drift.logged_predictions import HASH_PREFIX, LoggedPredictions
+from monitoring.drift.signals import (
+    Evidence,
+    LogE,
+    WindowReport,
+    WordShift,
+    evaluate_window,
+    initial_evidence,
+    log_e_values,
+    most_novel_texts,
+    shifted_words,
+    update_evidence,
+)
+from monitoring.drift.window import PredictionRows, TextsByUnit, admit, empty_rows
 from pipeline.params import Monitor
 
-AT_LEAST = 100  # rows that are looked at in one go when a window is nearly full
-Peaks = dict[str, float]
+MIN_BATCH = 100  # rows read at a time when a window is nearly full
 
 
-class Judged(NamedTuple):
-    """One window that was full. Times are seconds of the epoch, of its first and last row."""
+class EvaluatedWindow(NamedTuple):
+    """A full window and its results. Times are seconds since the epoch, of its first and last row."""
 
     number: int  # from 1
     began_at: float
     ended_at: float
-    report: Report
-    estimate: Estimate | None
+    report: WindowReport
+    estimate: AccuracyEstimate | None
 
 
-class Shown(NamedTuple):
+class SignalView(NamedTuple):
     """One signal as people see it; a statistic that alarmed, or a high log e-value, stays for `hold_s`."""
 
     value: float | None
@@ -39,126 +50,147 @@ class Shown(NamedTuple):
     value_at: float
     log_e: float
     log_e_at: float
-    words: tuple[Moved, ...]
+    words: tuple[WordShift, ...]
     examples: tuple[str, ...]
 
 
-class Watched(NamedTuple):
-    """All that is known of the watched version; kept across restarts, together with how far the log was read."""
+class WatchedVersion(NamedTuple):
+    """State of the watched version; stored across restarts, together with the position in the log."""
 
     version: int
-    key: str  # of the reference and the settings that it is judged by
-    number: int  # windows so far
-    rows: Rows  # of the open window
-    last: Rows  # of the window before
-    seen: Seen
-    peaks: Peaks  # the highest log e-values within the open window
+    baseline_key: str
+    windows: int  # evaluated so far
+    open_rows: PredictionRows  # of the open window
+    last_rows: PredictionRows  # of the window before
+    counted: TextsByUnit  # in the open window
+    peak_log_e: LogE  # within the open window
     evidence: Evidence
-    earlier: tuple[str, ...]  # texts of the first window
-    shown: dict[str, Shown]
-    estimate: Estimate | None  # of the last window
+    first_texts: tuple[str, ...]  # of the first window
+    signals: dict[str, SignalView]
+    estimate: AccuracyEstimate | None  # of the last window
+    distances: dict[str, HistogramDistance]  # of the last window; empty before the first
 
 
-def begin(version: int, key: str, number: int, calibrated: Calibrated, *, sketch_size: int) -> Watched:
-    """A version of which nothing was seen yet; `number` windows stand in the database from an earlier time."""
-    nothing = no_rows(len(calibrated.labels), sketch_size)
-    evidence = start(calibrated)
-    unknown = {name: Shown(None, None, False, 0.0, own, 0.0, (), ()) for name, own in log_e(calibrated, evidence).items()}
-    return Watched(version, key, number, nothing, nothing, {}, _no_peaks(), evidence, (), unknown, None)
+def watch_version(version: int, baseline_key: str, windows: int, calibration: Calibration, *, sketch_size: int) -> WatchedVersion:
+    """Return the state before the first row of a version; `windows` of it are in the database from an earlier time."""
+    no_rows = empty_rows(len(calibration.labels), sketch_size)
+    evidence = initial_evidence(calibration)
+    log_e = log_e_values(calibration, evidence)
+    views = {name: SignalView(None, None, False, 0.0, value, 0.0, (), ()) for name, value in log_e.items()}
+    return WatchedVersion(
+        version, baseline_key, windows, no_rows, no_rows, {}, _no_peaks(), evidence, (), views, estimate=None, distances={}
+    )
 
 
-def step(
-    watched: Watched, new: Answers, calibrated: Calibrated, known: Known, settings: Monitor, *, now: float, hold_s: float
-) -> tuple[Watched, list[Judged]]:
-    """After these answers, and the windows that they filled."""
-    judged: list[Judged] = []
-    first, highest = 0, dict(log_e(calibrated, watched.evidence))
+def advance(
+    watched: WatchedVersion,
+    new: LoggedPredictions,
+    calibration: Calibration,
+    estimator: AccuracyEstimator,
+    settings: Monitor,
+    *,
+    now: float,
+    hold_s: float,
+) -> tuple[WatchedVersion, list[EvaluatedWindow]]:
+    """Return the state after these predictions, and the windows that they filled."""
+    evaluated: list[EvaluatedWindow] = []
+    first, highest = 0, log_e_values(calibration, watched.evidence)
     while first < len(new.unit):
-        watched, first, peaks = _fill(watched, new, first, calibrated, settings)
-        highest = {name: max(own, peaks[name]) for name, own in highest.items()}
-        if len(watched.rows.id) >= settings.window_rows:
-            watched, one = _close(watched, calibrated, known, settings)
-            judged.append(one)
-            shown = {name: _with_window(watched.shown[name], one, name, now, hold_s) for name in SIGNALS}
-            watched = watched._replace(shown=shown)
-    return _told(watched, highest, calibrated, settings, now=now, hold_s=hold_s), judged
+        watched, first, peaks = _fill(watched, new, first, calibration, settings)
+        highest = _highest(highest, peaks)
+        if len(watched.open_rows.id) >= settings.window_rows:
+            watched, window = _evaluate_open_window(watched, calibration, estimator, settings)
+            evaluated.append(window)
+            views = {name: _view_of_window(watched.signals[name], window, name, now, hold_s) for name in SIGNALS}
+            watched = watched._replace(signals=views)
+    return _view_of_evidence(watched, highest, calibration, settings, now=now, hold_s=hold_s), evaluated
 
 
-def _fill(watched: Watched, new: Answers, first: int, calibrated: Calibrated, settings: Monitor) -> tuple[Watched, int, Peaks]:
-    """Admit answers from `first` on, until the window is full or some were looked at; the next one, and peaks among them."""
-    need = settings.window_rows - len(watched.rows.id)
-    stop = min(len(new.unit), first + max(need, AT_LEAST))
-    admission = admit(new.unit[first:stop], new.text_hash[first:stop], watched.seen, settings.rows_per_unit)
+def _fill(
+    watched: WatchedVersion, new: LoggedPredictions, first: int, calibration: Calibration, settings: Monitor
+) -> tuple[WatchedVersion, int, LogE]:
+    """Admit predictions from `first` on until the window is full or a batch was read; return the next index and the peaks."""
+    need = settings.window_rows - len(watched.open_rows.id)
+    stop = min(len(new.unit), first + max(need, MIN_BATCH))
+    admission = admit(new.unit[first:stop], new.text_hash[first:stop], watched.counted, settings.rows_per_unit)
     chosen = np.flatnonzero(admission.admitted)[:need] + first
     rows = new.rows.take(chosen)
-    evidence, peaks = update(calibrated, watched.evidence, rows, settings)
+    evidence, peaks = update_evidence(calibration, watched.evidence, rows, settings)
     watched = watched._replace(
-        rows=watched.rows.then(rows),
-        seen=admission.seen,
-        peaks={name: max(own, peaks[name]) for name, own in watched.peaks.items()},
+        open_rows=watched.open_rows.concatenate(rows),
+        counted=admission.counted,
+        peak_log_e=_highest(watched.peak_log_e, peaks),
         evidence=evidence,
     )
     return watched, int(chosen[-1]) + 1 if len(chosen) == need else stop, peaks
 
 
-def _close(watched: Watched, calibrated: Calibrated, known: Known, settings: Monitor) -> tuple[Watched, Judged]:
-    """Judge the full window and begin the next."""
-    rows = watched.rows
-    report = readable(check(calibrated, rows, watched.peaks, watched.earlier, settings), rows)
-    found = estimate(known, rows, settings)
-    one = Judged(watched.number + 1, float(rows.time.min()), float(rows.time.max()), report, found)
+def _evaluate_open_window(
+    watched: WatchedVersion, calibration: Calibration, estimator: AccuracyEstimator, settings: Monitor
+) -> tuple[WatchedVersion, EvaluatedWindow]:
+    """Evaluate the full window and open the next."""
+    rows = watched.open_rows
+    report = without_hashes(evaluate_window(calibration, rows, watched.peak_log_e, watched.first_texts, settings), rows)
+    estimate = estimate_accuracy(estimator, rows, settings)
+    window = EvaluatedWindow(watched.windows + 1, float(rows.time.min()), float(rows.time.max()), report, estimate)
     watched = watched._replace(
-        number=one.number,
-        rows=rows.take(slice(0, 0)),
-        last=rows,
-        seen={},
-        peaks=_no_peaks(),
-        earlier=watched.earlier or tuple(rows.text.tolist()),
-        estimate=found,
+        windows=window.number,
+        open_rows=rows.take(slice(0, 0)),
+        last_rows=rows,
+        counted={},
+        peak_log_e=_no_peaks(),
+        first_texts=watched.first_texts or tuple(rows.text.tolist()),
+        estimate=estimate,
+        distances=report.distances,
     )
-    return watched, one
+    return watched, window
 
 
-def readable(report: Report, rows: Rows) -> Report:
-    """Without words and texts where the log keeps hashes alone."""
-    if not np.char.startswith(rows.text, HASHED).any():
+def without_hashes(report: WindowReport, rows: PredictionRows) -> WindowReport:
+    """Remove words and hashes from the report where the log keeps hashes instead of texts."""
+    if not np.char.startswith(rows.text, HASH_PREFIX).any():
         return report
-    return report._replace(words=(), examples=tuple(text for text in report.examples if not text.startswith(HASHED)))
+    return report._replace(words=(), examples=tuple(text for text in report.examples if not text.startswith(HASH_PREFIX)))
 
 
-def _with_window(shown: Shown, one: Judged, name: str, now: float, hold_s: float) -> Shown:
-    """What a new window says of a signal, unless it says nothing and an alarm has to stand for a while yet."""
-    signal = next(own for own in one.report.signals if own.name == name)
+def _view_of_window(view: SignalView, window: EvaluatedWindow, name: str, now: float, hold_s: float) -> SignalView:
+    """Show a new window's result of a signal, unless it is quiet and an earlier alarm has to stay visible."""
+    signal = next(result for result in window.report.signals if result.name == name)
     alarms = signal.alarm in ("window", "both")
-    if not alarms and shown.value_alarms and now - shown.value_at < hold_s:
-        return shown
-    return shown._replace(
+    if not alarms and view.value_alarms and now - view.value_at < hold_s:
+        return view
+    return view._replace(
         value=signal.value,
         effect=signal.effect,
         value_alarms=alarms,
         value_at=now,
-        words=one.report.words if alarms else shown.words,
-        examples=one.report.examples if alarms else shown.examples,
+        words=window.report.words if alarms else view.words,
+        examples=window.report.examples if alarms else view.examples,
     )
 
 
-def _told(watched: Watched, highest: Peaks, calibrated: Calibrated, settings: Monitor, *, now: float, hold_s: float) -> Watched:
-    """The log e-values as they are shown, and words and texts for those over their thresholds."""
-    shown = {}
-    for name, own in watched.shown.items():
-        if highest[name] > own.log_e or now - own.log_e_at >= hold_s:
-            own = own._replace(log_e=highest[name], log_e_at=now)
-        shown[name] = own
-    over = {name for name, own in shown.items() if own.log_e >= calibrated.log_threshold[name]}
-    rows = watched.last.then(watched.rows).take(slice(-settings.window_rows, None))
+def _view_of_evidence(
+    watched: WatchedVersion, highest: LogE, calibration: Calibration, settings: Monitor, *, now: float, hold_s: float
+) -> WatchedVersion:
+    """Show the log e-values, with words and texts for signals over their thresholds."""
+    views = {}
+    for name, view in watched.signals.items():
+        is_new = highest[name] > view.log_e or now - view.log_e_at >= hold_s
+        views[name] = view._replace(log_e=highest[name], log_e_at=now) if is_new else view
+    over = {name for name, view in views.items() if view.log_e >= calibration.log_threshold[name]}
+    rows = watched.last_rows.concatenate(watched.open_rows).take(slice(-settings.window_rows, None))
     texts = rows.text.tolist()
-    if over and texts and not any(text.startswith(HASHED) for text in texts):
-        words = words_that_moved(texts, watched.earlier, settings.words)
-        examples = most_novel(texts, calibrated.features.novelty(rows.sketch, rows.probabilities), settings.examples)
-        shown |= {name: shown[name]._replace(words=words, examples=examples) for name in over if not shown[name].value_alarms}
-    quiet = {name for name, own in shown.items() if name not in over and not own.value_alarms}
-    return watched._replace(shown=shown | {name: shown[name]._replace(words=(), examples=()) for name in quiet})
+    if over and texts and not any(text.startswith(HASH_PREFIX) for text in texts):
+        words = shifted_words(texts, watched.first_texts, settings.words)
+        examples = most_novel_texts(texts, calibration.features.novelty(rows.sketch, rows.probabilities), settings.examples)
+        views |= {name: views[name]._replace(words=words, examples=examples) for name in over if not views[name].value_alarms}
+    quiet = {name for name, view in views.items() if name not in over and not view.value_alarms}
+    return watched._replace(signals=views | {name: views[name]._replace(words=(), examples=()) for name in quiet})
 
 
-def _no_peaks() -> Peaks:
+def _highest(values: LogE, others: LogE) -> LogE:
+    return {name: max(value, others[name]) for name, value in values.items()}
+
+
+def _no_peaks() -> LogE:
     return dict.fromkeys(SIGNALS, -np.inf)

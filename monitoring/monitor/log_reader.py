@@ -1,7 +1,8 @@
-"""Reads the prediction log on from where it stopped: each segment once, in whatever order those of several gateways arrive.
+"""Reads new segments of the prediction log: each once, in any order in which the segments of several gateways appear.
 
-A gateway's process is a session, and its segments appear in the order of their sequence: so far as a session was read, all of it
-was. A session that is new, or was away, may have segments older than what others had read; they are looked for `late_s` back.
+A gateway's process is a session, and its segments appear in the order of their sequence, so a session is read completely up to
+its last segment. A new session, or one that was interrupted, may have segments older than those read from others; these are
+looked for `late_s` back.
 """
 
 import json
@@ -13,23 +14,23 @@ import pyarrow as pa
 from serving.prediction_log.segments import Name, open_store, segments
 
 
-class Read(NamedTuple):
-    """How far a session was read."""
+class SessionPosition(NamedTuple):
+    """Position in a session's segments."""
 
-    sequence: int  # of its last segment
-    rows: int  # that it had written by then
+    sequence: int  # of the last segment read
+    rows: int  # that the session had written by then
 
 
 class Cursor(NamedTuple):
-    """How far the log was read. `high` is the latest sequence of all; `skipped` are files by path, and their sizes then."""
+    """Position in the log. `high` is the latest sequence of all sessions; `skipped` are files by path, with their size then."""
 
     high: int
-    sessions: dict[str, Read]
+    sessions: dict[str, SessionPosition]
     skipped: dict[str, int]
 
 
 class Batch(NamedTuple):
-    """What came new: tables, where to go on, files that were skipped for the first time, the moment (s) of what still waits."""
+    """New tables, the next position, files skipped for the first time, and the time (s) of the oldest segment left."""
 
     tables: list[pa.Table]
     cursor: Cursor
@@ -37,90 +38,92 @@ class Batch(NamedTuple):
     waiting_since: float | None  # None: nothing waits
 
 
-BEGIN = Cursor(0, {}, {})
+START_OF_LOG = Cursor(0, {}, {})
 
 
-def read_on(url: str, cursor: Cursor, *, at_most: int, late_s: float) -> Batch:
-    """Segments that were not read yet, until there are `at_most` rows; raises what the store raises.
+def read_new(url: str, cursor: Cursor, *, at_most: int, late_s: float) -> Batch:
+    """Read segments after the cursor until there are `at_most` rows; raises what the store raises.
 
-    A segment that cannot be read is skipped, and read after all once its file has another size.
+    An unreadable segment is skipped, and read later if its file has another size.
     """
-    reading = _Reading(url, cursor, late_s)
+    log_pass = _LogPass(url, cursor, late_s)
     tables: list[pa.Table] = []
     rows, waiting_since = 0, None
-    for name, table in reading.segments():
+    for name, table in log_pass.segments():
         if rows >= at_most:
             waiting_since = name.sequence / 1000
             break
-        new = reading.take(name, table)
+        new = log_pass.take(name, table)
         rows += new.num_rows
         tables += [new] if new.num_rows else []
-    return Batch(tables, reading.cursor(whole=waiting_since is None), reading.found, waiting_since)
+    return Batch(tables, log_pass.cursor(is_complete=waiting_since is None), log_pass.newly_skipped, waiting_since)
 
 
-def as_text(cursor: Cursor) -> str:
-    """JSON."""
+def cursor_to_json(cursor: Cursor) -> str:
+    """Serialise the cursor as JSON."""
     return json.dumps([cursor.high, cursor.sessions, cursor.skipped], ensure_ascii=False)
 
 
-def from_text(text: str) -> Cursor:
-    """What `as_text` wrote."""
+def cursor_from_json(text: str) -> Cursor:
+    """Parse a cursor that `cursor_to_json` wrote."""
     high, sessions, skipped = json.loads(text)
-    return Cursor(high, {name: Read(*own) for name, own in sessions.items()}, skipped)
+    return Cursor(high, {name: SessionPosition(*position) for name, position in sessions.items()}, skipped)
 
 
-class _Reading:
-    """One pass over the log; the cursor it began with stays as it was."""
+class _LogPass:
+    """One pass over the log; the cursor it started from stays unchanged."""
 
     def __init__(self, url: str, cursor: Cursor, late_s: float) -> None:
         self._url, self._late_ms = url, int(late_s * 1000)
         self._fs: Any = open_store(url)[0]
-        self._high, self._sessions, self._known = cursor.high, dict(cursor.sessions), cursor.skipped
+        self._high, self._sessions, self._skipped_before = cursor.high, dict(cursor.sessions), cursor.skipped
         self._since = self._oldest(cursor.high)
-        self._still: dict[str, int] = {}  # skipped files that this pass met
-        self._mended: set[str] = set()
-        self.found: list[str] = []
+        self._skipped: dict[str, int] = {}  # files that this pass met and did not read
+        self._repaired: set[str] = set()
+        self.newly_skipped: list[str] = []
 
     def segments(self) -> Iterator[tuple[Name, pa.Table]]:
         return segments(self._url, since=self._since / 1000, wanted=self._is_wanted, on_skipped=self._skip)
 
     def take(self, name: Name, table: pa.Table) -> pa.Table:
-        """Rows of the segment that were not read before; none of what another file held already."""
+        """Return the rows of the segment that no other file held before."""
         first = int(table.schema.metadata[b"first_row"])
-        before = self._sessions.get(name.session, Read(0, 0))
-        if name.path in self._known:  # whole by now; the session has been read on meanwhile
-            self._mended.add(name.path)
-            again = 0
+        position = self._sessions.get(name.session, SessionPosition(0, 0))
+        if name.path in self._skipped_before:  # readable by now, though later segments of the session were read already
+            self._repaired.add(name.path)
+            known = 0
         else:
-            again = min(max(0, before.rows - first), table.num_rows)
+            known = min(max(0, position.rows - first), table.num_rows)
         self._high = max(self._high, name.sequence)
-        self._sessions[name.session] = Read(max(before.sequence, name.sequence), max(before.rows, first + table.num_rows))
-        return table.slice(again)
+        self._sessions[name.session] = SessionPosition(
+            max(position.sequence, name.sequence), max(position.rows, first + table.num_rows)
+        )
+        return table.slice(known)
 
-    def cursor(self, *, whole: bool) -> Cursor:
-        """Where to go on; sessions that have nothing within `late_s` any more need not be remembered."""
+    def cursor(self, *, is_complete: bool) -> Cursor:
+        """Return the next position, without sessions that have nothing within `late_s` any more."""
         oldest = self._oldest(self._high)
-        sessions = {name: own for name, own in self._sessions.items() if own.sequence >= oldest}
-        skipped = self._still if whole else {**self._known, **self._still}
-        return Cursor(self._high, sessions, {path: size for path, size in skipped.items() if path not in self._mended})
+        sessions = {name: position for name, position in self._sessions.items() if position.sequence >= oldest}
+        skipped = self._skipped if is_complete else {**self._skipped_before, **self._skipped}
+        return Cursor(self._high, sessions, {path: size for path, size in skipped.items() if path not in self._repaired})
 
     def _oldest(self, high: int) -> int:
         return max(0, high - self._late_ms)
 
     def _is_wanted(self, name: Name) -> bool:
-        if name.path in self._known:
+        if name.path in self._skipped_before:
             size = self._size(name.path)
-            self._still[name.path] = size
-            return size != self._known[name.path]
-        before = self._sessions.get(name.session)
-        return before is None or name.sequence > before.sequence
+            self._skipped[name.path] = size
+            return size != self._skipped_before[name.path]
+        position = self._sessions.get(name.session)
+        return position is None or name.sequence > position.sequence
 
     def _skip(self, path: str) -> None:
-        """Each file once, while its size stays."""
+        """Note each unreadable file once while its size stays."""
         size = self._size(path)
-        if self._known.get(path) != size:
-            self.found.append(path)
-        self._still[path] = size
+        if self._skipped_before.get(path) != size:
+            self.newly_skipped.append(path)
+        self._skipped[path] = size
 
     def _size(self, path: str) -> int:
         try:

@@ -1,7 +1,7 @@
-"""The monitor: reads the prediction log on, judges the champion against its own reference, keeps what it found, tells it.
+"""The monitor: reads the prediction log, evaluates the champion against its own reference, stores and publishes the results.
 
-One cycle is one transaction: how far the log was read, the evidence after that, and the windows and answers on the way. A monitor
-that is killed anywhere goes on from the last of them.
+One cycle is one transaction: the position in the log, the evidence at that position, and the windows and predictions up to it. A
+monitor that is killed at any point continues from the last transaction.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from threadpoolctl import ThreadpoolController
 
-from monitoring.drift.answers import Answers, answers, counted
-from monitoring.drift.baseline import Judge, find_judge
-from monitoring.drift.stream import Judged, Watched, begin, step
-from monitoring.monitor import store as signals
-from monitoring.monitor.log_reader import as_text, from_text, read_on
-from monitoring.monitor.metrics import Exporter, address
-from monitoring.monitor.references import References, store_url
-from monitoring.monitor.report import Flags, export, report
+from monitoring.drift.baseline import Baseline, load_baseline
+from monitoring.drift.logged_predictions import LoggedPredictions, champion_predictions, count_by_version_and_role
+from monitoring.drift.stream import EvaluatedWindow, WatchedVersion, advance, watch_version
+from monitoring.monitor import store
+from monitoring.monitor.log_reader import Batch, cursor_from_json, cursor_to_json, read_new
+from monitoring.monitor.metrics import MonitorMetrics, listen_address
+from monitoring.monitor.references import References, model_store_url
+from monitoring.monitor.report import Flags, build_report, export_metrics
 from monitoring.monitor.snapshot import from_bytes, to_bytes
 from pipeline.errors import ToolError
 from pipeline.home import find_home
@@ -42,107 +42,118 @@ from serving.processes.json_logs import log_in_json
 from serving.release.release_table import Release, find_release
 from state.database import open_state
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OF_THE_MONITOR = ("localhost", "127.0.0.1", "monitor")
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+HOSTS = ("localhost", "127.0.0.1", "monitor")
 
 log = structlog.get_logger()
 
 
-class Monitor:
-    """What is known in memory is what was written last; after a failure it is read anew."""
+class MonitorService:
+    """The monitor's cycles. The state in memory equals the stored one; after a failure it is loaded again."""
 
-    def __init__(self, params: Params, home: Path, clock: Callable[[], float], store: str = "") -> None:
+    def __init__(self, params: Params, home: Path, clock: Callable[[], float], model_store: str = "") -> None:
         self.params, self.home, self.clock = params, home, clock
-        self.exporter = Exporter()
+        self.metrics = MonitorMetrics()
         self.report: dict[str, Any] | None = None
-        self.failed = ""  # the part that ended the last cycle
+        self.failed = ""  # the part that failed in the last cycle
         self._stack = ExitStack()
         self._threads = ThreadpoolController()
-        self._kept: signals.Kept | None = None
-        self._watched: Watched | None = None
-        self._judge: Judge | None = None
+        self._stored: store.StoredState | None = None
+        self._watched: WatchedVersion | None = None
+        self._baseline: Baseline | None = None
         self._correct: Flags = np.zeros(0, dtype=np.bool_)
         self._part = "other"
-        self._references = References(home, store, self.exporter.reference_asked)
+        self._references = References(home, model_store, self.metrics.reference_fetch)
 
     def cycle(self) -> bool:
-        """Judge what came new, and tell; whether more waits. What fails is counted, and tried again by the next cycle.
+        """Evaluate and publish what is new; return whether more waits. A failure is counted and retried by the next cycle.
 
-        In one thread: the matrices are small, a second one would only spin on a core that others need, and sums that are shared
-        among threads differ in their last digits.
+        Runs in one thread: the matrices are small, a second thread would only spin on a core that others need, and sums that are
+        split among threads differ in their last digits.
         """
         started = self.clock()
         try:
             with self._threads.limit(limits=1), self._step("other"):
-                waiting_since = self._read_and_judge()
+                waiting_since = self._read_and_evaluate()
         except Exception as error:
-            self.exporter.failed(self._part)
-            self.failed, self._kept = self._part, None
-            log.warning("a cycle failed", part=self._part, error=str(error)[:500], exc_info=self._part == "other")
+            self.metrics.cycle_failed(self._part)
+            self.failed, self._stored = self._part, None
+            log.warning("cycle failed", part=self._part, error=str(error)[:500], exc_info=self._part == "other")
             return False
         self.failed = ""
         now = self.clock()
-        self.exporter.succeeded(
+        self.metrics.cycle_succeeded(
             now, took_s=max(0.0, now - started), lag_s=max(0.0, now - waiting_since) if waiting_since else 0.0
         )
         return waiting_since is not None
 
     def close(self) -> None:
-        """Let the database go."""
+        """Close the database."""
         self._stack.close()
 
-    def _read_and_judge(self) -> float | None:
-        """One cycle; the moment of the oldest row that waits. The log is read before the release table: a row of a champion is
-        written after its promotion, so none of a new champion is taken for one of no interest."""
-        settings = self.params.monitor
-        kept = self._load()
-        with self._step("log"):
-            url = log_url(self.params.log, self.home)
-            batch = read_on(url, from_text(kept.cursor), at_most=settings.batch_rows, late_s=settings.late_s)
+    def _read_and_evaluate(self) -> float | None:
+        """Run one cycle and return the time of the oldest waiting row.
+
+        The log is read before the release table: a champion's row is written after its promotion, so no row of a new champion is
+        skipped as another version's.
+        """
+        stored = self._load()
+        batch = self._read_batch(stored)
         with self._step("database"):
             champion = self._champion()
         if champion is None:
             return None
         with self._step("reference"):
-            judge = self._judge_of(champion)
-        new = answers(batch.tables, judge.version, judge.order, judge.reference.sketch.shape[1])
+            baseline = self._baseline_of(champion)
+        new = champion_predictions(batch.tables, baseline.version, baseline.order, baseline.reference.sketch.shape[1])
         with self._step("database"):
-            watched = self._watched_by(judge)
-        judged: list[Judged] = []
-        if watched is not None and judge.calibrated is not None:
+            watched = self._watched_version(baseline)
+        evaluated: list[EvaluatedWindow] = []
+        if watched is not None and baseline.calibration is not None:
             now, hold_s = self.clock(), 2.0 * (self.params.alerts.scrape_s + self.params.alerts.evaluate_s)
-            watched, judged = step(watched, new, judge.calibrated, judge.known, settings, now=now, hold_s=hold_s)
+            watched, evaluated = advance(
+                watched, new, baseline.calibration, baseline.estimator, self.params.monitor, now=now, hold_s=hold_s
+            )
         with self._step("database"):
-            self._write(kept, as_text(batch.cursor), watched, judge, new, judged)
-        for (version, role), rows in counted(batch.tables).items():
-            self.exporter.read(version, role, rows)
-        if batch.skipped:
-            self.exporter.skipped(len(batch.skipped))
-            log.warning("segments that cannot be read", first=batch.skipped[:3], files=len(batch.skipped))
-        self._tell(judge, watched)
+            self._save(stored, cursor_to_json(batch.cursor), watched, baseline, new, evaluated)
+        self._count_batch(batch)
+        self._publish(baseline, watched)
         return batch.waiting_since
+
+    def _read_batch(self, stored: store.StoredState) -> Batch:
+        settings = self.params.monitor
+        with self._step("log"):
+            url = log_url(self.params.log, self.home)
+            return read_new(url, cursor_from_json(stored.cursor), at_most=settings.batch_rows, late_s=settings.late_s)
+
+    def _count_batch(self, batch: Batch) -> None:
+        for (version, role), rows in count_by_version_and_role(batch.tables).items():
+            self.metrics.rows_read(version, role, rows)
+        if batch.skipped:
+            self.metrics.segments_skipped(len(batch.skipped))
+            log.warning("unreadable segments skipped", first=batch.skipped[:3], files=len(batch.skipped))
 
     @cached_property
     def _engine(self) -> sa.Engine:
-        """Opened when it is first asked for, and again where that failed."""
+        """Open the database on first use, and again if that failed."""
         return self._stack.enter_context(open_state(self.home))
 
-    def _load(self) -> signals.Kept:
-        """What was written last, by whomever; after a start it is told before anything new is read."""
-        if self._kept is not None:
-            return self._kept
+    def _load(self) -> store.StoredState:
+        """Return the stored state; after a start, publish it before anything new is read."""
+        if self._stored is not None:
+            return self._stored
         with self._step("database"):
             with self._reading() as connection:
-                kept = signals.load(connection)
+                stored = store.load_state(connection)
             champion = self._champion()
-        self._watched = _watched_again(kept.watched)
+        self._watched = _restored(stored.watched)
         if champion and self._watched and self._watched.version == champion.version:
             with self._step("reference"):
-                judge = self._judge_of(champion)
-            if judge.key == self._watched.key:
-                self._tell(judge, self._watched)
-        self._kept = kept
-        return kept
+                baseline = self._baseline_of(champion)
+            if baseline.key == self._watched.baseline_key:
+                self._publish(baseline, self._watched)
+        self._stored = stored
+        return stored
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -153,125 +164,134 @@ class Monitor:
         with self._reading() as connection:
             return find_release(connection, role="champion")
 
-    def _judge_of(self, release: Release) -> Judge:
-        """The version's judge; of another version than before nothing is said any more."""
+    def _baseline_of(self, release: Release) -> Baseline:
+        """Return the version's baseline; remove the metrics and the report of another version."""
         version = release.version
-        if self._judge is not None and self._judge.version != version:
-            self.exporter.forget(self._judge.version)
-            self._judge, self.report = None, None
-        self.exporter.watched(version)
-        if self._judge is None:
-            judge = find_judge(self._references.folder(release), version, self.params.monitor)
+        if self._baseline is not None and self._baseline.version != version:
+            self.metrics.remove_version(self._baseline.version)
+            self._baseline, self.report = None, None
+        self.metrics.set_watched_version(version)
+        if self._baseline is None:
+            baseline = load_baseline(self._references.folder(release), version, self.params.monitor)
             with self._reading() as connection:
-                self._correct = signals.correct_flags(connection, version)
-            self._judge = judge
-            log.info("watching", version=version, calibrated=judge.calibrated is not None)
-        return self._judge
+                self._correct = store.correct_flags(connection, version)
+            self._baseline = baseline
+            log.info("watching", version=version, calibrated=baseline.calibration is not None)
+        return self._baseline
 
-    def _watched_by(self, judge: Judge) -> Watched | None:
-        """What was known of the version under this reference and these settings, or nothing yet."""
-        if judge.calibrated is None:
+    def _watched_version(self, baseline: Baseline) -> WatchedVersion | None:
+        """Return the version's state under this reference and these settings, a new one if there is none."""
+        if baseline.calibration is None:
             return None
-        if self._watched and (self._watched.version, self._watched.key) == (judge.version, judge.key):
+        if self._watched and (self._watched.version, self._watched.baseline_key) == (baseline.version, baseline.key):
             return self._watched
         with self._reading() as connection:
-            number = signals.last_number(connection, judge.version)
-        return begin(judge.version, judge.key, number, judge.calibrated, sketch_size=judge.reference.sketch.shape[1])
+            windows = store.last_number(connection, baseline.version)
+        sketch_size = baseline.reference.sketch.shape[1]
+        return watch_version(baseline.version, baseline.key, windows, baseline.calibration, sketch_size=sketch_size)
 
-    def _write(
-        self, kept: signals.Kept, cursor: str, watched: Watched | None, judge: Judge, new: Answers, judged: list[Judged]
+    def _save(
+        self,
+        stored: store.StoredState,
+        cursor: str,
+        watched: WatchedVersion | None,
+        baseline: Baseline,
+        new: LoggedPredictions,
+        evaluated: list[EvaluatedWindow],
     ) -> None:
-        """All of it, or nothing."""
-        settings, version = self.params.monitor, judge.version
-        is_new = cursor != kept.cursor or _differs(watched, self._watched)
+        """Write all results in one transaction."""
+        settings, version = self.params.monitor, baseline.version
+        is_new = cursor != stored.cursor or _differs(watched, self._watched)
         with self._engine.begin() as connection:
             if is_new:
-                kept = signals.save(connection, kept._replace(cursor=cursor, watched=to_bytes(watched) if watched else None))
-                signals.add_windows(connection, version, judged, settings)
-                signals.add_answers(connection, version, list(zip(new.rows.id.tolist(), new.label, strict=True)), settings)
-            correct = signals.correct_flags(connection, version) if signals.add_judgements(connection, version) else None
-        self._kept, self._watched = kept, watched
+                stored = store.save_state(
+                    connection, stored._replace(cursor=cursor, watched=to_bytes(watched) if watched else None)
+                )
+                store.add_windows(connection, version, evaluated, settings)
+                store.add_answers(connection, version, list(zip(new.rows.id.tolist(), new.label, strict=True)), settings)
+            correct = store.correct_flags(connection, version) if store.add_judgements(connection, version) else None
+        self._stored, self._watched = stored, watched
         self._correct = self._correct if correct is None else correct
 
-    def _tell(self, judge: Judge, watched: Watched | None) -> None:
+    def _publish(self, baseline: Baseline, watched: WatchedVersion | None) -> None:
         settings, now = self.params.monitor, self.clock()
-        export(self.exporter, judge, watched, self._correct, settings, now=now)
-        self.report = report(judge, watched, self._correct, settings, now=now)
+        export_metrics(self.metrics, baseline, watched, self._correct, settings, now=now)
+        self.report = build_report(baseline, watched, self._correct, settings, now=now)
 
     @contextmanager
     def _step(self, part: str) -> Iterator[None]:
-        """Remembers which part was at work when something fails."""
-        before, self._part = self._part, part
+        """Remember which part is at work, so that a failure is counted under it."""
+        outer, self._part = self._part, part
         yield
-        self._part = before
+        self._part = outer
 
 
-def create_app(monitor: Monitor, ended: threading.Event, hosts: tuple[str, ...]) -> Starlette:
-    """/metrics and /report.json, while the cycles run in a thread."""
+def _restored(data: bytes | None) -> WatchedVersion | None:
+    """Return the stored state; None, so that evidence starts afresh, if it cannot be read (another release wrote it)."""
+    try:
+        return from_bytes(data) if data else None
+    except Exception as error:
+        log.warning("the stored evidence cannot be read, evidence starts afresh", error=str(error)[:300])
+        return None
+
+
+def _differs(new: WatchedVersion | None, old: WatchedVersion | None) -> bool:
+    """Tell whether there is something to store without new rows: passing time alone can end an alarm."""
+    return (new and (new.baseline_key, new.version, new.signals)) != (old and (old.baseline_key, old.version, old.signals))
+
+
+def create_app(monitor: MonitorService, stop: threading.Event, hosts: tuple[str, ...]) -> Starlette:
+    """Serve /metrics and /report.json while the cycles run in a thread."""
 
     async def metrics(_request: Request) -> Response:
-        return Response(monitor.exporter.text(), media_type=TEXT)
+        return Response(monitor.metrics.text(), media_type=METRICS_TYPE)
 
     async def report_json(request: Request) -> Response:
-        if request.url.hostname not in hosts:  # a page elsewhere whose name leads here must not read customers' texts
+        if request.url.hostname not in hosts:  # a foreign page whose name resolves here must not read customers' texts
             return Response("no such host", 400)
         if monitor.report is None:
-            return JSONResponse({"detail": "nothing was judged yet"}, 503)
+            return JSONResponse({"detail": "nothing was evaluated yet"}, 503)
         return JSONResponse(monitor.report, headers={"cache-control": "no-store"})
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        running = asyncio.create_task(asyncio.to_thread(run, monitor, ended))
+        cycles = asyncio.create_task(asyncio.to_thread(run_cycles, monitor, stop))
         yield
-        ended.set()
-        await running
+        stop.set()
+        await cycles
 
     return Starlette(routes=[Route("/metrics", metrics), Route("/report.json", report_json)], lifespan=lifespan)
 
 
-def run(monitor: Monitor, ended: threading.Event) -> None:
-    """Cycle after cycle, at once while more waits."""
-    while not ended.is_set():
+def run_cycles(monitor: MonitorService, stop: threading.Event) -> None:
+    """Run cycles until stopped, without a pause while more waits."""
+    while not stop.is_set():
         if not monitor.cycle():
-            ended.wait(monitor.params.monitor.poll_s)
+            stop.wait(monitor.params.monitor.poll_s)
 
 
-def once(monitor: Monitor) -> None:
-    """Until nothing waits; prints the report."""
+def run_once(monitor: MonitorService) -> None:
+    """Run cycles until nothing waits, then print the report; raises `ToolError` if a cycle fails."""
     while monitor.cycle():
         pass
     if monitor.failed:
-        raise ToolError(f"the monitor's {monitor.failed}", "the cycle could not be ended", "read what it said before this")
+        raise ToolError(f"the monitor's {monitor.failed}", "the cycle failed", "read the log lines above this message")
     print(json.dumps(monitor.report, indent=2, ensure_ascii=False))
 
 
 def main() -> None:
-    """`python -m monitoring.monitor`."""
+    """Run `python -m monitoring.monitor`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--once", action="store_true", help="judge what is there, print the report, end")
+    parser.add_argument("--once", action="store_true", help="evaluate what is in the log, print the report and exit")
     args = parser.parse_args()
     log_in_json()
     params = load_params()
-    monitor = Monitor(params, find_home(), time.time, store_url())
+    monitor = MonitorService(params, find_home(), time.time, model_store_url())
     try:
         if args.once:
-            once(monitor)
+            run_once(monitor)
             return
-        app = create_app(monitor, threading.Event(), (*OF_THE_MONITOR, params.alerts.host))
-        run_http_service(app, *address(params.alerts))
+        app = create_app(monitor, threading.Event(), (*HOSTS, params.alerts.host))
+        run_http_service(app, *listen_address(params.alerts))
     finally:
         monitor.close()
-
-
-def _watched_again(data: bytes | None) -> Watched | None:
-    """What was watched; what cannot be read (written by another release) is begun anew."""
-    try:
-        return from_bytes(data) if data else None
-    except Exception as error:
-        log.warning("the evidence that was kept cannot be read and begins anew", error=str(error)[:300])
-        return None
-
-
-def _differs(one: Watched | None, other: Watched | None) -> bool:
-    """Whether there is something to keep, where no row came new: time alone may have passed."""
-    return (one and (one.key, one.version, one.shown)) != (other and (other.key, other.version, other.shown))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monitoring.drift.accuracy import Known, estimate, known
+from monitoring.drift.accuracy import AccuracyEstimator, estimate_accuracy, fit_accuracy_estimator
 from pipeline.params import Monitor
 from tests.bench.drift_worlds import CHANGES, World, drawn, mixed, monitor, right, to_reference, to_rows
 from tests.bench.embedded import Texts
@@ -82,19 +82,19 @@ def _guesses(world: World, kinds: dict[str, Make], runs: int, shipped: Monitor, 
         reference_rows, rest = drawn(world, np.random.default_rng([seed, run]))
         settings = monitor(shipped, window_rows=WINDOW, seed=run)
         spoilt = to_reference(world.spoilt.take(reference_rows), world.head) if world.spoilt else None
-        facts = known(to_reference(world.pool.take(reference_rows), world.head), spoilt, settings)
+        facts = fit_accuracy_estimator(to_reference(world.pool.take(reference_rows), world.head), spoilt, settings)
         for number, (kind, make) in enumerate(kinds.items()):
             window = make(world.pool.take(rest), np.random.default_rng([seed, run, number]))
             told[kind].append(_told(world, window, facts, settings))
     return [_summed(f"{world.name}: {kind}", own) for kind, own in told.items()]
 
 
-def _told(world: World, window: Texts, facts: Known, settings: Monitor) -> Told:
+def _told(world: World, window: Texts, facts: AccuracyEstimator, settings: Monitor) -> Told:
     rows = to_rows(window, world.head, "any")
-    found = estimate(facts, rows, settings)
+    found = estimate_accuracy(facts, rows, settings)
     assert found is not None
     ours, cbpe = found.accuracy, found.cbpe
-    others = {"CBPE": cbpe, "ATC": found.atc, "DoC": cbpe + facts.modesty, "unchanged": facts.accuracy}
+    others = {"CBPE": cbpe, "ATC": found.atc, "DoC": cbpe + facts.underconfidence, "unchanged": facts.accuracy}
     truth = float(right(window, rows, world.head).mean())
     return Told(truth, {"ours": ours.estimate, **others}, (ours.lower, ours.upper))
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.drift.calibration import Calibrated, calibrate, joint_level, statistics, threshold_at
-from monitoring.drift.features import SIGNALS, columns
-from monitoring.drift.signals import check, log_e, start, update
-from monitoring.drift.window import Rows
+from monitoring.drift.calibration import Calibration, calibrate, joint_level, threshold_at, window_statistics
+from monitoring.drift.features import SIGNALS, window_columns
+from monitoring.drift.signals import evaluate_window, initial_evidence, log_e_values, update_evidence
+from monitoring.drift.window import PredictionRows
 from pipeline.params import Monitor
 from tests.bench.drift_worlds import World, draw, mixed, monitor, to_reference, to_rows
 
@@ -77,7 +77,7 @@ def quiet_streams(world: World, runs: int, shipped: Monitor, seed: int) -> list[
             calibrated = calibrate(to_reference(reference, world.head), settings)
             assert calibrated is not None
             if not peak:
-                peak = update(calibrated, start(calibrated), stream, settings)[1]
+                peak = update_evidence(calibrated, initial_evidence(calibrated), stream, settings)[1]
             values = _window_values(calibrated, stream, window)
             for alpha in ALPHAS:
                 level = joint_level(calibrated.null, alpha / 2 * window / length)
@@ -112,7 +112,7 @@ def power(world: World, foreign: str, runs: int, shipped: Monitor, seed: int, wi
                 values = _window_values(calibrated, rows, window)
                 any_above = any(values[name][0] > threshold_at(calibrated.null[name], level) for name in SIGNALS)
                 alone = {name: bool(values[name][0] > threshold_at(calibrated.null[name], POWER_ALPHA)) for name in SIGNALS}
-                peak = update(calibrated, start(calibrated), rows, settings)[1]
+                peak = update_evidence(calibrated, initial_evidence(calibrated), rows, settings)[1]
                 limit = math.log(window * len(SIGNALS) / POWER_ALPHA)
                 seen[share].append((any_above, max(peak.values()) >= limit, alone))
         for share, own in seen.items():
@@ -141,14 +141,14 @@ def cost(world: World, pairs: int, shipped: Monitor, seed: int) -> Cost:
     calibrated = calibrate(to_reference(reference, world.head), settings)
     took = time.perf_counter() - begun
     assert calibrated is not None
-    evidence = start(calibrated)
+    evidence = initial_evidence(calibrated)
     checks, updates = [], []
     for _ in range(pairs):
         begun = time.perf_counter()
-        check(calibrated, rows, log_e(calibrated, evidence), (), settings)
+        evaluate_window(calibrated, rows, log_e_values(calibrated, evidence), (), settings)
         checks.append(1000 * (time.perf_counter() - begun))
         begun = time.perf_counter()
-        update(calibrated, evidence, rows, settings)
+        update_evidence(calibrated, evidence, rows, settings)
         updates.append(1e6 * (time.perf_counter() - begun) / CHECKED_ROWS)
     kept = {}
     for count in (500, world.reference_rows, len(world.pool.text)):
@@ -157,9 +157,9 @@ def cost(world: World, pairs: int, shipped: Monitor, seed: int) -> Cost:
     return Cost(checks, updates, kept, took)
 
 
-def _window_values(calibrated: Calibrated, rows: Rows, window: int) -> dict[str, NDArray[np.float64]]:
+def _window_values(calibrated: Calibration, rows: PredictionRows, window: int) -> dict[str, NDArray[np.float64]]:
     """(windows,) a signal: statistics of the whole windows one after the other."""
-    held = columns(calibrated.features, rows)
+    held = window_columns(calibrated.features, rows)
     count = len(rows.id) // window
     means = {name: own[: count * window].reshape(count, window, -1).mean(axis=1, dtype=np.float64) for name, own in held.items()}
-    return statistics(calibrated.means, means, (calibrated.rows, window))
+    return window_statistics(calibrated.means, means, (calibrated.rows, window))

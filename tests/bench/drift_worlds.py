@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.drift.window import Rows
+from monitoring.drift.window import PredictionRows
 from pipeline.data.corrupt import corrupt_texts
 from pipeline.params import Monitor, Params
 from pipeline.reference_profile import Reference
@@ -113,10 +113,10 @@ def to_reference(texts: Texts, head: Head) -> Reference:
     )
 
 
-def to_rows(texts: Texts, head: Head, name: str) -> Rows:
+def to_rows(texts: Texts, head: Head, name: str) -> PredictionRows:
     """Answered by the head; `name` makes the ids of a run its own, and so how ties are broken."""
     count = len(texts.text)
-    return Rows(
+    return PredictionRows(
         time=np.arange(count, dtype=np.float64),
         id=np.array([f"{name}-{row}" for row in range(count)], dtype=np.str_),
         unit=np.zeros(count, dtype=np.str_),
@@ -151,7 +151,7 @@ def monitor(shipped: Monitor, **changed: float) -> Monitor:
     return Monitor.model_validate(shipped.model_dump() | changed)
 
 
-def right(texts: Texts, rows: Rows, head: Head) -> NDArray[np.bool_]:
+def right(texts: Texts, rows: PredictionRows, head: Head) -> NDArray[np.bool_]:
     """Which answers are right."""
     return np.asarray(head.labels[rows.probabilities.argmax(axis=1)] == texts.label)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from monitoring.monitor.service import Monitor
+from monitoring.monitor.service import MonitorService
 from state.database import open_state
 from state.tables import signals, windows
 from tests.faults.scorecard import Outcome, Promise, shown
@@ -237,7 +237,7 @@ def held_against_one_go(room: Room, home: Path, found: Found, *, stands_until_ro
     """Rows that differ from those of a monitor that reads the log in one go, windows of the drift without an alarm, its first."""
     publish(home, 1, World(1).reference(REFERENCE_ROWS))
     shutil.copytree(room.home / "predictions", home / "predictions")
-    monitor = Monitor(room.params, home, time.time)
+    monitor = MonitorService(room.params, home, time.time)
     while monitor.cycle():
         pass
     monitor.close()

@@ -66,7 +66,7 @@ class Stream:
     def _write(self) -> None:
         while not self._over.wait(WRITES_EVERY_S):
             if not self.is_away:
-                self._gateway.write(log_rows(self._world.rows(self._count, foreign=self.foreign), LABELS, at=time.time()))
+                self._gateway.write(log_rows(self._world.rows(self._count, out_of_distribution=self.foreign), LABELS, at=time.time()))
                 self.rows += self._count
 
 

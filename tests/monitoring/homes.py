@@ -1,11 +1,11 @@
-"""A home of state with a published version of the invented world, and segments of a prediction log written as gateways do."""
+"""A state folder with a published version of the simulated world, and segments of a prediction log as gateways write them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from monitoring.drift.window import Rows
+from monitoring.drift.window import PredictionRows
 from pipeline.reference_profile import Reference, save_reference
 from serving.prediction_log.segments import Row, make_segment
 from serving.release.manifest import model_name, repository
@@ -16,7 +16,7 @@ NOON = 1_790_000_000.0 - 1_790_000_000 % 86_400 + 43_200
 
 
 def publish(home: Path, version: int, reference: Reference | None) -> None:
-    """Enter a version, and make it champion; None: its folder has no reference."""
+    """Enter a version and make it champion; with None its folder has no reference."""
     folder = repository(home) / model_name(version)
     folder.mkdir(parents=True)
     if reference is not None:
@@ -29,7 +29,7 @@ def publish(home: Path, version: int, reference: Reference | None) -> None:
 
 
 def log_rows(
-    rows: Rows,
+    rows: PredictionRows,
     labels: Sequence[str],
     *,
     version: int = 1,
@@ -37,40 +37,40 @@ def log_rows(
     at: float = NOON,
     file: Sequence[str] | None = None,
 ) -> list[Row]:
-    """The rows as the gateway logs them, one a millisecond; probabilities in the order of `labels.txt` (default: `publish`'s)."""
+    """Return the rows as the gateway logs them, one per ms; probabilities in the order of `labels.txt` (default: `publish`'s)."""
     order = np.array([list(labels).index(label) for label in (file or sorted(labels, reverse=True))])
-    made = []
+    logged = []
     for i in range(len(rows.id)):
         p = rows.probabilities[i]
         best = int(p.argmax())
-        made.append(
+        logged.append(
             Row(at + i / 1000, "r", str(rows.id[i]), str(rows.unit[i]) or None, str(rows.text[i]), None, int(rows.pieces[i]),
                 float(rows.pieces_per_word[i]), version, role, str(labels[best]), float(p[best]), None,
                 rows.sketch[i].tobytes(), p[order].astype(np.float16).tobytes(), 3.0, False)
         )  # type: ignore[arg-type]  # fmt: skip
-    return made
+    return logged
 
 
 class Gateway:
-    """One session that writes segments; they may be kept back, and appear late."""
+    """One session that writes segments; a segment can be held back and written late."""
 
     def __init__(self, home: Path, session: str) -> None:
         self.root, self.session = home / "predictions", session
         self._sequence = self._rows = 0
 
     def segment(self, rows: Sequence[Row], *, text: str = "keep") -> tuple[Path, bytes]:
-        """The next one, not yet in the log."""
-        made = make_segment(rows, text, self.session, self._sequence, self._rows)
-        self._sequence, self._rows = made.sequence, self._rows + made.rows
-        return self.root / made.name, made.data
+        """Return the next segment without writing it."""
+        segment = make_segment(rows, text, self.session, self._sequence, self._rows)
+        self._sequence, self._rows = segment.sequence, self._rows + segment.rows
+        return self.root / segment.name, segment.data
 
     def write(self, rows: Sequence[Row], *, text: str = "keep") -> Path:
-        """The next one, in the log."""
+        """Write the next segment to the log."""
         path, data = self.segment(rows, text=text)
-        return appear(path, data)
+        return write_segment(path, data)
 
 
-def appear(path: Path, data: bytes) -> Path:
+def write_segment(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

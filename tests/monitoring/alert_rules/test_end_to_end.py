@@ -19,10 +19,10 @@ import pytest
 import requests
 
 from monitoring.local.watch import MonitoringStack, running_stack
-from monitoring.monitor.metrics import Exporter
+from monitoring.monitor.metrics import MonitorMetrics
 from pipeline.params import Alerts, Params
 from serving.processes.ports import free_port
-from tests.monitoring.conftest import all_told
+from tests.monitoring.conftest import with_every_metric
 from tests.monitoring.inbox.running_inbox import REPORT, RunningInbox
 from tests.monitoring.servers import PACE, inbox_command
 
@@ -41,7 +41,7 @@ class FakeMonitor:
     """
 
     def __init__(self, port: int) -> None:
-        self.port, self.exporter = port, all_told(Exporter())
+        self.port, self.metrics = port, with_every_metric(MonitorMetrics())
         self.posted: list[tuple[str, dict[str, Any]]] = []  # (Authorization, body)
         self._end: list[Callable[[], None]] = []
         self.start()
@@ -61,8 +61,8 @@ class FakeMonitor:
         self._end = []
 
     def drift(self, log_e: float) -> None:
-        self.exporter.drift(3, "input_sketch", log_e=log_e)
-        self.exporter.window_statistic(3, "input_sketch", statistic=0.2, threshold=0.3, effect_size=0.41)
+        self.metrics.set_log_e(3, "input_sketch", log_e=log_e)
+        self.metrics.set_window_statistic(3, "input_sketch", statistic=0.2, threshold=0.3, effect_size=0.41)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         if environ["REQUEST_METHOD"] == "POST":
@@ -70,11 +70,11 @@ class FakeMonitor:
             self.posted.append((environ.get("HTTP_AUTHORIZATION", ""), body))
         is_report = environ["PATH_INFO"] == "/report.json"
         start_response("200 OK", [("content-type", "application/json" if is_report else "text/plain; version=0.0.4")])
-        return [json.dumps(REPORT).encode() if is_report else self.exporter.text()]
+        return [json.dumps(REPORT).encode() if is_report else self.metrics.text()]
 
     def _succeed_until(self, ended: Event) -> None:
         while True:
-            self.exporter.succeeded(time.time(), took_s=0.1, lag_s=0.1)
+            self.metrics.cycle_succeeded(time.time(), took_s=0.1, lag_s=0.1)
             if ended.wait(0.2):
                 return
 

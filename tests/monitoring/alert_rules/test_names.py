@@ -17,13 +17,13 @@ from monitoring.alert_rules.dashboard import COLUMNS, render_dashboard
 from monitoring.alert_rules.render import all_rules
 from monitoring.alert_rules.serving import bucket_label
 from monitoring.local.tools import find_tool
-from monitoring.monitor.metrics import Exporter
+from monitoring.monitor.metrics import MonitorMetrics
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from pipeline.params import Params
 from serving.gateway.app import _watch
 from serving.gateway.metrics import SECONDS, Metrics
 from tests.monitoring.alert_rules.promql import selectors
-from tests.monitoring.conftest import all_told
+from tests.monitoring.conftest import with_every_metric
 
 # Triton's user guide, "Metrics". The local server, which has no GPU, exports those of the CPU and the queue.
 TRITON = {
@@ -83,7 +83,7 @@ def log_counters() -> list[str]:
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
-    monitor = exported(all_told(Exporter()).text().decode())
+    monitor = exported(with_every_metric(MonitorMetrics()).text().decode())
     return PROMETHEUS | TRITON | gateway_metrics() | retrain_metrics() | monitor
 
 
@@ -141,7 +141,7 @@ def test_the_dashboard_queries_exported_metrics(params: Params, known: dict[str,
 
 def test_the_dashboard_shows_every_metric_of_the_monitor(params: Params) -> None:
     shown = {name for _, query in queries(params) for name, _ in selectors(query)}
-    monitor = {name for name in exported(all_told(Exporter()).text().decode()) if name.startswith("evergreen_")}
+    monitor = {name for name in exported(with_every_metric(MonitorMetrics()).text().decode()) if name.startswith("evergreen_")}
     values = {name for name in monitor if not name.endswith(("_created", "_sum", "_count"))}
     assert values - shown == {"evergreen_window_rows", "evergreen_reference_rows"}  # shown as a ratio, and as an age
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from monitoring.drift.calibration import reference_rows
-from monitoring.drift.window import Rows
+from monitoring.drift.window import PredictionRows
 from monitoring.local.watch import running_stack
 from pipeline.params import Alerts, Params
 from pipeline.reference_profile import Reference, load_reference
@@ -44,21 +44,21 @@ class Traffic:
     def __init__(self, reference: Reference) -> None:
         self.reference, self.rng, self.count = reference, np.random.default_rng(5), 0
 
-    def in_distribution(self, count: int) -> Rows:
+    def in_distribution(self, count: int) -> PredictionRows:
         """Return rows that follow the reference."""
         sample = reference_rows(self.reference, np.ones(len(self.reference.ids), dtype=np.bool_)).take(
             self.rng.integers(0, len(self.reference.ids), count)
         )
         return self._with_ids(sample, "where is parcel number {}")
 
-    def out_of_distribution(self, count: int) -> Rows:
+    def out_of_distribution(self, count: int) -> PredictionRows:
         """Return rows with a distant sketch and an uncertain prediction."""
         rows = self.in_distribution(count)
         probabilities = np.full_like(rows.probabilities, 1 / rows.probabilities.shape[1])
         sketch = -rows.sketch + self.rng.normal(0, rows.sketch.std(), rows.sketch.shape).astype(np.float16)
         return self._with_ids(rows._replace(probabilities=probabilities, sketch=sketch), "my scooter battery {} caught fire")
 
-    def _with_ids(self, rows: Rows, text: str) -> Rows:
+    def _with_ids(self, rows: PredictionRows, text: str) -> PredictionRows:
         numbers = range(self.count, self.count + len(rows.pieces))
         self.count += len(numbers)
         return rows._replace(
@@ -108,7 +108,7 @@ def test_drift_in_the_log_reaches_the_inbox_with_words_and_three_texts(
     file = (repository(home) / model_name(version) / "labels.txt").read_text().splitlines()
     traffic, gateway = Traffic(reference), Gateway(home, "one")
 
-    def log(rows: Rows) -> None:
+    def log(rows: PredictionRows) -> None:
         gateway.write(log_rows(rows, reference.labels.tolist(), version=version, at=time.time(), file=file))
 
     log(traffic.in_distribution(180))

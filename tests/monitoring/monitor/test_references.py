@@ -1,4 +1,4 @@
-"""A monitor without the models: it fetches the champion's reference from the model store, and says so while it cannot."""
+"""A monitor without the models fetches the champion's reference from the model store, and reports failures."""
 
 import json
 import shutil
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.monitor.metrics import Exporter
+from monitoring.monitor.metrics import MonitorMetrics
 from monitoring.monitor.references import References
-from monitoring.monitor.service import Monitor
+from monitoring.monitor.service import MonitorService
 from pipeline.errors import RefusedError
 from pipeline.params import Params
 from pipeline.reference_profile import save_reference
@@ -17,12 +17,12 @@ from serving.release.release_table import Release, add_release, promote
 from state.database import open_state
 from state.tables import windows
 from tests.monitoring.homes import NOON, Gateway, log_rows
-from tests.monitoring.monitor.test_service import own, rows_of, value  # noqa: F401 (own is a fixture)
+from tests.monitoring.monitor.test_service import rows_of, small_params, value  # noqa: F401 (small_params is a fixture)
 from tests.monitoring.worlds import LABELS, World
 
 
 def put_model(store: Path, version: int, **changed: bytes) -> Release:
-    """A published folder in the store, and its release; `changed` files are altered after the manifest was written."""
+    """Publish a folder to the store and return its release; `changed` files are altered after the manifest was written."""
     folder = store / model_name(version)
     (folder / "1").mkdir(parents=True)
     (folder / "1/model.onnx").write_bytes(b"weights" * 1000)
@@ -51,19 +51,19 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def asked(monitor: Monitor) -> tuple[float, float]:
-    """How often the store gave a reference, and how often it did not."""
+def fetches(monitor: MonitorService) -> tuple[float, float]:
+    """Return how many fetches succeeded and how many failed."""
     fetched, failed = (value(monitor, "monitor_reference_fetches_total", result=result) for result in ("fetched", "failed"))
     return fetched or 0.0, failed or 0.0
 
 
-def test_after_a_promotion_the_monitor_fetches_the_reference_and_judges_what_waited(
-    own: Params,  # noqa: F811
+def test_after_a_promotion_the_monitor_fetches_the_reference_and_evaluates_waiting_rows(
+    small_params: Params,  # noqa: F811
     home: Path,
     store: Path,
 ) -> None:
     enter(home, put_model(store, 1))
-    monitor = Monitor(own, home, lambda: NOON + 100, str(store))
+    monitor = MonitorService(small_params, home, lambda: NOON + 100, str(store))
     monitor.cycle()
     enter(home, put_model(store, 2))
     Gateway(home, "one").write(log_rows(World(8).rows(150), LABELS, version=2))
@@ -71,30 +71,30 @@ def test_after_a_promotion_the_monitor_fetches_the_reference_and_judges_what_wai
         pass
     assert monitor.failed == ""
     assert [row[:2] for row in rows_of(home, windows, "version", "number")] == [(2, 1)]
-    assert asked(monitor) == (2, 0)
+    assert fetches(monitor) == (2, 0)
     assert {path.name for path in (home / "references/intent-2").iterdir()} == {"reference.npz", "labels.txt", MANIFEST}
-    again = Monitor(own, home, lambda: NOON + 100, str(store / "away"))  # another process finds it where it lies
+    again = MonitorService(small_params, home, lambda: NOON + 100, str(store / "away"))  # another process finds it where it lies
     again.cycle()
     assert again.failed == ""
-    assert asked(again) == (0, 0)
+    assert fetches(again) == (0, 0)
 
 
-def test_a_store_that_is_away_is_asked_ever_more_seldom_and_each_cycle_fails_until_it_is_back(
-    own: Params,  # noqa: F811
+def test_an_unavailable_store_is_retried_with_growing_pauses_and_each_cycle_fails_meanwhile(
+    small_params: Params,  # noqa: F811
     home: Path,
     store: Path,
 ) -> None:
     enter(home, put_model(store, 2))
     store.rename(store.with_name("away"))
     Gateway(home, "one").write(log_rows(World(8).rows(150), LABELS, version=2))
-    monitor, now = Monitor(own, home, lambda: NOON + 100, str(store)), [1000.0]
-    monitor._references = References(home, str(store), monitor.exporter.reference_asked, lambda: now[0])
+    monitor, now = MonitorService(small_params, home, lambda: NOON + 100, str(store)), [1000.0]
+    monitor._references = References(home, str(store), monitor.metrics.reference_fetch, lambda: now[0])
     for _ in range(60):  # each second
         monitor.cycle()
         now[0] += 1.0
         assert monitor.failed == "reference"
     assert value(monitor, "monitor_failures_total", part="reference") == 60
-    assert asked(monitor) == (0, 8)  # after 0, 1, 2, 4, 8, 16, 31 and 46 s
+    assert fetches(monitor) == (0, 8)  # after 0, 1, 2, 4, 8, 16, 31 and 46 s
     assert value(monitor, "monitored_version") == 2
     assert value(monitor, "reference_rows", version="2") is None  # on which EvergreenReferenceMissing fires
     assert value(monitor, "monitor_last_success_timestamp_seconds") is None
@@ -108,23 +108,23 @@ def test_a_store_that_is_away_is_asked_ever_more_seldom_and_each_cycle_fails_unt
 
 
 def folder_of(release: Release, home: Path, store: Path) -> Path:
-    return References(home, str(store), Exporter().reference_asked).folder(release)
+    return References(home, str(store), MonitorMetrics().reference_fetch).folder(release)
 
 
-def test_a_file_that_was_altered_in_the_store_is_not_laid(home: Path, store: Path) -> None:
+def test_a_file_that_was_altered_in_the_store_is_not_installed(home: Path, store: Path) -> None:
     release = put_model(store, 2, labels=b"other\n")
     with pytest.raises(RefusedError, match=r"labels\.txt: the file does not have the SHA-256"):
         folder_of(release, home, store)
     assert not (home / "references/intent-2").exists()
 
 
-def test_a_folder_that_is_not_what_was_released_is_refused(home: Path, store: Path) -> None:
+def test_a_folder_with_other_content_than_the_release_is_refused(home: Path, store: Path) -> None:
     release = put_model(store, 2)._replace(content_digest="0" * 64)
     with pytest.raises(RefusedError, match="intent-2: this is not the content that was released"):
         folder_of(release, home, store)
 
 
-def test_a_version_that_brings_no_reference_is_named(home: Path, store: Path) -> None:
+def test_a_version_without_a_reference_is_named_in_the_error(home: Path, store: Path) -> None:
     put_model(store, 2)
     folder = store / "intent-2"
     (folder / "reference.npz").unlink()
@@ -134,7 +134,7 @@ def test_a_version_that_brings_no_reference_is_named(home: Path, store: Path) ->
         folder_of(Release(2, content_digest(manifest), "champion"), home, store)
 
 
-def test_what_a_killed_fetch_has_left_is_fetched_anew(home: Path, store: Path) -> None:
+def test_an_incomplete_fetch_is_repeated(home: Path, store: Path) -> None:
     release = put_model(store, 2)
     half = folder_of(release, home, store)
     (half / MANIFEST).unlink()
@@ -143,6 +143,6 @@ def test_what_a_killed_fetch_has_left_is_fetched_anew(home: Path, store: Path) -
     assert (folder_of(release, home, store) / "labels.txt").read_text() == (store / "intent-2/labels.txt").read_text()
 
 
-def test_without_a_store_the_reference_lies_with_the_live_model(home: Path) -> None:
-    references = References(home, "", Exporter().reference_asked)
+def test_without_a_store_the_reference_is_in_the_live_folder(home: Path) -> None:
+    references = References(home, "", MonitorMetrics().reference_fetch)
     assert references.folder(Release(3, "", "champion")) == home / "models/intent-3"

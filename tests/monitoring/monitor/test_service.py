@@ -1,4 +1,4 @@
-"""The monitor's cycles on SQLite, PostgreSQL and real segments: what it keeps, what it survives; a kill costs nothing."""
+"""The monitor's cycles on SQLite, PostgreSQL and real segments: results are stored once, whatever fails or is killed."""
 
 import json
 import os
@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 import sqlalchemy as sa
 
+from monitoring.drift.histogram_distances import BINNED_SIGNALS
 from monitoring.monitor import service as monitor_module
-from monitoring.monitor.service import Monitor
+from monitoring.monitor.service import MonitorService
 from pipeline.params import Params
 from serving.processes.ports import free_port
 from serving.release.release_table import promote
@@ -25,13 +27,13 @@ from state.database import open_state
 from tests.monitoring.homes import NOON, Gateway, log_rows, publish
 from tests.monitoring.worlds import LABELS, World, settings
 
-ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # what no database has a part in
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # tests that do not depend on the database
 WINDOWS = ("version", "number", "began_at", "ended_at", "rows", "foreign_share", "details")
 
 
 @pytest.fixture
-def own(params: Params) -> Params:
-    """Small windows, few draws, a promise that so few draws can keep, a free port."""
+def small_params(params: Params) -> Params:
+    """Return params with small windows, few draws, a promise that so few draws can keep, and a free port."""
     alerts = params.alerts.model_copy(update={"monitor_port": free_port()})
     return params.model_copy(
         update={"monitor": settings(params.monitor, window_rows=100, false_alarms_per_week=1.0), "alerts": alerts}
@@ -40,19 +42,19 @@ def own(params: Params) -> Params:
 
 @pytest.fixture
 def home(tmp_path: Path, database: str) -> Path:
-    """Version 1 is champion; an SQLite file or a PostgreSQL holds the state."""
+    """Return a home whose champion is version 1; SQLite or PostgreSQL holds the state."""
     publish(tmp_path, 1, World(1).reference(800))
     return tmp_path
 
 
-def drive(monitor: Monitor) -> Monitor:
+def drive(monitor: MonitorService) -> MonitorService:
     while monitor.cycle():
         pass
     return monitor
 
 
-def fresh(own: Params, home: Path) -> Monitor:
-    return Monitor(own, home, lambda: NOON + 100)
+def fresh(small_params: Params, home: Path) -> MonitorService:
+    return MonitorService(small_params, home, lambda: NOON + 100)
 
 
 def rows_of(home: Path, table: sa.Table, *columns: str) -> list[tuple[Any, ...]]:
@@ -61,21 +63,21 @@ def rows_of(home: Path, table: sa.Table, *columns: str) -> list[tuple[Any, ...]]
         return [tuple(row) for row in connection.execute(sa.select(*shown).order_by(*table.primary_key.columns))]
 
 
-def value(monitor: Monitor, name: str, **labels: str) -> float | None:
-    return monitor.exporter.registry.get_sample_value(f"evergreen_{name}", labels)
+def value(monitor: MonitorService, name: str, **labels: str) -> float | None:
+    return monitor.metrics.registry.get_sample_value(f"evergreen_{name}", labels)
 
 
-def give(home: Path, *opinions: tuple[str, str]) -> None:
-    """Feedback: (prediction id, label)."""
+def add_feedback(home: Path, *labels: tuple[str, str]) -> None:
+    """Insert feedback of (prediction id, label)."""
     with open_state(home) as engine, engine.begin() as connection:
-        for id, label in opinions:
+        for id, label in labels:
             row = {"prediction_id": id, "label": label, "kind": "label", "source": "desk", "received_at": datetime.now(UTC)}
             connection.execute(tables.feedback.insert().values(row))
 
 
-def test_windows_signals_and_answers_are_kept(own: Params, home: Path) -> None:
+def test_windows_signals_and_predictions_are_stored(small_params: Params, home: Path) -> None:
     Gateway(home, "one").write(log_rows(World(2).rows(250), LABELS))
-    monitor = drive(fresh(own, home))
+    monitor = drive(fresh(small_params, home))
     assert monitor.failed == ""
     windows = rows_of(home, tables.windows, "version", "number", "began_at", "ended_at", "rows")
     assert windows == [(1, 1, NOON, pytest.approx(NOON + 0.099), 100), (1, 2, pytest.approx(NOON + 0.1), NOON + 0.199, 100)]
@@ -87,17 +89,17 @@ def test_windows_signals_and_answers_are_kept(own: Params, home: Path) -> None:
 
 
 @ON_SQLITE
-def test_drift_is_told_with_words_and_texts(own: Params, home: Path) -> None:
+def test_drift_is_reported_with_words_and_texts(small_params: Params, home: Path) -> None:
     world, gateway = World(3), Gateway(home, "one")
     gateway.write(log_rows(world.rows(300), LABELS))
-    monitor = drive(fresh(own, home))
-    assert all(one["alarm"] == "none" and not one["examples"] for one in monitor.report["signals"])  # type: ignore[index]
-    gateway.write(log_rows(world.rows(300, foreign=0.4), LABELS, at=NOON + 10))
-    told = {one["signal"]: one for one in drive(monitor).report["signals"]}["input_novelty"]  # type: ignore[index]
-    assert told["alarm"] == "both"
-    assert "scooter" in told["moved_words"]
-    assert len(told["examples"]) == 3
-    assert all(text.startswith("scooter battery") for text in told["examples"])
+    monitor = drive(fresh(small_params, home))
+    assert all(entry["alarm"] == "none" and not entry["examples"] for entry in monitor.report["signals"])  # type: ignore[index]
+    gateway.write(log_rows(world.rows(300, out_of_distribution=0.4), LABELS, at=NOON + 10))
+    entry = {entry["signal"]: entry for entry in drive(monitor).report["signals"]}["input_novelty"]  # type: ignore[index]
+    assert entry["alarm"] == "both"
+    assert "scooter" in entry["moved_words"]
+    assert len(entry["examples"]) == 3
+    assert all(text.startswith("scooter battery") for text in entry["examples"])
     labels = {"version": "1", "signal": "input_novelty"}
     assert value(monitor, "drift_log_e", **labels) > value(monitor, "drift_log_e_threshold", signal="input_novelty")  # type: ignore[operator]
     assert value(monitor, "drift_statistic", **labels) > value(monitor, "drift_statistic_threshold", **labels)  # type: ignore[operator]
@@ -105,34 +107,55 @@ def test_drift_is_told_with_words_and_texts(own: Params, home: Path) -> None:
 
 
 @ON_SQLITE
-def test_a_log_of_hashes_shows_no_texts(own: Params, home: Path) -> None:
+def test_psi_and_jensen_shannon_of_the_last_window_are_in_the_report_and_the_metrics(small_params: Params, home: Path) -> None:
+    world, gateway = World(3), Gateway(home, "one")
+    gateway.write(log_rows(world.rows(90), LABELS))
+    monitor = drive(fresh(small_params, home))
+    assert value(monitor, "monitor_psi", version="1", signal="prediction_labels") is None  # no window is full
+    gateway.write(log_rows(world.rows(110, shares=np.array([0.7, 0.1, 0.1, 0.1])), LABELS, at=NOON + 10))
+    monitor = drive(fresh(small_params, home))
+    entries = {entry["signal"]: entry for entry in monitor.report["signals"]}  # type: ignore[index]
+    for signal in BINNED_SIGNALS:
+        psi, distance = entries[signal]["psi"], entries[signal]["jensen_shannon"]
+        assert value(monitor, "monitor_psi", version="1", signal=signal) == psi
+        assert value(monitor, "monitor_jensen_shannon", version="1", signal=signal) == distance
+        assert 0 < distance < 1
+    assert entries["prediction_labels"]["psi"] > 0.25
+    assert all(entry["psi"] is None for signal, entry in entries.items() if signal not in BINNED_SIGNALS)
+    restarted = drive(fresh(small_params, home))
+    assert restarted.report["signals"] == monitor.report["signals"]  # type: ignore[index]
+
+
+@ON_SQLITE
+def test_a_log_of_hashes_shows_no_texts(small_params: Params, home: Path) -> None:
     world, gateway = World(3), Gateway(home, "one")
     gateway.write(log_rows(world.rows(300), LABELS), text="hash")
-    gateway.write(log_rows(world.rows(300, foreign=0.4), LABELS, at=NOON + 10), text="hash")
-    told = {one["signal"]: one for one in drive(fresh(own, home)).report["signals"]}["input_novelty"]  # type: ignore[index]
-    assert told["alarm"] == "both"
-    assert (told["moved_words"], told["examples"]) == ([], [])
+    gateway.write(log_rows(world.rows(300, out_of_distribution=0.4), LABELS, at=NOON + 10), text="hash")
+    entries = {entry["signal"]: entry for entry in drive(fresh(small_params, home)).report["signals"]}
+    entry = entries["input_novelty"]  # type: ignore[index]
+    assert entry["alarm"] == "both"
+    assert (entry["moved_words"], entry["examples"]) == ([], [])
 
 
-def found(home: Path) -> list[Any]:
+def stored_rows(home: Path) -> list[Any]:
     return [rows_of(home, tables.windows, *WINDOWS), rows_of(home, tables.signals), rows_of(home, tables.answers, "id", "label")]
 
 
-def test_restarts_and_any_cut_into_batches_change_nothing(own: Params, tmp_path: Path) -> None:
+def test_restarts_and_any_cut_into_batches_change_nothing(small_params: Params, tmp_path: Path) -> None:
     results = []
     for number, batch_rows in enumerate((10_000, 40)):
         home = tmp_path / str(number)
         publish(home, 1, World(1).reference(800))
         world, gateway = World(4), Gateway(home, "one")
         for segment in range(12):
-            gateway.write(log_rows(world.rows(37, foreign=0.3 * (segment > 6)), LABELS, at=NOON + segment))
-        changed = own.model_copy(update={"monitor": own.monitor.model_copy(update={"batch_rows": batch_rows})})
+            gateway.write(log_rows(world.rows(37, out_of_distribution=0.3 * (segment > 6)), LABELS, at=NOON + segment))
+        changed = small_params.model_copy(update={"monitor": small_params.monitor.model_copy(update={"batch_rows": batch_rows})})
         more = True
         while more:
             monitor = fresh(changed, home)  # a new process for each batch
             more = monitor.cycle()
             monitor.close()
-        results.append(found(home))
+        results.append(stored_rows(home))
     assert results[0] == results[1]
     assert len(results[0][0]) == 4
 
@@ -140,7 +163,7 @@ def test_restarts_and_any_cut_into_batches_change_nothing(own: Params, tmp_path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from monitoring.monitor import service as monitor, store as signals
+from monitoring.monitor import service, store
 from pipeline.params import Params
 
 point, home, params = int(sys.argv[1]), Path(sys.argv[2]), Params.model_validate_json(sys.argv[3])
@@ -149,19 +172,19 @@ passed = 0
 def killing(function):
     def wrapped(*arguments):
         global passed
-        for _ in range(2):  # before and after
+        for is_first in (True, False):  # before and after
             if passed == point:
                 os.kill(os.getpid(), signal.SIGKILL)
             passed += 1
-            result = function(*arguments) if _ == 0 else result
+            result = function(*arguments) if is_first else result
         return result
     return wrapped
 
-for name in ("save", "add_windows", "add_answers", "add_judgements"):
-    setattr(signals, name, killing(getattr(signals, name)))
-monitor.Monitor._tell = killing(monitor.Monitor._tell)
-one = monitor.Monitor(params, home, lambda: 1_790_000_100.0)
-while one.cycle():
+for name in ("save_state", "add_windows", "add_answers", "add_judgements"):
+    setattr(store, name, killing(getattr(store, name)))
+service.MonitorService._publish = killing(service.MonitorService._publish)
+monitor = service.MonitorService(params, home, lambda: 1_790_000_100.0)
+while monitor.cycle():
     pass
 """
 
@@ -171,12 +194,12 @@ while one.cycle():
     [*(("sqlite", point) for point in range(0, 30, 3)), *(("postgresql", point) for point in (3, 21))],
     indirect=["database"],
 )
-def test_a_kill_9_anywhere_neither_doubles_nor_loses(
-    own: Params, tmp_path: Path, database: str, point: int, monkeypatch: pytest.MonkeyPatch
+def test_a_kill_9_anywhere_neither_duplicates_nor_loses_rows(
+    small_params: Params, tmp_path: Path, database: str, point: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitors = own.monitor.model_copy(update={"batch_rows": 100})
-    own = own.model_copy(update={"monitor": monitors})
-    kept = []
+    small_batches = small_params.monitor.model_copy(update={"batch_rows": 100})
+    small_params = small_params.model_copy(update={"monitor": small_batches})
+    stored = []
     for name, url in (("killed", database), ("spared", f"sqlite:///{tmp_path / 'spared.db'}")):
         monkeypatch.setenv("EVERGREEN_STATE_URL", url)
         home = tmp_path / name
@@ -184,19 +207,19 @@ def test_a_kill_9_anywhere_neither_doubles_nor_loses(
         world, gateway = World(5), Gateway(home, "one")
         for segment in range(3):
             gateway.write(log_rows(world.rows(110), LABELS, at=NOON + segment))
-        give(home, ("p3", "address"), ("p130", "nonsense"))
+        add_feedback(home, ("p3", "address"), ("p130", "nonsense"))
         if name == "killed":
-            command = [sys.executable, "-c", KILLED, str(point), str(home), own.model_dump_json()]
+            command = [sys.executable, "-c", KILLED, str(point), str(home), small_params.model_dump_json()]
             assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
-        drive(fresh(own, home)).close()
-        kept.append([*found(home), rows_of(home, tables.judgements, "prediction_id", "correct")])
-    assert kept[0] == kept[1]
-    assert len(kept[0][-1]) == 2
+        drive(fresh(small_params, home)).close()
+        stored.append([*stored_rows(home), rows_of(home, tables.judgements, "prediction_id", "correct")])
+    assert stored[0] == stored[1]
+    assert len(stored[0][-1]) == 2
 
 
-def test_a_promotion_begins_anew_and_loses_no_row_of_the_new_champion(own: Params, home: Path) -> None:
+def test_a_promotion_starts_afresh_and_loses_no_row_of_the_new_champion(small_params: Params, home: Path) -> None:
     Gateway(home, "one").write(log_rows(World(2).rows(250), LABELS))
-    monitor = drive(fresh(own, home))
+    monitor = drive(fresh(small_params, home))
     publish(home, 2, World(7).reference(800))
     Gateway(home, "two").write(log_rows(World(8).rows(150), LABELS, version=2, at=NOON + 20))
     drive(monitor)
@@ -212,8 +235,8 @@ def test_a_promotion_begins_anew_and_loses_no_row_of_the_new_champion(own: Param
     assert [row[:2] for row in rows_of(home, tables.windows, *WINDOWS)] == [(1, 1), (1, 2), (1, 3), (2, 1)]
 
 
-def test_rows_wait_in_the_log_while_a_reference_is_missing(own: Params, home: Path) -> None:
-    monitor = drive(fresh(own, home))
+def test_rows_wait_in_the_log_while_a_reference_is_missing(small_params: Params, home: Path) -> None:
+    monitor = drive(fresh(small_params, home))
     publish(home, 2, None)
     Gateway(home, "two").write(log_rows(World(8).rows(150), LABELS, version=2))
     monitor.cycle()
@@ -228,9 +251,9 @@ def test_rows_wait_in_the_log_while_a_reference_is_missing(own: Params, home: Pa
 
 
 @ON_SQLITE
-def test_a_database_that_is_away_is_counted_and_nothing_is_lost(own: Params, home: Path) -> None:
+def test_an_unavailable_database_is_counted_and_nothing_is_lost(small_params: Params, home: Path) -> None:
     Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
-    monitor = fresh(own, home)
+    monitor = fresh(small_params, home)
     drive(monitor)
     Gateway(home, "two").write(log_rows(World(3).rows(150), LABELS, at=NOON + 5))
     (home / "state.db").rename(home / "away.db")
@@ -246,9 +269,9 @@ def test_a_database_that_is_away_is_counted_and_nothing_is_lost(own: Params, hom
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_a_server_that_ends_our_sessions_loses_nothing(own: Params, home: Path, database: str) -> None:
+def test_a_server_that_ends_our_sessions_loses_nothing(small_params: Params, home: Path, database: str) -> None:
     Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
-    monitor = drive(fresh(own, home))
+    monitor = drive(fresh(small_params, home))
     Gateway(home, "two").write(log_rows(World(3).rows(150), LABELS, at=NOON + 5))
     with sa.create_engine(database, poolclass=sa.NullPool).connect() as connection:
         ours = "datname = current_database() AND pid <> pg_backend_pid()"
@@ -261,17 +284,17 @@ def test_a_server_that_ends_our_sessions_loses_nothing(own: Params, home: Path, 
 
 
 @ON_SQLITE
-def test_spoilt_segments_are_counted_and_passed_over(own: Params, home: Path) -> None:
+def test_corrupted_segments_are_counted_and_passed_over(small_params: Params, home: Path) -> None:
     gateway = Gateway(home, "one")
     gateway.write(log_rows(World(2).rows(60), LABELS)).write_bytes(b"half")
     gateway.write(log_rows(World(3).rows(120), LABELS, at=NOON + 1))
-    monitor = drive(fresh(own, home))
+    monitor = drive(fresh(small_params, home))
     assert value(monitor, "monitor_segments_skipped_total") == 1
     assert len(rows_of(home, tables.windows)) == 1
 
 
-def test_of_two_monitors_one_writes(own: Params, home: Path) -> None:
-    first, second = drive(fresh(own, home)), drive(fresh(own, home))
+def test_of_two_monitors_one_writes(small_params: Params, home: Path) -> None:
+    first, second = drive(fresh(small_params, home)), drive(fresh(small_params, home))
     Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
     drive(first)
     second.cycle()
@@ -282,77 +305,77 @@ def test_of_two_monitors_one_writes(own: Params, home: Path) -> None:
     assert value(second, "window_rows", version="1") == 50
 
 
-def test_feedback_counts_whether_it_or_the_answer_comes_first(own: Params, home: Path) -> None:
+def test_feedback_counts_whether_it_or_the_prediction_comes_first(small_params: Params, home: Path) -> None:
     rows = log_rows(World(2).rows(200), LABELS)
-    give(home, *[(row.id, "something else") for row in rows[100:140]])
-    give(home, ("unknown", "address"))
-    monitor = drive(fresh(own, home))
+    add_feedback(home, *[(row.id, "something else") for row in rows[100:140]])
+    add_feedback(home, ("unknown", "address"))
+    monitor = drive(fresh(small_params, home))
     Gateway(home, "one").write(rows)
     drive(monitor)
-    give(home, *[(row.id, row.label) for row in rows[:100]], *[(row.id, row.label) for row in rows[100:140]])
+    add_feedback(home, *[(row.id, row.label) for row in rows[:100]], *[(row.id, row.label) for row in rows[100:140]])
     drive(monitor)
     assert value(monitor, "accuracy_labels", version="1") == 140
     assert value(monitor, "accuracy_labelled_ratio", version="1", bound="estimate") == pytest.approx(100 / 140)
     assert value(monitor, "harm_log_e", version="1") > 4.6  # type: ignore[operator]
-    assert drive(fresh(own, home)).report["labelled"]["labels"] == 140  # type: ignore[index]
+    assert drive(fresh(small_params, home)).report["labelled"]["labels"] == 140  # type: ignore[index]
 
 
-def test_what_was_known_is_told_again_after_a_restart_though_the_log_is_away(own: Params, home: Path) -> None:
+def test_the_stored_state_is_published_after_a_restart_without_the_log(small_params: Params, home: Path) -> None:
     Gateway(home, "one").write(log_rows(World(2).rows(250), LABELS))
-    drive(fresh(own, home))
-    away = own.model_copy(update={"log": own.log.model_copy(update={"url": "s3-that-nobody-has://log"})})
-    monitor = fresh(away, home)
+    drive(fresh(small_params, home))
+    without_log = small_params.model_copy(update={"log": small_params.log.model_copy(update={"url": "s3-that-nobody-has://log"})})
+    monitor = fresh(without_log, home)
     monitor.cycle()
     assert monitor.failed == "log"
     assert value(monitor, "window_rows", version="1") == 50
     assert value(monitor, "monitor_last_success_timestamp_seconds") is None
 
 
-def test_other_settings_begin_the_evidence_anew_and_go_on_counting_windows(own: Params, home: Path) -> None:
+def test_other_settings_start_the_evidence_afresh_and_continue_counting_windows(small_params: Params, home: Path) -> None:
     Gateway(home, "one").write(log_rows(World(2).rows(250), LABELS))
-    drive(fresh(own, home))
-    changed = own.model_copy(update={"monitor": own.monitor.model_copy(update={"cells": 16})})
+    drive(fresh(small_params, home))
+    changed = small_params.model_copy(update={"monitor": small_params.monitor.model_copy(update={"cells": 16})})
     Gateway(home, "two").write(log_rows(World(3).rows(100), LABELS, at=NOON + 9))
     drive(fresh(changed, home))
     assert [row[1] for row in rows_of(home, tables.windows, *WINDOWS)] == [1, 2, 3]
 
 
 @ON_SQLITE
-def test_an_alarm_of_a_window_stands_until_it_could_be_seen(own: Params, home: Path) -> None:
-    """Two drifted windows and ten quiet ones in one cycle: whoever looks every half a minute still sees it; later it is over."""
+def test_an_alarm_of_a_window_stays_visible_for_two_scrapes(small_params: Params, home: Path) -> None:
+    """Two drifted windows and ten quiet ones in one cycle: a scrape every half a minute sees the alarm, and later its end."""
     world, gateway, now = World(3), Gateway(home, "one"), [NOON + 100]
-    gateway.write(log_rows(world.rows(200, foreign=0.5), LABELS))
+    gateway.write(log_rows(world.rows(200, out_of_distribution=0.5), LABELS))
     gateway.write(log_rows(world.rows(1000), LABELS, at=NOON + 1))
-    monitor = drive(Monitor(own, home, lambda: now[0]))
+    monitor = drive(MonitorService(small_params, home, lambda: now[0]))
     labels = {"version": "1", "signal": "input_novelty"}
 
-    def over() -> bool:
+    def is_alarm() -> bool:
         return value(monitor, "drift_statistic", **labels) > value(monitor, "drift_statistic_threshold", **labels)  # type: ignore[operator, no-any-return]
 
-    assert over()
+    assert is_alarm()
     now[0] += 61
     gateway.write(log_rows(world.rows(100), LABELS, at=NOON + 61))
     drive(monitor)
-    assert not over()
+    assert not is_alarm()
     assert value(monitor, "drift_log_e", **labels) < value(monitor, "drift_log_e_threshold", signal="input_novelty")  # type: ignore[operator]
 
 
-def test_too_few_reference_rows_judge_no_drift_but_labels(own: Params, tmp_path: Path) -> None:
+def test_with_too_few_reference_rows_labels_count_and_drift_is_not_evaluated(small_params: Params, tmp_path: Path) -> None:
     publish(tmp_path, 1, World(1).reference(60))
     rows = log_rows(World(2).rows(150), LABELS)
     Gateway(tmp_path, "one").write(rows)
-    give(tmp_path, *[(row.id, row.label) for row in rows[:40]])
-    monitor = drive(fresh(own, tmp_path))
+    add_feedback(tmp_path, *[(row.id, row.label) for row in rows[:40]])
+    monitor = drive(fresh(small_params, tmp_path))
     assert monitor.failed == ""
     assert value(monitor, "accuracy_labels", version="1") == 40
     assert value(monitor, "drift_log_e", version="1", signal="input_novelty") is None
 
 
 @pytest.fixture
-def environment(own: Params, home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A working folder with params.yaml, and the environment of a monitor of its own."""
+def environment(small_params: Params, home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Return a working folder with params.yaml, and the environment of a separate monitor."""
     folder = tmp_path_factory.mktemp("work")
-    (folder / "params.yaml").write_text(json.dumps(own.model_dump(mode="json")))
+    (folder / "params.yaml").write_text(json.dumps(small_params.model_dump(mode="json")))
     root = str(Path(monitor_module.__file__).parents[2])
     return folder, {**os.environ, "EVERGREEN_HOME": str(home), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
 
@@ -368,12 +391,12 @@ def test_once_prints_the_report(home: Path, environment: tuple[Path, dict[str, s
 
 
 @ON_SQLITE
-def test_the_process_serves_reads_on_and_ends_at_sigterm(
-    own: Params, home: Path, environment: tuple[Path, dict[str, str]]
+def test_the_process_serves_keeps_reading_and_ends_at_sigterm(
+    small_params: Params, home: Path, environment: tuple[Path, dict[str, str]]
 ) -> None:
     folder, variables = environment
     process = subprocess.Popen([sys.executable, "-m", "monitoring.monitor"], cwd=folder, env=variables)
-    url = f"http://127.0.0.1:{own.alerts.monitor_port}"
+    url = f"http://127.0.0.1:{small_params.alerts.monitor_port}"
     try:
         wait(lambda: "evergreen_monitored_version 1.0" in requests.get(f"{url}/metrics", timeout=5).text)
         Gateway(home, "one").write(log_rows(World(2).rows(150), LABELS))
