@@ -82,6 +82,13 @@ def drift(_params: Params) -> list[Panel]:
                 "measured / allowed {{signal}} v{{version}}": "evergreen_false_alarm_rate_checked_ratio",
             },
         ),
+        Panel("PSI of the last full window (no alert uses it)", "none", {legend: "evergreen_monitor_psi"}, 12),
+        Panel(
+            "Jensen-Shannon distance of the last full window (no alert uses it)",
+            "none",
+            {legend: "evergreen_monitor_jensen_shannon"},
+            12,
+        ),
     ]
 
 

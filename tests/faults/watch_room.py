@@ -66,7 +66,8 @@ class Stream:
     def _write(self) -> None:
         while not self._over.wait(WRITES_EVERY_S):
             if not self.is_away:
-                self._gateway.write(log_rows(self._world.rows(self._count, out_of_distribution=self.foreign), LABELS, at=time.time()))
+                rows = self._world.rows(self._count, out_of_distribution=self.foreign)
+                self._gateway.write(log_rows(rows, LABELS, at=time.time()))
                 self.rows += self._count
 
 

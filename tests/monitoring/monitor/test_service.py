@@ -115,13 +115,13 @@ def test_psi_and_jensen_shannon_of_the_last_window_are_in_the_report_and_the_met
     gateway.write(log_rows(world.rows(110, shares=np.array([0.7, 0.1, 0.1, 0.1])), LABELS, at=NOON + 10))
     monitor = drive(fresh(small_params, home))
     entries = {entry["signal"]: entry for entry in monitor.report["signals"]}  # type: ignore[index]
-    for signal in BINNED_SIGNALS:
-        psi, distance = entries[signal]["psi"], entries[signal]["jensen_shannon"]
-        assert value(monitor, "monitor_psi", version="1", signal=signal) == psi
-        assert value(monitor, "monitor_jensen_shannon", version="1", signal=signal) == distance
+    for name in BINNED_SIGNALS:
+        psi, distance = entries[name]["psi"], entries[name]["jensen_shannon"]
+        assert value(monitor, "monitor_psi", version="1", signal=name) == psi
+        assert value(monitor, "monitor_jensen_shannon", version="1", signal=name) == distance
         assert 0 < distance < 1
     assert entries["prediction_labels"]["psi"] > 0.25
-    assert all(entry["psi"] is None for signal, entry in entries.items() if signal not in BINNED_SIGNALS)
+    assert all(entry["psi"] is None for name, entry in entries.items() if name not in BINNED_SIGNALS)
     restarted = drive(fresh(small_params, home))
     assert restarted.report["signals"] == monitor.report["signals"]  # type: ignore[index]
 

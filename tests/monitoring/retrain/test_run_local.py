@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from monitoring.retrain.journal import Job
-from monitoring.retrain.run import TextsByUnit
+from monitoring.retrain.run import Seen
 from monitoring.retrain.run_local import MARK, RunLocal, last_words, progress
 from pipeline.params import Params
 from serving.processes.lifetime import processes_with
@@ -61,7 +61,7 @@ def until(holds: Callable[[], bool], within_s: float = 30) -> None:
         time.sleep(0.02)
 
 
-def after(run: RunLocal) -> TextsByUnit:
+def after(run: RunLocal) -> Seen:
     until(lambda: run.observe(JOB).standing != "running")
     return run.observe(JOB)
 
@@ -78,7 +78,7 @@ def test_a_run_has_a_tree_and_a_branch_of_its_own_and_the_users_tree_stays_as_it
     run.commit(JOB, "feedback")
     assert run.observe(JOB).standing == "absent"
     run.start(JOB)
-    assert after(run) == TextsByUnit("done")
+    assert after(run) == Seen("done")
     run.commit(JOB, "made")
     assert git(tree, "log", "--format=%s %ae", "-2").splitlines() == [
         "made retrain@evergreen.invalid", "feedback retrain@evergreen.invalid"

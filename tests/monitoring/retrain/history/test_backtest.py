@@ -11,8 +11,8 @@ from evergreen.cli import app
 from monitoring.drift.calibration import calibrate
 from monitoring.drift.features import SIGNALS
 from monitoring.retrain.history import backtest as past
-from monitoring.retrain.history.backtest import Limits, Point, StoredState
-from monitoring.retrain.history.replay import Alert, Opinion, TextsByUnit
+from monitoring.retrain.history.backtest import Kept, Limits, Point
+from monitoring.retrain.history.replay import Alert, Opinion, Seen
 from monitoring.retrain.history.stores import stores
 from pipeline.errors import InputError
 from pipeline.params import Params
@@ -29,7 +29,7 @@ STREAM, WINDOW = past.STREAM, past.WINDOW
 
 def points(log_e: Sequence[float], *, threshold: float = 5.0, p: Sequence[float] | None = None) -> list[Point]:
     """One signal, a window an hour; stored alarms are those of the stream."""
-    softmax_probabilities = p or [0.5] * len(log_e)
+    chances = p or [0.5] * len(log_e)
     return [
         Point(
             1,
@@ -42,7 +42,7 @@ def points(log_e: Sequence[float], *, threshold: float = 5.0, p: Sequence[float]
             threshold,
             "stream" if value >= threshold else "none",
         )
-        for number, (value, chance) in enumerate(zip(log_e, softmax_probabilities, strict=True), start=1)
+        for number, (value, chance) in enumerate(zip(log_e, chances, strict=True), start=1)
     ]
 
 
@@ -50,8 +50,8 @@ def limits(log_e: float, value: float = 0.9) -> dict[int, Limits]:
     return {1: Limits(dict.fromkeys(SIGNALS, log_e), dict.fromkeys(SIGNALS, value), 0.01)}
 
 
-def kept(found: list[Point]) -> StoredState:
-    return StoredState(found, TextsByUnit([(one.ended_at, one.version) for one in found], [], [], [], {}))
+def kept(found: list[Point]) -> Kept:
+    return Kept(found, Seen([(one.ended_at, one.version) for one in found], [], [], [], {}))
 
 
 def test_an_alert_lasts_while_windows_alarm_and_begins_anew_after_a_quiet_time() -> None:

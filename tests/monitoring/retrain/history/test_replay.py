@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.retrain.history.replay import Alert, Opinion, Policy, Ran, TextsByUnit, Version, rehearse, situation_at
+from monitoring.retrain.history.replay import Alert, Opinion, Policy, Ran, Seen, Version, rehearse, situation_at
 from pipeline.params import Params
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -22,10 +22,10 @@ def alert(
     return Alert(name, version, signal, at(began), None if over is None else at(over))
 
 
-def seen(hours: int, *, upper: float | None = None, labels: int = 0, commit: str | None = None, **others: Any) -> TextsByUnit:
+def seen(hours: int, *, upper: float | None = None, labels: int = 0, commit: str | None = None, **others: Any) -> Seen:
     """A window an hour; so many labels after half an hour."""
     ends = [at(number) for number in range(hours + 1)]
-    known = TextsByUnit(
+    known = Seen(
         champions=[(end, 1) for end in ends],
         accuracy_upper=[] if upper is None else [(end, 1, upper) for end in ends],
         opinions=[Opinion(at(0.5), f"p{number}", "refund", "ann") for number in range(labels)],
@@ -41,7 +41,7 @@ def policy(params: Params) -> Policy:
     return Policy(params.monitor, params.retrain.model_copy(update=own), 1800.0)
 
 
-def told(alerts: list[Alert], known: TextsByUnit, policy: Policy) -> list[tuple[str, str, float]]:
+def told(alerts: list[Alert], known: Seen, policy: Policy) -> list[tuple[str, str, float]]:
     """Outcome, reason, and when: hours from the start."""
     return [(one.outcome, one.reason, round((one.at - START) / HOUR, 2)) for one in rehearse(alerts, known, policy)[0]]
 
