@@ -1,1 +1,1 @@
-"""Knobs before a training is paid for: recipes, studies and GPU memory. Knows no serving."""
+"""Tools for choosing settings before a training: recipes, studies and GPU memory."""

@@ -1,4 +1,4 @@
-"""A recipe: settings known to do well on some data, as a file; run as DVC experiments, settings of your own behind them.
+"""Runs a recipe, a file of settings that do well on some data, as a DVC experiment; your own settings follow and win.
 
 .venv/bin/python -m pipeline.tuning.recipe recipes/banking77.yaml -S data.source=train.csv -S data.test=test.csv
 .venv/bin/python -m pipeline.tuning.recipe … --vary train.seed=7,8,9,10,11
@@ -20,76 +20,77 @@ from rich.table import Table
 
 from pipeline.errors import InputError, ToolError, run_stage
 from pipeline.params import load_params
-from pipeline.tuning.study import Overrides, as_argument, overridden
+from pipeline.tuning.study import Overrides, dvc_argument, with_overrides
 
 METRICS = Path("artifacts/evaluation/metrics.json")
 
 
 def read_recipe(path: Path) -> Overrides:
-    """`section.key: value` by lines; raises `InputError` where the file is something else."""
+    """Read lines of `section.key: value`; raise `InputError` when the file holds something else."""
     if not path.is_file():
-        near = ", ".join(str(other) for other in sorted(path.parent.glob("*.yaml"))) or "none in this folder"
-        raise InputError(str(path), "there is no such recipe", f"name one that is: {near}")
+        recipes = ", ".join(str(other) for other in sorted(path.parent.glob("*.yaml"))) or "none in this folder"
+        raise InputError(str(path), "there is no such recipe", f"use one of these: {recipes}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise InputError(str(path), f"this is not valid YAML: {error}", "mend it") from None
+        raise InputError(str(path), f"this is not valid YAML: {error}", "correct it") from None
     if not isinstance(values, dict) or not all(isinstance(value, int | float | str) for value in values.values()):
         raise InputError(str(path), "a recipe is lines of `section.key: value`", "see recipes/banking77.yaml")
     return {str(name): value for name, value in values.items()}
 
 
-def command(recipe: Overrides, own: list[str]) -> list[str]:
-    """The experiment; settings of your own stand last, and win."""
-    arguments = [*(as_argument(*item) for item in recipe.items()), *own]
-    return ["dvc", "exp", "run", *(part for one in arguments for part in ("-S", one))]
+def experiment_command(recipe: Overrides, extra: list[str]) -> list[str]:
+    """Return the command of the experiment; `extra` settings come last and win."""
+    arguments = [*(dvc_argument(*item) for item in recipe.items()), *extra]
+    return ["dvc", "exp", "run", *(part for argument in arguments for part in ("-S", argument))]
 
 
-def vary(recipe: Overrides, own: list[str], key: str, values: Sequence[str]) -> Table:
-    """An experiment for each value, as far as stage `evaluate`; their scores on the test rows, mean and deviation."""
+def vary(recipe: Overrides, extra: list[str], key: str, values: Sequence[str]) -> Table:
+    """Run an experiment for each value, up to stage `evaluate`; return scores on the test rows, mean and deviation."""
     scores = []
     for value in values:
-        program, *rest = command(recipe, [*own, f"{key}={value}"])
+        program, *rest = experiment_command(recipe, [*extra, f"{key}={value}"])
         done = subprocess.run([str(Path(sys.prefix) / "bin" / program), *rest, "evaluate"])
         if done.returncode:
-            raise ToolError(f"{key}={value}", f"dvc ended with {done.returncode}", "read what the stage said above")
+            raise ToolError(f"{key}={value}", f"dvc ended with {done.returncode}", "read the stage's output above")
         scores.append(json.loads(METRICS.read_text(encoding="utf-8")))
     return table(key, values, scores)
 
 
 def table(key: str, values: Sequence[str], scores: Sequence[Mapping[str, Mapping[str, float]]]) -> Table:
-    """Percent; a line a value, and below them the mean ± the deviation of a single run."""
+    """Return percentages, one line for each value, and below them the mean ± the deviation of a single run."""
     columns = [(side, score) for side in ("test", "control") for score in ("accuracy", "f1_macro")]
-    made = Table(key, *(f"{side} {score}" for side, score in columns))
-    shown = [[100 * one[side][score] for side, score in columns] for one in scores]
-    for value, own in zip(values, shown, strict=True):
-        made.add_row(value, *(f"{number:.2f}" for number in own))
-    made.add_section()
-    means = [f"{mean(own):.2f}" + (f" ± {stdev(own):.2f}" if len(own) > 1 else "") for own in zip(*shown, strict=True)]
-    made.add_row(f"mean of {len(shown)}", *means)
-    return made
+    result = Table(key, *(f"{side} {score}" for side, score in columns))
+    percentages = [[100 * run[side][score] for side, score in columns] for run in scores]
+    for value, row in zip(values, percentages, strict=True):
+        result.add_row(value, *(f"{number:.2f}" for number in row))
+    result.add_section()
+    by_column = list(zip(*percentages, strict=True))
+    means = [f"{mean(column):.2f}" + (f" ± {stdev(column):.2f}" if len(column) > 1 else "") for column in by_column]
+    result.add_row(f"mean of {len(percentages)}", *means)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("-S", "--set-param", dest="own", action="append", default=[], metavar="section.key=value")
+    parser.add_argument("-S", "--set-param", dest="extra", action="append", default=[], metavar="section.key=value")
     parser.add_argument("--dry-run", action="store_true", help="only print the command")
-    parser.add_argument("--vary", metavar="section.key=value,value", help="an experiment for each value, then mean and deviation")
+    parser.add_argument("--vary", metavar="section.key=value,value", help="run each value, then print mean and deviation")
     args = parser.parse_args()
     recipe = read_recipe(args.recipe)
-    overridden(load_params(), recipe, str(args.recipe))
+    with_overrides(load_params(), recipe, str(args.recipe))
     if args.vary:
         key, _, values = args.vary.partition("=")
         for value in values.split(","):
-            overridden(load_params(), {key: yaml.safe_load(value)}, "--vary")
+            with_overrides(load_params(), {key: yaml.safe_load(value)}, "--vary")
         if not args.dry_run:
-            Console().print(vary(recipe, args.own, key, values.split(",")))
+            Console().print(vary(recipe, args.extra, key, values.split(",")))
             return
-    program, *rest = command(recipe, args.own)
+    program, *rest = experiment_command(recipe, args.extra)
     print(shlex.join([f".venv/bin/{program}", *rest]), flush=True)
     if not args.dry_run:
-        os.execv(Path(sys.prefix) / "bin" / program, [program, *rest])  # noqa: S606  # no shell is wanted
+        os.execv(Path(sys.prefix) / "bin" / program, [program, *rest])  # noqa: S606  # without a shell
 
 
 if __name__ == "__main__":

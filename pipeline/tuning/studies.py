@@ -1,7 +1,7 @@
-"""`make studies`: every arm of every study as a DVC experiment, and a page with table and picture for each.
+"""`make studies`: run every arm of every study as a DVC experiment, and write a page with table and picture for each study.
 
-Works in a git worktree of its own in the home of state, on the commit that is checked out here: nobody's params, artifacts or
-lock file are touched. An arm that was measured is not measured again; `--pages` only writes the pages anew.
+Experiments run in a separate git worktree in the home of state, on the commit that is checked out here, and leave this tree's
+params, artifacts and lock file untouched. Arms measured before are not measured again; `--pages` only rewrites the pages.
 """
 
 import argparse
@@ -19,59 +19,59 @@ from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import load_params
-from pipeline.tuning.study import Measured, Run, as_argument, as_bits, read_measured, read_study, runs_of
+from pipeline.tuning.study import Measurement, Run, dvc_argument, expand_runs, pack_bits, read_measurements, read_study
 from pipeline.tuning.study_page import write_page
 
 FOLDER = Path("docs/studies")
 MEASURED = "measured.jsonl"
-ALL = 10**9  # training rows that are scored: what was learnt by heart
+ALL_ROWS = 10**9  # score all training rows too
 
 
-def fill(name: str, runs: Sequence[Run], book: Path, measure: Callable[[str, Run], Measured]) -> None:
-    """Measure what the book lacks; what was measured is written down at once."""
+def measure_missing(name: str, runs: Sequence[Run], book: Path, measure: Callable[[str, Run], Measurement]) -> None:
+    """Measure the runs that the book lacks, and append each measurement at once."""
     for run in runs:
-        if run.key not in read_measured(book):
+        if run.key not in read_measurements(book):
             print(f"{name}: {run.arm}, seed {run.seed}", flush=True)
-            remember(measure(name, run), book)
+            append_measurement(measure(name, run), book)
 
 
-def experiment(study: str, run: Run, tree: Path) -> Measured:
-    """One experiment: ingest, split, train, evaluate, as far as DVC does not know them."""
+def run_experiment(study: str, run: Run, tree: Path) -> Measurement:
+    """Run one experiment: ingest, split, train and evaluate, as far as DVC has not cached them."""
     git("-C", str(tree), "checkout", "--quiet", "--force", "HEAD", "--", "params.yaml")
     name = f"{study}-{run.key}"
-    forget(name, tree)
-    settings = [part for item in run.overrides.items() for part in ("--set-param", as_argument(*item))]
-    settings += ["--set-param", f"evaluate.training_rows={ALL}"]
+    remove_experiment(name, tree)
+    settings = [part for item in run.overrides.items() for part in ("--set-param", dvc_argument(*item))]
+    settings += ["--set-param", f"evaluate.training_rows={ALL_ROWS}"]
     message = f"study {study}: {run.arm}, seed {run.seed}"
     command = [str(Path(sys.prefix) / "bin" / "dvc"), "exp", "run", "--name", name, "--message", message, *settings, "evaluate"]
     done = subprocess.run(command, cwd=tree)
     if done.returncode:
-        raise ToolError(message, f"dvc ended with {done.returncode}", "read what the stage said above, then call this again")
-    return read(run, tree / "artifacts", git("-C", str(tree), "rev-parse", "--short", "HEAD"))
+        raise ToolError(message, f"dvc ended with {done.returncode}", "read the stage's output above, then run this again")
+    return read_results(run, tree / "artifacts", git("-C", str(tree), "rev-parse", "--short", "HEAD"))
 
 
-def read(run: Run, artifacts: Path, commit: str) -> Measured:
-    """From the files that the stages wrote."""
+def read_results(run: Run, artifacts: Path, commit: str) -> Measurement:
+    """Read the measurement of a run from the files of its stages."""
     scores, training, report = (
         json.loads((artifacts / name).read_text(encoding="utf-8"))
         for name in ("evaluation/metrics.json", "training/metrics.json", "evaluation/report.json")
     )
     with (artifacts / "evaluation/confusion.csv").open(encoding="utf-8", newline="") as file:
-        right = as_bits([row["actual"] == row["predicted"] for row in csv.DictReader(file)])
+        right = pack_bits([row["actual"] == row["predicted"] for row in csv.DictReader(file)])
     today = datetime.now(UTC).date().isoformat()
-    return Measured(run.key, run.overrides, commit, today, scores, training, right, report["rows"])
+    return Measurement(run.key, run.overrides, commit, today, scores, training, right, report["rows"])
 
 
-def forget(name: str, tree: Path) -> None:
-    """An experiment of this name whose result a kill kept from being written down."""
+def remove_experiment(name: str, tree: Path) -> None:
+    """Remove a DVC experiment of this name, left by a run that was killed before it was recorded."""
     refs = git("-C", str(tree), "for-each-ref", "--format=%(refname)", "refs/exps")
     for ref in refs.splitlines():
         if ref.endswith(f"/{name}"):
             git("-C", str(tree), "update-ref", "-d", ref)
 
 
-def laid_out(home: Path) -> Path:
-    """The worktree, at the commit that is checked out here."""
+def prepare_worktree(home: Path) -> Path:
+    """Create or update the worktree at the commit that is checked out here, and return its folder."""
     tree, commit = home / "studies" / "tree", git("rev-parse", "HEAD")
     if not (tree / ".git").exists():
         shutil.rmtree(tree, ignore_errors=True)
@@ -83,28 +83,28 @@ def laid_out(home: Path) -> Path:
     return tree
 
 
-def remember(one: Measured, path: Path) -> None:
-    """One more line."""
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+def append_measurement(measurement: Measurement, path: Path) -> None:
+    """Append one line to the book."""
+    lines = path.read_text(encoding="utf-8") if path.exists() else ""
     with atomic_write(path) as part:
-        part.write_text(before + json.dumps(one._asdict(), sort_keys=True) + "\n", encoding="utf-8")
+        part.write_text(lines + json.dumps(measurement._asdict(), sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="files of docs/studies without their .yaml; all when none is named")
-    parser.add_argument("--pages", action="store_true", help="measure nothing, write the pages of what was measured")
+    parser.add_argument("--pages", action="store_true", help="measure nothing, and write the pages from measurements at hand")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args()
     params, book = load_params(), args.folder / MEASURED
     names = args.names or sorted(path.stem for path in args.folder.glob("*.yaml"))
     studies = {name: read_study(args.folder / f"{name}.yaml") for name in names}
-    runs = {name: runs_of(study, args.folder / f"{name}.yaml", params) for name, study in studies.items()}
-    tree = None if args.pages else laid_out(find_home())
+    runs = {name: expand_runs(study, args.folder / f"{name}.yaml", params) for name, study in studies.items()}
+    tree = None if args.pages else prepare_worktree(find_home())
     for name, study in studies.items():
         if tree:
-            fill(name, runs[name], book, partial(experiment, tree=tree))
-        write_page(name, study, runs[name], read_measured(book), args.folder)
+            measure_missing(name, runs[name], book, partial(run_experiment, tree=tree))
+        write_page(name, study, runs[name], read_measurements(book), args.folder)
     print(f"→ {args.folder}")
 
 

@@ -1,15 +1,16 @@
-"""A study as a page: question, claim, table, picture, and what was found. The same measurements give the same bytes."""
+"""The page of a study: question, claim, settings, table, picture and result. Equal measurements give equal bytes."""
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import fill
 from typing import NamedTuple
 
 from pipeline import charts
 from pipeline.atomic_write import atomic_write
 from pipeline.metrics import mcnemar
-from pipeline.tuning.study import Measured, Run, Study, as_argument, from_bits
+from pipeline.tuning.study import Measurement, Run, Study, dvc_argument, unpack_bits
 
 SIDES = ("val", "test", "train")
 HEADER = (
@@ -18,127 +19,136 @@ HEADER = (
 )  # fmt: skip
 
 
-class Line(NamedTuple):
-    """One arm over its seeds."""
+class ArmSummary(NamedTuple):
+    """The results of one arm over its seeds."""
 
     arm: str
-    accuracy: dict[str, list[float]]  # by side, a value a seed
-    gained: int
-    lost: int
+    accuracy: dict[str, list[float]]  # by side, one value for each seed
+    gained: int  # test rows that only this arm gets right, over all seeds
+    lost: int  # test rows that only the first arm gets right, over all seeds
     p: float  # of equal accuracy, on the first seed
     cpu_s: float  # mean
-    trained: int
+    trained: int  # number of trained parameters
     optimizer_mib: float
     bad_steps: float  # mean
 
 
-def lines_of(runs: Sequence[Run], measured: Mapping[str, Measured]) -> list[Line]:
-    """Of the arms all of whose seeds were measured, in order; the first arm of the study is what others are held against."""
-    by_arm: dict[str, list[Measured]] = {}
+def summarise_arms(runs: Sequence[Run], measured: Mapping[str, Measurement]) -> list[ArmSummary]:
+    """Summarise the arms whose seeds were all measured, in order, each compared with the study's first arm."""
+    by_arm: dict[str, list[Measurement]] = {}
     for arm in dict.fromkeys(run.arm for run in runs):
-        own = [measured.get(run.key) for run in runs if run.arm == arm]
-        if all(own):
-            by_arm[arm] = [one for one in own if one]
+        measurements = [measured.get(run.key) for run in runs if run.arm == arm]
+        if all(measurements):
+            by_arm[arm] = [measurement for measurement in measurements if measurement]
     first = by_arm.get(runs[0].arm)
-    return [line(arm, own, first or own) for arm, own in by_arm.items()]
+    return [summarise(arm, measurements, first or measurements) for arm, measurements in by_arm.items()]
 
 
-def line(arm: str, own: Sequence[Measured], first: Sequence[Measured]) -> Line:
-    """The numbers of one arm, against those of another with the same seeds."""
-    pairs = [compare(from_bits(one.right), from_bits(other.right)) for one, other in zip(own, first, strict=True)]
-    training = [one.training for one in own]
-    return Line(
+def summarise(arm: str, measurements: Sequence[Measurement], control: Sequence[Measurement]) -> ArmSummary:
+    """Summarise one arm, compared seed by seed with a control arm."""
+    pairs = [
+        compare(unpack_bits(ours.right), unpack_bits(theirs.right)) for ours, theirs in zip(measurements, control, strict=True)
+    ]
+    training = [measurement.training for measurement in measurements]
+    return ArmSummary(
         arm,
-        {side: [one.scores[side]["accuracy"] for one in own] for side in SIDES},
+        {side: [measurement.scores[side]["accuracy"] for measurement in measurements] for side in SIDES},
         sum(gained for gained, _ in pairs),
         sum(lost for _, lost in pairs),
         mcnemar(*pairs[0]),
-        mean(one["cpu_seconds"] for one in training),
+        mean(metrics["cpu_seconds"] for metrics in training),
         round(training[0]["memory_trained_mib"] * 2**20 / 4),
         training[0]["memory_optimizer_mib"],
-        mean(one["bad_steps"] for one in training),
+        mean(metrics["bad_steps"] for metrics in training),
     )
 
 
-def compare(now: Sequence[bool], before: Sequence[bool]) -> tuple[int, int]:
-    """Rows that only the first gets right, and rows that only the second does."""
-    pairs = list(zip(now, before, strict=True))
+def compare(candidate: Sequence[bool], control: Sequence[bool]) -> tuple[int, int]:
+    """Count the rows that only the candidate gets right, and those that only the control gets right."""
+    pairs = list(zip(candidate, control, strict=True))
     return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
 
 
 def standard_error(share: float, rows: int) -> float:
-    """Binomial, of a share seen on so many rows."""
+    """Return the binomial standard error of a share observed on `rows` rows."""
     return sqrt(share * (1 - share) / rows)
 
 
 def in_percent(values: Sequence[float]) -> str:
-    """One value, or mean ± standard deviation over seeds."""
+    """Format one value, or mean ± standard deviation over seeds, in percent."""
     if len(values) == 1:
         return f"{100 * values[0]:.2f}"
     return f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
 
 
-def table(lines: Sequence[Line]) -> str:
-    """Markdown; CPU time also as a multiple of the first arm's."""
+def table(arms: Sequence[ArmSummary]) -> str:
+    """Return the table as Markdown, with CPU time also as a multiple of the first arm's."""
     rows = [HEADER, ["---"] * len(HEADER)]
-    for one in lines:
-        is_first = one is lines[0]
-        against = "" if is_first else f"{one.gained} / {one.lost} ({one.p:.2g})"
-        scores = [in_percent(one.accuracy[side]) for side in SIDES]
-        cpu = f"{one.cpu_s:.0f} ({one.cpu_s / lines[0].cpu_s:.2f}x)"
-        rows.append([one.arm, *scores, against, cpu, f"{one.trained:,}", f"{one.optimizer_mib:.1f}", f"{one.bad_steps:g}"])
+    for arm in arms:
+        comparison = "" if arm is arms[0] else f"{arm.gained} / {arm.lost} ({arm.p:.2g})"
+        scores = [in_percent(arm.accuracy[side]) for side in SIDES]
+        cpu = f"{arm.cpu_s:.0f} ({arm.cpu_s / arms[0].cpu_s:.2f}x)"
+        rows.append([arm.arm, *scores, comparison, cpu, f"{arm.trained:,}", f"{arm.optimizer_mib:.1f}", f"{arm.bad_steps:g}"])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[str, Measured]) -> str:
-    """The whole page as Markdown."""
-    lines = lines_of(runs, measured)
-    arms = "\n".join(f"- **{arm}**: {settings(own) or 'as it is shipped'}" for arm, own in study.arms.items())
+def page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[str, Measurement]) -> str:
+    """Return the whole page as Markdown."""
+    summaries = summarise_arms(runs, measured)
+    arms = "\n".join(f"- **{arm}**: {describe_settings(overrides) or 'as shipped'}" for arm, overrides in study.arms.items())
+    changed = describe_settings(study.base) or "nothing changed"
     parts = [
         f"# {study.question}",
         f"`make studies` or `.venv/bin/python -m pipeline.tuning.studies {name}`, from [{name}.yaml]({name}.yaml)",
-        f"**What is claimed.** {study.claim.strip()}",
-        f"**What was run.** params.yaml with {settings(study.base) or 'nothing changed'}, {of_seeds(study.seeds)}; then",
+        paragraph(f"**Claim.** {study.claim.strip()}"),
+        paragraph(f"**Settings.** params.yaml with {changed}, {describe_seeds(study.seeds)}; arms:"),
         arms,
     ]
-    if len(lines) > 1:  # one arm alone answers nothing
-        parts += [table(lines), note(runs, lines, measured), f"![{study.question}]({name}.png)"]
-    missing = len(study.arms) - len(lines)
+    if len(summaries) > 1:  # one arm alone answers nothing
+        parts += [table(summaries), paragraph(note(runs, summaries, measured)), f"![{study.question}]({name}.png)"]
+    missing = len(study.arms) - len(summaries)
     if missing:
         parts.append(f"**{missing} of {len(study.arms)} arms are not measured yet.**")
-    return "\n\n".join([*parts, f"**What really happened.** {study.found.strip()}"]) + "\n"
+    return "\n\n".join([*parts, paragraph(f"**Result.** {study.found.strip()}")]) + "\n"
 
 
-def note(runs: Sequence[Run], lines: Sequence[Line], measured: Mapping[str, Measured]) -> str:
-    """How to read the table."""
-    own = [measured[run.key] for run in runs if run.key in measured]
-    rows, best = own[0].rows, max(lines, key=lambda one: mean(one.accuracy["val"]))
-    error = {side: 100 * standard_error(mean(lines[0].accuracy[side]), rows[side]) for side in ("val", "test")}
-    dates = ", ".join(sorted({one.date for one in own}))
+def note(runs: Sequence[Run], arms: Sequence[ArmSummary], measured: Mapping[str, Measurement]) -> str:
+    """Return the note that explains the table."""
+    measurements = [measured[run.key] for run in runs if run.key in measured]
+    rows, best = measurements[0].rows, max(arms, key=lambda arm: mean(arm.accuracy["val"]))
+    error = {side: 100 * standard_error(mean(arms[0].accuracy[side]), rows[side]) for side in ("val", "test")}
+    dates = ", ".join(sorted({measurement.date for measurement in measurements}))
     return (
         f"Measured on {dates}. Validation chooses (here: *{best.arm}*), the test rows report. The standard error of an accuracy "
-        f"is {error['val']:.1f} points on {rows['val']} validation rows, {error['test']:.1f} on {rows['test']} test rows. Gained "
-        f"and lost: test rows that only this arm or only *{lines[0].arm}* gets right, with McNemar's exact p for the first seed. "
-        "CPU time is that of training steps, all threads: no wall-clock time, and other work on the machine adds to it."
+        f"is {error['val']:.1f} points on {rows['val']} validation rows and {error['test']:.1f} on {rows['test']} test rows. "
+        f"Gained and lost are the test rows that only this arm, or only *{arms[0].arm}*, gets right, with McNemar's exact p for "
+        "the first seed. CPU time is that of training steps over all threads. It is not wall-clock time, and other work on the "
+        "machine adds to it."
     )
 
 
-def of_seeds(seeds: Sequence[int]) -> str:
-    """In words."""
+def paragraph(text: str) -> str:
+    """Wrap a paragraph of Markdown at 100 characters."""
+    return fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def describe_seeds(seeds: Sequence[int]) -> str:
+    """List the seeds."""
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def settings(overrides: Mapping[str, object]) -> str:
-    """As they stand on the command line, behind `-S`."""
-    return ", ".join(f"`{as_argument(*item)}`" for item in overrides.items())
+def describe_settings(overrides: Mapping[str, object]) -> str:
+    """List overrides as arguments of `dvc exp run -S`."""
+    return ", ".join(f"`{dvc_argument(*item)}`" for item in overrides.items())
 
 
-def write_page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[str, Measured], folder: Path) -> None:
-    """`<name>.md`, and `<name>.png` where two arms or more were measured."""
-    lines = lines_of(runs, measured)
-    if len(lines) > 1:
-        rows = next(one.rows for one in measured.values() if one.key in {run.key for run in runs})
-        figure = charts.arms([(one.arm, one.accuracy, one.cpu_s) for one in lines], rows)
+def write_page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[str, Measurement], folder: Path) -> None:
+    """Write `<name>.md`, and `<name>.png` when two or more arms were measured."""
+    arms = summarise_arms(runs, measured)
+    if len(arms) > 1:
+        keys = {run.key for run in runs}
+        rows = next(measurement.rows for measurement in measured.values() if measurement.key in keys)
+        figure = charts.arms([(arm.arm, arm.accuracy, arm.cpu_s) for arm in arms], rows)
         with atomic_write(folder / f"{name}.png") as part:
             figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
     with atomic_write(folder / f"{name}.md") as part:
