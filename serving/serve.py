@@ -18,7 +18,7 @@ from serving.release.manifest import model_name, repository
 from serving.release.routing import read_routes
 from serving.release.swap import catch_up
 from serving.triton.client import is_alive
-from serving.triton.server import Server, has_lost_a_model, last_errors, log_path, start, stop
+from serving.triton.server import Server, has_dead_model_process, last_errors, log_path, start, stop
 from state.database import open_state
 
 BURIED_WITHIN_S = 5.0  # Triton reaps a process that dies while loading after about a second, and one that is unloaded at once
@@ -70,7 +70,7 @@ class Triton:
 
     def kill_if_crippled(self, now: float) -> None:
         """Kill a server that waits forever for a dead process of one model; its supervisor restarts it."""
-        if self.server is None or not has_lost_a_model(self.server):
+        if self.server is None or not has_dead_model_process(self.server):
             self._crippled_since = None
             return
         self._crippled_since = now if self._crippled_since is None else self._crippled_since

@@ -22,7 +22,7 @@ from pipeline.params import Alerts, Params, load_params
 from serving.processes import Announce
 from serving.processes.supervisor import Child, Program, supervised
 from serving.release.release_table import find_release
-from serving.triton.client import address
+from serving.triton.client import server_settings
 from state.database import open_state
 
 TOOLS = Path(".tools")
@@ -54,7 +54,7 @@ class MonitoringStack(NamedTuple):
 
 def scrape_config(params: Params) -> dict[str, Any]:
     """Return prometheus.yml as a tree: scrape jobs, the rule file, the Alertmanager."""
-    alerts, triton = params.alerts, address(params.serve)
+    alerts, triton = params.alerts, server_settings(params.serve)
     targets = {
         "gateway": f"{params.gateway.host}:{params.gateway.port}",
         "triton": f"{triton.host}:{triton.metrics_port}",

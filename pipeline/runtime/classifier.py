@@ -4,26 +4,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .outputs import ModelOutputs
 from .pieces import load_tokenizer, to_pieces
 from .sessions import Floats, Session, open_session
 from .text import clean, word_count
 
 MODEL_FILES = ("model.onnx", "tokenizer.json", "model.json")
-
-
-class Predictions(NamedTuple):
-    """One row a text, in the order asked."""
-
-    labels: list[str]
-    probabilities: Floats  # (N, classes), calibrated
-    sketch: NDArray[np.float16]  # (N, sketch_size)
-    pieces: NDArray[np.int32]  # (N,) length in pieces, special ones included
-    pieces_per_word: Floats  # (N,)
 
 
 class Classifier:
@@ -36,7 +25,7 @@ class Classifier:
         self.tokenizer = load_tokenizer(folder, settings["max_pieces"])
         self.session = session or open_session(folder, "onnxruntime-fp32", threads)
 
-    def predict(self, texts: Sequence[str]) -> Predictions:
+    def predict(self, texts: Sequence[str]) -> ModelOutputs:
         """Clean, tokenise, compute, calibrate."""
         cleaned = [clean(text) for text in texts]
         pieces = to_pieces(self.tokenizer, cleaned)
@@ -45,7 +34,7 @@ class Classifier:
         lengths = np.array([len(own) for own in pieces], dtype=np.int32)
         words = np.array([word_count(text) for text in cleaned], dtype=np.float32)
         labels = [self.labels[i] for i in probabilities.argmax(axis=1)]
-        return Predictions(labels, probabilities, sketch.astype(np.float16), lengths, ((lengths - 2) / words).astype(np.float32))
+        return ModelOutputs(labels, probabilities, sketch.astype(np.float16), lengths, ((lengths - 2) / words).astype(np.float32))
 
     def run(self, pieces: Sequence[list[int]]) -> tuple[Floats, Floats]:
         """Piece ids of N texts → logits (N, classes) and sketches (N, sketch_size), in their order."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.cores import available_cores
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Session
-from pipeline.runtime.classifier import Predictions
+from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.sessions import SESSIONS
 
 BASELINE = "onnxruntime-fp32"
@@ -61,7 +61,7 @@ def time_in_turns(calls: dict[str, Callable[[], None]], rounds: int, clock: Cloc
 
 
 def measure_candidates(
-    answers: dict[str, Predictions], rows: HeldOut, company: dict[str, float], seconds: dict[str, list[float]], texts: int
+    answers: dict[str, ModelOutputs], rows: HeldOut, company: dict[str, float], seconds: dict[str, list[float]], texts: int
 ) -> dict[str, Measured]:
     """Each candidate held against fp32; `seconds` are those of `timed`, for so many texts."""
     labels = {name: np.array(own.labels) for name, own in answers.items()}

@@ -20,7 +20,8 @@ from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.params import Package, Session, flatten, load_params
-from pipeline.runtime.classifier import Classifier, Predictions
+from pipeline.runtime.classifier import Classifier
+from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
 from pipeline.runtime.sessions import SESSIONS, open_session
 from pipeline.runtime.text import clean
@@ -47,7 +48,7 @@ class RunningSession(NamedTuple):
     """A candidate that runs here, and its predictions for the held-out rows."""
 
     classifier: Classifier
-    predictions: Predictions
+    predictions: ModelOutputs
 
 
 class Selection(NamedTuple):
@@ -127,7 +128,7 @@ def _predict_in_batches(classifier: Classifier, texts: Sequence[str], batch: int
 
 
 def golden_answers(
-    session: str, classifier: Classifier, predictions: Predictions, texts: Sequence[str], settings: Session
+    session: str, classifier: Classifier, predictions: ModelOutputs, texts: Sequence[str], settings: Session
 ) -> GoldenAnswers:
     """Pick clear texts of every length and classify each alone, because batching changes some sessions' output slightly."""
     best = np.sort(predictions.probabilities, axis=1)

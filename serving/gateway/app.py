@@ -1,4 +1,4 @@
-"""The gateway: the HTTP API in front of Triton. One process, one event loop; more of them share the state database."""
+"""The gateway process: opens what lives as long as it does, and serves the HTTP API. Replicas share the state database."""
 
 import asyncio
 import gc
@@ -21,36 +21,37 @@ from pipeline.home import find_home
 from pipeline.params import Params, load_params
 from serving.gateway.batch_queue import OverloadedError
 from serving.gateway.metrics import Metrics
-from serving.gateway.middleware import Guard, RateLimit, read_tokens
-from serving.gateway.predictor import Answering, Asked
-from serving.gateway.routes import Parts, Shortcut, add_routes, shown
+from serving.gateway.middleware import GatewayMiddleware, RateLimit, read_tokens
+from serving.gateway.predictor import Predictor, Query
+from serving.gateway.routes import PredictFastPath, Services, add_routes
 from serving.gateway.tracing import open_tracing
 from serving.jobs.callbacks import deliver, read_key
-from serving.jobs.outbound import look_up, open_post, permitted
+from serving.jobs.outbound import allowed_addresses, open_post, resolve
 from serving.jobs.workers import work
 from serving.prediction_log.writer import PredictionLog
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 from serving.release.manifest import model_name
 from serving.release.routing import Routes, read_routes
-from serving.triton.client import BATCH_TEXTS, Connection, TritonError, address
+from serving.triton.client import BATCH_TEXTS, Connection, TritonError, server_settings
 from state.database import open_state
 
 LOG_CLOSE_S = 20.0  # for the rows of the prediction log that are not stored yet
+JOB_WAIT_S, JOB_RETRY_S = 30.0, 0.5  # of one batch of a job; of the pause while the queue is full
 
 log = structlog.get_logger()
 
 
-def create_app(params: Params, home: Path, tokens: frozenset[bytes]) -> Guard:
-    """The app; what it holds is opened when it starts and closed, the prediction log written out, when it stops."""
+def create_app(params: Params, home: Path, tokens: frozenset[bytes]) -> GatewayMiddleware:
+    """Build the app. Its services open when it starts and close when it stops, which writes the prediction log out."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_parts(params, home, metrics) as parts:
-            app.state.parts = parts
+        async with open_services(params, home, metrics) as services:
+            app.state.services = services
             gc.collect()
-            gc.freeze()  # what lives as long as the process is never looked at again: no long pauses
+            gc.freeze()  # long-lived objects are never scanned again, which would pause every request
             yield
 
     app = FastAPI(
@@ -61,16 +62,16 @@ def create_app(params: Params, home: Path, tokens: frozenset[bytes]) -> Guard:
         redoc_url=None,
     )
     add_routes(app, params)
-    return Guard(Shortcut(app), params.gateway, metrics, tokens)
+    return GatewayMiddleware(PredictFastPath(app), params.gateway, metrics, tokens)
 
 
 @asynccontextmanager
-async def open_parts(params: Params, home: Path, metrics: Metrics) -> AsyncIterator[Parts]:
-    """Everything that lives as long as the gateway, and its background tasks."""
+async def open_services(params: Params, home: Path, metrics: Metrics) -> AsyncIterator[Services]:
+    """Open everything that lives as long as the gateway, and start its background tasks."""
     async with AsyncExitStack() as stack:
         engine = stack.enter_context(open_state(home))
         tracing = stack.enter_context(open_tracing())
-        connection = Connection(address(params.serve))
+        connection = Connection(server_settings(params.serve))
         stack.push_async_callback(connection.close)
         session = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         prediction_log = PredictionLog(params.log, home, session, time.time)
@@ -79,84 +80,86 @@ async def open_parts(params: Params, home: Path, metrics: Metrics) -> AsyncItera
         async def reread() -> Routes:
             return await asyncio.to_thread(_read_routes, engine)
 
-        answering = Answering(connection, params.gateway, prediction_log, metrics, reread)
-        _watch(metrics, answering, prediction_log)
+        predictor = Predictor(connection, params.gateway, prediction_log, metrics, reread)
+        add_gauges(metrics, predictor, prediction_log)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_follow_routes(answering, connection, metrics, reread, params.gateway.routing_poll_ms / 1000, stop))
+            tasks.create_task(_follow_routes(predictor, connection, metrics, reread, params.gateway.routing_poll_ms / 1000, stop))
             if params.jobs.workers:
-                await _start_jobs(tasks, stack, Jobs(params, engine, answering, metrics, home, session, stop))
+                await _start_jobs(tasks, stack, JobContext(params, engine, predictor, metrics, home, session, stop))
             try:
-                yield Parts(
-                    params, engine, answering, metrics, RateLimit(params.gateway.rate_limit_per_s, time.monotonic), tracing
-                )
+                rate_limit = RateLimit(params.gateway.rate_limit_per_s, time.monotonic)
+                yield Services(params, engine, predictor, metrics, rate_limit, tracing)
             finally:
                 stop.set()
 
 
-class Jobs(NamedTuple):
-    """What the workers and the callbacks of this process need."""
+class JobContext(NamedTuple):
+    """The objects that the workers and callbacks of this process share."""
 
     params: Params
     engine: sa.Engine
-    answering: Answering
+    predictor: Predictor
     metrics: Metrics
     home: Path
     owner: str
     stop: asyncio.Event
 
 
-async def _start_jobs(tasks: asyncio.TaskGroup, stack: AsyncExitStack, here: Jobs) -> None:
-    settings = here.params.jobs
+async def _start_jobs(tasks: asyncio.TaskGroup, stack: AsyncExitStack, context: JobContext) -> None:
+    settings, engine, stop = context.params.jobs, context.engine, context.stop
 
     async def answer(payload: dict[str, Any]) -> list[dict[str, Any]]:
-        return await _answer_job(here.answering, payload)
+        return await _answer_job(context.predictor, payload)
 
-    tasks.create_task(
-        work(here.engine, settings, answer, owner=here.owner, clock=time.time, stop=here.stop, tally=here.metrics.job)
-    )
+    count = context.metrics.count_job_attempt
+    tasks.create_task(work(engine, settings, answer, owner=context.owner, clock=time.time, stop=stop, count_outcome=count))
     post = await stack.enter_async_context(
         open_post(
             timeout_s=settings.callback_timeout_s,
-            permitted=permitted(settings),
-            lookup=look_up,
+            is_allowed=allowed_addresses(settings),
+            resolve=resolve,
             tls=ssl.create_default_context(),
         )
     )
-    key = read_key(here.home)
+    key = read_key(context.home)
     draw = random.Random().random  # noqa: S311 (jitter)
-    tally = lambda outcome: here.metrics.job(f"callback_{outcome}")  # noqa: E731
-    tasks.create_task(deliver(here.engine, settings, post, key, clock=time.time, draw=draw, stop=here.stop, tally=tally))
+
+    def count_callback(outcome: str) -> None:
+        count(f"callback_{outcome}")
+
+    tasks.create_task(deliver(engine, settings, post, key, clock=time.time, draw=draw, stop=stop, count_outcome=count_callback))
 
 
-async def _answer_job(answering: Answering, payload: dict[str, Any]) -> list[dict[str, Any]]:
-    """A part at a time, each after the last: jobs take what callers who wait leave over."""
-    texts, found = payload["texts"], []
+async def _answer_job(predictor: Predictor, payload: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answer a job's texts one batch after the other: jobs use the capacity that interactive callers leave."""
+    texts: list[str] = payload["texts"]
+    predictions: list[dict[str, Any]] = []
     for start in range(0, len(texts), BATCH_TEXTS):
-        part = Asked(payload["request_id"], texts[start : start + BATCH_TEXTS], payload["unit"], payload["version"])
+        query = Query(payload["request_id"], texts[start : start + BATCH_TEXTS], payload["unit"], payload["version"])
         while True:
             try:
-                found += [shown(one) for one in await answering.predict(part, wait_s=30.0)]
+                predictions += [prediction.as_response() for prediction in await predictor.predict(query, JOB_WAIT_S)]
                 break
             except OverloadedError:
-                await asyncio.sleep(0.5)
-    return found
+                await asyncio.sleep(JOB_RETRY_S)
+    return predictions
 
 
 async def _follow_routes(
-    answering: Answering,
+    predictor: Predictor,
     connection: Connection,
     metrics: Metrics,
     reread: Callable[[], Any],
     every_s: float,
     stop: asyncio.Event,
 ) -> None:
-    """Read the routes again and again; while the state or Triton cannot be asked, what was known holds."""
+    """Poll the routes until `stop`; while the database or Triton is away, the last ones stay in force."""
     while not stop.is_set():
         try:
             routes = await reread()
-            if routes != answering.routes:
-                await answering.follow(routes)
+            if routes != predictor.routes:
+                await predictor.follow(routes)
                 log.info("routes", **routes._asdict())
             metrics.routes_read.set_to_current_time()
             metrics.champion.set(routes.champion or 0)
@@ -166,8 +169,8 @@ async def _follow_routes(
         except TritonError:
             metrics.triton_ready.set(0)
         except Exception:
-            log.exception("the routes could not be read; the old ones hold")
-            metrics.failed("routes")
+            log.exception("the routes could not be read; the last ones stay in force")
+            metrics.count_error("routes")
         try:
             await asyncio.wait_for(stop.wait(), every_s)
         except TimeoutError:
@@ -179,19 +182,23 @@ def _read_routes(engine: sa.Engine) -> Routes:
         return read_routes(connection)
 
 
-def _watch(metrics: Metrics, answering: Answering, prediction_log: PredictionLog) -> None:
-    """Gauges that are read when Prometheus asks."""
-    metrics.watch("evergreen_waiting_texts", "Texts that wait for Triton", lambda: answering.waiting)
-    metrics.watch("evergreen_cache_entries", "Answers in the response cache", lambda: answering.cached)
-    for name, what in (
+def add_gauges(metrics: Metrics, predictor: Predictor, prediction_log: PredictionLog) -> None:
+    """Add the gauges that are read at each scrape."""
+    metrics.add_gauge("evergreen_waiting_texts", "Texts that wait for Triton", lambda: predictor.waiting)
+    metrics.add_gauge("evergreen_cache_entries", "Entries of the response cache", lambda: predictor.cached)
+    for name, description in (
         ("rows_written", "Rows of the prediction log stored by this process"),
         ("rows_dropped", "Rows dropped because the log's buffer was full"),
-        ("rows_unstorable", "Rows that no column could hold"),
-        ("rows_lost_before", "Rows that killed processes had taken and not stored, found at the start"),
+        ("rows_unstorable", "Rows that no column can hold"),
+        ("rows_lost_before", "Rows that killed processes accepted and did not store, counted at the start"),
         ("write_failures", "Attempts to write a segment that failed"),
-        ("waiting", "Rows taken and not yet stored"),
+        ("waiting", "Rows accepted and not stored yet"),
     ):
-        metrics.watch(f"evergreen_prediction_log_{name}", what, lambda name=name: getattr(prediction_log, name))  # type: ignore[misc]
+        metrics.add_gauge(
+            f"evergreen_prediction_log_{name}",
+            description,
+            lambda name=name: getattr(prediction_log, name),  # type: ignore[misc]
+        )
 
 
 def main() -> None:

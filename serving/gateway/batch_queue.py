@@ -1,7 +1,7 @@
-"""A lane to one Triton model: texts wait here, bounded and with deadlines, and share the next call.
+"""A queue in front of one Triton model: texts wait here, bounded and with deadlines, and share the next call.
 
-No timer holds anything back: while fewer than `in_flight` calls are on their way a text goes at once; else it waits for one to
-return, together with what else has come meanwhile.
+No timer delays a text: it is sent at once while fewer than `in_flight` calls run, otherwise with the next call, together with
+every text that has arrived by then.
 """
 
 import asyncio
@@ -9,163 +9,136 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from serving.triton.client import Answers, TritonError
-
-
-class Answer(NamedTuple):
-    """What a model said of one text."""
-
-    label: str
-    confidence: float
-    runner_up: str | None
-    pieces: int
-    pieces_per_word: float
-    sketch: bytes  # fp16
-    probabilities: bytes  # fp16, in the order of the labels
+from pipeline.runtime.outputs import ModelOutputs
+from serving.prediction import ModelOutput, split_outputs
+from serving.triton.client import TritonError
 
 
 class OverloadedError(Exception):
-    """There is no room, or no time left, for this text."""
+    """The queue is full, or the text cannot be answered before its deadline."""
 
 
 class Limits(NamedTuple):
-    """Bounds of a lane."""
+    """Bounds of a queue."""
 
-    in_flight: int  # calls on their way at a time
+    in_flight: int  # calls at a time
     waiting: int  # texts
     batch: int  # texts in one call
 
 
-SMOOTHED = 0.2  # weight of the last call in the estimated time of a text
-SHARE = 0.5  # of the time left to the newest waiting text, for one call
-MARGIN = 1.5  # a call is begun for texts that have this many times its estimated time left
-Ask = Callable[[Sequence[str], float], Coroutine[Any, Any, Answers]]  # texts, seconds left → answers
-Future = asyncio.Future[Answer]
+LAST_CALL_WEIGHT = 0.2  # in the estimated time of a text
+DEADLINE_SHARE = 0.5  # of the time left to the newest waiting text, for one call
+SAFETY_MARGIN = 1.5  # a call is begun for texts that have this many times its estimated time left
+Infer = Callable[[Sequence[str], float], Coroutine[Any, Any, ModelOutputs]]  # texts, seconds left → outputs
+Future = asyncio.Future[ModelOutput]
 
 
-class Lane:
-    """Texts to one model; belongs to one event loop. `clock` is the loop's."""
+class Waiting(NamedTuple):
+    """A text in the queue."""
 
-    def __init__(self, ask: Ask, labels: Sequence[str], limits: Limits, clock: Callable[[], float]) -> None:
-        self.ask, self.labels = ask, labels
+    text: str
+    deadline: float  # on the queue's clock
+    future: Future
+
+
+class BatchQueue:
+    """Texts to one model; belongs to one event loop, whose clock `clock` is."""
+
+    def __init__(self, infer: Infer, labels: Sequence[str], limits: Limits, clock: Callable[[], float]) -> None:
+        self.infer, self.labels = infer, labels
         self._limits, self._clock = limits, clock
-        self._waiting: deque[tuple[str, float, Future]] = deque()
-        self._flying: set[asyncio.Task[None]] = set()
-        self._pumping = False
+        self._waiting: deque[Waiting] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._is_scheduled = False
         self._text_s = 0.0  # estimated seconds of a call for each of its texts
 
     @property
     def waiting(self) -> int:
-        """Texts not yet on their way."""
+        """Texts not sent yet."""
         return len(self._waiting)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits or flies."""
-        return not self._waiting and not self._flying
+        """True while no text waits and no call runs."""
+        return not self._waiting and not self._calls
 
-    def has_room(self, texts: int) -> bool:
-        """Whether so many more texts would be taken."""
+    def has_capacity(self, texts: int) -> bool:
+        """Return whether this many more texts would be accepted."""
         return len(self._waiting) + texts <= self._limits.waiting
 
     def submit(self, text: str, deadline: float) -> Future:
-        """Queue a text; the future ends with an answer, `TritonError` or `OverloadedError`, which a full lane raises at once."""
-        if not self.has_room(1):
+        """Queue a text; the future ends with an output, `TritonError` or `OverloadedError`. A full queue raises the latter."""
+        if not self.has_capacity(1):
             raise OverloadedError("too many texts are waiting")
         loop = asyncio.get_running_loop()
         future: Future = loop.create_future()
-        self._waiting.append((text, deadline, future))
-        if not self._pumping:  # what arrives in the same turn of the event loop goes together
-            self._pumping = True
-            loop.call_soon(self._pump)
+        self._waiting.append(Waiting(text, deadline, future))
+        if not self._is_scheduled:  # texts that arrive in the same turn of the event loop share a call
+            self._is_scheduled = True
+            loop.call_soon(self._send)
         return future
 
-    def _pump(self) -> None:
-        self._pumping = False
-        while self._waiting and len(self._flying) < self._limits.in_flight:
-            batch = self._take()
+    def _send(self) -> None:
+        self._is_scheduled = False
+        while self._waiting and len(self._calls) < self._limits.in_flight:
+            batch = self._next_batch()
             if batch:
                 task = asyncio.create_task(self._call(batch))
-                self._flying.add(task)
-                task.add_done_callback(self._landed)
+                self._calls.add(task)
+                task.add_done_callback(self._call_ended)
 
-    def _take(self) -> list[tuple[str, float, Future]]:
-        """Return the next texts that can be answered in time, and refuse those that cannot.
+    def _next_batch(self) -> list[Waiting]:
+        """Remove the next texts that can be answered in time; the others fail at once.
 
-        A batch is only as large as the model can answer well before the deadline. A call whose callers have gone by the time
-        it returns makes the next calls late too, and then nobody is answered. Texts that will be late are tried only where
+        A batch is only as large as the model can answer well before the deadline. A call whose callers have given up by the time
+        it returns makes the next calls late too, and then no caller is answered. Texts that will be late are sent only when
         nothing else waits.
         """
-        batch: list[tuple[str, float, Future]] = []
-        late: list[tuple[str, float, Future]] = []
+        batch: list[Waiting] = []
+        late: list[Waiting] = []
         now = self._clock()
         size = self._batch_size(now)
-        until = now + MARGIN * self._text_s * min(size, len(self._waiting))
+        until = now + SAFETY_MARGIN * self._text_s * min(size, len(self._waiting))
         while self._waiting and len(batch) < size:
-            text, deadline, future = self._waiting.popleft()
-            if future.done():  # its caller has gone
+            entry = self._waiting.popleft()
+            if entry.future.done():  # its caller has disconnected
                 continue
-            if deadline <= now:
-                future.set_exception(OverloadedError("it waited too long"))
+            if entry.deadline <= now:
+                entry.future.set_exception(OverloadedError("it waited too long"))
             else:
-                (late if deadline < until else batch).append((text, deadline, future))
+                (late if entry.deadline < until else batch).append(entry)
         if not batch:
             self._waiting.extendleft(reversed(late[:-size]))
             return late[-size:]  # those with the most time left
-        for _, _, future in late:
-            future.set_exception(OverloadedError("it waited too long"))
+        for entry in late:
+            entry.future.set_exception(OverloadedError("it waited too long"))
         return batch
 
     def _batch_size(self, now: float) -> int:
         if not self._text_s:
             return self._limits.batch
-        left_s = self._waiting[-1][1] - now
-        return max(1, min(self._limits.batch, int(SHARE * left_s / (MARGIN * self._text_s))))
+        left_s = self._waiting[-1].deadline - now
+        return max(1, min(self._limits.batch, int(DEADLINE_SHARE * left_s / (SAFETY_MARGIN * self._text_s))))
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._flying.discard(task)
-        self._pump()
+    def _call_ended(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._send()
 
-    async def _call(self, batch: list[tuple[str, float, Future]]) -> None:
+    async def _call(self, batch: list[Waiting]) -> None:
         begun = self._clock()
-        left_s = max(deadline for _, deadline, _ in batch) - begun
+        left_s = max(entry.deadline for entry in batch) - begun
         try:
-            answers = await self.ask([text for text, _, _ in batch], left_s)
-            found = split(answers, self.labels)
-        except Exception as error:  # whatever happened, every caller gets an end
-            if self._clock() - begun >= left_s:  # too slow: it takes at least so long
+            outputs = split_outputs(await self.infer([entry.text for entry in batch], left_s), self.labels)
+        except Exception as error:  # every caller gets an end, whatever failed
+            if self._clock() - begun >= left_s:  # too slow: it takes at least this long
                 self._text_s = max(self._text_s, left_s / len(batch))
             known = error if isinstance(error, TritonError) else TritonError(repr(error))
-            for _, _, future in batch:
-                if not future.done():
-                    future.set_exception(known)
+            for entry in batch:
+                if not entry.future.done():
+                    entry.future.set_exception(known)
             return
         text_s = (self._clock() - begun) / len(batch)
-        self._text_s += (SMOOTHED if self._text_s else 1.0) * (text_s - self._text_s)
-        for (_, _, future), answer in zip(batch, found, strict=True):
-            if not future.done():
-                future.set_result(answer)
-
-
-def split(answers: Answers, labels: Sequence[str]) -> list[Answer]:
-    """A record for each text; raises `ValueError` when answers and schema do not belong together."""
-    probabilities = answers.probabilities
-    if probabilities.shape[1] != len(labels):
-        raise ValueError(f"{probabilities.shape[1]} probabilities for {len(labels)} labels")
-    order = probabilities.argsort(axis=1)
-    halves = probabilities.astype(np.float16)
-    rows = zip(answers.labels, probabilities, halves, order, answers.pieces, answers.pieces_per_word, answers.sketch, strict=True)
-    return [
-        Answer(
-            label,
-            float(own[ranked[-1]]),
-            labels[ranked[-2]] if len(labels) > 1 else None,
-            int(pieces),
-            float(per_word),
-            sketch.tobytes(),
-            half.tobytes(),
-        )
-        for label, own, half, ranked, pieces, per_word, sketch in rows
-    ]
+        self._text_s += (LAST_CALL_WEIGHT if self._text_s else 1.0) * (text_s - self._text_s)
+        for entry, output in zip(batch, outputs, strict=True):
+            if not entry.future.done():
+                entry.future.set_result(output)

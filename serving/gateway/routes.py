@@ -1,25 +1,21 @@
-"""The gateway's routes: what is asked over HTTP, handed to the parts of the gateway, and every answer that is not 2xx."""
+"""The gateway's routes: each parses a request, calls the services of the gateway and returns JSON."""
 
 import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import orjson
 import sqlalchemy as sa
-import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
 from pipeline.params import Params
 from serving.gateway.batch_queue import OverloadedError
+from serving.gateway.errors import ApiError, add_error_handlers, json_response, on_api_error, on_fault
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import RateLimit, Scope, Send
-from serving.gateway.predictor import Answering, Asked, NothingServedError, NotServedError, Prediction
+from serving.gateway.predictor import NothingServedError, NotServedError, Predictor, Query
 from serving.gateway.schemas import (
-    ApiError,
     ErrorResponse,
     FeedbackRequest,
     FeedbackResponse,
@@ -36,120 +32,125 @@ from serving.gateway.schemas import (
 from serving.gateway.tracing import Tracing
 from serving.jobs import queue as jobs
 from serving.jobs.outbound import CallbackRefusedError
+from serving.prediction import Prediction
 from serving.processes.http_body import Receive
 from serving.triton.client import TritonError
 from state.tables import feedback
 
 PREDICT = "/v1/predict"
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,198}[!-~])?$"},
+}
 
-log = structlog.get_logger()
 
-
-class Parts(NamedTuple):
-    """What the routes work with."""
+class Services(NamedTuple):
+    """The long-lived objects that the routes use."""
 
     params: Params
     engine: sa.Engine
-    answering: Answering
+    predictor: Predictor
     metrics: Metrics
-    limit: RateLimit
+    rate_limit: RateLimit
     tracing: Tracing
 
 
 def add_routes(app: FastAPI, params: Params) -> None:
-    """Every route of the API, its body and answers in the OpenAPI document, and what is answered when one fails."""
-    most, longest = params.gateway.max_texts, params.data.max_text_chars
-    now = request_schema(PredictRequest, max_texts=most, max_chars=longest)
-    later = request_schema(JobRequest, max_texts=params.jobs.max_texts, max_chars=longest)
-    said = FeedbackRequest.model_json_schema()
-    app.post(PREDICT, **_described(now, PredictResponse, 400, 401, 404, 408, 413, 422, 429, 503))(predict)
-    app.post("/v1/jobs", **_described(later, JobResponse, 400, 401, 408, 409, 413, 422, 429, 503, success=202, key=True))(submit)
-    app.get("/v1/jobs/{id}", **_described(None, JobResponse, 401, 404))(find_job)
-    app.post("/v1/feedback", **_described(said, FeedbackResponse, 400, 401, 408, 413, 422, 503, success=201))(give_feedback)
-    app.get("/v1/routes", **_described(None, RoutesResponse, 401))(routes)
-    for path, show in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", exposition)):
-        app.get(path, include_in_schema=False)(show)
-    for kind, handler in ((ApiError, _on_api_error), (HTTPException, _on_http_error), (RequestValidationError, _on_invalid)):
-        app.add_exception_handler(kind, handler)
-    app.add_exception_handler(Exception, _on_fault)
+    """Add every route of the API, with its body and answers in the OpenAPI document."""
+    max_chars = params.data.max_text_chars
+    predict_body = request_schema(PredictRequest, max_texts=params.gateway.max_texts, max_chars=max_chars)
+    job_body = request_schema(JobRequest, max_texts=params.jobs.max_texts, max_chars=max_chars)
+    feedback_body = FeedbackRequest.model_json_schema()
+    app.post(PREDICT, **_openapi(predict_body, PredictResponse, 400, 401, 404, 408, 413, 422, 429, 503))(predict)
+    job_errors = (400, 401, 408, 409, 413, 422, 429, 503)
+    app.post("/v1/jobs", **_openapi(job_body, JobResponse, *job_errors, success=202, parameters=[IDEMPOTENCY_KEY]))(create_job)
+    app.get("/v1/jobs/{id}", **_openapi(None, JobResponse, 401, 404))(get_job)
+    feedback_errors = (400, 401, 408, 413, 422, 503)
+    app.post("/v1/feedback", **_openapi(feedback_body, FeedbackResponse, *feedback_errors, success=201))(create_feedback)
+    app.get("/v1/routes", **_openapi(None, RoutesResponse, 401))(get_routes)
+    for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
+        app.get(path, include_in_schema=False)(handler)
+    add_error_handlers(app)
 
 
 async def predict(request: Request) -> Response:
     """Answer one or several texts now."""
-    here: Parts = request.app.state.parts
-    settings = here.params.gateway
-    asked = parse(PredictRequest, await receive_body(request, settings.max_body_bytes))
-    texts = texts_of(asked, max_texts=settings.max_texts, max_chars=here.params.data.max_text_chars)
-    _charge(here, request, len(texts))
+    services: Services = request.app.state.services
+    settings = services.params.gateway
+    body = parse(PredictRequest, await receive_body(request, settings.max_body_bytes))
+    texts = texts_of(body, max_texts=settings.max_texts, max_chars=services.params.data.max_text_chars)
+    _charge(services, request, len(texts))
     request_id = request.scope["request_id"]
-    with here.tracing.span("predict", request.headers, texts=len(texts)):
-        predictions = await _answered(here, Asked(request_id, texts, asked.asked_unit, asked.asked_version))
-    return _json(200, {"request_id": request_id, "predictions": [shown(one) for one in predictions]})
+    with services.tracing.span("predict", request.headers, texts=len(texts)):
+        predictions = await _predictions(services, Query(request_id, texts, body.unit or None, body.version or None))
+    return json_response(200, {"request_id": request_id, "predictions": [prediction.as_response() for prediction in predictions]})
 
 
-async def submit(request: Request) -> Response:
-    """Answer many texts later; the answer says where to look. A repeated `Idempotency-Key` finds the same job."""
-    here: Parts = request.app.state.parts
-    asked = parse(JobRequest, await receive_body(request, here.params.gateway.max_body_bytes))
-    texts = texts_of(asked, max_texts=here.params.jobs.max_texts, max_chars=here.params.data.max_text_chars)
-    _charge(here, request, len(texts))
-    payload = {"texts": texts, "unit": asked.asked_unit, "version": asked.asked_version, "request_id": "job"}
+async def create_job(request: Request) -> Response:
+    """Answer many texts later; `Location` names the job. A repeated `Idempotency-Key` returns the same job."""
+    services: Services = request.app.state.services
+    body = parse(JobRequest, await receive_body(request, services.params.gateway.max_body_bytes))
+    texts = texts_of(body, max_texts=services.params.jobs.max_texts, max_chars=services.params.data.max_text_chars)
+    _charge(services, request, len(texts))
+    payload = {"texts": texts, "unit": body.unit or None, "version": body.version or None, "request_id": "job"}
     key = request.headers.get("idempotency-key")
-    job = await asyncio.to_thread(_enter_job, here, payload, key, asked.callback_url or None)
-    return _json(202, _shown_job(job), {"location": f"/v1/jobs/{job.id}"})
+    job = await asyncio.to_thread(_submit_job, services, payload, key, body.callback_url or None)
+    return json_response(202, _job_response(job), {"location": f"/v1/jobs/{job.id}"})
 
 
-async def find_job(id: str, request: Request) -> Response:
-    """A job as it stands."""
-    here: Parts = request.app.state.parts
-    job = await asyncio.to_thread(_find_job, here.engine, id)
+async def get_job(id: str, request: Request) -> Response:
+    """Return a job with its status and, once it is done, its predictions."""
+    services: Services = request.app.state.services
+    job = await asyncio.to_thread(_find_job, services.engine, id)
     if job is None:
         raise ApiError(404, "no_such_job", "there is no job with this id; finished ones are kept for a day by default")
-    return _json(200, _shown_job(job))
+    return json_response(200, _job_response(job))
 
 
-async def give_feedback(request: Request) -> Response:
-    """Say what a prediction should have been; the same opinion twice counts once."""
-    here: Parts = request.app.state.parts
-    given = parse(FeedbackRequest, await receive_body(request, here.params.gateway.max_body_bytes))
-    schema = here.answering.schema()
-    if not schema:
+async def create_feedback(request: Request) -> Response:
+    """Record which label a prediction should have had; the same feedback twice counts once."""
+    services: Services = request.app.state.services
+    body = parse(FeedbackRequest, await receive_body(request, services.params.gateway.max_body_bytes))
+    labels = services.predictor.labels()
+    if not labels:
         raise ApiError(503, "not_ready", "the champion's labels are not known yet; try again", 1)
-    kind = "label" if given.label in schema else "proposal"
-    await asyncio.to_thread(_enter_feedback, here.engine, given, kind)
-    return _json(201, {"id": given.id, "kind": kind})
+    kind = "label" if body.label in labels else "proposal"
+    await asyncio.to_thread(_store_feedback, services.engine, body, kind)
+    return json_response(201, {"id": body.id, "kind": kind})
 
 
-async def routes(request: Request) -> Response:
-    """Which versions answer, and what labels the champion knows."""
-    here: Parts = request.app.state.parts
-    shown = here.answering.routes._asdict()
-    del shown["salt"]
-    return _json(200, {**shown, "labels": list(here.answering.schema())})
+async def get_routes(request: Request) -> Response:
+    """Return which versions answer, and the champion's labels."""
+    services: Services = request.app.state.services
+    content = services.predictor.routes._asdict()
+    del content["salt"]
+    return json_response(200, {**content, "labels": list(services.predictor.labels())})
 
 
 async def healthz(request: Request) -> Response:
-    """The process lives."""
-    return _json(200, {"status": "alive"})
+    """Answer while the process lives."""
+    return json_response(200, {"status": "alive"})
 
 
 async def readyz(request: Request) -> Response:
-    """There is a champion, and Triton has it ready."""
-    here: Parts = request.app.state.parts
-    ready = here.metrics.is_ready()
-    return _json(200 if ready else 503, {"status": "ready" if ready else "Triton does not have the champion ready"})
+    """Answer 200 while there is a champion and Triton has it ready."""
+    services: Services = request.app.state.services
+    ready = services.metrics.is_ready()
+    return json_response(200 if ready else 503, {"status": "ready" if ready else "Triton does not have the champion ready"})
 
 
-async def exposition(request: Request) -> Response:
-    """For Prometheus."""
-    here: Parts = request.app.state.parts
-    return Response(here.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+async def metrics(request: Request) -> Response:
+    """Return the metrics for Prometheus."""
+    services: Services = request.app.state.services
+    return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class Shortcut:
-    """Around the app: takes the busiest route past the framework's layers, which are a third of what a request costs the gateway.
+class PredictFastPath:
+    """Takes `POST /v1/predict` past the framework's layers, which cost a third of the gateway's time for a request.
 
-    Same endpoint, same errors; the app has the route for its OpenAPI document.
+    It calls the same handler and returns the same errors; the app has the route too, for its OpenAPI document.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -164,46 +165,47 @@ class Shortcut:
         try:
             response = await predict(request)
         except ApiError as error:
-            response = await _on_api_error(request, error)
+            response = await on_api_error(request, error)
         except Exception as error:
-            response = await _on_fault(request, error)
+            response = await on_fault(request, error)
         await response(scope, receive, send)
 
 
-async def _answered(here: Parts, asked: Asked) -> list[Prediction]:
-    """Predictions, or the error that a client can act on."""
+async def _predictions(services: Services, query: Query) -> list[Prediction]:
+    """Return the predictions, or raise the `ApiError` that tells the client what to do."""
     try:
-        return await here.answering.predict(asked, here.params.gateway.deadline_ms / 1000)
+        return await services.predictor.predict(query, services.params.gateway.deadline_ms / 1000)
     except NotServedError as error:
         raise ApiError(404, "version_not_served", str(error)) from None
     except NothingServedError:
-        here.metrics.refused("nothing_served")
+        services.metrics.count_refusal("nothing_served")
         raise ApiError(503, "nothing_served", "no version has been published yet: evergreen publish", 5) from None
     except OverloadedError as error:
-        here.metrics.refused("overloaded")
+        services.metrics.count_refusal("overloaded")
         raise ApiError(503, "overloaded", f"{error}; try again", 1) from None
     except TritonError:
-        here.metrics.refused("triton")
+        services.metrics.count_refusal("triton")
         raise ApiError(503, "triton_unavailable", "Triton did not answer; try again", 1) from None
 
 
-def _charge(here: Parts, request: Request, texts: int) -> None:
-    wait_s = here.limit.wait_s(request.scope["caller"], texts)
+def _charge(services: Services, request: Request, texts: int) -> None:
+    """Charge the caller's rate limit; raise `ApiError` 429 when it is used up."""
+    wait_s = services.rate_limit.wait_s(request.scope["caller"], texts)
     if wait_s:
-        here.metrics.refused("rate")
-        raise ApiError(429, "too_fast", "this caller asks too much at once; slow down", max(1, round(wait_s + 0.5)))
+        services.metrics.count_refusal("rate")
+        raise ApiError(429, "too_fast", "this caller sends too many texts; slow down", max(1, round(wait_s + 0.5)))
 
 
-def _enter_job(here: Parts, payload: dict[str, Any], key: str | None, callback_url: str | None) -> jobs.Job:
+def _submit_job(services: Services, payload: dict[str, Any], key: str | None, callback_url: str | None) -> jobs.Job:
     try:
-        with here.engine.begin() as connection:
+        with services.engine.begin() as connection:
             return jobs.submit(
                 connection,
                 payload,
                 idempotency_key=key,
                 callback_url=callback_url,
                 now=time.time(),
-                settings=here.params.jobs,
+                settings=services.params.jobs,
             )
     except jobs.KeyReusedError as error:
         raise ApiError(409, "key_reused", error.what) from None
@@ -218,7 +220,13 @@ def _find_job(engine: sa.Engine, id: str) -> jobs.Job | None:
         return jobs.find(connection, id)
 
 
-def _enter_feedback(engine: sa.Engine, given: FeedbackRequest, kind: str) -> None:
+def _job_response(job: jobs.Job) -> dict[str, Any]:
+    fields = job._asdict()
+    fields["predictions"] = fields.pop("result")
+    return fields
+
+
+def _store_feedback(engine: sa.Engine, given: FeedbackRequest, kind: str) -> None:
     row = {"prediction_id": given.id, "label": given.label, "source": given.source}
     same = sa.and_(*(feedback.c[name] == value for name, value in row.items()))
     with engine.begin() as connection:
@@ -228,47 +236,22 @@ def _enter_feedback(engine: sa.Engine, given: FeedbackRequest, kind: str) -> Non
             with connection.begin_nested():
                 connection.execute(feedback.insert().values(**row, kind=kind, received_at=datetime.now(UTC)))
         except sa.exc.IntegrityError:
-            return  # said through another gateway at the same moment
+            return  # another gateway stored the same feedback at the same moment
 
 
-def shown(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as the API gives it."""
-    return {
-        "id": prediction.id,
-        "label": prediction.answer.label,
-        "confidence": round(prediction.answer.confidence, 6),
-        "runner_up": prediction.answer.runner_up,
-        "version": prediction.version,
-        "role": prediction.role,
-        "cached": prediction.cached,
-    }
-
-
-def _shown_job(job: jobs.Job) -> dict[str, Any]:
-    shown = job._asdict()
-    return {**{name: value for name, value in shown.items() if name != "result"}, "predictions": job.result}
-
-
-def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")
-
-
-def _described(
-    body: dict[str, Any] | None, answer: type[BaseModel], *errors: int, success: int = 200, key: bool = False
+def _openapi(
+    body: dict[str, Any] | None,
+    answer: type[BaseModel],
+    *errors: int,
+    success: int = 200,
+    parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """What the OpenAPI document says of a route that reads its body and writes its answer itself."""
+    """Describe a route that parses its body and serialises its answer itself, for the OpenAPI document."""
     extra: dict[str, Any] = {}
     if body:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    if key:
-        extra["parameters"] = [
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "required": False,
-                "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,198}[!-~])?$"},
-            }
-        ]
+    if parameters:
+        extra["parameters"] = parameters
     failures = {status: {"model": ErrorResponse} for status in errors}
     return {
         "status_code": success,
@@ -276,31 +259,3 @@ def _described(
         "responses": {success: {"model": answer}, **failures},
         "openapi_extra": extra,
     }
-
-
-async def _on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)  # noqa: S101 (registered for this one)
-    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
-    return _failure(request, error.status, error.code, error.message, headers)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
-    codes = {404: "no_such_path", 405: "method_not_allowed"}
-    headers = dict(error.headers) if error.headers else None
-    return _failure(request, error.status_code, codes.get(error.status_code, "http"), str(error.detail), headers)
-
-
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    return _failure(request, 422, "not_valid", str(error), None)
-
-
-async def _on_fault(request: Request, error: Exception) -> Response:
-    log.exception("a fault of the gateway", exc_info=error, request_id=request.scope.get("request_id"))
-    return _failure(request, 500, "fault", "this is a fault of the gateway; its log has the request id", None)
-
-
-def _failure(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None) -> Response:
-    return _json(
-        status, {"request_id": request.scope.get("request_id", ""), "error": {"code": code, "message": message}}, headers
-    )

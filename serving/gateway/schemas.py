@@ -1,4 +1,4 @@
-"""What the gateway takes and gives: records of the HTTP API, their checks, and errors with a code that clients can tell apart."""
+"""Requests and answers of the HTTP API: their records, and the checks that raise an `ApiError`."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -6,6 +6,7 @@ from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline.runtime.text import clean
+from serving.gateway.errors import ApiError
 from serving.processes.http_body import BodyCutOffError, BodyTooLargeError, BodyTooSlowError, read_body
 
 BODY_TIMEOUT_S = 10.0
@@ -14,13 +15,13 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")
 
 
 class Record(BaseModel):
-    """Strict: a misspelt key is told, not passed over."""
+    """Strict: a misspelt key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _whole(value: Any) -> Any:
-    """JSON has one kind of number: 3.0 is an integer there."""
+    """Accept 3.0 as an integer: JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -28,55 +29,45 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    """A key that may be left out is not one that may be null."""
+    """Drop the default: a key that may be left out may not be null."""
     schema.pop("default", None)
 
 
 def _url(schema: dict[str, Any]) -> None:
-    """What is always taken; full public addresses are, too."""
+    """Describe URLs that are always accepted. Full public addresses are accepted too."""
     _without_default(schema)
     schema["pattern"] = r"^https?://[A-Za-z][A-Za-z0-9-]{0,20}[A-Za-z0-9](\.[A-Za-z]{2,8}){1,3}(:[1-9][0-9]{0,3})?(/[!-~]*)?$"
 
 
 class PredictRequest(Record):
-    """One text or several, for one unit (a customer, a session): a unit always gets the same version while weights stand."""
+    """One text or several, for one unit (a customer, a session). A unit gets the same version as long as the weights do not change."""
 
     text: str = Field("", description="one text; give this or `texts`", json_schema_extra=_without_default)
     texts: list[str] = Field(default_factory=list, min_length=1, description="several texts; give this or `text`")
     unit: Name = Field("", description="sticky key; without it each request is its own unit", json_schema_extra=_without_default)
     version: Whole = Field(
-        0, ge=1, description="one that is served; by default routing chooses", json_schema_extra=_without_default
+        0, ge=1, description="a version that is served; by default routing chooses", json_schema_extra=_without_default
     )
-
-    @property
-    def asked_unit(self) -> str | None:
-        """The unit, when one was given."""
-        return self.unit or None
-
-    @property
-    def asked_version(self) -> int | None:
-        """The version, when one was given."""
-        return self.version or None
 
 
 class JobRequest(PredictRequest):
-    """Texts to be answered later."""
+    """Texts to answer later."""
 
-    callback_url: str = Field(
-        "", min_length=1, description="told by a signed POST when the job has ended", json_schema_extra=_url
-    )
+    callback_url: str = Field("", min_length=1, description="gets a signed POST when the job has ended", json_schema_extra=_url)
 
 
 class FeedbackRequest(Record):
-    """What a prediction should have said."""
+    """The label that a prediction should have had."""
 
     id: str = Field(pattern=r"^[0-9a-f]{24}-[0-9]{1,5}$", description="the id of a prediction")
     label: Name
-    source: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]+$")] = Field("api", description="who says so")
+    source: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]+$")] = Field(
+        "api", description="who gives the label"
+    )
 
 
 class PredictionRecord(BaseModel):
-    """The answer to one text."""
+    """The answer to one text: `Prediction.as_response`."""
 
     id: str
     label: str
@@ -88,14 +79,14 @@ class PredictionRecord(BaseModel):
 
 
 class PredictResponse(BaseModel):
-    """One prediction a text, in order."""
+    """One prediction for each text, in order."""
 
     request_id: str
     predictions: list[PredictionRecord]
 
 
 class JobResponse(BaseModel):
-    """A job as it stands."""
+    """A job with its status; `predictions` once it is done."""
 
     id: str
     status: Literal["queued", "running", "done", "failed"]
@@ -108,14 +99,14 @@ class JobResponse(BaseModel):
 
 
 class FeedbackResponse(BaseModel):
-    """`label`: in the champion's schema; `proposal`: kept, and counted once enough people propose it."""
+    """`label`: one of the champion's labels; `proposal`: any other, stored until enough people propose it."""
 
     id: str
     kind: Literal["label", "proposal"]
 
 
 class RoutesResponse(BaseModel):
-    """Who answers whom at this moment."""
+    """The current routing: which versions answer, and for which share."""
 
     revision: int
     champion: int | None
@@ -126,7 +117,7 @@ class RoutesResponse(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong, and what to do about it."""
+    """A code for programs and a message that says what to do."""
 
     code: str
     message: str
@@ -139,20 +130,12 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-class ApiError(Exception):
-    """An answer that is not 2xx."""
-
-    def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
-
-
 def request_schema(record: type[PredictRequest], *, max_texts: int, max_chars: int) -> dict[str, Any]:
-    """JSON schema of a request for predictions, with the bounds that params set."""
+    """Return the JSON schema of a request for predictions, with the limits of params."""
     schema = record.model_json_schema()
-    one = {"type": "string", "minLength": 1, "maxLength": max_chars, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
-    schema["properties"]["text"] |= one
-    schema["properties"]["texts"] |= {"items": one, "maxItems": max_texts}
+    text = {"type": "string", "minLength": 1, "maxLength": max_chars, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
+    schema["properties"]["text"] |= text
+    schema["properties"]["texts"] |= {"items": text, "maxItems": max_texts}
     return schema | {"oneOf": [{"required": ["text"]}, {"required": ["texts"]}]}
 
 
@@ -169,7 +152,7 @@ async def receive_body(request: Request, max_bytes: int) -> bytes:
 
 
 def parse(record: type[Parsed], body: bytes) -> Parsed:
-    """The record in a JSON body; raises `ApiError` 400 for what is not JSON, 422 for what is not this record."""
+    """Return the record in a JSON body; raise `ApiError` 400 when it is not JSON, 422 when it is not this record."""
     try:
         return record.model_validate_json(body)
     except ValidationError as error:
@@ -181,22 +164,22 @@ def parse(record: type[Parsed], body: bytes) -> Parsed:
 
 
 def texts_of(request: PredictRequest, *, max_texts: int, max_chars: int) -> list[str]:
-    """The texts, cleaned; raises `ApiError` 422 or 413 naming the text that cannot be answered."""
+    """Return the texts, cleaned; raise `ApiError` 422 or 413 that names the first unusable one."""
     given = {"text", "texts"} & request.model_fields_set
     if len(given) != 1:
         raise ApiError(422, "not_valid", "give either `text` or `texts`")
     texts = [request.text] if "text" in given else request.texts
     if len(texts) > max_texts:
         raise ApiError(413, "too_many_texts", f"{len(texts)} texts are more than {max_texts}; send several calls, or a job")
-    return [_usable(number, text, max_chars) for number, text in enumerate(texts)]
+    return [_cleaned_text(number, text, max_chars) for number, text in enumerate(texts)]
 
 
-def _usable(number: int, text: str, max_chars: int) -> str:
+def _cleaned_text(number: int, text: str, max_chars: int) -> str:
     if len(text) > max_chars:
-        raise ApiError(422, "text_too_long", f"texts.{number} has {len(text)} characters, at most {max_chars} are taken")
+        raise ApiError(422, "text_too_long", f"texts.{number} has {len(text)} characters, more than {max_chars}")
     if "\x00" in text:
-        raise ApiError(422, "text_not_valid", f"texts.{number} holds a NUL character")
+        raise ApiError(422, "text_not_valid", f"texts.{number} contains a NUL character")
     cleaned = clean(text)
     if not cleaned:
-        raise ApiError(422, "text_empty", f"texts.{number} holds nothing to read")
+        raise ApiError(422, "text_empty", f"texts.{number} has no visible characters")
     return cleaned

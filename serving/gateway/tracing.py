@@ -1,4 +1,4 @@
-"""OpenTelemetry, when the standard variable `OTEL_EXPORTER_OTLP_ENDPOINT` says where spans go; else nothing, at no cost."""
+"""OpenTelemetry spans, exported to `OTEL_EXPORTER_OTLP_ENDPOINT`; without that variable tracing costs nothing."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Tracing:
-    """Spans around work; children of the caller's span when it sent a `traceparent` header."""
+    """Spans around work, children of the caller's span when the request has a `traceparent` header."""
 
     def __init__(self, tracer: Any = None) -> None:
         self._tracer = tracer
 
     def span(self, name: str, headers: Mapping[str, str], **attributes: int | str) -> AbstractContextManager[Any]:
-        """A span that is current inside the block."""
+        """Return a span that is current inside the block."""
         if self._tracer is None:
             return nullcontext()
         from opentelemetry.propagate import extract
@@ -26,7 +26,7 @@ class Tracing:
 
 @contextmanager
 def open_tracing() -> Iterator[Tracing]:
-    """Tracing as the environment asks for it; spans that wait are sent when the block ends."""
+    """Yield the tracing that the environment configures; send the remaining spans when the block ends."""
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         yield Tracing()
         return

@@ -1,1 +1,1 @@
-"""Asynchronous jobs: the durable queue, its workers, signed callbacks and the addresses that they may reach. Knows no Triton."""
+"""Asynchronous jobs: the durable queue, its workers, signed callbacks and the addresses they may reach. Knows no Triton."""

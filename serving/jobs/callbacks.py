@@ -1,7 +1,7 @@
-"""Signed callbacks of jobs that ended: what is sent, how a receiver checks it, and the loop that delivers until it is taken.
+"""Signed callbacks of ended jobs: their body and signature, the receiver's check, and the loop that delivers them.
 
-State is in the table, so a process that dies between sending and writing it down sends a second time, under the same
-`Idempotency-Key`. Which addresses may be reached is decided in `serving.jobs.outbound`.
+State is in the table: a process that dies between sending and recording the outcome sends again, under the same
+`Idempotency-Key`. `serving.jobs.outbound` decides which addresses may be reached.
 """
 
 import asyncio
@@ -20,21 +20,22 @@ import structlog
 from pipeline.errors import InputError
 from pipeline.params import Jobs
 from serving.jobs.outbound import CallbackRefusedError, Post, check_url
-from serving.jobs.queue import backoff_s
-from serving.jobs.workers import Tally, repeat
+from serving.jobs.queue import backoff_s, longest_due
+from serving.jobs.workers import CountOutcome, repeat
 from state.tables import jobs
 
 ID_HEADER, TIME_HEADER, SIGNATURE_HEADER = "Idempotency-Key", "Evergreen-Timestamp", "Evergreen-Signature"
-SENT_AT_ONCE = 8  # a slow receiver delays seven others at most
+MAX_CONCURRENT = 8  # deliveries; a slow receiver delays seven others at most
 MIN_KEY_BYTES = 16
-SENT = [jobs.c[name] for name in ("id", "status", "result", "error", "callback_url", "callback_attempts")]
+DELIVERY_COLUMNS = [jobs.c[name] for name in ("id", "status", "result", "error", "callback_url", "callback_attempts")]
+DUE = ("sending", "pending")  # an expired attempt first
 TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 log = structlog.get_logger()
 
 
 class Delivery(NamedTuple):
-    """One attempt to deliver; its number is its fence."""
+    """One attempt to deliver; the number of the attempt is its fence."""
 
     id: str
     url: str
@@ -43,15 +44,15 @@ class Delivery(NamedTuple):
 
 
 def read_key(home: Path) -> bytes:
-    """The signing key: of the file `EVERGREEN_CALLBACK_KEY_FILE`, else of `callback.key` in the home, made when absent.
+    """Return the signing key from `EVERGREEN_CALLBACK_KEY_FILE`, by default `callback.key` in the home, created when absent.
 
-    Raises `InputError` when the file cannot be read or its key is too short.
+    Raises `InputError` when the file cannot be read or the key is too short.
     """
     chosen = os.environ.get("EVERGREEN_CALLBACK_KEY_FILE")
     path = Path(chosen) if chosen else home / "callback.key"
     try:
         if not chosen:
-            _make_key(path)
+            _create_key(path)
         key = path.read_bytes().strip()
     except OSError as error:
         raise InputError(str(path), f"there is no callback key: {error.strerror}", "name a file that can be read") from None
@@ -61,27 +62,27 @@ def read_key(home: Path) -> bytes:
 
 
 def sign(body: bytes, key: bytes, timestamp: int) -> dict[str, str]:
-    """Headers of time and signature: `v1=` and the hex HMAC-SHA256 of `<timestamp>.<body>`."""
+    """Return the timestamp and signature headers: `v1=` and the hex HMAC-SHA256 of `<timestamp>.<body>`."""
     return {TIME_HEADER: str(timestamp), SIGNATURE_HEADER: f"v1={_signature(body, key, str(timestamp))}"}
 
 
 def verify(body: bytes, headers: Mapping[str, str], key: bytes, now: float, tolerance_s: float) -> bool:
-    """For receivers: whether this came from the holder of the key, at most `tolerance_s` ago. Takes constant time."""
-    found = {name.lower(): value for name, value in headers.items()}
-    timestamp = found.get(TIME_HEADER.lower(), "")
+    """Return whether the holder of the key signed this body at most `tolerance_s` ago, in constant time. For receivers."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    timestamp = lower.get(TIME_HEADER.lower(), "")
     if not TIMESTAMP.fullmatch(timestamp) or abs(now - int(timestamp)) > tolerance_s:
         return False
-    wanted = f"v1={_signature(body, key, timestamp)}".encode()
-    return hmac.compare_digest(found.get(SIGNATURE_HEADER.lower(), "").encode("utf-8", "replace"), wanted)
+    expected = f"v1={_signature(body, key, timestamp)}".encode()
+    return hmac.compare_digest(lower.get(SIGNATURE_HEADER.lower(), "").encode("utf-8", "replace"), expected)
 
 
 def next_delivery(engine: sa.Engine, *, now: float, settings: Jobs) -> Delivery | None:
-    """Take the callback that has been due for longest, under a lease; None: nothing is due.
+    """Claim the callback that has been due for longest, under a lease; None: nothing is due.
 
-    One whose last attempt was never written down is given up, so that what ends the process cannot do so for ever.
+    A callback whose last attempt has no recorded outcome is given up, so that it cannot crash the process again and again.
     """
     with engine.begin() as connection:
-        while row := _longest_due(connection, now):
+        while row := longest_due(connection, DELIVERY_COLUMNS, jobs.c.callback_status, DUE, jobs.c.callback_due_at, now):
             if row.callback_attempts < settings.callback_attempts:
                 lease = {"callback_status": "sending", "callback_due_at": now + settings.callback_timeout_s + settings.lease_s}
                 attempt = row.callback_attempts + 1
@@ -92,11 +93,11 @@ def next_delivery(engine: sa.Engine, *, now: float, settings: Jobs) -> Delivery 
 
 
 def record(engine: sa.Engine, delivery: Delivery, status: str, *, due_at: float) -> bool:
-    """Write down what became of an attempt (delivered, pending or given_up); False: a later attempt has begun meanwhile."""
-    ours = (jobs.c.callback_status == "sending") & (jobs.c.callback_attempts == delivery.attempt)
+    """Store the outcome of an attempt (delivered, pending or given_up); False: a later attempt has begun."""
+    is_valid = (jobs.c.callback_status == "sending") & (jobs.c.callback_attempts == delivery.attempt)
     values = {"callback_status": status, "callback_due_at": due_at}
     with engine.begin() as connection:
-        return connection.execute(jobs.update().where(jobs.c.id == delivery.id, ours).values(values)).rowcount == 1
+        return connection.execute(jobs.update().where(jobs.c.id == delivery.id, is_valid).values(values)).rowcount == 1
 
 
 async def deliver(
@@ -108,14 +109,14 @@ async def deliver(
     clock: Callable[[], float],
     draw: Callable[[], float],
     stop: asyncio.Event,
-    tally: Tally = lambda _outcome: None,
+    count_outcome: CountOutcome = lambda _outcome: None,
 ) -> None:
-    """Deliver callbacks until `stop` is set; those on their way then are waited for, `callback_timeout_s` at most.
+    """Deliver callbacks until `stop` is set, then wait for those in flight, for `callback_timeout_s` at most.
 
-    `post` comes from `outbound.open_post`; `draw` gives numbers in [0, 1) for the jitter. `tally` hears delivered, retried,
+    `post` comes from `outbound.open_post`; `draw` returns numbers in [0, 1) for the jitter. `count_outcome` gets delivered, retried,
     given_up and error (the database failed; the loop goes on).
     """
-    room = asyncio.Semaphore(SENT_AT_ONCE)
+    slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def send(delivery: Delivery) -> None:
         try:
@@ -124,34 +125,34 @@ async def deliver(
                 log.warning("callback: not delivered", job=delivery.id, attempt=delivery.attempt, error=error)
             due_at = clock() + backoff_s(delivery.attempt) * (0.5 + draw())  # 0.5 to 1.5 times, so that retries spread out
             await asyncio.to_thread(record, engine, delivery, outcome, due_at=due_at)
-            tally("retried" if outcome == "pending" else outcome)
+            count_outcome("retried" if outcome == "pending" else outcome)
         except Exception:
-            log.exception("callback: what became of it could not be written", job=delivery.id)
-            tally("error")
+            log.exception("callback: the outcome could not be stored", job=delivery.id)
+            count_outcome("error")
         finally:
-            room.release()
+            slots.release()
 
     async with asyncio.TaskGroup() as group:
 
         async def send_next() -> bool:
-            await room.acquire()
+            await slots.acquire()
             delivery = None
             try:
                 delivery = await asyncio.to_thread(next_delivery, engine, now=clock(), settings=settings)
             finally:
                 if delivery is None:
-                    room.release()
+                    slots.release()
             if delivery is not None:
                 group.create_task(send(delivery))
             return delivery is not None
 
-        await repeat(send_next, settings.poll_ms / 1000, stop, tally)
+        await repeat(send_next, settings.poll_ms / 1000, stop, count_outcome)
 
 
 async def _attempt(
     delivery: Delivery, settings: Jobs, post: Post, key: bytes, clock: Callable[[], float]
 ) -> tuple[str, str | None]:
-    """Send once: the callback's next status, and what was wrong. Only a 2xx is a delivery; a refused address is never tried."""
+    """Send once; return the callback's next status and the problem, if any. Only a 2xx counts; a refused address is never tried."""
     headers = {"Content-Type": "application/json", ID_HEADER: delivery.id, **sign(delivery.body, key, int(clock()))}
     try:
         check_url(delivery.url, settings)  # settings may be stricter now than when it was submitted
@@ -167,28 +168,18 @@ async def _attempt(
     return "pending" if delivery.attempt < settings.callback_attempts else "given_up", problem
 
 
-def _longest_due(connection: sa.Connection, now: float) -> sa.Row[*tuple[Any, ...]] | None:
-    """The row to deliver next, locked against other deliverers; one at a time of two statuses, so that the index serves."""
-    for status in ("sending", "pending"):
-        due = sa.select(*SENT).where(jobs.c.callback_status == status, jobs.c.callback_due_at <= now)
-        first = due.order_by(jobs.c.callback_due_at).limit(1).with_for_update(skip_locked=True)
-        if row := connection.execute(first).one_or_none():
-            return row
-    return None
-
-
 def _body(row: sa.Row[*tuple[Any, ...]]) -> bytes:
-    """`{id, status, result | error}`; the result is JSON already, and may be long: it is not parsed again."""
-    said = f'"result": {row.result}' if row.status == "done" else f'"error": {json.dumps(row.error)}'
-    return f'{{"id": "{row.id}", "status": "{row.status}", {said}}}'.encode()
+    """Return `{id, status, result | error}`; the result is JSON already and may be long, so it is not parsed again."""
+    outcome = f'"result": {row.result}' if row.status == "done" else f'"error": {json.dumps(row.error)}'
+    return f'{{"id": "{row.id}", "status": "{row.status}", {outcome}}}'.encode()
 
 
 def _signature(body: bytes, key: bytes, timestamp: str) -> str:
     return hmac.new(key, timestamp.encode() + b"." + body, "sha256").hexdigest()
 
 
-def _make_key(path: Path) -> None:
-    """Make the key file unless there is one; of two processes that try at once, both then read the same whole key."""
+def _create_key(path: Path) -> None:
+    """Create the key file unless it exists; two processes that try at once both read the same whole key afterwards."""
     if path.exists():
         return
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")

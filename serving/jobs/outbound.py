@@ -1,7 +1,7 @@
-"""Which addresses a callback may reach, and a POST that holds itself to them. Knows nothing of jobs.
+"""Decides which addresses a callback may reach, and restricts a POST to them. Knows nothing of jobs.
 
-A name is resolved once for each delivery, all of its addresses must be permitted, and the connection goes to one of just these:
-a name that answers differently the second time (DNS rebinding) gains nothing. TLS still verifies the name.
+A name is resolved once for each delivery, all of its addresses must be allowed, and the connection goes to one of them: a name
+that resolves differently the second time (DNS rebinding) gains nothing. TLS still verifies the name.
 """
 
 import asyncio
@@ -21,27 +21,27 @@ from yarl import URL
 from pipeline.errors import EvergreenError
 from pipeline.params import Jobs
 
-Lookup = Callable[[str, int], list[str]]  # host, port -> addresses; blocks; raises OSError
-Permitted = Callable[[str], bool]  # address -> may a callback go there
+Resolve = Callable[[str, int], list[str]]  # host, port -> addresses; blocks; raises OSError
+IsAllowed = Callable[[str], bool]  # address -> whether a callback may go there
 Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]  # url, body, headers -> HTTP status
 
 VISIBLE_ASCII = re.compile(r"[\x21-\x7e]{1,2048}")
 HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
-SHORTHAND = re.compile(r"(\d+|0x[0-9a-f]*)", re.IGNORECASE)  # 127.1 and 0x7f000001 are addresses to the system's resolver
-LOOKUPS_AT_A_TIME = 8  # in threads of their own: slow name servers must not hold up the threads of the database
+SHORTHAND = re.compile(r"(\d+|0x[0-9a-f]*)", re.IGNORECASE)  # the system's resolver takes 127.1 and 0x7f000001 for addresses
+MAX_LOOKUPS = 8  # in their own threads: slow name servers must not block the threads of the database
 NAT64 = IPv6Network("64:ff9b::/96")
-PROTOCOL_ASSIGNMENTS = IPv4Network("192.0.0.0/24")  # partly global by the letter; one cloud keeps its metadata service here
+PROTOCOL_ASSIGNMENTS = IPv4Network("192.0.0.0/24")  # partly global by definition; one cloud has its metadata service here
 
 
 class CallbackRefusedError(EvergreenError):
-    """A callback URL that is never sent to; the gateway's 422."""
+    """A callback URL that is never called; the gateway's 422."""
 
     def __init__(self, what: str) -> None:
         super().__init__("callback_url", what, "give a public http or https address, without a user name")
 
 
 def check_url(url: str, settings: Jobs) -> None:
-    """Raise `CallbackRefusedError` for a URL that no delivery could use; a name is resolved only when it is sent to."""
+    """Raise `CallbackRefusedError` for a URL that no delivery can use; a name is resolved only at delivery."""
     if not VISIBLE_ASCII.fullmatch(url):
         raise CallbackRefusedError("this is not 1 to 2048 visible ASCII characters")
     try:
@@ -58,45 +58,45 @@ def check_url(url: str, settings: Jobs) -> None:
         raise CallbackRefusedError("this is not the name of a host")
     if address is None and SHORTHAND.fullmatch(host.rpartition(".")[2]):
         raise CallbackRefusedError("this address is not written in full")
-    is_local = host == "localhost" or host.endswith(".localhost") if address is None else not permitted(settings)(host)
+    is_local = host == "localhost" or host.endswith(".localhost") if address is None else not allowed_addresses(settings)(host)
     if is_local and settings.callback_private == "refuse":
         raise CallbackRefusedError("this is a private address")
 
 
-def permitted(settings: Jobs) -> Permitted:
-    """The rule of `jobs.callback_private`."""
+def allowed_addresses(settings: Jobs) -> IsAllowed:
+    """Return the rule of `jobs.callback_private`."""
     return is_public if settings.callback_private == "refuse" else lambda _address: True
 
 
 def is_public(address: str) -> bool:
-    """Whether this is an address of the open internet; of one that carries an IPv4 address, whether that one is."""
+    """Return whether an address, or the IPv4 address embedded in it, belongs to the open internet."""
     parsed = ip_address(address.partition("%")[0])
-    judged = _carried(parsed) or parsed
-    if isinstance(judged, IPv6Address) and judged.is_site_local:
+    target = _embedded_ipv4(parsed) or parsed
+    if isinstance(target, IPv6Address) and target.is_site_local:
         return False
-    return judged.is_global and not (judged.is_multicast or judged.is_reserved or judged in PROTOCOL_ASSIGNMENTS)
+    return target.is_global and not (target.is_multicast or target.is_reserved or target in PROTOCOL_ASSIGNMENTS)
 
 
-def look_up(host: str, port: int) -> list[str]:
-    """All addresses of a name, as the system resolves it."""
-    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+def resolve(host: str, port: int) -> list[str]:
+    """Return all addresses of a name, as the system resolves it."""
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 @asynccontextmanager
-async def open_post(*, timeout_s: float, permitted: Permitted, lookup: Lookup, tls: ssl.SSLContext) -> AsyncIterator[Post]:
-    """A POST that goes to permitted addresses only, follows no redirect, keeps no cookie and reads no more than the status.
+async def open_post(*, timeout_s: float, is_allowed: IsAllowed, resolve: Resolve, tls: ssl.SSLContext) -> AsyncIterator[Post]:
+    """Yield a POST that reaches allowed addresses only, follows no redirect, keeps no cookie and reads only the status.
 
-    It raises `CallbackRefusedError` for an address that is not permitted, and `OSError`, `aiohttp.ClientError` or `TimeoutError`
-    when there is no answer within `timeout_s`, resolving included.
+    It raises `CallbackRefusedError` for an address that is not allowed, and `OSError`, `aiohttp.ClientError` or `TimeoutError`
+    when there is no answer within `timeout_s`, name resolution included.
     """
 
-    def open_socket(target: Any) -> socket.socket:
-        _require(permitted, target[4][0])  # the last look: also at an address that stood in the URL and was never resolved
-        return socket.socket(*target[:3])
+    def open_socket(info: Any) -> socket.socket:
+        _require(is_allowed, info[4][0])  # the last check: also of an address in the URL itself, which is never resolved
+        return socket.socket(*info[:3])
 
-    pool = ThreadPoolExecutor(LOOKUPS_AT_A_TIME, thread_name_prefix="lookup")
+    pool = ThreadPoolExecutor(MAX_LOOKUPS, thread_name_prefix="lookup")
     connector = aiohttp.TCPConnector(
-        resolver=_CheckedResolver(lookup, permitted, pool),
+        resolver=_CheckedResolver(resolve, is_allowed, pool),
         socket_factory=open_socket,
         use_dns_cache=False,
         force_close=True,
@@ -121,17 +121,17 @@ async def open_post(*, timeout_s: float, permitted: Permitted, lookup: Lookup, t
 
 
 class _CheckedResolver(AbstractResolver):
-    """Hands aiohttp only the addresses of a name all of whose addresses are permitted."""
+    """Gives aiohttp the addresses of a name, if all of them are allowed."""
 
-    def __init__(self, lookup: Lookup, permitted: Permitted, pool: ThreadPoolExecutor) -> None:
-        self._lookup, self._permitted, self._pool = lookup, permitted, pool
+    def __init__(self, resolve: Resolve, is_allowed: IsAllowed, pool: ThreadPoolExecutor) -> None:
+        self._resolve, self._is_allowed, self._pool = resolve, is_allowed, pool
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        addresses = await asyncio.get_running_loop().run_in_executor(self._pool, self._lookup, host, port)
+        addresses = await asyncio.get_running_loop().run_in_executor(self._pool, self._resolve, host, port)
         if not addresses:
             raise OSError(f"{host} has no address")
         for address in addresses:
-            _require(self._permitted, address)
+            _require(self._is_allowed, address)
         return [
             {
                 "hostname": host,
@@ -145,24 +145,24 @@ class _CheckedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to close."""
 
 
-def _require(permitted: Permitted, address: str) -> None:
-    if not permitted(address):
+def _require(is_allowed: IsAllowed, address: str) -> None:
+    if not is_allowed(address):
         raise CallbackRefusedError("this leads to a private address")
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    """The address that stands in a URL in place of a name."""
+    """Return the address that a URL has in place of a name."""
     try:
         return ip_address(host.partition("%")[0])
     except ValueError:
         return None
 
 
-def _carried(address: IPv4Address | IPv6Address) -> IPv4Address | None:
-    """The IPv4 address inside of an IPv6 one: mapped, 6to4 or NAT64."""
+def _embedded_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address inside an IPv6 one: mapped, 6to4 or NAT64."""
     if isinstance(address, IPv4Address):
         return None
     if address in NAT64:

@@ -1,14 +1,15 @@
-"""The durable queue of asynchronous jobs, in the table `jobs`. Who answers them and who calls back is not known here.
+"""The durable queue of asynchronous jobs, in the table `jobs`. Knows neither what answers them nor the callbacks.
 
-A job is queued, running under a lease, then done or failed for good. Whoever claims it gets a new fence number; with an older
-one nothing can be written, so a job has one ending however many workers took it. Times are seconds of the epoch, handed in:
-hosts that share a database must agree on them to within a fraction of `lease_s`.
+A job is queued, running under a lease, then done or failed for good. Each claim gets a new fence number, and an older one cannot
+write, so a job ends once however many workers claimed it. Times are seconds of the epoch, passed in: hosts that share a database
+must agree on them to within a fraction of `lease_s`.
 """
 
 import hashlib
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ Payload = dict[str, Any]
 
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 600.0
-SWEPT_AT_ONCE = 500  # jobs of one transaction: SQLite has one writer, and it must not wait long
+SWEEP_BATCH = 500  # jobs deleted in one transaction: SQLite has one writer, and others must not wait long
 MAX_ERROR_CHARS = 2000
 KEY = re.compile(r"[\x20-\x7e]{1,200}")
 ID = re.compile(r"[0-9a-f]{32}")
@@ -35,18 +36,19 @@ class Job(NamedTuple):
     id: str
     status: Status
     attempts: int
-    result: list[dict[str, Any]] | None
+    result: list[dict[str, Any]] | None  # `Prediction.as_response` for each text
     error: str | None
     created_at: float
     finished_at: float | None
     callback_status: str
 
 
-SHOWN = [jobs.c[name] for name in Job._fields]
+JOB_COLUMNS = [jobs.c[name] for name in Job._fields]
+CLAIM_COLUMNS = [jobs.c.id, jobs.c.payload, jobs.c.fence, jobs.c.attempts]
 
 
 class Claim(NamedTuple):
-    """A job in a worker's hands, until its lease ends or a higher fence is given out."""
+    """A job that a worker holds until its lease ends or another claim gets a higher fence."""
 
     id: str
     payload: Payload
@@ -55,11 +57,11 @@ class Claim(NamedTuple):
 
 
 class BadKeyError(EvergreenError):
-    """An idempotency key that cannot be kept; the gateway's 422."""
+    """An idempotency key that cannot be stored; the gateway's 422."""
 
 
 class KeyReusedError(EvergreenError):
-    """The same idempotency key with another request; the gateway's 409."""
+    """An idempotency key that an earlier, different request used; the gateway's 409."""
 
 
 class QueueFullError(EvergreenError):
@@ -75,10 +77,10 @@ def submit(
     now: float,
     settings: Jobs,
 ) -> Job:
-    """Enter a job, or find the one that the same request entered before; the caller's transaction decides whether it stays.
+    """Add a job, or return the one that the same request added before; the caller's transaction commits it.
 
     Raises `BadKeyError`, `KeyReusedError`, `QueueFullError` or `outbound.CallbackRefusedError`. A key is free again once its
-    job was swept.
+    job has been swept.
     """
     if idempotency_key is not None and not KEY.fullmatch(idempotency_key):
         raise BadKeyError("idempotency key", "this is not 1 to 200 printable ASCII characters", "use a UUID")
@@ -86,82 +88,74 @@ def submit(
         check_url(callback_url, settings)
     text = json.dumps(payload, sort_keys=True)
     digest = hashlib.sha256(json.dumps([text, callback_url]).encode()).hexdigest()
-    if known := _of_same_request(connection, idempotency_key, digest):
-        return known
+    if existing := _find_by_key(connection, idempotency_key, digest):
+        return existing
     if _waiting(connection) >= settings.max_waiting:
         raise QueueFullError("jobs", f"{settings.max_waiting} jobs are waiting already", "submit this one again later")
     row = _new_row(text, digest, now) | {"idempotency_key": idempotency_key, "callback_url": callback_url}
     try:
         with connection.begin_nested():
             connection.execute(jobs.insert().values(row))
-    except sa.exc.IntegrityError:  # another gateway entered it since we looked
-        if known := _of_same_request(connection, idempotency_key, digest):
-            return known
+    except sa.exc.IntegrityError:  # another gateway has just added it
+        if existing := _find_by_key(connection, idempotency_key, digest):
+            return existing
         raise
     return Job(row["id"], "queued", 0, None, None, now, None, "none")
 
 
 def find(connection: sa.Connection, id: str) -> Job | None:
-    """The job with this id, if there is one."""
+    """Return the job with this id, if there is one."""
     if not ID.fullmatch(id):
-        return None  # PostgreSQL refuses to look for a NUL
-    row = connection.execute(sa.select(*SHOWN).where(jobs.c.id == id)).one_or_none()
+        return None  # PostgreSQL refuses a NUL in a query
+    row = connection.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == id)).one_or_none()
     return _job(row) if row else None
 
 
-def census(connection: sa.Connection) -> dict[str, int]:
-    """How many jobs there are by status, and how many callbacks as `callback_<status>`; for gauges."""
-    counted: dict[str, int] = {}
-    for column, prefix in ((jobs.c.status, ""), (jobs.c.callback_status, "callback_")):
-        rows = connection.execute(sa.select(column, sa.func.count()).group_by(column))
-        counted |= {prefix + status: number for status, number in rows}
-    return counted
+def claim_next(engine: sa.Engine, *, owner: str, now: float, settings: Jobs) -> Claim | None:
+    """Claim the job that has been due for longest: one whose lease has expired, else a queued one. None: nothing is due.
 
-
-def claim(engine: sa.Engine, *, owner: str, now: float, settings: Jobs) -> Claim | None:
-    """Take the job that has been due for longest: one whose lease ran out, else one that is queued. None: nothing is due.
-
-    A job whose workers ended `max_attempts` times without a word is failed, not tried for ever.
+    A job whose lease has expired `max_attempts` times fails, so that it is not retried for ever.
     """
     with engine.begin() as connection:
-        while row := _longest_due(connection, now):
+        while row := longest_due(connection, CLAIM_COLUMNS, jobs.c.status, ("running", "queued"), jobs.c.due_at, now):
             chosen = jobs.update().where(jobs.c.id == row.id)
             if row.attempts < settings.max_attempts:
                 fence, attempts = row.fence + 1, row.attempts + 1
                 lease = {"status": "running", "owner": owner[:64], "due_at": now + settings.lease_s}
                 connection.execute(chosen.values(fence=fence, attempts=attempts, **lease))
                 break
-            error = f"each of {row.attempts} workers ended, or fell silent, before it had an answer"
-            connection.execute(chosen.values(_ending("failed", now, error=error)))
+            error = f"each of {row.attempts} workers ended, or stopped renewing its lease, before it had an answer"
+            connection.execute(chosen.values(_final_values("failed", now, error=error)))
     return Claim(row.id, json.loads(row.payload), fence, attempts) if row else None
 
 
-def renew(engine: sa.Engine, held: Claim, *, now: float, settings: Jobs) -> bool:
-    """Begin the lease anew; False: the job is somebody else's by now, or ended."""
-    return _write(engine, held, {"due_at": now + settings.lease_s})
+def renew(engine: sa.Engine, claim: Claim, *, now: float, settings: Jobs) -> bool:
+    """Extend the lease; False: the fence is stale, or the job has ended."""
+    return _update_claimed(engine, claim, {"due_at": now + settings.lease_s})
 
 
-def finish(engine: sa.Engine, held: Claim, result: str, *, now: float) -> bool:
-    """End the job with its result (JSON); False: the fence is stale, and nothing was written."""
-    return _write(engine, held, _ending("done", now, result=result))
+def finish(engine: sa.Engine, claim: Claim, result: str, *, now: float) -> bool:
+    """End the job with its result (JSON); False: the fence is stale and nothing was written."""
+    return _update_claimed(engine, claim, _final_values("done", now, result=result))
 
 
-def fail(engine: sa.Engine, held: Claim, error: str, *, now: float, settings: Jobs) -> bool:
+def fail(engine: sa.Engine, claim: Claim, error: str, *, now: float, settings: Jobs) -> bool:
     """Queue the job again after a pause, or end it when this was its last attempt; False: the fence is stale."""
     error = _storable(error)
-    if held.attempts >= settings.max_attempts:
-        return _write(engine, held, _ending("failed", now, error=error))
-    later = now + backoff_s(held.attempts)
-    return _write(engine, held, {"status": "queued", "owner": None, "due_at": later, "error": error})
+    if claim.attempts >= settings.max_attempts:
+        return _update_claimed(engine, claim, _final_values("failed", now, error=error))
+    later = now + backoff_s(claim.attempts)
+    return _update_claimed(engine, claim, {"status": "queued", "owner": None, "due_at": later, "error": error})
 
 
-def hand_back(engine: sa.Engine, held: Claim) -> bool:
-    """Queue the job again in its old place, as if this attempt had never been; False: the fence is stale."""
-    return _write(engine, held, {"status": "queued", "owner": None, "due_at": jobs.c.created_at, "attempts": held.attempts - 1})
+def release(engine: sa.Engine, claim: Claim) -> bool:
+    """Queue the job again in its old place without counting the attempt; False: the fence is stale."""
+    unclaimed = {"status": "queued", "owner": None, "due_at": jobs.c.created_at, "attempts": claim.attempts - 1}
+    return _update_claimed(engine, claim, unclaimed)
 
 
 def sweep(engine: sa.Engine, *, now: float, settings: Jobs) -> int:
-    """Delete jobs that ended `retention_s` ago, never one whose callback is still on its way; how many."""
+    """Delete jobs that ended `retention_s` ago unless their callback is still pending; return their number."""
     old = (
         sa.select(jobs.c.id)
         .where(
@@ -169,43 +163,51 @@ def sweep(engine: sa.Engine, *, now: float, settings: Jobs) -> int:
             jobs.c.due_at <= now - settings.retention_s,
             jobs.c.callback_status.not_in(("pending", "sending")),
         )
-        .limit(SWEPT_AT_ONCE)
+        .limit(SWEEP_BATCH)
     )
     swept = 0
     while True:
         with engine.begin() as connection:
             deleted = connection.execute(jobs.delete().where(jobs.c.id.in_(old))).rowcount
         swept += deleted
-        if deleted < SWEPT_AT_ONCE:
+        if deleted < SWEEP_BATCH:
             return swept
 
 
 def backoff_s(attempt: int) -> float:
-    """The pause after this attempt (1, 2, …): doubled each time, up to a limit."""
+    """Return the pause after this attempt (1, 2, …): doubled each time, up to a limit."""
     return float(min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(attempt - 1, 30)))
 
 
-def _longest_due(connection: sa.Connection, now: float) -> sa.Row[*tuple[Any, ...]] | None:
-    """The row to take next, locked against other takers: by SKIP LOCKED, in SQLite by the transaction itself."""
-    for status in ("running", "queued"):  # one at a time, so that the index gives the first row without sorting
-        due = sa.select(jobs.c.id, jobs.c.payload, jobs.c.fence, jobs.c.attempts).where(
-            jobs.c.status == status, jobs.c.due_at <= now
-        )
-        first = due.order_by(jobs.c.due_at).limit(1).with_for_update(skip_locked=True)
+def longest_due(
+    connection: sa.Connection,
+    columns: Sequence[sa.Column[Any]],
+    status_column: sa.Column[str],
+    statuses: Sequence[str],
+    due_column: sa.Column[float],
+    now: float,
+) -> sa.Row[*tuple[Any, ...]] | None:
+    """Return the row of the first of these statuses that has been due for longest, locked by SKIP LOCKED.
+
+    In SQLite the transaction itself is the lock.
+    """
+    for status in statuses:  # one at a time, so that the index returns the first row without sorting
+        due = sa.select(*columns).where(status_column == status, due_column <= now)
+        first = due.order_by(due_column).limit(1).with_for_update(skip_locked=True)
         if row := connection.execute(first).one_or_none():
             return row
     return None
 
 
-def _write(engine: sa.Engine, held: Claim, values: dict[str, Any]) -> bool:
-    """Change a running job if the fence is still ours."""
-    ours = (jobs.c.id == held.id) & (jobs.c.fence == held.fence) & (jobs.c.status == "running")
+def _update_claimed(engine: sa.Engine, claim: Claim, values: dict[str, Any]) -> bool:
+    """Change a running job if the claim's fence is still valid."""
+    is_valid = (jobs.c.id == claim.id) & (jobs.c.fence == claim.fence) & (jobs.c.status == "running")
     with engine.begin() as connection:
-        return connection.execute(jobs.update().where(ours).values(values)).rowcount == 1
+        return connection.execute(jobs.update().where(is_valid).values(values)).rowcount == 1
 
 
-def _ending(status: Status, now: float, *, result: str | None = None, error: str | None = None) -> dict[str, Any]:
-    """Columns of a job that has ended; its callback is due from now on."""
+def _final_values(status: Status, now: float, *, result: str | None = None, error: str | None = None) -> dict[str, Any]:
+    """Return the columns of a job that has ended; its callback is due at once."""
     return {
         "status": status,
         "owner": None,
@@ -238,24 +240,24 @@ def _waiting(connection: sa.Connection) -> int:
     return connection.execute(sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == "queued")).scalar_one()
 
 
-def _of_same_request(connection: sa.Connection, key: str | None, digest: str) -> Job | None:
-    """The job that this key entered; raises `KeyReusedError` when it was another request."""
+def _find_by_key(connection: sa.Connection, key: str | None, digest: str) -> Job | None:
+    """Return the job that was added with this key; raise `KeyReusedError` when its request was a different one."""
     if key is None:
         return None
-    known = connection.execute(sa.select(*SHOWN, jobs.c.payload_digest).where(jobs.c.idempotency_key == key)).one_or_none()
-    if known is None:
+    row = connection.execute(sa.select(*JOB_COLUMNS, jobs.c.payload_digest).where(jobs.c.idempotency_key == key)).one_or_none()
+    if row is None:
         return None
-    if known.payload_digest != digest:
-        raise KeyReusedError("idempotency key", "it came with another request before", "use a new key for a new request")
-    return _job(known)
+    if row.payload_digest != digest:
+        raise KeyReusedError("idempotency key", "an earlier, different request used it", "use a new key for a new request")
+    return _job(row)
 
 
 def _job(row: sa.Row[*tuple[Any, ...]]) -> Job:
-    """The record of a row that begins with the columns SHOWN."""
-    job = Job(*row[: len(SHOWN)])
+    """Return the job of a row that begins with `JOB_COLUMNS`."""
+    job = Job(*row[: len(JOB_COLUMNS)])
     return job._replace(result=json.loads(row.result)) if row.result else job
 
 
 def _storable(text: str) -> str:
-    """The text without what PostgreSQL cannot keep: NUL and lone surrogates."""
+    """Escape what PostgreSQL cannot store: NUL and lone surrogates."""
     return text[:MAX_ERROR_CHARS].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -20,7 +20,7 @@ from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from pipeline.errors import ToolError
 from pipeline.params import Serve
-from serving.triton.http_pool import AGE_S, Reply, Wire
+from serving.triton.http_pool import MAX_AGE_S, HttpPool, HttpResponse
 
 ADMIN_HEADER = "evergreen-admin"
 GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
@@ -38,7 +38,7 @@ class UnknownModelError(TritonError):
     """The server is there, but this model is not (any more)."""
 
 
-class Answers(NamedTuple):
+class ModelOutputs(NamedTuple):
     """What Triton said of N texts."""
 
     labels: list[str]
@@ -48,7 +48,7 @@ class Answers(NamedTuple):
     pieces_per_word: NDArray[np.float32]  # (N,)
 
 
-def address(serve: Serve) -> Serve:
+def server_settings(serve: Serve) -> Serve:
     """The server of params, or the one that `EVERGREEN_TRITON_HOST` names."""
     return serve.model_copy(update={"host": os.environ.get("EVERGREEN_TRITON_HOST", serve.host)})
 
@@ -76,7 +76,7 @@ def is_ready(serve: Serve, models: Sequence[str]) -> bool:
         return False
 
 
-def parameters(serve: Serve, model: str) -> dict[str, str] | None:
+def model_parameters(serve: Serve, model: str) -> dict[str, str] | None:
     """The parameters of a ready model's config.pbtxt (`model_digest`, `labels`, …), None when it is not ready."""
     if not is_ready(serve, [model]):
         return None
@@ -95,7 +95,7 @@ def unload(serve: Serve, model: str, key: str) -> None:
     _administer(serve, "unload", model, key)
 
 
-def loaded(serve: Serve, key: str) -> list[str]:
+def ready_models(serve: Serve, key: str) -> list[str]:
     """Names of the models that are ready."""
     try:
         with _grpc(serve) as client:
@@ -118,7 +118,7 @@ def drain(serve: Serve, model: str, quiet_s: float, timeout_s: float) -> bool:
     return False
 
 
-def ask_http(serve: Serve, model: str, texts: Sequence[str]) -> Answers:
+def infer_http(serve: Serve, model: str, texts: Sequence[str]) -> ModelOutputs:
     """Ask over HTTP; raises `TritonError` when the server refuses."""
     tensor = triton_http.InferInput("text", [len(texts), 1], "BYTES")
     tensor.set_data_from_numpy(_as_bytes(texts))
@@ -130,7 +130,7 @@ def ask_http(serve: Serve, model: str, texts: Sequence[str]) -> Answers:
         raise TritonError(str(error)) from None
 
 
-def ask_grpc(serve: Serve, model: str, texts: Sequence[str]) -> Answers:
+def infer_grpc(serve: Serve, model: str, texts: Sequence[str]) -> ModelOutputs:
     """Ask over gRPC; raises `TritonError` when the server refuses."""
     tensor = triton_grpc.InferInput("text", [len(texts), 1], "BYTES")
     tensor.set_data_from_numpy(_as_bytes(texts))
@@ -142,11 +142,11 @@ def ask_grpc(serve: Serve, model: str, texts: Sequence[str]) -> Answers:
         raise TritonError(str(error)) from None
 
 
-def ask_many(serve: Serve, model: str, texts: Sequence[str]) -> list[tuple[str, float]]:
+def predict_labels(serve: Serve, model: str, texts: Sequence[str]) -> list[tuple[str, float]]:
     """Label and confidence of any number of texts, a batch at a time."""
     found: list[tuple[str, float]] = []
     for start in range(0, len(texts), BATCH_TEXTS):
-        answers = ask_grpc(serve, model, texts[start : start + BATCH_TEXTS])
+        answers = infer_grpc(serve, model, texts[start : start + BATCH_TEXTS])
         found += [(label, float(row.max())) for label, row in zip(answers.labels, answers.probabilities, strict=True)]
     return found
 
@@ -154,11 +154,11 @@ def ask_many(serve: Serve, model: str, texts: Sequence[str]) -> list[tuple[str, 
 class Connection:
     """The gateway's way to a server, for one event loop; many calls at a time."""
 
-    def __init__(self, serve: Serve, age_s: float = AGE_S) -> None:
-        self._wire = Wire(serve.host, serve.http_port, age_s)
+    def __init__(self, serve: Serve, age_s: float = MAX_AGE_S) -> None:
+        self._wire = HttpPool(serve.host, serve.http_port, age_s)
         self._host = f"{serve.host}:{serve.http_port}"
 
-    async def ask(self, model: str, texts: Sequence[str], timeout_s: float) -> Answers:
+    async def ask(self, model: str, texts: Sequence[str], timeout_s: float) -> ModelOutputs:
         """Answers in the order of the texts; raises `UnknownModelError`, `TritonError`."""
         tensor = serialize_byte_tensor(_as_bytes(texts)).item()
         head = orjson.dumps(
@@ -194,7 +194,7 @@ class Connection:
         """Close the connections."""
         self._wire.close()
 
-    async def _send(self, method: str, path: str, timeout_s: float, body: bytes = b"", json_bytes: int = 0) -> Reply:
+    async def _send(self, method: str, path: str, timeout_s: float, body: bytes = b"", json_bytes: int = 0) -> HttpResponse:
         """A 200, or the error that it stands for."""
         length = f"Inference-Header-Content-Length: {json_bytes}\r\n" if json_bytes else ""
         front = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n{length}\r\n"
@@ -212,7 +212,7 @@ def _is_unknown(status: int, said: str) -> bool:
     return status == 404 or "unknown model" in said or "is not ready" in said or "has no available versions" in said
 
 
-def _read_answers(body: bytes, json_bytes: int) -> Answers:
+def _read_answers(body: bytes, json_bytes: int) -> ModelOutputs:
     """The tensors of a v2 answer: JSON first, which names them in order, then their bytes."""
     at, raw = json_bytes, {}
     for output in orjson.loads(body[:json_bytes])["outputs"]:
@@ -220,7 +220,7 @@ def _read_answers(body: bytes, json_bytes: int) -> Answers:
         raw[output["name"]] = body[at : at + size]
         at += size
     labels = [cell.decode("utf-8") for cell in deserialize_bytes_tensor(raw["label"])]
-    return Answers(
+    return ModelOutputs(
         labels,
         np.frombuffer(raw["probabilities"], np.float32).reshape(len(labels), -1),
         np.frombuffer(raw["sketch"], np.float16).reshape(len(labels), -1),
@@ -274,9 +274,9 @@ def _as_bytes(texts: Sequence[str]) -> NDArray[np.object_]:
     return np.array([text.encode("utf-8") for text in texts], dtype=np.object_).reshape(-1, 1)
 
 
-def _answers(result: Any) -> Answers:
+def _answers(result: Any) -> ModelOutputs:
     label, probabilities, sketch, pieces, pieces_per_word = (result.as_numpy(name) for name in OUTPUTS)
-    return Answers(
+    return ModelOutputs(
         [cell.decode("utf-8") for cell in label.reshape(-1)],
         probabilities,
         sketch,

@@ -10,12 +10,12 @@ from typing import NamedTuple, cast
 
 import httptools
 
-AGE_S = 5.0  # a connection is not used longer: then a pod that leaves has no more callers before it goes (k8s: preStop)
+MAX_AGE_S = 5.0  # a connection is not used longer: then a pod that leaves has no more callers before it goes (k8s: preStop)
 IDLE = 64  # connections kept open, at most
 LENGTH = b"inference-header-content-length"
 
 
-class Reply(NamedTuple):
+class HttpResponse(NamedTuple):
     """What came back; the first `json_bytes` of the body are JSON when there are binary tensors behind them."""
 
     status: int
@@ -23,14 +23,14 @@ class Reply(NamedTuple):
     json_bytes: int
 
 
-class Wire:
+class HttpPool:
     """A pool of connections to one address; belongs to one event loop."""
 
-    def __init__(self, host: str, port: int, age_s: float = AGE_S) -> None:
+    def __init__(self, host: str, port: int, age_s: float = MAX_AGE_S) -> None:
         self._host, self._port, self._age_s = host, port, age_s
-        self._idle: list[_Line] = []
+        self._idle: list[_Connection] = []
 
-    async def ask(self, request: bytes, timeout_s: float) -> Reply:
+    async def ask(self, request: bytes, timeout_s: float) -> HttpResponse:
         """Send a whole request and wait for its answer; raises `OSError` when the server is gone, `TimeoutError` when it is slow.
 
         A connection that the server closed while it was idle says nothing of the server: the request is sent once more.
@@ -48,7 +48,7 @@ class Wire:
                         raise
                     break
             loop = asyncio.get_running_loop()
-            _, line = await loop.create_connection(_Line, self._host, self._port)
+            _, line = await loop.create_connection(_Connection, self._host, self._port)
             return await self._on(line, request)
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Wire:
         while self._idle:
             self._idle.pop().close()
 
-    async def _on(self, line: "_Line", request: bytes) -> Reply:
+    async def _on(self, line: "_Line", request: bytes) -> HttpResponse:
         try:
             reply = await line.ask(request)
         except BaseException:  # also when the caller goes: the answer may still come, and must not meet the next request
@@ -69,18 +69,18 @@ class Wire:
         return reply
 
 
-class _Line(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """One connection."""
 
     def __init__(self) -> None:
         self.since_s = time.monotonic()
         self.is_closed = self.heard_something = False
         self._parser = httptools.HttpResponseParser(self)
-        self._waiting: asyncio.Future[Reply] | None = None
+        self._waiting: asyncio.Future[HttpResponse] | None = None
         self._body: list[bytes] = []
         self._json_bytes = 0
 
-    async def ask(self, request: bytes) -> Reply:
+    async def ask(self, request: bytes) -> HttpResponse:
         self.heard_something = False
         self._waiting = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -119,7 +119,7 @@ class _Line(asyncio.Protocol):
         if not self._parser.should_keep_alive():
             self.close()
         if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(Reply(self._parser.get_status_code(), b"".join(self._body), self._json_bytes))
+            self._waiting.set_result(HttpResponse(self._parser.get_status_code(), b"".join(self._body), self._json_bytes))
 
     def _end(self, error: Exception) -> None:
         if self._waiting is not None and not self._waiting.done():

@@ -92,7 +92,7 @@ def stop(server: Server) -> None:
         _free_shared_memory(server.region)
 
 
-def has_lost_a_model(server: Server) -> bool:
+def has_dead_model_process(server: Server) -> bool:
     """Whether a process of a model has died that Triton does not bury: it waits for its answer for ever, and for no other."""
     try:
         children = psutil.Process(server.process.pid).children()

@@ -227,4 +227,4 @@ def aliases(place: Place) -> dict[str, int]:
 def in_triton(place: Place) -> list[str]:
     """Models that Triton has ready."""
     key = triton.key_file(place.home, place.params.serve).read_text()
-    return sorted(triton.loaded(place.params.serve, key))
+    return sorted(triton.ready_models(place.params.serve, key))

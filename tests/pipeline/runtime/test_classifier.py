@@ -15,7 +15,8 @@ from pipeline.network.classifier import ExportedModel, sketch_projection
 from pipeline.network.trained_model import TrainedModel
 from pipeline.reference_profile import Reference, load_reference
 from pipeline.runtime.batches import LENGTH_MULTIPLE, PACK_PIECES, RUN_COST, micro_batches, pack, pad, plan_packs
-from pipeline.runtime.classifier import Classifier, Predictions, softmax
+from pipeline.runtime.classifier import Classifier, softmax
+from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.sessions import SESSIONS, open_session
 from pipeline.runtime.text import clean
@@ -119,7 +120,7 @@ def texts(made: Project) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def answers(classifier: Classifier, texts: list[str]) -> Predictions:
+def answers(classifier: Classifier, texts: list[str]) -> ModelOutputs:
     return classifier.predict(texts)
 
 
@@ -128,7 +129,7 @@ def reference(made: Project) -> Reference:
     return load_reference(made / "artifacts/reference/reference.npz")
 
 
-def close(ours: Predictions, theirs: Predictions) -> bool:
+def close(ours: ModelOutputs, theirs: ModelOutputs) -> bool:
     """Equal labels and shapes; numbers within 1e-4, sketches within a bit of fp16."""
     return (
         ours.labels == theirs.labels
@@ -139,7 +140,7 @@ def close(ours: Predictions, theirs: Predictions) -> bool:
 
 
 def test_it_answers_as_pytorch_does(
-    answers: Predictions, texts: list[str], trained: TrainedModel, made: Project, classifier: Classifier
+    answers: ModelOutputs, texts: list[str], trained: TrainedModel, made: Project, classifier: Classifier
 ) -> None:
     assert len(texts) == 100
     sketching = ExportedModel(trained.classifier, sketch_projection(384, made.params.model)).eval()
@@ -154,7 +155,7 @@ def test_it_answers_as_pytorch_does(
         assert answers.pieces[i] == len(pieces[0])
 
 
-def test_every_text_gets_finite_numbers(answers: Predictions, texts: list[str]) -> None:
+def test_every_text_gets_finite_numbers(answers: ModelOutputs, texts: list[str]) -> None:
     assert all(np.isfinite(array).all() for array in (answers.probabilities, answers.sketch, answers.pieces_per_word))
     assert np.allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
     assert answers.pieces[texts.index("")] == 2
@@ -174,21 +175,21 @@ def test_it_answers_on_reference_rows_as_the_reference_says(made: Project, class
 
 @pytest.mark.parametrize("budget", [1, 64, 1000, 10**6])
 def test_how_texts_are_batched_does_not_change_answers(
-    budget: int, made: Project, texts: list[str], answers: Predictions
+    budget: int, made: Project, texts: list[str], answers: ModelOutputs
 ) -> None:
     session = open_session(made / "artifacts/export", "onnxruntime-fp32", 1, token_budget=budget)
     assert close(Classifier(made / "artifacts/export", session=session).predict(texts), answers)
 
 
-def test_texts_packed_one_after_the_other_do_not_see_each_other(made: Project, texts: list[str], answers: Predictions) -> None:
+def test_texts_packed_one_after_the_other_do_not_see_each_other(made: Project, texts: list[str], answers: ModelOutputs) -> None:
     session = open_session(made / "artifacts/export", "packed-onnxruntime-fp32", 1)
     packed = Classifier(made / "artifacts/export", session=session)
     assert close(packed.predict(texts), answers)
-    assert close(packed.predict(texts[:1]), Predictions(answers.labels[:1], *(array[:1] for array in answers[1:])))
+    assert close(packed.predict(texts[:1]), ModelOutputs(answers.labels[:1], *(array[:1] for array in answers[1:])))
 
 
 @pytest.mark.parametrize("name", [name for name, kind in SESSIONS.items() if kind.precision == "bf16"])
-def test_bfloat16_answers_nearly_the_same_in_openvino(name: str, made: Project, texts: list[str], answers: Predictions) -> None:
+def test_bfloat16_answers_nearly_the_same_in_openvino(name: str, made: Project, texts: list[str], answers: ModelOutputs) -> None:
     try:
         session = open_session(made / "artifacts/export", name, 1)
     except RuntimeError as error:
@@ -198,11 +199,11 @@ def test_bfloat16_answers_nearly_the_same_in_openvino(name: str, made: Project, 
     assert not np.array_equal(found.probabilities, answers.probabilities)  # it is another precision
 
 
-def test_the_order_of_texts_does_not_change_answers(classifier: Classifier, texts: list[str], answers: Predictions) -> None:
+def test_the_order_of_texts_does_not_change_answers(classifier: Classifier, texts: list[str], answers: ModelOutputs) -> None:
     order = np.random.default_rng(0).permutation(len(texts))
     shuffled = classifier.predict([texts[i] for i in order])
     back = np.argsort(order)
-    restored = Predictions([shuffled.labels[i] for i in back], *(array[back] for array in shuffled[1:]))
+    restored = ModelOutputs([shuffled.labels[i] for i in back], *(array[back] for array in shuffled[1:]))
     assert close(restored, answers)
 
 

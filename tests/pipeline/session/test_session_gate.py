@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Params, Session
-from pipeline.runtime.classifier import Predictions
+from pipeline.runtime.outputs import ModelOutputs
 from pipeline.session.session_gate import BASELINE, Measured, decide_session, format_table, time_in_turns
 from pipeline.stages.select_session import RunningSession, batch_sensitivity
 
@@ -66,9 +66,9 @@ def test_other_answers_are_refused_however_fast_and_in_numbers(fault: dict[str, 
 class Sociable:
     """A classifier whose probability of one text rises with the number of texts asked together."""
 
-    def predict(self, texts: Sequence[str]) -> Predictions:
+    def predict(self, texts: Sequence[str]) -> ModelOutputs:
         first = np.array([0.5 + 0.001 * (len(texts) - 1) * (text == "swayed") for text in texts])
-        return Predictions(["a"] * len(texts), np.stack([first, 1 - first], axis=1), *[cast(Any, None)] * 3)
+        return ModelOutputs(["a"] * len(texts), np.stack([first, 1 - first], axis=1), *[cast(Any, None)] * 3)
 
 
 @pytest.mark.parametrize(("batch", "among", "moved"), [(8, 4, 0.007), (2, 5, 0.004), (1, 1, 0.0)])

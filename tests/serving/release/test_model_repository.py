@@ -114,8 +114,8 @@ def test_the_package_holds_what_triton_loads(made: Project) -> None:
         "config.pbtxt", "golden.json", "labels.txt", "manifest.json", "reference.npz", "session.json",
         "warmup/short", "warmup/middle", "warmup/long",
         "1/model.py", "1/model.onnx", "1/packed.onnx", "1/tokenizer.json", "1/model.json",
-        "1/runtime/__init__.py", "1/runtime/batches.py", "1/runtime/classifier.py", "1/runtime/pieces.py",
-        "1/runtime/sessions.py", "1/runtime/text.py",
+        "1/runtime/__init__.py", "1/runtime/batches.py", "1/runtime/classifier.py", "1/runtime/outputs.py",
+        "1/runtime/pieces.py", "1/runtime/sessions.py", "1/runtime/text.py",
     }  # fmt: skip
 
 

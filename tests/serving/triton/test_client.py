@@ -69,7 +69,7 @@ def mixed_texts() -> list[str]:
     return [*texts, "?", "\u200b spaced\tout \r\n", "e\u0301 and é", "x" * 3000]
 
 
-@pytest.mark.parametrize("ask", [triton.ask_http, triton.ask_grpc])
+@pytest.mark.parametrize("ask", [triton.infer_http, triton.infer_grpc])
 def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Served, ask: object) -> None:
     texts = mixed_texts()
     model = served.project.params.model
@@ -87,8 +87,8 @@ def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Serv
 
 def test_texts_asked_one_by_one_get_the_same_answers_as_together(served: Served) -> None:
     texts = mixed_texts()[:8]
-    together = triton.ask_grpc(served.serve, "intent-1", texts)
-    alone = [triton.ask_grpc(served.serve, "intent-1", [text]) for text in texts]
+    together = triton.infer_grpc(served.serve, "intent-1", texts)
+    alone = [triton.infer_grpc(served.serve, "intent-1", [text]) for text in texts]
     assert [one.labels[0] for one in alone] == together.labels
     assert np.concatenate([one.probabilities for one in alone]) == pytest.approx(together.probabilities, abs=1e-4)
 
@@ -99,12 +99,12 @@ def test_a_text_that_is_not_utf8_is_refused_and_the_next_one_answered(served: Se
     refused = pytest.raises(tritonclient.grpc.InferenceServerException, match="not UTF-8")
     with tritonclient.grpc.InferenceServerClient(f"{served.serve.host}:{served.serve.grpc_port}") as client, refused:
         client.infer("intent-1", [tensor])
-    assert triton.ask_grpc(served.serve, "intent-1", ["card declined"]).labels == ["payment_failed"]
+    assert triton.infer_grpc(served.serve, "intent-1", ["card declined"]).labels == ["payment_failed"]
 
 
 def test_repeats_are_answered_from_the_response_cache(served: Served) -> None:
     for _ in range(3):
-        triton.ask_grpc(served.serve, "intent-1", ["a text that nobody else asks"])
+        triton.infer_grpc(served.serve, "intent-1", ["a text that nobody else asks"])
     with urllib.request.urlopen(f"http://{served.serve.host}:{served.serve.metrics_port}/metrics") as page:
         lines = page.read().decode().splitlines()
     hits = [float(line.split()[-1]) for line in lines if line.startswith("nv_cache_num_hits_per_model")]
@@ -156,10 +156,10 @@ def test_nobody_waits_while_a_model_is_loaded(served: Served) -> None:
 
 
 def test_it_tells_which_model_answers(served: Served) -> None:
-    told = triton.parameters(served.serve, "intent-1")
+    told = triton.model_parameters(served.serve, "intent-1")
     assert told is not None
     assert told["model_digest"] == model_digest(served.project / "artifacts/export")
-    assert triton.parameters(served.serve, "intent-2") is None
+    assert triton.model_parameters(served.serve, "intent-2") is None
 
 
 def test_it_listens_on_loopback_only(served: Served) -> None:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from serving.triton.http_pool import Wire
+from serving.triton.http_pool import HttpPool
 
 REQUEST = b"GET /x HTTP/1.1\r\nHost: here\r\n\r\n"
 Talk = Callable[[int, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]  # number of the connection, from 1
@@ -34,10 +34,10 @@ class Server:
 
 
 @asynccontextmanager
-async def asked(talk: Talk, age_s: float = 60.0) -> AsyncIterator[tuple[Wire, Server]]:
+async def asked(talk: Talk, age_s: float = 60.0) -> AsyncIterator[tuple[HttpPool, Server]]:
     counted = Server(talk)
     server = await asyncio.start_server(counted, "127.0.0.1", 0)
-    wire = Wire("127.0.0.1", server.sockets[0].getsockname()[1], age_s)
+    wire = HttpPool("127.0.0.1", server.sockets[0].getsockname()[1], age_s)
     try:
         yield wire, counted
     finally:

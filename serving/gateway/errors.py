@@ -1,0 +1,61 @@
+"""Answers that are not 2xx: the error a route raises, and the one JSON shape that every failure is returned in."""
+
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+HTTP_CODES = {404: "no_such_path", 405: "method_not_allowed"}
+
+log = structlog.get_logger()
+
+
+class ApiError(Exception):
+    """An answer that is not 2xx, with a code that clients can tell apart."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Return every failure of a route or of the framework in the same shape."""
+    for kind, handler in ((ApiError, on_api_error), (HTTPException, _on_http_error), (RequestValidationError, _on_invalid)):
+        app.add_exception_handler(kind, handler)
+    app.add_exception_handler(Exception, on_fault)
+
+
+def json_response(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
+    """Return content as JSON."""
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+async def on_api_error(request: Request, error: Exception) -> Response:
+    """Return the answer that an `ApiError` describes."""
+    assert isinstance(error, ApiError)  # noqa: S101 (registered for this type)
+    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
+    return _failure(request, error.status, error.code, error.message, headers)
+
+
+async def on_fault(request: Request, error: Exception) -> Response:
+    """Return 500, and log the traceback."""
+    log.exception("a fault of the gateway", exc_info=error, request_id=request.scope.get("request_id"))
+    return _failure(request, 500, "fault", "this is a fault of the gateway; its log has the request id")
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    headers = dict(error.headers) if error.headers else None
+    return _failure(request, error.status_code, HTTP_CODES.get(error.status_code, "http"), str(error.detail), headers)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    return _failure(request, 422, "not_valid", str(error))
+
+
+def _failure(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    content = {"request_id": request.scope.get("request_id", ""), "error": {"code": code, "message": message}}
+    return json_response(status, content, headers)
