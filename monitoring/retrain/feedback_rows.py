@@ -20,7 +20,7 @@ from monitoring.retrain.new_labels import Said, is_agreed
 from pipeline.atomic_write import atomic_write
 from pipeline.data.records import Columns, make_example, normalise_label, text_id
 from pipeline.params import Params, Retrain
-from serving.prediction_log.segments import read
+from serving.prediction_log.segments import read_tables
 from serving.prediction_log.writer import log_url
 from state.tables import feedback
 
@@ -109,7 +109,7 @@ def find_texts(params: Params, home: Path, opinions: Iterable[Opinion]) -> dict[
     since = min(wanted.values()) - params.retrain.feedback_reach_s
     found: dict[str, str] = {}
     ids = pa.array(list(wanted))
-    for table in read(log_url(params.log, home), since=since, on_skipped=lambda path: log.warning("skipped", path=path)):
+    for table in read_tables(log_url(params.log, home), since=since, on_skipped=lambda path: log.warning("skipped", path=path)):
         own = table.filter(pc.is_in(table["id"], value_set=ids))
         pairs = zip(own["id"].to_pylist(), own["text"].to_pylist(), strict=True)
         found |= {id: text for id, text in pairs if text is not None}

@@ -1,1 +1,1 @@
-"""What runs inside Triton's Python backend. Knows only `pipeline.runtime`, which is copied beside it."""
+"""Code that runs inside Triton's Python backend. Knows only `pipeline.runtime`, which is copied next to it."""

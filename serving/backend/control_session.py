@@ -1,4 +1,4 @@
-"""A session of scikit-learn: logistic regression on the embeddings that a frozen encoder in ONNX gives."""
+"""A session of scikit-learn: logistic regression on the embeddings of a frozen ONNX encoder."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 
 def open_session(folder: Path, threads: int, device: str) -> Any:
-    """A function from pieces and mask, (B, T), to logits and sketch; on the CPU, whatever the device."""
+    """Return a function from pieces and mask, (B, T), to logits and sketch; it always runs on the CPU."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

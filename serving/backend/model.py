@@ -1,8 +1,8 @@
-"""Triton's Python-backend model: text in; label, probabilities, sketch and shape of the text out.
+"""Triton's Python-backend model: text in; label, probabilities, sketch and the text's length out.
 
-Triton joins requests of any length into one batch of texts; the session packs them, or pads those of like length together.
-`runtime/`, the graph, `tokenizer.json` and `model.json` stand beside this file in the version's folder; so does `session.py` for
-a model of another framework than ONNX.
+Triton joins requests of any length into one batch of texts; the session packs them, or pads texts of similar length together.
+The version's folder holds this file, `runtime/`, the graph, `tokenizer.json` and `model.json`, and `session.py` for a model of
+another framework than ONNX.
 """
 
 import fcntl
@@ -23,55 +23,55 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         sys.path.insert(0, str(HERE))
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # an instance has the threads that its session was given, no more
-        settings = {name: one["string_value"] for name, one in json.loads(args["model_config"])["parameters"].items()}
-        with (HERE / "model.json").open("rb") as gate:
-            fcntl.flock(gate, fcntl.LOCK_EX)  # one instance after the other: loading leaves cores to the models that answer
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # an instance uses only the threads of its session
+        settings = {name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()}
+        with (HERE / "model.json").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one instance after the other: loading leaves cores to the models that serve
             self.classifier = self._open(settings)
 
     def _open(self, settings: Any) -> Any:
-        from runtime.classifier import Classifier  # known only once HERE is on the path
+        from runtime.classifier import Classifier  # importable only once HERE is on the path
         from runtime.sessions import in_padded_batches, open_session
 
         threads, device, token_budget = int(settings["intra_op_threads"]), settings["device"], int(settings["token_budget"])
-        if (HERE / "session.py").is_file():  # a framework that does not travel with every model
-            from session import open_session as open_own
+        if (HERE / "session.py").is_file():  # a framework that the runtime does not include
+            from session import open_session as open_framework_session
 
-            session = in_padded_batches(open_own(HERE, threads, device), token_budget)
+            session = in_padded_batches(open_framework_session(HERE, threads, device), token_budget)
         else:
             session = open_session(HERE, settings["session"], threads, device=device, token_budget=token_budget)
         return Classifier(HERE, session=session)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One answer a request, in order; a request whose text is not UTF-8 gets an error of its own and harms no other."""
+        """Return one response for each request, in order; a request whose text is not UTF-8 fails alone."""
         texts: list[str] = []
         spans: list[tuple[int, int] | str] = []
         for request in requests:
             cells = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
             try:
-                own = [cell.decode("utf-8") for cell in cells]
+                decoded = [cell.decode("utf-8") for cell in cells]
             except UnicodeDecodeError as error:
                 spans.append(f"text is not UTF-8: {error}")
                 continue
-            spans.append((len(texts), len(texts) + len(own)))
-            texts += own
+            spans.append((len(texts), len(texts) + len(decoded)))
+            texts += decoded
         outputs = self._outputs(texts) if texts else {}
-        answers = []
+        responses = []
         for request, span in zip(requests, spans, strict=True):
             if isinstance(span, str):
-                answers.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(span)))
+                responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(span)))
                 continue
-            rows, wanted = slice(*span), request.requested_output_names()  # a tensor costs more than what stands in it
-            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor(name, outputs[name][rows]) for name in wanted]))
-        return answers
+            rows, names = slice(*span), request.requested_output_names()  # only these: a tensor costs more than its content
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(name, outputs[name][rows]) for name in names]))
+        return responses
 
     def _outputs(self, texts: list[str]) -> dict[str, Any]:
-        """Every output by name, (N, …) for N texts."""
-        found = self.classifier.predict(texts)
+        """Return every output tensor by name, (N, …) for N texts."""
+        outputs = self.classifier.predict(texts)
         return {
-            "label": np.array(found.labels, dtype=np.object_).reshape(-1, 1),
-            "probabilities": found.probabilities,
-            "sketch": found.sketch,
-            "pieces": found.pieces.reshape(-1, 1),
-            "pieces_per_word": found.pieces_per_word.reshape(-1, 1),
+            "label": np.array(outputs.labels, dtype=np.object_).reshape(-1, 1),
+            "probabilities": outputs.probabilities,
+            "sketch": outputs.sketch,
+            "pieces": outputs.pieces.reshape(-1, 1),
+            "pieces_per_word": outputs.pieces_per_word.reshape(-1, 1),
         }

@@ -7,13 +7,13 @@ import torch
 
 
 def open_session(folder: Path, threads: int, device: str) -> Any:
-    """A function from pieces and mask, (B, T), to logits and sketch; torch runs on the CPU or the first GPU."""
+    """Return a function from pieces and mask, (B, T), to logits and sketch, on the CPU or the first GPU."""
     torch.set_num_threads(threads)
-    place = torch.device("cuda" if device == "gpu" else "cpu")
-    program = torch.export.load(folder / "model.pt2").module().to(place)
+    torch_device = torch.device("cuda" if device == "gpu" else "cpu")
+    program = torch.export.load(folder / "model.pt2").module().to(torch_device)
 
     def run(feeds: Any) -> Any:
-        ids, mask = (torch.from_numpy(feeds[name]).to(place) for name in ("input_ids", "attention_mask"))
+        ids, mask = (torch.from_numpy(feeds[name]).to(torch_device) for name in ("input_ids", "attention_mask"))
         with torch.inference_mode():
             logits, sketch = program(ids, mask)
         return logits.cpu().numpy(), sketch.cpu().numpy()

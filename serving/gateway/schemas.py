@@ -40,7 +40,7 @@ def _url(schema: dict[str, Any]) -> None:
 
 
 class PredictRequest(Record):
-    """One text or several, for one unit (a customer, a session). A unit gets the same version as long as the weights do not change."""
+    """One text or several, for one unit (a customer, a session), which keeps its version while the weights stay the same."""
 
     text: str = Field("", description="one text; give this or `texts`", json_schema_extra=_without_default)
     texts: list[str] = Field(default_factory=list, min_length=1, description="several texts; give this or `text`")
@@ -61,9 +61,7 @@ class FeedbackRequest(Record):
 
     id: str = Field(pattern=r"^[0-9a-f]{24}-[0-9]{1,5}$", description="the id of a prediction")
     label: Name
-    source: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]+$")] = Field(
-        "api", description="who gives the label"
-    )
+    source: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]+$")] = Field("api", description="the labeller")
 
 
 class PredictionRecord(BaseModel):

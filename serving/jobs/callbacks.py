@@ -113,8 +113,8 @@ async def deliver(
 ) -> None:
     """Deliver callbacks until `stop` is set, then wait for those in flight, for `callback_timeout_s` at most.
 
-    `post` comes from `outbound.open_post`; `draw` returns numbers in [0, 1) for the jitter. `count_outcome` gets delivered, retried,
-    given_up and error (the database failed; the loop goes on).
+    `post` comes from `outbound.open_post`; `draw` returns numbers in [0, 1) for the jitter. `count_outcome` gets
+    delivered, retried, given_up and error (the database failed; the loop goes on).
     """
     slots = asyncio.Semaphore(MAX_CONCURRENT)
 
@@ -152,7 +152,7 @@ async def deliver(
 async def _attempt(
     delivery: Delivery, settings: Jobs, post: Post, key: bytes, clock: Callable[[], float]
 ) -> tuple[str, str | None]:
-    """Send once; return the callback's next status and the problem, if any. Only a 2xx counts; a refused address is never tried."""
+    """Send once; return the callback's next status and the problem, if any. Only a 2xx is a delivery."""
     headers = {"Content-Type": "application/json", ID_HEADER: delivery.id, **sign(delivery.body, key, int(clock()))}
     try:
         check_url(delivery.url, settings)  # settings may be stricter now than when it was submitted

@@ -45,8 +45,8 @@ async def work(
 ) -> None:
     """Answer jobs, `settings.workers` at a time, and sweep, until `stop` is set; unfinished jobs then return to the queue.
 
-    An exception of `answer` is a failed attempt. `count_outcome` gets done, retried, failed, handed_back, lost (the lease expired and the
-    result is discarded) and error (the database failed; the workers go on).
+    An exception of `answer` is a failed attempt. `count_outcome` gets done, retried, failed, handed_back,
+    lost (the lease expired and the result is discarded) and error (the database failed; the workers go on).
     """
     context = Context(engine, settings, answer, owner, clock, count_outcome)
     async with asyncio.TaskGroup() as group:

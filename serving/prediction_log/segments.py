@@ -1,8 +1,8 @@
-"""Segments of the prediction log: what a row is, how rows become a Parquet file on an fsspec URL, and how they are read back.
+"""Segments of the prediction log: predictions as Parquet files on an fsspec URL, written and read back.
 
 A segment is `date=YYYY-MM-DD/<session>-<sequence>.parquet`. Its sequence is the millisecond of its latest row, or one more than
-the session's last: names alone give the time order, no row is later than its name, and the folder is the day of that moment.
-Segments are never changed; their columns are only ever added to.
+the session's last: the names alone give the time order, no row is later than its name, and the folder is the day of that moment.
+Segments never change; columns are only added.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -22,35 +22,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import InputError
+from serving.prediction import Prediction
 
 FORMAT = b"1"
-SLICE_ROWS = 100  # converted in one go; between two slices the event loop may have the interpreter
-LATEST = 1e10  # seconds of the epoch that 13 digits of milliseconds can name
+SLICE_ROWS = 100  # converted at a time; between two slices the event loop can take the interpreter
+MAX_TIME = 1e10  # seconds of the epoch; 13 digits of milliseconds
 
 
-class Row(NamedTuple):
-    """One answer. A row is stored under the policy of `log.text`: with `hash` its text stays behind."""
-
-    time: float  # seconds of the epoch
-    request_id: str
-    id: str  # the prediction's own, to which feedback refers
-    unit: str | None  # sticky key
-    text: str | None  # cleaned
-    text_hash: str | None  # `hash_text` of the text; None: the writer takes it, off the critical path
-    pieces: int
-    pieces_per_word: float
-    version: int
-    role: Literal["champion", "challenger", "shadow"]
-    label: str
-    confidence: float
-    runner_up: str | None  # None: the model knows one class only
-    sketch: bytes  # fp16, as the backend returned it
-    probabilities: bytes  # fp16, calibrated, in the order of the version's labels.txt
-    latency_ms: float
-    cache_hit: bool
-
-
-SCHEMA = pa.schema(
+SCHEMA = pa.schema(  # a column for each field of `Prediction`
     {
         "time": pa.float64(),
         "request_id": pa.string(),
@@ -71,41 +50,41 @@ SCHEMA = pa.schema(
         "cache_hit": pa.bool_(),
     }
 )
-REPEATING = ["version", "role", "label", "runner_up"]  # worth a dictionary; the other columns hardly repeat
+DICTIONARY_COLUMNS = ["version", "role", "label", "runner_up"]  # the other columns hardly repeat
 
 
 def hash_text(text: str) -> str:
-    """64 hex digits of the SHA-256 of a cleaned text."""
+    """Return the SHA-256 of a cleaned text, 64 hex digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def read(
+def read_tables(
     url: str, *, since: float, sessions: Collection[str] | None = None, on_skipped: Callable[[str], None]
 ) -> Iterator[pa.Table]:
-    """Whole segments that may hold rows of `since` (seconds of the epoch) or later, in the order of their latest rows.
+    """Yield the whole segments that may have rows of `since` (seconds of the epoch) or later, ordered by their latest rows.
 
-    Each table has the columns of `SCHEMA` (null where a segment was written before a column was thought of) and in its metadata
-    `session` and `first_row`, which together name a segment. One segment is in memory at a time. Paths of files that are not
-    whole segments go to `on_skipped`; a store that is down raises what fsspec raises.
+    Each table has the columns of `SCHEMA` (null where a segment is older than a column) and the metadata `session` and
+    `first_row`, which together identify a segment. One segment is in memory at a time. Paths of files that are not whole segments
+    go to `on_skipped`; a store that is down raises what fsspec raises.
     """
-    wanted = (lambda _name: True) if sessions is None else (lambda name: name.session in sessions)
-    for _name, table in segments(url, since=since, wanted=wanted, on_skipped=on_skipped):
+    is_selected = (lambda _name: True) if sessions is None else (lambda name: name.session in sessions)
+    for _name, table in read_segments(url, since=since, is_selected=is_selected, on_skipped=on_skipped):
         yield table
 
 
-def segments(
-    url: str, *, since: float, wanted: Callable[["Name"], bool], on_skipped: Callable[[str], None]
-) -> Iterator[tuple["Name", pa.Table]]:
-    """As `read`, each with its name; what is not `wanted` is not opened."""
+def read_segments(
+    url: str, *, since: float, is_selected: Callable[["SegmentName"], bool], on_skipped: Callable[[str], None]
+) -> Iterator[tuple["SegmentName", pa.Table]]:
+    """Yield what `read_tables` does, each table with its name; segments that are not selected are not opened."""
     fs, root = open_store(url)
     fs.invalidate_cache()
     for folder in day_folders(fs, root, since):
-        for name in names(fs, folder, on_skipped):
-            if name.sequence < since * 1000 or not wanted(name):
+        for name in segment_names(fs, folder, on_skipped):
+            if name.sequence < since * 1000 or not is_selected(name):
                 continue
             try:
-                table = parse(fs.cat_file(name.path))
-            except FileNotFoundError:  # retention was faster
+                table = parse_segment(fs.cat_file(name.path))
+            except FileNotFoundError:  # deleted by retention
                 continue
             except IsADirectoryError:
                 table = None
@@ -116,7 +95,7 @@ def segments(
 
 
 class Segment(NamedTuple):
-    """Rows made ready for the store: possibly fewer than were taken, possibly none."""
+    """Rows encoded for the store; rows that no column can hold are left out."""
 
     name: str  # below the log's folder
     data: bytes
@@ -124,8 +103,8 @@ class Segment(NamedTuple):
     sequence: int
 
 
-class Name(NamedTuple):
-    """A segment as its path tells it; sorts by time."""
+class SegmentName(NamedTuple):
+    """The parts of a segment's path; sorts by time."""
 
     sequence: int
     session: str
@@ -133,6 +112,7 @@ class Name(NamedTuple):
 
 
 def open_store(url: str) -> tuple[Any, str]:
+    """Return file system and root folder of an fsspec URL; raise `InputError` when it cannot be opened."""
     try:
         fs, root = fsspec.url_to_fs(url)
     except (ImportError, ValueError) as error:
@@ -142,13 +122,13 @@ def open_store(url: str) -> tuple[Any, str]:
     return fs, root.rstrip("/")
 
 
-def prepare() -> None:
-    """Let pyarrow look for pandas now, as it does at its first array: that takes the interpreter for most of a second."""
+def warm_up() -> None:
+    """Build one array: pyarrow's first one searches for pandas, which holds the interpreter for most of a second."""
     pa.array([""])
 
 
-def put(fs: Any, path: str, data: bytes) -> None:
-    """A local file is written aside and moved; elsewhere one put is what shows a file only when it is whole."""
+def store_file(fs: Any, path: str, data: bytes) -> None:
+    """Store a file that readers see only once it is whole: locally by a rename, elsewhere by a single put."""
     if isinstance(fs, LocalFileSystem):
         with atomic_write(Path(path)) as part:
             part.write_bytes(data)
@@ -156,34 +136,35 @@ def put(fs: Any, path: str, data: bytes) -> None:
         fs.pipe_file(path, data)
 
 
-def make_segment(rows: Sequence[Row], text: str, session: str, last_sequence: int, first_row: int) -> Segment:
+def encode_segment(rows: Sequence[Prediction], text: str, session: str, last_sequence: int, first_row: int) -> Segment:
+    """Encode rows as a Parquet segment; `text` is the policy of `log.text`, `first_row` counts the session's earlier rows."""
     batches: list[Any] = []
     for start in range(0, len(rows), SLICE_ROWS):
         batches += _convert(rows[start : start + SLICE_ROWS], text)
-        time.sleep(0)  # hands the interpreter over to the event loop
+        time.sleep(0)  # lets the event loop take the interpreter
     metadata = {b"format": FORMAT, b"session": session.encode(), b"first_row": str(first_row).encode()}
     table = pa.Table.from_batches(batches, SCHEMA).replace_schema_metadata(metadata)
     if not table.num_rows:
         return Segment("", b"", 0, last_sequence)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=REPEATING, write_page_checksum=True)
+    pq.write_table(table, sink, compression="zstd", use_dictionary=DICTIONARY_COLUMNS, write_page_checksum=True)
     sequence = max(last_sequence + 1, math.ceil(pc.max(table["time"]).as_py() * 1000))
     name = f"{_day(sequence)}/{session}-{sequence:013d}.parquet"
     return Segment(name, sink.getvalue().to_pybytes(), table.num_rows, sequence)
 
 
-def _convert(rows: Sequence[Row], text: str) -> list[Any]:
-    """Record batches of the rows; one that no column can hold (half a surrogate pair, a wrong type) is left out."""
+def _convert(rows: Sequence[Prediction], text: str) -> list[Any]:
+    """Convert rows to record batches without those that no column can hold (half a surrogate pair, a wrong type)."""
     try:
         return [_batch(rows, text)]
-    except Exception:  # whatever it is, it must not take its neighbours along
+    except Exception:  # whatever it is, the rows next to it must survive
         half = len(rows) // 2
         return _convert(rows[:half], text) + _convert(rows[half:], text) if half else []
 
 
-def _batch(rows: Sequence[Row], text: str) -> Any:
-    columns: dict[str, Sequence[Any]] = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
-    if not all(0 <= moment < LATEST for moment in columns["time"]):
+def _batch(rows: Sequence[Prediction], text: str) -> Any:
+    columns: dict[str, Sequence[Any]] = dict(zip(Prediction._fields, zip(*rows, strict=True), strict=True))
+    if not all(0 <= moment < MAX_TIME for moment in columns["time"]):
         raise ValueError("a time out of range")
     columns["text_hash"] = [row.text_hash or (None if row.text is None else hash_text(row.text)) for row in rows]
     if text == "hash":
@@ -191,8 +172,8 @@ def _batch(rows: Sequence[Row], text: str) -> Any:
     return pa.RecordBatch.from_arrays([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
-def parse(data: bytes) -> Any:
-    """The segment's table, None when the bytes are not a whole segment of ours."""
+def parse_segment(data: bytes) -> Any:
+    """Return the segment's table, None when the bytes are not a whole segment of ours."""
     try:
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
         metadata = table.schema.metadata
@@ -203,7 +184,7 @@ def parse(data: bytes) -> Any:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         table = table.select(SCHEMA.names)
         return table if table.schema.equals(SCHEMA) else None
-    except Exception:  # pyarrow answers spoilt bytes with more kinds of error than it documents
+    except Exception:  # pyarrow raises more kinds of error on corrupt bytes than it documents
         return None
 
 
@@ -212,20 +193,21 @@ def _day(milliseconds: int) -> str:
 
 
 def day_folders(fs: Any, root: str, since: float) -> list[str]:
-    first = _day(int(min(max(since, 0), LATEST) * 1000))
+    """Return the folders of the day of `since` (seconds of the epoch) and of later days, in order."""
+    first = _day(int(min(max(since, 0), MAX_TIME) * 1000))
     return [path for path in _ls(fs, root) if first <= path.rsplit("/", 1)[-1] and _DAY.fullmatch(path.rsplit("/", 1)[-1])]
 
 
-def names(fs: Any, folder: str, on_skipped: Callable[[str], None]) -> list[Name]:
-    """Segments of a day in time order; hidden files and those half written are passed over."""
-    found = []
+def segment_names(fs: Any, folder: str, on_skipped: Callable[[str], None]) -> list[SegmentName]:
+    """Return the segments of a day in time order, without hidden and half-written files."""
+    names = []
     for path in _ls(fs, folder):
         name = path.rsplit("/", 1)[-1]
         if match := _NAME.fullmatch(name):
-            found.append(Name(int(match["sequence"]), match["session"], path))
+            names.append(SegmentName(int(match["sequence"]), match["session"], path))
         elif not name.startswith(".") and not name.endswith(".part"):
             on_skipped(path)
-    return sorted(found)
+    return sorted(names)
 
 
 def _ls(fs: Any, folder: str) -> list[str]:

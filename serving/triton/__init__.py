@@ -1,1 +1,1 @@
-"""Triton: its local server process and the one client that speaks to any server. Knows no gateway."""
+"""Triton: the local server process, and the one client for any server. Knows no gateway."""

@@ -1,6 +1,6 @@
-"""The Triton door: asks a server, local or remote, and with its key loads, drains and unloads models.
+"""The client of a Triton server, local or remote: inference, and with the server's key loading and unloading of models.
 
-It knows tensor names and the v2 protocols, and nothing of releases and routing.
+Knows tensor names and the v2 protocols, and nothing of releases and routing.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,46 +20,37 @@ from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from pipeline.errors import ToolError
 from pipeline.params import Serve
+from pipeline.runtime.outputs import ModelOutputs
 from serving.triton.http_pool import MAX_AGE_S, HttpPool, HttpResponse
 
 ADMIN_HEADER = "evergreen-admin"
 GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
 ADMIN_TIMEOUT_S = 600.0
-BATCH_TEXTS = 64  # in one call; a model of ours takes no more by default
+BATCH_TEXTS = 64  # in one call; `max_batch_size` of our models by default
 OUTPUTS = ("label", "probabilities", "sketch", "pieces", "pieces_per_word")
-WANTED = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
+REQUESTED = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
 
 
 class TritonError(Exception):
-    """The server could not answer: gone, starting, overloaded or too slow."""
+    """The server cannot answer: it is gone, starting, overloaded or too slow."""
 
 
 class UnknownModelError(TritonError):
-    """The server is there, but this model is not (any more)."""
-
-
-class ModelOutputs(NamedTuple):
-    """What Triton said of N texts."""
-
-    labels: list[str]
-    probabilities: NDArray[np.float32]  # (N, classes)
-    sketch: NDArray[np.float16]  # (N, sketch_size)
-    pieces: NDArray[np.int32]  # (N,)
-    pieces_per_word: NDArray[np.float32]  # (N,)
+    """The server runs, but has not loaded this model, or no longer."""
 
 
 def server_settings(serve: Serve) -> Serve:
-    """The server of params, or the one that `EVERGREEN_TRITON_HOST` names."""
+    """Return the server of params, at the host of `EVERGREEN_TRITON_HOST` when that is set."""
     return serve.model_copy(update={"host": os.environ.get("EVERGREEN_TRITON_HOST", serve.host)})
 
 
 def key_file(home: Path, serve: Serve) -> Path:
-    """Where the key of the server's administration lies: `EVERGREEN_TRITON_KEY_FILE`, by default in the home of state."""
+    """Return the file of the server's admin key: `EVERGREEN_TRITON_KEY_FILE`, by default in the home of state."""
     return Path(os.environ.get("EVERGREEN_TRITON_KEY_FILE", home / "triton" / f"admin-{serve.http_port}.key"))
 
 
 def is_alive(serve: Serve) -> bool:
-    """Whether a server answers at this address; one that is still loading its first models does not yet."""
+    """Return whether the server answers, which it does not do while it loads its first models."""
     try:
         with _http(serve) as client:
             return bool(client.is_server_live())
@@ -68,7 +59,7 @@ def is_alive(serve: Serve) -> bool:
 
 
 def is_ready(serve: Serve, models: Sequence[str]) -> bool:
-    """Whether a server answers at this address and has these models ready."""
+    """Return whether the server answers and has these models ready."""
     try:
         with _http(serve) as client:
             return bool(client.is_server_live()) and all(client.is_model_ready(model) for model in models)
@@ -77,41 +68,41 @@ def is_ready(serve: Serve, models: Sequence[str]) -> bool:
 
 
 def model_parameters(serve: Serve, model: str) -> dict[str, str] | None:
-    """The parameters of a ready model's config.pbtxt (`model_digest`, `labels`, …), None when it is not ready."""
+    """Return the parameters of a ready model's config.pbtxt (`model_digest`, `labels`, …), None when it is not ready."""
     if not is_ready(serve, [model]):
         return None
     with _http(serve) as client:
-        found = client.get_model_config(model).get("parameters", {})
-    return {name: str(value.get("string_value", "")) for name, value in found.items()}
+        config = client.get_model_config(model).get("parameters", {})
+    return {name: str(value.get("string_value", "")) for name, value in config.items()}
 
 
 def load(serve: Serve, model: str, key: str) -> None:
-    """Load and warm a model of the repository; returns when it is ready, raises `ToolError` with the server's words."""
+    """Load a model of the repository and return when it is warm and ready; raise `ToolError` with the server's message."""
     _administer(serve, "load", model, key)
 
 
 def unload(serve: Serve, model: str, key: str) -> None:
-    """Unload a model; what it has begun is finished."""
+    """Unload a model after it has finished its requests."""
     _administer(serve, "unload", model, key)
 
 
 def ready_models(serve: Serve, key: str) -> list[str]:
-    """Names of the models that are ready."""
+    """Return the names of the models that are ready."""
     try:
         with _grpc(serve) as client:
             index = client.get_model_repository_index(headers={GRPC_ADMIN_HEADER: key}, client_timeout=ADMIN_TIMEOUT_S)
     except triton_grpc.InferenceServerException as error:
-        raise _not_done(serve, "list its models", error) from None
+        raise _admin_error(serve, "list its models", error) from None
     return [entry.name for entry in index.models if entry.state == "READY"]
 
 
 def drain(serve: Serve, model: str, quiet_s: float, timeout_s: float) -> bool:
-    """Wait until nobody has asked the model for `quiet_s` and nothing waits; False when that does not come within `timeout_s`."""
+    """Wait until the model has had no request for `quiet_s` and none is queued; return False after `timeout_s`."""
     deadline, since, last = time.monotonic() + timeout_s, time.monotonic(), -1.0
     while time.monotonic() < deadline:
-        asked, waiting = _traffic(serve, model)
-        if asked != last or waiting:
-            since, last = time.monotonic(), asked
+        requests, queued = _traffic(serve, model)
+        if requests != last or queued:
+            since, last = time.monotonic(), requests
         elif time.monotonic() - since >= quiet_s:
             return True
         time.sleep(min(0.05, quiet_s))
@@ -119,47 +110,47 @@ def drain(serve: Serve, model: str, quiet_s: float, timeout_s: float) -> bool:
 
 
 def infer_http(serve: Serve, model: str, texts: Sequence[str]) -> ModelOutputs:
-    """Ask over HTTP; raises `TritonError` when the server refuses."""
+    """Return the model's outputs over HTTP; raise `TritonError` when the server refuses."""
     tensor = triton_http.InferInput("text", [len(texts), 1], "BYTES")
     tensor.set_data_from_numpy(_as_bytes(texts))
-    wanted = [triton_http.InferRequestedOutput(name) for name in OUTPUTS]
+    outputs = [triton_http.InferRequestedOutput(name) for name in OUTPUTS]
     try:
         with _http(serve) as client:
-            return _answers(client.infer(model, [tensor], outputs=wanted))
+            return _outputs(client.infer(model, [tensor], outputs=outputs))
     except (OSError, triton_http.InferenceServerException) as error:
         raise TritonError(str(error)) from None
 
 
 def infer_grpc(serve: Serve, model: str, texts: Sequence[str]) -> ModelOutputs:
-    """Ask over gRPC; raises `TritonError` when the server refuses."""
+    """Return the model's outputs over gRPC; raise `TritonError` when the server refuses."""
     tensor = triton_grpc.InferInput("text", [len(texts), 1], "BYTES")
     tensor.set_data_from_numpy(_as_bytes(texts))
-    wanted = [triton_grpc.InferRequestedOutput(name) for name in OUTPUTS]
+    outputs = [triton_grpc.InferRequestedOutput(name) for name in OUTPUTS]
     try:
         with _grpc(serve) as client:
-            return _answers(client.infer(model, [tensor], outputs=wanted, client_timeout=60.0))
+            return _outputs(client.infer(model, [tensor], outputs=outputs, client_timeout=60.0))
     except triton_grpc.InferenceServerException as error:
         raise TritonError(str(error)) from None
 
 
 def predict_labels(serve: Serve, model: str, texts: Sequence[str]) -> list[tuple[str, float]]:
-    """Label and confidence of any number of texts, a batch at a time."""
-    found: list[tuple[str, float]] = []
+    """Return label and confidence of any number of texts, inferred batch by batch."""
+    predictions: list[tuple[str, float]] = []
     for start in range(0, len(texts), BATCH_TEXTS):
-        answers = infer_grpc(serve, model, texts[start : start + BATCH_TEXTS])
-        found += [(label, float(row.max())) for label, row in zip(answers.labels, answers.probabilities, strict=True)]
-    return found
+        outputs = infer_grpc(serve, model, texts[start : start + BATCH_TEXTS])
+        predictions += [(label, float(row.max())) for label, row in zip(outputs.labels, outputs.probabilities, strict=True)]
+    return predictions
 
 
 class Connection:
-    """The gateway's way to a server, for one event loop; many calls at a time."""
+    """The gateway's connection to a server, for one event loop and many calls at a time."""
 
-    def __init__(self, serve: Serve, age_s: float = MAX_AGE_S) -> None:
-        self._wire = HttpPool(serve.host, serve.http_port, age_s)
+    def __init__(self, serve: Serve, max_age_s: float = MAX_AGE_S) -> None:
+        self._pool = HttpPool(serve.host, serve.http_port, max_age_s)
         self._host = f"{serve.host}:{serve.http_port}"
 
-    async def ask(self, model: str, texts: Sequence[str], timeout_s: float) -> ModelOutputs:
-        """Answers in the order of the texts; raises `UnknownModelError`, `TritonError`."""
+    async def infer(self, model: str, texts: Sequence[str], timeout_s: float) -> ModelOutputs:
+        """Return the outputs in the order of the texts; raise `UnknownModelError`, `TritonError`."""
         tensor = serialize_byte_tensor(_as_bytes(texts)).item()
         head = orjson.dumps(
             {
@@ -171,14 +162,14 @@ class Connection:
                         "parameters": {"binary_data_size": len(tensor)},
                     }
                 ],
-                "outputs": WANTED,
+                "outputs": REQUESTED,
             }
         )
-        reply = await self._send("POST", f"/v2/models/{model}/infer", timeout_s, head + tensor, json_bytes=len(head))
-        return _read_answers(reply.body, reply.json_bytes)
+        response = await self._send("POST", f"/v2/models/{model}/infer", timeout_s, head + tensor, json_bytes=len(head))
+        return _read_outputs(response.body, response.json_bytes)
 
     async def is_ready(self, model: str) -> bool:
-        """Whether the model answers now."""
+        """Return whether the model answers now."""
         try:
             await self._send("GET", f"/v2/models/{model}/ready", 1.0)
         except TritonError:
@@ -186,34 +177,35 @@ class Connection:
         return True
 
     async def labels(self, model: str) -> tuple[str, ...]:
-        """The classes of a ready model in the order of its probabilities; raises as `ask` does."""
-        reply = await self._send("GET", f"/v2/models/{model}/config", 5.0)
-        return tuple(orjson.loads(orjson.loads(reply.body)["parameters"]["labels"]["string_value"]))
+        """Return the classes of a ready model in the order of its probabilities; raise as `infer` does."""
+        response = await self._send("GET", f"/v2/models/{model}/config", 5.0)
+        return tuple(orjson.loads(orjson.loads(response.body)["parameters"]["labels"]["string_value"]))
 
     async def close(self) -> None:
         """Close the connections."""
-        self._wire.close()
+        self._pool.close()
 
     async def _send(self, method: str, path: str, timeout_s: float, body: bytes = b"", json_bytes: int = 0) -> HttpResponse:
-        """A 200, or the error that it stands for."""
+        """Return a 200; raise the error that any other status means."""
         length = f"Inference-Header-Content-Length: {json_bytes}\r\n" if json_bytes else ""
         front = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n{length}\r\n"
         try:
-            reply = await self._wire.ask(front.encode() + body, timeout_s)
+            response = await self._pool.request(front.encode() + body, timeout_s)
         except OSError as error:  # a TimeoutError is one
             raise TritonError(f"{self._host}: {error or 'no answer in time'}") from None
-        if reply.status != 200:
-            said = reply.body.decode("utf-8", "replace")
-            raise (UnknownModelError if _is_unknown(reply.status, said) else TritonError)(f"{reply.status}: {said[:300]}")
-        return reply
+        if response.status != 200:
+            message = response.body.decode("utf-8", "replace")
+            error_type = UnknownModelError if _is_unknown_model(response.status, message) else TritonError
+            raise error_type(f"{response.status}: {message[:300]}")
+        return response
 
 
-def _is_unknown(status: int, said: str) -> bool:
-    return status == 404 or "unknown model" in said or "is not ready" in said or "has no available versions" in said
+def _is_unknown_model(status: int, message: str) -> bool:
+    return status == 404 or any(words in message for words in ("unknown model", "is not ready", "has no available versions"))
 
 
-def _read_answers(body: bytes, json_bytes: int) -> ModelOutputs:
-    """The tensors of a v2 answer: JSON first, which names them in order, then their bytes."""
+def _read_outputs(body: bytes, json_bytes: int) -> ModelOutputs:
+    """Parse the tensors of a v2 answer: JSON that names them in order, then their bytes."""
     at, raw = json_bytes, {}
     for output in orjson.loads(body[:json_bytes])["outputs"]:
         size = output["parameters"]["binary_data_size"]
@@ -237,25 +229,25 @@ def _grpc(serve: Serve) -> Any:
     return triton_grpc.InferenceServerClient(f"{serve.host}:{serve.grpc_port}")
 
 
-def _administer(serve: Serve, what: str, model: str, key: str) -> None:
-    """Over gRPC: a thread of Triton's HTTP serves many connections, and while one of them loads a model the others wait."""
+def _administer(serve: Serve, action: str, model: str, key: str) -> None:
+    """Load or unload over gRPC: over HTTP, other connections on the same thread of Triton would wait for it."""
     try:
         with _grpc(serve) as client:
-            getattr(client, f"{what}_model")(model, headers={GRPC_ADMIN_HEADER: key}, client_timeout=ADMIN_TIMEOUT_S)
+            getattr(client, f"{action}_model")(model, headers={GRPC_ADMIN_HEADER: key}, client_timeout=ADMIN_TIMEOUT_S)
     except triton_grpc.InferenceServerException as error:
-        raise _not_done(serve, f"{what} {model}", error) from None
+        raise _admin_error(serve, f"{action} {model}", error) from None
 
 
-def _not_done(serve: Serve, what: str, error: Exception) -> ToolError:
+def _admin_error(serve: Serve, action: str, error: Exception) -> ToolError:
     where = f"{serve.host}:{serve.grpc_port}"
     if "restricted" in str(error):
-        wrong = f"Triton did not {what}: our key is not the one of its administration"
-        return ToolError(where, wrong, "name the file with its key: EVERGREEN_TRITON_KEY_FILE")
-    return ToolError(where, f"Triton did not {what}: {error}", "read the server's log in live/triton/")
+        problem = f"Triton did not {action}: our key is not its admin key"
+        return ToolError(where, problem, "name the file with its key: EVERGREEN_TRITON_KEY_FILE")
+    return ToolError(where, f"Triton did not {action}: {error}", "read the server's log in live/triton/")
 
 
 def _traffic(serve: Serve, model: str) -> tuple[float, float]:
-    """How many requests the model has had, and how many wait, by the server's own metrics; (0, 0) when it does not tell."""
+    """Return how many requests the model has had and how many are queued, by the server's metrics; (0, 0) without metrics."""
     try:
         with urllib.request.urlopen(f"http://{serve.host}:{serve.metrics_port}/metrics", timeout=5) as page:
             text = page.read().decode()
@@ -274,7 +266,7 @@ def _as_bytes(texts: Sequence[str]) -> NDArray[np.object_]:
     return np.array([text.encode("utf-8") for text in texts], dtype=np.object_).reshape(-1, 1)
 
 
-def _answers(result: Any) -> ModelOutputs:
+def _outputs(result: Any) -> ModelOutputs:
     label, probabilities, sketch, pieces, pieces_per_word = (result.as_numpy(name) for name in OUTPUTS)
     return ModelOutputs(
         [cell.decode("utf-8") for cell in label.reshape(-1)],

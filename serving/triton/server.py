@@ -1,6 +1,6 @@
 """The local Triton: the server from the `nvidia-pytriton` wheel as a child process.
 
-The wheel's server is 2.51, older than some security fixes: it listens on loopback and its administration needs a key.
+The wheel's server is 2.51, older than some security fixes: it listens on loopback only, and its admin API needs a key.
 """
 
 import hashlib
@@ -32,18 +32,18 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX keeps it on Linux)
 
 
 class Server(NamedTuple):
-    """A running Triton of ours."""
+    """A running Triton that this process started."""
 
     process: subprocess.Popen[bytes]
     serve: Serve
     admin_key: str
     log: Path
-    region: str  # how the names of its shared memory begin
+    region: str  # prefix of its shared memory's names
 
 
 @contextmanager
 def running(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> Iterator[Server]:
-    """A server with these models loaded and ready; stopped, and waited for, when the block ends in any way."""
+    """Yield a server with these models ready; stop it, and wait for its end, when the block ends."""
     server = start(repository, models, serve, home)
     try:
         wait_ready(server, models)
@@ -53,7 +53,7 @@ def running(repository: Path, models: Sequence[str], serve: Serve, home: Path) -
 
 
 def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> Server:
-    """Start the server in a process group of its own; raises `ToolError` when a port is taken."""
+    """Start the server in its own process group; raise `ToolError` when a port is taken."""
     for port in (serve.http_port, serve.grpc_port, serve.metrics_port):
         require_free_port(serve.host, port)
     folder = home / "triton"
@@ -65,7 +65,7 @@ def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> 
     region = f"--backend-config=python,shm-region-prefix-name={_region(home, serve)}"
     command = [str(_wheel() / "bin" / "tritonserver"), *options, region]
     if log.exists():
-        log.replace(log.with_suffix(".before.log"))  # the last words of one that has died
+        log.replace(log.with_suffix(".before.log"))  # the output of a server that died
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -79,7 +79,7 @@ def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> 
 
 
 def stop(server: Server) -> None:
-    """Ask the server to finish what it has begun, then end its whole group; a second Ctrl-C ends it at once."""
+    """Let the server finish its requests, then end its whole process group; a second Ctrl-C ends it at once."""
     try:
         if server.process.poll() is None:
             server.process.send_signal(signal.SIGTERM)
@@ -93,7 +93,7 @@ def stop(server: Server) -> None:
 
 
 def has_dead_model_process(server: Server) -> bool:
-    """Whether a process of a model has died that Triton does not bury: it waits for its answer for ever, and for no other."""
+    """Return whether a model's process has died unnoticed by Triton, which then waits for its answer for ever."""
     try:
         children = psutil.Process(server.process.pid).children()
         return any(child.status() == psutil.STATUS_ZOMBIE for child in children)
@@ -101,13 +101,8 @@ def has_dead_model_process(server: Server) -> bool:
         return False
 
 
-def ended(server: Server) -> ToolError:
-    """What to tell when the server ended by itself."""
-    return ToolError("Triton", f"the server ended by itself; its last words:\n{last_errors(server.log)}", f"read {server.log}")
-
-
 def wait_ready(server: Server, models: Sequence[str]) -> None:
-    """Return once every model answers; raises `ToolError` with the server's own words when it ends or takes too long."""
+    """Return once every model answers; raise `ToolError` with the server's output when it ends or takes too long."""
     deadline = time.monotonic() + server.serve.ready_timeout_s
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
@@ -116,7 +111,7 @@ def wait_ready(server: Server, models: Sequence[str]) -> None:
             return
         time.sleep(0.1)
     raise ToolError(
-        "Triton", f"the server did not become ready; its last words:\n{last_errors(server.log)}", f"read {server.log}"
+        "Triton", f"the server did not become ready; its last output:\n{last_errors(server.log)}", f"read {server.log}"
     )
 
 
@@ -131,7 +126,7 @@ def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Pa
         f"--cache-config=local,size={CACHE_BYTES}",
         "--disable-auto-complete-config",
         "--exit-timeout-secs=10",
-        "--strict-readiness=false",  # else the whole server calls itself unready while a model loads or unloads
+        "--strict-readiness=false",  # otherwise the whole server is unready while a model loads or unloads
         f"--http-address={serve.host}",
         f"--http-port={serve.http_port}",
         f"--grpc-address={serve.host}",
@@ -145,18 +140,18 @@ def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Pa
 
 
 def _region(home: Path, serve: Serve) -> str:
-    """No other server's on this machine: neither of another home nor on another port."""
+    """Return a prefix that no other server on this machine has: neither one of another home nor one on another port."""
     return f"evergreen-{serve.http_port}-{hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]}-"
 
 
 def _free_shared_memory(region: str) -> None:
-    """Take away what a server that was killed has left: 64 MiB for each process of a model."""
+    """Remove what a killed server has left behind: 64 MiB for each process of a model."""
     for path in SHARED_MEMORY.glob(f"{region}*"):
         path.unlink(missing_ok=True)
 
 
 def _new_key(path: Path) -> str:
-    """A key for the administration of one server, readable by its owner alone; `publish` reads it from here."""
+    """Create the admin key of one server, readable by its owner only; `publish` reads this file."""
     path.unlink(missing_ok=True)
     key = secrets.token_hex(16)
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
@@ -165,7 +160,7 @@ def _new_key(path: Path) -> str:
 
 
 def _wheel() -> Path:
-    """The server's folder inside the installed wheel."""
+    """Return the server's folder inside the installed wheel."""
     folder = Path(sysconfig.get_path("purelib")) / "pytriton" / "tritonserver"
     if not (folder / "bin" / "tritonserver").is_file():
         raise ToolError("Triton", f"there is no server in {folder}", "install what requirements.lock names: make .venv/ready")
@@ -173,29 +168,29 @@ def _wheel() -> Path:
 
 
 def _backends(folder: Path) -> Path:
-    """A backend folder in the home of state: the wheel's Python backend with the stub of this Python beside it."""
+    """Return a backend folder in the home of state: the wheel's Python backend together with the stub of this Python."""
     wheel = _wheel()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    own = f"{version('nvidia-pytriton')}-py{python}"
-    target = folder / own / "python"
+    name = f"{version('nvidia-pytriton')}-py{python}"
+    target = folder / name / "python"
     if target.is_dir():
         return target.parent
     stub = wheel / "python_backend_stubs" / python / "triton_python_backend_stub"
     if not stub.is_file():
         raise ToolError("Triton", f"the wheel has no Python backend for Python {python}", "use Python 3.11")
-    part = folder / f".{own}-{os.getpid()}"
+    part = folder / f".{name}-{os.getpid()}"
     shutil.copytree(wheel / "backends" / "python", part / "python", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(stub, part / "python" / stub.name)
-    with suppress(OSError):  # somebody else was first: theirs is the same
+    with suppress(OSError):  # another process was first: its copy is the same
         part.rename(target.parent)
     shutil.rmtree(part, ignore_errors=True)
     return target.parent
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the wheel's libraries and the interpreter's on the loader path.
+    """Return our environment with the wheel's libraries and the interpreter's on the loader path.
 
-    The backend's stub embeds Python and takes the `python3` first on PATH for its home: with ours there it sees our packages.
+    The backend's stub embeds Python and takes the first `python3` on PATH for its home. With ours first it sees our packages.
     """
     site = sysconfig.get_path("purelib")
     libraries = [f"{site}/nvidia_pytriton.libs", str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]

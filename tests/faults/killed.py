@@ -19,7 +19,7 @@ import psutil
 
 from serving.loadtest.result import percentile
 from serving.loadtest.sender import LOST, REFUSED
-from serving.prediction_log.segments import read
+from serving.prediction_log.segments import read_tables
 from serving.prediction_log.writer import log_url
 from tests.faults import memory, stack, traffic
 from tests.faults.open_load import Part
@@ -184,7 +184,7 @@ def logged(stage: Stage, sent: Traffic, since: float) -> Log:
     """The prediction log's rows since then (seconds of the epoch), once nothing waits to be written."""
     with suppress(TimeoutError):
         stack.wait_until(lambda: _metric(stage, "waiting") == 0, PATIENCE_S)
-    tables = read(log_url(stage.place.params.log, stage.place.home), since=since, on_skipped=lambda _path: None)
+    tables = read_tables(log_url(stage.place.params.log, stage.place.home), since=since, on_skipped=lambda _path: None)
     stored = sum(int((table["time"].to_numpy() >= since).sum()) for table in tables)
     return Log(int(sent.ok.sum()), int((sent.status == LOST).sum()), stored, _metric(stage, "rows_lost_before"))
 

@@ -73,10 +73,10 @@ class GatewayClient:
     """The gateway's connection to Triton."""
 
     def __init__(self, serve: Serve) -> None:
-        self._connection = Connection(serve, age_s=AGE_MS / 1000)
+        self._connection = Connection(serve, max_age_s=AGE_MS / 1000)
 
     async def ask(self, model: str, texts: list[str], timeout_s: float) -> list[str]:
-        return (await self._connection.ask(model, texts, timeout_s)).labels
+        return (await self._connection.infer(model, texts, timeout_s)).labels
 
     async def close(self) -> None:
         await self._connection.close()

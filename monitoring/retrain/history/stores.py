@@ -92,9 +92,9 @@ def inbox(home: Path) -> list[Row]:
 
 def logged(id: str, at: Stores) -> list[Row]:
     """The prediction log's rows of a prediction or a request."""
-    from serving.prediction_log.search import find
+    from serving.prediction_log.search import find_predictions
 
-    return find(log_of(at), id)
+    return find_predictions(log_of(at), id)
 
 
 def log_of(at: Stores) -> str:

@@ -20,7 +20,7 @@ from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import MonitorMetrics
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from pipeline.params import Params
-from serving.gateway.app import _watch
+from serving.gateway.app import add_gauges
 from serving.gateway.metrics import SECONDS, Metrics
 from tests.monitoring.alert_rules.promql import selectors
 from tests.monitoring.conftest import with_every_metric
@@ -50,13 +50,12 @@ def gateway_metrics() -> dict[str, set[str]]:
     """Return the gateway's metrics after calling each method once."""
     metrics = Metrics()
     parts: Any = SimpleNamespace(waiting=0, cached=0)
-    _watch(metrics, parts, SimpleNamespace(**dict.fromkeys(log_counters(), 0)))  # type: ignore[arg-type]
-    metrics.predicted(1, "champion", True, 3.0)
-    metrics.requested("/v1/predict", 200)()
-    metrics.request_took("/v1/predict")(0.01)
-    with pytest.raises(ZeroDivisionError), metrics.calls(1, 2):
+    add_gauges(metrics, parts, SimpleNamespace(**dict.fromkeys(log_counters(), 0)))  # type: ignore[arg-type]
+    metrics.count_prediction(1, "champion", True, 3.0)
+    metrics.count_request("/v1/predict", 200, 0.01)
+    with pytest.raises(ZeroDivisionError), metrics.triton_call(1, 2):
         1 / 0  # noqa: B018
-    for count in (metrics.refused, metrics.shadow_dropped, metrics.job, metrics.failed):
+    for count in (metrics.count_refusal, metrics.count_shadow_drop, metrics.count_job_attempt, metrics.count_error):
         count("x")
     return exported(metrics.text().decode())
 

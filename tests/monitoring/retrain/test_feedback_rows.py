@@ -15,7 +15,7 @@ from monitoring.retrain.run_local import branch
 from pipeline.data.records import normalise_label
 from pipeline.params import Params
 from pipeline.stages.ingest import ingest
-from serving.prediction_log.segments import Row
+from serving.prediction import Prediction
 from state.database import open_state
 from state.tables import feedback
 from tests.conftest import ROOT
@@ -155,9 +155,9 @@ def test_texts_are_found_in_the_log_by_prediction(params: Params, tmp_path: Path
     assert find_texts(params, tmp_path, [Opinion(1, "gone", "x", "ann", NOON)]) == {}
 
 
-def logged(number: int) -> Row:
+def logged(number: int) -> Prediction:
     about = (f"p{number}", None, f"text {number}", None, 3, 1.0, 1, "champion", "track_order", 0.9, None, b"", b"", 1.0, False)
-    return Row(NOON + number, "r", *about)  # type: ignore[arg-type]
+    return Prediction(NOON + number, "r", *about)  # type: ignore[arg-type]
 
 
 def test_labels_since_the_last_retrain_are_counted_by_prediction(params: Params, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.session.golden_answers import read_golden
 from serving.jobs.callbacks import verify
-from serving.prediction_log.segments import read
+from serving.prediction_log.segments import read_tables
 from serving.prediction_log.writer import log_url
 from serving.release.routing import set_routing
 from serving.release.swap import route
@@ -81,7 +81,7 @@ def sample(place: Place, name: str, **labels: str) -> float:
 
 
 def rows_of(place: Place) -> list[dict[str, Any]]:
-    tables = list(read(log_url(place.params.log, place.home), since=0.0, on_skipped=lambda name: None))
+    tables = list(read_tables(log_url(place.params.log, place.home), since=0.0, on_skipped=lambda name: None))
     return list(pa.concat_tables(tables).to_pylist()) if tables else []
 
 
@@ -201,9 +201,9 @@ def test_a_job_is_answered_found_again_by_its_key_and_told_to_a_signed_callback(
             ]
             other = await asyncio.to_thread(ask, place, "/v1/jobs", GOOD, {"idempotency-key": "one job"})
             deadline = time.monotonic() + 20
-            while not receiver.sent and time.monotonic() < deadline:
+            while not receiver.requests and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
-            return first, again, other, receiver.sent[0]
+            return first, again, other, receiver.requests[0]
 
     first, again, other, sent = asyncio.run(exchange())
     assert (first.status, again.status, other.status) == (202, 202, 409)

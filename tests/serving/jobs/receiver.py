@@ -1,4 +1,4 @@
-"""A real HTTP receiver of callbacks on loopback, for tests: it keeps what it was sent and replies as it is told."""
+"""A real HTTP receiver of callbacks on loopback, for tests: it keeps every request and replies as configured."""
 
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 
-class Sent(NamedTuple):
+class Received(NamedTuple):
     """One request as it arrived."""
 
     path: str
@@ -17,10 +17,10 @@ class Sent(NamedTuple):
 
 
 class Receiver(NamedTuple):
-    """Where it listens, and what came so far."""
+    """The port it listens on, and the requests so far."""
 
     port: int
-    sent: list[Sent]
+    requests: list[Received]
 
 
 async def accept(_request: web.Request) -> web.StreamResponse:
@@ -36,18 +36,18 @@ async def receiving(
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Receiver]:
     """Listen while the block runs; port 0: any free one."""
-    sent: list[Sent] = []
+    requests: list[Received] = []
 
-    async def keep(request: web.Request) -> web.StreamResponse:
-        sent.append(Sent(request.path_qs, dict(request.headers), await request.read()))
+    async def receive(request: web.Request) -> web.StreamResponse:
+        requests.append(Received(request.path_qs, dict(request.headers), await request.read()))
         return await reply(request)
 
     application = web.Application()
-    application.router.add_route("*", "/{path:.*}", keep)
+    application.router.add_route("*", "/{path:.*}", receive)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, ssl_context=tls).start()
-        yield Receiver(runner.addresses[0][1], sent)
+        yield Receiver(runner.addresses[0][1], requests)
     finally:
         await runner.cleanup()

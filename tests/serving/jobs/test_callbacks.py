@@ -1,4 +1,4 @@
-"""Signed callbacks on SQLite and PostgreSQL: sent until they are taken, at least once, and recognisable when sent twice."""
+"""Signed callbacks on SQLite and PostgreSQL: sent at least once until accepted, and recognisable when sent twice."""
 
 import asyncio
 import hashlib
@@ -24,8 +24,9 @@ from pipeline.errors import InputError
 from pipeline.params import Jobs, Params
 from serving.jobs.callbacks import Delivery, deliver, next_delivery, read_key, record, sign, verify
 from serving.jobs.outbound import is_public, open_post
-from serving.jobs.queue import claim, fail, finish, submit
+from serving.jobs.queue import claim_next, fail, finish, submit
 from state.tables import jobs
+from tests.serving.jobs.polling import until
 from tests.serving.jobs.receiver import Receiver, receiving
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +34,6 @@ NOW = 1_000_000_000.0  # long ago: what was due then is due on a real clock
 KEY = b"0123456789abcdef"
 BODY = b'{"id": "a"}'
 RESULT = [{"label": "track_order"}]
-DEADLINE_S = 60.0
 CHILD = """
 import asyncio, ssl, sys, time
 from pathlib import Path
@@ -43,8 +43,9 @@ from serving.jobs.outbound import open_post
 from state.database import open_state
 
 async def run(engine, settings):
-    where = {"permitted": lambda address: True, "lookup": lambda host, port: ["127.0.0.1"], "tls": ssl.create_default_context()}
-    async with open_post(timeout_s=settings.callback_timeout_s, **where) as post:
+    names = {"is_allowed": lambda address: True, "resolve": lambda host, port: ["127.0.0.1"]}
+    tls = ssl.create_default_context()
+    async with open_post(timeout_s=settings.callback_timeout_s, tls=tls, **names) as post:
         await deliver(engine, settings, post, sys.argv[3].encode(), clock=time.time, draw=lambda: 0.5, stop=asyncio.Event())
 
 with open_state(Path(sys.argv[1])) as engine:
@@ -59,43 +60,36 @@ def settings(params: Params) -> Jobs:
 
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[Any]]:
-    """Log lines are kept, not printed."""
+    """Capture log lines."""
     with capture_logs() as lines:
         yield lines
 
 
 def end_job(state: sa.Engine, settings: Jobs, url: str, *, error: str | None = None, now: float = NOW) -> str:
-    """A job that has ended and whose callback is due."""
+    """Submit and end a job, so that its callback is due."""
     with state.begin() as connection:
         job = submit(connection, {"texts": ["a"]}, idempotency_key=None, callback_url=url, now=now, settings=settings)
-    held = claim(state, owner="worker", now=now, settings=settings)
-    assert held is not None
-    assert held.id == job.id
+    claim = claim_next(state, owner="worker", now=now, settings=settings)
+    assert claim is not None
+    assert claim.id == job.id
     if error is None:
-        assert finish(state, held, json.dumps(RESULT), now=now)
+        assert finish(state, claim, json.dumps(RESULT), now=now)
     else:
-        assert fail(state, held, error, now=now, settings=settings)
+        assert fail(state, claim, error, now=now, settings=settings)
     return job.id
 
 
-def take(state: sa.Engine, settings: Jobs, now: float = NOW) -> Delivery:
+def next_due(state: sa.Engine, settings: Jobs, now: float = NOW) -> Delivery:
     delivery = next_delivery(state, now=now, settings=settings)
     assert delivery is not None
     return delivery
 
 
-def standing(state: sa.Engine, id: str) -> tuple[str, int]:
-    """Status of a callback, and attempts so far."""
+def callback_state(state: sa.Engine, id: str) -> tuple[str, int]:
+    """Return the status of a callback and its attempts so far."""
     with state.begin() as connection:
         row = connection.execute(sa.select(jobs).where(jobs.c.id == id)).one()
     return row.callback_status, row.callback_attempts
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not await asyncio.to_thread(is_so):
-        assert time.monotonic() < deadline, "it never came"
-        await asyncio.sleep(0.01)
 
 
 def hurried() -> float:
@@ -107,21 +101,23 @@ def hurried() -> float:
 async def delivering(
     state: sa.Engine, settings: Jobs, clock: Callable[[], float] = time.time, *, everywhere: bool = True
 ) -> AsyncIterator[Counter[str]]:
-    """Deliver while the block runs, every name leading to loopback; what was told to `tally`."""
-    heard: Counter[str] = Counter()
+    """Deliver while the block runs, with every name resolved to loopback; yield the outcomes counted."""
+    outcomes: Counter[str] = Counter()
 
-    def tally(outcome: str) -> None:
-        heard[outcome] += 1
+    def count(outcome: str) -> None:
+        outcomes[outcome] += 1
 
-    permitted = (lambda _address: True) if everywhere else is_public
+    is_allowed = (lambda _address: True) if everywhere else is_public
     context = ssl.create_default_context()
     async with open_post(
-        timeout_s=settings.callback_timeout_s, permitted=permitted, lookup=lambda _host, _port: ["127.0.0.1"], tls=context
+        timeout_s=settings.callback_timeout_s, is_allowed=is_allowed, resolve=lambda _host, _port: ["127.0.0.1"], tls=context
     ) as post:
         stop = asyncio.Event()
-        task = asyncio.create_task(deliver(state, settings, post, KEY, clock=clock, draw=lambda: 0.5, stop=stop, tally=tally))
+        task = asyncio.create_task(
+            deliver(state, settings, post, KEY, clock=clock, draw=lambda: 0.5, stop=stop, count_outcome=count)
+        )
         try:
-            yield heard
+            yield outcomes
         finally:
             stop.set()
             await asyncio.wait_for(task, 30)
@@ -173,7 +169,7 @@ def test_without_headers_nothing_is_verified() -> None:
     assert not verify(BODY, {}, KEY, NOW, 300)
 
 
-def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+def test_the_key_is_created_once_and_for_its_owner_only(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: read_key(tmp_path), range(16)))
     assert len(keys) == 1
@@ -182,7 +178,7 @@ def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / "callback.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_key_file_of_ones_own_is_read_and_never_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_key_file_is_read_and_never_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = tmp_path / "secret"
     monkeypatch.setenv("EVERGREEN_CALLBACK_KEY_FILE", str(chosen))
     with pytest.raises(InputError, match="secret"):
@@ -200,23 +196,23 @@ def test_the_end_of_a_job_is_delivered_signed_and_once(state: sa.Engine, setting
         async with receiving() as receiver:
             done = end_job(state, settings, hook(receiver))
             failed = end_job(state, settings, hook(receiver), error='nothing "worked"\n', now=NOW + 1)
-            async with delivering(state, settings) as heard:
-                await until(lambda: {standing(state, done), standing(state, failed)} == {("delivered", 1)})
-        assert heard == {"delivered": 2}
-        assert len(receiver.sent) == 2
-        said = {sent.headers["Idempotency-Key"]: json.loads(sent.body) for sent in receiver.sent}
-        assert said == {
+            async with delivering(state, settings) as outcomes:
+                await until(lambda: {callback_state(state, done), callback_state(state, failed)} == {("delivered", 1)})
+        assert outcomes == {"delivered": 2}
+        assert len(receiver.requests) == 2
+        bodies = {request.headers["Idempotency-Key"]: json.loads(request.body) for request in receiver.requests}
+        assert bodies == {
             done: {"id": done, "status": "done", "result": RESULT},
             failed: {"id": failed, "status": "failed", "error": 'nothing "worked"\n'},
         }
-        for sent in receiver.sent:
-            assert verify(sent.body, sent.headers, KEY, time.time(), 60)
-            assert sent.headers["Content-Type"] == "application/json"
+        for request in receiver.requests:
+            assert verify(request.body, request.headers, KEY, time.time(), 60)
+            assert request.headers["Content-Type"] == "application/json"
 
     asyncio.run(run())
 
 
-def test_it_is_sent_again_until_it_is_taken(state: sa.Engine, settings: Jobs) -> None:
+def test_it_is_sent_again_until_it_is_accepted(state: sa.Engine, settings: Jobs) -> None:
     replies = iter((500, 404, 202))
 
     async def reply(_request: web.Request) -> web.StreamResponse:
@@ -225,16 +221,16 @@ def test_it_is_sent_again_until_it_is_taken(state: sa.Engine, settings: Jobs) ->
     async def run() -> None:
         async with receiving(reply) as receiver:
             job = end_job(state, settings, hook(receiver))
-            async with delivering(state, settings.model_copy(update={"lease_s": 1e9}), hurried) as heard:
-                await until(lambda: standing(state, job) == ("delivered", 3))
-        assert heard == {"retried": 2, "delivered": 1}
-        assert {sent.headers["Idempotency-Key"] for sent in receiver.sent} == {job}
+            async with delivering(state, settings.model_copy(update={"lease_s": 1e9}), hurried) as outcomes:
+                await until(lambda: callback_state(state, job) == ("delivered", 3))
+        assert outcomes == {"retried": 2, "delivered": 1}
+        assert {request.headers["Idempotency-Key"] for request in receiver.requests} == {job}
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 503, None])
-def test_one_that_is_never_taken_is_given_up(state: sa.Engine, settings: Jobs, status: int | None) -> None:
+def test_one_that_is_never_accepted_is_given_up(state: sa.Engine, settings: Jobs, status: int | None) -> None:
     async def run() -> None:
         async with receiving() as elsewhere:
 
@@ -246,24 +242,24 @@ def test_one_that_is_never_taken_is_given_up(state: sa.Engine, settings: Jobs, s
 
             async with receiving(reply) as receiver:
                 job = end_job(state, settings, hook(receiver))
-                async with delivering(state, settings.model_copy(update={"lease_s": 1e9}), hurried) as heard:
-                    await until(lambda: standing(state, job) == ("given_up", 3))
-        assert heard == {"retried": 2, "given_up": 1}
-        assert (len(receiver.sent), len(elsewhere.sent)) == (3, 0)
+                async with delivering(state, settings.model_copy(update={"lease_s": 1e9}), hurried) as outcomes:
+                    await until(lambda: callback_state(state, job) == ("given_up", 3))
+        assert outcomes == {"retried": 2, "given_up": 1}
+        assert (len(receiver.requests), len(elsewhere.requests)) == (3, 0)
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("where", ["http://hooks.example", "http://127.0.0.1"])
-def test_a_private_address_is_given_up_without_a_word(state: sa.Engine, settings: Jobs, logged: list[Any], where: str) -> None:
-    open_then = settings.model_copy(update={"callback_private": "allow"})  # when it was submitted
+def test_a_private_address_is_given_up_without_a_request(state: sa.Engine, settings: Jobs, logged: list[Any], where: str) -> None:
+    lenient = settings.model_copy(update={"callback_private": "allow"})  # when it was submitted
 
     async def run() -> None:
         async with receiving() as receiver:
-            job = end_job(state, open_then, f"{where}:{receiver.port}/")
+            job = end_job(state, lenient, f"{where}:{receiver.port}/")
             async with delivering(state, settings, everywhere=False):
-                await until(lambda: standing(state, job) == ("given_up", 1))
-        assert not receiver.sent
+                await until(lambda: callback_state(state, job) == ("given_up", 1))
+        assert not receiver.requests
         assert any("private" in line.get("error", "") for line in logged)
 
     asyncio.run(run())
@@ -272,7 +268,7 @@ def test_a_private_address_is_given_up_without_a_word(state: sa.Engine, settings
 def test_pauses_grow_and_a_lease_keeps_others_off(state: sa.Engine, settings: Jobs) -> None:
     job, now = end_job(state, settings, "http://hooks.example/"), NOW
     for attempt in (1, 2):
-        delivery = take(state, settings, now)
+        delivery = next_due(state, settings, now)
         assert (delivery.id, delivery.attempt) == (job, attempt)
         lease_s = settings.callback_timeout_s + settings.lease_s
         assert next_delivery(state, now=now + lease_s - 0.1, settings=settings) is None
@@ -283,11 +279,11 @@ def test_pauses_grow_and_a_lease_keeps_others_off(state: sa.Engine, settings: Jo
 
 def test_a_late_attempt_writes_nothing_over_a_newer_one(state: sa.Engine, settings: Jobs) -> None:
     job = end_job(state, settings, "http://hooks.example/")
-    late = take(state, settings)
-    newer = take(state, settings, NOW + 1000)
+    late = next_due(state, settings)
+    newer = next_due(state, settings, NOW + 1000)
     assert newer.attempt == 2
     assert not record(state, late, "given_up", due_at=NOW)
-    assert standing(state, job) == ("sending", 2)
+    assert callback_state(state, job) == ("sending", 2)
     assert record(state, newer, "delivered", due_at=NOW)
     assert not record(state, newer, "pending", due_at=NOW)
 
@@ -295,26 +291,26 @@ def test_a_late_attempt_writes_nothing_over_a_newer_one(state: sa.Engine, settin
 def test_a_callback_that_ends_every_sender_is_given_up(state: sa.Engine, settings: Jobs) -> None:
     job = end_job(state, settings, "http://hooks.example/")
     for attempt in range(settings.callback_attempts):
-        take(state, settings, NOW + 1000 * attempt)
+        next_due(state, settings, NOW + 1000 * attempt)
     assert next_delivery(state, now=NOW + 1e6, settings=settings) is None
-    assert standing(state, job) == ("given_up", 3)
+    assert callback_state(state, job) == ("given_up", 3)
 
 
-def test_eight_senders_never_take_the_same_callback(state: sa.Engine, settings: Jobs) -> None:
+def test_eight_senders_never_claim_the_same_callback(state: sa.Engine, settings: Jobs) -> None:
     ended = [end_job(state, settings, "http://hooks.example/") for _ in range(30)]
 
-    def take_all(_: int) -> list[str]:
-        taken = []
+    def claim_all(_: int) -> list[str]:
+        claimed = []
         while delivery := next_delivery(state, now=NOW, settings=settings):
-            taken.append(delivery.id)
-        return taken
+            claimed.append(delivery.id)
+        return claimed
 
     with ThreadPoolExecutor(8) as pool:
-        taken = [id for part in pool.map(take_all, range(8)) for id in part]
-    assert Counter(taken) == Counter(ended)
+        claimed = [id for part in pool.map(claim_all, range(8)) for id in part]
+    assert Counter(claimed) == Counter(ended)
 
 
-def test_a_slow_receiver_does_not_hold_up_the_others(state: sa.Engine, settings: Jobs) -> None:
+def test_a_slow_receiver_does_not_delay_the_others(state: sa.Engine, settings: Jobs) -> None:
     async def run() -> None:
         freed = asyncio.Event()
 
@@ -323,18 +319,18 @@ def test_a_slow_receiver_does_not_hold_up_the_others(state: sa.Engine, settings:
             return web.Response()
 
         async with receiving(wait) as slow, receiving() as quick:
-            held = end_job(state, settings, hook(slow))
+            slow_job = end_job(state, settings, hook(slow))
             others = [end_job(state, settings, hook(quick), now=NOW + 1) for _ in range(5)]
             async with delivering(state, settings):
-                await until(lambda: all(standing(state, id)[0] == "delivered" for id in others))
-                assert standing(state, held)[0] == "sending"
+                await until(lambda: all(callback_state(state, id)[0] == "delivered" for id in others))
+                assert callback_state(state, slow_job)[0] == "sending"
                 freed.set()  # the stop that follows waits for it
-            assert standing(state, held) == ("delivered", 1)
+            assert callback_state(state, slow_job) == ("delivered", 1)
 
     asyncio.run(run())
 
 
-def test_a_sender_killed_before_it_wrote_it_down_leads_to_a_second_delivery(
+def test_a_sender_killed_before_it_recorded_the_outcome_leads_to_a_second_delivery(
     state: sa.Engine, settings: Jobs, tmp_path: Path
 ) -> None:
     arguments = [sys.executable, "-c", CHILD, str(tmp_path), settings.model_dump_json(), KEY.decode()]
@@ -342,7 +338,7 @@ def test_a_sender_killed_before_it_wrote_it_down_leads_to_a_second_delivery(
 
     async def run() -> None:
         async def reply(_request: web.Request) -> web.StreamResponse:
-            process.kill()  # nothing in the first time: the reply below reaches no one
+            process.kill()  # before it can record the outcome: the reply below reaches no one
             await asyncio.to_thread(process.wait)
             return web.Response(status=204)
 
@@ -351,10 +347,10 @@ def test_a_sender_killed_before_it_wrote_it_down_leads_to_a_second_delivery(
             with subprocess.Popen(arguments, cwd=ROOT) as process:
                 await until(lambda: process.poll() is not None)
             assert process.returncode == -signal.SIGKILL
-            assert standing(state, job) == ("sending", 1)
+            assert callback_state(state, job) == ("sending", 1)
             async with delivering(state, settings, lambda: later):
-                await until(lambda: standing(state, job) == ("delivered", 2))
-        first, second = receiver.sent
+                await until(lambda: callback_state(state, job) == ("delivered", 2))
+        first, second = receiver.requests
         assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"] == job
         assert first.body == second.body
         assert verify(first.body, first.headers, KEY, time.time(), 60)

@@ -1,4 +1,4 @@
-"""Callbacks reach the open internet and nothing else, whatever a URL, a name server or a receiver says."""
+"""Callbacks reach the open internet and nothing else, whatever a URL, a name server or a receiver answers."""
 
 import asyncio
 import ssl
@@ -16,7 +16,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.params import Jobs, Params
-from serving.jobs.outbound import CallbackRefusedError, Lookup, Permitted, check_url, is_public, look_up, open_post, permitted
+from serving.jobs.outbound import (
+    CallbackRefusedError,
+    IsAllowed,
+    Resolve,
+    allowed_addresses,
+    check_url,
+    is_public,
+    open_post,
+    resolve,
+)
 from tests.serving.jobs.receiver import receiving
 
 GOOD, BAD = "127.0.0.1", "127.0.0.2"  # stand for a public and a private address: both reach this machine
@@ -26,20 +35,20 @@ def only_good(address: str) -> bool:
     return address == GOOD
 
 
-def answers(*addresses: str) -> Lookup:
+def answers(*addresses: str) -> Resolve:
     return lambda _host, _port: list(addresses)
 
 
 async def send(
     url: str,
     *,
-    lookup: Lookup = answers(GOOD),  # noqa: B008  # a function
-    permitted: Permitted = only_good,
+    names: Resolve = answers(GOOD),  # noqa: B008  # a function
+    is_allowed: IsAllowed = only_good,
     timeout_s: float = 10,
     tls: ssl.SSLContext | None = None,
 ) -> int:
     context = tls or ssl.create_default_context()
-    async with open_post(timeout_s=timeout_s, permitted=permitted, lookup=lookup, tls=context) as post:
+    async with open_post(timeout_s=timeout_s, is_allowed=is_allowed, resolve=names, tls=context) as post:
         return await post(url, b"{}", {"X-Test": "yes"})
 
 
@@ -93,7 +102,7 @@ def test_a_public_url_may_be_called(settings: Jobs, url: str) -> None:
         "http://hooks.example.1/",
     ],
 )
-def test_a_url_that_nobody_should_call_is_refused(settings: Jobs, url: str) -> None:
+def test_an_unusable_url_is_refused(settings: Jobs, url: str) -> None:
     for private in ("refuse", "allow"):
         with pytest.raises(CallbackRefusedError):
             check_url(url, settings.model_copy(update={"callback_private": private}))
@@ -132,40 +141,40 @@ def test_every_other_address_is_not(address: str) -> None:
     assert not is_public(address)
 
 
-def test_the_name_goes_into_the_request_and_the_address_under_the_connection() -> None:
+def test_the_request_has_the_name_and_the_connection_the_address() -> None:
     async def run() -> None:
-        asked: list[tuple[str, int]] = []
+        resolved: list[tuple[str, int]] = []
 
-        def lookup(host: str, port: int) -> list[str]:
-            asked.append((host, port))
+        def names(host: str, port: int) -> list[str]:
+            resolved.append((host, port))
             return [GOOD]
 
         async with receiving() as receiver:
-            assert await send(f"http://hooks.example:{receiver.port}/a?b=c", lookup=lookup) == 204
-        assert asked == [("hooks.example", receiver.port)]
-        (sent,) = receiver.sent
-        assert (sent.path, sent.body, sent.headers["Host"]) == ("/a?b=c", b"{}", f"hooks.example:{receiver.port}")
-        assert sent.headers["X-Test"] == "yes"
+            assert await send(f"http://hooks.example:{receiver.port}/a?b=c", names=names) == 204
+        assert resolved == [("hooks.example", receiver.port)]
+        (request,) = receiver.requests
+        assert (request.path, request.body, request.headers["Host"]) == ("/a?b=c", b"{}", f"hooks.example:{receiver.port}")
+        assert request.headers["X-Test"] == "yes"
 
     asyncio.run(run())
 
 
 def test_a_name_that_changes_its_mind_after_the_check_gains_nothing() -> None:
     async def run() -> None:
-        asked = 0
+        lookups = 0
 
         def rebind(_host: str, _port: int) -> list[str]:
-            nonlocal asked
-            asked += 1
-            return [GOOD] if asked == 1 else [BAD]
+            nonlocal lookups
+            lookups += 1
+            return [GOOD] if lookups == 1 else [BAD]
 
         async with receiving() as good, receiving(host=BAD, port=good.port) as bad:
             url = f"http://hooks.example:{good.port}/"
-            async with open_post(timeout_s=10, permitted=only_good, lookup=rebind, tls=ssl.create_default_context()) as post:
-                assert await post(url, b"", {}) == 204  # resolved once: the second answer was never asked for
+            async with open_post(timeout_s=10, is_allowed=only_good, resolve=rebind, tls=ssl.create_default_context()) as post:
+                assert await post(url, b"", {}) == 204  # resolved once: the second answer was never requested
                 with pytest.raises(CallbackRefusedError):
                     await post(url, b"", {})  # resolved again, and refused
-            assert (len(good.sent), len(bad.sent), asked) == (1, 0, 2)
+            assert (len(good.requests), len(bad.requests), lookups) == (1, 0, 2)
 
     asyncio.run(run())
 
@@ -175,8 +184,8 @@ def test_one_private_address_among_many_is_enough_to_refuse(addresses: tuple[str
     async def run() -> None:
         async with receiving() as good, receiving(host=BAD, port=good.port) as bad:
             with pytest.raises(CallbackRefusedError):
-                await send(f"http://hooks.example:{good.port}/", lookup=answers(*addresses))
-            assert not good.sent + bad.sent
+                await send(f"http://hooks.example:{good.port}/", names=answers(*addresses))
+            assert not good.requests + bad.requests
 
     asyncio.run(run())
 
@@ -186,25 +195,25 @@ def test_an_address_in_the_url_is_held_to_the_same_rule(host: str) -> None:
     async def run() -> None:
         async with receiving(host=BAD) as bad:
             with pytest.raises((CallbackRefusedError, aiohttp.InvalidURL)):
-                await send(f"http://{host}:{bad.port}/", lookup=look_up)
-            assert not bad.sent
+                await send(f"http://{host}:{bad.port}/", names=resolve)
+            assert not bad.requests
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("private", ["refuse", "allow"])
 def test_this_machine_is_reached_only_when_params_allow_it(settings: Jobs, private: str) -> None:
-    rule = permitted(settings.model_copy(update={"callback_private": private}))
+    rule = allowed_addresses(settings.model_copy(update={"callback_private": private}))
 
     async def run() -> None:
         async with receiving() as receiver:
             url = f"http://localhost:{receiver.port}/"
             if private == "allow":
-                assert await send(url, lookup=look_up, permitted=rule) == 204
+                assert await send(url, names=resolve, is_allowed=rule) == 204
             else:
                 with pytest.raises(CallbackRefusedError):
-                    await send(url, lookup=look_up, permitted=rule)
-            assert len(receiver.sent) == (private == "allow")
+                    await send(url, names=resolve, is_allowed=rule)
+            assert len(receiver.requests) == (private == "allow")
 
     asyncio.run(run())
 
@@ -217,8 +226,8 @@ def test_a_redirect_is_not_followed() -> None:
                 return web.Response(status=307, headers={"Location": f"http://{BAD}:{bad.port}/"})
 
             async with receiving(redirect) as good:
-                assert await send(f"http://hooks.example:{good.port}/", permitted=lambda _address: True) == 307
-                assert (len(good.sent), len(bad.sent)) == (1, 0)
+                assert await send(f"http://hooks.example:{good.port}/", is_allowed=lambda _address: True) == 307
+                assert (len(good.requests), len(bad.requests)) == (1, 0)
 
     asyncio.run(run())
 
@@ -229,7 +238,7 @@ def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch)
             for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
                 monkeypatch.setenv(name, f"http://{BAD}:{proxy.port}")
             assert await send(f"http://hooks.example:{good.port}/") == 204
-            assert not proxy.sent
+            assert not proxy.requests
 
     asyncio.run(run())
 
@@ -247,7 +256,7 @@ async def _endless(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize(("reply", "status"), [(_never, None), (_endless, 200)])
-def test_a_receiver_cannot_hold_us(reply: Callable[[web.Request], Awaitable[web.StreamResponse]], status: int | None) -> None:
+def test_a_receiver_cannot_block_us(reply: Callable[[web.Request], Awaitable[web.StreamResponse]], status: int | None) -> None:
     async def run() -> None:
         async with receiving(reply) as receiver:
             url = f"http://hooks.example:{receiver.port}/"
@@ -260,7 +269,7 @@ def test_a_receiver_cannot_hold_us(reply: Callable[[web.Request], Awaitable[web.
     asyncio.run(run())
 
 
-def test_a_name_server_cannot_hold_us_either() -> None:
+def test_a_name_server_cannot_block_us_either() -> None:
     answered = threading.Event()
 
     def slow(_host: str, _port: int) -> list[str]:
@@ -269,7 +278,7 @@ def test_a_name_server_cannot_hold_us_either() -> None:
 
     async def run() -> None:
         with pytest.raises(TimeoutError):
-            await send("http://hooks.example/", lookup=slow, timeout_s=0.2)
+            await send("http://hooks.example/", names=slow, timeout_s=0.2)
 
     try:
         asyncio.run(run())
@@ -319,6 +328,6 @@ def test_tls_verifies_the_name_though_the_connection_goes_to_an_address(
             else:
                 with pytest.raises(aiohttp.ClientConnectorCertificateError):
                     await send(url, tls=client)
-            assert len(receiver.sent) == is_named
+            assert len(receiver.requests) == is_named
 
     asyncio.run(run())

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from pipeline.params import Jobs, Params
-from serving.jobs.queue import census, claim, submit
+from serving.jobs.queue import claim_next, submit
 from serving.jobs.workers import Answer, work
 from state.tables import jobs
+from tests.serving.jobs.polling import DEADLINE_S, count_by_status, until
 
 ROOT = Path(__file__).parents[3]
-DEADLINE_S = 60.0
 NOTE_ENDINGS = {
     "sqlite": [
         "CREATE TRIGGER note AFTER UPDATE OF status ON jobs WHEN NEW.status IN ('done', 'failed') "
@@ -61,14 +61,14 @@ def settings(params: Params) -> Jobs:
 
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[Any]]:
-    """Log lines are kept, not printed: a traceback on a terminal takes longer than many jobs."""
+    """Capture log lines: printing a traceback takes longer than many jobs."""
     with capture_logs() as lines:
         yield lines
 
 
 @pytest.fixture
 def endings(state: sa.Engine) -> Callable[[], list[str]]:
-    """Ids of jobs in the order they ended, written by the database itself, so that a second ending of a job would be seen."""
+    """Return the ids of jobs in the order they ended, written by a trigger, which would record a second ending too."""
     with state.begin() as connection:
         for statement in ("CREATE TABLE endings (id VARCHAR(32))", *NOTE_ENDINGS[state.dialect.name]):
             connection.exec_driver_sql(statement)
@@ -80,8 +80,8 @@ def endings(state: sa.Engine) -> Callable[[], list[str]]:
     return read
 
 
-def enter(state: sa.Engine, settings: Jobs, *texts: str) -> list[str]:
-    """One job a text."""
+def submit_jobs(state: sa.Engine, settings: Jobs, *texts: str) -> list[str]:
+    """Submit one job for each text."""
     with state.begin() as connection:
         return [
             submit(connection, {"texts": [text]}, idempotency_key=None, callback_url=None, now=time.time(), settings=settings).id
@@ -90,48 +90,41 @@ def enter(state: sa.Engine, settings: Jobs, *texts: str) -> list[str]:
 
 
 def rows(state: sa.Engine) -> dict[str, Any]:
-    """Rows by the text of their job."""
+    """Return the rows by the text of their job."""
     with state.begin() as connection:
         return {json.loads(row.payload)["texts"][0]: row for row in connection.execute(sa.select(jobs))}
 
 
 def counted(state: sa.Engine, status: str) -> int:
     with state.begin() as connection:
-        return census(connection).get(status, 0)
+        return count_by_status(connection).get(status, 0)
 
 
 async def echo(payload: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"said": text} for text in payload["texts"]]
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not await asyncio.to_thread(is_so):
-        assert time.monotonic() < deadline, "it never came"
-        await asyncio.sleep(0.01)
-
-
 @asynccontextmanager
 async def working(
     state: sa.Engine, settings: Jobs, answer: Answer, clock: Callable[[], float] = time.time
 ) -> AsyncIterator[Counter[str]]:
-    """Workers while the block runs, stopped properly at its end; what they told `tally`."""
-    heard: Counter[str] = Counter()
+    """Run workers while the block runs and stop them properly; yield the outcomes they counted."""
+    outcomes: Counter[str] = Counter()
 
-    def tally(outcome: str) -> None:
-        heard[outcome] += 1
+    def count(outcome: str) -> None:
+        outcomes[outcome] += 1
 
     stop = asyncio.Event()
-    task = asyncio.create_task(work(state, settings, answer, owner="test", clock=clock, stop=stop, tally=tally))
+    task = asyncio.create_task(work(state, settings, answer, owner="test", clock=clock, stop=stop, count_outcome=count))
     try:
-        yield heard
+        yield outcomes
     finally:
         stop.set()
         await asyncio.wait_for(task, 30)
 
 
 def hurried() -> float:
-    """A clock on which the pause before a retry is over at once; leases have to be long on it."""
+    """A clock on which the pause before a retry is over at once; leases must be long on it."""
     return time.time() * 10_000
 
 
@@ -139,39 +132,39 @@ def test_four_workers_answer_two_hundred_jobs_once_each(
     state: sa.Engine, settings: Jobs, endings: Callable[[], list[str]]
 ) -> None:
     texts = [str(number) for number in range(200)]
-    entered = enter(state, settings, *texts)
+    submitted = submit_jobs(state, settings, *texts)
 
     async def run() -> Counter[str]:
-        async with working(state, settings, echo) as heard:
+        async with working(state, settings, echo) as outcomes:
             await until(lambda: counted(state, "done") == 200)
-        return heard
+        return outcomes
 
     assert asyncio.run(run()) == {"done": 200}
-    assert Counter(endings()) == Counter(entered)
+    assert Counter(endings()) == Counter(submitted)
     assert all(json.loads(row.result) == [{"said": text}] for text, row in rows(state).items())
 
 
-def test_an_answer_that_fails_is_asked_for_again(state: sa.Engine, settings: Jobs) -> None:
-    asked: Counter[str] = Counter()
+def test_an_answer_that_fails_is_retried(state: sa.Engine, settings: Jobs) -> None:
+    attempts: Counter[str] = Counter()
 
     async def answer(payload: dict[str, Any]) -> Any:
         (text,) = payload["texts"]
-        asked[text] += 1
-        if text == "for good" or asked[text] == 1:
+        attempts[text] += 1
+        if text == "for good" or attempts[text] == 1:
             raise RuntimeError(f"{text} is broken")
         return await echo(payload)
 
-    enter(state, settings, "once", "for good")
+    submit_jobs(state, settings, "once", "for good")
 
     async def run() -> Counter[str]:
-        async with working(state, settings.model_copy(update=LONG_LEASE), answer, hurried) as heard:
+        async with working(state, settings.model_copy(update=LONG_LEASE), answer, hurried) as outcomes:
             await until(lambda: counted(state, "done") == counted(state, "failed") == 1)
-        return heard
+        return outcomes
 
     assert asyncio.run(run()) == {"retried": 3, "done": 1, "failed": 1}
-    found = rows(state)
-    assert (found["once"].status, found["once"].error, found["once"].attempts) == ("done", None, 2)
-    assert (found["for good"].error, found["for good"].attempts) == ("RuntimeError: for good is broken", 3)
+    by_text = rows(state)
+    assert (by_text["once"].status, by_text["once"].error, by_text["once"].attempts) == ("done", None, 2)
+    assert (by_text["for good"].error, by_text["for good"].attempts) == ("RuntimeError: for good is broken", 3)
 
 
 @pytest.mark.parametrize("result", [[{"confidence": float("nan")}], [{"label": object()}]])
@@ -179,7 +172,7 @@ def test_a_result_that_is_not_json_is_a_failed_attempt(state: sa.Engine, setting
     async def answer(_payload: dict[str, Any]) -> Any:
         return result
 
-    enter(state, settings, "a")
+    submit_jobs(state, settings, "a")
 
     async def run() -> None:
         async with working(state, settings.model_copy(update=LONG_LEASE), answer, hurried):
@@ -190,7 +183,7 @@ def test_a_result_that_is_not_json_is_a_failed_attempt(state: sa.Engine, setting
 
 def test_a_lease_is_renewed_for_as_long_as_the_answer_takes(state: sa.Engine, settings: Jobs) -> None:
     brief = settings.model_copy(update={"lease_s": 0.6})
-    enter(state, settings, "slow")
+    submit_jobs(state, settings, "slow")
 
     async def run() -> Counter[str]:
         done = asyncio.Event()
@@ -199,13 +192,13 @@ def test_a_lease_is_renewed_for_as_long_as_the_answer_takes(state: sa.Engine, se
             await done.wait()
             return await echo(payload)
 
-        async with working(state, brief, answer) as heard:
+        async with working(state, brief, answer) as outcomes:
             await until(lambda: counted(state, "running") == 1)
             begin = time.time()
             await until(lambda: rows(state)["slow"].due_at > begin + 3 * brief.lease_s)
             done.set()
             await until(lambda: counted(state, "done") == 1)
-        return heard
+        return outcomes
 
     assert asyncio.run(run()) == {"done": 1}
     assert rows(state)["slow"].attempts == 1
@@ -213,7 +206,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_answer_takes(state: sa.Engine, se
 
 def test_a_worker_that_lost_its_job_stops_answering_it(state: sa.Engine, settings: Jobs) -> None:
     brief = settings.model_copy(update={"lease_s": 0.3})
-    enter(state, settings, "a")
+    submit_jobs(state, settings, "a")
 
     async def run() -> Counter[str]:
         cancelled = asyncio.Event()
@@ -225,12 +218,12 @@ def test_a_worker_that_lost_its_job_stops_answering_it(state: sa.Engine, setting
                 cancelled.set()
                 raise
 
-        async with working(state, brief, answer) as heard:
+        async with working(state, brief, answer) as outcomes:
             await until(lambda: counted(state, "running") == 1)
-            thief = claim(state, owner="thief", now=time.time() + 3600, settings=settings)
+            thief = claim_next(state, owner="thief", now=time.time() + 3600, settings=settings)
             assert thief is not None
             await asyncio.wait_for(cancelled.wait(), DEADLINE_S)
-        return heard
+        return outcomes
 
     assert asyncio.run(run()) == {"lost": 1}
     row = rows(state)["a"]
@@ -250,7 +243,7 @@ def test_what_runs_when_the_workers_stop_goes_back_into_the_queue(state: sa.Engi
         await asyncio.wait({task}, timeout=30)
         assert task.done()
 
-    enter(state, settings, *"abcdef")
+    submit_jobs(state, settings, *"abcdef")
     asyncio.run(run())
     assert {(row.status, row.attempts, row.owner) for row in rows(state).values()} == {("queued", 0, None)}
 
@@ -261,20 +254,20 @@ def test_workers_outlive_a_database_that_fails_for_a_while(state: sa.Engine, set
             connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
 
     async def run() -> Counter[str]:
-        async with working(state, settings, echo) as heard:
+        async with working(state, settings, echo) as outcomes:
             await asyncio.to_thread(rename, "jobs", "elsewhere")
-            await until(lambda: heard["error"] >= settings.workers)
+            await until(lambda: outcomes["error"] >= settings.workers)
             await asyncio.to_thread(rename, "elsewhere", "jobs")
             await until(lambda: counted(state, "done") == 1)
-        return heard
+        return outcomes
 
-    enter(state, settings, "a")
+    submit_jobs(state, settings, "a")
     assert asyncio.run(run())["done"] == 1
 
 
 def test_without_workers_old_jobs_are_still_swept(state: sa.Engine, settings: Jobs) -> None:
     idle = settings.model_copy(update={"workers": 0, "lease_s": 0.05, "retention_s": 10.0})
-    enter(state, settings, "new", "old")
+    submit_jobs(state, settings, "new", "old")
     with state.begin() as connection:
         ended = {"status": "done", "due_at": time.time() - 11}
         connection.execute(jobs.update().where(jobs.c.payload.contains("old")).values(ended))
@@ -289,7 +282,7 @@ def test_without_workers_old_jobs_are_still_swept(state: sa.Engine, settings: Jo
 
 @contextmanager
 def child(home: Path, settings: Jobs, hangs_at: str) -> Iterator[subprocess.Popen[str]]:
-    """A process with workers, killed with SIGKILL at the end of the block."""
+    """Start a process with workers; SIGKILL it at the end of the block."""
     arguments = [sys.executable, "-c", CHILD, str(home), settings.model_dump_json(), hangs_at]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -310,8 +303,8 @@ def test_killed_workers_lose_no_job_and_end_none_twice(
 ) -> None:
     brief = settings.model_copy(update={"lease_s": 2.0, "max_attempts": 9})
     texts = [f"text {number}" for number in range(90)]
-    entered = enter(state, settings, *texts)
-    with child(tmp_path, brief, "text 20") as process:  # dies with a job in hand, whatever else it is doing
+    submitted = submit_jobs(state, settings, *texts)
+    with child(tmp_path, brief, "text 20") as process:  # dies while it answers a job, whatever else it does
         assert process.stdout is not None
         assert process.stdout.readline() == "hangs\n"
         wait_for(lambda: counted(state, "done") >= 25)
@@ -319,10 +312,10 @@ def test_killed_workers_lose_no_job_and_end_none_twice(
     with child(tmp_path, brief, "none"):  # dies anywhere
         wait_for(lambda: counted(state, "done") >= 50)
     assert counted(state, "done") < 90
-    before = rows(state)["text 20"]  # the second process may have left it alone, have died with it in hand, too, or have done it
+    before = rows(state)["text 20"]  # the second process may have left it alone, died while answering it too, or done it
     with child(tmp_path, brief, "none"):
         wait_for(lambda: counted(state, "done") == 90)
-    assert Counter(endings()) == Counter(entered)
-    found = rows(state)
-    assert found["text 20"].attempts == before.attempts + (before.status == "running") >= 2
-    assert {text: json.loads(row.result) for text, row in found.items()} == {text: [{"said": text}] for text in texts}
+    assert Counter(endings()) == Counter(submitted)
+    by_text = rows(state)
+    assert by_text["text 20"].attempts == before.attempts + (before.status == "running") >= 2
+    assert {text: json.loads(row.result) for text, row in by_text.items()} == {text: [{"said": text}] for text in texts}

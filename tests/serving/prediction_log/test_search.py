@@ -1,17 +1,17 @@
-"""One answer out of the log: by its id or its request's, the newest first, whatever else lies there."""
+"""Predictions are found in the log by their id or their request's, newest first, whatever else is in the folder."""
 
 from pathlib import Path
 
 import pytest
 
-from serving.prediction_log.search import find
-from serving.prediction_log.segments import Row
+from serving.prediction import Prediction
+from serving.prediction_log.search import find_predictions
 from tests.monitoring.homes import NOON, Gateway
 
 
-def row(id: str, request: str, at: float, label: str) -> Row:
-    said = ("champion", label, 0.5, None)
-    return Row(at, request, id, None, f"text of {id}", None, 3, 1.0, 1, *said, b"\0" * 8, b"\0" * 4, 1.0, False)
+def row(id: str, request: str, at: float, label: str) -> Prediction:
+    output = ("champion", label, 0.5, None)
+    return Prediction(at, request, id, None, f"text of {id}", None, 3, 1.0, 1, *output, b"\0" * 8, b"\0" * 4, 1.0, False)
 
 
 @pytest.fixture
@@ -24,17 +24,17 @@ def log(tmp_path: Path) -> str:
 
 
 def test_a_prediction_is_found_by_its_id_without_its_vectors(log: str) -> None:
-    (found,) = find(log, "p-1")
-    assert (found["text"], found["label"]) == ("text of p-1", "early")
-    assert not {"sketch", "probabilities"} & set(found)
+    (prediction,) = find_predictions(log, "p-1")
+    assert (prediction["text"], prediction["label"]) == ("text of p-1", "early")
+    assert not {"sketch", "probabilities"} & set(prediction)
 
 
-def test_a_request_brings_all_its_answers_and_the_newest_of_one_name(log: str) -> None:
-    assert [one["id"] for one in find(log, "r1")] == ["p-0", "p-1"]
-    (found,) = find(log, "r2")
-    assert (found["id"], found["text"], len(found["text_hash"])) == ("s-0", None, 64)
+def test_a_request_has_all_its_predictions_and_the_newest_segment_wins(log: str) -> None:
+    assert [prediction["id"] for prediction in find_predictions(log, "r1")] == ["p-0", "p-1"]
+    (prediction,) = find_predictions(log, "r2")
+    assert (prediction["id"], prediction["text"], len(prediction["text_hash"])) == ("s-0", None, 64)
 
 
-def test_what_is_not_there_is_not_found(log: str, tmp_path: Path) -> None:
-    assert find(log, "p") == []
-    assert find(str(tmp_path / "no log"), "p-0") == []
+def test_an_unknown_id_is_not_found(log: str, tmp_path: Path) -> None:
+    assert find_predictions(log, "p") == []
+    assert find_predictions(str(tmp_path / "no log"), "p-0") == []

@@ -1,4 +1,4 @@
-"""The prediction log: nothing accepted goes missing unnoticed, nothing it meets stops it, a reader sees whole segments only."""
+"""The prediction log: no accepted row is lost uncounted, no fault stops it, a reader sees whole segments only."""
 
 import fcntl
 import os
@@ -27,8 +27,9 @@ from structlog.testing import capture_logs
 
 from pipeline.errors import InputError
 from pipeline.params import Log, Params
-from serving.prediction_log.segments import SCHEMA, Row, hash_text, read
-from serving.prediction_log.writer import PredictionLog, log_url, lost_rows
+from serving.prediction import Prediction
+from serving.prediction_log.segments import SCHEMA, hash_text, read_tables
+from serving.prediction_log.writer import PredictionLog, count_lost_rows, log_url
 
 NOON = 1_750_000_000.0 - 1_750_000_000 % 86_400 + 43_200
 MIDNIGHT = NOON + 43_200
@@ -37,15 +38,16 @@ CHILD = """
 import json, os, sys, time
 from pathlib import Path
 from pipeline.params import Log
-from serving.prediction_log.segments import SCHEMA, Row, hash_text, read
-from serving.prediction_log.writer import PredictionLog, log_url, lost_rows
+from serving.prediction import Prediction
+from serving.prediction_log.segments import SCHEMA, hash_text, read_tables
+from serving.prediction_log.writer import PredictionLog, log_url, count_lost_rows
 home, session, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 log = PredictionLog(Log(**json.loads(sys.argv[4])), home, session, time.time)
 for n in range(rows):
     while log.waiting > 500:
         time.sleep(0.001)
     row = ("text", None, 1, 1.0, 1, "champion", "a", 0.5, "b", bytes(128), bytes(40), 1.0, False)
-    log.add(Row(time.time(), "r", str(n), None, *row))
+    log.add(Prediction(time.time(), "r", str(n), None, *row))
     os.write(1, b".")
 time.sleep(600)
 """
@@ -54,25 +56,26 @@ FULL_DISK = """
 import json, resource, sys, time
 from pathlib import Path
 from pipeline.params import Log
-from serving.prediction_log.segments import SCHEMA, Row, hash_text, read
-from serving.prediction_log.writer import PredictionLog, log_url, lost_rows
+from serving.prediction import Prediction
+from serving.prediction_log.segments import SCHEMA, hash_text, read_tables
+from serving.prediction_log.writer import PredictionLog, log_url, count_lost_rows
 home = Path(sys.argv[1])
 log = PredictionLog(Log(**json.loads(sys.argv[2])), home, "one", time.time)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
 for n in range(10):
     row = ("text", None, 1, 1.0, 1, "champion", "a", 0.5, "b", bytes(128), bytes(40), 1.0, False)
-    log.add(Row(time.time(), "r", str(n), None, *row))
+    log.add(Prediction(time.time(), "r", str(n), None, *row))
 while not log.write_failures:
     time.sleep(0.001)
-found = [str(path) for path in (home / "predictions").glob("date=*/*")]
-print(f"\\n{found}")  # the writer's warning may stand in the middle of a line
+paths = [str(path) for path in (home / "predictions").glob("date=*/*")]
+print(f"\\n{paths}")  # the writer's warning may be in the middle of a line
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 sys.exit(log.close(within_s=20))
 """
 
 
 class FrailStore(MemoryFileSystem):
-    """A store in memory that is down when told so, or takes for ever."""
+    """A store in memory that can be made to fail, or to hang."""
 
     protocol = "frail"
     cachable = False
@@ -102,7 +105,7 @@ class FrailStore(MemoryFileSystem):
 
 @pytest.fixture
 def frail() -> Iterator[type[FrailStore]]:
-    """The store as it is at first: up, empty."""
+    """An empty store that works."""
     fsspec.register_implementation("frail", FrailStore, clobber=True)
     FrailStore.store.clear()
     FrailStore.failures_left = 0
@@ -114,13 +117,13 @@ def frail() -> Iterator[type[FrailStore]]:
 
 @pytest.fixture
 def settings(params: Params) -> Log:
-    """Nothing is written before 10 rows wait, or the log is closed."""
+    """Settings under which nothing is written before 10 rows wait or the log is closed."""
     return params.log.model_copy(update={"segment_rows": 10, "flush_s": NEVER_S, "buffer_rows": 1000})
 
 
-def row(n: int, moment: float = NOON) -> Row:
+def row(n: int, moment: float = NOON) -> Prediction:
     text = f"Where is parcel {n}?"
-    return Row(
+    return Prediction(
         moment,
         f"r{n}",
         f"p{n}",
@@ -159,19 +162,19 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def tables(url: str | Path, since: float = 0, sessions: set[str] | None = None) -> list[pa.Table]:
-    """All segments; every file there has to be one."""
+    """Return all segments; every file must be one."""
     skipped: list[str] = []
-    found = list(read(str(url), since=since, sessions=sessions, on_skipped=skipped.append))
+    segments = list(read_tables(str(url), since=since, sessions=sessions, on_skipped=skipped.append))
     assert skipped == []
-    return found
+    return segments
 
 
-def rows_in(url: str | Path, since: float = 0, sessions: set[str] | None = None) -> list[Row]:
-    return [Row(**fields) for table in tables(url, since, sessions) for fields in table.to_pylist()]
+def rows_in(url: str | Path, since: float = 0, sessions: set[str] | None = None) -> list[Prediction]:
+    return [Prediction(**fields) for table in tables(url, since, sessions) for fields in table.to_pylist()]
 
 
 def write_segment(folder: Path, settings: Log, rows: int = 40) -> Path:
-    """The only segment of a log."""
+    """Write a log of one segment; return its path."""
     with logging(settings.model_copy(update={"segment_rows": 1000}), folder) as log:
         for n in range(rows):
             log.add(row(n))
@@ -181,7 +184,7 @@ def write_segment(folder: Path, settings: Log, rows: int = 40) -> Path:
 
 @contextmanager
 def child(home: Path, settings: Log, session: str, rows: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that logs so many rows, writing a dot for each, and then waits to be killed."""
+    """Start a process that logs `rows` rows, writes a dot for each, and waits to be killed."""
     command = [sys.executable, "-c", CHILD, str(home), session, str(rows), settings.model_dump_json()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
     try:
@@ -191,8 +194,8 @@ def child(home: Path, settings: Log, session: str, rows: int) -> Iterator[subpro
         process.communicate()
 
 
-def take_dots(process: subprocess.Popen[bytes], wanted: int) -> int:
-    """Read until so many rows were logged."""
+def read_dots(process: subprocess.Popen[bytes], wanted: int) -> int:
+    """Read until the process has logged `wanted` rows."""
     seen = 0
     while seen < wanted:
         dots = os.read(process.stdout.fileno(), 65536)
@@ -204,7 +207,7 @@ def take_dots(process: subprocess.Popen[bytes], wanted: int) -> int:
 words = st.text(max_size=40)
 small = st.floats(width=32, allow_nan=False)
 any_row = st.builds(
-    Row,
+    Prediction,
     time=st.floats(0, 9e9),
     request_id=words,
     id=words,
@@ -227,12 +230,12 @@ any_row = st.builds(
 
 @given(rows=st.lists(any_row, max_size=35))
 @hypothesis_settings(max_examples=40, deadline=None)
-def test_what_goes_in_comes_out_in_order(params: Params, rows: list[Row]) -> None:
+def test_rows_are_read_back_in_order(params: Params, rows: list[Prediction]) -> None:
     few = params.log.model_copy(update={"segment_rows": 10, "flush_s": NEVER_S})
     with tempfile.TemporaryDirectory() as folder:
         with logging(few, Path(folder)) as log:
-            for one in rows:
-                log.add(one)
+            for prediction in rows:
+                log.add(prediction)
         assert rows_in(f"{folder}/predictions") == rows
         assert log.rows_written == len(rows)
         assert log.rows_dropped == log.rows_unstorable == log.waiting == 0
@@ -263,7 +266,7 @@ def test_a_clean_close_loses_nothing_and_leaves_no_counter(tmp_path: Path, setti
     assert rows_in(tmp_path / "predictions") == [row(n) for n in range(777)]
     assert log.rows_dropped == 1
     assert list((tmp_path / "log-sessions").iterdir()) == []
-    assert lost_rows(tmp_path, log_url(settings, tmp_path)) == 0
+    assert count_lost_rows(tmp_path, log_url(settings, tmp_path)) == 0
 
 
 def test_segments_go_to_any_fsspec_store(tmp_path: Path, settings: Log) -> None:
@@ -276,7 +279,7 @@ def test_segments_go_to_any_fsspec_store(tmp_path: Path, settings: Log) -> None:
 
 
 @pytest.mark.parametrize(("policy", "text"), [("keep", "Where is parcel 1?"), ("hash", None)])
-def test_the_text_stays_behind_by_policy_and_its_hash_never(tmp_path: Path, settings: Log, policy: str, text: str | None) -> None:
+def test_the_policy_can_omit_the_text_but_not_its_hash(tmp_path: Path, settings: Log, policy: str, text: str | None) -> None:
     with logging(settings.model_copy(update={"text": policy}), tmp_path) as log:
         log.add(row(1)._replace(text_hash=None))
         log.add(row(2)._replace(text=None, text_hash="known"))
@@ -301,7 +304,7 @@ def test_the_text_stays_behind_by_policy_and_its_hash_never(tmp_path: Path, sett
     ],
     ids=str,
 )
-def test_a_row_that_cannot_be_stored_is_counted_and_takes_no_other_along(
+def test_a_row_that_cannot_be_stored_is_counted_and_affects_no_other(
     tmp_path: Path, settings: Log, wrong: dict[str, Any]
 ) -> None:
     with logging(settings, tmp_path) as log:
@@ -331,15 +334,15 @@ def test_a_buffer_smaller_than_a_segment_still_empties(tmp_path: Path, settings:
         until(lambda: log.rows_written == 5)
 
 
-def test_an_outage_is_told_once_and_costs_no_row(tmp_path: Path, settings: Log, frail: type[FrailStore]) -> None:
-    with capture_logs() as told, logging(settings.model_copy(update={"url": "frail://log"}), tmp_path) as log:
+def test_an_outage_is_logged_once_and_costs_no_row(tmp_path: Path, settings: Log, frail: type[FrailStore]) -> None:
+    with capture_logs() as lines, logging(settings.model_copy(update={"url": "frail://log"}), tmp_path) as log:
         frail.failures_left = 3
         for n in range(45):
             log.add(row(n))
         until(lambda: log.rows_written == 40)
     assert rows_in("frail://log") == [row(n) for n in range(45)]
     assert (log.write_failures, log.segments) == (3, 5)
-    assert [one["event"] for one in told] == ["prediction_log_store_down", "prediction_log_store_back"]
+    assert [line["event"] for line in lines] == ["prediction_log_store_down", "prediction_log_store_back"]
 
 
 def test_a_local_folder_that_cannot_be_written_is_an_outage_too(tmp_path: Path, settings: Log) -> None:
@@ -357,7 +360,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_segment_leaves_nothing_half_writte
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr
     assert "[]" in done.stdout.splitlines(), "a file was there while the disk was full"
-    assert [one.id for one in rows_in(tmp_path / "predictions")] == [str(n) for n in range(10)]
+    assert [prediction.id for prediction in rows_in(tmp_path / "predictions")] == [str(n) for n in range(10)]
 
 
 @pytest.mark.parametrize("fault", ["down", "hanging"])
@@ -377,12 +380,12 @@ def test_close_gives_up_in_time_and_the_next_start_counts(
         if fault == "down":
             until(lambda: all(thread.name != "prediction-log" for thread in threading.enumerate()))
         frail.failures_left = 0
-        assert lost_rows(tmp_path, "frail://log") == 15
-        assert lost_rows(tmp_path, "frail://log") == 0
+        assert count_lost_rows(tmp_path, "frail://log") == 15
+        assert count_lost_rows(tmp_path, "frail://log") == 0
         frail.gate.set()
 
 
-def test_a_close_in_the_middle_of_a_long_pause_does_not_wait_for_its_end(
+def test_close_does_not_wait_for_the_end_of_a_long_pause(
     tmp_path: Path, settings: Log, frail: type[FrailStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.prediction_log.writer.RETRY_GROWTH", 1000.0)
@@ -399,11 +402,11 @@ def test_a_close_in_the_middle_of_a_long_pause_does_not_wait_for_its_end(
 def test_after_kill_9_the_rows_still_buffered_are_counted(tmp_path: Path, settings: Log) -> None:
     url = log_url(settings, tmp_path)
     with child(tmp_path, settings.model_copy(update={"segment_rows": 100}), "dead", 250) as process:
-        take_dots(process, 250)
+        read_dots(process, 250)
         until(lambda: len(rows_in(url)) == 200)
-        assert lost_rows(tmp_path, url) == 0, "it lives"
-    assert lost_rows(tmp_path, url) == 50
-    assert lost_rows(tmp_path, url) == 0, "counted once"
+        assert count_lost_rows(tmp_path, url) == 0, "it runs"
+    assert count_lost_rows(tmp_path, url) == 50
+    assert count_lost_rows(tmp_path, url) == 0, "counted once"
     assert len(rows_in(url)) == 200
 
 
@@ -411,25 +414,25 @@ def test_after_kill_9_the_rows_still_buffered_are_counted(tmp_path: Path, settin
 def test_after_kill_9_at_any_moment_lost_is_accepted_less_stored(tmp_path: Path, settings: Log, dots: int) -> None:
     url = log_url(settings, tmp_path)
     with child(tmp_path, settings.model_copy(update={"segment_rows": 50}), "dead", 10**6) as process:
-        seen = take_dots(process, dots)
+        seen = read_dots(process, dots)
         process.kill()
         seen += len(process.stdout.read())
     accepted, _started = struct.unpack("=QQ", (tmp_path / "log-sessions/dead.count").read_bytes())
-    stored = [int(one.id) for one in rows_in(url)]
+    stored = [int(prediction.id) for prediction in rows_in(url)]
     assert accepted in (seen, seen + 1)  # the dot is written after the row
     assert stored == list(range(len(stored)))
     with logging(settings, tmp_path, "next") as log:
         until(lambda: not (tmp_path / "log-sessions/dead.count").exists())
-        assert lost_rows(tmp_path, url) == 0
+        assert count_lost_rows(tmp_path, url) == 0
     assert log.rows_lost_before == accepted - len(stored) <= 501
 
 
 def test_two_sessions_share_a_home(tmp_path: Path, settings: Log) -> None:
     url = log_url(settings, tmp_path)
-    with logging(settings, tmp_path, "gateway-1") as one, logging(settings, tmp_path, "gateway-1-b") as two:
+    with logging(settings, tmp_path, "gateway-1") as first, logging(settings, tmp_path, "gateway-1-b") as second:
         for n in range(30):
-            (one if n % 2 else two).add(row(n))
-        assert lost_rows(tmp_path, url) == 0
+            (first if n % 2 else second).add(row(n))
+        assert count_lost_rows(tmp_path, url) == 0
     assert rows_in(url, sessions={"gateway-1"}) == [row(n) for n in range(30) if n % 2]
     assert rows_in(url, sessions={"gateway-1-b"}) == [row(n) for n in range(30) if not n % 2]
     assert len(rows_in(url)) == 30
@@ -440,7 +443,7 @@ def test_eight_starts_at_once_count_a_dead_session_once(tmp_path: Path, settings
     for name in ("a", "b.c", "d"):
         (tmp_path / f"log-sessions/{name}.count").write_bytes(struct.pack("=QQ", 5, int(NOON)))
     with ThreadPoolExecutor(8) as pool:
-        counted = list(pool.map(lambda _: lost_rows(tmp_path, log_url(settings, tmp_path)), range(8)))
+        counted = list(pool.map(lambda _: count_lost_rows(tmp_path, log_url(settings, tmp_path)), range(8)))
     assert sum(counted) == 15
 
 
@@ -454,11 +457,11 @@ def test_a_session_counted_between_finding_and_locking_is_not_counted_again(
 
     def lock_late(file: BinaryIO, how: int) -> None:
         monkeypatch.undo()
-        counted.append(lost_rows(tmp_path, url))
+        counted.append(count_lost_rows(tmp_path, url))
         fcntl.flock(file, how)
 
     monkeypatch.setattr("fcntl.flock", lock_late)
-    counted.append(lost_rows(tmp_path, url))
+    counted.append(count_lost_rows(tmp_path, url))
     assert counted == [5, 0]
 
 
@@ -466,21 +469,19 @@ def test_a_session_counted_between_finding_and_locking_is_not_counted_again(
 def test_a_counter_cut_short_stops_no_start(tmp_path: Path, settings: Log, content: bytes) -> None:
     (tmp_path / "log-sessions").mkdir()
     (tmp_path / "log-sessions/dead.count").write_bytes(content)
-    lost_rows(tmp_path, log_url(settings, tmp_path))
+    count_lost_rows(tmp_path, log_url(settings, tmp_path))
     assert list((tmp_path / "log-sessions").iterdir()) == []
 
 
-def test_while_the_store_is_down_a_dead_session_is_not_taken_for_lost(
-    tmp_path: Path, settings: Log, frail: type[FrailStore]
-) -> None:
+def test_while_the_store_is_down_no_dead_session_is_counted(tmp_path: Path, settings: Log, frail: type[FrailStore]) -> None:
     (tmp_path / "log-sessions").mkdir()
     (tmp_path / "log-sessions/dead.count").write_bytes(struct.pack("=QQ", 5, int(NOON)))
     frail.failures_left = 1
-    assert lost_rows(tmp_path, "frail://log") == 0
-    assert lost_rows(tmp_path, "frail://log") == 5
+    assert count_lost_rows(tmp_path, "frail://log") == 0
+    assert count_lost_rows(tmp_path, "frail://log") == 5
 
 
-def test_what_a_damaged_last_segment_held_counts_as_lost(tmp_path: Path, settings: Log, frail: type[FrailStore]) -> None:
+def test_the_rows_of_a_damaged_last_segment_count_as_lost(tmp_path: Path, settings: Log, frail: type[FrailStore]) -> None:
     with logging(settings, tmp_path) as log:
         for n in range(30):
             log.add(row(n))
@@ -488,7 +489,7 @@ def test_what_a_damaged_last_segment_held_counts_as_lost(tmp_path: Path, setting
         counter = (tmp_path / "log-sessions/one.count").read_bytes()
     sorted((tmp_path / "predictions").glob("date=*/*.parquet"))[-1].write_bytes(b"damaged")
     (tmp_path / "log-sessions/one.count").write_bytes(counter)
-    assert lost_rows(tmp_path, log_url(settings, tmp_path)) == 10
+    assert count_lost_rows(tmp_path, log_url(settings, tmp_path)) == 10
 
 
 def test_a_session_name_in_use_is_refused(tmp_path: Path, settings: Log) -> None:
@@ -497,7 +498,7 @@ def test_a_session_name_in_use_is_refused(tmp_path: Path, settings: Log) -> None
 
 
 @pytest.mark.parametrize("url", ["nowhere://log", "s3a-typo://bucket/log"])
-def test_a_store_that_nobody_knows_is_refused_at_the_start(tmp_path: Path, settings: Log, url: str) -> None:
+def test_an_unknown_kind_of_store_is_refused_at_the_start(tmp_path: Path, settings: Log, url: str) -> None:
     with pytest.raises(InputError, match=r"log\.url"):
         PredictionLog(settings.model_copy(update={"url": url}), tmp_path, "one", time.time)
 
@@ -506,8 +507,8 @@ def test_segments_come_in_time_order_across_sessions_and_days(tmp_path: Path, se
     with logging(settings, tmp_path, "zoe") as zoe, logging(settings, tmp_path, "amy") as amy:
         for n in range(100):
             (zoe if n // 10 % 2 else amy).add(row(n, MIDNIGHT + n - 50))
-    found = rows_in(tmp_path / "predictions")
-    assert [int(one.id[1:]) for one in found] == list(range(100))
+    rows = rows_in(tmp_path / "predictions")
+    assert [int(prediction.id[1:]) for prediction in rows] == list(range(100))
     assert len(list((tmp_path / "predictions").iterdir())) == 2
 
 
@@ -518,11 +519,12 @@ def test_no_row_since_a_moment_is_missed_and_older_segments_are_left_out(params:
     rows = [row(n, MIDNIGHT + n - 50 + jumbled.uniform(-20, 20)) for n in range(100)]
     with tempfile.TemporaryDirectory() as folder:
         with logging(params.log.model_copy(update={"segment_rows": 10, "flush_s": NEVER_S}), Path(folder)) as log:
-            for one in rows:
-                log.add(one)
-        found = tables(f"{folder}/predictions", since)
-    assert {one for one in rows if one.time >= since} <= {Row(**fields) for table in found for fields in table.to_pylist()}
-    assert len(found) <= sum(max(one.time for one in rows[: 10 * k + 10]) >= since - 0.1 for k in range(10))
+            for prediction in rows:
+                log.add(prediction)
+        segments = tables(f"{folder}/predictions", since)
+    read = {Prediction(**fields) for table in segments for fields in table.to_pylist()}
+    assert {prediction for prediction in rows if prediction.time >= since} <= read
+    assert len(segments) <= sum(max(prediction.time for prediction in rows[: 10 * k + 10]) >= since - 0.1 for k in range(10))
 
 
 def test_a_segment_is_named_by_its_session_and_first_row(tmp_path: Path, settings: Log) -> None:
@@ -533,14 +535,14 @@ def test_a_segment_is_named_by_its_session_and_first_row(tmp_path: Path, setting
     assert [(mark[b"session"], int(mark[b"first_row"])) for mark in marks] == [(b"one", 0), (b"one", 10), (b"one", 20)]
 
 
-def test_damaged_and_foreign_files_are_passed_over_and_counted(tmp_path: Path, settings: Log) -> None:
+def test_damaged_and_foreign_files_are_skipped_and_counted(tmp_path: Path, settings: Log) -> None:
     path = write_segment(tmp_path, settings)
     whole, stem = path.read_bytes(), path.stem.rsplit("-", 1)[0]
     noise = random.Random(1)  # noqa: S311
-    spoilt = [whole[:length] for length in range(0, len(whole), 100)]
-    spoilt += [noise.randbytes(length) for length in (1, 12, 1000, 100_000)]
-    spoilt += [b"PAR1" + noise.randbytes(1000) + struct.pack("<I", 900) + b"PAR1"]
-    for number, content in enumerate(spoilt):
+    corrupt = [whole[:length] for length in range(0, len(whole), 100)]
+    corrupt += [noise.randbytes(length) for length in (1, 12, 1000, 100_000)]
+    corrupt += [b"PAR1" + noise.randbytes(1000) + struct.pack("<I", 900) + b"PAR1"]
+    for number, content in enumerate(corrupt):
         (path.parent / f"{stem}-{number:013d}.parquet").write_bytes(content)
     pq.write_table(pa.table({"time": [1.0]}), path.parent / "theirs-0000000000001.parquet")
     (path.parent / "notes.txt").write_text("bought milk")
@@ -549,9 +551,9 @@ def test_damaged_and_foreign_files_are_passed_over_and_counted(tmp_path: Path, s
     (path.parent / "b-0000000000001.parquet.part").write_bytes(whole)
     (path.parents[1] / "elsewhere").mkdir()
     skipped: list[str] = []
-    [table] = read(str(path.parents[1]), since=0, on_skipped=skipped.append)
+    [table] = read_tables(str(path.parents[1]), since=0, on_skipped=skipped.append)
     assert table.num_rows == 40
-    assert len(skipped) == len(set(skipped)) == len(spoilt) + 3
+    assert len(skipped) == len(set(skipped)) == len(corrupt) + 3
 
 
 def test_a_byte_changed_among_the_values_never_changes_a_row(tmp_path: Path, settings: Log) -> None:
@@ -561,11 +563,11 @@ def test_a_byte_changed_among_the_values_never_changes_a_row(tmp_path: Path, set
     expected = rows_in(path.parents[1])
     skipped: list[str] = []
     for position in range(4, values_end, 7):
-        spoilt = bytearray(whole)
-        spoilt[position] ^= 0x55
-        path.write_bytes(spoilt)
-        for table in read(str(path.parents[1]), since=0, on_skipped=skipped.append):
-            assert [Row(**fields) for fields in table.to_pylist()] == expected
+        corrupt = bytearray(whole)
+        corrupt[position] ^= 0x55
+        path.write_bytes(corrupt)
+        for table in read_tables(str(path.parents[1]), since=0, on_skipped=skipped.append):
+            assert [Prediction(**fields) for fields in table.to_pylist()] == expected
     assert len(skipped) > 100
 
 
@@ -573,14 +575,14 @@ def test_columns_of_other_releases_are_added_as_nulls_or_left_out(tmp_path: Path
     path = write_segment(tmp_path, settings)
     table = pq.read_table(path, partitioning=None)
     pq.write_table(table.drop_columns(["cache_hit"]).append_column("mood", pa.array(["fine"] * 40)), path)
-    [found] = tables(path.parents[1])
-    assert found.schema.equals(SCHEMA)
-    assert found["cache_hit"].null_count == 40
-    assert found.drop_columns(["cache_hit"]) == table.drop_columns(["cache_hit"])
+    [segment] = tables(path.parents[1])
+    assert segment.schema.equals(SCHEMA)
+    assert segment["cache_hit"].null_count == 40
+    assert segment.drop_columns(["cache_hit"]) == table.drop_columns(["cache_hit"])
 
 
 @pytest.mark.parametrize("change", ["a later format", "another type"])
-def test_what_is_not_of_this_format_is_passed_over(tmp_path: Path, settings: Log, change: str) -> None:
+def test_a_segment_of_another_format_is_skipped(tmp_path: Path, settings: Log, change: str) -> None:
     path = write_segment(tmp_path, settings)
     table = pq.read_table(path, partitioning=None)
     if change == "a later format":
@@ -589,7 +591,7 @@ def test_what_is_not_of_this_format_is_passed_over(tmp_path: Path, settings: Log
         table = table.set_column(0, "time", pa.array(["noon"] * 40))
     pq.write_table(table, path)
     skipped: list[str] = []
-    assert list(read(str(path.parents[1]), since=0, on_skipped=skipped.append)) == []
+    assert list(read_tables(str(path.parents[1]), since=0, on_skipped=skipped.append)) == []
     assert skipped == [str(path)]
 
 
@@ -597,7 +599,7 @@ def test_a_log_that_was_never_written_is_empty(tmp_path: Path) -> None:
     assert rows_in(tmp_path / "nothing") == rows_in("memory://nothing-there") == []
 
 
-def test_a_reader_beside_a_writer_sees_whole_segments_only(tmp_path: Path, settings: Log) -> None:
+def test_a_concurrent_reader_sees_whole_segments_only(tmp_path: Path, settings: Log) -> None:
     url = log_url(settings, tmp_path)
     with logging(settings, tmp_path) as log:
         for n in range(600):
@@ -609,27 +611,27 @@ def test_a_reader_beside_a_writer_sees_whole_segments_only(tmp_path: Path, setti
     assert len(rows_in(url)) == 600
 
 
-def test_segments_that_retention_takes_while_they_are_read_are_passed_over(tmp_path: Path, settings: Log) -> None:
+def test_segments_deleted_by_retention_during_a_read_are_skipped(tmp_path: Path, settings: Log) -> None:
     with logging(settings, tmp_path) as log:
         for n in range(30):
             log.add(row(n))
     url = log_url(settings, tmp_path)
-    reader = read(url, since=0, on_skipped=pytest.fail)
+    reader = read_tables(url, since=0, on_skipped=pytest.fail)
     next(reader)
     sorted(Path(url).glob("date=*/*"))[1].unlink()
     assert [table["id"][0].as_py() for table in reader] == ["p20"]
 
 
-def test_days_before_are_not_even_listed(tmp_path: Path, settings: Log) -> None:
+def test_earlier_days_are_not_even_listed(tmp_path: Path, settings: Log) -> None:
     path = write_segment(tmp_path, settings)
     (path.parent / "notes.txt").write_text("bought milk")
-    assert list(read(str(path.parents[1]), since=NOON + 86_400, on_skipped=pytest.fail)) == []
+    assert list(read_tables(str(path.parents[1]), since=NOON + 86_400, on_skipped=pytest.fail)) == []
 
 
-def test_a_reader_hears_of_a_store_that_is_down(frail: type[FrailStore]) -> None:
+def test_a_reader_of_a_store_that_is_down_fails(frail: type[FrailStore]) -> None:
     frail.failures_left = 1
     with pytest.raises(OSError, match="down"):
-        list(read("frail://log", since=0, on_skipped=pytest.fail))
+        list(read_tables("frail://log", since=0, on_skipped=pytest.fail))
 
 
 def test_adding_a_row_costs_the_event_loop_less_than_ten_microseconds(tmp_path: Path, params: Params) -> None:
@@ -638,8 +640,8 @@ def test_adding_a_row_costs_the_event_loop_less_than_ten_microseconds(tmp_path: 
     with logging(params.log, tmp_path) as log:
         for _ in range(5):
             began = time.perf_counter()
-            for one in rows:
-                log.add(one)
+            for prediction in rows:
+                log.add(prediction)
             seconds.append(time.perf_counter() - began)
     assert log.rows_written == 25_000
     assert min(seconds) / len(rows) < 10e-6

@@ -1,7 +1,7 @@
 """A server for tests of the load test, as a process of its own: `python -m tests.serving.triton.little_server --service-ms 4`.
 
-It answers as the gateway does, one request after the other, each `service_ms` after the one before has left: a queue whose
-capacity is known. It prints its port. A text that holds one of `FAULTS` gets it.
+It answers as the gateway does, one request after the other, each `service_ms` after the previous one: a queue whose capacity
+is known. It prints its port. A text that contains one of `FAULTS` triggers it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FAULTS = (
 
 
 class Queue:
-    """When the next request will leave the one server of the queue; once it stands still for a while."""
+    """Computes when each request leaves a queue with one server, which may stall once."""
 
     def __init__(self, service_ms: float, stall_after: int, stall_ms: float) -> None:
         self.service_s, self.stall_after, self.stall_s = service_ms / 1000, stall_after, stall_ms / 1000
@@ -35,7 +35,7 @@ class Queue:
         return self.free_s
 
 
-class Conversation(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection, HTTP/1.1 as far as the load test speaks it."""
 
     def __init__(self, queue: Queue) -> None:
@@ -81,7 +81,7 @@ class Conversation(asyncio.Protocol):
 
 
 async def serve(queue: Queue) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Conversation(queue), "127.0.0.1", 0, backlog=4096)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(queue), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
@@ -91,5 +91,5 @@ if __name__ == "__main__":
     parser.add_argument("--service-ms", type=float, default=0.0)
     parser.add_argument("--stall-after", type=int, default=0)
     parser.add_argument("--stall-ms", type=float, default=0.0)
-    given = parser.parse_args()
-    asyncio.run(serve(Queue(given.service_ms, given.stall_after, given.stall_ms)))
+    args = parser.parse_args()
+    asyncio.run(serve(Queue(args.service_ms, args.stall_after, args.stall_ms)))

@@ -1,11 +1,11 @@
-"""The real server from the wheel: it starts, answers as PyTorch does over both protocols, keeps its admin door shut, and ends."""
+"""The real server from the wheel: it starts, answers as PyTorch does over both protocols, protects its admin API, and ends."""
 
 import asyncio
 import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ from pipeline.errors import ToolError
 from pipeline.metrics import softmax
 from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import load_trained
+from pipeline.params import Serve
 from pipeline.runtime.classifier import model_digest
+from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.text import clean
 from serving.release.manifest import repository
@@ -26,6 +28,8 @@ from serving.release.publish import publish
 from serving.triton import client as triton
 from serving.triton import server as triton_server
 from tests.conftest import Project
+
+Infer = Callable[[Serve, str, list[str]], ModelOutputs]
 
 
 class Served:
@@ -46,7 +50,7 @@ def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def mixed_texts() -> list[str]:
-    """A hundred texts from one word to several hundred, some of them odd."""
+    """Return a hundred texts from one word to several hundred, some of them odd."""
     rng = np.random.default_rng(5)
     words = [
         "where",
@@ -69,28 +73,28 @@ def mixed_texts() -> list[str]:
     return [*texts, "?", "\u200b spaced\tout \r\n", "e\u0301 and é", "x" * 3000]
 
 
-@pytest.mark.parametrize("ask", [triton.infer_http, triton.infer_grpc])
-def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Served, ask: object) -> None:
+@pytest.mark.parametrize("infer", [triton.infer_http, triton.infer_grpc])
+def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Served, infer: Infer) -> None:
     texts = mixed_texts()
     model = served.project.params.model
     trained = load_trained(served.project / "artifacts/model", model)
     temperature = json.loads((served.project / "artifacts/evaluation/temperature.json").read_text())["temperature"]
     pieces = to_pieces(trained.tokenizer, [clean(text) for text in texts])
     logits = infer_in_batches(trained.classifier.forward, pieces, batch_size=16, precision="fp32").numpy()
-    answers = [ask(served.serve, "intent-1", texts[i : i + 50]) for i in (0, 50)]
-    assert [label for part in answers for label in part.labels] == [trained.labels[i] for i in logits.argmax(axis=1)]
-    assert np.concatenate([part.probabilities for part in answers]) == pytest.approx(softmax(logits / temperature), abs=1e-4)
-    assert np.concatenate([part.pieces for part in answers]).tolist() == [len(own) for own in pieces]
-    assert answers[0].sketch.shape == (50, model.sketch_size)
-    assert answers[0].sketch.dtype == np.float16
+    parts = [infer(served.serve, "intent-1", texts[i : i + 50]) for i in (0, 50)]
+    assert [label for part in parts for label in part.labels] == [trained.labels[i] for i in logits.argmax(axis=1)]
+    assert np.concatenate([part.probabilities for part in parts]) == pytest.approx(softmax(logits / temperature), abs=1e-4)
+    assert np.concatenate([part.pieces for part in parts]).tolist() == [len(ids) for ids in pieces]
+    assert parts[0].sketch.shape == (50, model.sketch_size)
+    assert parts[0].sketch.dtype == np.float16
 
 
-def test_texts_asked_one_by_one_get_the_same_answers_as_together(served: Served) -> None:
+def test_texts_sent_one_by_one_get_the_same_answers_as_together(served: Served) -> None:
     texts = mixed_texts()[:8]
     together = triton.infer_grpc(served.serve, "intent-1", texts)
     alone = [triton.infer_grpc(served.serve, "intent-1", [text]) for text in texts]
-    assert [one.labels[0] for one in alone] == together.labels
-    assert np.concatenate([one.probabilities for one in alone]) == pytest.approx(together.probabilities, abs=1e-4)
+    assert [outputs.labels[0] for outputs in alone] == together.labels
+    assert np.concatenate([outputs.probabilities for outputs in alone]) == pytest.approx(together.probabilities, abs=1e-4)
 
 
 def test_a_text_that_is_not_utf8_is_refused_and_the_next_one_answered(served: Served) -> None:
@@ -104,7 +108,7 @@ def test_a_text_that_is_not_utf8_is_refused_and_the_next_one_answered(served: Se
 
 def test_repeats_are_answered_from_the_response_cache(served: Served) -> None:
     for _ in range(3):
-        triton.infer_grpc(served.serve, "intent-1", ["a text that nobody else asks"])
+        triton.infer_grpc(served.serve, "intent-1", ["a text that no other test sends"])
     with urllib.request.urlopen(f"http://{served.serve.host}:{served.serve.metrics_port}/metrics") as page:
         lines = page.read().decode().splitlines()
     hits = [float(line.split()[-1]) for line in lines if line.startswith("nv_cache_num_hits_per_model")]
@@ -131,34 +135,34 @@ class TritonPythonModel:
 CONFIG = 'backend: "python" input { name: "x" data_type: TYPE_FP32 dims: 1 } output { name: "y" data_type: TYPE_FP32 dims: 1 }'
 
 
-def test_nobody_waits_while_a_model_is_loaded(served: Served) -> None:
+def test_no_caller_waits_while_a_model_is_loaded(served: Served) -> None:
     folder = repository(served.home) / "slow"
     (folder / "1").mkdir(parents=True)
     (folder / "1/model.py").write_text(SLOW)
     (folder / "config.pbtxt").write_text(CONFIG)
     waits: list[float] = []
 
-    async def ask_on(connection: triton.Connection, until: asyncio.Future[None]) -> None:
+    async def infer_on(connection: triton.Connection, until: asyncio.Future[None]) -> None:
         while not until.done():
             begun = time.monotonic()
-            await connection.ask("intent-1", [f"where is it since {begun}"], 10.0)
+            await connection.infer("intent-1", [f"where is it since {begun}"], 10.0)
             waits.append(time.monotonic() - begun)
 
-    async def everybody() -> None:
+    async def load_under_traffic() -> None:
         connection = triton.Connection(served.serve)
         loading = asyncio.ensure_future(asyncio.to_thread(triton.load, served.serve, "slow", served.server.admin_key))
-        await asyncio.gather(loading, *(ask_on(connection, loading) for _ in range(24)))  # more than Triton's HTTP has threads
+        await asyncio.gather(loading, *(infer_on(connection, loading) for _ in range(24)))  # more than Triton's HTTP has threads
         await connection.close()
 
-    asyncio.run(everybody())
+    asyncio.run(load_under_traffic())
     triton.unload(served.serve, "slow", served.server.admin_key)
     assert max(waits) < 1.5  # of the 3 seconds
 
 
-def test_it_tells_which_model_answers(served: Served) -> None:
-    told = triton.model_parameters(served.serve, "intent-1")
-    assert told is not None
-    assert told["model_digest"] == model_digest(served.project / "artifacts/export")
+def test_the_parameters_name_the_model(served: Served) -> None:
+    parameters = triton.model_parameters(served.serve, "intent-1")
+    assert parameters is not None
+    assert parameters["model_digest"] == model_digest(served.project / "artifacts/export")
     assert triton.model_parameters(served.serve, "intent-2") is None
 
 
@@ -171,12 +175,12 @@ def test_it_listens_on_loopback_only(served: Served) -> None:
     assert listening == {"127.0.0.1"}
 
 
-def test_a_taken_port_is_told_before_the_server_starts(served: Served, tmp_path: Path) -> None:
+def test_a_taken_port_is_an_error_before_the_server_starts(served: Served, tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=rf"{served.serve.http_port}.*cannot be used"):
         triton_server.start(tmp_path, [], served.serve, tmp_path)
 
 
-def test_a_model_that_cannot_load_ends_in_the_servers_own_words_and_no_process(made: Project, tmp_path: Path) -> None:
+def test_a_model_that_cannot_load_ends_with_the_servers_output_and_no_process(made: Project, tmp_path: Path) -> None:
     broken = tmp_path / "models" / "intent-1"
     (broken / "1").mkdir(parents=True)
     (broken / "config.pbtxt").write_text((made / "artifacts/package/config.pbtxt").read_text())
@@ -187,4 +191,5 @@ def test_a_model_that_cannot_load_ends_in_the_servers_own_words_and_no_process(m
         triton_server.running(broken.parent, ["intent-1"], triton_server.with_free_ports(made.params.serve), tmp_path),
     ):
         raise AssertionError("it must not become ready")
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(broken.parent) in " ".join(p.info["cmdline"] or [])]
+    command_lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in command_lines if str(broken.parent) in line]

@@ -1,4 +1,4 @@
-"""Triton that waits for a dead process of a model for ever is seen, and ended so that it is started anew."""
+"""A Triton that waits for ever for a model's dead process is detected, and ended so that it restarts."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ from serving.triton.client import is_ready, load
 from serving.triton.server import Server, has_lost_a_model, running, with_free_ports
 from tests.manifests.triton_container import CONFIG, MODEL
 
-# a parent of one process; told to, it buries its dead
+# a parent of one process, which it reaps on SIGUSR1
 PARENT = """
 import signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -36,7 +36,7 @@ def parent(params: Params, tmp_path: Path) -> Iterator[tuple[Server, int]]:
         process.kill()
 
 
-def test_a_dead_process_of_a_model_is_seen_until_it_is_buried(parent: tuple[Server, int]) -> None:
+def test_a_models_dead_process_is_detected_until_it_is_reaped(parent: tuple[Server, int]) -> None:
     server, child = parent
     assert not has_lost_a_model(server)
     subprocess.run(["kill", "-9", str(child)], check=True)
@@ -48,12 +48,10 @@ def test_a_dead_process_of_a_model_is_seen_until_it_is_buried(parent: tuple[Serv
         time.sleep(0.01)
 
 
-def test_a_triton_that_does_not_bury_it_is_ended_and_nothing_else_is(
-    parent: tuple[Server, int], params: Params, tmp_path: Path
-) -> None:
+def test_only_a_triton_that_does_not_reap_it_is_ended(parent: tuple[Server, int], params: Params, tmp_path: Path) -> None:
     server, child = parent
-    said: list[str] = []
-    triton = Triton(params, tmp_path, said.append)
+    announced: list[str] = []
+    triton = Triton(params, tmp_path, announced.append)
     triton.server = server
     triton.kill_if_crippled(100.0)
     assert server.process.poll() is None
@@ -62,17 +60,17 @@ def test_a_triton_that_does_not_bury_it_is_ended_and_nothing_else_is(
     triton.kill_if_crippled(200.0)
     triton.kill_if_crippled(200.0 + BURIED_WITHIN_S / 2)
     assert server.process.poll() is None
-    assert said == []
+    assert announced == []
     triton.kill_if_crippled(200.0 + BURIED_WITHIN_S)
     assert server.process.returncode == -signal.SIGKILL
-    assert said == ["a model's process has died, and Triton does not replace it"]
+    assert announced == ["a model's process has died, and Triton does not replace it"]
 
 
-def test_a_model_that_dies_while_it_is_loaded_is_buried_in_time(params: Params, tmp_path: Path) -> None:
+def test_a_model_that_dies_while_it_is_loaded_is_reaped_in_time(params: Params, tmp_path: Path) -> None:
     """A broken challenger must not end the Triton that serves the champion."""
-    for name, begins in (("good", ""), ("dies", "import os\nos._exit(3)\n")):
+    for name, prefix in (("good", ""), ("dies", "import os\nos._exit(3)\n")):
         (tmp_path / f"models/{name}/1").mkdir(parents=True)
-        (tmp_path / f"models/{name}/1/model.py").write_text(begins + MODEL)
+        (tmp_path / f"models/{name}/1/model.py").write_text(prefix + MODEL)
         (tmp_path / f"models/{name}/config.pbtxt").write_text(CONFIG)
     lost: list[float] = []
     with running(tmp_path / "models", ["good"], with_free_ports(params.serve), tmp_path / "home") as server:
@@ -83,7 +81,7 @@ def test_a_model_that_dies_while_it_is_loaded_is_buried_in_time(params: Params, 
                 time.sleep(0.01)
         assert isinstance(loading.exception(), ToolError)
         assert is_ready(server.serve, ["good"])
-    assert lost, "it was never seen dead"
+    assert lost, "its death was never detected"
     assert lost[-1] - lost[0] < BURIED_WITHIN_S / 2
 
 

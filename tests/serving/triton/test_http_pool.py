@@ -1,4 +1,4 @@
-"""The gateway's connections to Triton: what happens when the other side is slow, gone, or closes while nobody asks."""
+"""The gateway's connections to Triton, when the server is slow, gone, or closes an idle connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,24 +9,24 @@ import pytest
 from serving.triton.http_pool import HttpPool
 
 REQUEST = b"GET /x HTTP/1.1\r\nHost: here\r\n\r\n"
-Talk = Callable[[int, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]  # number of the connection, from 1
+Answer = Callable[[int, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]  # number of the connection, from 1
 
 
-def reply(body: bytes, extra: str = "") -> bytes:
+def response(body: bytes, extra: str = "") -> bytes:
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode() + body
 
 
 class Server:
-    """Answers connections as `talk` says, and counts them."""
+    """Serves each connection with `answer`, and counts them."""
 
-    def __init__(self, talk: Talk) -> None:
-        self._talk = talk
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
         self.connections = 0
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
-            await self._talk(self.connections, reader, writer)
+            await self._answer(self.connections, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -34,41 +34,41 @@ class Server:
 
 
 @asynccontextmanager
-async def asked(talk: Talk, age_s: float = 60.0) -> AsyncIterator[tuple[HttpPool, Server]]:
-    counted = Server(talk)
-    server = await asyncio.start_server(counted, "127.0.0.1", 0)
-    wire = HttpPool("127.0.0.1", server.sockets[0].getsockname()[1], age_s)
+async def pool_and_server(answer: Answer, max_age_s: float = 60.0) -> AsyncIterator[tuple[HttpPool, Server]]:
+    counting = Server(answer)
+    server = await asyncio.start_server(counting, "127.0.0.1", 0)
+    pool = HttpPool("127.0.0.1", server.sockets[0].getsockname()[1], max_age_s)
     try:
-        yield wire, counted
+        yield pool, counting
     finally:
-        wire.close()
+        pool.close()
         server.close()
 
 
-async def patiently(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Every request is answered with the number of its connection."""
+async def answer_all(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer every request with the number of its connection."""
     while True:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(reply(f"connection {number}".encode(), "Inference-Header-Content-Length: 4\r\n"))
+        writer.write(response(f"connection {number}".encode(), "Inference-Header-Content-Length: 4\r\n"))
 
 
-async def once(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One answer, then the connection is closed without a word."""
+async def answer_once(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer one request, then close the connection."""
     await reader.readuntil(b"\r\n\r\n")
-    writer.write(reply(f"connection {number}".encode()))
+    writer.write(response(f"connection {number}".encode()))
     await writer.drain()
 
 
-async def never(_number: int, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+async def answer_never(_number: int, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     await reader.read()
 
 
 def test_one_caller_uses_one_connection_again_and_again() -> None:
     async def run() -> None:
-        async with asked(patiently) as (wire, server):
-            replies = [await wire.ask(REQUEST, 5) for _ in range(5)]
-            assert [one.body for one in replies] == [b"connection 1"] * 5
-            assert {(one.status, one.json_bytes) for one in replies} == {(200, 4)}
+        async with pool_and_server(answer_all) as (pool, server):
+            responses = [await pool.request(REQUEST, 5) for _ in range(5)]
+            assert [response.body for response in responses] == [b"connection 1"] * 5
+            assert {(response.status, response.json_bytes) for response in responses} == {(200, 4)}
             assert server.connections == 1
 
     asyncio.run(run())
@@ -76,17 +76,21 @@ def test_one_caller_uses_one_connection_again_and_again() -> None:
 
 def test_callers_at_the_same_time_do_not_wait_for_each_other() -> None:
     async def run() -> None:
-        async with asked(patiently) as (wire, server):
-            replies = await asyncio.gather(*(wire.ask(REQUEST, 5) for _ in range(8)))
-            assert len({one.body for one in replies}) == server.connections == 8
+        async with pool_and_server(answer_all) as (pool, server):
+            responses = await asyncio.gather(*(pool.request(REQUEST, 5) for _ in range(8)))
+            assert len({response.body for response in responses}) == server.connections == 8
 
     asyncio.run(run())
 
 
 def test_a_connection_that_was_closed_while_idle_costs_no_request() -> None:
     async def run() -> None:
-        async with asked(once) as (wire, server):
-            assert [(await wire.ask(REQUEST, 5)).body for _ in range(3)] == [b"connection 1", b"connection 2", b"connection 3"]
+        async with pool_and_server(answer_once) as (pool, server):
+            assert [(await pool.request(REQUEST, 5)).body for _ in range(3)] == [
+                b"connection 1",
+                b"connection 2",
+                b"connection 3",
+            ]
             assert server.connections == 3
 
     asyncio.run(run())
@@ -94,9 +98,9 @@ def test_a_connection_that_was_closed_while_idle_costs_no_request() -> None:
 
 def test_a_connection_ends_with_its_age() -> None:
     async def run() -> None:
-        async with asked(patiently, age_s=0.0) as (wire, server):
+        async with pool_and_server(answer_all, max_age_s=0.0) as (pool, server):
             for _ in range(3):
-                await wire.ask(REQUEST, 5)
+                await pool.request(REQUEST, 5)
             assert server.connections == 3
 
     asyncio.run(run())
@@ -104,47 +108,47 @@ def test_a_connection_ends_with_its_age() -> None:
 
 def test_a_server_that_is_gone_and_one_that_is_silent_are_errors_in_time() -> None:
     async def run() -> None:
-        async with asked(never) as (wire, _):
+        async with pool_and_server(answer_never) as (pool, _):
             with pytest.raises(TimeoutError):
-                await wire.ask(REQUEST, 0.05)
+                await pool.request(REQUEST, 0.05)
         with pytest.raises(OSError, match=r"refused|Connect"):
-            await wire.ask(REQUEST, 5)
+            await pool.request(REQUEST, 5)
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize(
-    "said", [b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"], ids=["no HTTP", "half an answer"]
+    "answer", [b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"], ids=["no HTTP", "half an answer"]
 )
-def test_a_spoilt_answer_is_an_error_and_not_an_answer(said: bytes) -> None:
-    async def talk(_number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def test_a_corrupt_answer_is_an_error(answer: bytes) -> None:
+    async def serve(_number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(said)
+        writer.write(answer)
         await writer.drain()
 
     async def run() -> None:
-        async with asked(talk) as (wire, _):
+        async with pool_and_server(serve) as (pool, _):
             with pytest.raises(ConnectionResetError):
-                await wire.ask(REQUEST, 5)
+                await pool.request(REQUEST, 5)
 
     asyncio.run(run())
 
 
-def test_an_answer_that_comes_after_its_caller_has_gone_meets_nobody_else() -> None:
+def test_a_late_answer_never_reaches_another_caller() -> None:
     go = asyncio.Event()
 
-    async def talk(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         if number == 1:
             await go.wait()
-        writer.write(reply(f"connection {number}".encode()))
+        writer.write(response(f"connection {number}".encode()))
         await writer.drain()
 
     async def run() -> None:
-        async with asked(talk) as (wire, _):
+        async with pool_and_server(serve) as (pool, _):
             with pytest.raises(TimeoutError):
-                await wire.ask(REQUEST, 0.05)
+                await pool.request(REQUEST, 0.05)
             go.set()
-            assert (await wire.ask(REQUEST, 5)).body == b"connection 2"
+            assert (await pool.request(REQUEST, 5)).body == b"connection 2"
 
     asyncio.run(run())

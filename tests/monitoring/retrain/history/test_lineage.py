@@ -14,7 +14,7 @@ from monitoring.retrain.history.lineage import Link, why
 from monitoring.retrain.history.stores import stores, version_of
 from pipeline.errors import InputError
 from pipeline.params import Params
-from serving.prediction_log.segments import Row
+from serving.prediction import Prediction
 from serving.release.manifest import model_name, repository
 from serving.release.release_table import add_release, promote
 from state.database import migrate, read_state
@@ -86,7 +86,7 @@ def told(state: sa.Engine, tmp_path: Path) -> sa.Engine:
         opinion = {"prediction_id": "p-0", "label": "app_pairing", "kind": "label", "source": "anna"}
         connection.execute(feedback.insert().values(**opinion, received_at=datetime(2026, 11, 24, tzinfo=UTC)))
     said = ("champion", "battery_problem", 0.7, "app_pairing")
-    answer = Row(NOON + 300, "r1", "p-0", "customer-7", HOSTILE, None, 9, 1.5, 2, *said, b"", b"", 3.25, False)
+    answer = Prediction(NOON + 300, "r1", "p-0", "customer-7", HOSTILE, None, 9, 1.5, 2, *said, b"", b"", 3.25, False)
     Gateway(tmp_path, "one").write([answer])
     return state
 
