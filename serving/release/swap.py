@@ -25,14 +25,14 @@ from serving.release.routing import Routes, read_routes, set_routing
 from serving.triton.client import (
     BATCH_TEXTS,
     TritonError,
-    address,
-    ask_grpc,
     drain,
+    infer_grpc,
     is_alive,
     is_ready,
     key_file,
     load,
-    loaded,
+    ready_models,
+    server_settings,
     unload,
 )
 from state.database import open_state
@@ -55,7 +55,7 @@ def swap(
 
     `check_lease` raises when the caller has lost its lease: first of all, and again in the transaction that promotes.
     """
-    serve = address(params.serve)
+    serve = server_settings(params.serve)
     with FileLock(home / "publish.lock"), open_state(home) as engine:
         with engine.begin() as connection:
             check_lease(connection)
@@ -82,7 +82,7 @@ def swap(
 
 def route(params: Params, home: Path, *, challenger_weight: float, shadow_share: float, announce: Announce) -> Routes:
     """Set the challenger's shares. It is loaded and checked before it gets traffic, and unloaded when it gets none."""
-    serve = address(params.serve)
+    serve = server_settings(params.serve)
     with FileLock(home / "publish.lock"), open_state(home) as engine:
         with engine.begin() as connection:
             routes = read_routes(connection)
@@ -104,7 +104,7 @@ def catch_up(params: Params, home: Path, announce: Announce, *, timeout_s: float
     A challenger that does not load, or whose answers differ from the offline ones, loses its share. Raises what `load_and_check`
     raises for the champion, and filelock's `Timeout` while a swap is running.
     """
-    serve = address(params.serve)
+    serve = server_settings(params.serve)
     with FileLock(home / "publish.lock", timeout=timeout_s), open_state(home) as engine:
         with engine.begin() as connection:
             routes = read_routes(connection)
@@ -159,7 +159,7 @@ def unload_unused(serve: Serve, home: Path, wanted: set[int], quiet_s: float, an
     A gateway that has not read the new routes still asks the old version; silence for two of its polls means that all have.
     """
     key = _key(home, serve)
-    for model in loaded(serve, key):
+    for model in ready_models(serve, key):
         match = re.fullmatch(r"(?:intent|control)-(\d+)(?:-torch)?", model)
         if match is None or int(match[1]) in wanted:
             continue
@@ -199,7 +199,7 @@ def _golden_problem(serve: Serve, model: str, golden: GoldenAnswers) -> str | No
     nonce = secrets.token_hex(8)  # in each call, so that Triton's cache cannot answer from an earlier load of this version
     size = BATCH_TEXTS - 1
     try:
-        parts = [ask_grpc(serve, model, [nonce, *golden.texts[at : at + size]]) for at in range(0, len(golden.texts), size)]
+        parts = [infer_grpc(serve, model, [nonce, *golden.texts[at : at + size]]) for at in range(0, len(golden.texts), size)]
     except TritonError as error:
         return f"it did not answer the golden texts: {error}"
     labels = [label for part in parts for label in part.labels[1:]]

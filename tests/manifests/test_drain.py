@@ -15,7 +15,7 @@ import tritonclient.grpc.aio as triton_aio
 
 from pipeline.params import Params, Serve
 from serving.triton.client import Connection, TritonError
-from serving.triton.http_pool import AGE_S
+from serving.triton.http_pool import MAX_AGE_S
 from tests.manifests.rendered import Object, find_workload, flags
 from tests.manifests.triton_container import TritonContainer, start_triton
 
@@ -134,7 +134,7 @@ def test_a_pod_that_waits_as_in_the_manifest_shuts_down_without_failures(
 ) -> None:
     main = find_workload(rendered["local"], "triton").main
     pre_stop_ms = int(main["lifecycle"]["preStop"]["exec"]["command"][1]) * 1000
-    age_ms = max(1000 * AGE_S, int(flags(main)["--grpc-max-connection-age"]))
+    age_ms = max(1000 * MAX_AGE_S, int(flags(main)["--grpc-max-connection-age"]))
     ages = pre_stop_ms / age_ms
     assert ages >= 2
     pods = [

@@ -7,7 +7,7 @@ import requests
 
 from pipeline.errors import ToolError
 from pipeline.params import Params
-from serving.triton.client import ADMIN_HEADER, ask_grpc, is_ready, load, unload
+from serving.triton.client import ADMIN_HEADER, infer_grpc, is_ready, load, unload
 from serving.triton.server import CACHE_BYTES, RESTRICTED
 from tests.manifests.rendered import Object, find_object, find_workload, flags
 from tests.manifests.triton_container import start_triton, wait_until
@@ -61,11 +61,11 @@ def test_a_real_triton_starts_and_serves_everything_fetched(
     triton = start_triton(find_workload(rendered["local"], "triton").main, repository, params.serve)
     try:
         triton.wait_ready()
-        assert ask_grpc(triton.serve, "intent-8", ["where is my parcel?"]).labels == ["it answers"]
+        assert infer_grpc(triton.serve, "intent-8", ["where is my parcel?"]).labels == ["it answers"]
         metrics = requests.get(f"http://{triton.serve.host}:{triton.serve.metrics_port}/metrics", timeout=10).text
         expected = {name: labels for name, labels in TRITON.items() if not name.startswith("nv_gpu_")}  # this machine has no GPU
         assert {name: exported(metrics).get(name) for name in expected} == expected
-        with pytest.raises(ToolError, match="not the one of its administration"):
+        with pytest.raises(ToolError, match="not its admin key"):
             unload(triton.serve, "intent-7", "not the key")
         unload(triton.serve, "intent-7", "the key")
         wait_until(lambda: not is_ready(triton.serve, ["intent-7"]), timeout_s=20)

@@ -168,7 +168,7 @@ def test_panels_stay_in_the_grid_and_never_overlap(params: Params) -> None:
 def test_the_latency_limit_is_a_bound_of_the_gateways_buckets(params: Params) -> None:
     assert params.alerts.latency_limit_ms / 1000 in SECONDS
     registry: CollectorRegistry = (metrics := Metrics()).registry
-    metrics.request_took("/v1/predict")(0.01)
+    metrics.count_request("/v1/predict", 200, 0.01)
     assert registry.get_sample_value(
         "evergreen_request_seconds_bucket", {"route": "/v1/predict", "le": bucket_label(params.alerts.latency_limit_ms)}
     )

@@ -69,14 +69,14 @@ def test_three_frameworks_under_concurrent_load_give_their_offline_answers(
         NAMES["control"]: offline(written / "control", control_session).predict(TEXTS),
     }
     with ThreadPoolExecutor(12) as pool:
-        answers = [(model, pool.submit(triton.ask_grpc, server.serve, model, TEXTS)) for _ in range(8) for model in expected]
+        answers = [(model, pool.submit(triton.infer_grpc, server.serve, model, TEXTS)) for _ in range(8) for model in expected]
         for model, answer in answers:
             assert answer.result().labels == expected[model].labels
             assert answer.result().probabilities == pytest.approx(expected[model].probabilities, abs=1e-4)
 
 
 def test_pytorch_answers_as_onnx_does(server: triton_server.Server) -> None:
-    onnx, torch = (triton.ask_grpc(server.serve, model, TEXTS) for model in ("intent-1", NAMES["torch"]))
+    onnx, torch = (triton.infer_grpc(server.serve, model, TEXTS) for model in ("intent-1", NAMES["torch"]))
     assert torch.labels == onnx.labels
     assert torch.probabilities == pytest.approx(onnx.probabilities, abs=1e-4)
     assert np.abs(torch.sketch.astype(np.float32) - onnx.sketch.astype(np.float32)).max() < 1e-2
@@ -88,18 +88,18 @@ def test_the_control_gives_the_same_answers_in_triton_as_in_the_evaluation(made:
     truth = np.array([trained.labels.index(label) for label in labels_of(sides["train"])])
     texts = {side: [row.text for row in rows] for side, rows in sides.items()}
     evaluated = frozen_control(texts, truth, made.params.model, made.params.evaluate)
-    served = triton.ask_many(server.serve, NAMES["control"], texts["test"])
+    served = triton.predict_labels(server.serve, NAMES["control"], texts["test"])
     assert [label for label, _ in served] == [trained.labels[i] for i in evaluated]
 
 
 def test_a_broken_model_is_an_error_and_does_not_stop_others(made: Project, server: triton_server.Server) -> None:
     key = triton.key_file(server.log.parents[1], server.serve).read_text()
-    before = triton.ask_grpc(server.serve, "intent-1", TEXTS)
+    before = triton.infer_grpc(server.serve, "intent-1", TEXTS)
     with pytest.raises(ToolError, match="did not load intent-2"):
         triton.load(server.serve, "intent-2", key)
     for model in ("intent-1", *NAMES.values()):
         assert triton.is_ready(server.serve, [model])
-    assert triton.ask_grpc(server.serve, "intent-1", TEXTS).labels == before.labels
+    assert triton.infer_grpc(server.serve, "intent-1", TEXTS).labels == before.labels
 
 
 def test_every_framework_has_a_session_of_its_own() -> None:

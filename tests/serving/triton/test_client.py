@@ -160,9 +160,9 @@ def test_no_caller_waits_while_a_model_is_loaded(served: Served) -> None:
 
 
 def test_the_parameters_name_the_model(served: Served) -> None:
-    parameters = triton.model_parameters(served.serve, "intent-1")
-    assert parameters is not None
-    assert parameters["model_digest"] == model_digest(served.project / "artifacts/export")
+    model_parameters = triton.model_parameters(served.serve, "intent-1")
+    assert model_parameters is not None
+    assert model_parameters["model_digest"] == model_digest(served.project / "artifacts/export")
     assert triton.model_parameters(served.serve, "intent-2") is None
 
 

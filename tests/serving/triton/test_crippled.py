@@ -14,7 +14,7 @@ from pipeline.errors import ToolError
 from pipeline.params import Params
 from serving.serve import BURIED_WITHIN_S, Triton
 from serving.triton.client import is_ready, load
-from serving.triton.server import Server, has_lost_a_model, running, with_free_ports
+from serving.triton.server import Server, has_dead_model_process, running, with_free_ports
 from tests.manifests.triton_container import CONFIG, MODEL
 
 # a parent of one process, which it reaps on SIGUSR1
@@ -38,12 +38,12 @@ def parent(params: Params, tmp_path: Path) -> Iterator[tuple[Server, int]]:
 
 def test_a_models_dead_process_is_detected_until_it_is_reaped(parent: tuple[Server, int]) -> None:
     server, child = parent
-    assert not has_lost_a_model(server)
+    assert not has_dead_model_process(server)
     subprocess.run(["kill", "-9", str(child)], check=True)
     wait_until_lost(server)
     server.process.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + 10
-    while has_lost_a_model(server):
+    while has_dead_model_process(server):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -76,8 +76,8 @@ def test_a_model_that_dies_while_it_is_loaded_is_reaped_in_time(params: Params, 
     with running(tmp_path / "models", ["good"], with_free_ports(params.serve), tmp_path / "home") as server:
         with ThreadPoolExecutor(1) as pool:
             loading = pool.submit(load, server.serve, "dies", server.admin_key)
-            while not loading.done() or has_lost_a_model(server):
-                lost += [time.monotonic()] if has_lost_a_model(server) else []
+            while not loading.done() or has_dead_model_process(server):
+                lost += [time.monotonic()] if has_dead_model_process(server) else []
                 time.sleep(0.01)
         assert isinstance(loading.exception(), ToolError)
         assert is_ready(server.serve, ["good"])
@@ -87,6 +87,6 @@ def test_a_model_that_dies_while_it_is_loaded_is_reaped_in_time(params: Params, 
 
 def wait_until_lost(server: Server) -> None:
     deadline = time.monotonic() + 10
-    while not has_lost_a_model(server):
+    while not has_dead_model_process(server):
         assert time.monotonic() < deadline
         time.sleep(0.01)
