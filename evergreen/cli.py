@@ -142,19 +142,19 @@ def ask(
     from pipeline.params import load_params
     from pipeline.runtime.classifier import model_digest
     from serving.release.manifest import model_name, repository
-    from serving.triton.client import address, ask_many, parameters
+    from serving.triton.client import model_parameters, predict_labels, server_settings
     from serving.triton.server import running, with_free_ports
 
-    home, settings = find_home(), address(load_params().serve)
+    home, settings = find_home(), server_settings(load_params().serve)
     version = _champion_version(home)
     model = model_name(version)
-    served = parameters(settings, model) or {}
+    served = model_parameters(settings, model) or {}
     if served.get("model_digest") == model_digest(repository(home) / model / "1"):
-        answers = ask_many(settings, model, texts)
+        answers = predict_labels(settings, model, texts)
     elif start:
         _stop_on_signals()
         with running(repository(home), [model], with_free_ports(settings), home) as server:
-            answers = ask_many(server.serve, model, texts)
+            answers = predict_labels(server.serve, model, texts)
         server.log.unlink()
     else:
         what = f"no Triton serves version {version} of this project there"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from serving.prediction_log.segments import Name, open_store, segments
+from serving.prediction_log.segments import SegmentName, open_store, read_segments
 
 
 class SessionPosition(NamedTuple):
@@ -82,10 +82,10 @@ class _LogPass:
         self._repaired: set[str] = set()
         self.newly_skipped: list[str] = []
 
-    def segments(self) -> Iterator[tuple[Name, pa.Table]]:
-        return segments(self._url, since=self._since / 1000, wanted=self._is_wanted, on_skipped=self._skip)
+    def segments(self) -> Iterator[tuple[SegmentName, pa.Table]]:
+        return read_segments(self._url, since=self._since / 1000, is_selected=self._is_wanted, on_skipped=self._skip)
 
-    def take(self, name: Name, table: pa.Table) -> pa.Table:
+    def take(self, name: SegmentName, table: pa.Table) -> pa.Table:
         """Return the rows of the segment that no other file held before."""
         first = int(table.schema.metadata[b"first_row"])
         position = self._sessions.get(name.session, SessionPosition(0, 0))
@@ -110,7 +110,7 @@ class _LogPass:
     def _oldest(self, high: int) -> int:
         return max(0, high - self._late_ms)
 
-    def _is_wanted(self, name: Name) -> bool:
+    def _is_wanted(self, name: SegmentName) -> bool:
         if name.path in self._skipped_before:
             size = self._size(name.path)
             self._skipped[name.path] = size

@@ -7,7 +7,8 @@ import numpy as np
 
 from monitoring.drift.window import PredictionRows
 from pipeline.reference_profile import Reference, save_reference
-from serving.prediction_log.segments import Row, make_segment
+from serving.prediction import Prediction
+from serving.prediction_log.segments import encode_segment
 from serving.release.manifest import model_name, repository
 from serving.release.release_table import add_release, promote
 from state.database import open_state
@@ -36,7 +37,7 @@ def log_rows(
     role: str = "champion",
     at: float = NOON,
     file: Sequence[str] | None = None,
-) -> list[Row]:
+) -> list[Prediction]:
     """Return the rows as the gateway logs them, one per ms; probabilities in the order of `labels.txt` (default: `publish`'s)."""
     order = np.array([list(labels).index(label) for label in (file or sorted(labels, reverse=True))])
     logged = []
@@ -44,8 +45,8 @@ def log_rows(
         p = rows.probabilities[i]
         best = int(p.argmax())
         logged.append(
-            Row(at + i / 1000, "r", str(rows.id[i]), str(rows.unit[i]) or None, str(rows.text[i]), None, int(rows.pieces[i]),
-                float(rows.pieces_per_word[i]), version, role, str(labels[best]), float(p[best]), None,
+            Prediction(at + i / 1000, "r", str(rows.id[i]), str(rows.unit[i]) or None, str(rows.text[i]), None,
+                int(rows.pieces[i]), float(rows.pieces_per_word[i]), version, role, str(labels[best]), float(p[best]), None,
                 rows.sketch[i].tobytes(), p[order].astype(np.float16).tobytes(), 3.0, False)
         )  # type: ignore[arg-type]  # fmt: skip
     return logged
@@ -58,13 +59,13 @@ class Gateway:
         self.root, self.session = home / "predictions", session
         self._sequence = self._rows = 0
 
-    def segment(self, rows: Sequence[Row], *, text: str = "keep") -> tuple[Path, bytes]:
+    def segment(self, rows: Sequence[Prediction], *, text: str = "keep") -> tuple[Path, bytes]:
         """Return the next segment without writing it."""
-        segment = make_segment(rows, text, self.session, self._sequence, self._rows)
+        segment = encode_segment(rows, text, self.session, self._sequence, self._rows)
         self._sequence, self._rows = segment.sequence, self._rows + segment.rows
         return self.root / segment.name, segment.data
 
-    def write(self, rows: Sequence[Row], *, text: str = "keep") -> Path:
+    def write(self, rows: Sequence[Prediction], *, text: str = "keep") -> Path:
         """Write the next segment to the log."""
         path, data = self.segment(rows, text=text)
         return write_segment(path, data)

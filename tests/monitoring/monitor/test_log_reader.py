@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from monitoring.monitor.log_reader import START_OF_LOG, Batch, Cursor, cursor_from_json, cursor_to_json, read_new
-from serving.prediction_log.segments import Row
+from serving.prediction import Prediction
 from tests.monitoring.homes import NOON, Gateway, write_segment
 
 DAY_S = 86_400.0
 
 
-def row(name: str, at: float = NOON) -> Row:
-    return Row(at, "r", name, None, name, None, 3, 1.0, 1, "champion", "a", 0.9, None, bytes(16), bytes(8), 1.0, False)
+def row(name: str, at: float = NOON) -> Prediction:
+    return Prediction(at, "r", name, None, name, None, 3, 1.0, 1, "champion", "a", 0.9, None, bytes(16), bytes(8), 1.0, False)
 
 
 def read(home: Path, cursor: Cursor, at_most: int = 10**6, late_s: float = DAY_S) -> Batch:
