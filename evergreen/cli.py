@@ -143,7 +143,7 @@ def ask(
     from pipeline.runtime.classifier import model_digest
     from serving.release.manifest import model_name, repository
     from serving.triton.client import model_parameters, predict_labels, server_settings
-    from serving.triton.server import running, with_free_ports
+    from serving.triton.server import run_server, with_free_ports
 
     home, settings = find_home(), server_settings(load_params().serve)
     version = _champion_version(home)
@@ -153,7 +153,7 @@ def ask(
         answers = predict_labels(settings, model, texts)
     elif start:
         _stop_on_signals()
-        with running(repository(home), [model], with_free_ports(settings), home) as server:
+        with run_server(repository(home), [model], with_free_ports(settings), home) as server:
             answers = predict_labels(server.serve, model, texts)
         server.log.unlink()
     else:

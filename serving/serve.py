@@ -18,7 +18,7 @@ from serving.release.manifest import model_name, repository
 from serving.release.routing import read_routes
 from serving.release.swap import catch_up
 from serving.triton.client import is_alive
-from serving.triton.server import Server, has_dead_model_process, last_errors, log_path, start, stop
+from serving.triton.server import Server, has_dead_model_process, last_errors, log_path, start_server, stop_server
 from state.database import open_state
 
 BURIED_WITHIN_S = 5.0  # Triton reaps a process that dies while loading after about a second, and one that is unloaded at once
@@ -45,7 +45,7 @@ class Triton:
         with open_state(self._home) as engine, engine.begin() as connection:
             champion = read_routes(connection).champion
         models = [model_name(champion)] if champion else []
-        self.server = start(repository(self._home), models, self._params.serve, self._home)
+        self.server = start_server(repository(self._home), models, self._params.serve, self._home)
         return self.server.process
 
     def is_ready(self) -> bool:
@@ -61,7 +61,7 @@ class Triton:
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         """Stop the server and the processes of its models."""
         if self.server:
-            stop(self.server)
+            stop_server(self.server)
         self.server = None
 
     def last_output(self) -> str:

@@ -109,18 +109,6 @@ def drain(serve: Serve, model: str, quiet_s: float, timeout_s: float) -> bool:
     return False
 
 
-def infer_http(serve: Serve, model: str, texts: Sequence[str]) -> ModelOutputs:
-    """Return the model's outputs over HTTP; raise `TritonError` when the server refuses."""
-    tensor = triton_http.InferInput("text", [len(texts), 1], "BYTES")
-    tensor.set_data_from_numpy(_as_bytes(texts))
-    outputs = [triton_http.InferRequestedOutput(name) for name in OUTPUTS]
-    try:
-        with _http(serve) as client:
-            return _outputs(client.infer(model, [tensor], outputs=outputs))
-    except (OSError, triton_http.InferenceServerException) as error:
-        raise TritonError(str(error)) from None
-
-
 def infer_grpc(serve: Serve, model: str, texts: Sequence[str]) -> ModelOutputs:
     """Return the model's outputs over gRPC; raise `TritonError` when the server refuses."""
     tensor = triton_grpc.InferInput("text", [len(texts), 1], "BYTES")

@@ -42,17 +42,17 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> Iterator[Server]:
+def run_server(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> Iterator[Server]:
     """Yield a server with these models ready; stop it, and wait for its end, when the block ends."""
-    server = start(repository, models, serve, home)
+    server = start_server(repository, models, serve, home)
     try:
         wait_ready(server, models)
         yield server
     finally:
-        stop(server)
+        stop_server(server)
 
 
-def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> Server:
+def start_server(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> Server:
     """Start the server in its own process group; raise `ToolError` when a port is taken."""
     for port in (serve.http_port, serve.grpc_port, serve.metrics_port):
         require_free_port(serve.host, port)
@@ -61,9 +61,9 @@ def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> 
     _free_shared_memory(_region(home, serve))
     key = _new_key(key_file(home, serve))
     log = log_path(home, serve)
-    options = _options(repository, models, serve, _backends(folder), key)
+    options = _options(repository, models, serve, backends_folder(folder), key)
     region = f"--backend-config=python,shm-region-prefix-name={_region(home, serve)}"
-    command = [str(_wheel() / "bin" / "tritonserver"), *options, region]
+    command = [str(wheel_folder() / "bin" / "tritonserver"), *options, region]
     if log.exists():
         log.replace(log.with_suffix(".before.log"))  # the output of a server that died
     with log.open("wb") as output:
@@ -71,14 +71,14 @@ def start(repository: Path, models: Sequence[str], serve: Serve, home: Path) -> 
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=server_environment(),
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
     return Server(process, serve, key, log, _region(home, serve))
 
 
-def stop(server: Server) -> None:
+def stop_server(server: Server) -> None:
     """Let the server finish its requests, then end its whole process group; a second Ctrl-C ends it at once."""
     try:
         if server.process.poll() is None:
@@ -122,7 +122,7 @@ def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Pa
         "--model-control-mode=explicit",
         *(f"--load-model={model}" for model in models),
         f"--backend-directory={backends}",
-        f"--cache-directory={_wheel() / 'caches'}",
+        f"--cache-directory={wheel_folder() / 'caches'}",
         f"--cache-config=local,size={CACHE_BYTES}",
         "--disable-auto-complete-config",
         "--exit-timeout-secs=10",
@@ -159,7 +159,7 @@ def _new_key(path: Path) -> str:
     return key
 
 
-def _wheel() -> Path:
+def wheel_folder() -> Path:
     """Return the server's folder inside the installed wheel."""
     folder = Path(sysconfig.get_path("purelib")) / "pytriton" / "tritonserver"
     if not (folder / "bin" / "tritonserver").is_file():
@@ -167,9 +167,9 @@ def _wheel() -> Path:
     return folder
 
 
-def _backends(folder: Path) -> Path:
+def backends_folder(folder: Path) -> Path:
     """Return a backend folder in the home of state: the wheel's Python backend together with the stub of this Python."""
-    wheel = _wheel()
+    wheel = wheel_folder()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     name = f"{version('nvidia-pytriton')}-py{python}"
     target = folder / name / "python"
@@ -187,7 +187,7 @@ def _backends(folder: Path) -> Path:
     return target.parent
 
 
-def _environment() -> dict[str, str]:
+def server_environment() -> dict[str, str]:
     """Return our environment with the wheel's libraries and the interpreter's on the loader path.
 
     The backend's stub embeds Python and takes the first `python3` on PATH for its home. With ours first it sees our packages.

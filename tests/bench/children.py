@@ -21,7 +21,7 @@ from pipeline.params import Params, Serve
 from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_port
 from serving.release.manifest import repository
-from serving.triton.server import Server, running, with_free_ports
+from serving.triton.server import Server, run_server, with_free_ports
 
 ROOT = Path(serving.__file__).parents[1]
 HOST = "127.0.0.1"
@@ -81,7 +81,7 @@ def stack(home: Path, params: Params, *, models: Sequence[str], cache_entries: i
     folder = home / "bench"
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(json.loads(params.model_dump_json())), encoding="utf-8")
-    with running(repository(home), models, params.serve, home) as triton, _gateway(home, folder, params) as gateway:
+    with run_server(repository(home), models, params.serve, home) as triton, _gateway(home, folder, params) as gateway:
         yield Stack(home, folder, params, triton, gateway, (psutil.Process(triton.process.pid), gateway))
 
 

@@ -11,7 +11,7 @@ from pipeline.params import Serve
 from serving.release.fetch_repository import fetch, open_store
 from serving.release.manifest import MANIFEST, file_digests
 from serving.triton.client import is_ready
-from serving.triton.server import _backends, _environment, _wheel, with_free_ports
+from serving.triton.server import backends_folder, server_environment, wheel_folder, with_free_ports
 from tests.manifests.rendered import TRITON_PORTS, Object, flags
 
 VERSIONS = (7, 8)
@@ -77,15 +77,18 @@ def start_triton(main: Object, repository: Path, serve: Serve, *, key: str = "th
     options = {**flags(main), "--model-repository": str(repository)}
     for name, setting in TRITON_PORTS.items():
         options |= {f"--{name}-address": serve.host, f"--{name}-port": str(getattr(serve, setting))}
-    options |= {"--backend-directory": str(_backends(repository.parent)), "--cache-directory": str(_wheel() / "caches")}
+    options |= {
+        "--backend-directory": str(backends_folder(repository.parent)),
+        "--cache-directory": str(wheel_folder() / "caches"),
+    }
     options |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
     arguments = [f"{name}={value}" if value else name for name, value in options.items() if name not in NEWER]
     key_file = (
         repository.parent / f"key-{serve.http_port}"
     )  # one per pod: a shared file would be empty while another pod's is written
     key_file.write_text(key)
-    environment = _environment() | {"EVERGREEN_TRITON_KEY_FILE": str(key_file)}
-    environment["PATH"] = f"{_wheel() / 'bin'}:{environment['PATH']}"
+    environment = server_environment() | {"EVERGREEN_TRITON_KEY_FILE": str(key_file)}
+    environment["PATH"] = f"{wheel_folder() / 'bin'}:{environment['PATH']}"
     log = repository.parent / f"log-{serve.http_port}"
     with log.open("wb") as output:
         process = subprocess.Popen([*main["command"], *arguments], env=environment, stdout=output, stderr=output)

@@ -49,8 +49,8 @@ def server(made: Project, written: Path, tmp_path_factory: pytest.TempPathFactor
     for graph in (repository / "intent-2/1").glob("*.onnx"):
         graph.write_bytes(b"not a graph")
     serve = triton_server.with_free_ports(made.params.serve)
-    with triton_server.running(repository, ["intent-1", *NAMES.values()], serve, home) as running:
-        yield running
+    with triton_server.run_server(repository, ["intent-1", *NAMES.values()], serve, home) as server:
+        yield server
 
 
 def offline(folder: Path, sessions: ModuleType | None = None) -> Classifier:

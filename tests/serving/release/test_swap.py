@@ -247,7 +247,7 @@ def test_a_client_that_keeps_asking_the_old_version_delays_a_swap_for_a_limited_
     def keep_asking() -> None:
         while not stopped.is_set():
             try:
-                triton.infer_http(place.params.serve, "intent-1", ["where is my parcel?"])
+                triton.infer_grpc(place.params.serve, "intent-1", ["where is my parcel?"])
             except triton.TritonError:
                 return
 

@@ -28,6 +28,7 @@ from serving.release.publish import publish
 from serving.triton import client as triton
 from serving.triton import server as triton_server
 from tests.conftest import Project
+from tests.serving.triton.kserve import infer_kserve
 
 Infer = Callable[[Serve, str, list[str]], ModelOutputs]
 
@@ -45,7 +46,9 @@ def served(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made.folder)
         publish(made / "artifacts/package", made / "dvc.lock", "evergreen", home)
-    with triton_server.running(repository(home), ["intent-1"], triton_server.with_free_ports(made.params.serve), home) as server:
+    with triton_server.run_server(
+        repository(home), ["intent-1"], triton_server.with_free_ports(made.params.serve), home
+    ) as server:
         yield Served(server, made, home)
 
 
@@ -73,7 +76,19 @@ def mixed_texts() -> list[str]:
     return [*texts, "?", "\u200b spaced\tout \r\n", "e\u0301 and é", "x" * 3000]
 
 
-@pytest.mark.parametrize("infer", [triton.infer_http, triton.infer_grpc])
+async def _infer_once(serve: Serve, model: str, texts: list[str]) -> ModelOutputs:
+    connection = triton.Connection(serve)
+    try:
+        return await connection.infer(model, texts, 60.0)
+    finally:
+        await connection.close()
+
+
+def infer_as_gateway(serve: Serve, model: str, texts: list[str]) -> ModelOutputs:
+    return asyncio.run(_infer_once(serve, model, texts))
+
+
+@pytest.mark.parametrize("infer", [infer_kserve, infer_as_gateway, triton.infer_grpc])
 def test_a_hundred_texts_of_mixed_length_get_the_answers_of_pytorch(served: Served, infer: Infer) -> None:
     texts = mixed_texts()
     model = served.project.params.model
@@ -177,7 +192,7 @@ def test_it_listens_on_loopback_only(served: Served) -> None:
 
 def test_a_taken_port_is_an_error_before_the_server_starts(served: Served, tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=rf"{served.serve.http_port}.*cannot be used"):
-        triton_server.start(tmp_path, [], served.serve, tmp_path)
+        triton_server.start_server(tmp_path, [], served.serve, tmp_path)
 
 
 def test_a_model_that_cannot_load_ends_with_the_servers_output_and_no_process(made: Project, tmp_path: Path) -> None:
@@ -188,7 +203,7 @@ def test_a_model_that_cannot_load_ends_with_the_servers_output_and_no_process(ma
     (broken / "labels.txt").write_text("a\n")
     with (
         pytest.raises(ToolError, match="no such luck"),
-        triton_server.running(broken.parent, ["intent-1"], triton_server.with_free_ports(made.params.serve), tmp_path),
+        triton_server.run_server(broken.parent, ["intent-1"], triton_server.with_free_ports(made.params.serve), tmp_path),
     ):
         raise AssertionError("it must not become ready")
     command_lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]

@@ -14,7 +14,7 @@ from pipeline.errors import ToolError
 from pipeline.params import Params
 from serving.serve import BURIED_WITHIN_S, Triton
 from serving.triton.client import is_ready, load
-from serving.triton.server import Server, has_dead_model_process, running, with_free_ports
+from serving.triton.server import Server, has_dead_model_process, run_server, with_free_ports
 from tests.manifests.triton_container import CONFIG, MODEL
 
 # a parent of one process, which it reaps on SIGUSR1
@@ -73,7 +73,7 @@ def test_a_model_that_dies_while_it_is_loaded_is_reaped_in_time(params: Params, 
         (tmp_path / f"models/{name}/1/model.py").write_text(prefix + MODEL)
         (tmp_path / f"models/{name}/config.pbtxt").write_text(CONFIG)
     lost: list[float] = []
-    with running(tmp_path / "models", ["good"], with_free_ports(params.serve), tmp_path / "home") as server:
+    with run_server(tmp_path / "models", ["good"], with_free_ports(params.serve), tmp_path / "home") as server:
         with ThreadPoolExecutor(1) as pool:
             loading = pool.submit(load, server.serve, "dies", server.admin_key)
             while not loading.done() or has_dead_model_process(server):
