@@ -1,15 +1,15 @@
-"""The load test: open loop, latency counted from the intended send time, every request ends in exactly one status.
+"""An open-loop load test: latency counts from the intended send time, and every request ends in exactly one status.
 
-`plan` draws times and texts beforehand · `targets` knows what to send and how to read an answer · `sender` sends and books
-· `result` counts · `limit` looks for the highest rate · `report` draws and writes · `command` is what the console calls.
+`plan` draws times and texts · `targets` encodes requests and reads answers · `sender` sends and records · `result` computes the
+figures · `limit` searches for the highest rate · `report` draws and writes · `command` is `evergreen loadtest`.
 """
 
 from serving.loadtest.command import loadtest, read_texts
 from serving.loadtest.limit import Limit, Step, find_limit
 from serving.loadtest.plan import Load, Plan, make_plan
 from serving.loadtest.report import write_report
-from serving.loadtest.result import Result, after
-from serving.loadtest.run import equals, run, run_load
+from serving.loadtest.result import Result, without_warmup
+from serving.loadtest.run import expect_labels, run, run_load
 from serving.loadtest.targets import Answer, Target, gateway_target, http_target, triton_target
 
 __all__ = [
@@ -20,8 +20,7 @@ __all__ = [
     "Result",
     "Step",
     "Target",
-    "after",
-    "equals",
+    "expect_labels",
     "find_limit",
     "gateway_target",
     "http_target",
@@ -31,5 +30,6 @@ __all__ = [
     "run",
     "run_load",
     "triton_target",
+    "without_warmup",
     "write_report",
 ]

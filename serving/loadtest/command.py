@@ -1,4 +1,4 @@
-"""`evergreen loadtest`: an address and a file of texts in, a table on the terminal and a report folder out."""
+"""`evergreen loadtest`: load an address with the texts of a file, print a table and write a report."""
 
 import http.client
 import socket
@@ -17,13 +17,13 @@ from pipeline.params import Data
 from serving.loadtest.limit import Limit, Step, find_limit
 from serving.loadtest.plan import Load, make_plan
 from serving.loadtest.report import limit_table, run_table, write_report
-from serving.loadtest.result import Result, after, percentile
+from serving.loadtest.result import Result, percentile, without_warmup
 from serving.loadtest.run import Progress, resolve, run_load
 from serving.loadtest.targets import UNREADABLE_BODY, Target, encoder, gateway_target, http_target, triton_target
 
 
 class Search(NamedTuple):
-    """What is looked for when no rate is given."""
+    """The search for the highest rate, when no rate is given."""
 
     p99_limit_ms: float
     low: float
@@ -59,19 +59,19 @@ def loadtest(
     headers: Sequence[str] = (),
     folder: Path = Path("reports/loadtest"),
 ) -> Result | Limit:
-    """Load the gateway at `url`; with `triton_model` a KServe v2 server; with `body`, a template, any other HTTP endpoint.
+    """Load the gateway at `url`; with `triton_model` a KServe v2 server; with the template `body` any other HTTP endpoint.
 
-    With `rate` that rate is run for `duration_s`; without, the highest rate that keeps P99 is searched, `duration_s` at each.
-    The first `warm_s` of a run do not count. Without `seed` the clock gives one, so that no cache knows the texts from before.
-    Ctrl-C reports what was measured so far. Raises `InputError`, and `ToolError` when the target does not answer.
+    With `rate` it runs that rate for `duration_s`; without, it searches for the highest rate that keeps P99, and runs each rate
+    for `duration_s`. The first `warm_s` of a run do not count. Without `seed` the clock gives one, so that texts are new to caches.
+    Ctrl-C reports the result so far. Raises `InputError`, and `ToolError` when the target does not answer.
     """
-    given = _headers(headers)
+    parsed = _parse_headers(headers)
     if triton_model:
-        target = triton_target(url, triton_model, outputs=triton_outputs, headers=given)
+        target = triton_target(url, triton_model, outputs=triton_outputs, headers=parsed)
     elif body is not None:
-        target = http_target(url, method=method, template=body, headers=given, label=label)
+        target = http_target(url, method=method, template=body, headers=parsed, label=label)
     else:
-        target = gateway_target(url, units=units, headers=given)
+        target = gateway_target(url, units=units, headers=parsed)
     seed = int(time.time()) if seed is None else seed
     load = Load(rate or low, duration_s, arrivals, repeat_share, zipf_s, seed, timeout_s, connections)
     search = None if rate else Search(p99_limit_ms, low, high, resolution)
@@ -87,46 +87,46 @@ def loadtest(
 
 
 def read_texts(path: Path, data: Data) -> list[str]:
-    """Texts of a file: its text column (csv, tsv, jsonl, parquet), or each line that is not blank (any other ending)."""
+    """Return the text column of a csv, tsv, jsonl or parquet file, or the lines that are not blank of any other file."""
     if path.suffix in FORMATS:
         rows = [row.fields for row in read_rows(path, data) if row.fields]
         names = list(rows[0]) if rows else []
-        # the text column is looked for as in training; labels are not needed, so any column may pass for theirs
+        # the text column is found as in training; labels are not needed, so any column will do for them
         column = find_columns(path, names, data.model_copy(update={"label_column": names[0]})).text if names else ""
-        found = [text for row in rows if isinstance(text := row.get(column), str)]
+        lines = [text for row in rows if isinstance(text := row.get(column), str)]
     elif path.is_file():
-        found = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     else:
         raise InputError(str(path), "there is no such file", "name a file of texts: csv, tsv, jsonl, parquet, or plain lines")
-    texts = [text.strip() for text in found if text.strip()]
+    texts = [text.strip() for text in lines if text.strip()]
     if not texts:
         raise InputError(str(path), "it holds no texts", "name a file of texts: csv, tsv, jsonl, parquet, or plain lines")
     return texts
 
 
 def require_answer(target: Target, texts: Sequence[str], load: Load) -> None:
-    """One request before the load; raises `ToolError` with what the target said when that is not a 2xx that can be read."""
+    """Send one request before the load; raises `ToolError` with the answer when it is not a readable 2xx."""
     text = make_plan(texts, load._replace(rate_per_s=1.0, duration_s=1.0)).texts[0]
     try:
         with socket.create_connection(resolve(target.url), timeout=load.timeout_s) as connection:
             connection.sendall(encoder(target)(text, 0))
             response = http.client.HTTPResponse(connection, method=target.method)
             response.begin()
-            said = response.read()
+            received = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise ToolError(
-            target.url, f"it does not answer: {error or type(error).__name__}", "start it, or mend the address"
+            target.url, f"it does not answer: {error or type(error).__name__}", "start it, or correct the address"
         ) from None
-    shown = said[:300].decode("utf-8", "replace")
+    shown = received[:300].decode("utf-8", "replace")
     if not 200 <= response.status < 300:
         raise ToolError(
-            target.url, f"a first request was answered with {response.status}: {shown}", "mend the address or the body"
+            target.url, f"a first request was answered with {response.status}: {shown}", "correct the address or the body"
         )
     try:
-        target.read(said, int(response.headers.get("Inference-Header-Content-Length", 0)))
+        target.read(received, int(response.headers.get("Inference-Header-Content-Length", 0)))
     except UNREADABLE_BODY:
         raise ToolError(
-            target.url, f"its answer is not that of a {target.name}: {shown}", "mend the address or the body"
+            target.url, f"its answer is not that of a {target.name}: {shown}", "correct the address or the body"
         ) from None
 
 
@@ -135,7 +135,7 @@ def _measure(
 ) -> Result | Limit:
     if search is None:
         longer = load._replace(duration_s=load.duration_s + warm_s)
-        return after(run_load(target, texts, longer, on_second=_tell(f"of {longer.duration_s:.0f}")), warm_s)
+        return without_warmup(run_load(target, texts, longer, on_second=_progress(f"of {longer.duration_s:.0f}")), warm_s)
     return find_limit(
         target,
         texts,
@@ -143,30 +143,30 @@ def _measure(
         **search._asdict(),
         step_s=load.duration_s,
         warm_s=warm_s,
-        on_step=lambda step: console.print(_line(step)),
-        on_second=_tell("of this step"),
+        on_step=lambda step: console.print(_step_line(step)),
+        on_second=_progress("of this step"),
     )
 
 
-def _line(step: Step) -> str:
+def _step_line(step: Step) -> str:
     colour = "green" if step.verdict == "held" else "yellow"
     p99 = percentile(step.result.latency_ms[step.result.ok], 99)
     return f"{step.rate_per_s:8.1f} requests/s  P99 {p99:8.1f} ms  [{colour}]{step.verdict}[/]"
 
 
-def _tell(what: str) -> Progress:
-    """A line that is written over each second; a progress bar with a thread of its own would disturb what is measured."""
+def _progress(part: str) -> Progress:
+    """Return a callback that rewrites one line; a progress bar with its own thread would disturb the measurement."""
 
-    def tell(elapsed_s: float, sent: int, ended: int, failed: int) -> None:
+    def show(elapsed_s: float, sent: int, ended: int, failed: int) -> None:
         if sys.stderr.isatty():
-            sys.stderr.write(f"\r\033[K{elapsed_s:.0f} s {what}: {sent} sent, {sent - ended} on the way, {failed} failed\r")
+            sys.stderr.write(f"\r\033[K{elapsed_s:.0f} s {part}: {sent} sent, {sent - ended} in flight, {failed} failed\r")
             sys.stderr.flush()
 
-    return tell
+    return show
 
 
-def _headers(lines: Sequence[str]) -> Mapping[str, str]:
+def _parse_headers(lines: Sequence[str]) -> Mapping[str, str]:
     parts = [line.partition(":") for line in lines]
     if any(not mark for _, mark, _ in parts):
-        raise InputError("headers", "one has no colon", "give each as `name: value`")
+        raise InputError("headers", "a header has no colon", "give each as `name: value`")
     return {name.strip(): value.strip() for name, _, value in parts}

@@ -1,6 +1,6 @@
-"""One keep-alive connection of the load test: at most one request at a time, its answer parsed by httptools.
+"""A keep-alive HTTP connection with at most one request at a time; httptools parses the answers.
 
-A client this small is worth its lines because it shares two cores with what it measures: a request costs a third of aiohttp's.
+The client shares two cores with the server that it measures, and a request costs a third of aiohttp's.
 """
 
 import asyncio
@@ -13,21 +13,21 @@ NO_REQUEST = -1
 JSON_BYTES = b"inference-header-content-length"
 
 
-class Owner(Protocol):
-    """Who is told what became of a connection."""
+class Listener(Protocol):
+    """Callbacks of a connection."""
 
     def on_open(self, connection: "Connection") -> None: ...
     def on_answer(self, connection: "Connection", request: int, status: int, now_s: float) -> None: ...
-    def on_garbled(self, request: int) -> None: ...
+    def on_unreadable(self, request: int) -> None: ...
     def on_closed(self, connection: "Connection", request: int) -> None: ...
 
 
 class Connection(asyncio.Protocol):
-    """`request` is the number of the one that waits for its answer; `body` and `json_bytes` are those of the last answer."""
+    """`request` is the number of the request in flight; `body` and `json_bytes` belong to the last answer."""
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
-        self._transport: asyncio.Transport  # from connection_made on; the owner does not know us before
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport  # set in connection_made, before the listener knows this connection
         self._parser = httptools.HttpResponseParser(self)
         self.request = NO_REQUEST
         self.body = b""
@@ -40,13 +40,13 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     def drop(self) -> None:
-        """Close at once; whoever calls has booked the request."""
+        """Close at once; the caller has recorded the request."""
         self.request, self.keep = NO_REQUEST, False
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._owner.on_open(self)
+        self._listener.on_open(self)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -55,11 +55,11 @@ class Connection(asyncio.Protocol):
             request = self.request
             self.drop()
             if request != NO_REQUEST:
-                self._owner.on_garbled(request)
+                self._listener.on_unreadable(request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         request, self.request, self.keep = self.request, NO_REQUEST, False
-        self._owner.on_closed(self, request)
+        self._listener.on_closed(self, request)
 
     def on_message_begin(self) -> None:
         self.body, self.json_bytes = b"", 0
@@ -78,4 +78,4 @@ class Connection(asyncio.Protocol):
         if request == NO_REQUEST or not self._parser.should_keep_alive():
             self.drop()
         if request != NO_REQUEST:
-            self._owner.on_answer(self, request, status, now_s)
+            self._listener.on_answer(self, request, status, now_s)

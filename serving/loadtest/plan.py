@@ -1,4 +1,4 @@
-"""What will be sent, and when: drawn before the run from a seed, so that nothing is decided while the clock runs."""
+"""Draw texts and send times of a run from a seed, before its clock starts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,42 +10,42 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.runtime.text import fold
 
-MAX_REQUESTS = 1_000_000  # all of them lie in memory, about 600 bytes each
-HOT_TEXTS = 1000  # repeats are drawn among the first so many texts of a run
+MAX_REQUESTS = 1_000_000  # all are in memory, about 600 bytes each
+HOT_TEXTS = 1000  # repeats are drawn from the first texts of a run
 ENDINGS = 1024
 LONGEST_ENDING = 8  # letters: frequent short words are one piece each to any tokenizer
 
 
 class Load(NamedTuple):
-    """What is asked of a target. The same seed gives the same times and texts; a cache knows them from the time before."""
+    """The load on a target. The same seed gives the same times and texts, which a cache may know from an earlier run."""
 
     rate_per_s: float
     duration_s: float
     arrivals: Literal["poisson", "constant"]
-    repeat_share: float  # of requests whose text was sent before: the hit rate of a cache that forgets nothing
-    zipf_s: float  # exponent of the law by which repeats are drawn; 0: all alike
+    repeat_share: float  # of requests whose text was sent before: the hit rate of an unlimited cache
+    zipf_s: float  # exponent of Zipf's law for repeats; 0: uniform
     seed: int
     timeout_s: float  # from the intended send time
-    connections: int  # at most so many at a time; a request beyond waits for one, and its clock runs
+    connections: int  # at most; further requests wait while their clocks run
 
 
 class Plan(NamedTuple):
-    """One entry a request, N requests in order of time."""
+    """N requests in order of time."""
 
     at_s: NDArray[np.float64]  # (N,) intended send times after the start
     texts: list[str]
-    repeats: NDArray[np.bool_]  # (N,) the text was sent before
+    repeats: NDArray[np.bool_]  # (N,) whether the text was sent before
 
 
 class Corpus(NamedTuple):
-    """Texts without their last word, and words that may end a text: any stem + two endings is a text of its own."""
+    """Texts without their last word, and words to end a text with: a stem and two endings make a new text."""
 
     stems: list[str]
     endings: list[str]
 
 
 def make_plan(texts: Sequence[str], load: Load) -> Plan:
-    """Times and texts of a run; raises `InputError` for a load that cannot be sent."""
+    """Return times and texts of a run; raises `InputError` for a load that cannot be sent."""
     _check(load)
     times, choices = (np.random.default_rng([load.seed, stream]) for stream in (0, 1))
     at_s = _arrivals(load, times)
@@ -55,7 +55,7 @@ def make_plan(texts: Sequence[str], load: Load) -> Plan:
 
 
 def make_corpus(texts: Sequence[str]) -> Corpus:
-    """Stems that differ even when case and punctuation are folded away, so that no cache can take one text for another."""
+    """Return stems that differ even without case and punctuation, so that no cache confuses two texts."""
     counts: Counter[str] = Counter()
     stems: dict[str, str] = {}
     for text in texts:
@@ -70,17 +70,17 @@ def make_corpus(texts: Sequence[str]) -> Corpus:
 
 
 def fresh_texts(corpus: Corpus, count: int, rng: np.random.Generator) -> list[str]:
-    """`count` texts of which no two are equal; the last word of each became two others, so lengths stay as they were.
+    """Return `count` different texts. Two words replace the last word of each, so lengths stay similar.
 
-    Each round over the stems has a pair of endings of its own; runs with other seeds begin at another of the 1,048,576 pairs.
+    Each round over the stems uses another pair of endings; another seed starts at another of the 1,048,576 pairs.
     """
     order = rng.permutation(len(corpus.stems))
     stems = [corpus.stems[i] for i in order]
     first = int(rng.integers(ENDINGS**2))
     texts: list[str] = []
     for turn in range(-(-count // len(stems))):
-        one, other = divmod((first + turn) % ENDINGS**2, ENDINGS)
-        tail = f" {corpus.endings[one]} {corpus.endings[other]}"
+        left, right = divmod((first + turn) % ENDINGS**2, ENDINGS)
+        tail = f" {corpus.endings[left]} {corpus.endings[right]}"
         texts += [stem + tail for stem in stems[: count - len(texts)]]
     return texts
 
@@ -88,7 +88,7 @@ def fresh_texts(corpus: Corpus, count: int, rng: np.random.Generator) -> list[st
 def _check(load: Load) -> None:
     wrong = [
         f"{name} = {value}"
-        for name, value, fine in (
+        for name, value, is_valid in (
             ("rate_per_s", load.rate_per_s, load.rate_per_s > 0),
             ("duration_s", load.duration_s, load.duration_s > 0),
             ("repeat_share", load.repeat_share, 0 <= load.repeat_share < 1),
@@ -97,26 +97,26 @@ def _check(load: Load) -> None:
             ("timeout_s", load.timeout_s, load.timeout_s > 0),
             ("connections", load.connections, load.connections >= 1),
         )
-        if not fine
+        if not is_valid
     ]
     if wrong:
-        raise InputError("load", f"not usable: {', '.join(wrong)}", "rates, times and connections are above 0, shares below 1")
+        raise InputError("load", f"invalid: {', '.join(wrong)}", "use rates, times and connections above 0, and shares below 1")
     if load.rate_per_s * load.duration_s > MAX_REQUESTS:
-        raise InputError("load", f"more than {MAX_REQUESTS} requests in one run", "split it into several, with other seeds")
+        raise InputError("load", f"more than {MAX_REQUESTS} requests in one run", "split it into runs with different seeds")
 
 
 def _arrivals(load: Load, rng: np.random.Generator) -> NDArray[np.float64]:
     if load.arrivals == "constant":
         return np.arange(max(1, round(load.rate_per_s * load.duration_s))) / load.rate_per_s
     mean = load.rate_per_s * load.duration_s
-    count = int(mean + 8 * np.sqrt(mean) + 16)  # eight standard deviations: practically always enough
+    count = int(mean + 8 * np.sqrt(mean) + 16)  # eight standard deviations: always enough in practice
     at_s = np.cumsum(rng.exponential(1 / load.rate_per_s, count))
     within: NDArray[np.float64] = at_s[: max(1, int(np.searchsorted(at_s, load.duration_s)))]
     return within
 
 
 def _choose(count: int, load: Load, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(N,) which fresh text each request carries, counted in order of first sending, and (N,) whether it is a repeat."""
+    """Return (N,) the number of each request's text, in order of first sending, and (N,) whether it is a repeat."""
     repeats = rng.random(count) < load.repeat_share
     repeats[0] = False
     sent = np.cumsum(~repeats)

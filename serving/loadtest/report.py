@@ -1,4 +1,4 @@
-"""What people read of a load test: a table on the terminal, a JSON file and a picture."""
+"""Reports of a load test: a table for the terminal, a JSON file and a chart."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.atomic_write import atomic_write
 from pipeline.charts import GREEN, GREY, RUST
-from pipeline.data.records import write_json
+from pipeline.data.records import json_values, write_json
 from serving.loadtest.limit import Limit, Step
 from serving.loadtest.result import Result, per_second, spread
 
@@ -19,7 +19,7 @@ SECOND = "second of the run in which a request was meant to be sent; latency cou
 
 
 def write_report(measured: Result | Limit, folder: Path) -> None:
-    """`loadtest.json` and `loadtest.png` in the folder."""
+    """Write `loadtest.json` and `loadtest.png`."""
     figure = limit_figure(measured) if isinstance(measured, Limit) else run_figure(measured)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "loadtest.png") as part:
@@ -28,9 +28,9 @@ def write_report(measured: Result | Limit, folder: Path) -> None:
 
 
 def run_summary(result: Result) -> dict[str, Any]:
-    """Every figure of a run as plain JSON values; what could not be measured is null."""
+    """Return every figure of a run as JSON values; null where nothing was measured."""
     versions, answers = np.unique(result.versions[result.versions != ""], return_counts=True)
-    summary: dict[str, Any] = _jsonable(
+    summary: dict[str, Any] = json_values(
         {
             "target": result.target,
             "url": result.url,
@@ -60,17 +60,17 @@ def run_summary(result: Result) -> dict[str, Any]:
 
 
 def limit_summary(limit: Limit) -> dict[str, Any]:
-    """The found rate and every step, without the steps' seconds."""
+    """Return the highest rate and every step, without the steps' seconds."""
     steps = [
         {"rate_per_s": s.rate_per_s, "verdict": s.verdict, **{k: v for k, v in run_summary(s.result).items() if k != "seconds"}}
         for s in limit.steps
     ]
-    summary: dict[str, Any] = _jsonable({**limit._asdict(), "steps": steps})
+    summary: dict[str, Any] = json_values({**limit._asdict(), "steps": steps})
     return summary
 
 
 def run_table(result: Result) -> Table:
-    """A run for the terminal."""
+    """Return the table of a run."""
     table = Table(title=f"{result.target} at {result.load.rate_per_s:g} requests/s", title_justify="left", show_header=False)
     late, took = spread(result.late_ms), spread(result.latency_ms[result.ok])
     table.add_row("offered, answered in time", f"{result.offered_per_s:.1f}/s, {result.achieved_per_s:.1f}/s")
@@ -83,14 +83,14 @@ def run_table(result: Result) -> Table:
         table.add_row("from a cache", f"{result.hit_share:.1%} (texts sent before: {result.repeats.mean():.1%})")
     table.add_row("generator", f"{result.cpu_us:.0f} µs CPU a request; late p50 {late['p50']:.2f} p99 {late['p99']:.2f} ms")
     if result.waited:
-        table.add_row("no free connection", f"{result.waited} requests had to wait for one: raise --connections")
+        table.add_row("no free connection", f"{result.waited} requests waited for one: raise --connections")
     if not result.valid:
-        table.add_row("[red]not valid[/]", "the generator was too late to believe these latencies")
+        table.add_row("[red]not valid[/]", "the generator was too late for these latencies to count")
     return table
 
 
 def limit_table(limit: Limit) -> Table:
-    """The steps of a search for the terminal."""
+    """Return the table of a search."""
     title = f"{limit.target}: {limit.rate_per_s:.0f} requests/s at P99 ≤ {limit.p99_limit_ms:g} ms"
     table = Table("offered/s", "answered/s", "P50 ms", "P99 ms", "failed", "late P99 ms", "", title=title, title_justify="left")
     for step in limit.steps:
@@ -109,7 +109,7 @@ def limit_table(limit: Limit) -> Table:
 
 
 def run_figure(result: Result) -> Figure:
-    """Latency over time above, offered and answered requests below."""
+    """Draw latency over time above, offered and answered requests below."""
     figure = Figure(figsize=(10, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _latency_over_time(above, result)
@@ -125,7 +125,7 @@ def run_figure(result: Result) -> Figure:
 
 
 def limit_figure(limit: Limit) -> Figure:
-    """Latency against the offered rate with the limit and the knee; below, the run at the found rate over time."""
+    """Draw latency against the offered rate above; below, the run at the highest rate over time."""
     figure = Figure(figsize=(10, 8), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(3, 2))
     steps = sorted(limit.steps, key=lambda step: step.rate_per_s)
@@ -167,7 +167,7 @@ def _latency_over_time(axes: Axes, result: Result) -> None:
 def _log_ms(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -182,14 +182,3 @@ def _latencies(steps: list[Step], name: str) -> list[float]:
 def _finish(axes: Axes) -> None:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _jsonable(value: Any) -> Any:
-    """NaN and infinity become null, which JSON has."""
-    if isinstance(value, dict):
-        return {str(key): _jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(one) for one in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value

@@ -1,4 +1,4 @@
-"""What is tested: where it listens, what a request for a text looks like, and how its answer is read."""
+"""Targets of a load test: address, request for a text, and reader of the answer."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 
 
 class Answer(NamedTuple):
-    """What an answer says; None where it does not say."""
+    """The content of an answer; None where the answer has no such field."""
 
     label: str | None
     version: str | None
@@ -19,21 +19,21 @@ class Answer(NamedTuple):
 
 
 class Target(NamedTuple):
-    """An HTTP/1.1 endpoint. `read` takes a 2xx body and the bytes of JSON at its front; what it raises makes it unreadable."""
+    """An HTTP/1.1 endpoint. `read` takes a 2xx body and the length of the JSON at its front; it raises for an unreadable body."""
 
     name: str
     url: str
     method: str
     headers: Mapping[str, str]
-    body: Callable[[str, int], bytes]  # of a text and the request's number
+    body: Callable[[str, int], bytes]  # from a text and the request's number
     read: Callable[[bytes, int], Answer]
 
 
-UNREADABLE_BODY = (ValueError, LookupError, TypeError, AttributeError)  # what `read` raises for a body it does not know
+UNREADABLE_BODY = (ValueError, LookupError, TypeError, AttributeError)  # raised by `read` for an unknown body
 
 
 def gateway_target(url: str, *, units: int, headers: Mapping[str, str]) -> Target:
-    """Our gateway at http://host:port; requests come from so many units in turn, 0: they name none."""
+    """Return our gateway at http://host:port; requests name `units` units in turn, none with 0."""
 
     def body(text: str, number: int) -> bytes:
         return orjson.dumps({"text": text, "unit": f"unit-{number % units}"} if units else {"text": text})
@@ -42,7 +42,7 @@ def gateway_target(url: str, *, units: int, headers: Mapping[str, str]) -> Targe
 
 
 def triton_target(url: str, model: str, *, outputs: Sequence[str], headers: Mapping[str, str]) -> Target:
-    """A model of a KServe v2 server at http://host:port; outputs come in binary, since JSON has no 16-bit floats."""
+    """Return a model of a KServe v2 server at http://host:port; outputs are binary, since JSON has no 16-bit floats."""
     wanted = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
 
     def body(text: str, _number: int) -> bytes:
@@ -53,9 +53,9 @@ def triton_target(url: str, model: str, *, outputs: Sequence[str], headers: Mapp
 
 
 def http_target(url: str, *, method: str, template: str, headers: Mapping[str, str], label: str) -> Target:
-    """Any endpoint: `{text}` in the template is replaced by the text, escaped as inside a JSON string.
+    """Return any endpoint; the text, escaped for a JSON string, replaces `{text}` in the template.
 
-    `label` is where the label stands in the JSON answer, such as `predictions.0.label`; empty: answers are not read.
+    `label` is the label's path in the JSON answer, such as `predictions.0.label`; with an empty one answers are not read.
     """
     before, mark, behind = template.partition("{text}")
     if not mark:
@@ -77,7 +77,7 @@ def http_target(url: str, *, method: str, template: str, headers: Mapping[str, s
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of an http:// address; raises `InputError` for another one."""
+    """Return the parts of an http:// address; raises `InputError` for any other."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise InputError(url, "this is not an http:// address", "for example: http://127.0.0.1:8080")
@@ -85,7 +85,7 @@ def split_url(url: str) -> SplitResult:
 
 
 def encoder(target: Target) -> Callable[[str, int], bytes]:
-    """A function from a text and the request's number to the bytes on the wire."""
+    """Return a function from a text and the request's number to the encoded request."""
     parts = split_url(target.url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"} | dict(target.headers)
@@ -106,7 +106,7 @@ def _read_gateway(answer: bytes, _json_bytes: int) -> Answer:
 
 
 def _read_triton(answer: bytes, json_bytes: int) -> Answer:
-    """The label is one element of a BYTES tensor: four bytes of length, little-endian, then UTF-8."""
+    """Read the label from a BYTES tensor with one element: four bytes of length, little-endian, then UTF-8."""
     head = orjson.loads(answer[:json_bytes] if json_bytes else answer)
     at = json_bytes
     for output in head["outputs"]:
@@ -115,7 +115,7 @@ def _read_triton(answer: bytes, json_bytes: int) -> Answer:
             label = answer[at + 4 : at + 4 + size].decode()
             return Answer(label, head["model_name"].rpartition("-")[2], None)
         at += output["parameters"]["binary_data_size"]
-    raise ValueError("no output is called label")
+    raise ValueError("no output is named label")
 
 
 def _with_path(url: str, path: str) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from serving.loadtest import Load, Result, Target, after, run_load
-from serving.loadtest.limit import Verdict, judge
+from serving.loadtest import Load, Result, Target, run_load, without_warmup
+from serving.loadtest.limit import Verdict, decide_verdict
 from serving.loadtest.result import percentile
 from serving.loadtest.run import Check
 from serving.loadtest.sender import GiveUp
@@ -110,10 +110,10 @@ class Meter:
         load = self.load(arm, rate, self.pace.warm_s + counted_s, arrivals)
         with self.reading(part, arm, rate) as keep:
             result = run_load(arm.target, arm.texts, load, give_up=give_up, check=check)
-            keep(after(result, self.pace.warm_s))
+            keep(without_warmup(result, self.pace.warm_s))
         if result.interrupted:
             raise KeyboardInterrupt
-        return after(result, self.pace.warm_s)
+        return without_warmup(result, self.pace.warm_s)
 
     @contextmanager
     def reading(self, part: str, arm: Arm, rate: float) -> Iterator[Callable[[Result], None]]:
@@ -131,7 +131,7 @@ class Meter:
         """The highest rate at P99 within the limit and without an error; 0: there is none. A miss is repeated once."""
 
         def holds(rate: float) -> bool:
-            return any(judge(self.run(part, arm, rate, hopeless=True), arm.p99_ms) == "held" for _ in range(2))
+            return any(decide_verdict(self.run(part, arm, rate, hopeless=True), arm.p99_ms) == "held" for _ in range(2))
 
         found = search_near(holds, start=start, factor=factor, resolution=self.pace.resolution, lowest=LOWEST_PER_S)
         self.say(f"[bold]{arm.name}: {found:.1f}/s at P99 ≤ {arm.p99_ms:g} ms[/]")
@@ -178,7 +178,7 @@ def _reading(part: str, arm: Arm, pair: int, at_s: float, rate: float, result: R
         result.p99_all_ms,
         percentile(result.late_ms, 99),
         cpu_ms,
-        judge(result, arm.p99_ms),
+        decide_verdict(result, arm.p99_ms),
     )
 
 

@@ -32,7 +32,17 @@ from pipeline.errors import InputError, run_stage
 from pipeline.params import Params, load_params
 from pipeline.runtime.batches import pad
 from pipeline.runtime.text import clean
-from serving.loadtest import Answer, Result, Target, after, gateway_target, http_target, read_texts, run_load, triton_target
+from serving.loadtest import (
+    Answer,
+    Result,
+    Target,
+    gateway_target,
+    http_target,
+    read_texts,
+    run_load,
+    triton_target,
+    without_warmup,
+)
 from serving.processes.ports import free_port
 from tests.bench.children import Stack, child, forget_settings, server, stack
 from tests.bench.meter import Arm, Meter, OutOfTimeError, Pace
@@ -284,7 +294,7 @@ def saturated(bench: Bench, found: Found) -> float:
     for _ in range(3):
         with meter.reading("S2", arm, rate) as keep:
             result = run_load(arm.target, arm.texts, meter.load(arm, rate, until_s)._replace(connections=CLIENTS))
-            keep(after(result, since_s))
+            keep(without_warmup(result, since_s))
         arrived_s = result.at_s + result.latency_ms / 1000
         answered.append(float(((arrived_s > since_s) & (arrived_s <= until_s)).sum()) / (until_s - since_s))
     found.limits["naive, all it can answer, however late"] = answered
@@ -357,7 +367,7 @@ def swaps(bench: Bench, texts: Sequence[str], found: Found) -> None:
         while not over.is_set():
             load = bench.meter.load(arm, rate, 10.0)
             results.append(run_load(arm.target, arm.texts, load, check=lambda _text, answer: is_of_version(answer)))
-    during = [after(result, 0.0) for result in results]
+    during = [without_warmup(result, 0.0) for result in results]
     failed = sum(one.failed for one in during)
     wrong = sum(int(one.wrong.sum()) for one in during if one.wrong is not None)
     asked = sum(len(one.at_s) for one in during)

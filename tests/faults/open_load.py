@@ -1,7 +1,6 @@
 """Open-loop load on a gateway whose answers are held against the offline ones of the version that each of them names."""
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from serving.loadtest import Answer, Load, Plan, Result, gateway_target, make_plan
 from serving.loadtest.connection import Connection
 from serving.loadtest.result import make_result
-from serving.loadtest.run import resolve
-from serving.loadtest.sender import Booked, Sender, Wire
+from serving.loadtest.run import no_garbage_collection, resolve
+from serving.loadtest.sender import Outcomes, Sender, Wire
 from serving.loadtest.targets import encoder
 from tests.faults.stack import Offline
 
@@ -59,18 +58,13 @@ def send(url: str, texts: Sequence[str], parts: Sequence[Part], *, seed: int, on
         began_s = began_s or time.monotonic() - elapsed_s
         on_second(elapsed_s)
 
-    gc.collect()
-    gc.disable()  # a collection would hold up the sending
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            booked, without = runner.run(_run(wire, load, tick))
-    finally:
-        gc.enable()
-    if booked.interrupted:
+    with no_garbage_collection(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        outcomes, without = runner.run(_run(wire, load, tick))
+    if outcomes.interrupted:
         raise KeyboardInterrupt
-    result = make_result(plan, booked, load, names=(target.name, target.url), started_at=started_at, wrong=None)
-    took_ms = (np.array(booked.took_s) * 1000).astype(np.float32)
-    return Sent(result, plan.texts, booked.answers, took_ms, without, began_s)
+    result = make_result(plan, outcomes, load, names=(target.name, target.url), started_at=started_at, wrong=None)
+    took_ms = (np.array(outcomes.took_s) * 1000).astype(np.float32)
+    return Sent(result, plan.texts, outcomes.answers, took_ms, without, began_s)
 
 
 def wrong_answers(said: Iterable[tuple[str, int, str]], offline: Offline, atol: float) -> list[str]:
@@ -114,6 +108,7 @@ class _Listening(Connection):
 class _Heeding(Sender):
     """Counts the answers of 503 that do not say when to come back."""
 
+    connection_class = _Listening
     without_retry_after = 0
 
     def on_answer(self, connection: Connection, request: int, status: int, now_s: float) -> None:
@@ -121,18 +116,8 @@ class _Heeding(Sender):
             self.without_retry_after += 1
         super().on_answer(connection, request, status, now_s)
 
-    async def _try_to_connect(self) -> None:
-        """As the load test's, with a connection that listens."""
-        try:
-            await self._loop.create_connection(lambda: _Listening(self), *self._wire.address)
-        except OSError:
-            self._open -= 1
-            self._refuse_one()
-            if self._waiting:
-                self._connect()
 
-
-async def _run(wire: Wire, load: Load, on_second: OnSecond) -> tuple[Booked, int]:
+async def _run(wire: Wire, load: Load, on_second: OnSecond) -> tuple[Outcomes, int]:
     sender = _Heeding(wire, load, None, lambda elapsed_s, _sent, _ended, _failed: on_second(elapsed_s))
     return await sender.run(), sender.without_retry_after
 

@@ -1,4 +1,4 @@
-"""The time line that `make traffic` sends: in order, with its customers, labels as feedback; what fails is counted and left."""
+"""`make traffic`: texts in order with their customers, labels as feedback, failures counted and not repeated."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, ToolError
-from serving.loadtest.replay import Sent, read_traffic, replay, require_gateway
+from serving.loadtest.replay import Counts, read_traffic, replay, require_gateway
 
 ROWS = [
     {"text": "where is my parcel", "unit": "ann", "label": "track_order", "phase": "before"},
@@ -23,10 +23,10 @@ ROWS = [
 
 @contextmanager
 def gateway() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """Its address, and what was posted to it; the text "refused" gets 503."""
+    """Yield the URL of a gateway and the requests posted to it; the text "refused" gets 503."""
     posted: list[tuple[str, Any]] = []
 
-    class Answer(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200 if self.path == "/readyz" else 404)
             self.end_headers()
@@ -42,7 +42,7 @@ def gateway() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         def log_message(self, *_arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -53,30 +53,30 @@ def gateway() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         server.server_close()
 
 
-def sent_all(url: str, label_share: float) -> tuple[Sent, list[str]]:
-    said: list[str] = []
-    lot = random.Random(1)  # noqa: S311
-    *_, last = replay(ROWS, url, rate_per_s=1000, label_share=label_share, lot=lot, say=said.append)
-    return last, said
+def replay_all(url: str, label_share: float) -> tuple[Counts, list[str]]:
+    announced: list[str] = []
+    rng = random.Random(1)  # noqa: S311
+    *_, last = replay(ROWS, url, rate_per_s=1000, label_share=label_share, rng=rng, announce=announced.append)
+    return last, announced
 
 
 def test_texts_go_in_order_with_their_customers_and_a_refused_one_is_counted() -> None:
     with gateway() as (url, posted):
-        last, said = sent_all(url, 0.0)
+        last, announced = replay_all(url, 0.0)
     assert posted == [
         ("/v1/predict", {"text": "where is my parcel", "unit": "ann"}),
         ("/v1/predict", {"text": "refused", "unit": "ben"}),
         ("/v1/predict", {"text": "my scooter battery"}),
     ]
-    assert last == Sent(texts=3, failed=1, labels=0)
-    assert said[0].endswith("“before”, number 1")
-    assert "number 2 was not answered" in said[1]
-    assert said[2].endswith("“after”, number 3")
+    assert last == Counts(texts=3, failed=1, labels=0)
+    assert announced[0].endswith("“before”, number 1")
+    assert "number 2 was not answered" in announced[1]
+    assert announced[2].endswith("“after”, number 3")
 
 
-def test_labels_are_given_for_the_answers_that_came() -> None:
+def test_labels_are_given_only_for_answers() -> None:
     with gateway() as (url, posted):
-        last, _said = sent_all(url, 1.0)
+        last, _announced = replay_all(url, 1.0)
     assert [body for path, body in posted if path == "/v1/feedback"] == [
         {"id": "p1", "label": "track_order"},
         {"id": "p4", "label": "battery_problem"},
@@ -84,16 +84,16 @@ def test_labels_are_given_for_the_answers_that_came() -> None:
     assert last.labels == 2
 
 
-def test_without_a_gateway_it_says_how_to_start_one() -> None:
+def test_without_a_gateway_the_error_says_how_to_start_one() -> None:
     with gateway() as (url, _posted):
         require_gateway(url)
-    with pytest.raises(ToolError, match=r"no gateway answers there: .*refused[^<>]*make serve") as told:
+    with pytest.raises(ToolError, match=r"no gateway answers there: .*refused[^<>]*make serve") as raised:
         require_gateway(url)
-    assert "urlopen" not in str(told.value)
+    assert "urlopen" not in str(raised.value)
 
 
 @pytest.mark.parametrize("line", ["no json", '{"label": "x"}', '["text"]', '{"text": 3}'])
-def test_a_line_that_is_no_text_is_named(line: str, tmp_path: Path) -> None:
+def test_an_invalid_line_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text(f'{{"text": "hello"}}\n{line}\n')
     with pytest.raises(InputError, match=r"lines\.jsonl, line 2"):

@@ -1,6 +1,6 @@
-"""An alarm clock for an event loop: a Linux timerfd, exact to some 50 µs.
+"""A precise timer for an event loop: a Linux timerfd, accurate to about 50 µs.
 
-uvloop's own timers count whole milliseconds: at 1,000 requests/s they send late, or wake for nothing (measured: twice the CPU).
+uvloop's timers have millisecond resolution: at 1,000 requests/s they fire late or too often (measured: twice the CPU).
 """
 
 import asyncio
@@ -18,26 +18,26 @@ class _Spec(ctypes.Structure):
     _fields_ = [(name, ctypes.c_long) for name in ("every_s", "every_ns", "at_s", "at_ns")]
 
 
-class Alarm:
-    """Calls `ring` in the loop at the times that are set, one at a time."""
+class Timer:
+    """Call `callback` in the loop at the time that is set last."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._loop, self._spec = loop, _Spec()
         self._fd = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
-        loop.add_reader(self._fd, ring)
+        loop.add_reader(self._fd, callback)
 
     def set(self, when_s: float) -> None:
-        """Ring at this `time.monotonic()`, at once when it has passed. `ring` has to set or close again: it stays readable."""
+        """Fire at this `time.monotonic()`, at once when it has passed. `callback` must set or close: the timer stays readable."""
         self._spec.at_s = int(when_s)
         self._spec.at_ns = int((when_s - int(when_s)) * 1e9)
         if self._libc.timerfd_settime(self._fd, TIMER_ABSTIME, ctypes.byref(self._spec), None):
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def close(self) -> None:
-        """Never ring again."""
+        """Never fire again."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
