@@ -33,8 +33,8 @@ def em_shares(
         joint = ratio * shares
         total = joint.sum(axis=1, keepdims=True)
         counts = np.divide(joint, total, out=np.zeros_like(joint), where=total > 0).sum(axis=0) + prior_counts
-        change, shares = np.abs(counts - shares).max(), counts / max(counts.sum(), 1e-300)
-        if change <= tolerance:
+        previous, shares = shares, counts / max(counts.sum(), 1e-300)
+        if np.abs(shares - previous).max() <= tolerance:
             break
     return shares
 

@@ -27,6 +27,14 @@ def test_em_recovers_the_shares() -> None:
     assert estimate.sum() == pytest.approx(1)
 
 
+def test_em_stops_when_no_share_moves_by_more_than_the_tolerance() -> None:
+    probabilities = rows(SHIFTED, 500, 2)[0]
+    steps = [em_shares(probabilities, EVEN, number, 0.0) for number in (1, 2)]
+    change = np.abs(steps[1] - steps[0]).max()
+    assert em_shares(probabilities, EVEN, 100, change * 1.001) == pytest.approx(steps[1])
+    assert np.abs(em_shares(probabilities, EVEN, 100, change * 0.999) - steps[1]).max() > 0.01
+
+
 def test_em_maximises_the_likelihood() -> None:
     probabilities = rows(SHIFTED, 500, 2)[0]
     estimate = em_shares(probabilities, EVEN, 2000, 1e-9)
