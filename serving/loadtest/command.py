@@ -62,7 +62,7 @@ def loadtest(
     """Load the gateway at `url`; with `triton_model` a KServe v2 server; with the template `body` any other HTTP endpoint.
 
     With `rate` it runs that rate for `duration_s`; without, it searches for the highest rate that keeps P99, and runs each rate
-    for `duration_s`. The first `warm_s` of a run do not count. Without `seed` the clock gives one, so that texts are new to caches.
+    for `duration_s`. The first `warm_s` of a run do not count. Without `seed` the clock gives one: no cache knows the texts.
     Ctrl-C reports the result so far. Raises `InputError`, and `ToolError` when the target does not answer.
     """
     parsed = _parse_headers(headers)
