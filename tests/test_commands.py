@@ -1,4 +1,4 @@
-"""The console script with a real Triton behind it, as a person types it."""
+"""The console script on a real Triton."""
 
 import json
 import os
@@ -21,10 +21,10 @@ HELP = re.compile(r"│ (\w+)\s")
 
 @pytest.fixture
 def published(made: Project, tmp_path: Path) -> dict[str, str]:
-    """Environment with a home in which the made model is champion."""
+    """Return environment variables of a home in which the made model is champion."""
     environment = {"EVERGREEN_HOME": str(tmp_path)}
-    said = made.must("python", "-m", "evergreen.cli", "publish", "--first", **environment)
-    assert "version 1, champion" in said
+    output = made.must("python", "-m", "evergreen.cli", "publish", "--first", **environment)
+    assert "version 1, champion" in output
     return environment
 
 
@@ -35,10 +35,10 @@ def test_publish_first_leaves_a_champion_alone(made: Project, published: dict[st
 
 
 def test_ask_starts_a_server_answers_and_leaves_no_process(made: Project, published: dict[str, str]) -> None:
-    said = made.must("python", "-m", "evergreen.cli", "ask", "--start", "where is my parcel?", "card declined", **published)
-    assert "track_order" in said
-    assert "payment_failed" in said
-    assert "version 1, by Triton" in said
+    output = made.must("python", "-m", "evergreen.cli", "ask", "--start", "where is my parcel?", "card declined", **published)
+    assert "track_order" in output
+    assert "payment_failed" in output
+    assert "version 1, by Triton" in output
     home = published["EVERGREEN_HOME"]
     assert not [p for p in psutil.process_iter(["cmdline"]) if f"--model-repository={home}" in " ".join(p.info["cmdline"] or [])]
 
@@ -55,9 +55,9 @@ def test_ask_without_a_champion_says_what_to_run(made: Project, tmp_path: Path) 
     assert "make repro" in done.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_serve_runs_until_it_is_stopped_and_stops_all(
-    made: Project, published: dict[str, str], tmp_path: Path, how: signal.Signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
+    made: Project, published: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -73,11 +73,11 @@ def test_serve_runs_until_it_is_stopped_and_stops_all(
         url = f"http://127.0.0.1:{values['gateway']['port']}/v1/predict"
         with urlopen(Request(url, data=b'{"text": "card declined"}')) as answer:
             assert json.load(answer)["predictions"][0]["label"] == "payment_failed"
-        said = subprocess.run([*command, "ask", "card declined"], cwd=folder, env=environment, capture_output=True, text=True)
-        assert "payment_failed" in said.stdout, said.stderr
+        client = subprocess.run([*command, "ask", "card declined"], cwd=folder, env=environment, capture_output=True, text=True)
+        assert "payment_failed" in client.stdout, client.stderr
         children = psutil.Process(server.pid).children(recursive=True)
         assert children
-        server.send_signal(how)
+        server.send_signal(number)
         assert server.wait(timeout=60) == 0
         server.stdout.read()
     deadline = time.monotonic() + 5
@@ -86,12 +86,12 @@ def test_serve_runs_until_it_is_stopped_and_stops_all(
     assert not [child for child in children if child.is_running()]
 
 
-def test_many_texts_are_asked_a_batch_at_a_time(made: Project, published: dict[str, str]) -> None:
-    said = made.must("python", "-m", "evergreen.cli", "ask", "--start", *["card declined"] * 70, **published)
-    assert said.count("payment_failed") == 70
+def test_many_texts_are_sent_in_batches(made: Project, published: dict[str, str]) -> None:
+    output = made.must("python", "-m", "evergreen.cli", "ask", "--start", *["card declined"] * 70, **published)
+    assert output.count("payment_failed") == 70
 
 
-def test_a_version_that_was_never_published_is_named_with_those_that_were(made: Project, published: dict[str, str]) -> None:
+def test_the_error_for_a_version_that_was_never_published_lists_those_that_were(made: Project, published: dict[str, str]) -> None:
     done = made.run("python", "-m", "evergreen.cli", "publish", "7", **published)
     assert done.returncode == 2
     assert "there are: 1 (champion)" in done.stderr
@@ -110,12 +110,12 @@ def test_there_is_no_challenger_to_route_to_at_first(made: Project, published: d
 
 
 def test_status_names_the_champion_its_scores_and_the_next_commands(made: Project, published: dict[str, str]) -> None:
-    said = made.must("python", "-m", "evergreen.cli", "status", **published)
+    output = made.must("python", "-m", "evergreen.cli", "status", **published)
     for part in ("version 1", "fine-tuned", "frozen encoder", "make serve", "dvc exp run", published["EVERGREEN_HOME"]):
-        assert part in said
+        assert part in output
 
 
-def test_help_answers_quickly() -> None:
+def test_help_is_fast() -> None:
     began = time.monotonic()
     subprocess.run([str(ROOT / ".venv/bin/evergreen"), "--help"], check=True, capture_output=True)
     assert time.monotonic() - began < 5

@@ -1,4 +1,4 @@
-"""README and the project say the same: every command named exists, every file in the tree is there."""
+"""README matches the project: its commands, links and packages exist."""
 
 import re
 from pathlib import Path
@@ -36,9 +36,9 @@ def test_every_link_in_readme_leads_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
 
 
-def test_readme_names_every_top_level_room() -> None:
-    rooms = [path.name for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").exists()]
-    assert [room for room in rooms if f"{room}/" not in README] == []
+def test_readme_names_every_top_level_package() -> None:
+    packages = [path.name for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").exists()]
+    assert [package for package in packages if f"{package}/" not in README] == []
 
 
 def test_makefile_targets_are_all_explained() -> None:
