@@ -21,7 +21,7 @@ from state.database import migrate, read_state
 from state.tables import alerts, decisions, feedback, releases, retrain_steps, retrains
 from tests.conftest import ROOT
 from tests.monitoring.homes import NOON, Gateway
-from tests.state.test_database import move
+from tests.state.test_database import downgrade
 
 HOSTILE = "[red]$(rm -rf)[/red]"
 MOMENT = {"mono": 5.0, "boot": "here"}
@@ -165,13 +165,13 @@ def test_a_version_that_names_its_decision_has_it_before_the_journal_knows_the_v
 
 
 def test_a_database_from_before_the_journal_is_read_as_it_is(told: sa.Engine, tmp_path: Path, params: Params) -> None:
-    move(told, "0003")
+    downgrade(told, "0003")
     assert [link.kind for link in chain("2", tmp_path, params)] == ["version", "made from", "parent", "decision"]
     assert "retrains" not in sa.inspect(told).get_table_names()  # nothing was migrated
 
 
 def test_a_table_with_older_column_names_is_left_out_of_the_chain(told: sa.Engine, tmp_path: Path, params: Params) -> None:
-    move(told, "0004")
+    downgrade(told, "0004")
     assert [link.kind for link in chain("2", tmp_path, params)] == ["version", "made from", "parent", "retrain"]
     migrate(told)
     assert [link.kind for link in chain("2", tmp_path, params)][-2:] == ["decision", "alert"]
