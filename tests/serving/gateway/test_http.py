@@ -1,4 +1,4 @@
-"""The real gateway before a real Triton, asked over HTTP: what it answers, what it refuses, and what it keeps."""
+"""The real gateway in front of a real Triton, over HTTP: its answers, its refusals, and what it stores."""
 
 import asyncio
 import http.client
@@ -34,11 +34,13 @@ GOOD = b'{"text": "card declined"}'
 class Running(NamedTuple):
     """A stack that serves version 1, with version 2 as challenger."""
 
-    place: Place
+    stack: Place
     process: subprocess.Popen[bytes]
 
 
-class Reply(NamedTuple):
+class Answer(NamedTuple):
+    """An HTTP answer, its JSON parsed."""
+
     status: int
     headers: dict[str, str]
     body: Any
@@ -53,47 +55,54 @@ def running(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         jobs = params.jobs.model_copy(update={"callback_private": "allow", "poll_ms": 50})
         log = params.log.model_copy(update={"flush_s": 0.2})
         changed = params.model_copy(update={"jobs": jobs, "log": log})
-        place = lay_out(folder, made / "artifacts/package", made / "dvc.lock", changed, factors=(1.0, 2.0))
-    with serving(place) as process:
-        yield Running(place, process)
+        stack = lay_out(folder, made / "artifacts/package", made / "dvc.lock", changed, factors=(1.0, 2.0))
+    with serving(stack) as process:
+        yield Running(stack, process)
 
 
-def ask(place: Place, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, method: str = "") -> Reply:
-    connection = http.client.HTTPConnection(place.params.gateway.host, place.params.gateway.port, timeout=30)
+def send(stack: Place, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, method: str = "") -> Answer:
+    connection = http.client.HTTPConnection(stack.params.gateway.host, stack.params.gateway.port, timeout=30)
     try:
         connection.request(method or ("POST" if body is not None else "GET"), path, body, headers or {})
-        reply = connection.getresponse()
-        content = reply.read()
+        answer = connection.getresponse()
+        content = answer.read()
     finally:
         connection.close()
-    is_json = reply.headers.get("content-type") == "application/json"
-    return Reply(reply.status, {k.lower(): v for k, v in reply.headers.items()}, json.loads(content) if is_json else content)
+    is_json = answer.headers.get("content-type") == "application/json"
+    return Answer(answer.status, {k.lower(): v for k, v in answer.headers.items()}, json.loads(content) if is_json else content)
 
 
-def predict(place: Place, **asked: Any) -> Reply:
-    return ask(place, "/v1/predict", json.dumps(asked).encode())
+def predict(stack: Place, **body: Any) -> Answer:
+    return send(stack, "/v1/predict", json.dumps(body).encode())
 
 
-def sample(place: Place, name: str, **labels: str) -> float:
-    families = text_string_to_metric_families(ask(place, "/metrics").body.decode())
-    found = [s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
-    return sum(found)
+def predict_one(stack: Place, **body: Any) -> dict[str, Any]:
+    (prediction,) = predict(stack, **body).body["predictions"]
+    return dict(prediction)
 
 
-def rows_of(place: Place) -> list[dict[str, Any]]:
-    tables = list(read_tables(log_url(place.params.log, place.home), since=0.0, on_skipped=lambda name: None))
+def metric(stack: Place, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(send(stack, "/metrics").body.decode())
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+def rows_of(stack: Place) -> list[dict[str, Any]]:
+    tables = list(read_tables(log_url(stack.params.log, stack.home), since=0.0, on_skipped=lambda name: None))
     return list(pa.concat_tables(tables).to_pylist()) if tables else []
 
 
-def test_answers_are_those_of_the_model_and_say_which_version_gave_them(running: Running, made: Project) -> None:
+def test_predictions_are_those_of_the_model_and_name_its_version(running: Running, made: Project) -> None:
     texts = read_golden(made / "artifacts/session").texts
-    reply = predict(running.place, texts=texts)
-    assert reply.status == 200
-    expected = offline(running.place.packages)(1, texts).answers()
-    assert [one["label"] for one in reply.body["predictions"]] == [label for label, _ in expected]
-    assert [one["confidence"] for one in reply.body["predictions"]] == pytest.approx([p for _, p in expected], abs=1e-4)
-    assert {one["version"] for one in reply.body["predictions"]} == {1}
-    assert len({one["id"] for one in reply.body["predictions"]}) == len(texts)
+    answer = predict(running.stack, texts=texts)
+    assert answer.status == 200
+    expected = offline(running.stack.packages)(1, texts).answers()
+    assert [prediction["label"] for prediction in answer.body["predictions"]] == [label for label, _ in expected]
+    assert [prediction["confidence"] for prediction in answer.body["predictions"]] == pytest.approx(
+        [p for _, p in expected], abs=1e-4
+    )
+    assert {prediction["version"] for prediction in answer.body["predictions"]} == {1}
+    assert len({prediction["id"] for prediction in answer.body["predictions"]}) == len(texts)
 
 
 BAD: list[tuple[str, bytes, int, str]] = [
@@ -121,168 +130,170 @@ BAD: list[tuple[str, bytes, int, str]] = [
 
 
 @pytest.mark.parametrize(("body", "status", "code"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-def test_bad_input_is_refused_in_words_and_the_next_request_answered(
+def test_bad_input_is_refused_with_a_message_and_the_next_request_answered(
     running: Running, body: bytes, status: int, code: str
 ) -> None:
-    reply = ask(running.place, "/v1/predict", body)
-    assert (reply.status, reply.body["error"]["code"]) == (status, code)
-    assert reply.body["error"]["message"]
-    assert reply.body["request_id"] == reply.headers["x-request-id"]
-    assert ask(running.place, "/v1/predict", GOOD).status == 200
+    answer = send(running.stack, "/v1/predict", body)
+    assert (answer.status, answer.body["error"]["code"]) == (status, code)
+    assert answer.body["error"]["message"]
+    assert answer.body["request_id"] == answer.headers["x-request-id"]
+    assert send(running.stack, "/v1/predict", GOOD).status == 200
 
 
 @pytest.mark.parametrize(("path", "method", "status"), [("/v1/nothing", "GET", 404), ("/v1/predict", "GET", 405)])
 def test_wrong_paths_and_methods_have_the_same_shape_of_error(running: Running, path: str, method: str, status: int) -> None:
-    reply = ask(running.place, path, method=method)
-    assert reply.status == status
-    assert reply.body["error"]["code"]
+    answer = send(running.stack, path, method=method)
+    assert answer.status == status
+    assert answer.body["error"]["code"]
 
 
 def test_a_body_that_is_sent_in_chunks_is_bounded_too(running: Running) -> None:
-    connection = http.client.HTTPConnection(running.place.params.gateway.host, running.place.params.gateway.port, timeout=30)
+    connection = http.client.HTTPConnection(running.stack.params.gateway.host, running.stack.params.gateway.port, timeout=30)
     try:
         connection.request(
             "POST", "/v1/predict", iter([b"x" * 65536] * 40), encode_chunked=True, headers={"transfer-encoding": "chunked"}
         )
         assert connection.getresponse().status == 413
     except (BrokenPipeError, ConnectionResetError):
-        pass  # it was closed on us while we were still sending, which is a refusal too
+        pass  # the connection was closed while we were still sending: a refusal too
     finally:
         connection.close()
-    assert ask(running.place, "/v1/predict", GOOD).status == 200
+    assert send(running.stack, "/v1/predict", GOOD).status == 200
 
 
-def test_a_request_id_is_taken_over_and_a_wild_one_is_not(running: Running) -> None:
-    assert ask(running.place, "/v1/predict", GOOD, {"x-request-id": "mine-1"}).body["request_id"] == "mine-1"
-    assert ask(running.place, "/v1/predict", GOOD, {"x-request-id": "a b\tc"}).body["request_id"] != "a b\tc"
+def test_a_valid_request_id_is_kept_and_an_invalid_one_replaced(running: Running) -> None:
+    assert send(running.stack, "/v1/predict", GOOD, {"x-request-id": "mine-1"}).body["request_id"] == "mine-1"
+    assert send(running.stack, "/v1/predict", GOOD, {"x-request-id": "a b\tc"}).body["request_id"] != "a b\tc"
 
 
 def test_repeats_come_from_the_cache_whatever_their_white_space(running: Running) -> None:
-    first, again = (predict(running.place, text=text) for text in ("a text for the cache", "  a text\tfor the cache "))
-    assert [reply.body["predictions"][0]["cached"] for reply in (first, again)] == [False, True]
+    first, again = (predict(running.stack, text=text) for text in ("a text for the cache", "  a text\tfor the cache "))
+    assert [answer.body["predictions"][0]["cached"] for answer in (first, again)] == [False, True]
     assert first.body["predictions"][0]["confidence"] == again.body["predictions"][0]["confidence"]
     assert first.body["predictions"][0]["id"] != again.body["predictions"][0]["id"]
 
 
 def test_equal_texts_at_the_same_time_share_one_call(running: Running) -> None:
-    before = sample(running.place, "evergreen_triton_call_texts_sum")
+    before = metric(running.stack, "evergreen_triton_call_texts_sum")
     with ThreadPoolExecutor(16) as pool:
-        replies = list(pool.map(lambda _: predict(running.place, texts=["asked by many at once"] * 4), range(16)))
-    assert {one["label"] for reply in replies for one in reply.body["predictions"]} == {
-        replies[0].body["predictions"][0]["label"]
+        answers = list(pool.map(lambda _: predict(running.stack, texts=["sent by many at once"] * 4), range(16)))
+    assert {prediction["label"] for answer in answers for prediction in answer.body["predictions"]} == {
+        answers[0].body["predictions"][0]["label"]
     }
-    assert sample(running.place, "evergreen_triton_call_texts_sum") - before == 1
+    assert metric(running.stack, "evergreen_triton_call_texts_sum") - before == 1
 
 
 def test_feedback_is_a_label_or_a_proposal_and_the_same_twice_counts_once(running: Running) -> None:
-    prediction = predict(running.place, text="is this a label?").body["predictions"][0]
+    prediction = predict_one(running.stack, text="is this a label?")
     for label, kind in (("track_order", "label"), ("track_order", "label"), ("battery_problem", "proposal")):
-        reply = ask(running.place, "/v1/feedback", json.dumps({"id": prediction["id"], "label": label}).encode())
-        assert (reply.status, reply.body["kind"]) == (201, kind)
-    with open_state(running.place.home) as engine, engine.connect() as connection:
-        kept = connection.exec_driver_sql("SELECT label, kind FROM feedback WHERE prediction_id = ?", (prediction["id"],)).all()
-    assert sorted(map(tuple, kept)) == [("battery_problem", "proposal"), ("track_order", "label")]
-    assert ask(running.place, "/v1/feedback", b'{"id": "nonsense", "label": "x"}').status == 422
+        answer = send(running.stack, "/v1/feedback", json.dumps({"id": prediction["id"], "label": label}).encode())
+        assert (answer.status, answer.body["kind"]) == (201, kind)
+    with open_state(running.stack.home) as engine, engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT label, kind FROM feedback WHERE prediction_id = ?", (prediction["id"],)).all()
+    assert sorted(map(tuple, rows)) == [("battery_problem", "proposal"), ("track_order", "label")]
+    assert send(running.stack, "/v1/feedback", b'{"id": "nonsense", "label": "x"}').status == 422
 
 
-def test_a_job_is_answered_found_again_by_its_key_and_told_to_a_signed_callback(running: Running) -> None:
-    place = running.place
+def test_a_job_is_answered_found_again_by_its_key_and_announced_by_a_signed_callback(running: Running) -> None:
+    stack = running.stack
 
-    async def exchange() -> tuple[Reply, Reply, Reply, Any]:
-        async def reply(_request: web.Request) -> web.Response:
+    async def exchange() -> tuple[Answer, Answer, Answer, Any]:
+        async def accept(_request: web.Request) -> web.Response:
             return web.Response(status=204)
 
-        async with receiving(reply) as receiver:
+        async with receiving(accept) as receiver:
             body = json.dumps(
-                {"texts": ["card declined"] * 150, "callback_url": f"http://127.0.0.1:{receiver.port}/told"}
+                {"texts": ["card declined"] * 150, "callback_url": f"http://127.0.0.1:{receiver.port}/done"}
             ).encode()
             first, again = [
-                await asyncio.to_thread(ask, place, "/v1/jobs", body, {"idempotency-key": "one job"}) for _ in range(2)
+                await asyncio.to_thread(send, stack, "/v1/jobs", body, {"idempotency-key": "one job"}) for _ in range(2)
             ]
-            other = await asyncio.to_thread(ask, place, "/v1/jobs", GOOD, {"idempotency-key": "one job"})
+            other = await asyncio.to_thread(send, stack, "/v1/jobs", GOOD, {"idempotency-key": "one job"})
             deadline = time.monotonic() + 20
             while not receiver.requests and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
             return first, again, other, receiver.requests[0]
 
-    first, again, other, sent = asyncio.run(exchange())
+    first, again, other, callback = asyncio.run(exchange())
     assert (first.status, again.status, other.status) == (202, 202, 409)
     assert first.body["id"] == again.body["id"]
     assert first.headers["location"] == f"/v1/jobs/{first.body['id']}"
-    done = ask(place, first.headers["location"]).body
+    done = send(stack, first.headers["location"]).body
     assert done["status"] == "done"
-    assert [one["label"] for one in done["predictions"]] == ["payment_failed"] * 150
-    key = (place.home / "callback.key").read_bytes().strip()
-    assert verify(sent.body, sent.headers, key, time.time(), 60)
-    assert json.loads(sent.body)["id"] == first.body["id"]
-    assert sent.headers["Idempotency-Key"] == first.body["id"]
+    assert [prediction["label"] for prediction in done["predictions"]] == ["payment_failed"] * 150
+    key = (stack.home / "callback.key").read_bytes().strip()
+    assert verify(callback.body, callback.headers, key, time.time(), 60)
+    assert json.loads(callback.body)["id"] == first.body["id"]
+    assert callback.headers["Idempotency-Key"] == first.body["id"]
 
 
-def test_a_job_that_is_not_there_is_said_to_be_missing(running: Running) -> None:
-    assert ask(running.place, f"/v1/jobs/{'0' * 32}").status == 404
-    assert ask(running.place, "/v1/jobs/%00").status == 404
+def test_an_unknown_job_is_not_found(running: Running) -> None:
+    assert send(running.stack, f"/v1/jobs/{'0' * 32}").status == 404
+    assert send(running.stack, "/v1/jobs/%00").status == 404
 
 
-def test_the_challenger_answers_its_share_of_units_always_the_same_ones_and_no_restart_is_needed(running: Running) -> None:
-    place = running.place
-    route(place.params, place.home, challenger_weight=0.5, shadow_share=0.0, announce=lambda _: None)
+def test_the_challenger_answers_its_share_of_units_always_the_same_ones_without_a_restart(running: Running) -> None:
+    stack = running.stack
+    route(stack.params, stack.home, challenger_weight=0.5, shadow_share=0.0, announce=lambda _: None)
     try:
-        wait_until(lambda: ask(place, "/v1/routes").body["challenger_weight"] == 0.5, 10)
+        wait_until(lambda: send(stack, "/v1/routes").body["challenger_weight"] == 0.5, 10)
         units = [f"customer-{i}" for i in range(80)]
-        answered = [predict(place, text="where is it", unit=unit).body["predictions"][0] for unit in units]
-        assert 20 <= sum(one["role"] == "challenger" for one in answered) <= 60
-        again = [predict(place, text="where is it now", unit=unit).body["predictions"][0]["version"] for unit in units]
-        assert again == [one["version"] for one in answered]
-        right = {version: offline(place.packages)(version, ["where is it"]).answers()[0] for version in (1, 2)}
-        assert all(one["confidence"] == pytest.approx(right[one["version"]][1], abs=1e-4) for one in answered)
-        assert predict(place, text="pinned", version=2).body["predictions"][0]["version"] == 2
+        predictions = [predict_one(stack, text="where is it", unit=unit) for unit in units]
+        assert 20 <= sum(prediction["role"] == "challenger" for prediction in predictions) <= 60
+        again = [predict_one(stack, text="where is it now", unit=unit)["version"] for unit in units]
+        assert again == [prediction["version"] for prediction in predictions]
+        expected = {version: offline(stack.packages)(version, ["where is it"]).answers()[0] for version in (1, 2)}
+        assert all(
+            prediction["confidence"] == pytest.approx(expected[prediction["version"]][1], abs=1e-4) for prediction in predictions
+        )
+        assert predict_one(stack, text="pinned", version=2)["version"] == 2
     finally:
-        route(place.params, place.home, challenger_weight=0.0, shadow_share=0.0, announce=lambda _: None)
-    wait_until(lambda: ask(place, "/v1/routes").body["challenger_weight"] == 0, 10)
-    assert predict(place, text="pinned again", version=2).status == 404
+        route(stack.params, stack.home, challenger_weight=0.0, shadow_share=0.0, announce=lambda _: None)
+    wait_until(lambda: send(stack, "/v1/routes").body["challenger_weight"] == 0, 10)
+    assert predict(stack, text="pinned again", version=2).status == 404
 
 
-def test_shadow_answers_are_logged_and_never_given(running: Running) -> None:
-    place = running.place
-    route(place.params, place.home, challenger_weight=0.0, shadow_share=1.0, announce=lambda _: None)
+def test_shadow_predictions_are_logged_and_never_returned(running: Running) -> None:
+    stack = running.stack
+    route(stack.params, stack.home, challenger_weight=0.0, shadow_share=1.0, announce=lambda _: None)
     try:
-        wait_until(lambda: ask(place, "/v1/routes").body["shadow_share"] == 1.0, 10)
-        given = [predict(place, text=f"a copy, please, of number {i}").body["predictions"][0] for i in range(10)]
-        assert {one["version"] for one in given} == {1}
-        ids = {one["id"] for one in given}
-        wait_until(lambda: len([row for row in rows_of(place) if row["id"] in ids and row["role"] == "shadow"]) == 10, 20)
-        logged = [row for row in rows_of(place) if row["id"] in ids]
+        wait_until(lambda: send(stack, "/v1/routes").body["shadow_share"] == 1.0, 10)
+        predictions = [predict_one(stack, text=f"a copy, please, of number {i}") for i in range(10)]
+        assert {prediction["version"] for prediction in predictions} == {1}
+        ids = {prediction["id"] for prediction in predictions}
+        wait_until(lambda: len([row for row in rows_of(stack) if row["id"] in ids and row["role"] == "shadow"]) == 10, 20)
+        logged = [row for row in rows_of(stack) if row["id"] in ids]
         assert {(row["role"], row["version"]) for row in logged} == {("champion", 1), ("shadow", 2)}
     finally:
-        route(place.params, place.home, challenger_weight=0.0, shadow_share=0.0, announce=lambda _: None)
+        route(stack.params, stack.home, challenger_weight=0.0, shadow_share=0.0, announce=lambda _: None)
 
 
-def test_every_answer_stands_in_the_log_with_what_was_said(running: Running) -> None:
-    labels = (running.place.packages[1] / "labels.txt").read_text(encoding="utf-8").splitlines()
-    reply = predict(running.place, texts=["kept in the log", "and this one"], unit="somebody")
-    ids = [one["id"] for one in reply.body["predictions"]]
-    wait_until(lambda: len([row for row in rows_of(running.place) if row["id"] in ids]) == 2, 20)
-    logged = sorted((row for row in rows_of(running.place) if row["id"] in ids), key=lambda row: ids.index(row["id"]))
-    assert [row["text"] for row in logged] == ["kept in the log", "and this one"]
-    for row, told in zip(logged, reply.body["predictions"], strict=True):
+def test_every_prediction_is_in_the_log_with_its_answer(running: Running) -> None:
+    labels = (running.stack.packages[1] / "labels.txt").read_text(encoding="utf-8").splitlines()
+    answer = predict(running.stack, texts=["stored in the log", "and this one"], unit="somebody")
+    ids = [prediction["id"] for prediction in answer.body["predictions"]]
+    wait_until(lambda: len([row for row in rows_of(running.stack) if row["id"] in ids]) == 2, 20)
+    logged = sorted((row for row in rows_of(running.stack) if row["id"] in ids), key=lambda row: ids.index(row["id"]))
+    assert [row["text"] for row in logged] == ["stored in the log", "and this one"]
+    for row, prediction in zip(logged, answer.body["predictions"], strict=True):
         assert {name: row[name] for name in ("label", "version", "role")} == {
-            name: told[name] for name in ("label", "version", "role")
+            name: prediction[name] for name in ("label", "version", "role")
         }
-        assert (row["unit"], row["request_id"], len(row["sketch"])) == ("somebody", reply.body["request_id"], 128)
+        assert (row["unit"], row["request_id"], len(row["sketch"])) == ("somebody", answer.body["request_id"], 128)
         probabilities = np.frombuffer(row["probabilities"], np.float16)
-        assert probabilities.max() == pytest.approx(told["confidence"], abs=1e-3)
-        assert labels[probabilities.argmax()] == told["label"]
+        assert probabilities.max() == pytest.approx(prediction["confidence"], abs=1e-3)
+        assert labels[probabilities.argmax()] == prediction["label"]
 
 
 def test_metrics_count_requests_predictions_and_refusals(running: Running) -> None:
-    place = running.place
-    asked, good = (sample(place, name, **labels) for name, labels in COUNTED)
-    predict(place, texts=["one", "two"])
-    predict(place, text="")
-    assert sample(place, *COUNTED[0][:1], **COUNTED[0][1]) == asked + 1
-    assert sample(place, *COUNTED[1][:1], **COUNTED[1][1]) == good + 2
-    assert sample(place, "evergreen_champion_version") == 1
-    assert sample(place, "evergreen_triton_ready") == 1
+    stack = running.stack
+    refused, predicted = (metric(stack, name, **labels) for name, labels in COUNTED)
+    predict(stack, texts=["one", "two"])
+    predict(stack, text="")
+    assert metric(stack, *COUNTED[0][:1], **COUNTED[0][1]) == refused + 1
+    assert metric(stack, *COUNTED[1][:1], **COUNTED[1][1]) == predicted + 2
+    assert metric(stack, "evergreen_champion_version") == 1
+    assert metric(stack, "evergreen_triton_ready") == 1
 
 
 COUNTED: tuple[tuple[str, dict[str, str]], ...] = (
@@ -291,34 +302,34 @@ COUNTED: tuple[tuple[str, dict[str, str]], ...] = (
 )
 
 
-def test_schemathesis_finds_nothing(running: Running) -> None:
+def test_schemathesis_finds_no_fault(running: Running) -> None:
     program = Path(sys.executable).parent / "schemathesis"
-    refusals = "[400, 401, 404, 405, 409, 413, 415, 422]"  # 413, too many texts, is not among those it expects by itself
-    (running.place.folder / "schemathesis.toml").write_text(f"[checks.negative_data_rejection]\nexpected-statuses = {refusals}\n")
-    command = [str(program), "run", f"{running.place.url}/openapi.json", "--max-examples=25", "--seed=1", "--no-color"]
-    folder = running.place.folder
-    done = subprocess.run(
+    refusals = "[400, 401, 404, 405, 409, 413, 415, 422]"  # its defaults lack 413, too many texts
+    (running.stack.folder / "schemathesis.toml").write_text(f"[checks.negative_data_rejection]\nexpected-statuses = {refusals}\n")
+    command = [str(program), "run", f"{running.stack.url}/openapi.json", "--max-examples=25", "--seed=1", "--no-color"]
+    folder = running.stack.folder
+    result = subprocess.run(
         [*command, "--phases=examples,coverage,fuzzing"], capture_output=True, text=True, timeout=300, cwd=folder
     )
-    assert done.returncode == 0, "\n".join(line[:300] for line in done.stdout.splitlines())
+    assert result.returncode == 0, "\n".join(line[:300] for line in result.stdout.splitlines())
 
 
-def test_without_triton_it_says_503_and_then_answers_again(running: Running) -> None:
-    place = running.place
+def test_without_triton_it_answers_503_until_triton_is_back(running: Running) -> None:
+    stack = running.stack
     for stub in programs(running.process)["triton"]:
         stub.kill()
-    seen = set()
+    statuses = set()
 
-    def answered() -> bool:
-        reply = predict(place, text=f"are you there {time.monotonic()}")
-        seen.add(reply.status)
-        assert reply.status == 200 or reply.headers["retry-after"]
-        return reply.status == 200 and 503 in seen
+    def is_back() -> bool:
+        answer = predict(stack, text=f"are you there {time.monotonic()}")
+        statuses.add(answer.status)
+        assert answer.status == 200 or answer.headers["retry-after"]
+        return answer.status == 200 and 503 in statuses
 
-    wait_until(answered, 60)
-    assert seen == {200, 503}
+    wait_until(is_back, 60)
+    assert statuses == {200, 503}
 
 
-def test_no_share_is_given_to_a_challenger_that_is_not_there(running: Running) -> None:
-    with open_state(running.place.home) as engine, engine.begin() as connection, pytest.raises(Exception, match="no share"):
+def test_a_share_above_one_is_refused(running: Running) -> None:
+    with open_state(running.stack.home) as engine, engine.begin() as connection, pytest.raises(Exception, match="no share"):
         set_routing(connection, challenger_weight=2.0, shadow_share=0.0)
