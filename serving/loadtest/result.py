@@ -71,7 +71,7 @@ class Result(NamedTuple):
 
     @property
     def hit_share(self) -> float | None:
-        """Return the share of answers from a cache, among those that say so or not."""
+        """Return the share of cached answers among those that report it; None when none does."""
         known = self.cached[self.cached >= 0]
         return float(known.mean()) if len(known) else None
 

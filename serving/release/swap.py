@@ -99,7 +99,7 @@ def route(params: Params, home: Path, *, challenger_weight: float, shadow_share:
 
 
 def catch_up(params: Params, home: Path, announce: Announce, *, timeout_s: float) -> None:
-    """Load into a server that has just started what the release table says now: a swap may have changed it meanwhile.
+    """Bring a server that has just started in line with the release table: a swap may have changed it meanwhile.
 
     A challenger that does not load, or whose answers differ from the offline ones, loses its share. Raises what `load_and_check`
     raises for the champion, and filelock's `Timeout` while a swap is running.
