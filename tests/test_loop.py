@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.params import Params
 from serving.processes.lifetime import processes_with
 from tests.conftest import ROOT, Project
+from tests.http_servers import serving_in_thread
 
 
 def sent(at_s: float, *, is_new: bool = False, version: int = 1, predicted: str = "a", truth: str = "a") -> Message:
@@ -176,12 +176,8 @@ def gateway() -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", received
-        server.shutdown()
-        thread.join()
+    with serving_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url, received
 
 
 def test_customers_send_no_label_and_annotators_wait_until_they_begin(

@@ -133,7 +133,7 @@ class Controller:
         return None
 
     def _do(self, held: Held, job: Job) -> Done | Ended:
-        def may(connection: sa.Connection) -> None:
+        def check_lease(connection: sa.Connection) -> None:
             holds(connection, held)
 
         if job.step == "collect":
@@ -141,9 +141,9 @@ class Controller:
         if job.step == "reproduce":
             return self._work.reproduce(job, lambda progress: self._beat(held, progress))
         if job.step == "publish":
-            return self._work.publish(job, may)
+            return self._work.publish(job, check_lease)
         if job.step == "swap":
-            return self._work.swap(job, may)
+            return self._work.swap(job, check_lease)
         verdict = self._work.gate(job)
         if verdict.passed:
             return Done("; ".join(verdict.reasons), {"verdict": verdict.as_json()})

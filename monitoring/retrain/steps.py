@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import sqlalchemy as sa
 import structlog
 
 from monitoring.retrain.feedback_rows import FILE, collect, find_texts, read_file, read_opinions, write_file
@@ -17,11 +16,11 @@ from pipeline.errors import ToolError
 from pipeline.params import Params
 from serving.release.manifest import model_name
 from serving.release.publish import differs, publish, release_of
+from serving.release.release_table import CheckLease
 from serving.release.swap import swap, unpark
 from state.database import open_state
 
 Beat = Callable[[str], None]  # is told progress; raises when the work is to stop
-May = Callable[[sa.Connection], None]  # raises when the retrain is somebody else's by now
 log = structlog.get_logger()
 
 
@@ -44,10 +43,10 @@ class Work(Protocol):
     def gate(self, job: Job) -> Verdict:
         """Judge the candidate."""
 
-    def publish(self, job: Job, may: May) -> Done:
+    def publish(self, job: Job, check_lease: CheckLease) -> Done:
         """Make the candidate a version; `version_out` is its number."""
 
-    def swap(self, job: Job, may: May) -> Done:
+    def swap(self, job: Job, check_lease: CheckLease) -> Done:
         """Make the version champion; its reference comes with it."""
 
     def is_champion(self, job: Job) -> bool:
@@ -105,22 +104,22 @@ class WorkHere:
         champion = unpark(self._home, release.version) if release else None
         return self._gate(package, champion, split=tree / "artifacts" / "split", feedback=tree / "data" / "feedback")
 
-    def publish(self, job: Job, may: May) -> Done:
+    def publish(self, job: Job, check_lease: CheckLease) -> Done:
         """Registry, live repository, release table."""
         tree = self._run.tree(job)
         name = self._params.publish.name
         done = publish(
-            tree / "artifacts" / "package", tree / "dvc.lock", name, self._home, decision=job.decision_id, check_lease=may
+            tree / "artifacts" / "package", tree / "dvc.lock", name, self._home, decision=job.decision_id, check_lease=check_lease
         )
         version = done.release.version
         return Done(f"version {version}, {done.release.role}", {"version_out": version})
 
-    def swap(self, job: Job, may: May) -> Done:
+    def swap(self, job: Job, check_lease: CheckLease) -> Done:
         """The version that `publish` told; the monitor follows the champion, whose reference lies in its folder."""
         version = job.version_out
         if version is None:
             raise ToolError(f"retrain {job.id}", "no version was published", "read its steps in the journal")
-        done = swap(version, self._params, self._home, lambda line: log.info("swap", retrain=job.id, told=line), may)
+        done = swap(version, self._params, self._home, lambda line: log.info("swap", retrain=job.id, told=line), check_lease)
         where = "and served" if done.was_served else "and no Triton answers: it is served from its next start"
         return Done(f"version {version} is champion, {where}", {})
 

@@ -1,7 +1,6 @@
 """A real inbox on a free port, alerts as Alertmanager posts them, and a fake monitor that serves a report."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import requests
 from monitoring.inbox.app import create_app
 from pipeline.params import Alerts
 from serving.processes.ports import free_port
+from tests.http_servers import serving_in_thread
 from tests.monitoring.servers import serving_app
 
 NOW = 1_790_000_000.0
@@ -106,14 +106,8 @@ def serving_report(report: object = REPORT) -> Iterator[int]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving_in_thread(server):
+        yield server.server_port
 
 
 def drift(

@@ -29,10 +29,10 @@ from monitoring.retrain.decide import Harm, Past, Situation
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import Held, Job, Journal
 from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.steps import Beat, Done, May
+from monitoring.retrain.steps import Beat, Done
 from pipeline.errors import ToolError
 from pipeline.params import Params, Retrain, load_params
-from serving.release.release_table import UNIQUE_ROLES, add_release, promote, roles
+from serving.release.release_table import UNIQUE_ROLES, CheckLease, add_release, promote, roles
 from state.tables import alerts, decisions, metadata, releases, retrain_steps, retrains, routing
 from tests.faults.history import History, broken
 
@@ -369,20 +369,20 @@ class FakeWork:
         passed = self.world.passed.setdefault(job.id, self.world.rng.random() < 0.75)
         return Verdict(passed, ("better" if passed else "worse on the old slice",), {"p": 0.5})
 
-    def publish(self, job: Job, may: May) -> Done:
+    def publish(self, job: Job, check_lease: CheckLease) -> Done:
         self._trouble(0.1)
         with self.world.begin() as connection:
-            may(connection)
+            check_lease(connection)
             release = add_release(connection, job.id + 1, f"content {job.id}")
             self.world.check_owner(job)
         self.world.stall()
         return Done("published", {"version_out": release.version})
 
-    def swap(self, job: Job, may: May) -> Done:
+    def swap(self, job: Job, check_lease: CheckLease) -> Done:
         self._trouble(0.05)
         assert job.version_out is not None
         with self.world.begin() as connection:
-            may(connection)
+            check_lease(connection)
             promote(connection, job.version_out)
             self.world.check_owner(job)
         return Done("swapped", {})

@@ -100,13 +100,13 @@ def test_an_alert_becomes_a_champion_once(clone: Project) -> None:
 def may_once() -> Callable[[sa.Connection], None]:
     looks: list[int] = []
 
-    def may(connection: sa.Connection) -> None:
+    def check_lease(connection: sa.Connection) -> None:
         looks.append(1)
         if len(looks) > 1:
             raise PermissionError("stale")
         assert roles(connection)["champion"] == 2
 
-    return may
+    return check_lease
 
 
 def judging(verdict: Verdict) -> Callable[..., Verdict]:

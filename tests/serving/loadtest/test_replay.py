@@ -2,7 +2,6 @@
 
 import json
 import random
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ import pytest
 
 from pipeline.errors import InputError, ToolError
 from serving.loadtest.replay import Counts, read_traffic, replay, require_gateway
+from tests.http_servers import serving_in_thread
 
 ROWS = [
     {"text": "where is my parcel", "unit": "ann", "label": "track_order", "phase": "before"},
@@ -42,15 +42,8 @@ def gateway() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         def log_message(self, *_arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", posted
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url, posted
 
 
 def replay_all(url: str, label_share: float) -> tuple[Counts, list[str]]:

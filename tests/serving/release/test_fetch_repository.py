@@ -24,6 +24,7 @@ from serving.release import fetch_repository
 from serving.release.fetch_repository import CHAMPION, STAGING, Fetched, fetch, file_names, open_store, released_versions
 from serving.release.manifest import LINEAGE, MANIFEST, file_digests, read_verified
 from tests.conftest import Project
+from tests.http_servers import serving_in_thread
 
 ROOT = Path(__file__).parents[3]
 
@@ -308,13 +309,9 @@ class Handler(SimpleHTTPRequestHandler):
 def web(store: Path) -> Iterator[Web]:
     """The store behind HTTP on loopback."""
     server = Web(store)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server
-    server.let_go.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving_in_thread(server):
+        yield server
+        server.let_go.set()
 
 
 def address(server: Web) -> str:
