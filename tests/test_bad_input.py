@@ -1,4 +1,4 @@
-"""Bad input at the real command line: one clear message with file and line or key, exit code 2, and nothing half-written."""
+"""Bad input at the real command line gives one clear message with file and line or key, exit code 2 and no files."""
 
 import json
 import resource
@@ -13,8 +13,8 @@ from tests.conftest import Project
 BAD = "data/bad.jsonl"
 
 
-def answer(project: Project) -> str:
-    """What `evergreen check` says on stderr when it refuses."""
+def refusal(project: Project) -> str:
+    """Return the stderr of `evergreen check`, which must refuse."""
     before = files(project.folder)
     done = project.run("python", "-m", "evergreen.cli", "check")
     assert done.returncode == EXIT_BAD_INPUT, done.stdout + done.stderr
@@ -29,7 +29,7 @@ def answer(project: Project) -> str:
 
 
 def files(folder: Path) -> set[Path]:
-    """Files outside of git's own and of Python's caches; the home of state may be made."""
+    """Return all files except those of git, caches of Python and the home of state."""
     return {
         p
         for p in folder.rglob("*")
@@ -38,49 +38,49 @@ def files(folder: Path) -> set[Path]:
 
 
 def source(project: Project, content: str | bytes, name: str = BAD) -> Project:
-    """Make this the project's source."""
+    """Make this content the project's source."""
     (project / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     project.set(data={"source": name})
     return project
 
 
 def rows(**sizes: int) -> str:
-    """jsonl with so many rows of each label."""
+    """Return jsonl with this many rows of each label."""
     return "".join(
         json.dumps({"text": f"{label} text {n}", "label": label}) + "\n" for label, size in sizes.items() for n in range(size)
     )
 
 
-def test_good_input_is_told_and_ends_well(project: Project) -> None:
+def test_good_input_is_reported_with_exit_code_0(project: Project) -> None:
     done = project.run("python", "-m", "evergreen.cli", "check")
     assert (done.returncode, done.stderr) == (0, "")
     assert "params.yaml: every key is known" in done.stdout
     assert not (project / "artifacts").exists()
 
 
-def test_the_console_script_answers_the_same(project: Project) -> None:
+def test_the_console_script_gives_the_same_message(project: Project) -> None:
     project.set(data={"source": "data/none.jsonl"})
     done = project.run("evergreen", "check")
     assert done.returncode == EXIT_BAD_INPUT
-    assert done.stderr == answer(project)
+    assert done.stderr == refusal(project)
 
 
 def test_a_missing_file(project: Project) -> None:
     project.set(data={"source": "data/none.jsonl"})
-    assert "data/none.jsonl: there is no such file" in answer(project)
+    assert "data/none.jsonl: there is no such file" in refusal(project)
 
 
 def test_an_unknown_key(project: Project) -> None:
     text = (project / "params.yaml").read_text(encoding="utf-8")
     (project / "params.yaml").write_text(text.replace("train:\n", "train:\n  epoch: 3\n"), encoding="utf-8")
     line = text.splitlines().index("train:") + 2
-    said = answer(project)
-    assert f"params.yaml, line {line}: there is no key `train.epoch`" in said
-    assert "did you mean `epochs`?" in said
+    output = refusal(project)
+    assert f"params.yaml, line {line}: there is no key `train.epoch`" in output
+    assert "did you mean `epochs`?" in output
 
 
 @pytest.mark.parametrize(
-    ("section", "changes", "said"),
+    ("section", "changes", "output"),
     [
         ("model", {"lora_rank": 0}, "the nearest that works: 1"),
         ("model", {"lora_targets": "q_proj"}, "did you mean `query`?"),
@@ -91,77 +91,77 @@ def test_an_unknown_key(project: Project) -> None:
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
 )
 def test_an_impossible_setting_is_refused_in_less_than_a_second_with_the_nearest_that_works(
-    section: str, changes: dict[str, Any], said: str, project: Project
+    section: str, changes: dict[str, Any], output: str, project: Project
 ) -> None:
-    """A second of CPU: the machine may be busy with something else."""
+    """A second of CPU time, because the machine may be busy."""
     project.set(**{section: changes})
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     project.run("python", "-m", "evergreen.cli", "check")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-    assert said in answer(project)
+    assert output in refusal(project)
 
 
-def test_params_that_are_no_yaml(project: Project) -> None:
+def test_params_that_are_not_yaml(project: Project) -> None:
     (project / "params.yaml").write_text("data:\n\tsource: a.csv\n", encoding="utf-8")
-    said = answer(project)
-    assert "params.yaml" in said
-    assert "line 2" in said
+    output = refusal(project)
+    assert "params.yaml" in output
+    assert "line 2" in output
 
 
 def test_an_empty_file(project: Project) -> None:
-    assert f"{BAD}: the file is empty" in answer(source(project, ""))
+    assert f"{BAD}: the file is empty" in refusal(source(project, ""))
 
 
 def test_a_header_without_rows(project: Project) -> None:
-    assert "data/bad.csv: the file has no rows" in answer(source(project, "text,label\n", "data/bad.csv"))
+    assert "data/bad.csv: the file has no rows" in refusal(source(project, "text,label\n", "data/bad.csv"))
 
 
 def test_one_class_only(project: Project) -> None:
-    assert f"{BAD}: all rows have one label: track" in answer(source(project, rows(track=50)))
+    assert f"{BAD}: all rows have one label: track" in refusal(source(project, rows(track=50)))
 
 
 def test_a_label_with_two_spellings(project: Project) -> None:
-    said = answer(source(project, rows(track=50, refund=50, Track=50)))
-    assert f"{BAD}, line 101: the label `Track` is also spelt `track` ({BAD}, line 1)" in said
+    output = refusal(source(project, rows(track=50, refund=50, Track=50)))
+    assert f"{BAD}, line 101: the label `Track` is also spelt `track` ({BAD}, line 1)" in output
 
 
 def test_two_possible_label_columns(project: Project) -> None:
-    said = answer(source(project, "text,label,category\nhi,a,b\n", "data/bad.csv"))
-    assert "data/bad.csv: several columns could be meant: label, category" in said
-    assert "data.label_column in params.yaml" in said
+    output = refusal(source(project, "text,label,category\nhi,a,b\n", "data/bad.csv"))
+    assert "data/bad.csv: several columns could be meant: label, category" in output
+    assert "data.label_column in params.yaml" in output
 
 
 def test_invalid_utf8(project: Project) -> None:
-    said = answer(source(project, b"text,label\nfine,a\ncaf\xe9,b\n", "data/bad.csv"))
-    assert "data/bad.csv, line 3: byte 4 (0xe9) is not UTF-8" in said
+    output = refusal(source(project, b"text,label\nfine,a\ncaf\xe9,b\n", "data/bad.csv"))
+    assert "data/bad.csv, line 3: byte 4 (0xe9) is not UTF-8" in output
 
 
 def test_a_row_of_ten_megabytes(project: Project) -> None:
-    said = answer(source(project, rows(track=3) + json.dumps({"text": "x" * 10_000_000, "label": "track"})))
-    assert f"{BAD}, line 4: the row is longer than" in said
-    assert "data.max_row_bytes" in said
+    output = refusal(source(project, rows(track=3) + json.dumps({"text": "x" * 10_000_000, "label": "track"})))
+    assert f"{BAD}, line 4: the row is longer than" in output
+    assert "data.max_row_bytes" in output
 
 
 def test_a_class_too_small(project: Project) -> None:
-    said = answer(source(project, rows(track=80, refund=80, tiny=1)))
-    assert ": tiny" in said
-    assert "split.small_classes" in said
+    output = refusal(source(project, rows(track=80, refund=80, tiny=1)))
+    assert ": tiny" in output
+    assert "split.small_classes" in output
 
 
 def test_too_many_bad_rows(project: Project) -> None:
-    said = answer(source(project, rows(track=80, refund=80) + "not json\n" * 20))
-    assert f"{BAD}, line 161: 20 of 180 rows are not usable" in said
+    output = refusal(source(project, rows(track=80, refund=80) + "not json\n" * 20))
+    assert f"{BAD}, line 161: 20 of 180 rows are not usable" in output
 
 
 def test_an_unclosed_quote(project: Project) -> None:
     table = "label,text\n" + "".join(f"{label},text {n} of {label}\n" for label in ("a", "b") for n in range(60))
-    said = answer(source(project, table + 'a,"never closed\n' + "b,one more\n" * 40, "data/bad.csv"))
-    assert "data/bad.csv, line 122" in said
+    output = refusal(source(project, table + 'a,"never closed\n' + "b,one more\n" * 40, "data/bad.csv"))
+    assert "data/bad.csv, line 122" in output
 
 
-def test_the_stage_alone_says_the_same(project: Project) -> None:
+def test_the_stage_alone_gives_the_same_message(project: Project) -> None:
     source(project, rows(track=50))
     files = ("--source", BAD, "--test", "data/no_test.csv", "--feedback", "data/feedback", "--out", "artifacts/data")
     done = project.run("python", "-m", "pipeline.stages.ingest", *files)
-    assert (done.returncode, done.stderr) == (EXIT_BAD_INPUT, answer(project))
+    assert (done.returncode, done.stderr) == (EXIT_BAD_INPUT, refusal(project))

@@ -50,20 +50,20 @@ def test_rows_are_clean_texts_with_labels_and_nothing_else(corpus: Rows) -> None
     assert [row for row in corpus if not row["text"] or clean(row["text"]) != row["text"]] == []
 
 
-def test_no_text_stands_twice(corpus: Rows) -> None:
+def test_no_text_occurs_twice(corpus: Rows) -> None:
     assert len({text_id(row["text"]) for row in corpus}) == len(corpus)
 
 
 def test_near_duplicates_are_under_one_in_a_hundred(corpus: Rows) -> None:
-    found = find_near_duplicates([row["text"] for row in corpus], 0.8)
-    assert len({index for pair in found for index in pair[:2]}) < 0.01 * len(corpus)
+    pairs = find_near_duplicates([row["text"] for row in corpus], 0.8)
+    assert len({index for pair in pairs for index in pair[:2]}) < 0.01 * len(corpus)
 
 
-def test_nothing_of_the_corpus_is_in_the_time_line(corpus: Rows, traffic: Rows) -> None:
+def test_no_text_of_the_corpus_is_in_the_time_line(corpus: Rows, traffic: Rows) -> None:
     assert not {fold(row["text"]) for row in corpus} & {fold(row["text"]) for row in traffic}
 
 
-def test_the_time_line_is_long_whole_and_in_order(traffic: Rows) -> None:
+def test_the_time_line_is_long_complete_and_in_order(traffic: Rows) -> None:
     assert len(traffic) >= 1200
     assert [row for row in traffic if set(row) != {"time", "unit", "text", "label", "phase"} or not all(row.values())] == []
     times = [row["time"] for row in traffic]
@@ -79,14 +79,14 @@ def test_most_of_the_end_of_the_time_line_is_drifted(traffic: Rows) -> None:
     assert sum(row["phase"] == "drift" for row in traffic[-200:]) >= 160
 
 
-def test_two_intents_are_new_and_come_with_the_drift_alone(corpus: Rows, traffic: Rows) -> None:
+def test_two_intents_are_new_and_occur_only_in_the_drift_phase(corpus: Rows, traffic: Rows) -> None:
     known = {row["label"] for row in corpus}
     assert {row["label"] for row in traffic} - known == NEW_INTENTS
     assert {row["phase"] for row in traffic if row["label"] in NEW_INTENTS} == {"drift"}
 
 
 @pytest.mark.parametrize("word", ["voltra", "scooter", "p600"])
-def test_the_words_of_the_launch_are_in_the_drift_alone(corpus: Rows, traffic: Rows, word: str) -> None:
+def test_the_words_of_the_launch_occur_only_in_the_drift_phase(corpus: Rows, traffic: Rows, word: str) -> None:
     stable = [row for row in traffic if row["phase"] == "stable"]
     drifted = [row for row in traffic if row["phase"] == "drift"]
     assert word not in words(corpus)
@@ -97,11 +97,11 @@ def test_the_words_of_the_launch_are_in_the_drift_alone(corpus: Rows, traffic: R
 def test_drift_has_twice_the_unknown_words_of_the_stable_part(corpus: Rows, traffic: Rows) -> None:
     known = set(words(corpus))
 
-    def unknown(phase: str) -> float:
-        found = words([row for row in traffic if row["phase"] == phase])
-        return sum(word not in known for word in found) / len(found)
+    def unknown_share(phase: str) -> float:
+        occurring = words([row for row in traffic if row["phase"] == phase])
+        return sum(word not in known for word in occurring) / len(occurring)
 
-    assert unknown("drift") > 2 * unknown("stable")
+    assert unknown_share("drift") > 2 * unknown_share("stable")
 
 
 def test_some_customers_write_again(traffic: Rows) -> None:

@@ -1,4 +1,4 @@
-"""What DVC users expect: nothing runs twice, a change runs what depends on it, experiments, remotes and worktrees work."""
+"""DVC works as its users expect: only changed stages run, and experiments, remotes and worktrees work."""
 
 import json
 import shutil
@@ -15,20 +15,20 @@ STAGES = ["ingest", "split", "spread", "train", "evaluate", "reference", "export
 
 @pytest.fixture
 def copy(made: Project, tmp_path: Path) -> Project:
-    """The made project, to be changed by one test."""
+    """Return a copy of the made project that one test may change."""
     return copy_made(made, tmp_path / "copy")
 
 
 @pytest.fixture
 def changing(made: Project) -> Iterator[Project]:
-    """The made project itself, for changes that nothing is run on; git takes them back."""
+    """Yield the made project for changes that run nothing, and undo them with git."""
     yield made
     made.must("git", "checkout", "--quiet", ".")
     made.must("git", "clean", "--force", "--quiet", "data")
 
 
 def would_run(project: Project) -> list[str]:
-    """Stages whose inputs have changed."""
+    """Return the stages whose inputs have changed."""
     return [stage for stage in STAGES if stage in json.loads(project.must("dvc", "status", "--json").splitlines()[-1])]
 
 
@@ -48,17 +48,17 @@ def test_a_second_repro_runs_nothing(made: Project) -> None:
         ({"serve": {"http_port": 9000}, "publish": {"name": "other"}}, []),
     ],
 )
-def test_a_changed_number_touches_only_its_stages(changing: Project, change: dict[str, Any], expected: list[str]) -> None:
+def test_a_changed_param_affects_only_its_stages(changing: Project, change: dict[str, Any], expected: list[str]) -> None:
     changing.set(**change)
     assert would_run(changing) == expected
 
 
-def test_accepted_feedback_makes_the_next_data_set(changing: Project) -> None:
+def test_accepted_feedback_changes_the_data_set(changing: Project) -> None:
     (changing / "data/feedback/turn-1.jsonl").write_text('{"text": "my scooter battery is hot", "label": "damaged_item"}\n')
     assert would_run(changing) == ["ingest"]
 
 
-def test_metrics_show_stands_the_model_beside_its_control(made: Project) -> None:
+def test_metrics_show_lists_the_model_and_its_control(made: Project) -> None:
     shown = json.loads(made.must("dvc", "metrics", "show", "--json").splitlines()[-1])
     metrics = shown[""]["data"]["artifacts/evaluation/metrics.json"]["data"]
     assert {"test", "control", "val"} == metrics.keys()
@@ -86,7 +86,7 @@ def test_an_experiment_runs_what_changed_and_is_listed(copy: Project) -> None:
     assert "sooner" in copy.must("python", "-c", program)
 
 
-def test_push_and_pull_bring_artefacts_back(copy: Project) -> None:
+def test_push_and_pull_restore_artefacts(copy: Project) -> None:
     copy.must("dvc", "push")
     shutil.rmtree(copy / ".dvc/cache")
     shutil.rmtree(copy / "artifacts")

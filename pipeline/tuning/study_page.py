@@ -95,7 +95,9 @@ def table(arms: Sequence[ArmSummary]) -> str:
 def page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[str, Measurement]) -> str:
     """Return the whole page as Markdown."""
     summaries = summarise_arms(runs, measured)
-    arms = "\n".join(f"- **{arm}**: {describe_settings(overrides) or 'no further change'}" for arm, overrides in study.arms.items())
+    arms = "\n".join(
+        f"- **{arm}**: {describe_settings(overrides) or 'no further change'}" for arm, overrides in study.arms.items()
+    )
     changed = describe_settings(study.base) or "nothing changed"
     parts = [
         f"# {study.question}",

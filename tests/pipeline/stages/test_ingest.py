@@ -1,4 +1,4 @@
-"""Ingest: every row is accepted, merged or set aside with a reason; what cannot be trained on is refused."""
+"""Ingest: every row is accepted, merged or set aside with a reason; data that cannot be trained on is refused."""
 
 import json
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from pipeline.params import Data, Params
 from pipeline.stages.ingest import Ingested, ingest, write
 from tests.conftest import ROOT
 
-Row = dict[str, Any] | str  # a string is a line as it stands in the file
+Row = dict[str, Any] | str  # a string is a raw line of the file
 
 TRACK = {"text": "where is my parcel", "label": "track"}
 REFUND = {"text": "give me my money back", "label": "refund"}
-LONG = "the quick brown fox jumps over the lazy dog and runs far away from"  # and one word more: 12 of 14 grams shared
+LONG = "the quick brown fox jumps over the lazy dog and runs far away from"  # with one more word, 12 of 14 grams are shared
 
 
-class Desk:
-    """A folder with source, test and feedback files, and how to ingest them."""
+class Inputs:
+    """A folder with source, test and feedback files."""
 
     def __init__(self, folder: Path, data: Data) -> None:
         self.folder, self.data = folder, data.model_copy(update={"max_quarantined_share": 0.9})
@@ -53,8 +53,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, params: Params) -> Desk:
-    return Desk(tmp_path, params.data)
+def inputs(tmp_path: Path, params: Params) -> Inputs:
+    return Inputs(tmp_path, params.data)
 
 
 def pairs(ingested: Ingested) -> list[tuple[str, str | None]]:
@@ -62,31 +62,31 @@ def pairs(ingested: Ingested) -> list[tuple[str, str | None]]:
 
 
 def accounted(report: dict[str, Any]) -> int:
-    """Rows that the report says it has put somewhere."""
-    aside = report["quarantined"]["rows"]
-    return int(report["accepted"] + report["exact_duplicates"] + report["also_in_test_and_dropped"] + aside)
+    """Count the rows of which the report says what became of them."""
+    quarantined = report["quarantined"]["rows"]
+    return int(report["accepted"] + report["exact_duplicates"] + report["also_in_test_and_dropped"] + quarantined)
 
 
-def test_clean_rows_are_accepted_in_order(desk: Desk) -> None:
-    done = desk.ingest([TRACK, {**REFUND, "text": "give  me\tmy money\u200b back"}])
-    assert pairs(done) == [("where is my parcel", "track"), ("give me my money back", "refund")]
-    assert done.report["classes"] == {"refund": 1, "track": 1}
-    assert (done.test, done.quarantined) == ([], [])
+def test_clean_rows_are_accepted_in_order(inputs: Inputs) -> None:
+    result = inputs.ingest([TRACK, {**REFUND, "text": "give  me\tmy money\u200b back"}])
+    assert pairs(result) == [("where is my parcel", "track"), ("give me my money back", "refund")]
+    assert result.report["classes"] == {"refund": 1, "track": 1}
+    assert (result.test, result.quarantined) == ([], [])
 
 
-def test_exact_duplicates_are_counted_and_taken_once(desk: Desk) -> None:
-    done = desk.ingest([TRACK, REFUND, {**TRACK, "text": "Where is my parcel?"}, TRACK])
-    assert len(done.rows) == 2
-    assert done.report["exact_duplicates"] == 2
+def test_exact_duplicates_are_counted_and_taken_once(inputs: Inputs) -> None:
+    result = inputs.ingest([TRACK, REFUND, {**TRACK, "text": "Where is my parcel?"}, TRACK])
+    assert len(result.rows) == 2
+    assert result.report["exact_duplicates"] == 2
 
 
-def test_a_text_with_two_labels_is_set_aside_with_both_in_the_reason(desk: Desk) -> None:
-    done = desk.ingest([TRACK, REFUND, {"text": "Help!", "label": "track"}, {"text": "help", "label": "refund"}])
-    assert [(q.line, q.reason) for q in done.quarantined] == [
+def test_a_text_with_two_labels_is_set_aside_with_both_in_the_reason(inputs: Inputs) -> None:
+    result = inputs.ingest([TRACK, REFUND, {"text": "Help!", "label": "track"}, {"text": "help", "label": "refund"}])
+    assert [(q.line, q.reason) for q in result.quarantined] == [
         (3, "the same text has several labels: refund, track"),
         (4, "the same text has several labels: refund, track"),
     ]
-    assert len(done.rows) == 2
+    assert len(result.rows) == 2
 
 
 @pytest.mark.parametrize(
@@ -113,182 +113,182 @@ def test_a_text_with_two_labels_is_set_aside_with_both_in_the_reason(desk: Desk)
         ('["hello", "track"]', "not a JSON object"),
     ],
 )
-def test_a_bad_row_is_set_aside_with_file_line_and_reason(desk: Desk, bad: Row, reason: str) -> None:
-    done = desk.ingest([TRACK, REFUND, bad])
-    [aside] = done.quarantined
-    assert (aside.path, aside.line) == (desk.source, 3)
-    assert aside.reason.startswith(reason)
-    assert len(done.rows) == 2
+def test_a_bad_row_is_set_aside_with_file_line_and_reason(inputs: Inputs, bad: Row, reason: str) -> None:
+    result = inputs.ingest([TRACK, REFUND, bad])
+    [quarantined] = result.quarantined
+    assert (quarantined.path, quarantined.line) == (inputs.source, 3)
+    assert quarantined.reason.startswith(reason)
+    assert len(result.rows) == 2
 
 
 @pytest.mark.parametrize(("field", "length", "limit"), [("text", 301, "data.max_text_chars = 300"), ("label", 201, "200")])
-def test_a_field_that_is_too_long_is_set_aside_with_the_limit(desk: Desk, field: str, length: int, limit: str) -> None:
+def test_a_field_that_is_too_long_is_set_aside_with_the_limit(inputs: Inputs, field: str, length: int, limit: str) -> None:
     fits, too_long = ({"text": "hello", "label": "hello", field: size * "x"} for size in (length - 1, length))
-    [aside] = desk.ingest([TRACK, REFUND, fits, too_long], max_text_chars=300).quarantined
-    assert aside.line == 4
-    assert aside.reason.startswith(field)
-    assert limit in aside.reason
+    [quarantined] = inputs.ingest([TRACK, REFUND, fits, too_long], max_text_chars=300).quarantined
+    assert quarantined.line == 4
+    assert quarantined.reason.startswith(field)
+    assert limit in quarantined.reason
 
 
 @pytest.mark.parametrize("bad", [{"text": "no label here"}, {"label": "track"}, "nonsense"])
-def test_a_bad_row_may_be_the_first_of_its_file(desk: Desk, bad: Row) -> None:
-    done = desk.ingest([bad, TRACK, REFUND])
-    assert len(done.rows) == 2
-    assert [q.line for q in done.quarantined] == [1]
+def test_a_bad_row_may_be_the_first_of_its_file(inputs: Inputs, bad: Row) -> None:
+    result = inputs.ingest([bad, TRACK, REFUND])
+    assert len(result.rows) == 2
+    assert [q.line for q in result.quarantined] == [1]
 
 
 @pytest.mark.parametrize("line", ["only one field", "three,track,fields"])
-def test_a_row_of_a_table_with_the_wrong_number_of_fields_is_set_aside(desk: Desk, line: str) -> None:
-    table = desk.folder / "source.csv"
+def test_a_row_of_a_table_with_the_wrong_number_of_fields_is_set_aside(inputs: Inputs, line: str) -> None:
+    table = inputs.folder / "source.csv"
     table.write_text(f'text,label\n"where is\nmy parcel",track\n{line}\ngive it back,refund\n')
-    done = ingest(table, desk.no_test, desk.folder / "feedback", desk.data)
-    [aside] = done.quarantined
-    assert (aside.path, aside.line) == (table, 4)
-    assert "2 fields" in aside.reason
-    assert len(done.rows) == 2
+    result = ingest(table, inputs.no_test, inputs.folder / "feedback", inputs.data)
+    [quarantined] = result.quarantined
+    assert (quarantined.path, quarantined.line) == (table, 4)
+    assert "2 fields" in quarantined.reason
+    assert len(result.rows) == 2
 
 
-def test_reasons_are_counted_by_kind(desk: Desk) -> None:
+def test_reasons_are_counted_by_kind(inputs: Inputs) -> None:
     long = [{"text": n * "x", "label": "track"} for n in (4001, 4002)]
-    done = desk.ingest([TRACK, REFUND, *long, "nonsense", "{", {"text": "hello"}], max_text_chars=4000)
-    counts = done.report["quarantined"]["reasons"]
+    result = inputs.ingest([TRACK, REFUND, *long, "nonsense", "{", {"text": "hello"}], max_text_chars=4000)
+    counts = result.report["quarantined"]["reasons"]
     assert sum(counts.values()) == 5
     assert counts["label is missing"] == 1
     assert sorted(counts.values()) == [1, 2, 2]
 
 
-def test_too_many_bad_rows_are_refused_with_the_first_of_them(desk: Desk) -> None:
-    error = desk.refuse([TRACK, REFUND, {"text": "", "label": "track"}], max_quarantined_share=0.3)
-    assert error.where == f"{desk.source}, line 3"
+def test_too_many_bad_rows_are_refused_with_the_first_of_them(inputs: Inputs) -> None:
+    error = inputs.refuse([TRACK, REFUND, {"text": "", "label": "track"}], max_quarantined_share=0.3)
+    assert error.where == f"{inputs.source}, line 3"
     assert "1 of 3 rows" in error.what
     assert "text is empty" in error.what
     assert "data.max_quarantined_share" in error.do
 
 
-def test_a_share_of_bad_rows_on_the_limit_is_accepted(desk: Desk) -> None:
-    assert len(desk.ingest([TRACK, REFUND, TRACK, "nonsense"], max_quarantined_share=0.25).quarantined) == 1
+def test_a_share_of_bad_rows_on_the_limit_is_accepted(inputs: Inputs) -> None:
+    assert len(inputs.ingest([TRACK, REFUND, TRACK, "nonsense"], max_quarantined_share=0.25).quarantined) == 1
 
 
-def test_a_source_without_rows_is_refused(desk: Desk) -> None:
-    assert "no rows" in desk.refuse([""]).what
+def test_a_source_without_rows_is_refused(inputs: Inputs) -> None:
+    assert "no rows" in inputs.refuse([""]).what
 
 
 @pytest.mark.parametrize(
     ("first", "second"), [("track", "Track"), ("track", "TRACK"), ("track order", "track_order"), ("track_order", "Track-Order")]
 )
-def test_a_label_with_two_spellings_is_refused_with_both_places(desk: Desk, first: str, second: str) -> None:
-    error = desk.refuse([{"text": "one", "label": first}, REFUND, {"text": "two", "label": second}])
-    assert error.where == f"{desk.source}, line 3"
-    assert f"`{second}` is also spelt `{first}` ({desk.source}, line 1)" in error.what
+def test_a_label_with_two_spellings_is_refused_with_both_places(inputs: Inputs, first: str, second: str) -> None:
+    error = inputs.refuse([{"text": "one", "label": first}, REFUND, {"text": "two", "label": second}])
+    assert error.where == f"{inputs.source}, line 3"
+    assert f"`{second}` is also spelt `{first}` ({inputs.source}, line 1)" in error.what
 
 
-def test_white_space_around_a_label_is_no_other_spelling(desk: Desk) -> None:
-    assert desk.ingest([TRACK, REFUND, {"text": "two", "label": " track\n"}]).report["classes"] == {"refund": 1, "track": 2}
+def test_white_space_around_a_label_is_not_another_spelling(inputs: Inputs) -> None:
+    assert inputs.ingest([TRACK, REFUND, {"text": "two", "label": " track\n"}]).report["classes"] == {"refund": 1, "track": 2}
 
 
-def test_a_spelling_of_the_feedback_is_refused_too(desk: Desk) -> None:
-    error = desk.refuse([TRACK, REFUND], feedback=[[{"text": "new", "label": "Refund"}]])
+def test_another_spelling_in_the_feedback_is_refused_too(inputs: Inputs) -> None:
+    error = inputs.refuse([TRACK, REFUND], feedback=[[{"text": "new", "label": "Refund"}]])
     assert error.where.endswith("0.jsonl, line 1")
 
 
 @pytest.mark.parametrize(("one", "other"), [("A+", "A-"), ("C", "C++")])
-def test_labels_that_differ_in_a_sign_are_two_labels(desk: Desk, one: str, other: str) -> None:
-    assert len(desk.ingest([{"text": "first", "label": one}, {"text": "second", "label": other}]).rows) == 2
+def test_labels_that_differ_in_a_sign_are_two_labels(inputs: Inputs, one: str, other: str) -> None:
+    assert len(inputs.ingest([{"text": "first", "label": one}, {"text": "second", "label": other}]).rows) == 2
 
 
-def test_one_class_is_refused_by_name(desk: Desk) -> None:
-    error = desk.refuse([TRACK, {**TRACK, "text": "and my other parcel"}])
+def test_a_single_class_is_refused_by_name(inputs: Inputs) -> None:
+    error = inputs.refuse([TRACK, {**TRACK, "text": "and my other parcel"}])
     assert "one label: track" in error.what
 
 
-def test_named_columns_are_those_of_the_source_and_a_header_without_rows_needs_none(desk: Desk) -> None:
+def test_named_columns_are_those_of_the_source_and_a_header_without_rows_needs_none(inputs: Inputs) -> None:
     rows = [{"message": r["text"], "topic": r["label"], "label": "no"} for r in (TRACK, REFUND)]
-    assert len(desk.ingest(rows, text_column="message", label_column="topic").rows) == 2
+    assert len(inputs.ingest(rows, text_column="message", label_column="topic").rows) == 2
 
 
-def test_feedback_is_merged(desk: Desk) -> None:
-    done = desk.ingest([TRACK, REFUND], feedback=[[{"text": "battery is flat", "label": "battery"}]])
-    assert ("battery is flat", "battery") in pairs(done)
-    assert done.report["feedback"] == {"rows": 1, "corrects_the_source": 0}
+def test_feedback_is_merged(inputs: Inputs) -> None:
+    result = inputs.ingest([TRACK, REFUND], feedback=[[{"text": "battery is flat", "label": "battery"}]])
+    assert ("battery is flat", "battery") in pairs(result)
+    assert result.report["feedback"] == {"rows": 1, "corrects_the_source": 0}
 
 
-def test_feedback_corrects_the_source_and_later_feedback_corrects_earlier(desk: Desk) -> None:
+def test_feedback_corrects_the_source_and_later_feedback_corrects_earlier(inputs: Inputs) -> None:
     wrong, right = {**TRACK, "label": "refund"}, {**TRACK, "label": "missing"}
-    done = desk.ingest([TRACK, REFUND], feedback=[[wrong], [right]])
-    assert pairs(done) == [("where is my parcel", "missing"), ("give me my money back", "refund")]
-    assert done.report["feedback"]["corrects_the_source"] == 1
+    result = inputs.ingest([TRACK, REFUND], feedback=[[wrong], [right]])
+    assert pairs(result) == [("where is my parcel", "missing"), ("give me my money back", "refund")]
+    assert result.report["feedback"]["corrects_the_source"] == 1
 
 
-def test_feedback_settles_a_conflict_of_the_source(desk: Desk) -> None:
-    torn = [{"text": "help", "label": "track"}, {"text": "help", "label": "refund"}]
-    done = desk.ingest([TRACK, REFUND, *torn], feedback=[[torn[0]]])
-    assert ("help", "track") in pairs(done)
-    assert len(done.quarantined) == 2
+def test_feedback_settles_a_conflict_of_the_source(inputs: Inputs) -> None:
+    conflicting = [{"text": "help", "label": "track"}, {"text": "help", "label": "refund"}]
+    result = inputs.ingest([TRACK, REFUND, *conflicting], feedback=[[conflicting[0]]])
+    assert ("help", "track") in pairs(result)
+    assert len(result.quarantined) == 2
 
 
 @pytest.mark.parametrize("bad", ["nonsense", {"text": "no label"}, {"label": "track"}, {"text": "", "label": "track"}])
 @pytest.mark.parametrize("first", [True, False])
-def test_bad_feedback_is_set_aside(desk: Desk, bad: Row, first: bool) -> None:
+def test_bad_feedback_is_set_aside(inputs: Inputs, bad: Row, first: bool) -> None:
     good = {"text": "battery is flat", "label": "battery"}
-    done = desk.ingest([TRACK, REFUND], feedback=[[bad, good] if first else [good, bad]])
-    [aside] = done.quarantined
-    assert (aside.path.name, aside.line) == ("0.jsonl", 1 if first else 2)
-    assert ("battery is flat", "battery") in pairs(done)
+    result = inputs.ingest([TRACK, REFUND], feedback=[[bad, good] if first else [good, bad]])
+    [quarantined] = result.quarantined
+    assert (quarantined.path.name, quarantined.line) == ("0.jsonl", 1 if first else 2)
+    assert ("battery is flat", "battery") in pairs(result)
 
 
-def test_feedback_has_columns_of_its_own(desk: Desk) -> None:
+def test_feedback_has_its_own_columns(inputs: Inputs) -> None:
     rows = [{"utterance": row["text"], "intent": row["label"]} for row in (TRACK, REFUND)]
-    done = desk.ingest(rows, feedback=[[{"text": "battery is flat", "label": "battery"}]])
-    assert len(done.rows) == 3
+    result = inputs.ingest(rows, feedback=[[{"text": "battery is flat", "label": "battery"}]])
+    assert len(result.rows) == 3
 
 
-def test_a_supplied_test_is_never_altered_and_its_texts_are_not_trained_on(desk: Desk) -> None:
+def test_a_supplied_test_is_never_altered_and_its_texts_are_not_trained_on(inputs: Inputs) -> None:
     test = [REFUND, {**TRACK, "text": "WHERE is my parcel?!"}, REFUND]
-    done = desk.ingest([TRACK, {**TRACK, "text": "track it"}, {**REFUND, "text": "money"}], test=test)
-    assert [(row.text, row.label) for row in done.test] == [(row["text"], row["label"]) for row in test]
-    assert pairs(done) == [("track it", "track"), ("money", "refund")]
-    assert done.report["also_in_test_and_dropped"] == 1
-    assert done.report["test"]["rows"] == 3
+    result = inputs.ingest([TRACK, {**TRACK, "text": "track it"}, {**REFUND, "text": "money"}], test=test)
+    assert [(row.text, row.label) for row in result.test] == [(row["text"], row["label"]) for row in test]
+    assert pairs(result) == [("track it", "track"), ("money", "refund")]
+    assert result.report["also_in_test_and_dropped"] == 1
+    assert result.report["test"]["rows"] == 3
 
 
-def test_feedback_on_a_test_text_is_not_trained_on(desk: Desk) -> None:
-    done = desk.ingest(
+def test_feedback_on_a_test_text_is_not_trained_on(inputs: Inputs) -> None:
+    result = inputs.ingest(
         [TRACK, REFUND], test=[{"text": "help", "label": "track"}], feedback=[[{"text": "Help", "label": "refund"}]]
     )
-    assert len(done.rows) == 2
-    assert done.report["also_in_test_and_dropped"] == 1
+    assert len(result.rows) == 2
+    assert result.report["also_in_test_and_dropped"] == 1
 
 
-def test_a_bad_test_row_is_refused_with_its_line(desk: Desk) -> None:
-    error = desk.refuse([TRACK, REFUND], test=[TRACK, {"text": "hello"}])
+def test_a_bad_test_row_is_refused_with_its_line(inputs: Inputs) -> None:
+    error = inputs.refuse([TRACK, REFUND], test=[TRACK, {"text": "hello"}])
     assert error.where.endswith("test.jsonl, line 2")
     assert "label is missing" in error.what
 
 
-def test_labels_of_the_test_that_no_row_has_are_refused_by_name(desk: Desk) -> None:
-    error = desk.refuse([TRACK, REFUND], test=[{"text": "it is flat", "label": "battery"}])
+def test_labels_of_the_test_that_no_row_has_are_refused_by_name(inputs: Inputs) -> None:
+    error = inputs.refuse([TRACK, REFUND], test=[{"text": "it is flat", "label": "battery"}])
     assert "battery" in error.what
 
 
-def test_near_duplicates_are_reported_and_kept(desk: Desk) -> None:
+def test_near_duplicates_are_reported_and_kept(inputs: Inputs) -> None:
     near = [{"text": f"{LONG} {word}", "label": "track"} for word in ("home", "here")]
-    done = desk.ingest([TRACK, REFUND, *near], near_duplicates="report")
-    found = done.report["near_duplicates"]
-    assert len(done.rows) == 4
-    assert (found["action"], found["pairs"], found["share_of_rows"]) == ("report", 1, 0.5)
-    assert found["examples"] == [{"first": f"{LONG} home", "second": f"{LONG} here", "jaccard": 0.857}]
+    result = inputs.ingest([TRACK, REFUND, *near], near_duplicates="report")
+    near_report = result.report["near_duplicates"]
+    assert len(result.rows) == 4
+    assert (near_report["action"], near_report["pairs"], near_report["share_of_rows"]) == ("report", 1, 0.5)
+    assert near_report["examples"] == [{"first": f"{LONG} home", "second": f"{LONG} here", "jaccard": 0.857}]
 
 
-def test_near_duplicates_are_dropped_by_params_and_the_first_stays(desk: Desk) -> None:
+def test_near_duplicates_are_dropped_by_params_and_the_first_stays(inputs: Inputs) -> None:
     near = [{"text": f"{LONG} {word}", "label": "track"} for word in ("home", "here", "hence")]
-    done = desk.ingest([TRACK, *near, REFUND], near_duplicates="drop")
-    assert [text for text, _ in pairs(done)] == [TRACK["text"], f"{LONG} home", REFUND["text"]]
-    assert done.report["near_duplicates"]["pairs"] == 3
+    result = inputs.ingest([TRACK, *near, REFUND], near_duplicates="drop")
+    assert [text for text, _ in pairs(result)] == [TRACK["text"], f"{LONG} home", REFUND["text"]]
+    assert result.report["near_duplicates"]["pairs"] == 3
 
 
-def test_rows_dropped_as_near_duplicates_are_counted(desk: Desk) -> None:
+def test_rows_dropped_as_near_duplicates_are_counted(inputs: Inputs) -> None:
     near = [{"text": f"{LONG} {word}", "label": "track"} for word in ("home", "here", "hence")]
-    report = desk.ingest([TRACK, *near, REFUND], near_duplicates="drop").report
+    report = inputs.ingest([TRACK, *near, REFUND], near_duplicates="drop").report
     assert report["near_duplicates"].get("dropped") == 2
     assert report["near_duplicates"]["share_of_rows"] <= 1
 
@@ -308,39 +308,39 @@ KINDS = st.one_of(
 def test_no_row_is_lost(
     tmp_path_factory: pytest.TempPathFactory, params: Params, rows: list[Row], feedback: list[Row], test: list[Row]
 ) -> None:
-    desk = Desk(tmp_path_factory.mktemp("desk"), params.data)
+    inputs = Inputs(tmp_path_factory.mktemp("inputs"), params.data)
     known: list[Row] = [{"text": "sure", "label": "track"}, {"text": "certain", "label": "refund"}]
-    taught: list[Row] = [{"text": "also sure", "label": "track"}]
-    done = desk.ingest([*known, *rows], test=test, feedback=[[*taught, *feedback]])
-    assert accounted(done.report) == len(known) + len(rows) + len(taught) + len(feedback)
-    assert done.report["accepted"] == len(done.rows) == len({row.id for row in done.rows})
-    assert done.report["quarantined"]["rows"] == len(done.quarantined)
-    assert not {row.id for row in done.rows} & {row.id for row in done.test}
+    corrections: list[Row] = [{"text": "also sure", "label": "track"}]
+    result = inputs.ingest([*known, *rows], test=test, feedback=[[*corrections, *feedback]])
+    assert accounted(result.report) == len(known) + len(rows) + len(corrections) + len(feedback)
+    assert result.report["accepted"] == len(result.rows) == len({row.id for row in result.rows})
+    assert result.report["quarantined"]["rows"] == len(result.quarantined)
+    assert not {row.id for row in result.rows} & {row.id for row in result.test}
 
 
-def test_the_numbers_of_the_report_add_up(desk: Desk) -> None:
+def test_the_numbers_of_the_report_add_up(inputs: Inputs) -> None:
     feedback: list[Row] = [{"text": "battery is flat", "label": "battery"}, "nonsense"]
-    report = desk.ingest([TRACK, REFUND, TRACK, "nonsense"], feedback=[feedback]).report
+    report = inputs.ingest([TRACK, REFUND, TRACK, "nonsense"], feedback=[feedback]).report
     assert report["source"]["rows"] == 4
     assert report["source"]["rows"] + report["feedback"]["rows"] == accounted(report)
 
 
-def test_the_digest_depends_on_the_data_and_not_on_its_order(desk: Desk) -> None:
+def test_the_digest_depends_on_the_data_and_not_on_its_order(inputs: Inputs) -> None:
     rows: list[Row] = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(20)]
-    assert desk.ingest(rows).report["digest"] == desk.ingest(rows[::-1]).report["digest"]
-    assert desk.ingest(rows[1:]).report["digest"] != desk.ingest(rows).report["digest"]
+    assert inputs.ingest(rows).report["digest"] == inputs.ingest(rows[::-1]).report["digest"]
+    assert inputs.ingest(rows[1:]).report["digest"] != inputs.ingest(rows).report["digest"]
 
 
-def test_all_files_are_written_and_say_the_same(desk: Desk) -> None:
+def test_all_files_are_written_and_agree(inputs: Inputs) -> None:
     source: list[Row] = [
         TRACK,
         REFUND,
         '{"text": "half \\ud83d", "label": "track"}',
         {**REFUND, "text": "money, please", "stars": 5},
     ]
-    done = desk.ingest(source, test=[{"text": "help", "label": "track"}])
-    out = desk.folder / "out"
-    write(done, out)
+    result = inputs.ingest(source, test=[{"text": "help", "label": "track"}])
+    out = inputs.folder / "out"
+    write(result, out)
     assert {path.name for path in out.iterdir()} == {
         "rows.parquet",
         "test.parquet",
@@ -348,28 +348,32 @@ def test_all_files_are_written_and_say_the_same(desk: Desk) -> None:
         "classes.csv",
         "report.json",
     }
-    assert read_examples(out / "rows.parquet") == done.rows
-    assert read_examples(out / "test.parquet") == done.test
-    [aside] = [json.loads(line) for line in (out / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert (aside["path"], aside["line"], aside["reason"]) == (str(desk.source), 3, "text holds half of a surrogate pair")
-    assert aside["fields"] == {"text": "half \ud83d", "label": "track"}
+    assert read_examples(out / "rows.parquet") == result.rows
+    assert read_examples(out / "test.parquet") == result.test
+    [quarantined] = [json.loads(line) for line in (out / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (quarantined["path"], quarantined["line"], quarantined["reason"]) == (
+        str(inputs.source),
+        3,
+        "text holds half of a surrogate pair",
+    )
+    assert quarantined["fields"] == {"text": "half \ud83d", "label": "track"}
     assert (out / "classes.csv").read_text(encoding="utf-8").splitlines() == ["label,rows", "refund,2", "track,1"]
-    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == done.report
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == result.report
 
 
-def test_without_a_test_its_file_is_there_and_empty(desk: Desk) -> None:
-    write(desk.ingest([TRACK, REFUND]), desk.folder / "out")
-    assert read_examples(desk.folder / "out" / "test.parquet") == []
+def test_without_a_test_its_file_is_there_and_empty(inputs: Inputs) -> None:
+    write(inputs.ingest([TRACK, REFUND]), inputs.folder / "out")
+    assert read_examples(inputs.folder / "out" / "test.parquet") == []
 
 
-def test_half_of_a_surrogate_pair_in_another_column_does_not_stop_the_stage(desk: Desk) -> None:
-    done = desk.ingest([TRACK, REFUND, '{"text": "hello", "label": "track", "note": "half \\ud83d"}'])
-    write(done, desk.folder / "out")
-    assert len(read_examples(desk.folder / "out" / "rows.parquet")) + len(done.quarantined) == 3
+def test_half_of_a_surrogate_pair_in_another_column_does_not_stop_the_stage(inputs: Inputs) -> None:
+    result = inputs.ingest([TRACK, REFUND, '{"text": "hello", "label": "track", "note": "half \\ud83d"}'])
+    write(result, inputs.folder / "out")
+    assert len(read_examples(inputs.folder / "out" / "rows.parquet")) + len(result.quarantined) == 3
 
 
 def test_the_shipped_corpus_is_accepted_whole(params: Params) -> None:
-    done = ingest(ROOT / params.data.source, ROOT / params.data.test, ROOT / "data/none", params.data)
-    assert done.quarantined == []
-    assert len(done.rows) == done.report["source"]["rows"]
-    assert set(labels_of(done.rows)) == set(done.report["classes"])
+    result = ingest(ROOT / params.data.source, ROOT / params.data.test, ROOT / "data/none", params.data)
+    assert result.quarantined == []
+    assert len(result.rows) == result.report["source"]["rows"]
+    assert set(labels_of(result.rows)) == set(result.report["classes"])

@@ -1,4 +1,4 @@
-"""The split: sides that follow from content alone, shares that hold, classes that can be tested."""
+"""The split: sides depend on content alone, shares hold within binomial bounds, and every class can be tested."""
 
 import json
 import random
@@ -28,9 +28,9 @@ def many(label: str, rows: int = 60) -> list[Example]:
     return [row(f"{label} number {n}", label) for n in range(rows)]
 
 
-def placed(sides: Sides) -> dict[str, str]:
-    """Side of each row by id."""
-    return {one.id: name for name in ("train", "val", "test") for one in getattr(sides, name)}
+def side_by_id(sides: Sides) -> dict[str, str]:
+    """Return the side of each row by id."""
+    return {example.id: name for name in ("train", "val", "test") for example in getattr(sides, name)}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def shipped(corpus: list[Example], params: Params) -> Sides:
 
 
 KNOWN = [*many("a"), *many("b")]
-SIDES = placed(split(KNOWN, [], HALF))
+SIDES = side_by_id(split(KNOWN, [], HALF))
 NEWCOMERS = st.lists(st.integers(1000, 9999), max_size=40, unique=True)
 
 
@@ -54,36 +54,36 @@ NEWCOMERS = st.lists(st.integers(1000, 9999), max_size=40, unique=True)
 def test_no_row_moves_when_rows_are_added_or_reordered(newcomers: list[int], order: random.Random) -> None:
     rows = [*KNOWN, *(row(f"newcomer {n}", "ab"[n % 2]) for n in newcomers)]
     order.shuffle(rows)
-    after = placed(split(rows, [], HALF))
-    assert {one.id: after[one.id] for one in KNOWN} == SIDES
+    after = side_by_id(split(rows, [], HALF))
+    assert {example.id: after[example.id] for example in KNOWN} == SIDES
 
 
 @settings(deadline=None)
-@given(kept=st.sets(st.integers(0, 119), min_size=90))
-def test_no_row_moves_when_rows_are_taken_away(kept: set[int]) -> None:
-    after = placed(split([KNOWN[n] for n in sorted(kept)], [], HALF))
-    assert all(SIDES[one] == side for one, side in after.items())
+@given(remaining=st.sets(st.integers(0, 119), min_size=90))
+def test_no_row_moves_when_rows_are_removed(remaining: set[int]) -> None:
+    after = side_by_id(split([KNOWN[n] for n in sorted(remaining)], [], HALF))
+    assert all(SIDES[row_id] == side for row_id, side in after.items())
 
 
 def test_the_side_of_a_known_row_is_the_same_for_ever() -> None:
-    """Golden: whoever changes this moves test rows of every user into training."""
+    """A golden test: a change here moves test rows of every user into training."""
     texts = ("one", "two", "three", "four", "five", "six", "seven")
     sides = [side_of(row(text), 1, val_share=0.2, test_share=0.3) for text in texts]
     assert sides == ["train", "train", "train", "val", "test", "train", "test"]
 
 
-def test_another_seed_is_another_split() -> None:
-    assert placed(split(KNOWN, [], HALF.model_copy(update={"seed": 2}))) != SIDES
+def test_another_seed_gives_another_split() -> None:
+    assert side_by_id(split(KNOWN, [], HALF.model_copy(update={"seed": 2}))) != SIDES
 
 
 def test_every_row_has_one_side(corpus: list[Example], shipped: Sides) -> None:
-    ids = [one.id for side in (shipped.train, shipped.val, shipped.test) for one in side]
-    assert sorted(ids) == sorted(one.id for one in corpus)
+    ids = [example.id for side in (shipped.train, shipped.val, shipped.test) for example in side]
+    assert sorted(ids) == sorted(example.id for example in corpus)
 
 
 def test_rows_keep_their_order_within_a_side(corpus: list[Example], shipped: Sides) -> None:
-    order = {one.id: number for number, one in enumerate(corpus)}
-    numbers = [order[one.id] for one in shipped.train]
+    order = {example.id: number for number, example in enumerate(corpus)}
+    numbers = [order[example.id] for example in shipped.train]
     assert numbers == sorted(numbers)
 
 
@@ -101,18 +101,18 @@ def test_shares_of_each_class_are_within_binomial_bounds(
     corpus: list[Example], shipped: Sides, params: Params, side: str
 ) -> None:
     share = getattr(params.split, f"{side}_share")
-    found = Counter(one.label for one in getattr(shipped, side))
+    sizes = Counter(example.label for example in getattr(shipped, side))
     outside = []
-    for label, rows in Counter(one.label for one in corpus).items():
-        low, high = binom.interval(0.9999, rows, share)  # twenty classes are looked at
-        if not low <= found[label] <= high:
+    for label, rows in Counter(example.label for example in corpus).items():
+        low, high = binom.interval(0.9999, rows, share)  # wide, because twenty classes are tested
+        if not low <= sizes[label] <= high:
             outside.append(label)
     assert outside == []
 
 
 def test_shares_hold_over_many_rows() -> None:
     rows = [row(f"text {n}") for n in range(20_000)]
-    counts = Counter(side_of(one, 5, val_share=0.1, test_share=0.3) for one in rows)
+    counts = Counter(side_of(example, 5, val_share=0.1, test_share=0.3) for example in rows)
     for side, share in (("val", 0.1), ("test", 0.3), ("train", 0.6)):
         low, high = binom.interval(0.9999, len(rows), share)
         assert low <= counts[side] <= high
@@ -121,7 +121,7 @@ def test_shares_hold_over_many_rows() -> None:
 @pytest.mark.parametrize(
     "twin", ["WHERE IS MY PARCEL", "where, is my parcel?!", "Where\nis my\tparcel", "where is\u200b my parcel"]
 )
-def test_twins_in_case_and_punctuation_fall_on_one_side(twin: str) -> None:
+def test_texts_that_differ_in_case_and_punctuation_are_on_one_side(twin: str) -> None:
     for seed in range(20):
         sides = {side_of(row(text), seed, val_share=0.3, test_share=0.3) for text in ("where is my parcel", twin)}
         assert len(sides) == 1
@@ -129,21 +129,25 @@ def test_twins_in_case_and_punctuation_fall_on_one_side(twin: str) -> None:
 
 def test_a_group_stays_together() -> None:
     rows = [row(f"text {n}", "ab"[n % 2], group=f"customer {n % 30}") for n in range(300)]  # a customer has one class
-    sides = placed(split(rows, [], HALF))
-    for group in {one.group for one in rows}:
-        assert len({sides[one.id] for one in rows if one.group == group}) == 1, group
+    sides = side_by_id(split(rows, [], HALF))
+    for group in {example.group for example in rows}:
+        assert len({sides[example.id] for example in rows if example.group == group}) == 1, group
 
 
 def test_a_group_stays_together_across_its_classes() -> None:
     rows = [row(f"text {n}", "ab"[n // 150], group=f"customer {n % 50}") for n in range(300)]
-    sides = placed(split(rows, [], HALF))
-    torn = [group for group in {one.group for one in rows} if len({sides[one.id] for one in rows if one.group == group}) > 1]
-    assert torn == []
+    sides = side_by_id(split(rows, [], HALF))
+    divided = [
+        group
+        for group in {example.group for example in rows}
+        if len({sides[example.id] for example in rows if example.group == group}) > 1
+    ]
+    assert divided == []
 
 
-def test_groups_do_not_all_fall_on_one_side() -> None:
+def test_groups_are_spread_over_all_sides() -> None:
     rows = [row(f"text {n}", group=f"customer {n % 50}") for n in range(300)]
-    assert set(placed(split(rows, [], KEEP)).values()) == {"train", "val", "test"}
+    assert set(side_by_id(split(rows, [], KEEP)).values()) == {"train", "val", "test"}
 
 
 def test_a_small_class_is_refused_by_name() -> None:
@@ -151,36 +155,36 @@ def test_a_small_class_is_refused_by_name() -> None:
         split([*KNOWN, row("only one", "tiny")], [], HALF)
 
 
-def test_a_small_class_is_kept_for_training_by_params_and_named() -> None:
-    tiny = next(one for one in many("tiny") if side_of(one, 1, val_share=0.2, test_share=0.3) == "test")
+def test_a_small_class_is_kept_for_training_by_params_and_listed() -> None:
+    tiny = next(example for example in many("tiny") if side_of(example, 1, val_share=0.2, test_share=0.3) == "test")
     sides = split([*KNOWN, tiny], [], KEEP)
     assert sides.small_classes == ["tiny"]
-    assert placed(sides)[tiny.id] == "train"
-    assert {one.label for one in sides.test} == {"a", "b"}
+    assert side_by_id(sides)[tiny.id] == "train"
+    assert {example.label for example in sides.test} == {"a", "b"}
 
 
 def test_keeping_small_classes_moves_no_other_row() -> None:
-    after = placed(split([*KNOWN, row("only one", "tiny")], [], KEEP))
-    assert {one.id: after[one.id] for one in KNOWN} == SIDES
+    after = side_by_id(split([*KNOWN, row("only one", "tiny")], [], KEEP))
+    assert {example.id: after[example.id] for example in KNOWN} == SIDES
 
 
-def test_a_class_that_nothing_would_be_learnt_from_is_refused() -> None:
-    rows = [one for one in many("c", 400) if side_of(one, 1, val_share=0.2, test_share=0.3) == "test"]
+def test_a_class_without_training_rows_is_refused() -> None:
+    rows = [example for example in many("c", 400) if side_of(example, 1, val_share=0.2, test_share=0.3) == "test"]
     with pytest.raises(InputError, match=r"none to train on: c"):
         split([*KNOWN, *rows], [], HALF)
 
 
 def test_a_split_without_validation_is_refused() -> None:
-    none_in_val = [one for one in KNOWN if SIDES[one.id] != "val"]
+    none_in_val = [example for example in KNOWN if SIDES[example.id] != "val"]
     with pytest.raises(InputError, match="no row is assigned to validation"):
         split(none_in_val, [], HALF)
 
 
-def test_a_supplied_test_is_the_test_as_it_is() -> None:
+def test_a_supplied_test_is_used_unchanged() -> None:
     supplied = [row("supplied one", "a"), row("supplied two", "b"), row("supplied one", "a"), row("supplied three", "b")]
     sides = split(KNOWN, supplied, HALF)
     assert sides.test == supplied
-    assert {one.id for one in [*sides.train, *sides.val]} == {one.id for one in KNOWN}
+    assert {example.id for example in [*sides.train, *sides.val]} == {example.id for example in KNOWN}
 
 
 def test_with_a_supplied_test_the_share_of_validation_stays() -> None:
@@ -196,18 +200,18 @@ def test_a_class_that_the_supplied_test_lacks_is_refused() -> None:
 
 def test_the_report_counts_sides_and_classes() -> None:
     sides = split(KNOWN, [], HALF)
-    found = report(sides, 0.8)
-    assert found["rows"] == dict(Counter(SIDES.values()))
-    assert sum(found["classes"][side]["a"] for side in ("train", "val", "test")) == 60
-    assert found["small_classes_kept_for_training"] == []
+    summary = report(sides, 0.8)
+    assert summary["rows"] == dict(Counter(SIDES.values()))
+    assert sum(summary["classes"][side]["a"] for side in ("train", "val", "test")) == 60
+    assert summary["small_classes_kept_for_training"] == []
 
 
-def test_near_pairs_between_training_and_test_are_told_and_those_within_are_not() -> None:
+def test_near_pairs_between_training_and_test_are_reported_and_those_within_a_side_are_not() -> None:
     long = "the quick brown fox jumps over the lazy dog and runs far away from"
     sides = Sides([row(f"{long} home"), row(f"{long} here")], [row(f"{long} val")], [row(f"{long} there")], [], 0.3)
-    found = report(sides, 0.8)
-    assert found["near_pairs_train_test"] == 2
-    assert found["near_pairs_examples"] == [[f"{long} home", f"{long} there"], [f"{long} here", f"{long} there"]]
+    summary = report(sides, 0.8)
+    assert summary["near_pairs_train_test"] == 2
+    assert summary["near_pairs_examples"] == [[f"{long} home", f"{long} there"], [f"{long} here", f"{long} there"]]
 
 
 def test_digests_are_those_of_the_sides_and_stable() -> None:
@@ -216,16 +220,16 @@ def test_digests_are_those_of_the_sides_and_stable() -> None:
     assert report(once, 0.8)["digests"]["test"] == digest_examples(once.test)
 
 
-def test_few_rows_a_class_are_drawn_anew_by_the_seed_and_tested_on_the_same_rows() -> None:
+def test_few_rows_a_class_are_drawn_by_the_seed_and_tested_on_the_same_rows() -> None:
     rows = [*many("a"), *many("b", 7)]
     whole = split(rows, [], HALF)
     drawn = {seed: split(rows, [], HALF.model_copy(update={"rows_a_class": 10, "seed": seed})) for seed in (1, 2)}
     assert drawn[1].test == whole.test
-    kept = [*drawn[1].train, *drawn[1].val]
-    assert Counter(labels_of(kept))["a"] == 10
-    assert Counter(labels_of(kept))["b"] == Counter(labels_of([*whole.train, *whole.val]))["b"]
-    assert {one.id for one in kept} <= {one.id for one in [*whole.train, *whole.val]}
+    chosen = [*drawn[1].train, *drawn[1].val]
+    assert Counter(labels_of(chosen))["a"] == 10
+    assert Counter(labels_of(chosen))["b"] == Counter(labels_of([*whole.train, *whole.val]))["b"]
+    assert {example.id for example in chosen} <= {example.id for example in [*whole.train, *whole.val]}
     supplied = [row("a test of my own", "a"), row("another", "a"), row("a third", "b"), row("a fourth", "b")]
     few = [split(rows, supplied, HALF.model_copy(update={"rows_a_class": 10, "seed": seed})) for seed in (1, 2)]
     assert few[0].test == few[1].test == supplied
-    assert {one.id for one in few[0].train} != {one.id for one in few[1].train}
+    assert {example.id for example in few[0].train} != {example.id for example in few[1].train}

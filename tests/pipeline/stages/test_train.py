@@ -1,4 +1,4 @@
-"""The stage `train`: what it tells the run, and when."""
+"""Stage `train`: the events that it logs to the run, and their order."""
 
 from typing import Any
 
@@ -23,18 +23,18 @@ def small(params: Params) -> Params:
 
 
 @pytest.fixture(scope="module")
-def told(small: Params, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def events(small: Params, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     run: Any = Recorder()
     sides = [rows("parcel", count) + rows("money", count) for count in (8, 2)]
     fine_tune(prepare(*sides, small), small, run, None, tmp_path_factory.mktemp("home"))
     return list(run.told)
 
 
-def test_the_curve_of_the_learning_rate_is_drawn_before_the_first_step(told: list[str]) -> None:
-    assert told.index("figure schedule") < told.index("train/loss 1")
+def test_the_learning_rate_is_plotted_before_the_first_step(events: list[str]) -> None:
+    assert events.index("figure schedule") < events.index("train/loss 1")
 
 
-def test_every_step_is_told_with_its_rate_and_its_norm(told: list[str]) -> None:
+def test_every_step_is_logged_with_its_rate_and_its_norm(events: list[str]) -> None:
     for step in (1, 2, 3, 4):
-        assert {f"train/{name} {step}" for name in ("loss", "lr", "grad_norm", "guard_rate")} <= set(told)
-    assert "epoch/val_f1_macro 1" in told
+        assert {f"train/{name} {step}" for name in ("loss", "lr", "grad_norm", "guard_rate")} <= set(events)
+    assert "epoch/val_f1_macro 1" in events

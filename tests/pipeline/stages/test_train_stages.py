@@ -1,4 +1,4 @@
-"""The stages that train, with real MLflow: killed and resumed, failed, and once for each fold."""
+"""The stages that train, with real MLflow: a killed run resumes, a failed one is recorded, every fold has a run."""
 
 import os
 import signal
@@ -38,9 +38,9 @@ COMMAND = (
 SMALL = {"epochs": 3, "batch_size": 4, "precision": "fp32", "log_every_steps": 1, "checkpoint_s": 0}
 
 
-def examples(of: slice) -> list[Example]:
-    texts = {"parcel": PARCEL[of], "money": MONEY[of]}
-    return [Example(id=text, text=text, label=label) for label, own in texts.items() for text in own]
+def examples(part: slice) -> list[Example]:
+    texts_by_label = {"parcel": PARCEL[part], "money": MONEY[part]}
+    return [Example(id=text, text=text, label=label) for label, texts in texts_by_label.items() for text in texts]
 
 
 def sha256_of(path: Path) -> str:
@@ -49,53 +49,55 @@ def sha256_of(path: Path) -> str:
 
 @pytest.fixture
 def ready(project: Project) -> Project:
-    """A project whose rows are split, with a training of 12 steps that writes a checkpoint after each."""
+    """Return a project with split rows, whose training has 12 steps and writes a checkpoint after each."""
     project.set(model={"lora_rank": 2}, train=SMALL)
     sides = {"train": slice(0, 7), "val": slice(7, 9), "test": slice(9, 10)}
-    for side, of in sides.items():
-        write_examples(project / f"split/{side}.parquet", examples(of))
+    for side, part in sides.items():
+        write_examples(project / f"split/{side}.parquet", examples(part))
     write_examples(project / "spread/rows.parquet", [])
     write_json(project / "spread/report.json", {"texts": 0})
     write_json(project / "split/report.json", {"digests": dict.fromkeys(sides, "0" * 64)})
     return project
 
 
-def killed_after_a_checkpoint(project: Project) -> None:
-    """Start the stage, and kill -9 it when its second checkpoint is marked."""
+def kill_after_a_checkpoint(project: Project) -> None:
+    """Start the stage, and kill -9 it when its second checkpoint is complete."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("EVERGREEN_", "MLFLOW_", "DVC_"))}
     python = str(project / ".venv/bin/python")
     process = subprocess.Popen([python, *COMMAND[1:]], cwd=project.folder, env=environment, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 600
-    while len(markers(project)) < 2 and process.poll() is None and time.monotonic() < until:
+    deadline = time.monotonic() + 600
+    while len(markers(project)) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
-    assert process.wait() == -signal.SIGKILL  # it was not done before
+    assert process.wait() == -signal.SIGKILL  # it had not finished
     assert markers(project)
 
 
 def markers(project: Project) -> list[Path]:
-    """Of checkpoints that are written to the end."""
+    """Return the markers of complete checkpoints."""
     return list(project.home.glob("checkpoints/*/step-*.json"))
 
 
-def test_killed_and_run_again_it_writes_the_bytes_of_one_that_was_not_in_the_same_run(ready: Project, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_in_the_same_run_and_writes_the_bytes_of_an_uninterrupted_one(
+    ready: Project, tmp_path: Path
+) -> None:
     params, run = ready.params, cast(Run, Recorder())
     uninterrupted = fine_tune(prepare(examples(slice(0, 7)), examples(slice(7, 9)), params), params, run, None, tmp_path)
     save_trained(tmp_path / "expected", uninterrupted.state, ["money", "parcel"], {})
-    killed_after_a_checkpoint(ready)
+    kill_after_a_checkpoint(ready)
     assert not (ready / "model").exists()
     assert "training_resumed" in ready.must(*COMMAND)
     assert sha256_of(ready / "model/adapter.safetensors") == sha256_of(tmp_path / "expected/adapter.safetensors")
     assert list((ready.home / "checkpoints").iterdir()) == []
     client = mlflow.MlflowClient(f"sqlite:///{ready.home / 'mlflow.db'}")
-    (found,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
-    assert found.info.status == "FINISHED"
-    assert int(found.data.tags["resumed_from_step"]) >= 1
+    (stored,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    assert stored.info.status == "FINISHED"
+    assert int(stored.data.tags["resumed_from_step"]) >= 1
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of state with an MLflow of its own."""
+    """Return a fresh home of state with its own MLflow."""
     return tmp_path_factory.mktemp("training")
 
 
@@ -105,7 +107,7 @@ def small(params: Params) -> Params:
     return params.model_copy(update={"train": train, "model": params.model.model_copy(update={"lora_rank": 2})})
 
 
-def test_hopeless_gradients_leave_a_failed_run_with_its_picture_and_no_model(small: Params, home: Path) -> None:
+def test_exploding_gradients_leave_a_failed_run_with_its_picture_and_no_model(small: Params, home: Path) -> None:
     wild = small.model_copy(update={"train": small.train.model_copy(update={"encoder_lr": 1e30, "head_lr": 1e30, "epochs": 6})})
     with pytest.raises(RefusedError, match="bad steps in a row"), stage_run("train", flatten(wild.train, "train"), home) as run:
         fine_tune(prepare(examples(slice(0, 7)), examples(slice(7, 9)), wild), wild, run, None, home)
@@ -115,14 +117,14 @@ def test_hopeless_gradients_leave_a_failed_run_with_its_picture_and_no_model(sma
     assert [file.path for file in mlflow.MlflowClient().list_artifacts(run.id, "figures")] == ["figures/schedule.png"]
 
 
-def test_every_fold_is_a_run_inside_of_the_one_that_holds_the_mean(small: Params, home: Path, tmp_path: Path) -> None:
-    found = cross_validate(examples(slice(0, 10)), small, tmp_path, home)
-    scores = [fold["val_f1_macro"] for fold in found["folds"]]
+def test_every_fold_is_a_child_of_the_run_that_holds_the_mean(small: Params, home: Path, tmp_path: Path) -> None:
+    result = cross_validate(examples(slice(0, 10)), small, tmp_path, home)
+    scores = [fold["val_f1_macro"] for fold in result["folds"]]
     assert len(scores) == 2
-    assert found["over_folds"]["val_f1_macro"]["mean"] == pytest.approx(sum(scores) / 2)
-    children = [mlflow.get_run(fold["run"]) for fold in found["folds"]]
+    assert result["over_folds"]["val_f1_macro"]["mean"] == pytest.approx(sum(scores) / 2)
+    children = [mlflow.get_run(fold["run"]) for fold in result["folds"]]
     (parent,) = {child.data.tags["mlflow.parentRunId"] for child in children}
     assert mlflow.get_run(parent).data.metrics["folds/val_f1_macro_mean"] == pytest.approx(sum(scores) / 2)
     assert {run.info.status for run in [*children, mlflow.get_run(parent)]} == {"FINISHED"}
     again = cross_validate(examples(slice(0, 10)), small, tmp_path, home)
-    assert [fold["run"] for fold in again["folds"]] == [fold["run"] for fold in found["folds"]]  # done before
+    assert [fold["run"] for fold in again["folds"]] == [fold["run"] for fold in result["folds"]]  # not trained again
