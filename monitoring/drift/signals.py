@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from monitoring.detectors.bbsd import bbsd_distance
 from monitoring.detectors.conformal import p_values
 from monitoring.detectors.e_detector import shiryaev_roberts
 from monitoring.detectors.e_process import tail_payoffs
@@ -52,8 +53,7 @@ class SignalResult(NamedTuple):
     value: float | None
     threshold: float
     p: float | None
-    effect: float | None
-    effect_unit: str
+    effect: float | None  # in the unit that `effect_size` documents
     log_e: float
     log_threshold: float
     alarm: Alarm
@@ -206,9 +206,9 @@ def _signal_result(calibration: Calibration, name: str, value: float | None, mea
     log_threshold, threshold = calibration.log_threshold[name], calibration.thresholds[name]
     null = calibration.null[name]
     p = None if value is None else float((1 + (null >= value).sum()) / (1 + len(null)))
-    effect, unit = (None, "") if means is None else effect_size(calibration, name, means)
+    effect = None if means is None else effect_size(calibration, name, means)
     alarm = alarm_kind(in_window=value is not None and value > threshold, in_stream=log_e >= log_threshold)
-    return SignalResult(name, value, threshold, p, effect, unit, log_e, log_threshold, alarm)
+    return SignalResult(name, value, threshold, p, effect, log_e, log_threshold, alarm)
 
 
 def alarm_kind(*, in_window: bool, in_stream: bool) -> Alarm:
@@ -218,17 +218,22 @@ def alarm_kind(*, in_window: bool, in_stream: bool) -> Alarm:
     return "window" if in_window else "stream" if in_stream else "none"
 
 
-def effect_size(calibration: Calibration, name: str, means: Means) -> tuple[float, str]:
-    """Return the size of a change and its unit, neither of which grows with the number of rows."""
+def effect_size(calibration: Calibration, name: str, means: Means) -> float:
+    """Return the size of a change, which does not grow with the number of rows.
+
+    Novelty: share of texts unlike the reference. Sketch: standard deviations in kernel space. Labels: share of predictions that
+    would have to change class. Softmax: largest KS distance of a class's probabilities. Others: shift of the distribution
+    function, positive for higher values.
+    """
     before, now = calibration.means[name], means[name]
     if name == "input_novelty":
-        return out_of_distribution_share(before, now), "share of texts unlike the reference"
+        return out_of_distribution_share(before, now)
     if name == "input_sketch":
         variance = max(1.0 - float((before**2).sum()), 1e-9)  # the kernel's own variance, k(x, x) = 1
-        return float(np.sqrt(((now - before) ** 2).sum() / variance)), "standard deviations in kernel space"
+        return float(np.sqrt(((now - before) ** 2).sum() / variance))
     if name == "prediction_labels":
-        return float(np.abs(now - before).sum() / 2), "share of predictions that would have to change class"
+        return float(np.abs(now - before).sum() / 2)
     if name == "prediction_softmax":
-        return float(window_statistics({**calibration.means}, means, (1, 1))[name]), "largest distance of a class's probabilities"
+        return float(bbsd_distance(before, now))
     gaps = np.cumsum(before - now)
-    return float(gaps[np.argmax(np.abs(gaps))]), "shift of the distribution, up is positive"
+    return float(gaps[np.argmax(np.abs(gaps))])
