@@ -47,7 +47,6 @@ class AccuracyEstimator(NamedTuple):
     predicted_shares: Floats  # (classes,) shares of predictions, smoothed so that none is 0
     underconfidence: float  # accuracy − mean confidence
     underconfidence_variance: float  # of one row
-    atc_threshold: float  # confidence that as many reference rows exceed as are right
     text_kinds: TextKindModel
     offset: float  # accuracy on the reference minus its estimate there
 
@@ -61,14 +60,12 @@ class AccuracyInterval(NamedTuple):
 
 
 class AccuracyEstimate(NamedTuple):
-    """Accuracy of a window without labels, with two published estimators that assume calibrated confidence."""
+    """Accuracy of a window, estimated without labels."""
 
     accuracy: AccuracyInterval
     out_of_distribution_share: float
     corrupted_share: float
     unexplained: float  # smallest share of rows that no mixture of text kinds accounts for
-    cbpe: float  # mean confidence (NannyML's CBPE for accuracy)
-    atc: float  # share above the reference's threshold (Garg et al. 2022)
 
     @property
     def unlike_reference_share(self) -> float:
@@ -107,7 +104,6 @@ def fit_accuracy_estimator(reference: Reference, corrupted: Reference | None, se
         predicted_shares=predicted / predicted.sum(),
         underconfidence=accuracy - float(confidence.mean()),
         underconfidence_variance=float((reference.correct - confidence).var()),
-        atc_threshold=float(np.quantile(confidence, 1 - accuracy)),
         text_kinds=fit_text_kinds(reference, corrupted, settings),
         offset=0.0,
     )
@@ -148,7 +144,6 @@ def estimate_accuracy(estimator: AccuracyEstimator, window: PredictionRows, sett
     estimate = float(np.clip(expected.estimate + estimator.offset, 0.0, 1.0))
     low = min(estimate, expected.pessimistic + min(estimator.offset, 0.0))
     high = max(estimate, expected.optimistic)
-    confidence = window.probabilities.max(axis=1).astype(np.float64)
     return AccuracyEstimate(
         accuracy=AccuracyInterval(
             estimate=estimate,
@@ -158,8 +153,6 @@ def estimate_accuracy(estimator: AccuracyEstimator, window: PredictionRows, sett
         out_of_distribution_share=float(expected.kind_shares[[OUT_OF_DISTRIBUTION, FAR_OUT_OF_DISTRIBUTION]].sum()),
         corrupted_share=float(expected.kind_shares[CORRUPTED]),
         unexplained=unexplained,
-        cbpe=float(confidence.mean()),
-        atc=float((confidence >= estimator.atc_threshold).mean()),
     )
 
 

@@ -38,9 +38,6 @@ class Batch(NamedTuple):
     waiting_since: float | None  # None: nothing waits
 
 
-START_OF_LOG = Cursor(0, {}, {})
-
-
 def read_new(url: str, cursor: Cursor, *, at_most: int, late_s: float) -> Batch:
     """Read segments after the cursor until there are `at_most` rows; raises what the store raises.
 

@@ -82,19 +82,23 @@ def _guesses(world: World, kinds: dict[str, Make], runs: int, shipped: Monitor, 
         reference_rows, rest = drawn(world, np.random.default_rng([seed, run]))
         settings = monitor(shipped, window_rows=WINDOW, seed=run)
         spoilt = to_reference(world.spoilt.take(reference_rows), world.head) if world.spoilt else None
-        facts = fit_accuracy_estimator(to_reference(world.pool.take(reference_rows), world.head), spoilt, settings)
+        reference = to_reference(world.pool.take(reference_rows), world.head)
+        estimator = fit_accuracy_estimator(reference, spoilt, settings)
+        atc_threshold = float(np.quantile(reference.probabilities.max(axis=1).astype(np.float64), 1 - estimator.accuracy))
         for number, (kind, make) in enumerate(kinds.items()):
             window = make(world.pool.take(rest), np.random.default_rng([seed, run, number]))
-            told[kind].append(_told(world, window, facts, settings))
+            told[kind].append(_told(world, window, estimator, atc_threshold, settings))
     return [_summed(f"{world.name}: {kind}", own) for kind, own in told.items()]
 
 
-def _told(world: World, window: Texts, facts: AccuracyEstimator, settings: Monitor) -> Told:
+def _told(world: World, window: Texts, estimator: AccuracyEstimator, atc_threshold: float, settings: Monitor) -> Told:
+    """Estimate one window; the controls are NannyML's CBPE, ATC (Garg et al. 2022), DoC, and no change of accuracy."""
     rows = to_rows(window, world.head, "any")
-    found = estimate_accuracy(facts, rows, settings)
-    assert found is not None
-    ours, cbpe = found.accuracy, found.cbpe
-    others = {"CBPE": cbpe, "ATC": found.atc, "DoC": cbpe + facts.underconfidence, "unchanged": facts.accuracy}
+    estimate = estimate_accuracy(estimator, rows, settings)
+    assert estimate is not None
+    ours, confidence = estimate.accuracy, rows.probabilities.max(axis=1).astype(np.float64)
+    cbpe, atc = float(confidence.mean()), float((confidence >= atc_threshold).mean())
+    others = {"CBPE": cbpe, "ATC": atc, "DoC": cbpe + estimator.underconfidence, "unchanged": estimator.accuracy}
     truth = float(right(window, rows, world.head).mean())
     return Told(truth, {"ours": ours.estimate, **others}, (ours.lower, ours.upper))
 

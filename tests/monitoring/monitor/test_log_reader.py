@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.monitor.log_reader import START_OF_LOG, Batch, Cursor, cursor_from_json, cursor_to_json, read_new
+from monitoring.monitor.log_reader import Batch, Cursor, cursor_from_json, cursor_to_json, read_new
 from serving.prediction import Prediction
 from tests.monitoring.homes import NOON, Gateway, write_segment
 
 DAY_S = 86_400.0
+START_OF_LOG = Cursor(0, {}, {})
 
 
 def row(name: str, at: float = NOON) -> Prediction:
