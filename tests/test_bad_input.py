@@ -128,7 +128,7 @@ def test_a_label_with_two_spellings(project: Project) -> None:
 
 def test_two_possible_label_columns(project: Project) -> None:
     output = refusal(source(project, "text,label,category\nhi,a,b\n", "data/bad.csv"))
-    assert "data/bad.csv: several columns could be meant: label, category" in output
+    assert "data/bad.csv: several columns match: label, category" in output
     assert "data.label_column in params.yaml" in output
 
 

@@ -1,4 +1,4 @@
-"""Causal language models (Llama's shape) as a task of the loop: packed sequences, cross-entropy of the next piece."""
+"""Causal language models (Llama's shape) as a task of the training loop: packed sequences, next-piece cross-entropy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipeline.params import Causal
 
 
 def load_causal(folder: Path, causal: Causal) -> nn.Module:
-    """The language model in fp32 (or quantised), with fresh adapters or trainable as a whole."""
+    """Load the language model in fp32 (or quantised), with new adapters or fully trainable."""
     check_lora(folder, causal)
     transformers.utils.logging.disable_progress_bar()
     base: Any = AutoModelForCausalLM.from_pretrained(
@@ -32,8 +32,8 @@ def load_causal(folder: Path, causal: Causal) -> nn.Module:
 def causal_task(
     model: nn.Module, train: Sequences, val: Sequences, causal: Causal, *, val_batch: int, precision: Precision
 ) -> Task:
-    """Learn `train`, packed once; `val` is held against it by the share of pieces guessed right."""
-    packs = pack([len(own) for own in train.pieces], causal.packed_pieces)
+    """Return the task of training on `train`, packed once, and validating on `val` by next-piece accuracy."""
+    packs = pack([len(sequence) for sequence in train.pieces], causal.packed_pieces)
     multiple = padding_multiple(precision)
 
     def batch(rows: list[int]) -> Batch:
@@ -42,17 +42,17 @@ def causal_task(
     def score() -> dict[str, float]:
         return validate(model, val, causal, batch_size=val_batch, precision=precision)
 
-    lengths = [sum(len(train.pieces[one]) for one in own) for own in packs]
+    lengths = [sum(len(train.pieces[sequence]) for sequence in row) for row in packs]
     return Task(model, lengths, len(val.pieces), batch, next_piece_loss(precision), score, count=count_predicted)
 
 
 def count_predicted(batch: Batch) -> int:
-    """Pieces that the loss is a mean over."""
+    """Return the number of target pieces, which the loss is a mean over."""
     return int((batch["labels"] != IGNORE_INDEX).sum())
 
 
 def next_piece_loss(precision: Precision) -> Callable[[nn.Module, Batch], Tensor]:
-    """Mean cross-entropy over all pieces to be predicted, in fp32."""
+    """Return the loss: mean cross-entropy over all target pieces, in fp32."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         logits, labels = predicted_logits(model, batch, precision)
@@ -62,7 +62,7 @@ def next_piece_loss(precision: Precision) -> Callable[[nn.Module, Batch], Tensor
 
 
 def predicted_logits(model: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
-    """(N, V) fp32 logits of the pieces to be predicted, and (N,) what they are."""
+    """Return (N, V) fp32 logits for the target pieces, and the targets (N,)."""
     with autocast(batch["input_ids"].device.type, precision):
         logits = model(
             input_ids=batch["input_ids"],
@@ -70,23 +70,23 @@ def predicted_logits(model: nn.Module, batch: Batch, precision: Precision) -> tu
             attention_mask=causal_mask(batch["attention_mask"]),
             use_cache=False,
         ).logits
-    wanted = batch["labels"][:, 1:]
-    kept = wanted != IGNORE_INDEX
-    return logits[:, :-1][kept].float(), wanted[kept]
+    targets = batch["labels"][:, 1:]
+    is_target = targets != IGNORE_INDEX
+    return logits[:, :-1][is_target].float(), targets[is_target]
 
 
 def validate(model: nn.Module, rows: Sequences, causal: Causal, *, batch_size: int, precision: Precision) -> dict[str, float]:
-    """Loss, perplexity, and the share of pieces guessed right, over packed held-out sequences."""
+    """Return loss, perplexity and next-piece accuracy over packed held-out sequences."""
     model.eval()
     device = next(model.parameters()).device
-    packs = pack([len(own) for own in rows.pieces], causal.packed_pieces)
-    loss, right, pieces = 0.0, 0, 0
+    packs = pack([len(sequence) for sequence in rows.pieces], causal.packed_pieces)
+    loss, correct, pieces = 0.0, 0, 0
     with torch.inference_mode():
         for start in range(0, len(packs), batch_size):
             batch = {name: t.to(device) for name, t in packed_batch(rows, packs[start : start + batch_size]).items()}
             logits, labels = predicted_logits(model, batch, precision)
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            right += int((logits.argmax(dim=1) == labels).sum())
+            correct += int((logits.argmax(dim=1) == labels).sum())
             pieces += len(labels)
     mean = loss / pieces
-    return {"loss": mean, "perplexity": float(torch.tensor(mean).exp()), "accuracy": right / pieces}
+    return {"loss": mean, "perplexity": float(torch.tensor(mean).exp()), "accuracy": correct / pieces}

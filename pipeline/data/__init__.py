@@ -1,1 +1,1 @@
-"""Rows: how they are read, identified, split and corrupted. Knows no model."""
+"""Reading, identifying, splitting and corrupting rows. Knows no model."""

@@ -1,6 +1,6 @@
-"""Texts as they also arrive: mistyped, cut short, with words left out or in another order. Pure, seeded.
+"""Corrupts texts as they arrive in practice: mistyped, cut short, with words left out or reordered. Pure and seeded.
 
-What a model makes of its own test rows after that is what the monitor learns accuracy from (`monitoring/drift/text_kinds.py`).
+The monitor estimates accuracy from a model's predictions on its corrupted test rows (`monitoring/drift/text_kinds.py`).
 """
 
 from collections.abc import Sequence
@@ -11,37 +11,37 @@ CORRUPTIONS = ("mistyped", "cut short", "thinned", "shuffled")
 
 
 def corrupt_texts(texts: Sequence[str], mistyped: float, kept: float, seed: int) -> list[str]:
-    """Each text spoilt in one way, the ways in turn from a random first; none becomes empty.
+    """Corrupt each text in one way, cycling through `CORRUPTIONS` from a random first; none becomes empty.
 
-    Up to a share `mistyped` of its letters is exchanged or swapped; of its words at least a share `kept` stays (and one).
+    Up to a share `mistyped` of the letters is exchanged or swapped; at least a share `kept` of the words stays, and one word.
     """
     rng = np.random.default_rng(seed)
     letters = sorted({c for text in texts for c in text.casefold() if c.isalpha()})
     first = int(rng.integers(len(CORRUPTIONS)))
     return [
-        _spoilt(text, CORRUPTIONS[(first + row) % len(CORRUPTIONS)], letters, mistyped, kept, rng)
+        _corrupt(text, CORRUPTIONS[(first + row) % len(CORRUPTIONS)], letters, mistyped, kept, rng)
         for row, text in enumerate(texts)
     ]
 
 
-def _spoilt(text: str, kind: str, letters: Sequence[str], mistyped: float, kept: float, rng: np.random.Generator) -> str:
+def _corrupt(text: str, kind: str, letters: Sequence[str], mistyped: float, kept: float, rng: np.random.Generator) -> str:
     if kind == "mistyped":
         return mistype(text, letters, rng.uniform(0, mistyped), rng)
     words = text.split()
-    staying = max(1, round(len(words) * rng.uniform(kept, 1)))
+    count = max(1, round(len(words) * rng.uniform(kept, 1)))
     if kind == "cut short":
-        return " ".join(words[:staying])
+        return " ".join(words[:count])
     order = rng.permutation(len(words))
-    return " ".join(words[i] for i in (order if kind == "shuffled" else sorted(order[:staying])))
+    return " ".join(words[i] for i in (order if kind == "shuffled" else sorted(order[:count])))
 
 
 def mistype(text: str, letters: Sequence[str], share: float, rng: np.random.Generator) -> str:
-    """A share of the letters, each by its own throw, swapped with the next character or exchanged for one of `letters`."""
-    said = list(text)
-    for at in range(len(said)):
-        if said[at].isalpha() and rng.random() < share:
-            if rng.random() < 0.5 and at + 1 < len(said):
-                said[at], said[at + 1] = said[at + 1], said[at]
+    """Swap each letter with the next character, or exchange it for one of `letters`, with probability `share`."""
+    characters = list(text)
+    for position in range(len(characters)):
+        if characters[position].isalpha() and rng.random() < share:
+            if rng.random() < 0.5 and position + 1 < len(characters):
+                characters[position : position + 2] = characters[position + 1], characters[position]
             else:
-                said[at] = letters[rng.integers(len(letters))]
-    return "".join(said)
+                characters[position] = letters[rng.integers(len(letters))]
+    return "".join(characters)

@@ -1,4 +1,4 @@
-"""Pairs of texts that say nearly the same: Jaccard similarity of word 3-grams above a threshold, found exactly."""
+"""Finds near-duplicates exactly: pairs of texts whose Jaccard similarity of word 3-grams is above a threshold."""
 
 from collections import Counter, defaultdict
 from math import ceil
@@ -18,25 +18,25 @@ class Pair(NamedTuple):
 
 
 def word_3grams(text: str) -> frozenset[Gram]:
-    """The set of three words in a row, folded; a text of fewer words is one gram."""
+    """Return the set of word 3-grams of the folded text; a text of fewer words is one gram."""
     words = fold(text).split()
     return frozenset(tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
 
 
 def find_near_duplicates(texts: list[str], threshold: float) -> list[Pair]:
-    """Every pair with Jaccard > threshold.
+    """Return every pair with Jaccard > threshold.
 
     Prefix filter (Chaudhuri et al. 2006): two sets above the threshold share one of their rarest
-    |S| - ceil(threshold |S|) + 1 elements, so only texts that meet there are compared.
+    |S| - ceil(threshold |S|) + 1 elements, so only texts that share one are compared.
     """
     grams = [word_3grams(text) for text in texts]
-    frequency = Counter(gram for own in grams for gram in own)
+    frequency = Counter(gram for text in grams for gram in text)
     postings: dict[Gram, list[int]] = defaultdict(list)
     pairs = []
-    for index, own in enumerate(grams):
-        rarest = sorted(own, key=lambda gram: (frequency[gram], gram))[: len(own) - ceil(threshold * len(own)) + 1]
+    for index, text in enumerate(grams):
+        rarest = sorted(text, key=lambda gram: (frequency[gram], gram))[: len(text) - ceil(threshold * len(text)) + 1]
         for other in sorted({i for gram in rarest for i in postings[gram]}):
-            similarity = len(own & grams[other]) / len(own | grams[other])
+            similarity = len(text & grams[other]) / len(text | grams[other])
             if similarity > threshold:
                 pairs.append(Pair(other, index, similarity))
         for gram in rarest:
@@ -45,5 +45,5 @@ def find_near_duplicates(texts: list[str], threshold: float) -> list[Pair]:
 
 
 def near_pairs_across(texts: list[str], border: int, jaccard: float) -> list[Pair]:
-    """Those near pairs whose first text stands before the border and whose second behind it."""
+    """Return the near-duplicates whose first text is before index `border` and whose second is at or after it."""
     return [pair for pair in find_near_duplicates(texts, jaccard) if pair.first < border <= pair.second]

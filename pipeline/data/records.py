@@ -1,4 +1,4 @@
-"""The `Example` row: its fields, what makes one acceptable, and its readers and writers (csv, tsv, jsonl, parquet)."""
+"""The `Example` row: its fields and validation, and readers and writers for csv, tsv, jsonl and parquet."""
 
 import csv
 import hashlib
@@ -27,7 +27,7 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 class Example(BaseModel):
-    """One labelled text. `id` depends on the text alone, folded for case and punctuation; other columns are carried in `meta`."""
+    """A labelled text. `id` depends only on the text, folded for case and punctuation; other columns are kept in `meta`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -46,9 +46,9 @@ class Example(BaseModel):
         if value is None:
             return None
         if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
-            raise ValueError("holds half of a surrogate pair")
+            raise ValueError("contains half of a surrogate pair")
         if any(unicodedata.category(c) == "Cc" and not c.isspace() for c in value):
-            raise ValueError("holds a control character")
+            raise ValueError("contains a control character")
         cleaned = clean(value)
         if not cleaned.strip(JOINERS + " "):
             raise ValueError("is empty")
@@ -60,7 +60,7 @@ class Example(BaseModel):
 
 
 class Row(NamedTuple):
-    """One row as it stands in a file; `line` counts from 1. One that could not be parsed has `fields` None and a `fault`."""
+    """A row of a file; `line` counts from 1. A row that cannot be parsed has `fields` None and a `fault`."""
 
     line: int
     fields: dict[str, Any] | None
@@ -68,24 +68,24 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Which columns hold the text and the label."""
+    """The names of the text and label columns."""
 
     text: str
     label: str
 
 
 def text_id(text: str) -> str:
-    """16 hex digits of the SHA-256 of the folded text."""
+    """Return 16 hex digits of the SHA-256 of the folded text."""
     return hashlib.sha256(fold(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def normalise_label(label: str) -> str:
-    """The label in lower case, with `_`, `-` and white space between its words made one; `A-` and `A` stay two."""
+    """Return the label in lower case with `_`, `-` and white space between words as one space; `A-` and `A` stay different."""
     return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", label.casefold())
 
 
 def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: int, source: str) -> Example:
-    """A validated example; raises pydantic's `ValidationError` when the row is not acceptable."""
+    """Return a validated example; raises pydantic's `ValidationError` for an invalid row."""
     named = {key: fields[key] for key in OPTIONAL_COLUMNS if fields.get(key) not in (None, "")}
     rest = {k: v for k, v in fields.items() if k not in {"id", *columns, *OPTIONAL_COLUMNS} and v is not None}
     text = fields.get(columns.text)
@@ -101,7 +101,7 @@ def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: in
 
 
 def describe_fault(error: ValidationError) -> str:
-    """What is wrong with a row that makes no example, in a few words."""
+    """Describe in a few words why a row is invalid."""
     first = error.errors()[0]
     field = str(first["loc"][0])
     if first["input"] is None:
@@ -110,24 +110,24 @@ def describe_fault(error: ValidationError) -> str:
 
 
 def read_rows(path: Path, data: Data) -> Iterator[Row]:
-    """Rows of a file in order; raises `InputError` for what spoils a file as a whole (missing, encoding, size of a row)."""
+    """Yield the rows of a file; raises `InputError` for a fault of the whole file (missing, wrong encoding, oversized row)."""
     if not path.is_file():
         raise InputError(
-            str(path), "there is no such file", "mend data.source, data.test or data.unlabelled in params.yaml, or fetch it first"
+            str(path), "there is no such file", "fix data.source, data.test or data.unlabelled in params.yaml, or fetch it first"
         )
     if path.stat().st_size == 0:
-        raise InputError(str(path), "the file is empty (0 bytes)", "give it rows, or a header line when it is to hold none")
+        raise InputError(str(path), "the file is empty (0 bytes)", "add rows, or only a header line if it should have none")
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
         return
     if path.suffix not in FORMATS:
-        raise InputError(str(path), f"files ending in `{path.suffix}` are not read", f"use one of {', '.join(FORMATS)}")
+        raise InputError(str(path), f"files ending in `{path.suffix}` are not supported", f"use one of {', '.join(FORMATS)}")
     _check_bytes(path, data.max_row_bytes)
     yield from _read_jsonl(path) if path.suffix == ".jsonl" else _read_table(path, data.max_row_bytes)
 
 
 def find_columns(path: Path, present: Iterable[str], data: Data) -> Columns:
-    """The text and label columns: named in params, or the only candidate present; raises `InputError` otherwise."""
+    """Return the text and label columns: named in params, or the only candidate present; raises `InputError` otherwise."""
     names = list(present)
     return Columns(
         _one_column(path, names, data.text_column, TEXT_COLUMNS, "data.text_column"),
@@ -136,31 +136,31 @@ def find_columns(path: Path, present: Iterable[str], data: Data) -> Columns:
 
 
 def write_examples(path: Path, examples: list[Example]) -> None:
-    """Write parquet, one row an example; `meta` as a JSON text."""
+    """Write examples as parquet, with `meta` as JSON text."""
     rows = [{**e.model_dump(), "meta": json.dumps(e.meta, sort_keys=True, default=str)} for e in examples]
     with atomic_write(path) as part:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), part)
 
 
 def read_examples(path: Path) -> list[Example]:
-    """What `write_examples` wrote."""
+    """Read the examples that `write_examples` wrote."""
     rows = pq.read_table(path).to_pylist()
     return [Example.model_construct(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
 
 
 def labels_of(examples: list[Example]) -> list[str]:
-    """The label of each example; every one has to have one."""
+    """Return the label of each example; all must be labelled."""
     return [example.label or "" for example in examples]
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
-    """SHA-256 of (id, label) pairs in order: equal for equal data, whatever the file format."""
+    """Return the SHA-256 of the (id, label) pairs in order: equal for equal data in any file format."""
     lines = "".join(f"{e.id}\t{e.label}\n" for e in examples)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON that people can read and git can compare."""
+    """Write a value as indented JSON."""
     with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -185,13 +185,13 @@ def _one_column(path: Path, present: list[str], wanted: str, candidates: tuple[s
         if wanted in present:
             return wanted
         raise InputError(str(path), f"there is no column `{wanted}`", f"set {key} in params.yaml to one of: {', '.join(present)}")
-    found = [name for name in candidates if name in present]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(str(path), f"several columns could be meant: {', '.join(found)}", f"name one: {key} in params.yaml")
+    matches = [name for name in candidates if name in present]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(str(path), f"several columns match: {', '.join(matches)}", f"choose one with {key} in params.yaml")
     raise InputError(
-        str(path), f"none of the columns {', '.join(candidates)} is there", f"set {key} to one of: {', '.join(present)}"
+        str(path), f"it has none of the columns {', '.join(candidates)}", f"set {key} to one of: {', '.join(present)}"
     )
 
 
@@ -246,10 +246,10 @@ def _read_table(path: Path, max_row_bytes: int) -> Iterator[Row]:
                 if len(cells) == len(header):
                     yield Row(line, dict(zip(header, cells, strict=True)))
                 elif cells:
-                    yield Row(line, None, f"has not the header's {len(header)} fields: {len(cells)}")
+                    yield Row(line, None, f"{len(cells)} fields, the header has {len(header)}")
                 line = reader.line_num + 1
         except csv.Error as error:
-            do = "close the quote that begins at that line, or raise data.max_row_bytes"
+            do = "close the quote that opens on that line, or raise data.max_row_bytes"
             raise InputError(f"{path}, line {line}", str(error), do) from None
 
 
@@ -261,4 +261,4 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 number += 1
                 yield Row(number, fields)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(str(path), f"this is not a readable parquet file: {error}", "write it again") from None
+        raise InputError(str(path), f"not a readable parquet file: {error}", "write it again") from None

@@ -1,1 +1,1 @@
-"""The training engine, one idea a file: task, loop, optimiser, schedule, freezing, resuming. Knows no serving and no registry."""
+"""The training engine, one idea per file: task, loop, optimiser, schedule, freezing, resuming. Knows no serving or registry."""

@@ -1,7 +1,7 @@
-"""A step's gradients from parts of its batch: side by side on a CPU's cores, one after the other when memory is short.
+"""Gradients of a step from micro-batches: in parallel on a CPU's cores, or in sequence when memory is short.
 
-The mean over the batch is the sum of the parts' means, each weighted by what it is a mean over, so that parts of any size add up
-to the gradient of the whole batch. Processes of a distributed run are parts too.
+The batch mean is the sum of the micro-batch means, each weighted by its count, so micro-batches of any size add up to the
+gradient of the whole batch. Each process of a distributed run computes some of the micro-batches.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,19 +26,19 @@ log = structlog.get_logger()
 
 
 class MicroBatch(NamedTuple):
-    """A micro-batch, and its share of the batch's mean."""
+    """Part of a batch and its weight in the batch mean."""
 
     batch: Batch
     weight: float
 
 
 class WorkerPool:
-    """So many threads that each compute a part with their share of the cores; one lane is the calling thread itself."""
+    """A pool of threads for micro-batches; each thread gets an equal share of the cores. One worker is the calling thread."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._threads = max(1, available_cores() // count)
-        self._pool = ThreadPoolExecutor(count, "lane", torch.set_num_threads, (self._threads,)) if count > 1 else None
+        self._pool = ThreadPoolExecutor(count, "worker", torch.set_num_threads, (self._threads,)) if count > 1 else None
 
     def __enter__(self) -> Self:
         return self
@@ -48,28 +48,28 @@ class WorkerPool:
             self._pool.shutdown()
 
     def run(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
-        """All results, in the order of the calls."""
+        """Return the results in the order of the calls."""
         if self._pool is None:
             return [call() for call in calls]
-        before = torch.get_num_threads()
+        previous = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
             return [future.result() for future in [self._pool.submit(call) for call in calls]]
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(previous)
 
 
 class GradientAccumulator:
-    """Adds the gradients of a step; where memory runs out it halves the micro-batch, once."""
+    """Accumulates the gradients of a step; on the first out-of-memory error it halves the micro-batch."""
 
-    def __init__(self, task: Task, model: nn.Module, accelerator: Accelerator, lanes: WorkerPool, rounds: int) -> None:
-        self.task, self.model, self.accelerator, self.lanes = task, model, accelerator, lanes
+    def __init__(self, task: Task, model: nn.Module, accelerator: Accelerator, workers: WorkerPool, rounds: int) -> None:
+        self.task, self.model, self.accelerator, self.workers = task, model, accelerator, workers
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.rounds = rounds  # micro-batches one after the other
+        self.rounds = rounds  # micro-batches in sequence
         self.has_halved = False
 
     def __call__(self, rows: list[int]) -> tuple[float, int]:
-        """Of these rows' mean loss; the loss, and the pieces it was computed on, padding included."""
+        """Add the gradients of the rows' mean loss; return the loss and the number of pieces computed, padding included."""
         try:
             return self._add(rows)
         except torch.OutOfMemoryError:
@@ -77,7 +77,7 @@ class GradientAccumulator:
                 raise
         self.has_halved = True
         self.rounds *= 2
-        log.warning("out_of_memory", now=f"the micro-batch is halved: {self.rounds} a step, added up", rows=len(rows))
+        log.warning("out_of_memory", action=f"halved the micro-batch: {self.rounds} per step, accumulated", rows=len(rows))
         for p in self.parameters:
             p.grad = None
         if torch.cuda.is_available():
@@ -86,83 +86,83 @@ class GradientAccumulator:
 
     def _add(self, rows: list[int]) -> tuple[float, int]:
         parts = self._parts(rows)
-        self.lanes.run(self.task.prepare)
-        if self.lanes.count > 1:
-            losses = self._side_by_side(parts)
+        self.workers.run(self.task.prepare)
+        if self.workers.count > 1:
+            losses = self._in_parallel(parts)
         else:
-            losses = [self._one(part, is_last=part is parts[-1]) for part in parts]
+            losses = [self._backward(part, is_last=part is parts[-1]) for part in parts]
         loss = torch.tensor(sum(losses), device=self.accelerator.device)
         if self.accelerator.num_processes > 1:
-            loss = self.accelerator.reduce(loss, "sum")  # a part's loss is weighted by its share of all processes' rows
+            loss = self.accelerator.reduce(loss, "sum")  # each loss carries its weight in the whole batch
         return float(loss), sum(part.batch["attention_mask"].numel() for part in parts)
 
     def _parts(self, rows: list[int]) -> list[MicroBatch]:
-        """This process's parts; one that has a part less than others computes one at weight 0, because they wait for it."""
-        distributed_state, here = self.accelerator.num_processes, self.accelerator.process_index
-        split = split_evenly(rows, self.task.lengths, distributed_state * self.rounds * self.lanes.count)
-        batches = [self.task.batch(own) for own in split]
+        """Return this process's micro-batches. A process with one fewer adds one of weight 0, because the others wait for it."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        split = split_evenly(rows, self.task.lengths, processes * self.rounds * self.workers.count)
+        batches = [self.task.batch(part) for part in split]
         counts = [self.task.count(batch) for batch in batches]
         parts = [MicroBatch(batch, count / sum(counts)) for batch, count in zip(batches, counts, strict=True)]
-        rounds = -(-len(parts) // distributed_state)
-        own = parts[here::distributed_state]
-        return own if len(own) == rounds else [*own, MicroBatch(parts[0].batch, 0.0)]
+        rounds = -(-len(parts) // processes)
+        local = parts[rank::processes]
+        return local if len(local) == rounds else [*local, MicroBatch(parts[0].batch, 0.0)]
 
-    def _one(self, part: MicroBatch, is_last: bool) -> float:
-        """Backward through one part; processes are reconciled with the last one."""
+    def _backward(self, part: MicroBatch, is_last: bool) -> float:
+        """Run forward and backward on one micro-batch; gradients are synchronised across processes on the last one."""
         with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-            loss = self.task.loss(self.model, self._here(part.batch)) * part.weight
-            self.accelerator.backward(loss * self.accelerator.num_processes)  # their gradients are averaged
+            loss = self.task.loss(self.model, self._to_device(part.batch)) * part.weight
+            self.accelerator.backward(loss * self.accelerator.num_processes)  # accelerate averages the processes' gradients
         return loss.item()
 
-    def _side_by_side(self, parts: Sequence[MicroBatch]) -> list[float]:
-        """Each part in a lane; gradients are added in the parts' order, so that the sum is always the same."""
+    def _in_parallel(self, parts: Sequence[MicroBatch]) -> list[float]:
+        """Compute each micro-batch in a thread; gradients are added in a fixed order, so the sum is always the same."""
 
-        def one(part: MicroBatch) -> tuple[float, tuple[Tensor | None, ...]]:
+        def differentiate(part: MicroBatch) -> tuple[float, tuple[Tensor | None, ...]]:
             loss = self.task.loss(self.model, part.batch) * part.weight
             return loss.item(), torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
-        found = self.lanes.run([lambda part=part: one(part) for part in parts])  # type: ignore[misc]
+        results = self.workers.run([lambda part=part: differentiate(part) for part in parts])  # type: ignore[misc]
         for number, parameter in enumerate(self.parameters):
-            for _, grads in found:
-                own = grads[number]
-                if own is not None:
-                    parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
-        return [loss for loss, _ in found]
+            for _, grads in results:
+                grad = grads[number]
+                if grad is not None:
+                    parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        return [loss for loss, _ in results]
 
-    def _here(self, batch: Batch) -> Batch:
+    def _to_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
 
 def distributed_state() -> PartialState:
-    """Of this run: one, or those that `torchrun` or `accelerate launch` started; without a GPU they talk through gloo."""
+    """Return accelerate's state of this process and its peers under `torchrun` or `accelerate launch`; gloo without a GPU."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 def median_step_seconds(task: Task, rows: list[int], steps: int) -> float:
-    """Median seconds of the gradients of these rows, after one step that does not count; nothing is changed by it."""
+    """Return the median seconds to compute the gradients of these rows, after one warm-up step; no state is changed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = [p for p in task.model.to(device).parameters() if p.requires_grad]
 
-    def one(batch: Batch) -> None:
+    def differentiate(batch: Batch) -> None:
         loss = task.loss(task.model, {name: tensor.to(device) for name, tensor in batch.items()})
         torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    taken = []
-    with WorkerPool(task.lanes) as lanes, torch.random.fork_rng():
-        batches = [task.batch(own) for own in split_evenly(rows, task.lengths, lanes.count)]
+    seconds = []
+    with WorkerPool(task.workers) as workers, torch.random.fork_rng():
+        batches = [task.batch(part) for part in split_evenly(rows, task.lengths, workers.count)]
         for _ in range(steps + 1):
-            began = perf_counter()
-            lanes.run([lambda batch=batch: one(batch) for batch in batches])  # type: ignore[misc]
+            started = perf_counter()
+            workers.run([lambda batch=batch: differentiate(batch) for batch in batches])  # type: ignore[misc]
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            taken.append(perf_counter() - began)
-    return median(taken[1:])
+            seconds.append(perf_counter() - started)
+    return median(seconds[1:])
 
 
 def split_evenly(rows: Sequence[int], lengths: Sequence[int], parts: int) -> list[list[int]]:
-    """Up to so many runs of rows of like length, equally many rows each but for one; none is empty.
+    """Split the rows by length into up to `parts` parts whose row counts differ by at most one; none is empty.
 
-    Not equally many pieces: oneDNN prepares its kernels for each new size of a product, and sizes repeat when the rows do.
+    Rows are balanced, not pieces: oneDNN compiles a kernel for each new matrix size, and equal row counts repeat sizes.
     """
     order = sorted(rows, key=lambda row: lengths[row])
     count = min(parts, len(order))

@@ -1,4 +1,4 @@
-"""Classification as a task of the loop: batches of texts, cross-entropy with smoothing, accuracy and macro-F1."""
+"""Classification as a task of the training loop: batches of texts, cross-entropy with smoothing and R-Drop, validation."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import metrics
-from pipeline.learning.consistency import duplicate_rows, symmetric_kl
 from pipeline.learning.task import Task
 from pipeline.network.batching import Batch, Pieces, pad
 from pipeline.network.classifier import TextClassifier
@@ -25,35 +24,35 @@ class Rows(NamedTuple):
     collate: Collate | None = None
 
     def batch(self, rows: list[int], multiple: int = 1) -> Batch:
-        """`input_ids` or what stands for them, `attention_mask`, `labels`; lengths of pieces are rounded up to a multiple."""
-        own = self.collate(rows) if self.collate else pad(self.pieces, rows, multiple)
-        return {**own, "labels": self.targets[rows]}
+        """Return `input_ids` (or hidden states), `attention_mask` and `labels`; padded lengths are rounded up to a multiple."""
+        inputs = self.collate(rows) if self.collate else pad(self.pieces, rows, multiple)
+        return {**inputs, "labels": self.targets[rows]}
 
 
 def classification_task(
-    classifier: TextClassifier, train: Rows, val: Rows, settings: Train, precision: Precision, lanes: int = 1
+    classifier: TextClassifier, train: Rows, val: Rows, settings: Train, precision: Precision, workers: int = 1
 ) -> Task:
-    """Learn `train` with this classifier, hold it against `val`; layers that are written out compute in `lanes`."""
-    written = classifier.written
+    """Return the task of training this classifier on `train` and validating it on `val`; fused layers use `workers` threads."""
+    fused = classifier.fused
     multiple = padding_multiple(precision)
 
     def batch(rows: list[int]) -> Batch:
-        made = train.batch(rows, multiple)
-        return made if written is None else {**made, "seed": torch.randint(2**31, (1,))}
+        inputs = train.batch(rows, multiple)
+        return inputs if fused is None else {**inputs, "seed": torch.randint(2**31, (1,))}
 
     def score() -> dict[str, float]:
         return validate(classifier, val, batch_size=2 * settings.batch_size, precision=precision)
 
-    lengths = [len(own) for own in train.pieces]
+    lengths = [len(pieces) for pieces in train.pieces]
     task = Task(classifier, lengths, len(val.pieces), batch, classification_loss(settings, precision), score)
     task = task._replace(precision=precision)
-    return task if written is None else task._replace(prepare=written.refreshes(), lanes=lanes)
+    return task if fused is None else task._replace(prepare=fused.refreshes(), workers=workers)
 
 
 def classification_loss(settings: Train, precision: Precision) -> Callable[[nn.Module, Batch], Tensor]:
-    """Mean cross-entropy of a batch with label smoothing (Szegedy et al. 2016), and what holds two passes of it together.
+    """Return the loss: mean cross-entropy with label smoothing (Szegedy et al. 2016), in fp32, plus `consistency` times R-Drop.
 
-    The loss itself is computed in fp32.
+    R-Drop (Liang et al. 2021) computes each row twice under different dropout and adds the divergence of the two outputs.
     """
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -69,23 +68,38 @@ def classification_loss(settings: Train, precision: Precision) -> Callable[[nn.M
     return loss
 
 
+def duplicate_rows(rows: Tensor) -> Tensor:
+    """(B, …) → (2B, …), the copies after the originals."""
+    return torch.cat([rows, rows])
+
+
+def symmetric_kl(logits: Tensor) -> Tensor:
+    """Return the mean over rows of the symmetric Kullback-Leibler divergence between both halves of `logits` (2B, classes)."""
+    first, second = F.log_softmax(logits, dim=-1).chunk(2)
+    forward = F.kl_div(first, second, reduction="batchmean", log_target=True)
+    reverse = F.kl_div(second, first, reduction="batchmean", log_target=True)
+    return (forward + reverse) / 2
+
+
 def validate(classifier: TextClassifier, rows: Rows, *, batch_size: int, precision: Precision) -> dict[str, float]:
-    """Loss without smoothing, accuracy and macro-F1 on held-out rows."""
+    """Return loss without smoothing, accuracy and macro-F1 on held-out rows."""
     classifier.eval()
-    device = classifier.head.weight.device
+    weight = classifier.head.weight
     logits = infer_in_batches(
-        classifier.forward, rows.pieces, batch_size=batch_size, precision=precision, device=device, collate=rows.collate
+        classifier.forward,
+        rows.pieces,
+        batch_size=batch_size,
+        precision=precision,
+        device=weight.device,
+        collate=rows.collate,
     )
-    matrix = metrics.confusion(rows.targets.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
-    return {
-        "loss": F.cross_entropy(logits, rows.targets).item(),
-        "accuracy": metrics.accuracy(matrix),
-        "f1_macro": metrics.f1_macro(matrix),
-    }
+    matrix = metrics.confusion(rows.targets.numpy(), logits.argmax(dim=1).numpy(), len(weight))
+    loss = F.cross_entropy(logits, rows.targets).item()
+    return {"loss": loss, "accuracy": metrics.accuracy(matrix), "f1_macro": metrics.f1_macro(matrix)}
 
 
 def init_head_from_class_means(classifier: TextClassifier, rows: Rows, *, batch_size: int, precision: Precision) -> None:
-    """Put the head where the untrained encoder already sees each class: at the mean direction of its training rows."""
+    """Set each class vector of the head to the mean direction of the class's training rows in the untrained encoder."""
     embed = classifier.eval().embed
     device = classifier.head.weight.device
     embeddings = infer_in_batches(

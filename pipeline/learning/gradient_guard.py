@@ -1,6 +1,6 @@
-"""What a gradient's norm says about the step: good, exploded or not a number, and what then becomes of the learning rate.
+"""The gradient guard: classifies a step by its gradient norm as good, exploded or not finite, and adjusts the learning rate.
 
-Decides only: the loop measures loss and norm, and carries out what is decided here.
+This module only decides. The loop measures loss and norm, and carries out the verdict.
 """
 
 from math import inf, isfinite
@@ -10,20 +10,20 @@ from typing import NamedTuple
 from pipeline.errors import RefusedError
 from pipeline.params import Train
 
-MIN_NORMS = 20  # norms that a median needs before a norm is held against it
+MIN_NORMS = 20  # good norms needed before their median limits the next one
 
 
 class GuardState(NamedTuple):
-    """What the guard remembers from step to step."""
+    """State of the guard between steps."""
 
-    norms: tuple[float, ...] = ()  # of good steps, the last `explosion_window`
+    norms: tuple[float, ...] = ()  # of the last `explosion_window` good steps
     rate: float = 1.0  # factor on every learning rate
     bad_in_a_row: int = 0
-    acts: int = 0  # bad steps in all
+    bad_steps: int = 0  # in the whole run
 
 
 class Verdict(NamedTuple):
-    """On one step: its name, and whether the optimiser may take it."""
+    """The verdict on a step, and whether the optimiser takes it."""
 
     name: str  # good | exploded | not finite | loss scale
     is_taken: bool
@@ -36,10 +36,10 @@ SCALED_DOWN = Verdict("loss scale", True)  # taken, so that the scaler sees its 
 def evaluate_step(
     guard: GuardState, loss: float, norm: float, train: Train, loss_scale: float = 1.0
 ) -> tuple[GuardState, Verdict]:
-    """Hold the global gradient norm (before clipping) against the limit; a bad step lowers the rate, good ones raise it again.
+    """Compare the global gradient norm (before clipping) with the limit; a bad step lowers the rate, good ones raise it again.
 
-    An overflow under a loss scale above 1 (fp16, Micikevicius et al. 2018) is the scale's fault, and the scaler's to mend: it is
-    no bad step. At scale 1 nothing is left to lower, and it is one.
+    An overflow at a loss scale above 1 (fp16, Micikevicius et al. 2018) is not a bad step: the scaler lowers its scale. At
+    scale 1 it cannot go lower, and the step is bad.
     """
     if isfinite(loss) and isfinite(norm):
         if norm <= norm_limit(guard, train):
@@ -50,11 +50,11 @@ def evaluate_step(
     else:
         verdict = Verdict("not finite", False)
     lowered = guard.rate * train.explosion_backoff
-    return GuardState(guard.norms, lowered, guard.bad_in_a_row + 1, guard.acts + 1), verdict
+    return GuardState(guard.norms, lowered, guard.bad_in_a_row + 1, guard.bad_steps + 1), verdict
 
 
 def norm_limit(guard: GuardState, train: Train) -> float:
-    """The norm above which a step has exploded: a number, or so many times the median of the good ones; infinite at first."""
+    """Return the norm above which a step has exploded: absolute, or a multiple of the median good norm; infinite at first."""
     if train.explosion == "absolute":
         return train.explosion_norm
     return train.explosion_norm * median(guard.norms) if len(guard.norms) >= MIN_NORMS else inf
@@ -69,6 +69,6 @@ def refuse_after_bad_steps(guard: GuardState, verdict: Verdict, step: int, loss:
 
 
 def _after_good(guard: GuardState, norm: float, train: Train) -> GuardState:
-    """One halving is undone in `recovery_steps` good steps; with 0 the rate stays where it is."""
+    """Raise the rate so that `recovery_steps` good steps undo one bad step; with 0 the rate stays lowered."""
     risen = guard.rate * (1 / train.explosion_backoff) ** (1 / train.recovery_steps) if train.recovery_steps else guard.rate
-    return GuardState((*guard.norms, norm)[-train.explosion_window :], min(1.0, risen), 0, guard.acts)
+    return GuardState((*guard.norms, norm)[-train.explosion_window :], min(1.0, risen), 0, guard.bad_steps)

@@ -1,7 +1,7 @@
 """Labels spread from few labelled texts to their neighbours (Zhou et al. 2004, "Learning with local and global consistency").
 
-Own code because of what was measured (EXPERIMENTS.md): scikit-learn's `LabelSpreading` counts neighbours without weighing them
-and does not make the graph symmetric; on Banking77 it gives 2 to 5 of 100 texts more a wrong label.
+Own code because scikit-learn's `LabelSpreading` does not weight neighbours or make the graph symmetric. On Banking77 it labels
+2 to 5 percentage points more texts wrongly (EXPERIMENTS.md).
 """
 
 import numpy as np
@@ -12,13 +12,13 @@ from sklearn.neighbors import NearestNeighbors
 from pipeline.params import Spread
 
 UNKNOWN = -1
-TOLERANCE = 1e-4  # of what would come to every text if all got the same
+TOLERANCE = 1e-4  # of the score that each text would get if all got the same
 
 
 def neighbour_graph(embeddings: NDArray[np.float32], settings: Spread) -> sparse.csr_matrix:
-    """(N, N), symmetric, normalised by degrees: texts and their nearest by cosine, the nearer the heavier. Rows have length 1."""
-    near = NearestNeighbors(n_neighbors=min(settings.neighbours, len(embeddings) - 1), metric="cosine", algorithm="brute")
-    graph = near.fit(embeddings).kneighbors_graph(mode="distance").astype(np.float64)
+    """Return the (N, N) symmetric, degree-normalised graph of nearest neighbours, weighted by cosine; rows have unit length."""
+    neighbours = NearestNeighbors(n_neighbors=min(settings.neighbours, len(embeddings) - 1), metric="cosine", algorithm="brute")
+    graph = neighbours.fit(embeddings).kneighbors_graph(mode="distance").astype(np.float64)
     graph.data = np.clip(1.0 - graph.data, 0.0, 1.0) ** settings.sharpness
     graph = (graph + graph.T) / 2
     degrees = np.asarray(graph.sum(axis=1)).ravel()
@@ -27,26 +27,26 @@ def neighbour_graph(embeddings: NDArray[np.float32], settings: Spread) -> sparse
 
 
 def spread_labels(graph: sparse.csr_matrix, targets: NDArray[np.int64], classes: int, reach: float) -> NDArray[np.float64]:
-    """(N, classes): how much of each class has come to a text when nothing moves any more; a row of zeros was not reached.
+    """Return the converged class scores (N, classes); a row of zeros was not reached.
 
-    `targets` (N,) holds class indices, `UNKNOWN` where nobody has labelled. `reach` in (0, 1) is what a text takes from its
-    neighbours; the rest is its own label.
+    `targets` (N,) holds class indices, `UNKNOWN` for unlabelled texts. `reach` in (0, 1) is the weight of a text's neighbours;
+    its own label has the rest.
     """
-    own: NDArray[np.float64] = np.zeros((len(targets), classes))
+    seeds: NDArray[np.float64] = np.zeros((len(targets), classes))
     labelled = np.flatnonzero(targets != UNKNOWN)
-    own[labelled, targets[labelled]] = 1.0
-    still = TOLERANCE * (1.0 - reach) * own.mean()
-    come, moved = own, np.inf
-    while moved > still:  # in the end it falls by `reach` in every step
-        before = come
-        come = np.asarray(reach * (graph @ before) + (1.0 - reach) * own)
-        moved = float(np.abs(come - before).max())
-    return come
+    seeds[labelled, targets[labelled]] = 1.0
+    tolerance = TOLERANCE * (1.0 - reach) * seeds.mean()
+    scores, change = seeds, np.inf
+    while change > tolerance:  # the change shrinks by `reach` in each step
+        previous = scores
+        scores = np.asarray(reach * (graph @ previous) + (1.0 - reach) * seeds)
+        change = float(np.abs(scores - previous).max())
+    return scores
 
 
-def strongest_class(come: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Of each row its strongest class, and that class's share of all that came; class `UNKNOWN` and 0 where nothing came."""
-    total = come.sum(axis=1)
+def strongest_class(scores: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return each row's strongest class and its share of the row's scores; `UNKNOWN` and 0 for a row of zeros."""
+    total = scores.sum(axis=1)
     reached = total > 0
-    share = np.divide(come.max(axis=1), total, out=np.zeros(len(come)), where=reached)
-    return np.where(reached, come.argmax(axis=1), UNKNOWN), share
+    share = np.divide(scores.max(axis=1), total, out=np.zeros(len(scores)), where=reached)
+    return np.where(reached, scores.argmax(axis=1), UNKNOWN), share

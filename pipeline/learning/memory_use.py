@@ -1,4 +1,4 @@
-"""What memory a training took, and what of it is known by name."""
+"""Peak memory of a training run, and its breakdown."""
 
 import resource
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def memory_by_part(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Bytes: the most ever held (on a GPU by tensors, else by the process), and its parts; `rest` is activations and all else."""
+    """Return the peak in bytes (tensors on a GPU, else the whole process) and its parts; `rest` is mostly activations."""
     frozen = sum(_bytes(p) for p in model.parameters() if not p.requires_grad)
     trained = sum(_bytes(p) for p in model.parameters() if p.requires_grad)
     moments = sum(_bytes(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
@@ -16,7 +16,7 @@ def memory_by_part(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
 
 
 def peak_bytes() -> int:
-    """By tensors on the GPU, or resident in this process since it began; on Linux `ru_maxrss` is in KiB."""
+    """Return the peak bytes of tensors on the GPU, or the peak resident size of this process (`ru_maxrss`, in KiB on Linux)."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,6 +1,6 @@
-"""Settings that are valid alone and impossible together, with this base model or on this machine; told before torch is loaded.
+"""Refuses settings that are valid alone but impossible together, with this base model or on this machine; needs no torch.
 
-Every refusal names the key and the nearest choice that works.
+Each error names the key and the nearest choice that works.
 """
 
 import json
@@ -15,7 +15,7 @@ NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def refuse_conflicts(params: Params, base: Path | None, has_gpu: bool, cpu_flags: set[str]) -> None:
-    """Raise `InputError` at the first combination that cannot work; `base` is None while its files are not here."""
+    """Raise `InputError` at the first impossible combination; `base` is None while its files are not downloaded."""
     refuse_precision(params.train.precision, has_gpu, cpu_flags)
     refuse_rates(params.train)
     refuse_training_quantised(params.model)
@@ -26,7 +26,7 @@ def refuse_conflicts(params: Params, base: Path | None, has_gpu: bool, cpu_flags
 
 
 def refuse_precision(precision: str, has_gpu: bool, cpu_flags: set[str]) -> None:
-    """fp16 needs a GPU: a CPU would convert every number back and forth."""
+    """Refuse fp16 without a GPU: a CPU would convert every number back and forth."""
     if precision == "fp16" and not has_gpu:
         nearest = "bf16" if cpu_flags & NATIVE_BF16 else "fp32"
         what = "`fp16` needs a GPU, and there is none"
@@ -34,7 +34,7 @@ def refuse_precision(precision: str, has_gpu: bool, cpu_flags: set[str]) -> None
 
 
 def refuse_rates(train: Train) -> None:
-    """Rates rise from the lowest layer to the topmost."""
+    """Refuse rates that fall from the lowest layer to the topmost."""
     if train.bottom_lr > train.encoder_lr:
         what = f"rates rise through the layers, and bottom_lr = {train.bottom_lr} is above encoder_lr = {train.encoder_lr}"
         raise InputError(
@@ -43,23 +43,21 @@ def refuse_rates(train: Train) -> None:
 
 
 def refuse_training_quantised(model: Model) -> None:
-    """Weights of 4 or 8 bits cannot be moved by a gradient."""
+    """Refuse full training of a quantised base: a gradient cannot update weights of 4 or 8 bits."""
     if model.method == "full" and model.quantise != "none":
-        what = f"`quantise` = {model.quantise} holds the base still, and `method` = full trains it"
+        what = f"`quantise` = {model.quantise} freezes the base, and `method` = full trains it"
         raise InputError("params.yaml, model.quantise", what, "the nearest that works: none (or: method: lora)")
 
 
 def refuse_consistency_without_dropout(train: Train, model: Model) -> None:
-    """Two passes without dropout are one pass, paid twice."""
+    """Refuse `consistency` without dropout: both passes would be equal."""
     if train.consistency and not (model.dropout or (model.lora_dropout and model.method == "lora")):
-        what = (
-            f"`consistency` = {train.consistency} holds two passes together that only dropout makes different, and there is none"
-        )
+        what = f"`consistency` = {train.consistency} compares two passes that differ by dropout alone, and there is no dropout"
         raise InputError("params.yaml, train.consistency", what, "the nearest that works: 0.0 (or: model.dropout: 0.1)")
 
 
 def refuse_too_many_layers(train: Train, base: Path) -> None:
-    """No more layers can be trained than there are."""
+    """Refuse to train more layers than the base model has."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     layers = config.get("num_hidden_layers", config.get("n_layers"))
     if layers and train.trained_layers != "all" and train.trained_layers > layers:
@@ -68,12 +66,12 @@ def refuse_too_many_layers(train: Train, base: Path) -> None:
 
 
 def has_gpu(devices: Path = Path("/dev")) -> bool:
-    """Whether the kernel shows an NVIDIA or AMD accelerator."""
+    """Return whether the kernel exposes an NVIDIA or AMD accelerator."""
     return any((devices / name).exists() for name in ("nvidia0", "kfd"))
 
 
 def cpu_flags(read: Callable[[], str] = Path("/proc/cpuinfo").read_text) -> set[str]:
-    """What the CPU can do, in the kernel's words; empty where they cannot be read."""
+    """Return the CPU's feature flags as the kernel names them; empty if they cannot be read."""
     try:
         lines = read().splitlines()
     except OSError:

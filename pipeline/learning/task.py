@@ -1,4 +1,4 @@
-"""A task: what the training loop has to know of what is learnt, and nothing else."""
+"""The interface between the training loop and a learning problem."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from pipeline.network.precision import Precision
 
 
 class Task(NamedTuple):
-    """What is learnt, as the loop sees it: rows are numbers from 0, and batches are whatever `loss` understands."""
+    """A learning problem as the loop sees it: rows are numbered from 0, and a batch is whatever `loss` accepts."""
 
-    model: nn.Module  # trained in place, where its parameters require gradients
+    model: nn.Module  # parameters that require gradients are trained in place
     lengths: Sequence[int]  # pieces of each training row
-    val_rows: int  # by which scores that are shares are uncertain
+    val_rows: int  # for the standard error of scores that are shares
     batch: Callable[[list[int]], Batch]  # on the CPU; `attention_mask` (B, T) is one of its tensors
     loss: Callable[[nn.Module, Batch], Tensor]  # the mean over what `count` counts
-    validate: Callable[[], dict[str, float]]  # what `train.watch` names, and whatever else is to be told
+    validate: Callable[[], dict[str, float]]  # the score that `train.watch` names, and others to log
     count: Callable[[Batch], int] = lambda batch: len(batch["attention_mask"])
     prepare: Sequence[Callable[[], None]] = ()  # before each step, in any order and in any thread
-    precision: Precision = "fp32"  # that `loss` computes in
-    lanes: int = 1  # parts of a batch computed at a time; `loss` has to bear threads where there are several
+    precision: Precision = "fp32"  # of the computation in `loss`
+    workers: int = 1  # micro-batches computed in parallel; above 1, `loss` must be thread-safe

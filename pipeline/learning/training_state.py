@@ -1,4 +1,4 @@
-"""What changes while training, and as what it is written down."""
+"""The mutable training state, and its serialisation as JSON."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -15,11 +15,11 @@ Table = list[dict[str, float]]
 
 
 class Tally(NamedTuple):
-    """Sums over the run, and over the epoch."""
+    """Sums over the run and the current epoch."""
 
     rows: int = 0
-    real: int = 0  # pieces
-    padded: int = 0
+    real: int = 0  # pieces without padding
+    padded: int = 0  # pieces with padding
     seconds: float = 0.0  # in steps, without validation
     validation_s: float = 0.0
     epoch_loss: float = 0.0  # times rows
@@ -28,11 +28,11 @@ class Tally(NamedTuple):
 
     @property
     def mean_loss(self) -> float:
-        """Of the epoch's rows so far."""
+        """Return the mean loss of the epoch's rows so far."""
         return self.epoch_loss / self.epoch_rows
 
-    def after(self, loss: float, rows: int, *, real: int, padded: int) -> "Tally":
-        """One more step."""
+    def add_step(self, loss: float, rows: int, *, real: int, padded: int) -> "Tally":
+        """Return the sums with one more step."""
         return self._replace(
             rows=self.rows + rows,
             real=self.real + real,
@@ -41,19 +41,19 @@ class Tally(NamedTuple):
             epoch_rows=self.epoch_rows + rows,
         )
 
-    def after_epoch(self, validation_s: float) -> "Tally":
-        """The epoch's sums start anew."""
+    def close_epoch(self, validation_s: float) -> "Tally":
+        """Return the sums with those of the epoch reset."""
         return self._replace(validation_s=self.validation_s + validation_s, epoch_loss=0.0, epoch_rows=0)
 
 
 @dataclass
 class TrainingState:
-    """All that changes while training, but for parameters, optimiser and torch's random numbers."""
+    """Everything that changes while training, except parameters, optimiser and torch's random state."""
 
     step: int = 0
     epoch: int = 1
-    batch: int = 0  # batches of this epoch that are learnt
-    order: dict[str, Any] = field(default_factory=dict)  # of the random generator, before it ordered this epoch
+    batch: int = 0  # batches of this epoch that are done
+    rng_state: dict[str, Any] = field(default_factory=dict)  # of the batch order's generator, at the start of this epoch
     guard: GuardState = field(default_factory=GuardState)
     plateau: Plateau = field(default_factory=Plateau)
     progress: Progress = field(default_factory=Progress)
@@ -62,29 +62,29 @@ class TrainingState:
     steps: Table = field(default_factory=list)
     epochs: Table = field(default_factory=list)
 
-    def written(self) -> str:
-        """Everything but the tensors, as JSON; numbers come back bit for bit."""
+    def to_json(self) -> str:
+        """Serialise everything but the tensors as JSON; numbers are restored bit for bit."""
         return json.dumps(asdict(replace(self, best={})))
 
     @classmethod
-    def read(cls, text: str, best: dict[str, Tensor]) -> "TrainingState":
-        """What `written` wrote, with the tensors beside it."""
+    def from_json(cls, text: str, best: dict[str, Tensor]) -> "TrainingState":
+        """Return the state that `to_json` wrote, with these tensors."""
         values = json.loads(text)
-        norms, *others = values["guard"]
-        own = {"guard": GuardState(tuple(norms), *others), "best": best}
+        norms, *guard = values["guard"]
+        others = {"guard": GuardState(tuple(norms), *guard), "best": best}
         records = {"plateau": Plateau, "progress": Progress, "tally": Tally}
-        return cls(**{**values, **{name: record(*values[name]) for name, record in records.items()}, **own})
+        return cls(**{**values, **{name: record(*values[name]) for name, record in records.items()}, **others})
 
 
 def copy_parameters(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    """Copies of these parameters."""
-    own = dict(model.named_parameters())
-    return {name: own[name].detach().cpu().clone() for name in names}
+    """Return copies of these parameters on the CPU."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach().cpu().clone() for name in names}
 
 
 @torch.no_grad()
 def load_parameters(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """The parameters that `trainable` copied, back into the model."""
-    own = dict(model.named_parameters())
+    """Copy these parameters into the model."""
+    parameters = dict(model.named_parameters())
     for name, value in state.items():
-        own[name].copy_(value)
+        parameters[name].copy_(value)

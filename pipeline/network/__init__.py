@@ -1,3 +1,1 @@
-"""The network: base encoder, adapters, classification head, precision and checkpoints. Knows no training loop and no files of
-the pipeline.
-"""
+"""The network: base encoder, adapters, classification head, precision and the trained model on disk. Knows no training loop."""

@@ -1,4 +1,4 @@
-"""What of the base learns: low-rank adapters on it while it is frozen, perhaps quantised, or all of it."""
+"""Makes the base trainable: low-rank adapters on a frozen, optionally quantised base, or full fine-tuning."""
 
 import warnings
 from typing import Any, Literal
@@ -16,14 +16,14 @@ Quantise = Literal["none", "8bit", "4bit"]
 
 
 def quantisation_options(quantise: Quantise) -> dict[str, Any]:
-    """What `from_pretrained` is told for a base in 8 bits (Dettmers et al. 2022) or 4-bit NormalFloat (QLoRA, 2023).
+    """Return the arguments of `from_pretrained` for a base in 8 bits (Dettmers et al. 2022) or 4-bit NormalFloat (QLoRA, 2023).
 
-    Raises `ToolError` without a GPU: bitsandbytes computes nowhere else. Never run on a GPU by this project's tests.
+    Raises `ToolError` without a GPU, which bitsandbytes needs. This project's tests never run it on one.
     """
     if quantise == "none":
         return {}
     if not torch.cuda.is_available():
-        what = f"quantise = {quantise} needs a GPU, and none is seen here"
+        what = f"quantise = {quantise} needs a GPU, and there is none"
         raise ToolError("params.yaml, quantise", what, "set quantise: none")
     if quantise == "8bit":
         config = BitsAndBytesConfig(load_in_8bit=True)
@@ -38,14 +38,14 @@ def quantisation_options(quantise: Quantise) -> dict[str, Any]:
 
 
 def make_trainable(base: nn.Module, lora: Lora) -> nn.Module:
-    """The frozen base with adapters on it, or all of it made trainable, as `method` says."""
+    """Return the frozen base with adapters, or the base with all parameters trainable, as `method` says."""
     if lora.checkpointing == "layers":  # Chen et al. 2016
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     return base.requires_grad_(True) if lora.method == "full" else add_lora(base, lora)
 
 
 def add_lora(base: nn.Module, lora: Lora) -> PeftModel:
-    """The base with trainable low-rank adapters (Hu et al. 2021) on the modules that params name.
+    """Add trainable low-rank adapters (Hu et al. 2021) to the modules that params name.
 
     `rank_stabilised` scales by alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023), so that a higher rank learns no slower.
     """

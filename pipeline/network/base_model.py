@@ -1,4 +1,4 @@
-"""Where the base encoder's weights come from: a packaged model, a local folder or a hub id; verified by SHA-256."""
+"""Finds the base model: a Python package, a local folder or a hub id, verified by SHA-256."""
 
 import hashlib
 import importlib.resources
@@ -19,40 +19,40 @@ REQUIRED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
 def base_folder(model: Model) -> Path:
-    """The folder with the base model's files; raises `InputError` when they cannot be had or are not the pinned ones."""
+    """Return the folder of the base model; raises `InputError` if files are missing or the weights are not the pinned ones."""
     folder = local_folder(model) or _downloaded(model)
-    absent = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
-    if absent:
+    missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
+    if missing:
         raise InputError(
             f"model.base = {model.base}",
-            f"{folder} lacks {', '.join(absent)}",
+            f"{folder} lacks {', '.join(missing)}",
             "use a model saved as safetensors with a fast tokenizer",
         )
-    found = sha256_of(folder / "model.safetensors")
-    if model.weights_sha256 not in ("any", found):
+    digest = sha256_of(folder / "model.safetensors")
+    if model.weights_sha256 not in ("any", digest):
         raise InputError(
             f"model.base = {model.base}",
-            f"model.safetensors has SHA-256 {found}, params pin {model.weights_sha256}",
+            f"model.safetensors has SHA-256 {digest}, params pin {model.weights_sha256}",
             "if you meant to change the base model, set model.weights_sha256 to the new value (or to `any`)",
         )
     return folder
 
 
 def lora_target_modules(lora: Lora) -> list[str] | str:
-    """`lora_targets` as peft takes them."""
+    """Return `lora_targets` in peft's format."""
     return ALL_LINEAR if lora.lora_targets == ALL_LINEAR else lora.lora_targets.replace(" ", "").split(",")
 
 
 def check_lora(folder: Path, lora: Lora) -> None:
-    """Refuse adapters on modules that the base model does not have, and quantisation without its tool; weights are not read."""
+    """Refuse adapters on modules that the base model lacks, and quantisation without bitsandbytes; weights are not read."""
     if lora.quantise != "none" and find_spec("bitsandbytes") is None:
-        what = f"quantise = {lora.quantise} needs bitsandbytes, which is not in this environment, and a GPU"
+        what = f"quantise = {lora.quantise} needs bitsandbytes, which is not installed, and a GPU"
         raise ToolError("params.yaml, quantise", what, "set quantise: none; or, on a machine with a GPU, install bitsandbytes")
     refuse_unknown_targets(lora, folder)
 
 
 def refuse_unknown_targets(lora: Lora, base: Path) -> None:
-    """Adapters go onto modules that the base model has."""
+    """Raise `InputError` for adapters on modules that the base model lacks."""
     if lora.method == "full" or lora.lora_targets == ALL_LINEAR:
         return
     modules = set(matrix_modules(base / "model.safetensors"))
@@ -65,7 +65,7 @@ def refuse_unknown_targets(lora: Lora, base: Path) -> None:
 
 
 def matrix_modules(weights: Path) -> Iterator[str]:
-    """Names of the modules whose weight is a matrix, from the header of a safetensors file."""
+    """Yield the names of modules whose weight is a matrix, from the header of a safetensors file."""
     with weights.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))
@@ -75,14 +75,14 @@ def matrix_modules(weights: Path) -> Iterator[str]:
 
 
 def local_folder(model: Model) -> Path | None:
-    """Where the base model lies on this machine as a package or folder; None for a hub id."""
+    """Return the base model's folder, packaged or local; None for a hub id."""
     if model.base in PACKAGED:
         return Path(str(importlib.resources.files(PACKAGED[model.base]))) / "model"
     return Path(model.base) if Path(model.base).is_dir() else None
 
 
 def _downloaded(model: Model) -> Path:
-    # imported here: above, every refusal of bad params would wait for it
+    # slow to import, and not needed to refuse bad params
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -91,10 +91,10 @@ def _downloaded(model: Model) -> Path:
         return Path(snapshot_download(model.base, revision=model.revision, allow_patterns=allowed))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         do = f"name a folder, a reachable hub id, or one of: {', '.join(PACKAGED)}"
-        raise InputError(f"model.base = {model.base}", f"no such folder, and the hub did not give it: {error}", do) from None
+        raise InputError(f"model.base = {model.base}", f"no such folder, and the hub did not return it: {error}", do) from None
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal digest of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Texts to padded batches: pieces once, rows of like length together, so that little padding is computed."""
+"""Batches of token ids: rows of similar length together, to compute little padding."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Batch = dict[str, Tensor]  # `input_ids` and `attention_mask`, (B, T), and what 
 
 
 def bucketed_batches(lengths: Sequence[int], batch_size: int, bucket_batches: int, rng: np.random.Generator) -> list[list[int]]:
-    """Row indices by batch for one epoch: shuffled, sorted by length in chunks of `bucket_batches` batches, batches shuffled."""
+    """Return the row indices of each batch of an epoch: shuffled, sorted by length per `bucket_batches` batches, shuffled."""
     order = rng.permutation(len(lengths))
     chunk = batch_size * bucket_batches
     batches = []
@@ -25,13 +25,13 @@ def bucketed_batches(lengths: Sequence[int], batch_size: int, bucket_batches: in
 
 
 def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Row indices by batch, longest first: the least padding, for passes where order does not matter."""
+    """Return the row indices of each batch, longest first: the least padding, for passes where order does not matter."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def pad(pieces: Pieces, rows: Sequence[int], multiple: int = 1) -> Batch:
-    """`input_ids` and `attention_mask` of these rows, both (B, T) int64 with T the longest row's pieces, or the next multiple."""
-    made = {name: torch.from_numpy(array) for name, array in runtime_pad([pieces[row] for row in rows]).items()}
-    more = -made["input_ids"].shape[1] % multiple
-    return {name: F.pad(tensor, (0, more)) for name, tensor in made.items()} if more else made
+    """Return `input_ids` and `attention_mask`, both (B, T) int64; T is the longest row rounded up to a multiple."""
+    batch = {name: torch.from_numpy(array) for name, array in runtime_pad([pieces[row] for row in rows]).items()}
+    more = -batch["input_ids"].shape[1] % multiple
+    return {name: F.pad(tensor, (0, more)) for name, tensor in batch.items()} if more else batch

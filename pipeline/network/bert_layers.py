@@ -1,8 +1,8 @@
-"""BERT's layers written out for short rows on a CPU: one forward and one backward by hand, adapters merged into the weights.
+"""Fused BERT layers for short rows on a CPU: manual forward and backward passes, LoRA adapters merged into the weights.
 
-For rows of a dozen pieces the library spends more time around its matrix products than in them: on casts, on dropout masks, on
-attention kernels that are made for long rows, on adapters of rank 8 beside every product. Here are only the products and what has
-to stand between them. Values and gradients are those of `transformers` and `peft` (held to 1e-5 in fp32 by a test).
+For rows of a dozen pieces the library spends more time on casts, dropout masks, attention kernels made for long rows and
+separate adapter products than on its matrix products. These layers compute little but the products. A test holds values and
+gradients to those of `transformers` and `peft` within 1e-5 in fp32.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +12,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertModel
 
 from pipeline.network.dropout import PooledDropout
 
@@ -33,14 +31,14 @@ class Adapter(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """A frozen linear map and its adapter, if it has one."""
+    """A frozen linear layer and its optional adapter."""
 
     linear: nn.Linear
     adapter: Adapter | None
 
     @classmethod
     def of(cls, module: nn.Module) -> Self:
-        """The map behind one of the encoder's modules."""
+        """Return the projection of one of the encoder's modules."""
         if not isinstance(module, LoraLinear):
             return cls(module, None)  # type: ignore[arg-type]
         a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
@@ -48,7 +46,7 @@ class Projection(NamedTuple):
 
 
 class BatchShape(NamedTuple):
-    """Of one micro-batch: rows, pieces of the longest, heads, width of a head."""
+    """The shape of a micro-batch: rows, pieces of the longest row, heads and head width."""
 
     rows: int
     length: int
@@ -61,74 +59,74 @@ class BatchShape(NamedTuple):
         return by_head.contiguous().view(-1, self.rows * self.heads, self.length, self.width)
 
     def join(self, heads: Tensor) -> Tensor:
-        """The way back from `split`."""
+        """Invert `split`."""
         by_row = heads.view(-1, self.rows, self.heads, self.length, self.width).permute(1, 3, 0, 2, 4)
         return by_row.reshape(self.rows * self.length, -1)
 
 
 class Activations(NamedTuple):
-    """What the backward pass of a layer needs of its forward pass; masks are None without dropout."""
+    """Activations that a layer's forward pass saves for its backward pass; masks are None without dropout."""
 
     x: Tensor  # (P, W) input of query, key, value
     heads: Tensor  # (3, rows · heads, T, width)
     probabilities: Tensor  # (rows · heads, T, T)
-    dropped: Tensor  # the same behind dropout, unscaled
+    dropped: Tensor  # after dropout, unscaled
     context: Tensor  # (P, W)
-    first: tuple[Tensor, Tensor, Tensor]  # sum before the layer norm, its mean, 1 / its deviation
+    norm_1: tuple[Tensor, Tensor, Tensor]  # input of the layer norm, its mean, 1 / its deviation
     middle: Tensor  # (P, W) input of up
     up: Tensor  # (P, 4W) before GELU
-    raised: Tensor  # behind it
-    second: tuple[Tensor, Tensor, Tensor]
+    activated: Tensor  # (P, 4W) after GELU
+    norm_2: tuple[Tensor, Tensor, Tensor]
     masks: tuple[Tensor | None, Tensor | None, Tensor | None]  # of probabilities, out, down
 
 
 class FusedLayer:
-    """One layer of the encoder: its maps by name, and their merged weights in the precision that is computed in."""
+    """One encoder layer: its projections by name, and their merged weights in the compute precision."""
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
-        attention, own = module.attention, module.attention.self
-        modules = (own.query, own.key, own.value, attention.output.dense, module.intermediate.dense, module.output.dense)
-        self.maps = dict(zip(PROJECTIONS, map(Projection.of, modules), strict=True))
+        attention, qkv = module.attention, module.attention.self
+        modules = (qkv.query, qkv.key, qkv.value, attention.output.dense, module.intermediate.dense, module.output.dense)
+        self.projections = dict(zip(PROJECTIONS, map(Projection.of, modules), strict=True))
         self.norms = (attention.output.LayerNorm, module.output.LayerNorm)
         self.dtype = dtype
-        self.weights = self._frozen()
-        biases = {name: own.linear.bias.detach().to(dtype) for name, own in self.maps.items()}
+        self.weights = self._frozen_weights()
+        biases = {name: projection.linear.bias.detach().to(dtype) for name, projection in self.projections.items()}
         self.biases = biases | {"qkv": torch.cat([biases[name] for name in QKV])}
         self._lock = Lock()
-        self._seen: tuple[int, ...] | None = None  # versions of the adapters that are merged
+        self._merged_versions: tuple[int, ...] | None = None  # of the adapters' parameters
         self.refresh()
 
     def adapters(self) -> list[nn.Parameter]:
-        """Those that are trained, in the order in which `backward` gives their gradients."""
-        return [p for name in PROJECTIONS for p in self._own(name)]
+        """Return the trained adapter parameters, in the order of the gradients from `backward`."""
+        return [p for name in PROJECTIONS for p in self._trained(name)]
 
     def refresh(self) -> None:
-        """Merge the adapters again where they have changed; any thread may call it."""
-        adapters = {name: own.adapter for name, own in self.maps.items() if own.adapter is not None}
-        now = tuple(p._version for adapter in adapters.values() for p in adapter[:2])
+        """Merge the adapters again if they have changed; thread-safe."""
+        adapters = {name: p.adapter for name, p in self.projections.items() if p.adapter is not None}
+        versions = tuple(p._version for adapter in adapters.values() for p in adapter[:2])
         with self._lock, torch.no_grad():
-            if now == self._seen:
+            if versions == self._merged_versions:
                 return
             for name, adapter in adapters.items():
                 a, b = adapter.a.to(self.dtype), adapter.b.to(self.dtype)
-                weight = self.maps[name].linear.weight.to(self.dtype)
+                weight = self.projections[name].linear.weight.to(self.dtype)
                 torch.addmm(weight, b, a, alpha=adapter.scaling, out=self.weights[name])
-            self._seen = now
+            self._merged_versions = versions
 
-    def _frozen(self) -> dict[str, Tensor]:
-        """Weights by name, of query, key and value also as one; those that nothing is merged into are the encoder's own."""
-        own = {name: one.linear.weight.detach().to(self.dtype) for name, one in self.maps.items()}
-        qkv = torch.cat([own[name] for name in QKV])
+    def _frozen_weights(self) -> dict[str, Tensor]:
+        """Return weights by name, and `qkv` with query, key and value as one matrix; copies only weights with an adapter."""
+        weights = {name: projection.linear.weight.detach().to(self.dtype) for name, projection in self.projections.items()}
+        qkv = torch.cat([weights[name] for name in QKV])
         views = dict(zip(QKV, qkv.chunk(3), strict=True))
-        merged = {name: own[name].clone() for name in ("out", "up", "down") if self.maps[name].adapter is not None}
-        return {**own, "qkv": qkv, **views, **merged}
+        merged = {name: weights[name].clone() for name in ("out", "up", "down") if self.projections[name].adapter is not None}
+        return {**weights, "qkv": qkv, **views, **merged}
 
-    def _own(self, name: str) -> list[nn.Parameter]:
-        adapter = self.maps[name].adapter
+    def _trained(self, name: str) -> list[nn.Parameter]:
+        adapter = self.projections[name].adapter
         return [p for p in adapter[:2] if p.requires_grad] if adapter is not None else []
 
     def forward(self, x: Tensor, shape: BatchShape, bias: Tensor | None, dropout: PooledDropout) -> tuple[Tensor, Activations]:
-        """(P, W) fp32 → (P, W) fp32; `bias` (rows, 1, 1, T) hides padding."""
+        """(P, W) fp32 → (P, W) fp32; `bias` (rows, 1, 1, T) masks padding."""
         self.refresh()
         low = x.to(self.dtype)
         heads = shape.split(self._linear("qkv", low))
@@ -140,67 +138,67 @@ class FusedLayer:
         dropped, mask_p = dropout(probabilities)
         context = shape.join(torch.bmm(dropped, value)).mul_(dropout.scale)
         out, mask_o = dropout(self._linear("out", context))
-        first = torch.add(x, out.float(), alpha=dropout.scale)
-        normed, mean, scale = self._norm(0, first)
+        sum_1 = torch.add(x, out.float(), alpha=dropout.scale)
+        normed, mean, scale = self._norm(0, sum_1)
         middle = normed.to(self.dtype)
         up = self._linear("up", middle)
-        raised = F.gelu(up)
-        down, mask_d = dropout(self._linear("down", raised))
-        second = torch.add(normed, down.float(), alpha=dropout.scale)
-        result, mean_2, scale_2 = self._norm(1, second)
-        kept = Activations(
-            low, heads, probabilities, dropped, context, (first, mean, scale), middle, up, raised, (second, mean_2, scale_2),
+        activated = F.gelu(up)
+        down, mask_d = dropout(self._linear("down", activated))
+        sum_2 = torch.add(normed, down.float(), alpha=dropout.scale)
+        result, mean_2, scale_2 = self._norm(1, sum_2)
+        saved = Activations(
+            low, heads, probabilities, dropped, context, (sum_1, mean, scale), middle, up, activated, (sum_2, mean_2, scale_2),
             (mask_p, mask_o, mask_d),
         )  # fmt: skip
-        return result, kept
+        return result, saved
 
     def backward(
-        self, grad: Tensor, kept: Activations, shape: BatchShape, dropout: PooledDropout, lowest: bool
+        self, grad: Tensor, saved: Activations, shape: BatchShape, dropout: PooledDropout, lowest: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Gradient of the output → that of the input (none at the `lowest` layer), and those of `adapters()`."""
+        """Return the gradient of the input (meaningless at the `lowest` layer) and those of `adapters()`, given the output's."""
         grads: dict[str, list[Tensor]] = {}
-        mask_p, mask_o, mask_d = kept.masks
-        grad = self._norm_backward(1, grad, kept.second)
-        low = dropout.again(grad.mul(dropout.scale).to(self.dtype), mask_d)
-        grads["down"] = self._adapter_grads("down", kept.raised, low)
-        low = torch.ops.aten.gelu_backward(low @ self.weights["down"], kept.up)
-        grads["up"] = self._adapter_grads("up", kept.middle, low)
-        grad = self._norm_backward(0, grad.add_((low @ self.weights["up"]).float()), kept.first)
-        low = dropout.again(grad.mul(dropout.scale).to(self.dtype), mask_o)
-        grads["out"] = self._adapter_grads("out", kept.context, low)
-        low = self._attention_backward(low @ self.weights["out"], kept, shape, dropout, mask_p)
-        for name, own in zip(QKV, low.chunk(3, dim=1), strict=True):
-            grads[name] = self._adapter_grads(name, kept.x, own)
+        mask_p, mask_o, mask_d = saved.masks
+        grad = self._norm_backward(1, grad, saved.norm_2)
+        low = dropout.apply(grad.mul(dropout.scale).to(self.dtype), mask_d)
+        grads["down"] = self._adapter_grads("down", saved.activated, low)
+        low = torch.ops.aten.gelu_backward(low @ self.weights["down"], saved.up)
+        grads["up"] = self._adapter_grads("up", saved.middle, low)
+        grad = self._norm_backward(0, grad.add_((low @ self.weights["up"]).float()), saved.norm_1)
+        low = dropout.apply(grad.mul(dropout.scale).to(self.dtype), mask_o)
+        grads["out"] = self._adapter_grads("out", saved.context, low)
+        low = self._attention_backward(low @ self.weights["out"], saved, shape, dropout, mask_p)
+        for name, part in zip(QKV, low.chunk(3, dim=1), strict=True):
+            grads[name] = self._adapter_grads(name, saved.x, part)
         if not lowest:
             grad = grad.add_((low @ self.weights["qkv"]).float())
-        return grad, [one for name in PROJECTIONS for one in grads[name]]
+        return grad, [grad for name in PROJECTIONS for grad in grads[name]]
 
     def _attention_backward(
-        self, grad: Tensor, kept: Activations, shape: BatchShape, dropout: PooledDropout, mask: Tensor | None
+        self, grad: Tensor, saved: Activations, shape: BatchShape, dropout: PooledDropout, mask: Tensor | None
     ) -> Tensor:
-        """(P, W) of the context → (P, 3W) of query, key and value."""
+        """Return the gradient (P, 3W) of query, key and value, given the context's (P, W)."""
         (context,) = shape.split(grad.mul_(dropout.scale))
-        query, key, value = kept.heads
-        made = torch.empty_like(kept.heads)
-        torch.bmm(kept.dropped.transpose(1, 2), context, out=made[2])
-        behind = dropout.again(torch.bmm(context, value.transpose(1, 2)), mask).float()
-        scores = torch._softmax_backward_data(behind, kept.probabilities.float(), -1, torch.float32)
+        query, key, value = saved.heads
+        grads = torch.empty_like(saved.heads)
+        torch.bmm(saved.dropped.transpose(1, 2), context, out=grads[2])
+        undropped = dropout.apply(torch.bmm(context, value.transpose(1, 2)), mask).float()
+        scores = torch._softmax_backward_data(undropped, saved.probabilities.float(), -1, torch.float32)
         scores = scores.mul_(shape.width**-0.5).to(self.dtype)
-        torch.bmm(scores, key, out=made[0])
-        torch.bmm(scores.transpose(1, 2), query, out=made[1])
-        return shape.join(made)
+        torch.bmm(scores, key, out=grads[0])
+        torch.bmm(scores.transpose(1, 2), query, out=grads[1])
+        return shape.join(grads)
 
     def _adapter_grads(self, name: str, x: Tensor, grad: Tensor) -> list[Tensor]:
-        """Of A and B, as far as they are trained, from the map's input and its output's gradient."""
-        adapter = self.maps[name].adapter
-        if adapter is None or not self._own(name):
+        """Return the gradients of the trained ones of A and B, from the projection's input and its output's gradient."""
+        adapter = self.projections[name].adapter
+        if adapter is None or not self._trained(name):
             return []
-        found = []
+        grads = []
         if adapter.a.requires_grad:
-            found.append(((grad @ adapter.b.to(self.dtype)).t() @ x).float().mul_(adapter.scaling))
+            grads.append(((grad @ adapter.b.to(self.dtype)).t() @ x).float().mul_(adapter.scaling))
         if adapter.b.requires_grad:
-            found.append((grad.t() @ (x @ adapter.a.to(self.dtype).t())).float().mul_(adapter.scaling))
-        return found
+            grads.append((grad.t() @ (x @ adapter.a.to(self.dtype).t())).float().mul_(adapter.scaling))
+        return grads
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         return torch.addmm(self.biases[name], x, self.weights[name].t())
@@ -209,16 +207,16 @@ class FusedLayer:
         norm = self.norms[number]
         return torch.native_layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
-    def _norm_backward(self, number: int, grad: Tensor, kept: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def _norm_backward(self, number: int, grad: Tensor, saved: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         norm = self.norms[number]
-        found: Tensor = torch.ops.aten.native_layer_norm_backward(
-            grad, kept[0], norm.normalized_shape, *kept[1:], norm.weight, norm.bias, [True, False, False]
+        input_grad: Tensor = torch.ops.aten.native_layer_norm_backward(
+            grad, saved[0], norm.normalized_shape, *saved[1:], norm.weight, norm.bias, [True, False, False]
         )[0]
-        return found
+        return input_grad
 
 
 class FusedBert:
-    """The encoder's forward pass on its own modules; gradients reach the adapters and nothing else."""
+    """BERT with fused layers and a manual backward pass, on the parameters of `encoder`; only adapters get gradients."""
 
     def __init__(self, encoder: PeftModel, dtype: torch.dtype, probability: float) -> None:
         bert: Any = encoder.get_base_model()
@@ -228,11 +226,11 @@ class FusedBert:
         self.dtype, self.probability = dtype, probability
 
     def refreshes(self) -> list[Callable[[], None]]:
-        """What a forward pass does first where the adapters have changed; called before, side by side, it costs less."""
+        """Return the calls that merge changed adapters. A forward pass merges them too; in parallel before it, it is faster."""
         return [layer.refresh for layer in self.layers]
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, seed: int | None) -> Tensor:
-        """(B, T), (B, T) → last hidden states (B, T, W) in fp32; `seed` of the dropout, None for none."""
+        """(B, T), (B, T) → last hidden states (B, T, W) in fp32; `seed` is of the dropout, None for no dropout."""
         rows, length = input_ids.shape
         with torch.no_grad():
             x = self.embed(input_ids)
@@ -243,18 +241,21 @@ class FusedBert:
         if not attention_mask.all():
             bias = (1.0 - attention_mask[:, None, None, :].float()) * MASKED_SCORE
         adapters = [p for layer in self.layers for p in layer.adapters()]
-        hidden: Tensor = _Layers.apply(self.layers, x.view(rows * length, -1), shape, bias, dropout, *adapters)  # type: ignore[no-untyped-call]
+        hidden: Tensor = _ManualBackward.apply(self.layers, x.view(rows * length, -1), shape, bias, dropout, *adapters)  # type: ignore[no-untyped-call]
         return hidden.view(rows, length, -1)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B, T) → (B, T, W) fp32, before dropout."""
-        own = self.embeddings
-        places = own.position_embeddings.weight[: input_ids.shape[1]].float() + own.token_type_embeddings.weight[0].float()
-        embedded: Tensor = own.LayerNorm(F.embedding(input_ids, own.word_embeddings.weight).float() + places)
+        modules = self.embeddings
+        positions = modules.position_embeddings.weight[: input_ids.shape[1]].float()
+        constant = positions + modules.token_type_embeddings.weight[0].float()
+        embedded: Tensor = modules.LayerNorm(F.embedding(input_ids, modules.word_embeddings.weight).float() + constant)
         return embedded
 
 
-class _Layers(torch.autograd.Function):
+class _ManualBackward(torch.autograd.Function):
+    """All layers as one autograd function."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -267,12 +268,12 @@ class _Layers(torch.autograd.Function):
     ) -> Tensor:
         x = dropout(x)[0].mul_(dropout.scale)
         lowest = next((number for number, layer in enumerate(layers) if layer.adapters()), len(layers))
-        kept = []
+        saved = []
         for number, layer in enumerate(layers):
-            x, own = layer.forward(x, shape, bias, dropout)
+            x, activations = layer.forward(x, shape, bias, dropout)
             if number >= lowest and any(ctx.needs_input_grad):
-                kept.append(own)
-        ctx.layers, ctx.kept, ctx.shape, ctx.dropout = layers[lowest:], kept, shape, dropout
+                saved.append(activations)
+        ctx.layers, ctx.saved, ctx.shape, ctx.dropout = layers[lowest:], saved, shape, dropout
         return x
 
     @staticmethod
@@ -280,31 +281,6 @@ class _Layers(torch.autograd.Function):
         grads: list[Tensor] = []
         grad = grad.contiguous()
         for number in reversed(range(len(ctx.layers))):
-            grad, own = ctx.layers[number].backward(grad, ctx.kept.pop(), ctx.shape, ctx.dropout, number == 0)
-            grads = own + grads
+            grad, adapter_grads = ctx.layers[number].backward(grad, ctx.saved.pop(), ctx.shape, ctx.dropout, number == 0)
+            grads = adapter_grads + grads
         return None, None, None, None, None, *grads
-
-
-def why_not_fused(encoder: nn.Module) -> str | None:
-    """None where the encoder can be written out, else why not."""
-    if not isinstance(encoder, PeftModel) or type(encoder.get_base_model()) is not BertModel:
-        return "the encoder is no BERT with adapters"
-    bert: Any = encoder.get_base_model()
-    if bert.config.hidden_act != "gelu":
-        return f"its activation is {bert.config.hidden_act}"
-    if torch.cuda.is_available():
-        return "there is a GPU, which has faster ways"
-    if any(p.requires_grad and "lora_" not in name for name, p in encoder.named_parameters()):
-        return "more than adapters is trained"
-    if any(getattr(module, "gradient_checkpointing", False) for module in bert.modules()):
-        return "activations are to be computed again"
-    return _why_adapters_do_not_fit(encoder)
-
-
-def _why_adapters_do_not_fit(encoder: PeftModel) -> str | None:
-    adapted = [(name, module) for name, module in encoder.named_modules() if isinstance(module, BaseTunerLayer)]
-    if any(".encoder.layer." not in name or not isinstance(module, LoraLinear) for name, module in adapted):
-        return "there are adapters outside of the layers"
-    if any(isinstance(module.lora_dropout["default"], nn.Dropout) for _, module in adapted):
-        return "adapters with dropout of their own cannot be merged"
-    return None

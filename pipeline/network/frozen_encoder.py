@@ -1,4 +1,4 @@
-"""What the untouched encoder sees: the ground that controls and label spreading stand on."""
+"""Embeddings of the frozen encoder and logistic regression on them: the basis of controls and label spreading."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from pipeline.runtime.pieces import load_tokenizer, to_pieces
 
 
 def frozen_embeddings(texts: Sequence[str], model: Model, batch_size: int, progress: str | None = None) -> NDArray[np.float32]:
-    """(N, width) at length 1, of the base encoder before any training, in fp32."""
+    """Return (N, width) unit-length embeddings of the untrained base encoder, in fp32."""
     base = base_folder(model)
     pieces = to_pieces(load_tokenizer(base, model.max_pieces), list(texts))
     frozen = TextClassifier(load_encoder(base), CosineHead(1, 1, 1.0)).eval()
@@ -24,5 +24,5 @@ def frozen_embeddings(texts: Sequence[str], model: Model, batch_size: int, progr
 
 
 def fit_control(embeddings: NDArray[np.float32], truth: NDArray[np.int64], c: float) -> LogisticRegression:
-    """The control of all that is trained: logistic regression on frozen embeddings (N, width); `truth` (N,) class indices."""
+    """Fit the control: logistic regression on frozen embeddings (N, width); `truth` (N,) holds class indices."""
     return LogisticRegression(C=c, max_iter=2000).fit(embeddings, truth)

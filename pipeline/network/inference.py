@@ -1,4 +1,4 @@
-"""Passes without gradients: embeddings and logits of many texts, sorted by length, given back in the callers' order."""
+"""Inference without gradients over many texts, sorted by length; results are in the caller's order."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 from pipeline.network.batching import Pieces, pad, sorted_batches
 from pipeline.network.precision import Precision, autocast
 
-Collate = Callable[[Sequence[int]], dict[str, Tensor]]  # rows → `input_ids` or what stands for them, `attention_mask`
+Collate = Callable[[Sequence[int]], dict[str, Tensor]]  # rows → `input_ids` (or hidden states), `attention_mask`
 CPU = torch.device("cpu")
 
 
@@ -23,18 +23,18 @@ def infer_in_batches(
     collate: Collate | None = None,
     progress: str | None = None,
 ) -> Tensor:
-    """`forward(input_ids, attention_mask)` over all rows → (N, …) fp32 on the CPU, in their order; `device` is the model's.
+    """Return `forward(input_ids, attention_mask)` of all rows as (N, …) fp32 on the CPU; `device` is the model's.
 
-    With `progress` a bar of that name is shown.
+    `progress` shows a bar of that name.
     """
     outputs: list[Tensor] = []
     rows: list[int] = []
     with torch.inference_mode(), autocast(device.type, precision):
-        batches = sorted_batches([len(own) for own in pieces], batch_size)
+        batches = sorted_batches([len(text) for text in pieces], batch_size)
         for batch in tqdm(batches, desc=progress, unit="batch", mininterval=1.0, dynamic_ncols=True, disable=progress is None):
             padded = collate(batch) if collate else pad(pieces, batch)
             outputs.append(forward(padded["input_ids"].to(device), padded["attention_mask"].to(device)).float().cpu())
             rows += batch
-    back = torch.empty(len(rows), dtype=torch.int64)
-    back[torch.tensor(rows, dtype=torch.int64)] = torch.arange(len(rows))
-    return torch.cat(outputs)[back].clone()
+    position = torch.empty(len(rows), dtype=torch.int64)
+    position[torch.tensor(rows, dtype=torch.int64)] = torch.arange(len(rows))
+    return torch.cat(outputs)[position].clone()

@@ -1,4 +1,4 @@
-"""A trained model on disk: `adapter.safetensors` (adapters or the encoder, and head), `labels.json`, `origin.json`."""
+"""The trained model on disk: `adapter.safetensors` (adapters or encoder, and head), `labels.json` and `origin.json`."""
 
 import json
 from pathlib import Path
@@ -17,22 +17,22 @@ from pipeline.runtime.pieces import load_tokenizer
 
 
 class TrainedModel(NamedTuple):
-    """What later stages need of a training."""
+    """A trained classifier with its labels, tokenizer and origin."""
 
     classifier: TextClassifier  # in evaluation mode, adapters not merged
     labels: list[str]  # class index → label
     tokenizer: Tokenizer
-    origin: dict[str, Any]  # MLflow run, git commit and data digest it was trained with
+    origin: dict[str, Any]  # MLflow run, git commit and data digest of the training
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run, None when MLflow could not be reached."""
-        found: str | None = self.origin["mlflow_run_id"]
-        return found
+        """The id of the MLflow run, None if MLflow was unreachable."""
+        run_id: str | None = self.origin["mlflow_run_id"]
+        return run_id
 
 
 def save_trained(folder: Path, state: dict[str, Tensor], labels: list[str], origin: dict[str, Any]) -> None:
-    """Write the three files, each whole or not at all."""
+    """Write the three files, each atomically."""
     with atomic_write(folder / "adapter.safetensors") as part:
         save_file(state, part)
     write_json(folder / "labels.json", labels)
@@ -40,7 +40,7 @@ def save_trained(folder: Path, state: dict[str, Tensor], labels: list[str], orig
 
 
 def load_trained(folder: Path, model: Model) -> TrainedModel:
-    """The trained classifier on its base model."""
+    """Load the trained classifier and its base model."""
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     base = base_folder(model)
     classifier = restore_classifier(base, load_file(folder / "adapter.safetensors"), len(labels), model)

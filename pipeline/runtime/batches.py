@@ -1,21 +1,21 @@
-"""How rows go into runs: packed one after the other without padding, or padded beside rows of like length."""
+"""Batches for inference: rows packed one after another without padding, or padded with rows of similar length."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-RUN_COST = 5  # padded pieces whose arithmetic takes as long as starting one more run (EXPERIMENTS: micro-batches)
-MAX_ROWS = 64  # in one run; more brings nothing
-PACK_PIECES = 128  # pieces in one packed run: more brings nothing, and attention costs their square (EXPERIMENTS: packing)
-LENGTH_MULTIPLE = 8  # packed runs are as long as a multiple of this: an engine prepares itself for each new length
+RUN_COST = 5  # overhead of a run, in padded pieces (EXPERIMENTS: micro-batches)
+MAX_ROWS = 64  # per run; more is not faster
+PACK_PIECES = 128  # per packed run: more is not faster, and attention is quadratic (EXPERIMENTS: packing)
+LENGTH_MULTIPLE = 8  # of packed runs: an engine compiles for each new length
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Rows by batch, shortest first, so cut that padding and runs together cost least.
+    """Return the rows of each batch, shortest first, at the lowest total cost of padding and runs.
 
-    A run of n rows, T the longest, costs n * T + START; the cuts of the sorted rows with the smallest sum are found by dynamic
-    programming. n * T stays within `token_budget` (one row always fits).
+    A run of n rows of at most T pieces costs n * T + RUN_COST; dynamic programming finds the cheapest cuts of the sorted rows.
+    n * T stays within `token_budget` (one row always fits).
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     least, cut = [0], [0]  # for the first k rows: cost, and where their last batch begins
@@ -34,18 +34,18 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def pad(pieces: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
-    """`input_ids` and `attention_mask`, (B, T) with T the longest row's pieces; padding is 0 in both."""
-    width = max(len(own) for own in pieces)
+    """Return `input_ids` and `attention_mask`, (B, T) with T the longest row; padding is 0 in both."""
+    width = max(len(row) for row in pieces)
     ids = np.zeros((len(pieces), width), dtype=np.int64)
     mask = np.zeros_like(ids)
-    for line, own in enumerate(pieces):
-        ids[line, : len(own)] = own
-        mask[line, : len(own)] = 1
+    for number, row in enumerate(pieces):
+        ids[number, : len(row)] = row
+        mask[number, : len(row)] = 1
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def plan_packs(lengths: Sequence[int], most: int = PACK_PIECES) -> list[list[int]]:
-    """Rows by packed run, in their order: as few runs as hold `most` pieces each on average, as equal as rows allow."""
+    """Return the rows of each packed run, in order: as few runs as average at most `most` pieces, as equal as rows allow."""
     ends = np.cumsum(lengths)
     runs = -(-int(ends[-1]) // most)
     middles = ends - np.array(lengths) / 2
@@ -54,13 +54,13 @@ def plan_packs(lengths: Sequence[int], most: int = PACK_PIECES) -> list[list[int
 
 
 def pack(pieces: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
-    """B rows after one another, (P,) each: `input_ids`, `position_ids` within the row, and the row's number in `segments`.
+    """Concatenate B rows; return `input_ids`, `position_ids` within the row and `segments` (the row's number), each (P,).
 
-    P is a multiple of `STEP`; what fills it up is one more row, whose answer nobody reads.
+    P is a multiple of `LENGTH_MULTIPLE`; the fill is one more row, whose output is ignored.
     """
-    lengths = [len(own) for own in pieces]
+    lengths = [len(row) for row in pieces]
     fill = -sum(lengths) % LENGTH_MULTIPLE
-    ids = np.array([one for own in pieces for one in own] + [0] * fill, dtype=np.int64)
+    ids = np.array([piece for row in pieces for piece in row] + [0] * fill, dtype=np.int64)
     positions = np.concatenate([np.arange(length, dtype=np.int64) for length in (*lengths, fill)])
     segments = np.repeat(np.arange(len(lengths) + 1, dtype=np.int64), [*lengths, fill])
     return {"input_ids": ids, "position_ids": positions, "segments": segments}

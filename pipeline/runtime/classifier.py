@@ -1,4 +1,4 @@
-"""An exported model: a folder with `model.onnx`, `tokenizer.json`, `model.json` becomes a function from texts to predictions."""
+"""Loads an exported model (`model.onnx`, `tokenizer.json`, `model.json`) and predicts labels for texts."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ MODEL_FILES = ("model.onnx", "tokenizer.json", "model.json")
 
 
 class Classifier:
-    """Loads once, answers many times. `session` computes; by default ONNX Runtime in fp32, which several threads may share."""
+    """Predicts with an exported model. `session` is by default ONNX Runtime in fp32, which is thread-safe."""
 
     def __init__(self, folder: Path, *, session: Session | None = None, threads: int = 0) -> None:
         settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -26,18 +26,18 @@ class Classifier:
         self.session = session or open_session(folder, "onnxruntime-fp32", threads)
 
     def predict(self, texts: Sequence[str]) -> ModelOutputs:
-        """Clean, tokenise, compute, calibrate."""
+        """Clean and tokenise the texts, run the model and calibrate its probabilities."""
         cleaned = [clean(text) for text in texts]
         pieces = to_pieces(self.tokenizer, cleaned)
         logits, sketch = self.run(pieces)
         probabilities = softmax(logits / self.temperature)
-        lengths = np.array([len(own) for own in pieces], dtype=np.int32)
+        lengths = np.array([len(row) for row in pieces], dtype=np.int32)
         words = np.array([word_count(text) for text in cleaned], dtype=np.float32)
         labels = [self.labels[i] for i in probabilities.argmax(axis=1)]
         return ModelOutputs(labels, probabilities, sketch.astype(np.float16), lengths, ((lengths - 2) / words).astype(np.float32))
 
     def run(self, pieces: Sequence[list[int]]) -> tuple[Floats, Floats]:
-        """Piece ids of N texts → logits (N, classes) and sketches (N, sketch_size), in their order."""
+        """Return logits (N, classes) and sketches (N, sketch_size) for the piece ids of N texts, in their order."""
         if pieces:
             return self.session(pieces)
         logits, sketch = self.session([[0, 0]])
@@ -45,7 +45,7 @@ class Classifier:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 over the model's files: equal for equal answers, wherever the folder lies."""
+    """Return the SHA-256 over the model's files: equal digests mean equal predictions."""
     whole = hashlib.sha256()
     for name in MODEL_FILES:
         whole.update(hashlib.sha256((folder / name).read_bytes()).digest())

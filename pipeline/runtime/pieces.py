@@ -1,4 +1,4 @@
-"""Texts to pieces, as the model reads them."""
+"""Tokenises texts into the model's pieces."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 
 def load_tokenizer(folder: Path, max_pieces: int) -> Tokenizer:
-    """The fast tokenizer, truncating at `max_pieces` and never padding by itself."""
+    """Load the fast tokenizer; it truncates at `max_pieces` and never pads."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(max_pieces)
     tokenizer.no_padding()
@@ -15,5 +15,5 @@ def load_tokenizer(folder: Path, max_pieces: int) -> Tokenizer:
 
 
 def to_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Piece ids of each text, special pieces included."""
+    """Return the piece ids of each text, special pieces included."""
     return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]

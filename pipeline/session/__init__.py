@@ -1,1 +1,1 @@
-"""Choosing the inference session of an exported model: int8, the parity gate and golden answers. Knows no torch."""
+"""Chooses the inference session of an exported model: int8, the session gate and golden answers. Knows no torch."""

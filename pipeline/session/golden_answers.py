@@ -1,6 +1,6 @@
-"""Golden answers: texts that a model answers clearly, and what it says of them offline.
+"""Golden answers: texts that a model classifies with a clear margin, and its offline predictions for them.
 
-A server that says otherwise must not serve.
+A server whose predictions differ must not serve.
 """
 
 import json
@@ -16,14 +16,14 @@ from pipeline.data.records import write_json
 
 Floats = NDArray[np.float32]
 GOLDEN_FILE = "golden.json"
-DECIMALS = 6  # as written; far below any `atol`
+DECIMALS = 6  # in the file; far below any `atol`
 
 
 class GoldenAnswers(NamedTuple):
-    """One text a row, asked one at a time of the session that serves."""
+    """The golden texts and their predictions, one text per request, by the session that serves."""
 
     session: str
-    atol: float  # how far a probability may be off
+    atol: float  # largest allowed difference of a probability
     texts: list[str]  # by length, shortest first
     labels: list[str]
     probabilities: Floats  # (N, classes)
@@ -32,47 +32,47 @@ class GoldenAnswers(NamedTuple):
 def pick_golden_rows(
     lengths: Sequence[int], classes: Sequence[int], margins: Sequence[float], *, count: int, min_margin: float
 ) -> list[int]:
-    """Up to `count` rows by length, shortest first: one of each stratum of length, the ends included, classes as mixed as can be.
+    """Return up to `count` rows, shortest first: one per length stratum, shortest and longest included, classes mixed.
 
-    Only rows whose two most probable classes lie `min_margin` apart are taken; where there is none, the clearest one is.
+    The two most probable classes of a row are at least `min_margin` apart; if no row qualifies, the clearest row is taken.
     """
     clear = [row for row, margin in enumerate(margins) if margin >= min_margin] or [int(np.argmax(margins))]
     by_length = sorted(clear, key=lambda row: lengths[row])
     strata = [[by_length[i] for i in part] for part in np.array_split(np.arange(len(by_length)), min(count, len(by_length)))]
     used: Counter[int] = Counter()
-    taken = []
-    for stratum in [strata[-1][::-1], *strata[:-1]]:  # the longest row first, while no class is used
+    chosen = []
+    for stratum in [strata[-1][::-1], *strata[:-1]]:  # the longest row first, while no class is used yet
         row = min(stratum, key=lambda row: used[classes[row]])
         used[classes[row]] += 1
-        taken.append(row)
-    return [*taken[1:], taken[0]]
+        chosen.append(row)
+    return [*chosen[1:], chosen[0]]
 
 
 def golden_differences(golden: GoldenAnswers, labels: Sequence[str], probabilities: Floats) -> list[str]:
-    """In words, where these answers to the golden texts are not the golden ones; nothing when they are equal."""
+    """Describe each difference between these predictions and the golden answers; empty if they agree."""
     if len(labels) != len(golden.labels) or probabilities.shape != golden.probabilities.shape:
-        return [f"{len(labels)} answers of shape {probabilities.shape} to golden ones of shape {golden.probabilities.shape}"]
+        return [f"predictions of shape {probabilities.shape}, golden answers of shape {golden.probabilities.shape}"]
     gaps = np.abs(probabilities - golden.probabilities).max(axis=1)
-    found = []
-    for text, said, meant, gap in zip(golden.texts, labels, golden.labels, gaps, strict=True):
-        if said != meant:
-            found.append(f"{text!r}: {said}, not {meant}")
+    differences = []
+    for text, label, expected, gap in zip(golden.texts, labels, golden.labels, gaps, strict=True):
+        if label != expected:
+            differences.append(f"{text!r}: {label}, expected {expected}")
         elif not gap <= golden.atol:  # NaN is not <= anything
-            found.append(f"{text!r}: a probability is off by {gap:.4f}, at most {golden.atol} is allowed")
-    return found
+            differences.append(f"{text!r}: a probability is off by {gap:.4f}, at most {golden.atol} is allowed")
+    return differences
 
 
 def write_golden(golden: GoldenAnswers, folder: Path) -> None:
-    """`golden.json`, the same bytes for the same answers."""
+    """Write `golden.json`; equal answers give equal bytes."""
     rounded = [[round(float(p), DECIMALS) for p in row] for row in golden.probabilities]
     write_json(folder / GOLDEN_FILE, golden._asdict() | {"probabilities": rounded})
 
 
 def read_golden(folder: Path) -> GoldenAnswers:
-    """The golden answers in this folder; raises `OSError`, or `ValueError` when the file holds something else."""
-    found = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
+    """Read the golden answers of this folder; raises `OSError`, or `ValueError` for other contents."""
+    values = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
     try:
-        golden = GoldenAnswers(**found)
+        golden = GoldenAnswers(**values)
         return golden._replace(probabilities=np.array(golden.probabilities, dtype=np.float32))
     except TypeError as error:
-        raise ValueError(f"no golden answers: {error}") from None
+        raise ValueError(f"not golden answers: {error}") from None

@@ -32,7 +32,7 @@ from pipeline.session.session_gate import (
     Candidate,
     Clock,
     HeldOut,
-    Measured,
+    Measurement,
     decide_session,
     format_table,
     machine_details,
@@ -152,7 +152,7 @@ def held_out(val: list[Example], test: list[Example]) -> HeldOut:
 def write(selection: Selection, settings: Session, folder: Path) -> None:
     """Write `session.json` and `golden.json`."""
     rows = [
-        {"name": name, **(found._asdict() if found else dict.fromkeys(Measured._fields)), "verdict": verdict, "why": why}
+        {"name": name, **(found._asdict() if found else dict.fromkeys(Measurement._fields)), "verdict": verdict, "why": why}
         for name, found, verdict, why in selection.candidates
     ]
     write_json(folder / "session.json", {"session": selection.session, "candidates": rows, "machine": machine_details(settings)})
@@ -161,7 +161,7 @@ def write(selection: Selection, settings: Session, folder: Path) -> None:
 
 def log_to(run: Run, selection: Selection, folder: Path) -> None:
     """Log numbers, a picture and files to the MLflow run."""
-    measured = {candidate.name: candidate.found for candidate in selection.candidates if candidate.found}
+    measured = {candidate.name: candidate.measured for candidate in selection.candidates if candidate.measured}
     run.metrics({f"session/{name}/{key}": value for name, row in measured.items() for key, value in row._asdict().items()})
     run.tags({"session": selection.session})
     refused = [candidate.name for candidate in selection.candidates if candidate.verdict == "refused"]

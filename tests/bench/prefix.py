@@ -70,8 +70,8 @@ def measure(rows: Rows, classes: int, params: Params, frozen: int, pairs: int, p
         began = perf_counter()
         cached = rows._replace(collate=cache.collate(rows.pieces, 2 * settings.batch_size))
         fill_s = perf_counter() - began
-        epoch(cached, cache.in_place())  # warm
-        both = [(epoch(rows, nullcontext()), epoch(cached, cache.in_place())) for _ in range(pairs)]
+        epoch(cached, cache.skip_lower_layers())  # warm
+        both = [(epoch(rows, nullcontext()), epoch(cached, cache.skip_lower_layers())) for _ in range(pairs)]
     return Arms([a for a, _ in both], [b for _, b in both], fill_s)
 
 

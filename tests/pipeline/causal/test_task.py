@@ -1,4 +1,4 @@
-"""Causal language models of Llama's shape: packed as unpacked, the article's adapters, through the same loop."""
+"""Causal language models of Llama's shape: packed as unpacked, default adapters, and training through the same loop."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.causal.packing import Sequences, packed_batch
 from pipeline.causal.task import causal_task, load_causal, next_piece_loss, validate
 from pipeline.learning.loop import fit
 from pipeline.params import Causal, Params
-from tests.pipeline.causal.little_llama import WORDS, save_little_llama
+from tests.pipeline.causal.tiny_llama import WORDS, save_tiny_llama
 
 GENERATOR = torch.Generator().manual_seed(3)
 TEXTS = Sequences(
@@ -20,7 +20,7 @@ TEXTS = Sequences(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_little_llama(tmp_path_factory.mktemp("llama"))
+    return save_tiny_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture
@@ -29,15 +29,15 @@ def causal(params: Params) -> Causal:
 
 
 def test_the_articles_adapters_are_the_defaults(params: Params, folder: Path) -> None:
-    own = params.causal
-    assert (own.lora_rank, own.lora_alpha, own.lora_dropout, own.lora_targets) == (8, 16, 0.1, "q_proj,v_proj")
-    model = load_causal(folder, own)
+    causal = params.causal
+    assert (causal.lora_rank, causal.lora_alpha, causal.lora_dropout, causal.lora_targets) == (8, 16, 0.1, "q_proj,v_proj")
+    model = load_causal(folder, causal)
     trained = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"q_proj", "v_proj"}
 
 
 def test_packed_sequences_have_the_loss_and_gradients_of_each_alone(folder: Path, causal: Causal) -> None:
-    """The reference is the library's own: one sequence a call, no mask, no positions."""
+    """The reference is the library: one sequence per call, no mask, no positions."""
     torch.manual_seed(1)
     model = load_causal(folder, causal).train()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -52,16 +52,16 @@ def test_packed_sequences_have_the_loss_and_gradients_of_each_alone(folder: Path
     alone = torch.cat(losses).mean()
     together = next_piece_loss("fp32")(model, packed_batch(TEXTS, [[3, 0, 1], [5, 2, 4]], multiple=8))
     assert together.item() == pytest.approx(alone.item(), abs=1e-5)
-    for one, other in zip(torch.autograd.grad(together, trained), torch.autograd.grad(alone, trained), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for gradient, other in zip(torch.autograd.grad(together, trained), torch.autograd.grad(alone, trained), strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-4)
 
 
-def test_without_boundaries_the_loss_would_be_another(folder: Path, causal: Causal) -> None:
+def test_without_boundaries_the_loss_differs(folder: Path, causal: Causal) -> None:
     model = load_causal(folder, causal)
-    right = packed_batch(TEXTS, [[3, 0, 1]])
-    leaking = {**right, "attention_mask": right["attention_mask"].clamp(max=1)}
+    correct = packed_batch(TEXTS, [[3, 0, 1]])
+    leaking = {**correct, "attention_mask": correct["attention_mask"].clamp(max=1)}
     loss = next_piece_loss("fp32")
-    assert abs(loss(model, right).item() - loss(model, leaking).item()) > 1e-3
+    assert abs(loss(model, correct).item() - loss(model, leaking).item()) > 1e-3
 
 
 def test_a_language_model_learns_through_the_same_loop(folder: Path, causal: Causal, params: Params) -> None:

@@ -1,4 +1,4 @@
-"""Fetch: a data set becomes a jsonl file with class names, or one clear answer."""
+"""Fetch: a data set becomes a jsonl file with class names, or one clear error."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ NAMES = ["cancel", "refund", "track"]
 
 @pytest.fixture(autouse=True)
 def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, and no cache of the person who runs the tests."""
+    """Disable the network and the user's caches."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -41,7 +41,7 @@ def fetched(name: Path, out: Path, split: str = "train") -> list[dict[str, Any]]
 
 
 def numbered(folder: Path, labels: list[int | None]) -> None:
-    """A parquet data set whose labels are numbers of named classes, as most hub data sets are."""
+    """Write a parquet data set whose labels are numbers of named classes, like most hub data sets."""
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)})
     rows = {"text": [f"text {n}" for n in range(len(labels))], "label": labels}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
@@ -72,7 +72,7 @@ def test_a_row_without_a_class_has_no_label(folder: Path, tmp_path: Path, nothin
     assert [row["label"] for row in fetched(folder, tmp_path / "out.jsonl")] == ["track", None]
 
 
-def test_what_was_fetched_can_be_read(folder: Path, tmp_path: Path, params: Params) -> None:
+def test_a_fetched_file_can_be_read(folder: Path, tmp_path: Path, params: Params) -> None:
     numbered(folder, [2, 0])
     fetched(folder, tmp_path / "out.jsonl")
     rows = list(read_rows(tmp_path / "out.jsonl", params.data))
@@ -93,16 +93,16 @@ def refused(name: str, out: Path, split: str = "train") -> InputError:
     return caught.value
 
 
-def test_an_unknown_data_set_is_answered_by_name(tmp_path: Path) -> None:
+def test_an_unknown_data_set_is_refused_by_name(tmp_path: Path) -> None:
     error = refused("nobody/has-this-data-set", tmp_path / "out.jsonl")
     assert "nobody/has-this-data-set" in error.where
     assert "data.source" in error.do
 
 
-def test_an_unknown_split_is_answered_by_name(folder: Path, tmp_path: Path) -> None:
+def test_an_unknown_split_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
     (folder / "train.csv").write_text("text,label\none,a\n")
     assert "nonsense" in refused(str(folder), tmp_path / "out.jsonl", split="nonsense").what
 
 
 def test_an_empty_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    assert "did not give it" in refused(str(folder), tmp_path / "out.jsonl").what
+    assert "did not return it" in refused(str(folder), tmp_path / "out.jsonl").what

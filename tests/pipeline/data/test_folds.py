@@ -1,4 +1,4 @@
-"""Stratified folds: what they promise, and what they refuse."""
+"""Stratified folds: guarantees and refusals."""
 
 from collections import Counter
 from statistics import stdev

@@ -1,4 +1,4 @@
-"""Near duplicates: Jaccard by hand, and the prefix filter against all pairs."""
+"""Near-duplicates: Jaccard by hand, and the prefix filter against all pairs."""
 
 from itertools import combinations
 
@@ -12,7 +12,7 @@ WORDS = st.lists(st.sampled_from("abcd"), min_size=0, max_size=14).map(" ".join)
 
 
 def brute_force(texts: list[str], threshold: float) -> list[Pair]:
-    """Every pair, compared."""
+    """Compare every pair."""
     grams = [word_3grams(text) for text in texts]
     pairs = [Pair(i, j, len(grams[i] & grams[j]) / len(grams[i] | grams[j])) for i, j in combinations(range(len(texts)), 2)]
     return [pair for pair in pairs if pair.jaccard > threshold]
@@ -28,7 +28,7 @@ def test_up_to_three_words_are_one_gram(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "jaccard"),
+    ("text", "other", "jaccard"),
     [
         ("a b c d", "a b c d", 1.0),
         ("A, b c d!", "a b c d", 1.0),
@@ -38,8 +38,8 @@ def test_up_to_three_words_are_one_gram(text: str) -> None:
         ("a b", "a b c", 0.0),
     ],
 )
-def test_the_jaccard_by_hand(one: str, other: str, jaccard: float) -> None:
-    assert find_near_duplicates([one, other], 0.01) == ([Pair(0, 1, pytest.approx(jaccard))] if jaccard else [])
+def test_the_jaccard_by_hand(text: str, other: str, jaccard: float) -> None:
+    assert find_near_duplicates([text, other], 0.01) == ([Pair(0, 1, pytest.approx(jaccard))] if jaccard else [])
 
 
 def test_a_pair_exactly_on_the_threshold_is_not_near() -> None:
@@ -49,10 +49,10 @@ def test_a_pair_exactly_on_the_threshold_is_not_near() -> None:
 
 
 def test_three_of_a_kind_are_three_pairs() -> None:
-    found = find_near_duplicates(
+    pairs = find_near_duplicates(
         ["one two three four", "other words entirely here", "One two three four!", "one two, three four"], 0.8
     )
-    assert sorted(pair[:2] for pair in found) == [(0, 2), (0, 3), (2, 3)]
+    assert sorted(pair[:2] for pair in pairs) == [(0, 2), (0, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("texts", [[], ["alone"], ["?", "!"]])

@@ -1,4 +1,4 @@
-"""Example rows: readers that agree, lines that are right, columns that are found, files that are whole or not there."""
+"""Example rows: readers that agree, correct line numbers, column detection and atomic writes."""
 
 import csv
 import hashlib
@@ -70,7 +70,7 @@ def lines(path: Path, content: str | bytes, data: Data) -> list[int]:
 
 
 def refused(path: Path, content: bytes, data: Data) -> InputError:
-    """The answer to a file of these bytes."""
+    """Return the error for a file of these bytes."""
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
         list(read_rows(path, data))
@@ -87,8 +87,8 @@ def test_every_reader_gives_the_same_examples(tmp_path: Path, params: Params, na
     WRITERS[name](tmp_path / name, ROWS)
     rows = [row.fields for row in list_of(tmp_path / name, params.data)]
     assert rows == ROWS
-    made = [make_example(row, Columns("text", "label"), max_text_chars=100, source="a") for row in rows if row]
-    assert [(e.text, e.label, e.meta) for e in made] == [
+    examples = [make_example(row, Columns("text", "label"), max_text_chars=100, source="a") for row in rows if row]
+    assert [(e.text, e.label, e.meta) for e in examples] == [
         ('two lines, and "quotes"', "quoting", {"channel": "mail"}),
         ("naïve 東京 👩\u200d🚀", "unicode", {"channel": "chat"}),
         ("plain with tab", "plain", {"channel": "mail"}),
@@ -130,7 +130,7 @@ def test_a_row_with_the_wrong_number_of_fields_is_a_fault(tmp_path: Path, params
     ("line", "fault"),
     [("{", "not valid JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "not valid JSON"), ("9" * 5000, "not valid JSON")],
 )
-def test_a_line_that_is_no_json_object_is_a_fault(tmp_path: Path, params: Params, line: str, fault: str) -> None:
+def test_a_line_that_is_not_a_json_object_is_a_fault(tmp_path: Path, params: Params, line: str, fault: str) -> None:
     (tmp_path / "a.jsonl").write_text(line)
     [row] = read_rows(tmp_path / "a.jsonl", params.data)
     assert row.fields is None
@@ -183,7 +183,7 @@ def test_a_row_of_ten_megabytes_is_refused_with_its_line(tmp_path: Path, params:
     assert "data.max_row_bytes" in error.do
 
 
-def test_a_quoted_field_over_many_lines_may_not_be_longer_than_a_row_either(tmp_path: Path, params: Params) -> None:
+def test_a_quoted_field_over_many_lines_may_not_exceed_the_row_limit_either(tmp_path: Path, params: Params) -> None:
     small = params.data.model_copy(update={"max_row_bytes": 100})
     error = refused(tmp_path / "a.csv", b'text,label\nfine,x\n"' + 50 * b"many\n" + b'",y\n', small)
     assert error.where.endswith(", line 3")
@@ -206,7 +206,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, params: Params) -> 
     assert error.where.endswith(", line 1")
 
 
-def test_what_is_no_parquet_is_refused(tmp_path: Path, params: Params) -> None:
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, params: Params) -> None:
     assert "not a readable parquet" in refused(tmp_path / "a.parquet", b"PAR1 not at all PAR1", params.data).what
 
 
@@ -216,7 +216,7 @@ def test_a_parquet_file_cut_off_is_refused(tmp_path: Path, params: Params) -> No
     assert "not a readable parquet" in error.what
 
 
-def test_a_parquet_file_with_spoilt_pages_is_refused(tmp_path: Path, params: Params) -> None:
+def test_a_parquet_file_with_corrupt_pages_is_refused(tmp_path: Path, params: Params) -> None:
     write_parquet(tmp_path / "a.parquet", [{"text": f"text number {i}", "label": "x"} for i in range(500)])
     whole = (tmp_path / "a.parquet").read_bytes()
     error = refused(tmp_path / "a.parquet", whole[:4] + 400 * b"\xff" + whole[404:], params.data)
@@ -224,7 +224,7 @@ def test_a_parquet_file_with_spoilt_pages_is_refused(tmp_path: Path, params: Par
 
 
 @pytest.mark.parametrize(
-    ("present", "found"),
+    ("present", "columns"),
     [
         (["id", "text", "label"], Columns("text", "label")),
         (["utterance", "intent"], Columns("utterance", "intent")),
@@ -232,8 +232,8 @@ def test_a_parquet_file_with_spoilt_pages_is_refused(tmp_path: Path, params: Par
         (["sentence", "label"], Columns("sentence", "label")),
     ],
 )
-def test_the_only_candidate_is_the_column(params: Params, present: list[str], found: Columns) -> None:
-    assert find_columns(Path("a.csv"), present, params.data) == found
+def test_the_only_candidate_is_the_column(params: Params, present: list[str], columns: Columns) -> None:
+    assert find_columns(Path("a.csv"), present, params.data) == columns
 
 
 def test_a_named_column_is_taken_where_several_could_be(params: Params) -> None:
@@ -259,7 +259,7 @@ def test_no_or_several_candidates_are_an_error_that_names_key_and_columns(
     assert names in str(caught.value)
 
 
-def test_a_named_column_that_is_not_there_is_an_error(params: Params) -> None:
+def test_a_named_column_that_is_missing_is_an_error(params: Params) -> None:
     named = params.data.model_copy(update={"label_column": "topic"})
     with pytest.raises(InputError, match=r"no column `topic`(.|\n)*text, label"):
         find_columns(Path("a.csv"), ["text", "label"], named)
@@ -276,8 +276,8 @@ def test_known_columns_are_fields_and_the_rest_is_meta() -> None:
         "stars": 5,
         "none": None,
     }
-    made = make_example(row, Columns("body", "topic"), max_text_chars=10, source="file")
-    assert made == Example(
+    example = make_example(row, Columns("body", "topic"), max_text_chars=10, source="file")
+    assert example == Example(
         id=text_id("hi"), text="hi", label="greet", group="g", time="2026-01-01", source="mail", meta={"stars": 5}
     )
 
@@ -287,9 +287,9 @@ def test_the_file_is_the_source_of_a_row_that_names_none() -> None:
 
 
 def test_an_empty_cell_of_an_optional_column_is_no_value() -> None:
-    row = {"text": "hi", "label": "x", "target": "", "group": "", "time": ""}  # as a csv has it
-    made = make_example(row, Columns("text", "label"), max_text_chars=10, source="file")
-    assert (made.target, made.group or None, made.time or None) == (None, None, None)
+    row = {"text": "hi", "label": "x", "target": "", "group": "", "time": ""}  # as in a csv
+    example = make_example(row, Columns("text", "label"), max_text_chars=10, source="file")
+    assert (example.target, example.group or None, example.time or None) == (None, None, None)
 
 
 @pytest.mark.parametrize("field", ["text", "label", "target", "group", "time", "source"])
@@ -310,7 +310,7 @@ def test_the_id_depends_on_the_folded_text_alone() -> None:
     assert text_id("where is it") != text_id("where was it")
 
 
-def test_examples_come_back_from_parquet_as_they_went(tmp_path: Path) -> None:
+def test_examples_are_read_from_parquet_as_written(tmp_path: Path) -> None:
     examples = [
         an_example(group="customer-1", time="2026-03-02T08:40:15Z", meta={"stars": 5, "tags": ["a", "é"], "in": {"b": None}}),
         an_example("two", label=None, target="deux"),
@@ -319,7 +319,7 @@ def test_examples_come_back_from_parquet_as_they_went(tmp_path: Path) -> None:
     assert read_examples(tmp_path / "deep" / "rows.parquet") == examples
 
 
-def test_no_examples_come_back_as_none(tmp_path: Path) -> None:
+def test_an_empty_list_is_read_as_empty(tmp_path: Path) -> None:
     write_examples(tmp_path / "rows.parquet", [])
     assert read_examples(tmp_path / "rows.parquet") == []
 
@@ -329,13 +329,13 @@ def test_labels_keep_their_order() -> None:
 
 
 def test_the_digest_is_over_ids_and_labels_in_order() -> None:
-    one, two = an_example("one", label="x"), an_example("two", label="y")
-    assert digest_examples([one, two]) == hashlib.sha256(f"{text_id('one')}\tx\n{text_id('two')}\ty\n".encode()).hexdigest()
-    assert digest_examples([two, one]) != digest_examples([one, two])
-    assert digest_examples([one.model_copy(update={"meta": {"a": 1}}), two]) == digest_examples([one, two])
+    first, second = an_example("one", label="x"), an_example("two", label="y")
+    assert digest_examples([first, second]) == hashlib.sha256(f"{text_id('one')}\tx\n{text_id('two')}\ty\n".encode()).hexdigest()
+    assert digest_examples([second, first]) != digest_examples([first, second])
+    assert digest_examples([first.model_copy(update={"meta": {"a": 1}}), second]) == digest_examples([first, second])
 
 
-def test_a_file_written_whole_appears_at_the_end(tmp_path: Path) -> None:
+def test_an_atomically_written_file_appears_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
     with atomic_write(path) as part:
         part.write_text("all")
@@ -354,12 +354,12 @@ def test_a_block_that_fails_leaves_nothing_and_the_old_file(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_json_that_is_no_json_leaves_nothing(tmp_path: Path) -> None:
+def test_invalid_json_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"score": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_is_for_people(tmp_path: Path) -> None:
+def test_json_is_indented_and_not_escaped(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"name": "é"})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "name": "é"\n}\n'

@@ -1,4 +1,4 @@
-"""Parts of a batch: whole, balanced, and their gradients add up to the batch's, in threads, in turns and across processes."""
+"""Micro-batches: complete, balanced, and their gradients add up, in threads, in sequence and across processes."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from pipeline.learning.task import Task
 from pipeline.network.batching import Batch
 from pipeline.params import Params, Train
 from tests.conftest import ROOT
-from tests.pipeline.network.little_bert import save_little_bert
+from tests.pipeline.network.tiny_bert import save_tiny_bert
 
 LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=60)
 
@@ -28,10 +28,10 @@ LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=60)
 @given(LENGTHS, st.integers(1, 9))
 @settings(deadline=None)
 def test_parts_hold_every_row_once_and_none_is_empty(lengths: list[int], parts: int) -> None:
-    found = split_evenly(range(len(lengths)), lengths, parts)
-    assert sorted(row for own in found for row in own) == list(range(len(lengths)))
-    assert max(map(len, found)) - min(map(len, found)) <= 1
-    assert len(found) == min(parts, len(lengths))
+    split = split_evenly(range(len(lengths)), lengths, parts)
+    assert sorted(row for part in split for row in part) == list(range(len(lengths)))
+    assert max(map(len, split)) - min(map(len, split)) <= 1
+    assert len(split) == min(parts, len(lengths))
 
 
 def test_parts_are_rows_of_like_length_and_equally_many() -> None:
@@ -41,7 +41,7 @@ def test_parts_are_rows_of_like_length_and_equally_many() -> None:
 
 
 class Line(nn.Module):
-    """One weight a column."""
+    """One weight per column."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Line(nn.Module):
 X = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
 
 
-def task(model: nn.Module, lanes: int = 1, fail: Sequence[bool] = ()) -> Task:
-    """Mean squares over 7 rows; calls of the loss for which `fail` says so run out of memory."""
+def task(model: nn.Module, workers: int = 1, fail: Sequence[bool] = ()) -> Task:
+    """Return a task of mean squares over 7 rows; calls of the loss that `fail` marks run out of memory."""
     failing = iter(fail)
 
     def loss(called: nn.Module, batch: Batch) -> Tensor:
@@ -66,25 +66,25 @@ def task(model: nn.Module, lanes: int = 1, fail: Sequence[bool] = ()) -> Task:
     def batch(rows: list[int]) -> Batch:
         return {"x": X[rows], "attention_mask": torch.ones(len(rows), 1)}
 
-    return Task(model, [5] * 7, 1, batch, loss, dict, lanes=lanes)
+    return Task(model, [5] * 7, 1, batch, loss, dict, workers=workers)
 
 
-def gradients(lanes: int, rounds: int, fail: Sequence[bool] = ()) -> tuple[float, Tensor, GradientAccumulator]:
+def gradients(workers: int, rounds: int, fail: Sequence[bool] = ()) -> tuple[float, Tensor, GradientAccumulator]:
     model = Line()
-    with WorkerPool(lanes) as threads:
-        made = GradientAccumulator(task(model, lanes, fail), model, Accelerator(), threads, rounds)
-        loss, pieces = made(list(range(7)))
+    with WorkerPool(workers) as pool:
+        accumulator = GradientAccumulator(task(model, workers, fail), model, Accelerator(), pool, rounds)
+        loss, pieces = accumulator(list(range(7)))
     assert pieces == 7
     assert model.weight.grad is not None
-    return loss, model.weight.grad, made
+    return loss, model.weight.grad, accumulator
 
 
-@pytest.mark.parametrize(("lanes", "rounds"), [(1, 2), (1, 3), (1, 7), (2, 1), (3, 2), (2, 9)])
-def test_the_gradient_of_parts_is_that_of_the_whole_batch_also_when_the_last_is_smaller(lanes: int, rounds: int) -> None:
+@pytest.mark.parametrize(("workers", "rounds"), [(1, 2), (1, 3), (1, 7), (2, 1), (3, 2), (2, 9)])
+def test_the_gradient_of_parts_is_that_of_the_whole_batch_also_when_the_last_is_smaller(workers: int, rounds: int) -> None:
     model = Line()
     whole = model(X).square().mean()
     whole.backward()
-    loss, gradient, _ = gradients(lanes, rounds)
+    loss, gradient, _ = gradients(workers, rounds)
     assert loss == pytest.approx(whole.item(), abs=1e-6)
     torch.testing.assert_close(gradient, model.weight.grad, atol=1e-6, rtol=0)
 
@@ -96,16 +96,16 @@ def test_threads_give_the_same_sum_to_the_last_bit_each_time() -> None:
 
 def test_when_memory_runs_out_the_micro_batch_is_halved_once_and_the_gradient_stays_the_same() -> None:
     expected = gradients(1, 1)
-    loss, gradient, made = gradients(1, 1, fail=[True])
-    assert made.rounds == 2
+    loss, gradient, accumulator = gradients(1, 1, fail=[True])
+    assert accumulator.rounds == 2
     assert loss == pytest.approx(expected[0], abs=1e-6)
     torch.testing.assert_close(gradient, expected[1], atol=1e-6, rtol=0)
 
 
 def test_what_was_added_before_memory_ran_out_is_not_added_twice() -> None:
     _, expected, _ = gradients(1, 2)
-    _, gradient, made = gradients(1, 2, fail=[False, True])
-    assert made.rounds == 4
+    _, gradient, accumulator = gradients(1, 2, fail=[False, True])
+    assert accumulator.rounds == 4
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
 
 
@@ -114,29 +114,29 @@ def test_the_second_time_memory_runs_out_is_the_end() -> None:
         gradients(1, 1, fail=[True, True])
 
 
-def test_lanes_share_the_cores_and_give_them_back() -> None:
+def test_workers_share_the_cores_and_give_them_back() -> None:
     before = torch.get_num_threads()
-    with WorkerPool(2) as lanes:
-        inside = lanes.run([torch.get_num_threads] * 2)
+    with WorkerPool(2) as workers:
+        inside = workers.run([torch.get_num_threads] * 2)
     assert torch.get_num_threads() == before
     assert len(set(inside)) == 1
     assert 2 * inside[0] <= max(2, before)
 
 
-def told(output: str) -> list[Any]:
+def printed_losses(output: str) -> list[Any]:
     (line,) = {line for line in output.splitlines() if line.startswith("[")}
     losses: list[Any] = json.loads(line)
     return losses
 
 
 def test_two_processes_give_the_losses_of_one_that_accumulates(tmp_path: Path) -> None:
-    """`torchrun` and `accelerate launch` start the same loop; what differs is who computes which part."""
-    script = ["-m", "tests.pipeline.learning.distributed", str(save_little_bert(tmp_path))]
+    """`torchrun` and `accelerate launch` start the same loop; processes differ in the micro-batches they compute."""
+    script = ["-m", "tests.pipeline.learning.distributed", str(save_tiny_bert(tmp_path))]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--log-dir", str(tmp_path)]
     alone = subprocess.run([sys.executable, *script], cwd=ROOT, capture_output=True, text=True, check=True)
     both = subprocess.run([*launch, *script], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert both.returncode == 0, both.stderr[-2000:]
-    assert told(both.stdout) == pytest.approx(told(alone.stdout), abs=1e-4)
+    assert printed_losses(both.stdout) == pytest.approx(printed_losses(alone.stdout), abs=1e-4)
 
 
 def test_more_micro_batches_than_rows_are_refused_with_the_nearest_number(params: Params) -> None:

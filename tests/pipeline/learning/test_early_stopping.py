@@ -1,4 +1,4 @@
-"""When training stops, to the epoch, and which epoch it keeps."""
+"""The exact epoch at which training stops, and the epoch it keeps."""
 
 from itertools import count
 from typing import Any
@@ -19,7 +19,7 @@ def plain(params: Params) -> Train:
 
 
 def run(scores: list[float], train: Train, **changes: Any) -> tuple[int, Progress]:
-    """The last epoch that is trained, and the progress after it."""
+    """Return the last trained epoch and the progress after it."""
     progress, settings = Progress(), train.model_copy(update=changes)
     for epoch, score in zip(count(1), scores, strict=False):
         progress = advance(progress, epoch, score, settings)
@@ -33,10 +33,10 @@ def run(scores: list[float], train: Train, **changes: Any) -> tuple[int, Progres
     [
         ([0.5, 0.6, 0.7], 1, 3, 3),  # better each time: to the end
         ([0.5, 0.4, 0.9], 1, 2, 1),  # one worse epoch is too many
-        ([0.5, 0.4, 0.9, 0.8, 0.8], 2, 5, 3),  # a better one starts the count anew
+        ([0.5, 0.4, 0.9, 0.8, 0.8], 2, 5, 3),  # a better one restarts the count
         ([0.5, 0.5, 0.5, 0.5], 2, 3, 1),  # equal is not better
         ([0.9, 0.1, 0.2, 0.3, 0.4], 3, 4, 1),  # climbing back counts only above the best
-        ([float("nan"), float("nan"), 0.5], 2, 2, 0),  # never a number: stops as if worse
+        ([float("nan"), float("nan"), 0.5], 2, 2, 0),  # not finite counts as worse
     ],
 )
 def test_training_stops_after_so_many_epochs_without_a_better_score(
@@ -46,7 +46,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_score(
     assert (last, progress.best_epoch) == (stops_after, best_epoch)
 
 
-def test_a_gain_below_min_delta_is_none(plain: Train) -> None:
+def test_a_gain_below_min_delta_does_not_count(plain: Train) -> None:
     assert run([0.5, 0.50005, 0.50009, 0.9], plain, min_delta=1e-4)[0] == 3
     assert run([0.5, 0.50005, 0.50011, 0.9], plain, min_delta=1e-4)[0] == 4
 
@@ -78,10 +78,10 @@ def test_within_the_tolerance_the_later_epoch_is_kept(plain: Train) -> None:
     assert advance(first, 2, 0.77, plain, tolerance=0.02).best_epoch == 1
 
 
-def test_a_score_that_is_no_number_leaves_the_average_alone(plain: Train) -> None:
+def test_a_score_that_is_not_finite_does_not_change_the_average(plain: Train) -> None:
     smooth = plain.model_copy(update={"ema_decay": 0.5})
     progress = advance(advance(Progress(), 1, 0.5, smooth), 2, float("nan"), smooth)
-    assert progress == Progress(smoothed=0.5, best=0.5, best_epoch=1, since=1, improved=False)
+    assert progress == Progress(smoothed=0.5, best=0.5, best_epoch=1, epochs_since_best=1, improved=False)
 
 
 def test_a_loss_is_watched_downwards(plain: Train) -> None:
@@ -91,7 +91,7 @@ def test_a_loss_is_watched_downwards(plain: Train) -> None:
     }  # fmt: skip
 
 
-def test_improved_tells_of_the_last_epoch_alone(plain: Train) -> None:
+def test_improved_is_about_the_last_epoch_only(plain: Train) -> None:
     better = advance(Progress(), 1, 0.5, plain)
     worse = advance(better, 2, 0.4, plain)
     assert (better.improved, worse.improved) == (True, False)

@@ -1,4 +1,4 @@
-"""What is frozen, that it stays where it was, and that it computes as at rest."""
+"""Freezing: which parameters are frozen, that they do not change, and that frozen layers run in evaluation mode."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def trained_layers(model: TextClassifier) -> set[int | None]:
 
 
 def whole(params: Params) -> TextClassifier:
-    """The encoder without adapters, every weight trainable: full fine-tuning."""
+    """Return the encoder without adapters and with every weight trainable: full fine-tuning."""
     encoder = load_encoder(base_folder(params.model), dropout=0.1).requires_grad_(True)
     return TextClassifier(encoder, CosineHead(2, 384, 20.0))
 
@@ -66,23 +66,23 @@ def test_patterns_freeze_what_they_name_and_rate_0_freezes_too(params: Params) -
     assert trained_layers(model) == {3, 4, 5, None}
 
 
-def test_a_frozen_layer_between_trained_ones_moves_no_cut(params: Params) -> None:
+def test_a_frozen_layer_between_trained_ones_does_not_move_the_cut(params: Params) -> None:
     model = fresh(params)
     assert freeze(model, setting(params, frozen="*.layer.3.*")) == 0
     assert trained_layers(model) == {0, 1, 2, 4, 5, None}
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"frozen": "*.layers.0.*"}, r"no parameter is named like `\*\.layers\.0\.\*`(.|\n)*nearest name is .*layer\.0\."),
+        ({"frozen": "*.layers.0.*"}, r"no parameter matches `\*\.layers\.0\.\*`(.|\n)*nearest name is .*layer\.0\."),
         ({"lr_rules": "haed.*=0"}, r"train\.lr_rules(.|\n)*nearest name is head\.weight"),
         ({"trained_layers": 7}, r"the encoder has 6(.|\n)*nearest that works: 6"),
         ({"frozen": "*"}, "nothing is left to train"),
     ],
 )
-def test_what_cannot_be_frozen_is_answered_with_the_nearest_choice(changes: dict[str, Any], said: str, params: Params) -> None:
-    with pytest.raises(InputError, match=said):
+def test_an_impossible_freeze_is_refused_with_the_nearest_choice(changes: dict[str, Any], message: str, params: Params) -> None:
+    with pytest.raises(InputError, match=message):
         freeze(fresh(params), setting(params, **changes))
 
 
@@ -90,14 +90,10 @@ def test_training_moves_the_trained_layers_and_no_others(params: Params) -> None
     model, settings = fresh(params), setting(params, trained_layers=2, epochs=1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     freeze(model, settings)
-    fit(
-        classification_task(model, *toy_rows(params), settings, "fp32"),
-        settings,
-        log_step=lambda *_: None,
-        log_epoch=lambda *_: None,
-    )
-    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert {layer_number(name) for name in moved} == {4, 5, None}
+    task = classification_task(model, *toy_rows(params), settings, "fp32")
+    fit(task, settings, log_step=lambda *_: None, log_epoch=lambda *_: None)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert {layer_number(name) for name in changed} == {4, 5, None}
 
 
 @pytest.mark.parametrize("cut", [0, 4])
@@ -107,7 +103,7 @@ def test_dropout_acts_above_the_cut_alone_also_after_training_is_switched_on(cut
     model.train()
     entering: list[torch.Tensor] = []
     layer = model.encoder.get_base_model().encoder.layer[4]
-    layer.register_forward_pre_hook(lambda _module, given: entering.append(given[0].detach()))
+    layer.register_forward_pre_hook(lambda _module, inputs: entering.append(inputs[0].detach()))
     batch = pad([[101, 2073, 2003, 2026, 20463, 102]], [0])
     first, second = (model(**batch) for _ in range(2))
     assert torch.equal(*entering) is (cut == 4)

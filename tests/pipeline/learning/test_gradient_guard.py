@@ -1,4 +1,4 @@
-"""The gradient guard on streams of norms: the exact step of each act, and the rate after it."""
+"""The gradient guard on streams of norms: the exact bad steps, and the rate after them."""
 
 from math import inf, nan
 
@@ -26,8 +26,8 @@ def train(params: Params) -> Train:
     return params.train.model_copy(update={**fixed, "explosion_backoff": 0.5, "recovery_steps": 4, "max_bad_steps": 3})
 
 
-def acts(norms: list[float], train: Train) -> tuple[list[int], GuardState]:
-    """Steps (from 0) that were not good, and the guard at the end."""
+def guarded(norms: list[float], train: Train) -> tuple[list[int], GuardState]:
+    """Return the bad steps (from 0), and the guard at the end."""
     guard, bad = GuardState(), []
     for step, norm in enumerate(norms):
         guard, verdict = evaluate_step(guard, 1.0, norm, train)
@@ -36,25 +36,25 @@ def acts(norms: list[float], train: Train) -> tuple[list[int], GuardState]:
 
 
 def test_a_norm_above_ten_running_medians_is_an_explosion(train: Train) -> None:
-    bad, guard = acts([1.0] * 30 + [9.9, 10.1, 1.0], train)
+    bad, guard = guarded([1.0] * 30 + [9.9, 10.1, 1.0], train)
     assert bad == [31]
-    assert guard.acts == 1
+    assert guard.bad_steps == 1
 
 
 def test_the_median_follows_the_norms_and_exploded_ones_do_not_move_it(train: Train) -> None:
-    assert acts([1.0] * 30 + [4.0] * 20 + [39.0, 41.0], train)[0] == [51]
-    before = acts([1.0] * 30, train)[1]
-    assert norm_limit(acts([1.0] * 30 + [100.0] * 2, train)[1], train) == norm_limit(before, train) == 10.0
+    assert guarded([1.0] * 30 + [4.0] * 20 + [39.0, 41.0], train)[0] == [51]
+    before = guarded([1.0] * 30, train)[1]
+    assert norm_limit(guarded([1.0] * 30 + [100.0] * 2, train)[1], train) == norm_limit(before, train) == 10.0
 
 
-def test_nothing_explodes_before_there_is_a_median_to_speak_of(train: Train) -> None:
-    assert acts([1.0] * 19 + [1e6], train)[0] == []
-    assert acts([1.0] * 20 + [1e6], train)[0] == [20]
+def test_nothing_explodes_before_there_are_enough_norms_for_a_median(train: Train) -> None:
+    assert guarded([1.0] * 19 + [1e6], train)[0] == []
+    assert guarded([1.0] * 20 + [1e6], train)[0] == [20]
 
 
 def test_an_absolute_limit_holds_from_the_first_step(train: Train) -> None:
     literal = train.model_copy(update={"explosion": "absolute", "explosion_norm": 1.0, "recovery_steps": 0})
-    bad, guard = acts([1.5, 0.9, 1.1, 1.0], literal)
+    bad, guard = guarded([1.5, 0.9, 1.1, 1.0], literal)
     assert bad == [0, 2]
     assert guard.rate == 0.25  # halved each time, and never raised again
 
@@ -71,7 +71,7 @@ def test_the_rate_is_halved_and_rises_back_over_the_good_steps_that_params_name(
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(nan, 1.0), (inf, 1.0), (1.0, nan), (1.0, inf), (-inf, nan)])
-def test_what_is_no_number_is_never_taken(loss: float, norm: float, train: Train) -> None:
+def test_a_step_that_is_not_finite_is_never_taken(loss: float, norm: float, train: Train) -> None:
     guard, verdict = evaluate_step(GuardState(), loss, norm, train.model_copy(update={"on_explosion": "clip"}))
     assert verdict == NOT_FINITE
     assert (guard.rate, guard.norms, guard.bad_in_a_row) == (0.5, (), 1)
@@ -83,7 +83,7 @@ def test_params_say_whether_an_exploded_step_is_taken(train: Train) -> None:
     assert evaluate_step(full, 1.0, 99.0, train.model_copy(update={"on_explosion": "clip"}))[1].is_taken is True
 
 
-def test_bad_steps_in_a_row_end_the_training_and_a_good_one_between_starts_the_count_anew(train: Train) -> None:
+def test_bad_steps_in_a_row_end_the_training_and_a_good_one_between_restarts_the_count(train: Train) -> None:
     guard = GuardState(norms=(1.0,) * 20)
     for norm in (nan, 99.0, 1.0, nan, 99.0):
         guard, verdict = evaluate_step(guard, 1.0, norm, train)
@@ -94,7 +94,7 @@ def test_bad_steps_in_a_row_end_the_training_and_a_good_one_between_starts_the_c
     assert caught.value.exit_code == EXIT_REFUSED
 
 
-def test_an_overflow_that_the_loss_scaler_mends_is_told_apart(train: Train) -> None:
+def test_an_overflow_that_the_loss_scaler_handles_is_not_a_bad_step(train: Train) -> None:
     """The real scaler, on the CPU: its overflow halves the scale and no rate; at scale 1 the same gradient is a bad step."""
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
@@ -111,4 +111,4 @@ def test_an_overflow_that_the_loss_scaler_mends_is_told_apart(train: Train) -> N
         optimizer.zero_grad()
     assert verdicts == [(2.0, SCALED_DOWN), (1.0, NOT_FINITE)]
     assert weight.item() == 0.0  # the scaler skipped
-    assert guard == GuardState(rate=0.5, bad_in_a_row=1, acts=1)
+    assert guard == GuardState(rate=0.5, bad_in_a_row=1, bad_steps=1)

@@ -1,4 +1,4 @@
-"""Label spreading: the closed form of its source, clouds that take their one label, and what cannot be reached."""
+"""Label spreading: the closed form of the paper, clouds with one label, and unreachable texts."""
 
 import numpy as np
 import pytest
@@ -15,20 +15,20 @@ def few_near(params: Params) -> Spread:
 
 
 def cloud(around: list[float], rows: int, seed: int) -> NDArray[np.float32]:
-    """Points near a direction, at length 1."""
+    """Return unit-length points near a direction."""
     points = np.array(around) + 0.1 * np.random.default_rng(seed).standard_normal((rows, len(around)))
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), dtype=np.float32)
 
 
 def by_hand(points: NDArray[np.float32], settings: Spread) -> NDArray[np.float64]:
-    """The normalised graph, edge by edge."""
+    """Return the normalised graph, edge by edge."""
     cosine = np.asarray(points, dtype=np.float64) @ points.T
     weights = np.zeros_like(cosine)
-    for row, own in enumerate(cosine):
-        nearest = [other for other in np.argsort(-own) if other != row][: settings.neighbours]
+    for row, similarities in enumerate(cosine):
+        nearest = [other for other in np.argsort(-similarities) if other != row][: settings.neighbours]
         for other in nearest:
-            weights[row, other] += max(own[other], 0.0) ** settings.sharpness / 2
-            weights[other, row] += max(own[other], 0.0) ** settings.sharpness / 2
+            weights[row, other] += max(similarities[other], 0.0) ** settings.sharpness / 2
+            weights[other, row] += max(similarities[other], 0.0) ** settings.sharpness / 2
     degrees = weights.sum(axis=1)
     return weights / np.sqrt(np.outer(degrees, degrees))
 
@@ -38,17 +38,17 @@ def test_the_graph_joins_nearest_neighbours_by_their_cosine(few_near: Spread) ->
     assert neighbour_graph(points, few_near).toarray() == pytest.approx(by_hand(points, few_near), abs=1e-5)
 
 
-def test_labels_come_to_rest_where_the_closed_form_says(few_near: Spread) -> None:
+def test_labels_converge_to_the_closed_form(few_near: Spread) -> None:
     graph = neighbour_graph(cloud([1.0, 0.2, 0.0], 30, seed=2), few_near)
     targets = np.full(30, UNKNOWN)
     targets[[0, 7, 9]] = [0, 1, 1]
-    own = np.zeros((30, 2))
-    own[[0, 7, 9], [0, 1, 1]] = 1.0
-    rest = (1 - 0.9) * np.linalg.solve(np.eye(30) - 0.9 * graph.toarray(), own)
-    assert spread_labels(graph, targets, 2, reach=0.9) == pytest.approx(rest, abs=1e-5)
+    seeds = np.zeros((30, 2))
+    seeds[[0, 7, 9], [0, 1, 1]] = 1.0
+    closed_form = (1 - 0.9) * np.linalg.solve(np.eye(30) - 0.9 * graph.toarray(), seeds)
+    assert spread_labels(graph, targets, 2, reach=0.9) == pytest.approx(closed_form, abs=1e-5)
 
 
-def test_one_label_a_cloud_is_enough(few_near: Spread) -> None:
+def test_one_label_per_cloud_is_enough(few_near: Spread) -> None:
     points = np.concatenate([cloud([1.0, 0.0, 0.0], 40, seed=3), cloud([0.0, 1.0, 0.0], 40, seed=4)])
     targets = np.full(80, UNKNOWN)
     targets[[0, 40]] = [0, 1]
@@ -57,7 +57,7 @@ def test_one_label_a_cloud_is_enough(few_near: Spread) -> None:
     assert share.min() > 0.9
 
 
-def test_what_no_label_reaches_gets_none() -> None:
+def test_a_text_that_no_label_reaches_gets_none() -> None:
     apart = sparse.csr_matrix(np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
     guess, share = strongest_class(spread_labels(apart, np.array([1, UNKNOWN, UNKNOWN]), 2, reach=0.5))
     assert guess.tolist() == [1, 1, UNKNOWN]

@@ -1,4 +1,4 @@
-"""The training loop on a task of two classes that a few steps separate, on the real base model."""
+"""The training loop on a two-class task that a few steps separate, on the real base model."""
 
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from pipeline.params import Params, Train
 from tests.pipeline.learning.toy import Toy, fresh, toy_rows, toy_settings
 
 
-class Story(NamedTuple):
-    """A training with what it told on the way."""
+class Training(NamedTuple):
+    """A training and what it logged."""
 
     fitted: FitResult
     steps: list[tuple[int, dict[str, float]]]
@@ -35,8 +35,8 @@ def toy(params: Params) -> Toy:
     return toy_rows(params)
 
 
-def tell(params: Params, toy: Toy, settings: Train, scores: Any = None, **changes: float) -> Story:
-    """Train a fresh classifier; `scores` stand in for the macro-F1 of each epoch."""
+def train(params: Params, toy: Toy, settings: Train, scores: Any = None, **changes: float) -> Training:
+    """Train a new classifier; `scores` replace the macro-F1 of each epoch."""
     classifier, steps, epochs = fresh(params, **changes), [], []
     task = classification_task(classifier, *toy, settings, "fp32")
     if scores is not None:
@@ -47,137 +47,137 @@ def tell(params: Params, toy: Toy, settings: Train, scores: Any = None, **change
         log_step=lambda step, values: steps.append((step, values)),
         log_epoch=lambda epoch, values: epochs.append((epoch, values)),
     )
-    return Story(fitted, steps, epochs, classifier)
+    return Training(fitted, steps, epochs, classifier)
 
 
 @pytest.fixture(scope="module")
-def story(params: Params, toy: Toy, settings: Train) -> Story:
-    return tell(params, toy, settings)
+def training(params: Params, toy: Toy, settings: Train) -> Training:
+    return train(params, toy, settings)
 
 
-def test_two_epochs_separate_the_toy_task(story: Story) -> None:
-    assert story.fitted.progress.best == 1.0
-    assert story.epochs[-1][1]["val_accuracy"] == 1.0
+def test_two_epochs_separate_the_toy_task(training: Training) -> None:
+    assert training.fitted.progress.best == 1.0
+    assert training.epochs[-1][1]["val_accuracy"] == 1.0
 
 
-def test_the_loss_falls(story: Story) -> None:
-    losses = [values["train_loss"] for _, values in story.epochs]
+def test_the_loss_falls(training: Training) -> None:
+    losses = [values["train_loss"] for _, values in training.epochs]
     assert losses[1] < losses[0]
-    assert len(story.steps) == 2 * 4  # 14 rows in batches of 4
+    assert len(training.steps) == 2 * 4  # 14 rows in batches of 4
 
 
-def test_steps_and_epochs_are_told_in_order(story: Story) -> None:
-    assert [step for step, _ in story.steps] == list(range(1, 9))
-    assert [epoch for epoch, _ in story.epochs] == [1, 2]
-    assert set(story.steps[0][1]) == {"loss", "lr", "grad_norm", "guard_rate"}
-    assert set(story.epochs[0][1]) == {"train_loss", "val_loss", "val_accuracy", "val_f1_macro"}
+def test_steps_and_epochs_are_logged_in_order(training: Training) -> None:
+    assert [step for step, _ in training.steps] == list(range(1, 9))
+    assert [epoch for epoch, _ in training.epochs] == [1, 2]
+    assert set(training.steps[0][1]) == {"loss", "lr", "grad_norm", "guard_rate"}
+    assert set(training.epochs[0][1]) == {"train_loss", "val_loss", "val_accuracy", "val_f1_macro"}
 
 
-def test_the_told_rates_are_those_of_the_schedule(story: Story, settings: Train) -> None:
-    rates = [values["lr"] for _, values in story.steps]
+def test_the_logged_rates_are_those_of_the_schedule(training: Training, settings: Train) -> None:
+    rates = [values["lr"] for _, values in training.steps]
     assert rates[0] == pytest.approx(settings.encoder_lr)  # a warm-up of one step
     assert rates[1] == pytest.approx(settings.encoder_lr)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert 0 < rates[-1] < 0.1 * settings.encoder_lr
 
 
-def test_nothing_of_the_frozen_base_moves(story: Story, params: Params) -> None:
+def test_the_frozen_base_does_not_change(training: Training, params: Params) -> None:
     base = dict(fresh(params).named_parameters())
-    frozen = {name: p for name, p in story.classifier.named_parameters() if not p.requires_grad}
+    frozen = {name: p for name, p in training.classifier.named_parameters() if not p.requires_grad}
     assert frozen
     assert all(torch.equal(p, base[name]) for name, p in frozen.items())
 
 
-def test_the_kept_state_scores_what_was_told(story: Story, params: Params, toy: Toy) -> None:
+def test_the_kept_state_scores_as_logged(training: Training, params: Params, toy: Toy) -> None:
     model = params.model.model_copy(update={"lora_rank": 4})
-    kept = restore_classifier(base_folder(model), story.fitted.state, 2, model)
-    told = dict(story.epochs)[story.fitted.progress.best_epoch]
-    found = validate(kept, toy.val, batch_size=8, precision="fp32")
-    assert found["f1_macro"] == story.fitted.progress.best
-    assert found["loss"] == pytest.approx(told["val_loss"], abs=1e-5)
+    restored = restore_classifier(base_folder(model), training.fitted.state, 2, model)
+    logged = dict(training.epochs)[training.fitted.progress.best_epoch]
+    scores = validate(restored, toy.val, batch_size=8, precision="fp32")
+    assert scores["f1_macro"] == training.fitted.progress.best
+    assert scores["loss"] == pytest.approx(logged["val_loss"], abs=1e-5)
 
 
-def test_the_same_seed_gives_the_same_state_bit_for_bit(story: Story, params: Params, toy: Toy, settings: Train) -> None:
-    again = tell(params, toy, settings)
-    assert all(torch.equal(again.fitted.state[name], value) for name, value in story.fitted.state.items())
-    assert again.steps == story.steps
+def test_the_same_seed_gives_the_same_state_bit_for_bit(training: Training, params: Params, toy: Toy, settings: Train) -> None:
+    again = train(params, toy, settings)
+    assert all(torch.equal(again.fitted.state[name], value) for name, value in training.fitted.state.items())
+    assert again.steps == training.steps
 
 
 def test_the_first_loss_is_the_smoothed_one_by_its_formula(params: Params, toy: Toy, settings: Train) -> None:
     """(1 − ε) · −log p of the true class + ε · mean −log p over the classes (Szegedy et al. 2016)."""
     whole = settings.model_copy(update={"batch_size": 14, "epochs": 1, "label_smoothing": 0.3})
-    story = tell(params, toy, whole, dropout=0.0)
+    training = train(params, toy, whole, dropout=0.0)
     logits = infer_in_batches(fresh(params, dropout=0.0).eval(), toy.train.pieces, batch_size=14, precision="fp32")
     surprise = np.log(np.exp(logits.numpy()).sum(axis=1, keepdims=True)) - logits.numpy()
     expected = 0.7 * surprise[np.arange(14), toy.train.targets.numpy()].mean() + 0.3 * surprise.mean()
-    assert story.steps[0][1]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert training.steps[0][1]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("clip_norm", "moves"), [(1.0, True), (1e-13, False)])
 def test_gradients_are_clipped(clip_norm: float, moves: bool, params: Params, toy: Toy, settings: Train) -> None:
     """Adam's first step is the rate itself, unless the gradient is far below its ε of 1e-8."""
-    one = settings.model_copy(update={"batch_size": 14, "epochs": 1, "clip_norm": clip_norm})
-    moved = tell(params, toy, one).fitted.state["head.weight"] - fresh(params).head.weight
-    assert bool(moved.abs().max() > 0.1 * settings.head_lr) is moves
+    single = settings.model_copy(update={"batch_size": 14, "epochs": 1, "clip_norm": clip_norm})
+    change = train(params, toy, single).fitted.state["head.weight"] - fresh(params).head.weight
+    assert bool(change.abs().max() > 0.1 * settings.head_lr) is moves
 
 
 def test_training_stops_when_patience_ends(params: Params, toy: Toy, settings: Train) -> None:
     scores = iter([0.5, 0.9, 0.1, 0.1, 0.9])
-    story = tell(params, toy, settings.model_copy(update={"epochs": 6, "patience": 2, "ema_decay": 0.0}), scores)
-    assert [epoch for epoch, _ in story.epochs] == [1, 2, 3, 4]
-    assert story.fitted.progress.best_epoch == 2
+    training = train(params, toy, settings.model_copy(update={"epochs": 6, "patience": 2, "ema_decay": 0.0}), scores)
+    assert [epoch for epoch, _ in training.epochs] == [1, 2, 3, 4]
+    assert training.fitted.progress.best_epoch == 2
 
 
 def test_the_best_epoch_is_put_back_into_the_model(params: Params, toy: Toy, settings: Train) -> None:
-    story = tell(params, toy, settings.model_copy(update={"epochs": 3, "keep": "best", "ema_decay": 0.0}), iter([0.2, 0.9, 0.8]))
-    assert story.fitted.progress.best_epoch == 2
-    now = trainable_state(story.classifier)
-    assert all(torch.equal(now[name], value) for name, value in story.fitted.state.items())
-    longer = tell(params, toy, settings.model_copy(update={"epochs": 3, "keep": "best"}), iter([0.2, 0.8, 0.9]))
-    assert not torch.equal(longer.fitted.state["head.weight"], story.fitted.state["head.weight"])
+    training = train(
+        params, toy, settings.model_copy(update={"epochs": 3, "keep": "best", "ema_decay": 0.0}), iter([0.2, 0.9, 0.8])
+    )
+    assert training.fitted.progress.best_epoch == 2
+    now = trainable_state(training.classifier)
+    assert all(torch.equal(now[name], value) for name, value in training.fitted.state.items())
+    longer = train(params, toy, settings.model_copy(update={"epochs": 3, "keep": "best"}), iter([0.2, 0.8, 0.9]))
+    assert not torch.equal(longer.fitted.state["head.weight"], training.fitted.state["head.weight"])
 
 
-def test_when_the_time_is_up_the_step_is_ended_validated_and_kept(params: Params, toy: Toy, settings: Train) -> None:
-    story = tell(params, toy, settings.model_copy(update={"max_seconds": 1e-9}))
-    assert [step for step, _ in story.steps] == [1]
-    assert [epoch for epoch, _ in story.epochs] == [1]
-    assert story.epochs[0][1]["train_loss"] == story.steps[0][1]["loss"]
-    assert story.fitted.progress.best_epoch == 1
+def test_when_the_time_is_up_the_step_ends_and_is_validated_and_kept(params: Params, toy: Toy, settings: Train) -> None:
+    training = train(params, toy, settings.model_copy(update={"max_seconds": 1e-9}))
+    assert [step for step, _ in training.steps] == [1]
+    assert [epoch for epoch, _ in training.epochs] == [1]
+    assert training.epochs[0][1]["train_loss"] == training.steps[0][1]["loss"]
+    assert training.fitted.progress.best_epoch == 1
 
 
-def test_gradients_that_are_no_numbers_end_the_training_and_name_the_rates(params: Params, toy: Toy, settings: Train) -> None:
+def test_gradients_that_are_not_finite_end_the_training_and_name_the_rates(params: Params, toy: Toy, settings: Train) -> None:
     wild = settings.model_copy(update={"encoder_lr": 1e30, "head_lr": 1e30, "epochs": 6, "max_bad_steps": 3})
     with pytest.raises(RefusedError, match=r"3 bad steps in a row; the last one: not finite(.|\n)*lower train\.encoder_lr"):
-        tell(params, toy, wild)
+        train(params, toy, wild)
 
 
 @pytest.mark.parametrize(("on_explosion", "moves"), [("skip", False), ("clip", True)])
 def test_an_exploded_step_lowers_the_rate_and_is_left_out_or_clipped_by_params(
     on_explosion: str, moves: bool, params: Params, toy: Toy, settings: Train
 ) -> None:
-    """Adam's first step is the rate, so that the halved rate can be seen in it."""
+    """Adam's first step is the rate, so the halved rate shows in it."""
     changes = {"explosion": "absolute", "explosion_norm": 1e-6, "on_explosion": on_explosion, "batch_size": 14, "epochs": 1}
-    story = tell(params, toy, settings.model_copy(update=changes))
-    moved = (story.fitted.state["head.weight"] - fresh(params).head.weight).abs().max().item()
-    assert moved == pytest.approx(0.5 * settings.head_lr if moves else 0.0, rel=1e-3)
-    assert story.steps[0][1]["guard_rate"] == 0.5
-    assert story.steps[0][1]["lr"] == 0.5 * settings.encoder_lr
-    assert story.fitted.guard.acts == 1
+    training = train(params, toy, settings.model_copy(update=changes))
+    change = (training.fitted.state["head.weight"] - fresh(params).head.weight).abs().max().item()
+    assert change == pytest.approx(0.5 * settings.head_lr if moves else 0.0, rel=1e-3)
+    assert training.steps[0][1]["guard_rate"] == 0.5
+    assert training.steps[0][1]["lr"] == 0.5 * settings.encoder_lr
+    assert training.fitted.guard.bad_steps == 1
 
 
-def test_the_rate_falls_when_validation_stands_still_and_the_schedule_is_plateau(
-    params: Params, toy: Toy, settings: Train
-) -> None:
+def test_the_rate_falls_when_validation_stagnates_and_the_schedule_is_plateau(params: Params, toy: Toy, settings: Train) -> None:
     changes = {"schedule": "plateau", "plateau_patience": 0, "decay_factor": 0.25, "epochs": 3, "warmup_share": 0.0}
-    story = tell(params, toy, settings.model_copy(update=changes), iter([0.5, 0.5, 0.6]))
-    rates = [values["lr"] / settings.encoder_lr for _, values in story.steps]
+    training = train(params, toy, settings.model_copy(update=changes), iter([0.5, 0.5, 0.6]))
+    rates = [values["lr"] / settings.encoder_lr for _, values in training.steps]
     assert rates == [1.0] * 8 + [0.25] * 4  # the second epoch was no better than the first
 
 
-def test_one_process_can_train_in_bf16_after_fp32(story: Story, params: Params, toy: Toy, settings: Train) -> None:
-    one = settings.model_copy(update={"epochs": 1})
-    task = classification_task(fresh(params), *toy, one, "bf16")
-    fitted = fit(task, one, log_step=lambda *_: None, log_epoch=lambda *_: None)
+def test_one_process_can_train_in_bf16_after_fp32(training: Training, params: Params, toy: Toy, settings: Train) -> None:
+    single = settings.model_copy(update={"epochs": 1})
+    task = classification_task(fresh(params), *toy, single, "bf16")
+    fitted = fit(task, single, log_step=lambda *_: None, log_epoch=lambda *_: None)
     assert {value.dtype for value in fitted.state.values()} == {torch.float32}
 
 

@@ -1,4 +1,4 @@
-"""Memory by parts, against hand counts."""
+"""Memory by part, against hand counts."""
 
 import torch
 from torch import nn
@@ -12,9 +12,9 @@ def test_parts_are_counted_in_bytes_and_add_up_to_the_peak() -> None:
     optimizer = torch.optim.AdamW(model[1].parameters())
     model[1](torch.ones(20)).sum().backward()
     optimizer.step()
-    found = memory_by_part(model, optimizer)
-    assert found["frozen"] == 2 * 10 * 20
-    assert found["trained"] == found["gradients"] == 4 * 20 * 3
-    assert found["optimizer"] == 2 * 4 * 20 * 3 + 4  # two moments, and the step's number
-    assert found["peak"] == sum(size for name, size in found.items() if name != "peak")
-    assert found["peak"] > 50_000_000  # torch itself
+    parts = memory_by_part(model, optimizer)
+    assert parts["frozen"] == 2 * 10 * 20
+    assert parts["trained"] == parts["gradients"] == 4 * 20 * 3
+    assert parts["optimizer"] == 2 * 4 * 20 * 3 + 4  # two moments, and the step count
+    assert parts["peak"] == sum(size for name, size in parts.items() if name != "peak")
+    assert parts["peak"] > 50_000_000  # torch itself

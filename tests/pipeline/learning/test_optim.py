@@ -1,4 +1,4 @@
-"""Parameter groups, and the optimisers' steps beside their textbook formulas."""
+"""Parameter groups, and the optimisers' steps against their textbook formulas."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.learning.memory_use import memory_by_part
 from pipeline.learning.optim import (
     ParameterGroup,
     layer_number,
@@ -16,7 +17,6 @@ from pipeline.learning.optim import (
     parameter_groups,
     peak_rates,
     set_rates,
-    state_bytes,
 )
 from pipeline.params import Params, Train
 
@@ -41,10 +41,10 @@ def train(params: Params) -> Train:
     return params.train.model_copy(update=fixed)
 
 
-def test_every_trainable_parameter_is_in_one_group_and_nothing_else(train: Train) -> None:
+def test_every_trainable_parameter_is_in_one_group_and_no_other(train: Train) -> None:
     small = Small()
-    own = [id(p) for group in make_optimizer(small, train).param_groups for p in group["params"]]
-    assert sorted(own) == sorted(id(p) for p in small.parameters() if p.requires_grad)
+    grouped = [id(p) for group in make_optimizer(small, train).param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in small.parameters() if p.requires_grad)
 
 
 def test_rates_rise_geometrically_through_the_layers_to_the_head(train: Train) -> None:
@@ -53,14 +53,14 @@ def test_rates_rise_geometrically_through_the_layers_to_the_head(train: Train) -
     )
 
 
-def test_layers_that_learn_alike_are_one_group_and_the_rates_are_those_of_params(train: Train) -> None:
+def test_layers_with_one_rate_are_one_group_and_the_rates_are_those_of_params(train: Train) -> None:
     assert peak_rates(Small(), train.model_copy(update={"bottom_lr": 4e-3})) == {"encoder": 4e-3, "head": 1e-2}
 
 
 def test_norms_biases_and_the_head_do_not_decay(train: Train) -> None:
     small = Small()
     names = {id(p): name for name, p in small.named_parameters()}
-    decaying = {names[id(p)] for group, own in parameter_groups(small, train).items() if group.decay for p in own}
+    decaying = {names[id(p)] for group, parameters in parameter_groups(small, train).items() if group.decay for p in parameters}
     assert decaying == {"encoder.embeddings.weight", *(f"encoder.layer.{n}.lora.weight" for n in range(3))}
 
 
@@ -124,30 +124,30 @@ def by_sgdw(w: Array, gradients: list[Array], lr: float, decay: float, b1: float
 @pytest.mark.parametrize(("name", "formula"), [("adamw", by_adamw), ("lion", by_lion), ("sgd", by_sgdw)])
 def test_five_steps_are_those_of_the_textbook(name: str, formula: Any, train: Train) -> None:
     small, draw = Small().double(), np.random.default_rng(3)
-    own = {n: p for n, p in small.named_parameters() if p.requires_grad}
-    before = {n: p.detach().numpy().copy() for n, p in own.items()}
-    gradients = {n: [draw.normal(size=p.shape) for _ in range(5)] for n, p in own.items()}
+    trained = {n: p for n, p in small.named_parameters() if p.requires_grad}
+    before = {n: p.detach().numpy().copy() for n, p in trained.items()}
+    gradients = {n: [draw.normal(size=p.shape) for _ in range(5)] for n, p in trained.items()}
     optimizer = make_optimizer(small, train.model_copy(update={"optimizer": name}))
     set_rates(optimizer, 0.5)
     for step in range(5):
-        for n, p in own.items():
+        for n, p in trained.items():
             p.grad = torch.from_numpy(gradients[n][step])
         optimizer.step()
-    for n, p in own.items():
+    for n, p in trained.items():
         group = parameter_group(n, p, 3, train)
         expected = formula(before[n], gradients[n], group.peak / 2, group.decay, train.beta1, train.beta2)
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-9, atol=1e-12, err_msg=n)
     assert small.encoder.base.tolist() == [1.0, 1.0]
 
 
-def test_lion_and_sgd_keep_half_of_the_state_of_adamw(train: Train) -> None:
+def test_lion_and_sgd_keep_half_the_state_of_adamw(train: Train) -> None:
     sizes = {}
     for name in ("adamw", "lion", "sgd"):
         small = Small()
         optimizer = make_optimizer(small, train.model_copy(update={"optimizer": name}))
         sum(p.sum() for p in small.parameters() if p.requires_grad).backward()
         optimizer.step()
-        sizes[name] = state_bytes(optimizer)
+        sizes[name] = memory_by_part(small, optimizer)["optimizer"]
     parameters = 4 * sum(p.numel() for p in Small().parameters() if p.requires_grad)
     assert sizes["lion"] == sizes["sgd"] == parameters
-    assert sizes["adamw"] == 2 * parameters + 4 * 14  # and a count of steps for each of 14 tensors
+    assert sizes["adamw"] == 2 * parameters + 4 * 14  # and a step count for each of 14 tensors

@@ -34,20 +34,20 @@ def test_fp16_needs_a_gpu_and_the_answer_names_what_this_cpu_can_do(flags: set[s
     refuse_precision("bf16", has_gpu=False, cpu_flags=flags)
 
 
-@pytest.mark.parametrize(("written", "near"), [("q_proj", "query"), ("query, vlaue", "value"), ("self.querry", "query")])
-def test_a_target_module_that_the_base_lacks(written: str, near: str, params: Params) -> None:
-    error = refused(params, "model", lora_targets=written)
+@pytest.mark.parametrize(("targets", "near"), [("q_proj", "query"), ("query, vlaue", "value"), ("self.querry", "query")])
+def test_a_target_module_that_the_base_lacks(targets: str, near: str, params: Params) -> None:
+    error = refused(params, "model", lora_targets=targets)
     assert f"did you mean `{near}`" in error.do
     assert "all-linear, dense, key, position_embeddings, query" in error.do
 
 
-@pytest.mark.parametrize("written", ["all-linear", "query,value", "attention.output.dense", "query, dense"])
-def test_target_modules_that_the_base_has(written: str, params: Params) -> None:
-    changed = params.model_copy(update={"model": params.model.model_copy(update={"lora_targets": written})})
+@pytest.mark.parametrize("targets", ["all-linear", "query,value", "attention.output.dense", "query, dense"])
+def test_target_modules_that_the_base_has(targets: str, params: Params) -> None:
+    changed = params.model_copy(update={"model": params.model.model_copy(update={"lora_targets": targets})})
     refuse_conflicts(changed, base_folder(params.model), has_gpu=False, cpu_flags=set())
 
 
-def test_more_layers_than_there_are(params: Params) -> None:
+def test_more_trained_layers_than_the_base_has(params: Params) -> None:
     error = refused(params, "train", trained_layers=12)
     assert error.where == "params.yaml, train.trained_layers"
     assert "nearest that works: 6" in error.do
@@ -58,13 +58,13 @@ def test_rates_that_fall_through_the_layers(params: Params) -> None:
     assert "nearest that works: 1e-05" in error.do
 
 
-def test_passes_held_together_that_nothing_makes_different(params: Params) -> None:
-    still = params.model_copy(update={"model": params.model.model_copy(update={"dropout": 0.0, "lora_dropout": 0.0})})
-    assert "nearest that works: 0.0 (or: model.dropout: 0.1)" in refused(still, "train", consistency=1.0).do
-    for own in ({"dropout": 0.1}, {"lora_dropout": 0.1}):
-        moving = still.model_copy(update={"model": still.model.model_copy(update=own)})
-        train = moving.train.model_copy(update={"consistency": 1.0})
-        refuse_conflicts(moving.model_copy(update={"train": train}), base_folder(params.model), has_gpu=False, cpu_flags=set())
+def test_consistency_without_dropout(params: Params) -> None:
+    undropped = params.model_copy(update={"model": params.model.model_copy(update={"dropout": 0.0, "lora_dropout": 0.0})})
+    assert "nearest that works: 0.0 (or: model.dropout: 0.1)" in refused(undropped, "train", consistency=1.0).do
+    for dropout in ({"dropout": 0.1}, {"lora_dropout": 0.1}):
+        dropping = undropped.model_copy(update={"model": undropped.model.model_copy(update=dropout)})
+        train = dropping.train.model_copy(update={"consistency": 1.0})
+        refuse_conflicts(dropping.model_copy(update={"train": train}), base_folder(params.model), has_gpu=False, cpu_flags=set())
 
 
 def test_matrices_are_those_that_safetensors_reads(params: Params) -> None:

@@ -1,4 +1,4 @@
-"""The prefix cache: what it keeps is what the layers below compute, and training from it is training without it."""
+"""The prefix cache: it holds what the lower layers compute, and training with it equals training without."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,7 +34,7 @@ def encoder(params: Params) -> nn.Module:
     return load_encoder(base_folder(params.model)).eval()
 
 
-def learn(params: Params, toy: Toy, home: Path | None) -> tuple[FitResult, list[float]]:
+def train(params: Params, toy: Toy, home: Path | None) -> tuple[FitResult, list[float]]:
     """Train the two upper layers, with the cache in this home or without; the loss of every step."""
     settings, losses = toy_settings(params).model_copy(update={"trained_layers": 2}), []
     model: TextClassifier = fresh(params, dropout=0.1)
@@ -42,7 +42,7 @@ def learn(params: Params, toy: Toy, home: Path | None) -> tuple[FitResult, list[
     rows, inside = list(toy), nullcontext()
     if home:
         cache = PrefixCache(model.encoder, cut, home, "fp32")
-        rows, inside = [side._replace(collate=cache.collate(side.pieces, 4)) for side in toy], cache.in_place()
+        rows, inside = [side._replace(collate=cache.collate(side.pieces, 4)) for side in toy], cache.skip_lower_layers()
     with inside:
         fitted = fit(
             classification_task(model, *rows, settings, "fp32"),
@@ -55,8 +55,8 @@ def learn(params: Params, toy: Toy, home: Path | None) -> tuple[FitResult, list[
 
 def test_losses_and_weights_are_those_of_training_without_it(params: Params, toy: Toy, tmp_path: Path) -> None:
     """Dropout acts above the cut, from the same random numbers."""
-    plain, losses = learn(params, toy, None)
-    cached, from_cache = learn(params, toy, tmp_path)
+    plain, losses = train(params, toy, None)
+    cached, from_cache = train(params, toy, tmp_path)
     assert from_cache == pytest.approx(losses, abs=1e-5)
     assert [epoch["val_loss"] for epoch in cached.epochs] == pytest.approx(
         [epoch["val_loss"] for epoch in plain.epochs], abs=1e-5
@@ -65,12 +65,12 @@ def test_losses_and_weights_are_those_of_training_without_it(params: Params, toy
         torch.testing.assert_close(cached.state[name], value, atol=1e-4, rtol=1e-3)
 
 
-def test_what_it_keeps_is_what_transformers_says_enters_that_layer(encoder: nn.Module, tmp_path: Path) -> None:
+def test_it_holds_the_hidden_states_that_transformers_reports(encoder: nn.Module, tmp_path: Path) -> None:
     collate = PrefixCache(encoder, CUT, tmp_path, "fp32").collate(PIECES, batch_size=2)
     batch = collate([0, 1])
     with torch.no_grad():
         expected: list[Tensor] = [
-            encoder(input_ids=torch.tensor([own]), output_hidden_states=True).hidden_states[CUT][0] for own in PIECES[:2]
+            encoder(input_ids=torch.tensor([text]), output_hidden_states=True).hidden_states[CUT][0] for text in PIECES[:2]
         ]
     assert batch["attention_mask"].tolist() == [[1] * 6, [1] * 3 + [0] * 3]
     torch.testing.assert_close(batch["input_ids"][0], expected[0], atol=1e-5, rtol=1e-5)
@@ -78,15 +78,15 @@ def test_what_it_keeps_is_what_transformers_says_enters_that_layer(encoder: nn.M
 
 
 def counted(cache: PrefixCache) -> list[int]:
-    """Rows of each batch that the lower layers compute from now on."""
+    """Return a list that collects the rows of each batch the lower layers compute from now on."""
     rows: list[int] = []
-    entering = cache.entering
+    hidden_at_cut = cache.hidden_at_cut
 
     def spy(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         rows.append(len(input_ids))
-        return entering(input_ids, attention_mask)
+        return hidden_at_cut(input_ids, attention_mask)
 
-    cache.entering = spy  # type: ignore[method-assign]
+    cache.hidden_at_cut = spy  # type: ignore[method-assign]
     return rows
 
 
@@ -109,33 +109,33 @@ def test_a_text_that_comes_twice_is_computed_once(encoder: nn.Module, tmp_path: 
     assert rows == [1]
 
 
-def test_other_weights_another_cut_or_other_arithmetic_are_kept_apart(params: Params, encoder: nn.Module) -> None:
-    own = lower_layers_digest(encoder, CUT, "fp32")
-    assert own == lower_layers_digest(load_encoder(base_folder(params.model)), CUT, "fp32")
-    assert own != lower_layers_digest(encoder, CUT - 1, "fp32")
-    assert own != lower_layers_digest(encoder, CUT, "bf16")
+def test_other_weights_another_cut_or_another_precision_have_another_digest(params: Params, encoder: nn.Module) -> None:
+    digest = lower_layers_digest(encoder, CUT, "fp32")
+    assert digest == lower_layers_digest(load_encoder(base_folder(params.model)), CUT, "fp32")
+    assert digest != lower_layers_digest(encoder, CUT - 1, "fp32")
+    assert digest != lower_layers_digest(encoder, CUT, "bf16")
     other = load_encoder(base_folder(params.model))
     with torch.no_grad():
         encoder_layers(other)[CUT].attention.self.query.weight[0, 0] += 1e-3
-    assert own == lower_layers_digest(other, CUT, "fp32")  # a layer above
+    assert digest == lower_layers_digest(other, CUT, "fp32")  # a layer above
     with torch.no_grad():
         encoder_layers(other)[CUT - 1].attention.self.query.weight[0, 0] += 1e-3
-    assert own != lower_layers_digest(other, CUT, "fp32")
+    assert digest != lower_layers_digest(other, CUT, "fp32")
 
 
-def test_adapters_make_it_no_other_cache(params: Params) -> None:
+def test_adapters_do_not_change_the_digest(params: Params) -> None:
     small, large = (fresh(params, lora_rank=rank).encoder for rank in (2, 8))
     assert lower_layers_digest(small, CUT, "fp32") == lower_layers_digest(large, CUT, "fp32")
 
 
-def test_inside_the_layers_below_do_not_run_and_outside_they_do(encoder: nn.Module, tmp_path: Path) -> None:
+def test_lower_layers_run_outside_the_context_only(encoder: nn.Module, tmp_path: Path) -> None:
     cache = PrefixCache(encoder, CUT, tmp_path, "fp32")
     ran: list[int] = []
     hooks = [
         layer.attention.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
         for number, layer in enumerate(encoder_layers(encoder))
     ]
-    with cache.in_place(), torch.no_grad():
+    with cache.skip_lower_layers(), torch.no_grad():
         encoder(inputs_embeds=torch.zeros(1, 3, 384), attention_mask=torch.ones(1, 3, dtype=torch.int64))
     assert ran == [4, 5]
     with torch.no_grad():
@@ -152,19 +152,19 @@ def test_inside_the_layers_below_do_not_run_and_outside_they_do(encoder: nn.Modu
         (RobertaConfig(**TINY), True),
         (DistilBertConfig(**DISTIL), True),
         (LlamaConfig(**TINY), True),
-        (MPNetConfig(**TINY), False),  # its layers give tuples
+        (MPNetConfig(**TINY), False),  # its layers return tuples
     ],
     ids=lambda value: value.model_type if hasattr(value, "model_type") else "",
 )
-def test_it_finds_out_for_itself_which_encoders_it_fits(config: Any, fits: bool, tmp_path: Path) -> None:
+def test_it_detects_which_encoders_it_fits(config: Any, fits: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = AutoModel.from_config(config).eval()
-    difference = PrefixCache(encoder, 2, tmp_path, "fp32").difference([[5, 6, 7, 8], [9, 10]])
+    difference = PrefixCache(encoder, 2, tmp_path, "fp32").max_difference([[5, 6, 7, 8], [9, 10]])
     assert (difference < 1e-5) is fits
 
 
-def test_bf16_takes_half_the_room_and_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    rows = {text_key(own): torch.randn(len(own), 8, generator=torch.Generator().manual_seed(1)) for own in PIECES}
+def test_bf16_takes_half_the_space_and_is_restored_bit_for_bit(tmp_path: Path) -> None:
+    rows = {text_key(text): torch.randn(len(text), 8, generator=torch.Generator().manual_seed(1)) for text in PIECES}
     sizes = {}
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision
@@ -173,7 +173,7 @@ def test_bf16_takes_half_the_room_and_comes_back_bit_for_bit(tmp_path: Path) -> 
         store.add(rows)
         again = SegmentStore(folder, precision)
         for key, hidden in rows.items():
-            assert torch.equal(again.read(again.places[key]), hidden.to(store.dtype))
+            assert torch.equal(again.read(again.locations[key]), hidden.to(store.dtype))
         sizes[precision] = sum(path.stat().st_size for path in folder.glob("*.npy")) - 128  # the header of a .npy file
     assert sizes["fp32"] == bytes_needed([PIECES], 8, "fp32") == 2 * sizes["bf16"]
 

@@ -1,4 +1,4 @@
-"""The learning rate over a run: torch's own schedulers, hand values and shape."""
+"""The learning rate over a run: against torch's schedulers, hand values and its shape."""
 
 from collections.abc import Callable
 from math import sqrt
@@ -20,7 +20,7 @@ TRAIN = load_params(ROOT / "params.yaml").train
 RUNS = st.tuples(
     st.integers(1, 500), st.floats(0, 0.99), st.sampled_from(["cosine", "linear", "step", "exponential", "constant"])
 )
-SPAN = RunLength(60, 10)
+LENGTH = RunLength(60, 10)
 
 
 def setting(**changes: Any) -> Train:
@@ -28,7 +28,7 @@ def setting(**changes: Any) -> Train:
 
 
 def by_torch(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[float]:
-    """Rates that one of torch's schedulers gives a peak of 1."""
+    """Return the rates of one of torch's schedulers at a peak of 1."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler, rates = make(optimizer), []
     for _ in range(steps):
@@ -39,7 +39,7 @@ def by_torch(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[f
 
 
 def warmed_up(optimizer: torch.optim.Optimizer, main: Any) -> Any:
-    """Six steps of warm-up, then `main`, as torch chains them."""
+    """Chain six steps of warm-up and `main`."""
     first = lr_scheduler.LinearLR(optimizer, start_factor=1 / 6, total_iters=5)
     return lr_scheduler.SequentialLR(optimizer, [first, main], milestones=[6])
 
@@ -60,22 +60,22 @@ def warmed_up(optimizer: torch.optim.Optimizer, main: Any) -> Any:
     ],
     ids=lambda value: " ".join(map(str, value.values())) or "cosine" if isinstance(value, dict) else "",
 )
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's chained schedulers warn of themselves
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's chained schedulers warn about themselves
 def test_rates_are_those_of_torch(changes: dict[str, Any], make: Callable[[torch.optim.Optimizer], Any]) -> None:
-    assert lr_curve(SPAN, setting(**changes)) == pytest.approx(by_torch(make, 60), abs=1e-9)
+    assert lr_curve(LENGTH, setting(**changes)) == pytest.approx(by_torch(make, 60), abs=1e-9)
 
 
 @pytest.mark.parametrize(
     ("step", "expected"),
     [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (13, 0.5 * (1 + sqrt(0.5))), (22, 0.5), (40, 0.0)],
 )
-def test_it_climbs_in_a_line_and_falls_along_half_a_cosine(step: int, expected: float) -> None:
+def test_it_rises_linearly_and_falls_along_half_a_cosine(step: int, expected: float) -> None:
     assert lr_factor(step, RunLength(40, 10), setting(warmup_share=0.1)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_what_falls_without_an_end_stops_at_the_final_share() -> None:
+def test_endless_decays_stop_at_the_final_share() -> None:
     for schedule in ("step", "exponential"):
-        rates = lr_curve(SPAN, setting(schedule=schedule, final_lr_share=0.3))
+        rates = lr_curve(LENGTH, setting(schedule=schedule, final_lr_share=0.3))
         assert min(rates) == 0.3
         assert 0.3 not in rates[:20]
 
@@ -117,5 +117,5 @@ def test_reduce_on_plateau_does_what_torch_does(seed: int, patience: int) -> Non
     assert ours[-1] < 1.0
 
 
-def test_other_schedules_do_not_look_at_the_score() -> None:
+def test_other_schedules_ignore_the_score() -> None:
     assert plateau_after_epoch(Plateau(), 0.1, setting(schedule="cosine")) == Plateau()

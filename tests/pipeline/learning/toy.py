@@ -1,4 +1,4 @@
-"""A task of two classes that a few steps separate, on the real base model; and a run that only keeps what it is told."""
+"""A two-class task that a few steps separate, on the real base model; and a run that records calls."""
 
 from typing import Any, NamedTuple
 
@@ -23,48 +23,48 @@ MONEY = (
 
 
 class Toy(NamedTuple):
-    """14 rows to learn, 6 to validate on."""
+    """14 training rows and 6 validation rows."""
 
     train: Rows
     val: Rows
 
 
 def toy_rows(params: Params) -> Toy:
-    """Training and validation rows."""
+    """Return training and validation rows."""
     tokenizer = load_tokenizer(base_folder(params.model), 32)
 
-    def rows(of: slice) -> Rows:
-        texts = [*PARCEL[of], *MONEY[of]]
-        return Rows(to_pieces(tokenizer, texts), torch.tensor([0] * len(PARCEL[of]) + [1] * len(MONEY[of])))
+    def rows(part: slice) -> Rows:
+        texts = [*PARCEL[part], *MONEY[part]]
+        return Rows(to_pieces(tokenizer, texts), torch.tensor([0] * len(PARCEL[part]) + [1] * len(MONEY[part])))
 
     return Toy(rows(slice(0, 7)), rows(slice(7, 10)))
 
 
 def toy_settings(params: Params) -> Train:
-    """Two epochs of four steps."""
+    """Return settings of two epochs with four steps each."""
     few = {"epochs": 2, "batch_size": 4, "encoder_lr": 2e-3, "bottom_lr": 2e-3, "head_lr": 5e-2, "log_every_steps": 1}
     return params.train.model_copy(update=few | {"patience": 2})
 
 
 def fresh(params: Params, **changes: Any) -> TextClassifier:
-    """The same untrained classifier each time; `changes` are of section model."""
+    """Return the same untrained classifier each time; `changes` are of section model."""
     torch.manual_seed(7)
     return build_classifier(base_folder(params.model), 2, params.model.model_copy(update={"lora_rank": 4, **changes}))
 
 
 class Recorder:
-    """Stands where a run stands, and keeps what it is told, in order."""
+    """A fake run that records its calls in order."""
 
     id = None
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def figure(self, _figure: Any, name: str) -> None:
-        self.told.append(f"figure {name}")
+        self.calls.append(f"figure {name}")
 
     def tags(self, values: dict[str, str]) -> None:
-        self.told += [f"tag {name}={value}" for name, value in values.items()]
+        self.calls += [f"tag {name}={value}" for name, value in values.items()]
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
-        self.told += [f"{name} {step}" for name in values]
+        self.calls += [f"{name} {step}" for name in values]

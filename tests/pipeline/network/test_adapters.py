@@ -1,4 +1,4 @@
-"""LoRA's levers: each changes what it says, against hand values; what cannot be is refused at once."""
+"""LoRA settings against hand values; impossible settings are refused at once."""
 
 import time
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.network.classifier import (
     use_fused_layers,
 )
 from pipeline.params import Model, Params
-from tests.pipeline.network.little_bert import WORDS, little_classifier, save_little_bert
+from tests.pipeline.network.tiny_bert import WORDS, save_tiny_bert, tiny_classifier
 
 IDS = torch.randint(1, WORDS, (4, 9), generator=torch.Generator().manual_seed(1))
 MASK = torch.ones_like(IDS)
@@ -30,7 +30,7 @@ MASK = torch.ones_like(IDS)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_little_bert(tmp_path_factory.mktemp("bert"))
+    return save_tiny_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def model(params: Params) -> Model:
 def test_an_adapter_adds_its_product_by_the_scaling_that_params_name(
     folder: Path, model: Model, scaling: str, factor: float
 ) -> None:
-    classifier = little_classifier(folder, model.model_copy(update={"lora_scaling": scaling}))
+    classifier = tiny_classifier(folder, model.model_copy(update={"lora_scaling": scaling}))
     query: Any = next(m for name, m in classifier.encoder.named_modules() if name.endswith("layer.0.attention.self.query"))
     x = torch.randn(5, 24, generator=torch.Generator().manual_seed(2))
     a, b = query.lora_A["default"].weight, query.lora_B["default"].weight
@@ -51,20 +51,20 @@ def test_an_adapter_adds_its_product_by_the_scaling_that_params_name(
 
 @pytest.mark.parametrize(("bias", "trained"), [("none", 0), ("all", 2 * (6 + 2) + 1), ("lora_only", 2)])
 def test_biases_are_trained_as_params_say(folder: Path, model: Model, bias: str, trained: int) -> None:
-    """Each of 2 layers has 6 linear maps and 2 norms, the embedding 1 norm; `value` is adapted in both."""
+    """Each of 2 layers has 6 linear layers and 2 norms, the embedding 1 norm; `value` is adapted in both."""
     classifier = build_classifier(folder, 3, model.model_copy(update={"lora_bias": bias, "lora_targets": "value"}))
     assert sum(name.endswith("bias") for name in trainable_state(classifier)) == trained
 
 
 def test_the_adapters_own_dropout_acts_while_training(folder: Path, model: Model) -> None:
-    classifier = little_classifier(folder, model.model_copy(update={"lora_dropout": 0.5}))
+    classifier = tiny_classifier(folder, model.model_copy(update={"lora_dropout": 0.5}))
     with torch.no_grad():
         assert not torch.equal(classifier(IDS, MASK), classifier(IDS, MASK))
         classifier.eval()
         assert torch.equal(classifier(IDS, MASK), classifier(IDS, MASK))
 
 
-def test_full_fine_tuning_trains_every_weight_and_comes_back_from_its_state(folder: Path, model: Model) -> None:
+def test_full_fine_tuning_trains_every_weight_and_is_restored_from_its_state(folder: Path, model: Model) -> None:
     full = model.model_copy(update={"method": "full"})
     classifier = build_classifier(folder, 3, full)
     assert trained_share(classifier) == 1.0
@@ -72,55 +72,55 @@ def test_full_fine_tuning_trains_every_weight_and_comes_back_from_its_state(fold
     classifier(IDS, MASK).square().sum().backward()
     optimizer.step()
     before, after = dict(load_encoder(folder).named_parameters()), trainable_state(classifier)
-    moved = [name for name in before if not torch.equal(before[name], after[f"encoder.{name}"])]
-    unmoved = before.keys() - set(moved)
-    assert all("key.bias" in name for name in unmoved)  # the softmax takes no notice of a key's bias
+    changed = [name for name in before if not torch.equal(before[name], after[f"encoder.{name}"])]
+    unchanged = before.keys() - set(changed)
+    assert all("key.bias" in name for name in unchanged)  # the softmax ignores a key's bias
     again = restore_classifier(folder, after, 3, full)
     merged = merge_adapters(again)
     with torch.no_grad():
-        wanted = classifier.eval()(IDS, MASK)
-        assert torch.equal(again(IDS, MASK), wanted)
-        assert torch.equal(merged(IDS, MASK), wanted)
+        expected = classifier.eval()(IDS, MASK)
+        assert torch.equal(again(IDS, MASK), expected)
+        assert torch.equal(merged(IDS, MASK), expected)
     with pytest.raises(InputError, match="does not fit section model"):
         restore_classifier(folder, after, 3, model)
 
 
-def test_full_fine_tuning_asks_nothing_of_targets_and_is_not_written_out(folder: Path, model: Model) -> None:
+def test_full_fine_tuning_ignores_targets_and_is_not_fused(folder: Path, model: Model) -> None:
     full = model.model_copy(update={"method": "full", "lora_targets": "nobody", "kernels": "auto"})
     assert use_fused_layers(build_classifier(folder, 3, full), full, "fp32").startswith("modules: ")
 
 
 def gradients(classifier: nn.Module) -> tuple[list[Tensor], int]:
-    """Of every trained parameter, and the bytes that the forward pass kept for the backward pass."""
-    kept: dict[int, int] = {}
+    """Return the gradients of trained parameters, and the bytes that the forward pass saved for the backward pass."""
+    saved: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    def record(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         loss = classifier(IDS, MASK).square().sum()
     weights = {p.untyped_storage().data_ptr() for p in classifier.parameters()}
-    found = torch.autograd.grad(loss, [p for p in classifier.parameters() if p.requires_grad])
-    return list(found), sum(size for place, size in kept.items() if place not in weights)
+    grads = torch.autograd.grad(loss, [p for p in classifier.parameters() if p.requires_grad])
+    return list(grads), sum(size for pointer, size in saved.items() if pointer not in weights)
 
 
-def test_computing_activations_again_keeps_less_and_gives_the_same_gradients(folder: Path, model: Model) -> None:
-    plain, kept = gradients(little_classifier(folder, model))
-    again, kept_less = gradients(little_classifier(folder, model.model_copy(update={"checkpointing": "layers"})))
-    for one, other in zip(plain, again, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
-    assert kept_less < 0.5 * kept
+def test_gradient_checkpointing_saves_less_and_gives_the_same_gradients(folder: Path, model: Model) -> None:
+    plain, saved = gradients(tiny_classifier(folder, model))
+    again, saved_less = gradients(tiny_classifier(folder, model.model_copy(update={"checkpointing": "layers"})))
+    for gradient, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-6, rtol=1e-5)
+    assert saved_less < 0.5 * saved
 
 
 @pytest.mark.parametrize(("targets", "near"), [("querry,value", "query"), ("query,Value", "value"), ("valu", "value")])
 def test_a_module_that_the_base_does_not_have_is_refused_in_a_moment_with_the_nearest_name(
     folder: Path, model: Model, targets: str, near: str
 ) -> None:
-    began = time.perf_counter()
+    started = time.perf_counter()
     with pytest.raises(InputError, match="no module") as refused:
         check_lora(folder, model.model_copy(update={"lora_targets": targets}))
-    assert time.perf_counter() - began < 1.0
+    assert time.perf_counter() - started < 1.0
     assert f"did you mean `{near}`?" in str(refused.value)
 
 
@@ -129,32 +129,32 @@ def test_modules_can_be_named_by_the_end_of_their_path(folder: Path, model: Mode
 
 
 @pytest.mark.parametrize("quantise", ["8bit", "4bit"])
-def test_quantising_without_its_tool_or_without_a_gpu_is_refused_in_a_moment(
+def test_quantising_without_bitsandbytes_or_without_a_gpu_is_refused_in_a_moment(
     folder: Path, model: Model, quantise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = model.model_copy(update={"quantise": quantise})
-    began = time.perf_counter()
+    quantised = model.model_copy(update={"quantise": quantise})
+    started = time.perf_counter()
     with pytest.raises(ToolError, match="bitsandbytes"):
-        build_classifier(folder, 3, wanted)
+        build_classifier(folder, 3, quantised)
     monkeypatch.setattr(adapters.torch.cuda, "is_available", lambda: False)
     with pytest.raises(ToolError, match="needs a GPU"):
-        load_encoder(folder, quantise=wanted.quantise)
-    assert time.perf_counter() - began < 1.0
+        load_encoder(folder, quantise=quantised.quantise)
+    assert time.perf_counter() - started < 1.0
 
 
 def test_four_bits_are_normal_float_with_constants_quantised_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library is told; that it does so needs a GPU."""
+    """Checks the arguments for the library; quantising itself needs a GPU."""
     monkeypatch.setattr(adapters.torch.cuda, "is_available", lambda: True)
-    told: dict[str, Any] = {}
-    monkeypatch.setattr(adapters, "BitsAndBytesConfig", lambda **arguments: told.update(arguments))
+    config: dict[str, Any] = {}
+    monkeypatch.setattr(adapters, "BitsAndBytesConfig", lambda **arguments: config.update(arguments))
     assert set(quantisation_options("4bit")) == {"quantization_config", "device_map"}
-    assert told == {
+    assert config == {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True,
         "bnb_4bit_compute_dtype": torch.bfloat16,
     }
-    told.clear()
+    config.clear()
     quantisation_options("8bit")
-    assert told == {"load_in_8bit": True}
+    assert config == {"load_in_8bit": True}
     assert quantisation_options("none") == {}

@@ -1,4 +1,4 @@
-"""The base encoder's files: found, whole, and the pinned ones."""
+"""The base model's files: present, complete and pinned."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def model(params: Params) -> Model:
 
 @pytest.fixture
 def local(model: Model, tmp_path: Path) -> Path:
-    """The packaged model as a folder of one's own."""
+    """Return a local folder with the packaged model."""
     packaged = base_folder(model)
     for path in packaged.iterdir():
         (tmp_path / path.name).symlink_to(path)
@@ -64,7 +64,7 @@ def test_a_folder_that_lacks_a_file_is_refused_and_the_file_named(model: Model, 
 
 
 @pytest.mark.parametrize("base", ["nobody/no-such-model", "no-such-model", "not a name at all", "a/b/c"])
-def test_an_unknown_base_is_told_in_our_words_when_the_hub_is_out_of_reach(
+def test_an_unknown_base_is_a_clear_error_when_the_hub_is_unreachable(
     model: Model, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -19,7 +19,7 @@ PIECES = st.lists(st.lists(st.integers(1, 30_000), min_size=1, max_size=20), min
 
 
 def padding_ratio(lengths: Sequence[int], batches: list[list[int]]) -> float:
-    """Pieces computed over pieces that mean something."""
+    """Return the ratio of computed pieces to real pieces."""
     return sum(max(lengths[row] for row in batch) * len(batch) for batch in batches) / sum(lengths)
 
 
@@ -30,7 +30,7 @@ def tokenizer(params: Params) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def banking_lengths() -> list[int]:
-    """10 003 lengths shaped like Banking77's: median 12 pieces, a long tail, at most 98."""
+    """Return 10 003 lengths distributed like Banking77's: median 12 pieces, a long tail, at most 98."""
     drawn = np.random.default_rng(77).lognormal(np.log(12), 0.5, size=10_003)
     return np.clip(drawn.round(), 4, 98).astype(int).tolist()
 
@@ -50,7 +50,7 @@ def test_long_texts_are_cut_and_keep_the_closing_piece(tokenizer: Tokenizer) -> 
 
 
 def test_texts_of_one_call_are_not_padded_to_each_other(tokenizer: Tokenizer) -> None:
-    assert [len(own) for own in to_pieces(tokenizer, ["parcel", "parcel parcel parcel"])] == [3, 5]
+    assert [len(pieces) for pieces in to_pieces(tokenizer, ["parcel", "parcel parcel parcel"])] == [3, 5]
 
 
 @given(LENGTHS, st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**32))

@@ -31,7 +31,7 @@ State = dict[str, Tensor]
 
 
 class Table(nn.Module):
-    """An encoder whose hidden state of a piece is a row of a table."""
+    """An encoder that looks up the hidden state of a piece in a table."""
 
     def __init__(self, rows: list[list[float]]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def folder(model: Model) -> Path:
 
 @pytest.fixture(scope="module")
 def state(folder: Path, model: Model) -> State:
-    """Adapters and head of three classes, all random: none is zero, as after training."""
+    """Return random adapters and a head of three classes: none is zero, as after training."""
     generator = torch.Generator().manual_seed(0)
     fresh = trainable_state(build_classifier(folder, 3, model))
     return {name: 0.05 * torch.randn(value.shape, generator=generator) for name, value in fresh.items()}
@@ -66,7 +66,7 @@ def test_the_cosine_head_by_hand() -> None:
     torch.testing.assert_close(logits, torch.tensor([[12.0, 16.0, -20.0]]))
 
 
-def test_the_head_does_not_see_lengths_of_vectors() -> None:
+def test_the_head_ignores_the_lengths_of_vectors() -> None:
     head = CosineHead(classes=4, width=8, scale=7.0)
     embedding = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(head(embedding), head(1000 * embedding))
@@ -75,8 +75,8 @@ def test_the_head_does_not_see_lengths_of_vectors() -> None:
 
 def test_pooling_is_the_mean_over_real_pieces_by_hand() -> None:
     classifier = TextClassifier(Table([[100.0, 100.0], [1.0, 2.0], [3.0, 6.0]]), CosineHead(2, 2, 1.0))
-    found = classifier.embed(torch.tensor([[1, 2, 0, 0], [2, 2, 2, 1]]), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]))
-    torch.testing.assert_close(found, torch.tensor([[2.0, 4.0], [2.5, 5.0]]))
+    embeddings = classifier.embed(torch.tensor([[1, 2, 0, 0], [2, 2, 2, 1]]), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]))
+    torch.testing.assert_close(embeddings, torch.tensor([[2.0, 4.0], [2.5, 5.0]]))
 
 
 def test_a_row_without_a_real_piece_gives_zeros_and_not_nan() -> None:
@@ -93,7 +93,7 @@ def test_padding_does_not_change_an_embedding(folder: Path) -> None:
 
 
 def test_the_encoder_is_that_of_sentence_transformers(folder: Path) -> None:
-    """The cosines that sbert.net prints for `all-MiniLM-L6-v2` and these three sentences."""
+    """The cosines that sbert.net publishes for `all-MiniLM-L6-v2` and these three sentences."""
     sentences = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
     pieces = to_pieces(load_tokenizer(folder, 64), sentences)
     classifier = TextClassifier(load_encoder(folder), CosineHead(1, 1, 1.0)).eval()
@@ -141,7 +141,7 @@ def test_merging_gives_the_same_logits(folder: Path, model: Model, state: State)
         torch.testing.assert_close(merged(IDS, MASK), adapted, atol=1e-5, rtol=0)
         fresh = build_classifier(folder, 3, model).eval()
         fresh.head = merged.head
-        assert (fresh(IDS, MASK) - adapted).abs().max() > 1e-2  # the adapters did something that merging could lose
+        assert (fresh(IDS, MASK) - adapted).abs().max() > 1e-2  # the adapters have an effect that merging could lose
     assert not any("lora_" in name for name, _ in merged.named_parameters())
 
 
@@ -152,19 +152,19 @@ def test_merging_twice_is_merging_once(folder: Path, model: Model, state: State)
         assert torch.equal(merge_adapters(once)(IDS, MASK), expected)
 
 
-def test_what_was_trained_comes_back_bit_for_bit(folder: Path, model: Model, state: State) -> None:
+def test_trained_parameters_are_restored_bit_for_bit(folder: Path, model: Model, state: State) -> None:
     again = trainable_state(restore_classifier(folder, state, 3, model))
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
-def test_a_kept_state_does_not_change_when_training_goes_on(folder: Path, model: Model) -> None:
+def test_a_saved_state_does_not_change_when_training_continues(folder: Path, model: Model) -> None:
     classifier = build_classifier(folder, 3, model)
-    kept = trainable_state(classifier)
-    before = kept["head.weight"].clone()
+    saved = trainable_state(classifier)
+    before = saved["head.weight"].clone()
     with torch.no_grad():
         classifier.head.weight.add_(1.0)
-    assert torch.equal(kept["head.weight"], before)
+    assert torch.equal(saved["head.weight"], before)
 
 
 def without(part: str) -> Callable[[State], State]:
@@ -172,7 +172,7 @@ def without(part: str) -> Callable[[State], State]:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "corrupt",
     [
         without("head."),
         without("layer.3.attention.self.query.lora_B"),
@@ -183,16 +183,18 @@ def without(part: str) -> Callable[[State], State]:
     ],
     ids=["no head", "an adapter lost", "an unknown part", "other classes", "other rank", "nothing"],
 )
-def test_a_state_that_does_not_fit_is_refused(spoil: Callable[[State], State], folder: Path, model: Model, state: State) -> None:
+def test_a_state_that_does_not_fit_is_refused(
+    corrupt: Callable[[State], State], folder: Path, model: Model, state: State
+) -> None:
     with pytest.raises(InputError, match="does not fit section model"):
-        restore_classifier(folder, spoil(state), 3, model)
+        restore_classifier(folder, corrupt(state), 3, model)
 
 
 def test_the_projection_follows_its_seed(model: Model) -> None:
-    here = sketch_projection(384, model)
-    assert here.shape == (384, model.sketch_size)
-    assert torch.equal(here, sketch_projection(384, model))
-    assert not torch.equal(here, sketch_projection(384, model.model_copy(update={"sketch_seed": model.sketch_seed + 1})))
+    projection = sketch_projection(384, model)
+    assert projection.shape == (384, model.sketch_size)
+    assert torch.equal(projection, sketch_projection(384, model))
+    assert not torch.equal(projection, sketch_projection(384, model.model_copy(update={"sketch_seed": model.sketch_seed + 1})))
 
 
 def test_sketches_keep_distances_on_average(model: Model) -> None:

@@ -1,4 +1,4 @@
-"""Passes without gradients give answers back in the order asked."""
+"""Inference returns results in the caller's order."""
 
 import pytest
 import torch
@@ -13,38 +13,38 @@ PIECES = st.lists(st.lists(st.integers(1, 1000), min_size=1, max_size=30), min_s
 
 
 def sums(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, T) → (B, 2): the sum of the real pieces, and how many."""
+    """(B, T) → (B, 2): the sum and the number of the real pieces."""
     return torch.stack([(input_ids * attention_mask).sum(dim=1), attention_mask.sum(dim=1)], dim=1)
 
 
 @given(PIECES, st.integers(1, 60))
 @settings(deadline=None)
-def test_rows_come_back_in_the_order_asked_whatever_the_batch_size(pieces: list[list[int]], batch_size: int) -> None:
-    found = infer_in_batches(sums, pieces, batch_size=batch_size, precision="fp32")
-    assert found.tolist() == [[sum(own), len(own)] for own in pieces]
+def test_rows_come_back_in_the_callers_order_for_any_batch_size(pieces: list[list[int]], batch_size: int) -> None:
+    outputs = infer_in_batches(sums, pieces, batch_size=batch_size, precision="fp32")
+    assert outputs.tolist() == [[sum(text), len(text)] for text in pieces]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_answers_are_fp32_and_know_no_gradient(precision: Precision) -> None:
+def test_outputs_are_fp32_and_need_no_gradient(precision: Precision) -> None:
     weight = torch.ones(3, 2, requires_grad=True)
 
     def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return (input_ids * attention_mask).float() @ weight
 
-    found = infer_in_batches(forward, [[1, 2, 3], [4, 5, 6]], batch_size=1, precision=precision)
-    assert found.dtype == torch.float32
-    assert not found.requires_grad
-    assert found.tolist() == [[6, 6], [15, 15]]
+    outputs = infer_in_batches(forward, [[1, 2, 3], [4, 5, 6]], batch_size=1, precision=precision)
+    assert outputs.dtype == torch.float32
+    assert not outputs.requires_grad
+    assert outputs.tolist() == [[6, 6], [15, 15]]
 
 
 def test_bf16_multiplies_in_bf16_and_fp32_does_not() -> None:
-    seen: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
 
     def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         product = input_ids.float() @ attention_mask.float().T
-        seen.append(product.dtype)
+        dtypes.append(product.dtype)
         return product
 
     for precision in ("bf16", "fp32"):
         infer_in_batches(forward, [[1, 2]], batch_size=1, precision=precision)
-    assert seen == [torch.bfloat16, torch.float32]
+    assert dtypes == [torch.bfloat16, torch.float32]

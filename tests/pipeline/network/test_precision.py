@@ -1,4 +1,4 @@
-"""Which arithmetic is chosen, and what falls back to fp32."""
+"""The choice of precision, and operations that fall back to fp32."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from pipeline.network.precision import (
 
 
 def untimed(_: Precision) -> float:
-    pytest.fail("nothing is to be measured")
+    pytest.fail("nothing should be measured")
 
 
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
@@ -27,7 +27,7 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
 
 @pytest.mark.parametrize("has_bf16", [True, False])
 @pytest.mark.parametrize("wanted", ["bf16", "fp32"])
-def test_a_named_precision_is_taken_whatever_the_hardware(wanted: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_precision_is_taken_on_any_hardware(wanted: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu(monkeypatch, has_bf16)
     assert choose_precision(wanted, untimed) == PrecisionChoice(wanted, {})
 
@@ -36,7 +36,7 @@ def test_a_named_precision_is_taken_whatever_the_hardware(wanted: str, has_bf16:
 def test_auto_takes_the_faster_as_measured(fp32: float, bf16: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu(monkeypatch, bf16=True)
     seconds = {"fp32": fp32, "bf16": bf16}
-    assert choose_precision("auto", lambda one: seconds[one]) == PrecisionChoice(chosen, seconds)
+    assert choose_precision("auto", seconds.__getitem__) == PrecisionChoice(chosen, seconds)
 
 
 def test_auto_does_not_measure_what_the_hardware_only_emulates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What travels with a model: the same answers as PyTorch, whatever the batch."""
+"""The runtime: the same predictions as PyTorch, in any batch."""
 
 from itertools import combinations, pairwise
 
@@ -62,7 +62,7 @@ def test_no_other_cuts_of_the_sorted_rows_cost_less(lengths: list[int], budget: 
 
 def test_micro_batches_by_hand() -> None:
     assert micro_batches([9, 2, 3, 2, 50], token_budget=9) == [[1, 3, 2], [0], [4]]
-    assert micro_batches([9, 2, 3, 2, 50], token_budget=2048) == [[1, 3, 2], [0], [4]]  # 9 with them: 4 * 9 > 3 * 3 + 9 + START
+    assert micro_batches([9, 2, 3, 2, 50], token_budget=2048) == [[1, 3, 2], [0], [4]]  # together 4 * 9 > 3 * 3 + 9 + RUN_COST
     assert micro_batches([9, 9, 10, 10], token_budget=2048) == [[0, 1, 2, 3]]
 
 
@@ -83,8 +83,8 @@ def test_packs_by_hand() -> None:
 
 
 def test_a_pack_by_hand() -> None:
-    found = {name: array.tolist() for name, array in pack([[7, 8, 9], [4, 5]]).items()}
-    assert found == {
+    packed = {name: array.tolist() for name, array in pack([[7, 8, 9], [4, 5]]).items()}
+    assert packed == {
         "input_ids": [7, 8, 9, 4, 5, 0, 0, 0],
         "position_ids": [0, 1, 2, 0, 1, 0, 1, 2],
         "segments": [0, 0, 0, 1, 1, 2, 2, 2],
@@ -114,13 +114,13 @@ def classifier(made: Project) -> Classifier:
 
 @pytest.fixture(scope="module")
 def texts(made: Project) -> list[str]:
-    """100 of them: odd ones, and real ones of every length."""
+    """Return 100 texts: odd ones, and real ones of every length."""
     real = [row.text for row in read_examples(made / "artifacts/split/test.parquet")]
     return [*ODD, *real[: 100 - len(ODD)]]
 
 
 @pytest.fixture(scope="module")
-def answers(classifier: Classifier, texts: list[str]) -> ModelOutputs:
+def predictions(classifier: Classifier, texts: list[str]) -> ModelOutputs:
     return classifier.predict(texts)
 
 
@@ -130,7 +130,7 @@ def reference(made: Project) -> Reference:
 
 
 def close(ours: ModelOutputs, theirs: ModelOutputs) -> bool:
-    """Equal labels and shapes; numbers within 1e-4, sketches within a bit of fp16."""
+    """Return whether labels and shapes are equal, numbers within 1e-4 and sketches within a bit of fp16."""
     return (
         ours.labels == theirs.labels
         and ours.pieces.tolist() == theirs.pieces.tolist()
@@ -139,8 +139,8 @@ def close(ours: ModelOutputs, theirs: ModelOutputs) -> bool:
     )
 
 
-def test_it_answers_as_pytorch_does(
-    answers: ModelOutputs, texts: list[str], trained: TrainedModel, made: Project, classifier: Classifier
+def test_it_predicts_as_pytorch_does(
+    predictions: ModelOutputs, texts: list[str], trained: TrainedModel, made: Project, classifier: Classifier
 ) -> None:
     assert len(texts) == 100
     sketching = ExportedModel(trained.classifier, sketch_projection(384, made.params.model)).eval()
@@ -148,69 +148,73 @@ def test_it_answers_as_pytorch_does(
         pieces = to_pieces(trained.tokenizer, [clean(text)])
         with torch.inference_mode():
             logits, sketch = sketching(**torch_pad(pieces, [0]))
-        assert answers.labels[i] == trained.labels[int(logits.argmax())]
+        assert predictions.labels[i] == trained.labels[int(logits.argmax())]
         expected = special.softmax(logits[0].numpy() / classifier.temperature)
-        assert answers.probabilities[i] == pytest.approx(expected, abs=1e-4)
-        assert answers.sketch[i].astype(np.float32) == pytest.approx(sketch[0].numpy(), abs=FP16)
-        assert answers.pieces[i] == len(pieces[0])
+        assert predictions.probabilities[i] == pytest.approx(expected, abs=1e-4)
+        assert predictions.sketch[i].astype(np.float32) == pytest.approx(sketch[0].numpy(), abs=FP16)
+        assert predictions.pieces[i] == len(pieces[0])
 
 
-def test_every_text_gets_finite_numbers(answers: ModelOutputs, texts: list[str]) -> None:
-    assert all(np.isfinite(array).all() for array in (answers.probabilities, answers.sketch, answers.pieces_per_word))
-    assert np.allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
-    assert answers.pieces[texts.index("")] == 2
-    assert answers.pieces[texts.index("word " * 500)] == 128
-    assert answers.pieces_per_word[texts.index("")] == 0.0
+def test_every_text_gets_finite_numbers(predictions: ModelOutputs, texts: list[str]) -> None:
+    assert all(np.isfinite(array).all() for array in (predictions.probabilities, predictions.sketch, predictions.pieces_per_word))
+    assert np.allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
+    assert predictions.pieces[texts.index("")] == 2
+    assert predictions.pieces[texts.index("word " * 500)] == 128
+    assert predictions.pieces_per_word[texts.index("")] == 0.0
 
 
-def test_it_answers_on_reference_rows_as_the_reference_says(made: Project, classifier: Classifier, reference: Reference) -> None:
+def test_it_predicts_reference_rows_as_the_reference_does(made: Project, classifier: Classifier, reference: Reference) -> None:
     rows = read_examples(made / "artifacts/split/test.parquet")
-    found = classifier.predict([row.text for row in rows])
-    assert found.labels == reference.labels[reference.probabilities.argmax(axis=1)].tolist()
-    assert found.probabilities == pytest.approx(reference.probabilities, abs=1e-4)
-    assert np.allclose(found.sketch.astype(np.float32), reference.sketch.astype(np.float32), atol=FP16, rtol=0)
-    assert found.pieces.tolist() == reference.pieces.tolist()
-    assert found.pieces_per_word == pytest.approx(reference.pieces_per_word)
+    predicted = classifier.predict([row.text for row in rows])
+    assert predicted.labels == reference.labels[reference.probabilities.argmax(axis=1)].tolist()
+    assert predicted.probabilities == pytest.approx(reference.probabilities, abs=1e-4)
+    assert np.allclose(predicted.sketch.astype(np.float32), reference.sketch.astype(np.float32), atol=FP16, rtol=0)
+    assert predicted.pieces.tolist() == reference.pieces.tolist()
+    assert predicted.pieces_per_word == pytest.approx(reference.pieces_per_word)
 
 
 @pytest.mark.parametrize("budget", [1, 64, 1000, 10**6])
-def test_how_texts_are_batched_does_not_change_answers(
-    budget: int, made: Project, texts: list[str], answers: ModelOutputs
+def test_how_texts_are_batched_does_not_change_predictions(
+    budget: int, made: Project, texts: list[str], predictions: ModelOutputs
 ) -> None:
     session = open_session(made / "artifacts/export", "onnxruntime-fp32", 1, token_budget=budget)
-    assert close(Classifier(made / "artifacts/export", session=session).predict(texts), answers)
+    assert close(Classifier(made / "artifacts/export", session=session).predict(texts), predictions)
 
 
-def test_texts_packed_one_after_the_other_do_not_see_each_other(made: Project, texts: list[str], answers: ModelOutputs) -> None:
+def test_packed_texts_do_not_affect_each_other(made: Project, texts: list[str], predictions: ModelOutputs) -> None:
     session = open_session(made / "artifacts/export", "packed-onnxruntime-fp32", 1)
     packed = Classifier(made / "artifacts/export", session=session)
-    assert close(packed.predict(texts), answers)
-    assert close(packed.predict(texts[:1]), ModelOutputs(answers.labels[:1], *(array[:1] for array in answers[1:])))
+    assert close(packed.predict(texts), predictions)
+    assert close(packed.predict(texts[:1]), ModelOutputs(predictions.labels[:1], *(array[:1] for array in predictions[1:])))
 
 
 @pytest.mark.parametrize("name", [name for name, kind in SESSIONS.items() if kind.precision == "bf16"])
-def test_bfloat16_answers_nearly_the_same_in_openvino(name: str, made: Project, texts: list[str], answers: ModelOutputs) -> None:
+def test_bfloat16_predicts_nearly_the_same_in_openvino(
+    name: str, made: Project, texts: list[str], predictions: ModelOutputs
+) -> None:
     try:
         session = open_session(made / "artifacts/export", name, 1)
     except RuntimeError as error:
         pytest.skip(str(error))
-    found = Classifier(made / "artifacts/export", session=session).predict(texts)
-    assert found.probabilities == pytest.approx(answers.probabilities, abs=0.05)
-    assert not np.array_equal(found.probabilities, answers.probabilities)  # it is another precision
+    predicted = Classifier(made / "artifacts/export", session=session).predict(texts)
+    assert predicted.probabilities == pytest.approx(predictions.probabilities, abs=0.05)
+    assert not np.array_equal(predicted.probabilities, predictions.probabilities)  # it is another precision
 
 
-def test_the_order_of_texts_does_not_change_answers(classifier: Classifier, texts: list[str], answers: ModelOutputs) -> None:
+def test_the_order_of_texts_does_not_change_predictions(
+    classifier: Classifier, texts: list[str], predictions: ModelOutputs
+) -> None:
     order = np.random.default_rng(0).permutation(len(texts))
     shuffled = classifier.predict([texts[i] for i in order])
-    back = np.argsort(order)
-    restored = ModelOutputs([shuffled.labels[i] for i in back], *(array[back] for array in shuffled[1:]))
-    assert close(restored, answers)
+    original = np.argsort(order)
+    restored = ModelOutputs([shuffled.labels[i] for i in original], *(array[original] for array in shuffled[1:]))
+    assert close(restored, predictions)
 
 
-def test_white_space_and_invisible_characters_do_not_change_an_answer(classifier: Classifier) -> None:
+def test_white_space_and_invisible_characters_do_not_change_a_prediction(classifier: Classifier) -> None:
     plain, odd = classifier.predict(["where is my parcel?", "\ufeff where \u200bis\n my\tparcel? "]).probabilities
     assert plain == pytest.approx(odd, abs=1e-6)
 
 
-def test_no_texts_get_no_answers(classifier: Classifier) -> None:
+def test_no_texts_get_no_predictions(classifier: Classifier) -> None:
     assert classifier.predict([]).labels == []

@@ -1,4 +1,4 @@
-"""Cleaning and folding of text: what goes, what stays, and what holds for any text."""
+"""Cleaning and folding of text: examples, and properties of any text."""
 
 import unicodedata
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.runtime.text import clean, fold, word_count
 
-# letters, marks, joiners, invisible characters and white space, close enough together to meet
+# letters, marks, joiners, invisible characters and white space, few enough to combine
 TRICKY = st.text(alphabet="aeoAß1.!? \t\r\n\xa0\u0301\u0308\u0323\u200b\u200c\u200d\u202e\ufeff\u00adकि\u2028")
 TEXTS = st.one_of(st.text(), TRICKY)
 
@@ -27,12 +27,12 @@ TEXTS = st.one_of(st.text(), TRICKY)
         ("\u200b \ufeff", ""),
     ],
 )
-def test_what_cannot_be_seen_goes(raw: str, cleaned: str) -> None:
+def test_invisible_characters_are_removed(raw: str, cleaned: str) -> None:
     assert clean(raw) == cleaned
 
 
 @pytest.mark.parametrize("text", ["👩\u200d🚀 late", "می\u200cروم", "naïve 東京 ½ ™", "don't (really)!"])
-def test_what_can_be_seen_stays(text: str) -> None:
+def test_visible_characters_stay(text: str) -> None:
     assert clean(text) == text
 
 
@@ -43,7 +43,7 @@ def test_cleaning_twice_changes_nothing(text: str) -> None:
 
 
 @given(TEXTS)
-def test_composed_and_decomposed_twins_are_one_text(text: str) -> None:
+def test_composed_and_decomposed_forms_are_one_text(text: str) -> None:
     assert clean(unicodedata.normalize("NFC", text)) == clean(unicodedata.normalize("NFD", text))
 
 
@@ -59,7 +59,7 @@ def test_cleaning_leaves_no_invisible_character_but_joiners(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("text", "other"),
     [
         ("Where is my parcel?", "where is my PARCEL"),
         ("Hello, world!", "hello world"),
@@ -69,12 +69,12 @@ def test_cleaning_leaves_no_invisible_character_but_joiners(text: str) -> None:
         ("  two\n words ", "two words"),
     ],
 )
-def test_folding_ignores_case_and_punctuation(one: str, other: str) -> None:
-    assert fold(one) == fold(other)
+def test_folding_ignores_case_and_punctuation(text: str, other: str) -> None:
+    assert fold(text) == fold(other)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("text", "other"),
     [
         ("order 12", "order 13"),
         ("resume", "résumé"),
@@ -84,8 +84,8 @@ def test_folding_ignores_case_and_punctuation(one: str, other: str) -> None:
         ("दिन", "दीन"),  # day, poor: the vowel signs are marks, not punctuation
     ],
 )
-def test_folding_keeps_what_is_neither_case_nor_punctuation(one: str, other: str) -> None:
-    assert fold(one) != fold(other)
+def test_folding_keeps_what_is_neither_case_nor_punctuation(text: str, other: str) -> None:
+    assert fold(text) != fold(other)
 
 
 @given(st.text(alphabet="abcXYZ éÄß12.,'"))

@@ -1,4 +1,4 @@
-"""int8 weights: what rounding does, and that fitting it to the inputs is worth its lines."""
+"""int8 weights: rounding fitted to the inputs against rounding to the nearest."""
 
 from pathlib import Path
 
@@ -15,32 +15,32 @@ from tests.conftest import Project
 TEXTS = ["where is my parcel?", "the card was declined twice, please help me", "i want to send the lamp back", "broken cup"] * 8
 
 
-def plain(weight: np.ndarray) -> np.ndarray:
-    """Rounded to the nearest, as everybody does."""
+def round_to_nearest(weight: np.ndarray) -> np.ndarray:
+    """Round to the nearest, as is usual."""
     scale = np.abs(weight).max(axis=0) / LARGEST
     return np.round(weight / scale) * scale
 
 
-def test_rounding_fitted_to_the_inputs_errs_less_on_them_than_rounding_to_the_nearest() -> None:
+def test_rounding_fitted_to_the_inputs_errs_less_than_rounding_to_the_nearest() -> None:
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(96, 40)).astype(np.float32)
     inputs = rng.normal(size=(500, 12)) @ rng.normal(size=(12, 96)) + 0.1 * rng.normal(size=(500, 96))  # correlated, as texts are
     rounded, scale = rounded_weights(weight, inputs.T @ inputs)
-    right = inputs @ weight
-    ours = np.abs(inputs @ (rounded * scale) - right).mean()
-    theirs = np.abs(inputs @ plain(weight) - right).mean()
+    exact = inputs @ weight
+    ours = np.abs(inputs @ (rounded * scale) - exact).mean()
+    theirs = np.abs(inputs @ round_to_nearest(weight) - exact).mean()
     assert ours < 0.5 * theirs
 
 
-def test_inputs_that_tell_nothing_leave_rounding_to_the_nearest() -> None:
+def test_uncorrelated_inputs_give_rounding_to_the_nearest() -> None:
     weight = np.random.default_rng(1).normal(size=(70, 5)).astype(np.float32)
     rounded, scale = rounded_weights(weight, np.eye(70))
-    assert np.allclose(rounded * scale, plain(weight), atol=1e-6)
+    assert np.allclose(rounded * scale, round_to_nearest(weight), atol=1e-6)
     assert rounded.dtype == np.int8
     assert np.abs(rounded.astype(int)).max() == LARGEST
 
 
-def test_an_output_without_weights_and_inputs_that_never_occur_are_no_fault() -> None:
+def test_an_output_without_weights_and_inputs_that_never_occur_are_not_a_fault() -> None:
     rounded, scale = rounded_weights(np.zeros((8, 3), np.float32), np.zeros((8, 8)))
     assert not rounded.any()
     assert np.isfinite(scale).all()
@@ -54,20 +54,20 @@ def quantised(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / SESSIONS["packed-openvino-int8"].graph,
         to_pieces(load_tokenizer(exported, 128), TEXTS),
     )
-    assert layers == 36  # six of each of six blocks
+    assert layers == 36  # six in each of six blocks
     return folder
 
 
 def test_every_linear_layer_of_the_encoder_is_int8_and_nothing_else_is(quantised: Path, made: Project) -> None:
     graph = onnx.load(str(quantised / "packed.int8.onnx")).graph
-    assert sum(one.data_type == onnx.TensorProto.INT8 and len(one.dims) == 2 for one in graph.initializer) == 36
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2 for tensor in graph.initializer) == 36
     size = (quantised / "packed.int8.onnx").stat().st_size
     assert size < 0.75 * (made / "artifacts/export/packed.onnx").stat().st_size
 
 
-def test_int8_answers_nearly_as_fp32_does(quantised: Path, made: Project) -> None:
+def test_int8_predicts_nearly_as_fp32_does(quantised: Path, made: Project) -> None:
     exported = made / "artifacts/export"
     ours = Classifier(exported, session=open_session(quantised, "packed-openvino-int8", 1)).predict(TEXTS[:4])
-    right = Classifier(exported, threads=1).predict(TEXTS[:4])
-    assert ours.probabilities == pytest.approx(right.probabilities, abs=0.1)
-    assert not np.allclose(ours.probabilities, right.probabilities, atol=1e-6)
+    reference = Classifier(exported, threads=1).predict(TEXTS[:4])
+    assert ours.probabilities == pytest.approx(reference.probabilities, abs=0.1)
+    assert not np.allclose(ours.probabilities, reference.probabilities, atol=1e-6)

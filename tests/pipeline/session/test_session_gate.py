@@ -1,4 +1,4 @@
-"""The gate of sessions: who may serve instead of fp32, and what is said of those who may not."""
+"""The session gate: sessions that may serve instead of fp32, and reasons for refusals."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -9,13 +9,13 @@ import pytest
 
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Params, Session
-from pipeline.runtime.outputs import ModelOutputs
-from pipeline.session.session_gate import BASELINE, Measured, decide_session, format_table, time_in_turns
+from pipeline.runtime.classifier import ModelOutputs
+from pipeline.session.session_gate import BASELINE, Measurement, decide_session, format_table, time_in_turns
 from pipeline.stages.select_session import RunningSession, batch_sensitivity
 
 BF16, INT8 = "packed-openvino-bf16", "packed-openvino-int8"
-FP32 = Measured(agreement=1.0, accuracy=0.80, company=0.0, texts_per_s=100, speedup=1.0)
-GOOD = Measured(agreement=0.995, accuracy=0.797, company=0.004, texts_per_s=180, speedup=1.8)
+FP32 = Measurement(agreement=1.0, accuracy=0.80, company=0.0, texts_per_s=100, speedup=1.0)
+GOOD = Measurement(agreement=0.995, accuracy=0.797, company=0.004, texts_per_s=180, speedup=1.8)
 
 
 @pytest.fixture
@@ -23,48 +23,55 @@ def settings(params: Params) -> Session:
     return params.session
 
 
-def verdicts(found: dict[str, Measured], settings: Session, absent: dict[str, str] | None = None) -> tuple[str, dict[str, str]]:
-    chosen, candidates = decide_session({BASELINE: FP32, **found}, absent or {}, settings)
-    return chosen, {one.name: one.verdict for one in candidates}
+def verdicts(
+    measured: dict[str, Measurement], settings: Session, absent: dict[str, str] | None = None
+) -> tuple[str, dict[str, str]]:
+    chosen, candidates = decide_session({BASELINE: FP32, **measured}, absent or {}, settings)
+    return chosen, {candidate.name: candidate.verdict for candidate in candidates}
 
 
-def test_the_fastest_that_answers_as_fp32_serves(settings: Session) -> None:
+def test_the_fastest_that_predicts_as_fp32_serves(settings: Session) -> None:
     faster = GOOD._replace(speedup=2.1)
     assert verdicts({BF16: GOOD, INT8: faster}, settings) == (INT8, {BASELINE: "passed", BF16: "passed", INT8: "chosen"})
 
 
-def test_of_two_about_equally_fast_the_one_nearer_to_fp32_serves(settings: Session) -> None:
+def test_of_two_about_equally_fast_the_one_closer_to_fp32_serves(settings: Session) -> None:
     near = GOOD._replace(agreement=1.0, speedup=2.0)
     chosen, candidates = decide_session({BASELINE: FP32, BF16: near, INT8: GOOD._replace(speedup=2.19)}, {}, settings)
     assert chosen == BF16
-    assert next(one.why for one in candidates if one.name == INT8) == f"{BF16} is nearer to fp32, and hardly slower"
+    assert (
+        next(candidate.why for candidate in candidates if candidate.name == INT8)
+        == f"{BF16} is closer to fp32, and hardly slower"
+    )
     assert verdicts({BF16: near, INT8: GOOD._replace(speedup=2.21)}, settings)[0] == INT8
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "reason"),
     [
         ({"agreement": 0.9899}, "98.99% of labels agree"),
         ({"accuracy": 0.794}, "0.60 points lost"),
-        ({"company": 0.0076}, "a probability moves by 0.0076 with the texts beside it, 0.0075 allowed"),
-        ({"company": float("nan")}, "with the texts beside it"),
+        ({"company": 0.0076}, "a probability moves by 0.0076 with the other texts in its batch, 0.0075 allowed"),
+        ({"company": float("nan")}, "with the other texts in its batch"),
         ({"agreement": float("nan")}, "labels agree"),
         ({"accuracy": float("nan")}, "points lost"),
     ],
     ids=str,
 )
-def test_other_answers_are_refused_however_fast_and_in_numbers(fault: dict[str, float], told: str, settings: Session) -> None:
+def test_sessions_with_other_predictions_are_refused_however_fast(
+    fault: dict[str, float], reason: str, settings: Session
+) -> None:
     wild = GOOD._replace(speedup=9.0, **fault)
     chosen, candidates = decide_session({BASELINE: FP32, BF16: GOOD, INT8: wild}, {}, settings)
     assert chosen == BF16
-    refused = next(one for one in candidates if one.name == INT8)
+    refused = next(candidate for candidate in candidates if candidate.name == INT8)
     assert refused.verdict == "refused"
-    assert told in refused.why
-    assert told in format_table(candidates)
+    assert reason in refused.why
+    assert reason in format_table(candidates)
 
 
-class Sociable:
-    """A classifier whose probability of one text rises with the number of texts asked together."""
+class BatchSensitive:
+    """A classifier whose probability of one text rises with the size of the batch."""
 
     def predict(self, texts: Sequence[str]) -> ModelOutputs:
         first = np.array([0.5 + 0.001 * (len(texts) - 1) * (text == "swayed") for text in texts])
@@ -72,13 +79,13 @@ class Sociable:
 
 
 @pytest.mark.parametrize(("batch", "among", "moved"), [(8, 4, 0.007), (2, 5, 0.004), (1, 1, 0.0)])
-def test_a_single_text_that_others_sway_is_found_among_all(batch: int, among: int, moved: float) -> None:
+def test_a_single_batch_sensitive_text_is_found_among_all(batch: int, among: int, moved: float) -> None:
     """Both the batches that Triton gives and those of all rows count."""
     texts = ["firm"] * 299 + ["swayed"] + ["firm"] * 20
-    answers = Sociable().predict(texts)
-    answers.probabilities[299] = Sociable().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
-    found = batch_sensitivity(RunningSession(cast(Any, Sociable()), answers), texts, batch)
-    assert found == pytest.approx(moved)
+    predictions = BatchSensitive().predict(texts)
+    predictions.probabilities[299] = BatchSensitive().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
+    sensitivity = batch_sensitivity(RunningSession(cast(Any, BatchSensitive()), predictions), texts, batch)
+    assert sensitivity == pytest.approx(moved)
 
 
 def test_the_limits_themselves_pass(settings: Session) -> None:
@@ -91,9 +98,9 @@ def test_a_little_faster_is_not_worth_another_engine(settings: Session) -> None:
     assert verdicts({BF16: slow}, settings) == (BASELINE, {BASELINE: "chosen", BF16: "passed"})
 
 
-def test_one_that_cannot_run_here_is_told_and_stops_no_other(settings: Session) -> None:
-    chosen, said = verdicts({INT8: GOOD}, settings, absent={BF16: "this CPU has no bfloat16"})
-    assert (chosen, said[BF16]) == (INT8, "cannot run")
+def test_a_session_that_cannot_run_here_is_reported_and_stops_no_other(settings: Session) -> None:
+    chosen, candidates = verdicts({INT8: GOOD}, settings, absent={BF16: "this CPU has no bfloat16"})
+    assert (chosen, candidates[BF16]) == (INT8, "cannot run")
 
 
 def test_a_session_that_params_name_serves_if_it_passes(settings: Session) -> None:

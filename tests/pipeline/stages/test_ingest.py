@@ -97,10 +97,10 @@ def test_a_text_with_two_labels_is_set_aside_with_both_in_the_reason(inputs: Inp
         ({"text": "", "label": "track"}, "text is empty"),
         ({"text": " \n\u200b", "label": "track"}, "text is empty"),
         ({"text": "\u200d", "label": "track"}, "text is empty"),
-        ({"text": "nul \0 here", "label": "track"}, "text holds a control character"),
-        ({"text": "escape \x1b[0m", "label": "track"}, "text holds a control character"),
-        ({"text": "delete \x7f", "label": "track"}, "text holds a control character"),
-        ('{"text": "half \\ud83d", "label": "track"}', "text holds half of a surrogate pair"),
+        ({"text": "nul \0 here", "label": "track"}, "text contains a control character"),
+        ({"text": "escape \x1b[0m", "label": "track"}, "text contains a control character"),
+        ({"text": "delete \x7f", "label": "track"}, "text contains a control character"),
+        ('{"text": "half \\ud83d", "label": "track"}', "text contains half of a surrogate pair"),
         ({"text": 7, "label": "track"}, "text is not a text"),
         ({"text": ["a", "b"], "label": "track"}, "text is not a text"),
         ({"text": "hello"}, "label is missing"),
@@ -108,7 +108,7 @@ def test_a_text_with_two_labels_is_set_aside_with_both_in_the_reason(inputs: Inp
         ({"text": "hello", "label": " "}, "label is empty"),
         ({"text": "hello", "label": 7}, "label is not a text"),
         ({"text": "hello", "label": 0}, "label is not a text"),
-        ({"text": "hello", "label": "tra\0ck"}, "label holds a control character"),
+        ({"text": "hello", "label": "tra\0ck"}, "label contains a control character"),
         ("{text: hello}", "not valid JSON"),
         ('["hello", "track"]', "not a JSON object"),
     ],
@@ -354,7 +354,7 @@ def test_all_files_are_written_and_agree(inputs: Inputs) -> None:
     assert (quarantined["path"], quarantined["line"], quarantined["reason"]) == (
         str(inputs.source),
         3,
-        "text holds half of a surrogate pair",
+        "text contains half of a surrogate pair",
     )
     assert quarantined["fields"] == {"text": "half \ud83d", "label": "track"}
     assert (out / "classes.csv").read_text(encoding="utf-8").splitlines() == ["label,rows", "refund,2", "track,1"]

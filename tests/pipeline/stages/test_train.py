@@ -27,7 +27,7 @@ def events(small: Params, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     run: Any = Recorder()
     sides = [rows("parcel", count) + rows("money", count) for count in (8, 2)]
     fine_tune(prepare(*sides, small), small, run, None, tmp_path_factory.mktemp("home"))
-    return list(run.told)
+    return list(run.calls)
 
 
 def test_the_learning_rate_is_plotted_before_the_first_step(events: list[str]) -> None:

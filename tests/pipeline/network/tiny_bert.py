@@ -1,4 +1,4 @@
-"""A BERT of a few thousand numbers, random, for tests of arithmetic."""
+"""A randomly initialised BERT with a few thousand parameters, for tests of numerics."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from pipeline.params import Model
 WORDS = 50
 
 
-def save_little_bert(folder: Path, layers: int = 2) -> Path:
-    """Its files, as a base model has them."""
+def save_tiny_bert(folder: Path, layers: int = 2) -> Path:
+    """Write the files of the base model."""
     torch.manual_seed(5)
     config = BertConfig(
         vocab_size=WORDS,
@@ -27,8 +27,8 @@ def save_little_bert(folder: Path, layers: int = 2) -> Path:
     return folder
 
 
-def little_classifier(folder: Path, model: Model, classes: int = 3) -> TextClassifier:
-    """With adapters that already do something: fresh ones have B = 0."""
+def tiny_classifier(folder: Path, model: Model, classes: int = 3) -> TextClassifier:
+    """Return a classifier whose adapters have an effect; new ones have B = 0."""
     torch.manual_seed(6)
     classifier = build_classifier(folder, classes, model)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A language model of Llama's shape with a few thousand random numbers."""
+"""A randomly initialised Llama with a few thousand parameters."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ SHAPE = {
 }
 
 
-def save_little_llama(folder: Path) -> Path:
-    """Its files, as a base model has them."""
+def save_tiny_llama(folder: Path) -> Path:
+    """Write the files of the base model."""
     torch.manual_seed(4)
     LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(folder)
     return folder
