@@ -1,1 +1,1 @@
-"""How a model is made. Knows nothing of serving or monitoring."""
+"""Makes a model: data, training, evaluation, export. Imports neither serving nor monitoring."""

@@ -9,48 +9,33 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.params.making import (
-    Causal,
-    Data,
-    Evaluate,
-    Export,
-    Model,
-    Package,
-    Publish,
-    Reference,
-    Session,
-    Split,
-    Spread,
-    Train,
-)
-from pipeline.params.monitoring import Alerts, Gate, Monitor, Retrain
+from pipeline.params import making, monitoring, serving
 from pipeline.params.section import Section
-from pipeline.params.serving import Gateway, Jobs, Log, Serve
 
 
 class Params(Section):
     """All of params.yaml, in its order."""
 
-    data: Data
-    split: Split
-    spread: Spread
-    model: Model
-    train: Train
-    causal: Causal
-    evaluate: Evaluate
-    reference: Reference
-    export: Export
-    session: Session
-    package: Package
-    publish: Publish
-    serve: Serve
-    gateway: Gateway
-    jobs: Jobs
-    log: Log
-    monitor: Monitor
-    alerts: Alerts
-    retrain: Retrain
-    gate: Gate
+    data: making.Data
+    split: making.Split
+    spread: making.Spread
+    model: making.Model
+    train: making.Train
+    causal: making.Causal
+    evaluate: making.Evaluate
+    reference: making.Reference
+    export: making.Export
+    session: making.Session
+    package: making.Package
+    publish: making.Publish
+    serve: serving.Serve
+    gateway: serving.Gateway
+    jobs: serving.Jobs
+    log: serving.Log
+    monitor: monitoring.Monitor
+    alerts: monitoring.Alerts
+    retrain: monitoring.Retrain
+    gate: monitoring.Gate
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

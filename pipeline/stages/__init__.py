@@ -1,1 +1,1 @@
-"""The stages of dvc.yaml: one file and one function a stage, files in and files out. A stage knows no other stage."""
+"""The stages of dvc.yaml: each is one file with one function, which reads and writes files. A stage imports no other stage."""

@@ -204,7 +204,7 @@ def _copies(pairs: list[Pair]) -> set[int]:
 
 
 def _near_report(data: Data, rows: list[Example], pairs: list[Pair]) -> dict[str, Any]:
-    shown = [
+    examples = [
         {"first": rows[pair.first].text, "second": rows[pair.second].text, "jaccard": round(pair.jaccard, 3)}
         for pair in pairs[:EXAMPLES_SHOWN]
     ]
@@ -213,7 +213,7 @@ def _near_report(data: Data, rows: list[Example], pairs: list[Pair]) -> dict[str
         "pairs": len(pairs),
         "share_of_rows": round(len({index for pair in pairs for index in pair[:2]}) / max(1, len(rows)), 5),
         "dropped": len(_copies(pairs)) if data.near_duplicates == "drop" else 0,
-        "examples": shown,
+        "examples": examples,
     }
 
 

@@ -89,12 +89,12 @@ def score_held_out(
     right, certainty = np.zeros(len(truth), dtype=bool), np.zeros(len(truth))
     control_right = np.zeros(len(truth), dtype=bool)
     for number in range(settings.folds):
-        held_out, shown = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        held_out, visible = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         if not len(held_out):
             continue
-        predicted, certainty_of = spread_from(shown)
+        predicted, certainty_of = spread_from(visible)
         right[held_out], certainty[held_out] = predicted[held_out] == truth[held_out], certainty_of[held_out]
-        control = fit_control(embeddings[shown], truth[shown], control_c)
+        control = fit_control(embeddings[visible], truth[visible], control_c)
         control_right[held_out] = control.predict(embeddings[held_out]) == truth[held_out]
     return {
         "rows": len(hidden),
