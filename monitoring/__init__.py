@@ -1,1 +1,1 @@
-"""How a model is watched: traffic against its reference, alerts, retraining. Nothing of `serving` may import it."""
+"""Monitoring: traffic against its reference, alerts, retraining. No module of `serving` may import it."""

@@ -1,4 +1,4 @@
-"""Runs the monitor: `python -m monitoring.monitor`."""
+"""Run the monitor: `python -m monitoring.monitor`."""
 
 from monitoring.monitor.service import main
 from pipeline.errors import run_stage
