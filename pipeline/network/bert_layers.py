@@ -70,7 +70,7 @@ class Activations(NamedTuple):
     x: Tensor  # (P, W) input of query, key, value
     heads: Tensor  # (3, rows · heads, T, width)
     probabilities: Tensor  # (rows · heads, T, T)
-    dropped: Tensor  # after dropout, unscaled
+    dropped: Tensor  # the probabilities after dropout, unscaled
     context: Tensor  # (P, W)
     norm_1: tuple[Tensor, Tensor, Tensor]  # input of the layer norm, its mean, 1 / its deviation
     middle: Tensor  # (P, W) input of up

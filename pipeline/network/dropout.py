@@ -35,7 +35,7 @@ class PooledDropout:
         return cls(pools, 1.0 / (1.0 - probability), rng)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return `x` with dropped values set to 0, and the mask (None without dropout)."""
+        """Return contiguous `x` with dropped values set to 0, and the mask (None without dropout)."""
         if self.rng is None:
             return x, None
         pool = self.pools[x.dtype]
