@@ -1,4 +1,4 @@
-"""`python -m monitoring.retrain`: the controller as a process, with /metrics; `--once`, `--dry-run`, `--ask`.
+"""Run the retrain controller as a process with /metrics, or with `--once`, `--dry-run` or `--ask`.
 
 Exit codes of `--once`: 0 nothing to do, or done; 1 a retrain failed; 4 the gate refused its candidate.
 """
@@ -26,15 +26,15 @@ from starlette.routing import Route
 
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.clock import read_clock
-from monitoring.retrain.controller import Controller, Ended, lease_keeper
-from monitoring.retrain.decide import ASKED, Past, Situation
+from monitoring.retrain.controller import Controller, EndedRetrain, lease_renewer
+from monitoring.retrain.decide import ASKED, Inputs, PastRetrain
+from monitoring.retrain.decision_inputs import read_inputs
 from monitoring.retrain.gate.candidate import gate
 from monitoring.retrain.gate.verdict import Gate
 from monitoring.retrain.journal import Begin, Journal
 from monitoring.retrain.metrics import TEXT_FORMAT, ControllerMetrics
 from monitoring.retrain.run_local import RunLocal
-from monitoring.retrain.situation import read_situation
-from monitoring.retrain.steps import WorkHere
+from monitoring.retrain.steps import LocalSteps
 from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import Params, load_params
@@ -45,32 +45,34 @@ from state.database import open_state
 log = structlog.get_logger()
 
 
-def build(params: Params, home: Path, begin: Begin, gate: Gate, metrics: ControllerMetrics, ended: threading.Event) -> Controller:
-    """A controller of the clone in the current folder."""
+def build_controller(
+    params: Params, home: Path, begin: Begin, gate: Gate, metrics: ControllerMetrics, stopping: threading.Event
+) -> Controller:
+    """Build a controller for the clone in the current folder."""
     settings = params.retrain
     journal = Journal(begin, params.publish.name)
     run = RunLocal(Path.cwd(), home, settings)
 
-    def read(connection: sa.Connection, past: list[Past]) -> Situation:
-        return read_situation(connection, past, params, home, git("rev-parse", "HEAD"))
+    def inputs(connection: sa.Connection, history: list[PastRetrain]) -> Inputs:
+        return read_inputs(connection, history, params, home, git("rev-parse", "HEAD"))
 
     return Controller(
         journal,
-        WorkHere(params, home, run, gate, lambda: _pause(ended, settings.poll_s)),
-        read,
+        LocalSteps(params, home, run, gate, lambda: _pause(stopping, settings.poll_s)),
+        inputs,
         settings,
         clock=read_clock,
         owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
         metrics=metrics,
-        keeping=lease_keeper(journal, read_clock, settings.lease_s),
-        is_ending=ended.is_set,
+        renewing=lease_renewer(journal, read_clock, settings.lease_s),
+        is_ending=stopping.is_set,
     )
 
 
-def create_app(controller: Controller, metrics: ControllerMetrics, poll_s: float, ended: threading.Event) -> Starlette:
-    """/metrics, while two threads look and work."""
+def create_app(controller: Controller, metrics: ControllerMetrics, poll_s: float, stopping: threading.Event) -> Starlette:
+    """Build the app: /metrics, while one thread decides and another works on the retrain."""
 
-    async def show(_request: Request) -> Response:
+    async def metrics_text(_request: Request) -> Response:
         return Response(metrics.text(), media_type=TEXT_FORMAT)
 
     async def healthz(_request: Request) -> Response:
@@ -78,38 +80,38 @@ def create_app(controller: Controller, metrics: ControllerMetrics, poll_s: float
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        steps = {"looking": controller.look, "working": controller.advance}
-        running = [asyncio.to_thread(repeat, name, step, metrics, poll_s, ended) for name, step in steps.items()]
-        tasks = [asyncio.create_task(one) for one in running]
+        cycles = {"looking": controller.decide, "working": controller.advance}  # names are values of the metric label `part`
+        threads = [asyncio.to_thread(repeat, name, cycle, metrics, poll_s, stopping) for name, cycle in cycles.items()]
+        tasks = [asyncio.create_task(thread) for thread in threads]
         yield
-        ended.set()
+        stopping.set()
         await asyncio.gather(*tasks)
 
-    return Starlette(routes=[Route("/metrics", show), Route("/healthz", healthz)], lifespan=lifespan)
+    return Starlette(routes=[Route("/metrics", metrics_text), Route("/healthz", healthz)], lifespan=lifespan)
 
 
-def repeat(name: str, step: Callable[[], object], metrics: ControllerMetrics, poll_s: float, ended: threading.Event) -> None:
-    """Again and again; what fails (a database that is away) is counted, and tried again."""
-    while not ended.is_set():
+def repeat(name: str, cycle: Callable[[], object], metrics: ControllerMetrics, poll_s: float, stopping: threading.Event) -> None:
+    """Repeat a cycle until the controller stops; a failure (an unreachable database) is counted and retried."""
+    while not stopping.is_set():
         try:
-            step()
+            cycle()
         except Exception as error:
             metrics.failed(name)
-            is_known = isinstance(error, sa.exc.OperationalError | OSError)
-            log.warning("the controller could not go on", part=name, error=str(error)[:500], exc_info=not is_known)
-        _pause(ended, poll_s)
+            is_expected = isinstance(error, sa.exc.OperationalError | OSError)
+            log.warning("the controller could not go on", part=name, error=str(error)[:500], exc_info=not is_expected)
+        _pause(stopping, poll_s)
 
 
-def once(controller: Controller) -> Ended | None:
-    """One look, and all the work that is due; how a retrain ended, where one has."""
-    controller.look()
+def run_once(controller: Controller) -> EndedRetrain | None:
+    """Decide once and do all the work that is due; return the end of the retrain, if it ended."""
+    controller.decide()
     ended = controller.advance()
-    controller.look()
+    controller.decide()
     return ended
 
 
-def ask(engine: sa.Engine, why: str) -> None:
-    """Enter a person's wish as an alert of its own: it waits for nothing but a retrain that runs."""
+def request_retrain(engine: sa.Engine, why: str) -> None:
+    """Insert a person's request as an alert, which starts a retrain or joins the running one."""
     now = time.time()
     body = json.dumps({"labels": {"alertname": ASKED}, "annotations": {"why": why}})
     with engine.begin() as connection:
@@ -117,8 +119,8 @@ def ask(engine: sa.Engine, why: str) -> None:
 
 
 @contextmanager
-def opened(home: Path, *, is_dry: bool) -> Iterator[tuple[sa.Engine, Begin]]:
-    """The database; in a dry run everything is one transaction that is taken back."""
+def open_journal(home: Path, *, is_dry: bool) -> Iterator[tuple[sa.Engine, Begin]]:
+    """Open the database; a dry run is one transaction that is rolled back."""
     with open_state(home) as engine:
         if not is_dry:
             yield engine, engine.begin
@@ -127,42 +129,42 @@ def opened(home: Path, *, is_dry: bool) -> Iterator[tuple[sa.Engine, Begin]]:
             transaction = connection.begin()
 
             @contextmanager
-            def inside() -> Iterator[sa.Connection]:
+            def begin_nested() -> Iterator[sa.Connection]:
                 with connection.begin_nested():
                     yield connection
 
-            yield engine, inside
+            yield engine, begin_nested
             transaction.rollback()
 
 
-def _pause(ended: threading.Event, seconds: float) -> None:
-    ended.wait(seconds)
+def _pause(stopping: threading.Event, seconds: float) -> None:
+    stopping.wait(seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m monitoring.retrain", description=__doc__)
-    parser.add_argument("--once", action="store_true", help="look, work until nothing is due, end")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be decided; nothing is written or started")
-    parser.add_argument("--ask", metavar="WHY", help="ask for a retrain, and say why; the controller takes it from there")
+    parser.add_argument("--once", action="store_true", help="decide once, work until nothing is due, then exit")
+    parser.add_argument("--dry-run", action="store_true", help="print the decisions; write and start nothing")
+    parser.add_argument("--ask", metavar="WHY", help="ask for a retrain and say why; a running controller starts it")
     args = parser.parse_args()
     log_in_json()
     params, home = load_params(), find_home()
-    metrics, ended = ControllerMetrics(), threading.Event()
-    with opened(home, is_dry=args.dry_run) as (engine, begin):
+    metrics, stopping = ControllerMetrics(), threading.Event()
+    with open_journal(home, is_dry=args.dry_run) as (engine, begin):
         if args.ask is not None:
-            ask(engine, args.ask)
+            request_retrain(engine, args.ask)
             return
-        controller = build(params, home, begin, partial(gate, params=params, home=home), metrics, ended)
+        controller = build_controller(params, home, begin, partial(gate, params=params, home=home), metrics, stopping)
         if args.dry_run:
-            controller.look()
+            controller.decide()
         elif args.once:
-            _end_with(once(controller))
+            _exit_with(run_once(controller))
         else:
             host, port = os.environ.get("EVERGREEN_CONTROLLER_HOST", params.alerts.host), params.alerts.controller_port
-            run_http_service(create_app(controller, metrics, params.retrain.poll_s, ended), host, port)
+            run_http_service(create_app(controller, metrics, params.retrain.poll_s, stopping), host, port)
 
 
-def _end_with(ended: Ended | None) -> None:
+def _exit_with(ended: EndedRetrain | None) -> None:
     if ended and ended.state != "done":
         print(f"retrain {ended.job.id} {ended.state} at step {ended.job.step}: {ended.failure}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED if ended.state == "refused" else 1)

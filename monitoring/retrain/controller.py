@@ -1,7 +1,7 @@
-"""The retrain controller: sees what was heard, decides, and works on the one retrain that runs. Nothing is known but the journal.
+"""The retrain controller: records new alerts, decides on them, and works on the running retrain. All state is in the journal.
 
-Every look begins from what is written down, so a controller that is killed anywhere is replaced by another: decisions stand, a
-lease runs out, and the step that was at work is done again or found done. Whatever fails, the champion serves on.
+Every cycle starts from the journal, so another controller can replace one that is killed: decisions stand, its lease expires,
+and the interrupted step is repeated or found done. Whatever fails, the champion keeps serving.
 """
 
 import threading
@@ -14,212 +14,220 @@ import sqlalchemy as sa
 import structlog
 
 from monitoring.retrain.clock import Moment, elapsed_s
-from monitoring.retrain.decide import Decision, Episode, Past, Situation, decide, spent_s
-from monitoring.retrain.journal import SEEN_AT_ONCE, Ending, Held, Job, Journal, StaleError, holds
+from monitoring.retrain.decide import Decision, Episode, Inputs, PastRetrain, decide, spent_s
+from monitoring.retrain.journal import BATCH_ALERTS, FinalState, Job, Journal, Lease, StaleLeaseError, require_lease
 from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.steps import Done, Work
+from monitoring.retrain.steps import StepResult, Steps
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Retrain
 
 log = structlog.get_logger()
-Read = Callable[[sa.Connection, list[Past]], Situation]
-Keeping = Callable[[Held], AbstractContextManager[None]]
+ReadInputs = Callable[[sa.Connection, list[PastRetrain]], Inputs]
+RenewLease = Callable[[Lease], AbstractContextManager[None]]
 
 
-class StopError(Exception):
-    """The controller is to end: what it has in hand is handed back."""
+class ShutdownError(Exception):
+    """The controller is shutting down and gives its retrain back."""
 
 
-class Ended(NamedTuple):
-    """How a retrain ended."""
+class EndedRetrain(NamedTuple):
+    """The end of a retrain."""
 
     job: Job
-    state: Ending
+    state: FinalState
     failure: str | None
 
 
 class Controller:
-    """One of possibly several. `keeping` renews the lease meanwhile, `is_ending` says whether the process is to end."""
+    """One of possibly several controllers. `renewing` renews the lease during a step, `is_ending` asks for a shutdown."""
 
     def __init__(
         self,
         journal: Journal,
-        work: Work,
-        read: Read,
+        steps: Steps,
+        read_inputs: ReadInputs,
         settings: Retrain,
         *,
         clock: Callable[[], Moment],
         owner: str,
         metrics: ControllerMetrics,
-        keeping: Keeping,
+        renewing: RenewLease,
         is_ending: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._journal, self._work, self._read, self._settings = journal, work, read, settings
+        self._journal, self._steps, self._read_inputs, self._settings = journal, steps, read_inputs, settings
         self._clock, self._owner, self._metrics = clock, owner, metrics
-        self._keeping, self._is_ending = keeping, is_ending
+        self._renewing, self._is_ending = renewing, is_ending
         self._swept: Moment | None = None
 
-    def look(self) -> list[Decision]:
-        """See what was heard and decide; returns the decisions that changed."""
+    def decide(self) -> list[Decision]:
+        """Record new alerts and decide on waiting ones; return the decisions that changed."""
         now = self._clock()
-        while self._journal.see(now) == SEEN_AT_ONCE:
+        while self._journal.record_episodes(now) == BATCH_ALERTS:
             pass
         waiting: Counter[str] = Counter()
-        known: list[Past] = []
+        history: list[PastRetrain] = []
 
-        def think(connection: sa.Connection, episodes: list[Episode], past: list[Past]) -> list[Decision]:
-            known[:] = past
-            made = decide(episodes, self._read(connection, past), self._settings, now) if episodes else []
-            waiting.update(one.reason for one in made if one.outcome == "waiting")
-            return made
+        def make_decisions(connection: sa.Connection, episodes: list[Episode], past: list[PastRetrain]) -> list[Decision]:
+            history[:] = past
+            decisions = decide(episodes, self._read_inputs(connection, past), self._settings, now) if episodes else []
+            waiting.update(decision.reason for decision in decisions if decision.outcome == "waiting")
+            return decisions
 
-        changed = self._journal.decide(think, now)
-        for one in changed:
-            self._metrics.decided(one.outcome, one.reason)
-            log.info("decided", decision=one.episode, verdict=one.outcome, reason=one.reason, retrain=one.retrain, **one.facts)
-        is_running = any(past.state == "running" for past in known) or any(one.outcome == "started" for one in changed)
-        self._metrics.cycle_done(
-            now.wall, waiting=waiting, is_running=is_running, spent_ratio=spent_s(known, now) / self._settings.budget_s
-        )
+        changed = self._journal.decide(make_decisions, now)
+        for decision in changed:
+            self._metrics.decided(decision.outcome, decision.reason)
+            log.info(
+                "decided",
+                decision=decision.episode_id,
+                verdict=decision.outcome,
+                reason=decision.reason,
+                retrain=decision.retrain_id,
+                **decision.facts,
+            )
+        is_running = any(past.state == "running" for past in history) or any(made.outcome == "started" for made in changed)
+        spent_ratio = spent_s(history, now) / self._settings.budget_s
+        self._metrics.cycle_done(now.wall, waiting=waiting, is_running=is_running, spent_ratio=spent_ratio)
         return changed
 
-    def advance(self) -> Ended | None:
-        """Take up the retrain that is due, if nobody else has it, and work on it until it ends or is put off."""
+    def advance(self) -> EndedRetrain | None:
+        """Lease the due retrain, if no other controller has it, and work on it until it ends or is postponed."""
         self._sweep()
         claimed = self._journal.claim(self._owner, self._clock(), lease_s=self._settings.lease_s)
         if claimed is None:
             return None
-        held, job = claimed
-        log.info("retrain taken up", retrain=held.id, step=job.step, fence=held.fence)
+        lease, job = claimed
+        log.info("retrain claimed", retrain=lease.id, step=job.step, fence=lease.fence)
         ended = None
         try:
-            while (ended := self._step(held, job)) is None:
-                job = self._journal.job(held)
-        except StaleError as error:
+            while (ended := self._run_step(lease, job)) is None:
+                job = self._journal.job(lease)
+        except StaleLeaseError as error:
             self._metrics.failed("lost")
-            log.warning("retrain lost to another owner", retrain=held.id, error=str(error))
-        except _PutOffError:
+            log.warning("lost the lease to another controller", retrain=lease.id, error=str(error))
+        except _PostponedError:
             pass
         if ended:
             self._metrics.ended(ended.state, ended.job.step)
-            log.info("retrain ended", retrain=held.id, state=ended.state, step=ended.job.step, failure=ended.failure)
-            self._tidy(ended)
+            log.info("retrain ended", retrain=lease.id, state=ended.state, step=ended.job.step, failure=ended.failure)
+            self._clean(ended)
         return ended
 
-    def _step(self, held: Held, job: Job) -> Ended | None:
-        """One step, and what comes of it; how the retrain ended, where it did."""
+    def _run_step(self, lease: Lease, job: Job) -> EndedRetrain | None:
+        """Run one step and store its result; return the end of the retrain, if this step ends it."""
         begun = self._clock()
         if job.attempt >= self._settings.attempts:
-            return self._give_up(held, job, f"{job.attempt} attempts ended without a word")
-        job = job._replace(attempt=self._journal.begin_step(held, begun))
+            return self._give_up(lease, job, f"{job.attempt} attempts ended without a result")
+        job = job._replace(attempt=self._journal.begin_step(lease, begun))
         try:
-            with self._keeping(held):
-                done = self._do(held, job)
-        except (StaleError, _PutOffError):
+            with self._renewing(lease):
+                result = self._do(lease, job)
+        except (StaleLeaseError, _PostponedError):
             raise
-        except StopError:
-            self._journal.put_off(held, self._clock(), "the controller ended", pause_s=0.0, counts=False)
-            raise _PutOffError from None
+        except ShutdownError:
+            self._journal.postpone(lease, self._clock(), "the controller was stopped", pause_s=0.0, counts=False)
+            raise _PostponedError from None
         except RefusedError as error:
-            return self._end(held, job, "refused", str(error))
+            return self._finish(lease, job, "refused", str(error))
         except Exception as error:
-            return self._failed(held, job, error)
+            return self._handle_failure(lease, job, error)
         self._metrics.step_done(job.step, elapsed_s(begun, self._clock()))
-        if isinstance(done, Ended):
-            return done
+        if isinstance(result, EndedRetrain):
+            return result
         if job.step == "swap":
-            return self._end(held, job, "done", None, done.detail)
-        self._journal.end_step(held, self._clock(), done.detail, **done.learnt)
+            return self._finish(lease, job, "done", None, result.detail)
+        self._journal.end_step(lease, self._clock(), result.detail, **result.columns)
         return None
 
-    def _do(self, held: Held, job: Job) -> Done | Ended:
+    def _do(self, lease: Lease, job: Job) -> StepResult | EndedRetrain:
         def check_lease(connection: sa.Connection) -> None:
-            holds(connection, held)
+            require_lease(connection, lease)
 
         if job.step == "collect":
-            return self._work.collect(job)
+            return self._steps.collect(job)
         if job.step == "reproduce":
-            return self._work.reproduce(job, lambda progress: self._beat(held, progress))
+            return self._steps.reproduce(job, lambda progress: self._heartbeat(lease, progress))
         if job.step == "publish":
-            return self._work.publish(job, check_lease)
+            return self._steps.publish(job, check_lease)
         if job.step == "swap":
-            return self._work.swap(job, check_lease)
-        verdict = self._work.gate(job)
+            return self._steps.swap(job, check_lease)
+        verdict = self._steps.gate(job)
         if verdict.passed:
-            return Done("; ".join(verdict.reasons), {"verdict": verdict.as_json()})
-        return self._end(held, job, "refused", "; ".join(verdict.reasons), verdict=verdict.as_json())
+            return StepResult("; ".join(verdict.reasons), {"verdict": verdict.as_json()})
+        return self._finish(lease, job, "refused", "; ".join(verdict.reasons), verdict=verdict.as_json())
 
-    def _beat(self, held: Held, progress: str) -> None:
+    def _heartbeat(self, lease: Lease, progress: str) -> None:
         if self._is_ending():
-            raise StopError
-        self._journal.renew(held, self._clock(), lease_s=self._settings.lease_s, progress=progress)
+            raise ShutdownError
+        self._journal.renew(lease, self._clock(), lease_s=self._settings.lease_s, progress=progress)
 
-    def _failed(self, held: Held, job: Job, error: Exception) -> Ended | None:
-        """Another attempt after a pause, unless it was the last, or nothing will be different then."""
-        words = str(error) if isinstance(error, EvergreenError) else f"{type(error).__name__}: {error}"
+    def _handle_failure(self, lease: Lease, job: Job, error: Exception) -> EndedRetrain | None:
+        """Postpone the retrain for another attempt, unless this was the last one or a retry cannot help."""
+        message = str(error) if isinstance(error, EvergreenError) else f"{type(error).__name__}: {error}"
         self._metrics.step_failed(job.step)
-        is_known = isinstance(error, EvergreenError | OSError)
+        is_expected = isinstance(error, EvergreenError | OSError)
         log.warning(
-            "a step failed", retrain=held.id, step=job.step, attempt=job.attempt, error=words[:1000], exc_info=not is_known
+            "a step failed", retrain=lease.id, step=job.step, attempt=job.attempt, error=message[:1000], exc_info=not is_expected
         )
         if job.attempt >= self._settings.attempts or isinstance(error, InputError):
-            return self._give_up(held, job, words)
-        self._journal.put_off(held, self._clock(), words, pause_s=self._settings.retry_s)
-        raise _PutOffError
+            return self._give_up(lease, job, message)
+        self._journal.postpone(lease, self._clock(), message, pause_s=self._settings.retry_s)
+        raise _PostponedError
 
-    def _give_up(self, held: Held, job: Job, words: str) -> Ended:
-        """Failed, unless the version is champion by now: an attempt at the swap may have died, or failed, after it had moved."""
-        if job.step == "swap" and self._work.is_champion(job):
-            return self._end(held, job, "done", None, f"it is champion, though: {words}")
-        return self._end(held, job, "failed", f"step {job.step}: {words}")
+    def _give_up(self, lease: Lease, job: Job, message: str) -> EndedRetrain:
+        """Fail the retrain, unless the version is champion: an attempt at the swap may have failed after the promotion."""
+        if job.step == "swap" and self._steps.is_champion(job):
+            return self._finish(lease, job, "done", None, f"the version is champion although the step failed: {message}")
+        return self._finish(lease, job, "failed", f"step {job.step}: {message}")
 
-    def _end(self, held: Held, job: Job, state: Ending, failure: str | None, detail: str = "", **learnt: str) -> Ended:
-        self._journal.end(held, self._clock(), state, failure, detail, **learnt)
-        return Ended(job, state, failure)
+    def _finish(
+        self, lease: Lease, job: Job, state: FinalState, failure: str | None, detail: str = "", **columns: str
+    ) -> EndedRetrain:
+        self._journal.finish(lease, self._clock(), state, failure, detail, **columns)
+        return EndedRetrain(job, state, failure)
 
-    def _tidy(self, ended: Ended) -> None:
-        """What is left of a failed retrain is kept, for whoever wants to look."""
+    def _clean(self, ended: EndedRetrain) -> None:
+        """Clean up after a retrain; the files of a failed one stay for inspection."""
         if ended.state == "failed":
             return
         try:
-            self._work.clean(ended.job)
+            self._steps.clean(ended.job)
         except Exception as error:
             self._metrics.failed("tidying")
-            log.warning("not tidied", retrain=ended.job.id, error=str(error)[:300])
+            log.warning("could not clean up after a retrain", retrain=ended.job.id, error=str(error)[:300])
 
     def _sweep(self) -> None:
-        """Once a lease: end what is left of those who died. It stops nothing when it fails."""
+        """Once per lease period, end what dead controllers left behind. A failure here stops nothing."""
         now = self._clock()
         if self._swept is not None and elapsed_s(self._swept, now) < self._settings.lease_s:
             return
-        live = self._journal.live()
+        running = self._journal.running_job()
         self._swept = now
         try:
-            self._metrics.orphans_closed(self._work.sweep(live.id if live else None))
+            self._metrics.orphans_closed(self._steps.sweep(running.id if running else None))
         except Exception as error:
             self._metrics.failed("sweeping")
-            log.warning("what is left of others was not swept", error=str(error)[:300])
+            log.warning("could not end what dead controllers left behind", error=str(error)[:300])
 
 
-class _PutOffError(Exception):
-    """The retrain was handed back."""
+class _PostponedError(Exception):
+    """The retrain was given back."""
 
 
-def lease_keeper(journal: Journal, clock: Callable[[], Moment], lease_s: float) -> Keeping:
-    """Renews a lease in a thread while work is done that cannot do it itself; one that is lost is noticed by the next write."""
+def lease_renewer(journal: Journal, clock: Callable[[], Moment], lease_s: float) -> RenewLease:
+    """Return a context manager that renews a lease from a thread; the next write notices a lost lease."""
 
     @contextmanager
-    def keeping(held: Held) -> Iterator[None]:
+    def renewing(lease: Lease) -> Iterator[None]:
         is_over = threading.Event()
 
         def renew() -> None:
             while not is_over.wait(lease_s / 4):
                 try:
-                    journal.renew(held, clock(), lease_s=lease_s)
-                except StaleError:
+                    journal.renew(lease, clock(), lease_s=lease_s)
+                except StaleLeaseError:
                     return
                 except sa.exc.SQLAlchemyError as error:
-                    log.warning("a lease could not be renewed", retrain=held.id, error=str(error)[:300])
+                    log.warning("could not renew a lease", retrain=lease.id, error=str(error)[:300])
 
         thread = threading.Thread(target=renew, name="lease", daemon=True)
         thread.start()
@@ -229,4 +237,4 @@ def lease_keeper(journal: Journal, clock: Callable[[], Moment], lease_s: float) 
             is_over.set()
             thread.join()
 
-    return keeping
+    return renewing

@@ -1,7 +1,7 @@
-"""Whether an alert leads to a retrain: start one, join the one that runs, wait, or refuse, with the reason. Pure.
+"""Decide what an alert leads to: start a retrain, join the running one, wait, or refuse, with the reason. Pure.
 
-Drift must hurt: drift alone tells people; drift with accuracy that falls, or with enough new labels, retrains. What stands in
-the way for a while is waited for as long as the alert fires, at most `patience_s`; then it is a refusal for the same reason.
+Drift alone only notifies people. Drift with falling accuracy, or with enough new labels, retrains. An obstacle that may pass is
+waited for while the alert fires, at most `patience_s`; then the alert is refused for that reason.
 """
 
 from collections.abc import Sequence
@@ -17,25 +17,25 @@ Reason = Literal[
     "settling", "no_harm", "nothing_new", "cooldown", "budget",  # waiting, and refused when patience ends
     "over", "another_version", "no_champion", "not_a_cause",  # refused
 ]  # fmt: skip
-ASKED = "EvergreenAsked"  # by a person
+ASKED = "EvergreenAsked"  # a person's request
 DRIFT = frozenset({"EvergreenDrift", "EvergreenWindowDrift"})
 HARM = frozenset({"EvergreenAccuracyHarm", "EvergreenEstimatedAccuracyLow", "EvergreenLabelledAccuracyFallen"})
 DAY_S = 86_400.0
 
 
 class Episode(NamedTuple):
-    """An alert from its beginning to its end, however often it was told."""
+    """An alert from its start to its end, however often it was received."""
 
     id: int
     alertname: str
-    version: int | None  # that it speaks of
+    version: int | None  # the version the alert names
     is_over: bool
-    heard: Moment  # first
-    reason: str = ""  # why it waits, as written down last
+    received: Moment  # first
+    reason: str = ""  # why it waits, as stored last
 
 
-class Past(NamedTuple):
-    """A retrain as the journal has it."""
+class PastRetrain(NamedTuple):
+    """A retrain in the journal, ended or running."""
 
     id: int
     state: str  # running, done, refused, failed
@@ -45,121 +45,124 @@ class Past(NamedTuple):
 
 
 class Harm(NamedTuple):
-    """What is known of lost accuracy."""
+    """Evidence of lost accuracy."""
 
-    is_estimated: bool  # even the upper bound of the estimate lies below what was agreed
+    is_estimated: bool  # the upper bound of the estimate is below the promised accuracy
     is_labelled: bool  # proved by labels (an e-process)
 
 
-class Situation(NamedTuple):
-    """All that a decision depends on, besides the alert, the settings and the time."""
+class Inputs(NamedTuple):
+    """Everything a decision depends on apart from the alert, the settings and the time."""
 
     champion: int | None
-    champion_commit: str | None  # None: unknown, or made from files that were not committed
-    head: str | None  # the commit that a retrain would be made from
-    history: Sequence[Past]
-    new_labels: int  # texts that were labelled since the last retrain that ended by itself
+    champion_commit: str | None  # None: unknown, or made from uncommitted files
+    head: str | None  # the commit that a retrain would start from
+    history: Sequence[PastRetrain]
+    new_labels: int  # texts labelled since the last retrain that was done or refused
     harm: Harm
-    disagreement: float | None = None  # share of answers on which two models differ
+    disagreement: float | None = None  # share of predictions on which two models differ
 
 
 class Decision(NamedTuple):
-    """What becomes of an episode; `facts` can be written as JSON."""
+    """The decision on one episode; `facts` can be written as JSON."""
 
-    episode: int
+    episode_id: int
     outcome: Outcome
     reason: Reason
     facts: dict[str, object]
-    retrain: int | None = None  # that it joins; None with `joined`: the one that was started just before
+    retrain_id: int | None = None  # the retrain it joins; None with `joined`: the one started by this batch
 
 
-def decide(episodes: Sequence[Episode], situation: Situation, settings: Retrain, now: Moment) -> list[Decision]:
-    """One decision an episode, in their order; at most one starts a retrain, and the others that could have join it."""
-    running = next((past.id for past in situation.history if past.state == "running"), None)
+def decide(episodes: Sequence[Episode], inputs: Inputs, settings: Retrain, now: Moment) -> list[Decision]:
+    """Return one decision for each episode, in order; at most one starts a retrain, and later ones that could join it."""
+    running = next((retrain.id for retrain in inputs.history if retrain.state == "running"), None)
     has_started = False
-    made = []
+    decisions = []
     for episode in episodes:
-        outcome, reason = _judge(episode, situation, settings, now, is_running=has_started or running is not None)
-        if outcome == "waiting" and elapsed_s(episode.heard, now) >= settings.patience_s:
+        outcome, reason = _decide_episode(episode, inputs, settings, now, is_running=has_started or running is not None)
+        if outcome == "waiting" and elapsed_s(episode.received, now) >= settings.patience_s:
             outcome = "refused"
         has_started |= outcome == "started"
-        retrain = running if outcome == "joined" else None
-        made.append(Decision(episode.id, outcome, reason, facts(situation, now), retrain))
-    return made
+        retrain_id = running if outcome == "joined" else None
+        decisions.append(Decision(episode.id, outcome, reason, facts(inputs, now), retrain_id))
+    return decisions
 
 
-def facts(situation: Situation, now: Moment) -> dict[str, object]:
-    """What a decision is explained by later."""
+def facts(inputs: Inputs, now: Moment) -> dict[str, object]:
+    """Return the facts that explain a decision later."""
     return {
-        "champion": situation.champion,
-        "new_labels": situation.new_labels,
-        "harm_estimated": situation.harm.is_estimated,
-        "harm_labelled": situation.harm.is_labelled,
-        "disagreement": situation.disagreement,
-        "spent_s": round(spent_s(situation.history, now), 1),
-        "idle_s": _rounded(idle_s(situation.history, now)),
-        "head": situation.head,
+        "champion": inputs.champion,
+        "new_labels": inputs.new_labels,
+        "harm_estimated": inputs.harm.is_estimated,
+        "harm_labelled": inputs.harm.is_labelled,
+        "disagreement": inputs.disagreement,
+        "spent_s": round(spent_s(inputs.history, now), 1),
+        "idle_s": _rounded(idle_s(inputs.history, now)),
+        "head": inputs.head,
     }
 
 
-def spent_s(history: Sequence[Past], now: Moment) -> float:
-    """Seconds that the retrains took which began within a day, the one at work and pauses between attempts included."""
-    return sum(elapsed_s(past.began, past.ended or now) for past in history if elapsed_s(past.began, now) < DAY_S)
+def spent_s(history: Sequence[PastRetrain], now: Moment) -> float:
+    """Return the duration of all retrains begun within a day, including the running one and pauses between attempts."""
+    return sum(elapsed_s(retrain.began, retrain.ended or now) for retrain in history if elapsed_s(retrain.began, now) < DAY_S)
 
 
-def idle_s(history: Sequence[Past], now: Moment) -> float | None:
-    """Seconds since a retrain last ended; None: none has."""
-    return min((elapsed_s(past.ended, now) for past in history if past.ended), default=None)
+def idle_s(history: Sequence[PastRetrain], now: Moment) -> float | None:
+    """Return the seconds since a retrain last ended, or None if none has."""
+    return min((elapsed_s(retrain.ended, now) for retrain in history if retrain.ended), default=None)
 
 
-def _judge(episode: Episode, situation: Situation, settings: Retrain, now: Moment, *, is_running: bool) -> tuple[Outcome, Reason]:
+def _decide_episode(
+    episode: Episode, inputs: Inputs, settings: Retrain, now: Moment, *, is_running: bool
+) -> tuple[Outcome, Reason]:
     if episode.alertname not in DRIFT | HARM | {ASKED}:
         return "refused", "not_a_cause"
-    if situation.champion is None:
+    if inputs.champion is None:
         return "refused", "no_champion"
-    if episode.version is not None and episode.version != situation.champion:
-        return "refused", "another_version"  # among them what a retrain's own swap sets off
+    if episode.version is not None and episode.version != inputs.champion:
+        return "refused", "another_version"  # a retrain's own swap causes such alerts
     if episode.is_over:
         return "refused", "over"
     if is_running:
         return "joined", "running"
     if episode.alertname == ASKED:
         return "started", "asked"
-    if elapsed_s(episode.heard, now) < settings.settle_s:
+    if elapsed_s(episode.received, now) < settings.settle_s:
         return "waiting", "settling"
-    return _weigh(episode, situation, settings, now)
+    return _decide_settled(episode, inputs, settings, now)
 
 
-def _weigh(episode: Episode, situation: Situation, settings: Retrain, now: Moment) -> tuple[Outcome, Reason]:
-    """An alert of the champion that has lasted: is a retrain worth it, would it change anything, may it be now?"""
-    why = _worth(episode, situation, settings)
-    if why is None:
+def _decide_settled(episode: Episode, inputs: Inputs, settings: Retrain, now: Moment) -> tuple[Outcome, Reason]:
+    """Decide on an alert of the champion that has lasted: is there a cause, is anything new, is a retrain allowed now?"""
+    cause = _cause(episode, inputs, settings)
+    if cause is None:
         return "waiting", "no_harm"
-    if is_nothing_new(situation):
+    if has_nothing_new(inputs):
         return "waiting", "nothing_new"
-    idle = idle_s(situation.history, now)
+    idle = idle_s(inputs.history, now)
     if idle is not None and idle < settings.cooldown_s:
         return "waiting", "cooldown"
-    if spent_s(situation.history, now) >= settings.budget_s:
+    if spent_s(inputs.history, now) >= settings.budget_s:
         return "waiting", "budget"
-    return "started", why
+    return "started", cause
 
 
-def _worth(episode: Episode, situation: Situation, settings: Retrain) -> Reason | None:
-    if episode.alertname in HARM or situation.harm.is_estimated or situation.harm.is_labelled:
+def _cause(episode: Episode, inputs: Inputs, settings: Retrain) -> Reason | None:
+    if episode.alertname in HARM or inputs.harm.is_estimated or inputs.harm.is_labelled:
         return "harm"
-    if situation.new_labels >= settings.min_labels:
+    if inputs.new_labels >= settings.min_labels:
         return "labels"
-    if situation.disagreement is not None and situation.disagreement >= settings.disagreement:
+    if inputs.disagreement is not None and inputs.disagreement >= settings.disagreement:
         return "disagreement"
     return None
 
 
-def is_nothing_new(situation: Situation) -> bool:
-    """Whether a retrain would make what was made before: the same commit, and no label since."""
-    last = max((past for past in situation.history if past.state in ("done", "refused")), key=lambda past: past.id, default=None)
-    made_before = {situation.champion_commit, last.git_commit if last else None} - {None}
-    return situation.new_labels == 0 and situation.head in made_before
+def has_nothing_new(inputs: Inputs) -> bool:
+    """Return whether a retrain would repeat an earlier one: the same commit, and no label since."""
+    finished = (retrain for retrain in inputs.history if retrain.state in ("done", "refused"))
+    last = max(finished, key=lambda retrain: retrain.id, default=None)
+    tried = {inputs.champion_commit, last.git_commit if last else None} - {None}
+    return inputs.new_labels == 0 and inputs.head in tried
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -5,7 +5,7 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from monitoring.retrain.journal import STEPS, Ending
+from monitoring.retrain.journal import STEPS, FinalState
 
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -90,7 +90,7 @@ class ControllerMetrics:
         )
         for step in STEPS:
             self._step_failures.labels(step)
-            for state in get_args(Ending):
+            for state in get_args(FinalState):
                 self._ended.labels(state, step)
 
     def decided(self, verdict: str, reason: str) -> None:

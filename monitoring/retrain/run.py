@@ -1,44 +1,44 @@
-"""Running the pipeline for a retrain: what any place that can do it has to offer. This machine: `run_local`."""
+"""The interface for running the pipeline for a retrain. On this machine: `run_local`."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from monitoring.retrain.journal import Job
 
-Standing = Literal["absent", "running", "done", "failed", "killed"]
+RunState = Literal["absent", "running", "done", "failed", "killed"]
 
 
-class Seen(NamedTuple):
-    """A run as it can be observed, whoever started it."""
+class RunStatus(NamedTuple):
+    """The status of a pipeline run, whoever started it."""
 
-    standing: Standing  # absent: never started; killed: it ended without a word
+    state: RunState  # absent: never started; killed: it ended without writing its result
     progress: str = ""
-    failure: str = ""  # failed or killed: its last words
+    failure: str = ""  # failed or killed: the last lines of its log
 
 
 class Run(Protocol):
-    """A place where `dvc repro` runs for one retrain at a time. Everything may be called again after a crash anywhere."""
+    """Runs `dvc repro` for one retrain at a time. Every call may be repeated after a crash anywhere."""
 
     def prepare(self, job: Job) -> Path:
-        """The working tree of the retrain, at its commit, on a branch of its own; laid out when it is not there."""
+        """Return the retrain's working tree, at its commit and on its own branch; create it if it is missing."""
 
     def tree(self, job: Job) -> Path:
-        """The tree that was prepared; raises `ToolError` when it is not there any more: then its feedback is gone too."""
+        """Return the prepared tree; raises `ToolError` when it is gone, because its feedback is gone with it."""
 
     def commit(self, job: Job, message: str) -> None:
-        """Commit what has changed in the tree, under the controller's own name."""
+        """Commit the changes in the tree under the controller's name."""
 
     def start(self, job: Job) -> None:
-        """Start it, unless it is running; what an earlier attempt left behind is ended first."""
+        """Start the run unless it is running; first end what an earlier attempt left behind."""
 
-    def observe(self, job: Job) -> Seen:
-        """The last attempt as it stands."""
+    def observe(self, job: Job) -> RunStatus:
+        """Return the status of the last attempt."""
 
     def stop(self, job: Job) -> None:
-        """End what is running, and wait for that."""
+        """End the run and wait for it."""
 
-    def sweep(self, live: int | None) -> None:
-        """End every run but that of the retrain which lives."""
+    def sweep(self, running_id: int | None) -> None:
+        """End every run except that of the running retrain."""
 
     def clean(self, job: Job) -> None:
-        """Take away the working tree; the branch and the log stay."""
+        """Delete the working tree; branch and log stay."""

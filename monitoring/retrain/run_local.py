@@ -1,7 +1,8 @@
-"""`dvc repro` for a retrain on this machine: in a git worktree and on a branch of its own, with the main tree's cache.
+"""Runs `dvc repro` for a retrain on this machine: in a git worktree on a separate branch, with the main tree's cache.
 
-The run outlives the controller: a keeper in a session of its own (`python -m monitoring.retrain.run_local`) holds a lock while it
-works and writes down how it ended, so that the next controller finds it running, ended, or killed, and never starts a second.
+The run outlives the controller. A supervisor process in a new session (`python -m monitoring.retrain.run_local`) holds a lock
+while it runs and writes its result to a file, so the next controller finds the run running, ended or killed, and never starts a
+second one.
 """
 
 import argparse
@@ -14,12 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from monitoring.retrain.journal import Job
-from monitoring.retrain.run import Seen
+from monitoring.retrain.run import RunStatus
 from pipeline.data.records import write_json
 from pipeline.errors import ToolError, run_stage
 from pipeline.params import Retrain
@@ -29,47 +30,46 @@ MARK = "EVERGREEN_RETRAIN_RUN"  # in the environment of every process of a run: 
 IDENTITY = ("-c", "user.name=Evergreen retrain", "-c", "user.email=retrain@evergreen.invalid", "-c", "commit.gpgsign=false")
 LAST_LINES, TAIL_BYTES = 12, 20_000
 BEGUN, ENDED = "begun", "ended.json"
-LOOK_S = 0.1
-ABSENT = Seen("absent")
+POLL_S = 0.1
 STAGE = re.compile(r"(?:Running stage|Stage) '(?P<name>[\w-]+)'(?P<skipped> is cached| didn't change)?")
 BAR = re.compile(r"(?P<percent>\d{1,3})%\|")
 
 
 class RunLocal:
-    """`root` is the clone that retrains are made from; every retrain has a folder below `home`."""
+    """Runs in worktrees of the clone at `root`; every retrain has a folder below `home`."""
 
     def __init__(self, root: Path, home: Path, settings: Retrain, command: Sequence[str] = ()) -> None:
         self._root, self._home, self._settings = root, home, settings
         self._command = list(command) or [str(Path(sys.prefix) / "bin" / "dvc"), "repro"]
 
     def folder(self, job: Job) -> Path:
-        """Of one retrain: tree, log, lock, and how the last attempt ended."""
+        """Return the folder of a retrain: tree, log, lock, and the result of the last attempt."""
         return self._home / "retrain" / str(job.id)
 
     def prepare(self, job: Job) -> Path:
-        """Lay out the tree; one that a crash left half made is made anew."""
-        tree, done = self.folder(job) / "tree", self.folder(job) / "prepared"
-        if done.is_file() and tree.is_dir():
+        """Create the tree; one that a crash left incomplete is replaced."""
+        tree, marker = self.folder(job) / "tree", self.folder(job) / "prepared"
+        if marker.is_file() and tree.is_dir():
             return tree
-        for other in self._home.glob("retrain/*/tree"):  # of retrains that have ended, and this one's if it is torn
-            self._remove(other)
+        for old_tree in self._home.glob("retrain/*/tree"):  # of ended retrains, and an incomplete one of this retrain
+            self._remove(old_tree)
         tree.parent.mkdir(parents=True, exist_ok=True)
         _git(self._root, "worktree", "add", "--quiet", "--force", "-B", branch(job), str(tree), job.git_commit or "HEAD")
         (tree / ".venv").unlink(missing_ok=True)
         (tree / ".venv").symlink_to(sys.prefix)
-        _must([sys.executable, "-m", "pipeline.worktree"], tree, self._environment(job))
-        done.touch()
+        _run_checked([sys.executable, "-m", "pipeline.worktree"], tree, self._environment(job))
+        marker.touch()
         return tree
 
     def tree(self, job: Job) -> Path:
-        """Only what `prepare` laid out whole."""
+        """Return the tree if `prepare` completed it."""
         tree = self.folder(job) / "tree"
         if not ((self.folder(job) / "prepared").is_file() and tree.is_dir()):
             raise ToolError(str(tree), "the working tree of this retrain is gone", "ask for another retrain")
         return tree
 
     def commit(self, job: Job, message: str) -> None:
-        """Feedback and dvc.lock; nothing where nothing has changed."""
+        """Commit feedback and dvc.lock, if they changed."""
         tree = self.folder(job) / "tree"
         present = [name for name in ("data/feedback", "dvc.lock") if (tree / name).exists()]
         _git(tree, "add", "--", *present)
@@ -77,20 +77,20 @@ class RunLocal:
             _git(tree, *IDENTITY, "commit", "--quiet", "--no-verify", "--message", message)
 
     def start(self, job: Job) -> None:
-        """The lock is taken here and inherited: from before the start until the last of them ends it is held."""
+        """Start the supervisor, which inherits the lock: it is held until the last process of the run ends."""
         folder = self.folder(job)
         lock = _lock(folder)
         if lock is None:
             return
         try:
-            end_all(_processes_of(folder))
+            kill_all(_processes_of(folder))
             (folder / ENDED).unlink(missing_ok=True)
             (folder / BEGUN).touch()
             limits = [str(self._settings.run_limit_s), str(self._settings.stop_within_s)]
-            keeper = [sys.executable, "-m", "monitoring.retrain.run_local", str(folder), *limits, "--"]
+            supervisor = [sys.executable, "-m", "monitoring.retrain.run_local", str(folder), *limits, "--"]
             with (folder / "log").open("ab") as log:
                 subprocess.Popen(
-                    [*keeper, *self._command],
+                    [*supervisor, *self._command],
                     cwd=Path(__file__).parents[2],
                     env=self._environment(job),
                     stdin=subprocess.DEVNULL,
@@ -102,62 +102,61 @@ class RunLocal:
         finally:
             os.close(lock)
 
-    def observe(self, job: Job) -> Seen:
-        """By lock and file, not by memory."""
+    def observe(self, job: Job) -> RunStatus:
+        """Read the status from lock and files, not from memory."""
         folder = self.folder(job)
         if _is_locked(folder):
-            return Seen("running", progress(_tail(folder / "log")))
-        ended = _read(folder / ENDED)
-        if ended is None:
-            was_there = (folder / BEGUN).is_file()
-            return (
-                Seen("killed", failure=f"it was killed; its last words:\n{last_words(folder / 'log')}") if was_there else ABSENT
-            )
-        if ended["code"] == 0:
-            return Seen("done")
-        return Seen("failed", failure=f"{ended['how']}; its last words:\n{last_words(folder / 'log')}")
+            return RunStatus("running", progress(_tail(folder / "log")))
+        result = _read(folder / ENDED)
+        if result is None and not (folder / BEGUN).is_file():
+            return RunStatus("absent")
+        if result and result["code"] == 0:
+            return RunStatus("done")
+        how = result["how"] if result else "it was killed"
+        return RunStatus(
+            "failed" if result else "killed", failure=f"{how}; the last lines of its log:\n{log_tail(folder / 'log')}"
+        )
 
     def stop(self, job: Job) -> None:
-        """SIGTERM, some patience, SIGKILL."""
-        own = list(_processes_of(self.folder(job)))
-        for pid in own:
+        """Send SIGTERM, wait, then SIGKILL."""
+        pids = list(_processes_of(self.folder(job)))
+        for pid in pids:
             _signal(pid, signal.SIGTERM)
         deadline = time.monotonic() + self._settings.stop_within_s
-        while any(_is_alive(pid) for pid in own) and time.monotonic() < deadline:
+        while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.05)
-        end_all(_processes_of(self.folder(job)))
+        kill_all(_processes_of(self.folder(job)))
 
-    def sweep(self, live: int | None) -> None:
-        """A controller may have died after it wrote down the end, and before it ended the run."""
+    def sweep(self, running_id: int | None) -> None:
+        """End runs of ended retrains: a controller may die after it stored the end and before it stopped the run."""
         for tree in self._home.glob("retrain/*/tree"):
-            if tree.parent.name != str(live) and _is_locked(tree.parent):
-                end_all(_processes_of(tree.parent))
+            if tree.parent.name != str(running_id) and _is_locked(tree.parent):
+                kill_all(_processes_of(tree.parent))
 
     def clean(self, job: Job) -> None:
-        """The tree only: git forgets it, log and branch stay."""
+        """Delete the tree and prune it from git; log and branch stay."""
         self._remove(self.folder(job) / "tree")
 
     def _remove(self, tree: Path) -> None:
-        end_all(_processes_of(tree.parent))
+        kill_all(_processes_of(tree.parent))
         (tree.parent / "prepared").unlink(missing_ok=True)
         shutil.rmtree(tree, ignore_errors=True)
         _git(self._root, "worktree", "prune")
 
     def _environment(self, job: Job) -> dict[str, str]:
-        """Alert and decision are data: they travel in the environment and end as tags of the MLflow run."""
-        about = {"EVERGREEN_DECISION": str(job.decision_id), "EVERGREEN_ALERT": f"{job.alertname} {job.fingerprint}"}
-        here = {"EVERGREEN_HOME": str(self._home), MARK: str(self.folder(job))}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        return kept | here | {name: value.replace("\0", "") for name, value in about.items()}
+        """Pass alert and decision as environment variables, never in a command; they become tags of the MLflow run."""
+        origin = {"EVERGREEN_DECISION": str(job.decision_id), "EVERGREEN_ALERT": f"{job.alertname} {job.fingerprint}"}
+        run = {"EVERGREEN_HOME": str(self._home), MARK: str(self.folder(job))}
+        return _without_git(os.environ) | run | {name: value.replace("\0", "") for name, value in origin.items()}
 
 
 def branch(job: Job) -> str:
-    """The branch of a retrain; of our own numbers alone, whatever the alert was called."""
+    """Return the branch of a retrain; it contains the id alone and no text of the alert."""
     return f"retrain/{job.id}"
 
 
 def progress(log: str) -> str:
-    """What a log of `dvc repro` says last: the stage, and how far its bar is."""
+    """Return the last stage in a log of `dvc repro`, with the percentage of its progress bar."""
     stages = list(STAGE.finditer(log))
     if not stages:
         return ""
@@ -165,52 +164,52 @@ def progress(log: str) -> str:
     return f"stage {stages[-1]['name']}" + (f", {percents[-1]} %" if percents else "")
 
 
-def last_words(path: Path) -> str:
-    """The last lines of a log, of a bar its last state only."""
+def log_tail(path: Path) -> str:
+    """Return the last lines of a log, with only the last state of a progress bar."""
     lines = [line.rpartition("\r")[2] for line in _tail(path).split("\n")]
     return "\n".join([line for line in lines if line.strip()][-LAST_LINES:])
 
 
-def keep(folder: Path, limit_s: float, stop_within_s: float, command: Sequence[str]) -> None:
-    """Run the command; write down how it ended. SIGTERM, and time that is up, end it with all its children."""
+def supervise(folder: Path, limit_s: float, stop_within_s: float, command: Sequence[str]) -> None:
+    """Run the command and write its result to a file. SIGTERM and the time limit end it with all its children."""
     process = subprocess.Popen(list(command), cwd=folder / "tree")
-    asked: list[str] = []
+    stop_reasons: list[str] = []
 
     def end(number: int, _frame: object) -> None:
-        asked.append("it was stopped" if number == signal.SIGTERM else f"it took longer than {limit_s:g} s")
+        stop_reasons.append("it was stopped" if number == signal.SIGTERM else f"it took longer than {limit_s:g} s")
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
-    while process.poll() is None and not asked:
-        time.sleep(LOOK_S)
-    if asked:
+    while process.poll() is None and not stop_reasons:
+        time.sleep(POLL_S)
+    if stop_reasons:
         _stop_group(process, stop_within_s)
     code = process.wait()
-    how = asked[0] if asked else f"dvc repro ended with {code}"
-    write_json(folder / ENDED, {"code": code or int(bool(asked)), "how": how})
+    how = stop_reasons[0] if stop_reasons else f"dvc repro ended with {code}"
+    write_json(folder / ENDED, {"code": code or int(bool(stop_reasons)), "how": how})
 
 
 def _stop_group(process: subprocess.Popen[bytes], within_s: float) -> None:
-    """Everything of this session but ourselves."""
+    """Stop every process of this session except this one."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=within_s)
-    end_all(pid for pid in _processes_of(Path(os.environ[MARK])) if pid != os.getpid())
+    kill_all(pid for pid in _processes_of(Path(os.environ[MARK])) if pid != os.getpid())
 
 
-def end_all(pids: Iterator[int]) -> None:
-    """Kill, and wait until they are gone."""
-    own = list(pids)
-    for pid in own:
+def kill_all(pids: Iterable[int]) -> None:
+    """Kill the processes and wait until they are gone."""
+    killed = list(pids)
+    for pid in killed:
         _signal(pid, signal.SIGKILL)
-    while any(_is_alive(pid) for pid in own):
+    while any(_is_alive(pid) for pid in killed):
         time.sleep(0.01)
 
 
 def _processes_of(folder: Path) -> Iterator[int]:
-    """Living processes that carry the mark of this run: children of a keeper that was killed too."""
+    """Return living processes marked with this run, also the children of a killed supervisor."""
     return (pid for pid in processes_with(MARK, str(folder)) if _is_alive(pid))
 
 
@@ -227,7 +226,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """The lock, or None where somebody holds it."""
+    """Take the lock and return its file descriptor, or None if another process holds it."""
     descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,10 +248,10 @@ def _is_locked(folder: Path) -> bool:
 
 def _read(path: Path) -> dict[str, float | str] | None:
     try:
-        found: dict[str, float | str] = json.loads(path.read_text(encoding="utf-8"))
+        result: dict[str, float | str] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return found
+    return result
 
 
 def _tail(path: Path) -> str:
@@ -265,25 +264,29 @@ def _tail(path: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> None:
-    _must(["git", *arguments], folder, {name: value for name, value in os.environ.items() if not name.startswith("GIT_")})
+    _run_checked(["git", *arguments], folder, _without_git(os.environ))
 
 
-def _must(command: list[str], folder: Path, environment: dict[str, str]) -> None:
+def _without_git(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith("GIT_")}
+
+
+def _run_checked(command: list[str], folder: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        words = (done.stderr or done.stdout).strip()[-1000:]
-        raise ToolError(" ".join(command[:3]), f"it ended with {done.returncode}: {words}", "see that it works in the clone")
+        output = (done.stderr or done.stdout).strip()[-1000:]
+        raise ToolError(" ".join(command[:3]), f"it ended with {done.returncode}: {output}", "run it by hand in the clone")
 
 
 def main() -> None:
-    """The keeper."""
+    """Run the supervisor."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("limit_s", type=float)
     parser.add_argument("stop_within_s", type=float)
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
-    keep(args.folder, args.limit_s, args.stop_within_s, args.command)
+    supervise(args.folder, args.limit_s, args.stop_within_s, args.command)
 
 
 if __name__ == "__main__":

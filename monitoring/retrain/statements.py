@@ -1,6 +1,6 @@
-"""The journal's statements, put together once: SQLAlchemy takes longer to build one than a small database takes to run it.
+"""The journal's SQL statements, built once: SQLAlchemy takes longer to build one than a small database takes to run it.
 
-Names of what is bound begin with `the_`; columns that are written are bound by their own names.
+Bound parameters of conditions begin with `the_`; written columns are bound by their own names.
 """
 
 from typing import Any
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from state.tables import alerts, decisions, retrain_steps, retrains
 
 
-def is_the(column: sa.Column[object]) -> sa.ColumnElement[bool]:
-    """The column equals what is bound as `the_` and its name."""
+def matches(column: sa.Column[object]) -> sa.ColumnElement[bool]:
+    """Return the condition that the column equals the parameter `the_<column>`."""
     return column == sa.bindparam(f"the_{column.name}", type_=column.type)
 
 
@@ -21,14 +21,14 @@ def moment_names(name: str) -> tuple[str, str, str]:
 
 
 def columns(table: sa.Table, *names: str) -> list[sa.Column[Any]]:
-    """Some of a table's."""
+    """Return columns of a table by name."""
     return [table.c[name] for name in names]
 
 
-IS_LIVE = is_the(retrains.c.model) & (retrains.c.state == "running")
-HAS_FENCE = is_the(retrains.c.fence)
-IS_HELD = is_the(retrains.c.id) & HAS_FENCE & (retrains.c.state == "running")
-STEP_AT_WORK = is_the(retrain_steps.c.retrain_id) & (retrain_steps.c.outcome == "running")
+IS_RUNNING = matches(retrains.c.model) & (retrains.c.state == "running")
+HAS_FENCE = matches(retrains.c.fence)
+IS_LEASED = matches(retrains.c.id) & HAS_FENCE & (retrains.c.state == "running")
+RUNNING_STEP = matches(retrain_steps.c.retrain_id) & (retrain_steps.c.outcome == "running")
 IS_WAITING = decisions.c.verdict == "waiting"
 SAME_EPISODE = (decisions.c.fingerprint == alerts.c.fingerprint) & (decisions.c.starts_at == alerts.c.starts_at)
 IS_UNSEEN = alerts.c.decision_id.is_(None)
@@ -54,34 +54,34 @@ WAITING = (
     .where(IS_WAITING)
     .order_by(decisions.c.id)
 )
-DECIDE = decisions.update().where(is_the(decisions.c.id) & IS_WAITING)
+DECIDE = decisions.update().where(matches(decisions.c.id) & IS_WAITING)
 HISTORY = (
     sa.select(
         *columns(retrains, "id", "state", "git_commit"),
         *columns(retrains, *moment_names("began"), *moment_names("ended")),
     )
-    .where(is_the(retrains.c.model))
+    .where(matches(retrains.c.model))
     .order_by(retrains.c.id)
 )
 START = retrains.insert().returning(retrains.c.id)
 
-# --- a retrain in somebody's hands
+# --- a retrain under a lease
 
-LEASE = sa.select(*columns(retrains, "id", "fence", *moment_names("lease"))).where(IS_LIVE).with_for_update(skip_locked=True)
-CLAIM = retrains.update().where(is_the(retrains.c.id))
-HELD_STEP = sa.select(retrains.c.step).where(IS_HELD).with_for_update()
-WRITE = retrains.update().where(IS_HELD)
+LEASE = sa.select(*columns(retrains, "id", "fence", *moment_names("lease"))).where(IS_RUNNING).with_for_update(skip_locked=True)
+CLAIM = retrains.update().where(matches(retrains.c.id))
+LEASED_STEP = sa.select(retrains.c.step).where(IS_LEASED).with_for_update()
+WRITE = retrains.update().where(IS_LEASED)
 _JOB = sa.select(
     *columns(retrains, "id", "decision_id", "step", "attempt", "git_commit", "version_in", "version_out"),
     *columns(decisions, "fingerprint", "alertname"),
 ).join_from(retrains, decisions, decisions.c.id == retrains.c.decision_id)
-LIVE_JOB, HELD_JOB = _JOB.where(IS_LIVE), _JOB.where(IS_HELD)
+RUNNING_JOB, LEASED_JOB = _JOB.where(IS_RUNNING), _JOB.where(IS_LEASED)
 
-# --- its steps
+# --- steps
 
 BEGIN_ATTEMPT = (
-    retrains.update().where(IS_HELD).values(attempt=retrains.c.attempt + 1).returning(*columns(retrains, "step", "attempt"))
+    retrains.update().where(IS_LEASED).values(attempt=retrains.c.attempt + 1).returning(*columns(retrains, "step", "attempt"))
 )
-TAKE_BACK_ATTEMPT = retrains.update().where(IS_HELD, retrains.c.attempt > 0).values(attempt=retrains.c.attempt - 1)
-ENTER_STEP = retrain_steps.insert()
-CLOSE_STEP = retrain_steps.update().where(STEP_AT_WORK)
+TAKE_BACK_ATTEMPT = retrains.update().where(IS_LEASED, retrains.c.attempt > 0).values(attempt=retrains.c.attempt - 1)
+INSERT_STEP = retrain_steps.insert()
+CLOSE_STEP = retrain_steps.update().where(RUNNING_STEP)

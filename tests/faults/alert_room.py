@@ -15,7 +15,7 @@ import yaml
 
 from monitoring.local.tools import find_tool, working_directory
 from monitoring.retrain.clock import Moment, read_clock
-from monitoring.retrain.decide import Decision, Episode, Harm, Past, Situation, decide
+from monitoring.retrain.decide import Decision, Episode, Harm, Inputs, PastRetrain, decide
 from monitoring.retrain.journal import Journal
 from monitoring.retrain.receiver.app import token_file
 from pipeline.params import Params
@@ -147,10 +147,10 @@ def verdicts(here: Here) -> list[str]:
         journal = Journal(engine.begin, "evergreen")
         now: Moment = read_clock()
 
-        def think(_connection: sa.Connection, episodes: list[Episode], past: list[Past]) -> list[Decision]:
-            return decide(episodes, Situation(1, None, "head", past, 1000, Harm(True, True)), settings, now)
+        def think(_connection: sa.Connection, episodes: list[Episode], past: list[PastRetrain]) -> list[Decision]:
+            return decide(episodes, Inputs(1, None, "head", past, 1000, Harm(True, True)), settings, now)
 
-        while journal.see(now):
+        while journal.record_episodes(now):
             pass
         journal.decide(think, now)
         with engine.connect() as connection:

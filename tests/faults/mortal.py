@@ -16,7 +16,7 @@ from monitoring.retrain import run_local
 from monitoring.retrain import steps as work
 from monitoring.retrain.journal import STEPS, Journal, Step
 from monitoring.retrain.run_local import RunLocal
-from monitoring.retrain.steps import WorkHere
+from monitoring.retrain.steps import LocalSteps
 from pipeline import tracking
 from pipeline.errors import run_stage
 from serving.processes.lifetime import end_with_parent
@@ -47,7 +47,7 @@ def _points() -> dict[str, Point]:
         "reproduce": _around(RunLocal, "start", "dvc repro is started")
         | {"while dvc repro runs": Point(Journal, "renew", True, "reproduce")}
         | _around(RunLocal, "commit", "dvc.lock is committed", "reproduce"),
-        "gate": {"after the verdict": Point(WorkHere, "gate", True)},
+        "gate": {"after the verdict": Point(LocalSteps, "gate", True)},
         "publish": {f"publish: {at}": Point(work, "publish", False) for at in PUBLISHING}
         | {"publish: one alias is set": Point(tracking, "set_alias", True)},
         "swap": {
@@ -56,13 +56,13 @@ def _points() -> dict[str, Point]:
             "swap: aliases set": Point(swap, "park", False),
         },
     }
-    made = _around(Journal, "see", "the alert is seen")
+    made = _around(Journal, "record_episodes", "the alert is seen")
     made |= _around(Journal, "decide", "the decision is written") | _around(Journal, "claim", "the lease is taken")
     for step in STEPS:
         made |= _around(Journal, "begin_step", f"{step} is begun", step) | inside[step]
         if step != STEPS[-1]:
             made |= _around(Journal, "end_step", f"{step} is ended", step)
-    return made | _around(Journal, "end", "the end is written") | _around(RunLocal, "clean", "the tree is taken away")
+    return made | _around(Journal, "finish", "the end is written") | _around(RunLocal, "clean", "the tree is taken away")
 
 
 POINTS = _points()
@@ -97,7 +97,7 @@ def mortal(call: Callable[..., Any], point: Point) -> Callable[..., Any]:
 def _step(arguments: tuple[Any, ...]) -> Step | None:
     """Where the retrain stands: `RunLocal` is given the job, the journal can be asked."""
     if isinstance(arguments[0], Journal):
-        live = arguments[0].live()
+        live = arguments[0].running_job()
         return live.step if live else None
     step: Step = arguments[1].step
     return step

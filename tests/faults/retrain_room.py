@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 import sqlalchemy as sa
 
-from monitoring.retrain.__main__ import ask as ask_for_one
+from monitoring.retrain.__main__ import request_retrain
 from monitoring.retrain.run_local import MARK, RunLocal
 from pipeline.errors import RefusedError
 from serving.processes.lifetime import end_with_parent
@@ -89,7 +89,7 @@ def ask(room: Room, number: int, **changed: dict[str, Any]) -> None:
     room.project.set(**changed)
     commit(room.project, f"package {number}")
     with open_state(room.home) as engine:
-        ask_for_one(engine, f"drill {number}")
+        request_retrain(engine, f"drill {number}")
 
 
 def dies(room: Room, number: int, point: str) -> bool:

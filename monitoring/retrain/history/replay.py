@@ -15,9 +15,9 @@ import numpy as np
 from monitoring.drift.accuracy import harm_log_e, is_harm
 from monitoring.retrain import decide as deciding
 from monitoring.retrain.clock import Moment
-from monitoring.retrain.decide import DAY_S, Harm, Past, Situation, decide
-from monitoring.retrain.new_labels import Said, new_labels
-from monitoring.retrain.situation import commit_of, labels_of, reference_accuracy
+from monitoring.retrain.decide import DAY_S, Harm, Inputs, PastRetrain, decide
+from monitoring.retrain.decision_inputs import commit_of, labels_of, reference_accuracy
+from monitoring.retrain.new_labels import LabelCount, count_new_labels
 from pipeline.params import Monitor, Retrain
 from serving.release.manifest import model_name, repository
 
@@ -101,7 +101,7 @@ def rehearse(alerts: Sequence[Alert], seen: Seen, policy: Policy) -> tuple[list[
         before = now
         episodes = [_episode(number, alerts[number], now) for number in waiting]
         for made in decide(episodes, situation_at(now, seen, ran, policy), policy.retrain, _moment(now)):
-            decided[made.episode] = Decided(alerts[made.episode], made.outcome, made.reason, now)
+            decided[made.episode_id] = Decided(alerts[made.episode_id], made.outcome, made.reason, now)
             if made.outcome == "started":
                 ran.append(Ran(now, now + policy.retrain_s, _version(now, seen).commit))
                 for wait_s in (policy.retrain_s, policy.retrain_s + policy.retrain.cooldown_s, DAY_S):
@@ -109,11 +109,11 @@ def rehearse(alerts: Sequence[Alert], seen: Seen, policy: Policy) -> tuple[list[
     return decided, ran
 
 
-def situation_at(now: float, seen: Seen, ran: Sequence[Ran], policy: Policy) -> Situation:
+def situation_at(now: float, seen: Seen, ran: Sequence[Ran], policy: Policy) -> Inputs:
     """What `decide` would have been told at this moment."""
     champion, known = _champion(now, seen), _version(now, seen)
     history = [
-        Past(
+        PastRetrain(
             number,
             "done" if one.ended_at <= now else "running",
             _moment(one.began_at),
@@ -122,12 +122,12 @@ def situation_at(now: float, seen: Seen, ran: Sequence[Ran], policy: Policy) -> 
         )
         for number, one in enumerate(ran, start=1)
     ]
-    return Situation(
+    return Inputs(
         champion=champion,
         champion_commit=known.commit,
         head=known.commit,
         history=history,
-        new_labels=new_labels(_said(now, seen, ran), known.labels, policy.retrain),
+        new_labels=count_new_labels(_said(now, seen, ran), known.labels, policy.retrain),
         harm=_harm(now, seen, champion, known.accuracy, policy.monitor),
     )
 
@@ -159,7 +159,7 @@ def _harm(now: float, seen: Seen, champion: int, agreed: float | None, settings:
     return Harm(bool(upper) and upper[-1] < agreed - settings.tolerated_loss, is_harm(evidence, settings.harm_alpha))
 
 
-def _said(now: float, seen: Seen, ran: Sequence[Ran]) -> list[Said]:
+def _said(now: float, seen: Seen, ran: Sequence[Ran]) -> list[LabelCount]:
     """Labels given since the last retrain that has ended began: it has read all that was there."""
     since = max((one.began_at for one in ran if one.ended_at <= now), default=-np.inf)
     first, last = (bisect_right(seen.opinions, moment, key=lambda one: one.at) for moment in (since, now))
@@ -168,7 +168,7 @@ def _said(now: float, seen: Seen, ran: Sequence[Ran]) -> list[Said]:
     for one in seen.opinions[first:last]:
         texts.setdefault(one.label, set()).add(one.prediction_id)
         people.setdefault(one.label, set()).add(one.source)
-    return [Said(label, len(texts[label]), len(people[label])) for label in texts]
+    return [LabelCount(label, len(texts[label]), len(people[label])) for label in texts]
 
 
 def _champion(now: float, seen: Seen) -> int:

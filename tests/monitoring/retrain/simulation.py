@@ -1,7 +1,7 @@
-"""Receiver, decisions and controllers in one thread, under a clock and faults drawn from a seed; and a check of every promise.
+"""Simulates receiver and controllers in one thread, with a clock and faults drawn from a seed, and checks every promise.
 
 The journal is the real one, on SQLite in memory. Controllers die before and after every commit and between the parts of every
-step, fall silent for longer than their lease and go on; webhooks come twice, late, in any order; clocks jump; machines restart.
+step, pause for longer than their lease and go on; webhooks arrive twice, late and in any order; clocks jump; machines restart.
 
     python -m tests.monitoring.retrain.simulation --seeds 10000          every seed from 0; prints those that broke a promise
     python -m tests.monitoring.retrain.simulation --seed 4711 --tell     one seed, with everything that happened
@@ -25,11 +25,11 @@ import structlog
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.clock import Moment
 from monitoring.retrain.controller import Controller
-from monitoring.retrain.decide import Harm, Past, Situation
+from monitoring.retrain.decide import Harm, Inputs, PastRetrain
 from monitoring.retrain.gate.verdict import Verdict
-from monitoring.retrain.journal import Held, Job, Journal
+from monitoring.retrain.journal import Job, Journal, Lease
 from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.steps import Beat, Done
+from monitoring.retrain.steps import Heartbeat, StepResult
 from pipeline.errors import ToolError
 from pipeline.params import Params, Retrain, load_params
 from serving.release.release_table import UNIQUE_ROLES, CheckLease, add_release, promote, roles
@@ -59,24 +59,24 @@ class BrokenError(BaseException):
 
 
 class World:
-    """Everything outside of the code under test; `rng` draws all that happens."""
+    """The environment of the code under test; `rng` draws every event."""
 
     def __init__(self, seed: int, connection: sa.Connection, settings: Retrain, tell: Callable[[str], None]) -> None:
         self.rng = random.Random(seed)  # noqa: S311 (no secret)
         self.connection, self.settings, self.tell = connection, settings, tell
-        self.sqlite = driver(connection)  # the same database, for those who watch
+        self.sqlite = driver(connection)  # the same database, for the observers
         self.true_s, self.shift_s, self.boots, self.booted_s = 1e9, 0.0, 0, 1e9 - 50_000
         self.acting, self.depth, self.is_calm = "", 0, False
         self.crash_share = self.rng.choice([0.0, 0.02, 0.1])
-        self.names = {place: place for place in "AB"}  # of the controllers that live
+        self.names = {slot: slot for slot in "AB"}  # of the living controllers
         self.lives = 0
-        self.controllers = {place: self.controller(place) for place in "AB"}
-        self.posted: list[ReceivedAlert] = []  # what Alertmanager has to say
+        self.controllers = {slot: self.controller(slot) for slot in "AB"}
+        self.posted: list[ReceivedAlert] = []  # messages of Alertmanager
         self.acknowledged: set[tuple[str, float, str]] = set()
         self.passed: dict[int, bool] = {}
-        self.children: dict[int, float] = {}  # dvc repro by retrain: when it ends
-        self.runs: dict[int, list[str]] = {}  # of MLflow by retrain: their status
-        self.began: dict[int, tuple[float, int]] = {}  # by retrain: true time, and in which boot
+        self.children: dict[int, float] = {}  # retrain id → when its dvc repro ends
+        self.runs: dict[int, list[str]] = {}  # retrain id → status of its MLflow runs
+        self.began: dict[int, tuple[float, int]] = {}  # retrain id → true time, boot
         self.ended: dict[int, tuple[float, int]] = {}
         self.labels = self.rng.choice([0, 10, 80])
 
@@ -88,7 +88,7 @@ class World:
     def pass_time(self, seconds: float) -> None:
         self.true_s += seconds
 
-    # --- the journal, and death before or after each commit
+    # --- the journal, with crashes before and after each commit
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
@@ -102,42 +102,40 @@ class World:
             self.tell(f"  {self.acting} dies {where}")
             raise Crash
 
-    def controller(self, place: str) -> Controller:
+    def controller(self, slot: str) -> Controller:
         self.lives += 1
-        self.names[place] = f"{place}{self.lives}"
+        self.names[slot] = f"{slot}{self.lives}"
         return Controller(
             WatchedJournal(self),
-            FakeWork(self),
-            self.situation,
+            FakeSteps(self),
+            self.inputs,
             self.settings,
             clock=self.now,
-            owner=self.names[place],
+            owner=self.names[slot],
             metrics=METRICS,
-            keeping=lambda _held: nullcontext(),
+            renewing=lambda _held: nullcontext(),
             is_ending=lambda: not self.is_calm and self.rng.random() < 0.02,
         )
 
-    def situation(self, connection: sa.Connection, past: list[Past]) -> Situation:
+    def inputs(self, connection: sa.Connection, past: list[PastRetrain]) -> Inputs:
         champion = roles(connection).get("champion")
         harm = Harm(self.rng.random() < 0.6, self.rng.random() < 0.1)
-        return Situation(
-            champion, "first", self.rng.choice(["first", *(f"commit {n}" for n in range(5))]), past, self.labels, harm
-        )
+        return Inputs(champion, "first", self.rng.choice(["first", *(f"commit {n}" for n in range(5))]), past, self.labels, harm)
 
-    # --- what happens
+    # --- events
 
     def live(self) -> None:
-        """Some events, then peace until nothing is open, then the promises."""
+        """Draw some events, let the system settle, then check the promises."""
         events = [
-            (6, self.post_new), (10, self.deliver), (8, self.look), (9, self.work), (4, self.wait), (2, self.label),
+            (6, self.post_new), (10, self.deliver), (8, self.decide), (9, self.work), (4, self.wait), (2, self.label),
             (1, self.jump), (1, self.restart), (1, self.kill_child), (2, self.finish),
         ]  # fmt: skip
         weights, actions = [weight for weight, _ in events], [action for _, action in events]
         for action in self.rng.choices(actions, weights, k=EVENTS):
             action()
             self.observe()
-        for _ in range(ROUNDS):  # what has begun goes on, and the trouble too
-            for action in (self.look, self.work, self.rng.choices(actions, weights)[0]):
+        for _ in range(ROUNDS):  # open work continues, and so do the faults
+            for action in (self.decide, self.work, self.rng.choices(actions, weights)[0]):
                 action()
                 self.observe()
             self.pass_time(31)
@@ -156,12 +154,12 @@ class World:
         self.work()
 
     def close(self) -> None:
-        """All is delivered, and worked on until nothing waits and nothing runs."""
-        for heard in self.posted:
-            if heard[:3] not in self.acknowledged:
-                self.receive([heard])
+        """Deliver everything and work until nothing waits and nothing runs."""
+        for alert in self.posted:
+            if alert[:3] not in self.acknowledged:
+                self.receive([alert])
         for _ in range(200):
-            self.look()
+            self.decide()
             self.work()
             self.observe()
             if self.sqlite.execute(IS_OPEN).fetchone() == (0,):
@@ -173,47 +171,47 @@ class World:
         champion = self.champion()
         version = self.rng.choice([champion] * 8 + [champion + 1, "../1"])
         labels = {"alertname": self.rng.choices(NAMES, [6, 3, 4, 1, 1])[0], "version": str(version)}
-        told = [ReceivedAlert(episode, began, status, json.dumps({"labels": labels})) for status in ("firing", "resolved")]
-        self.posted += told if self.rng.random() < 0.25 else told[:1]
+        messages = [ReceivedAlert(episode, began, status, json.dumps({"labels": labels})) for status in ("firing", "resolved")]
+        self.posted += messages if self.rng.random() < 0.25 else messages[:1]
         self.tell(f"alert {episode} {labels}, {len(self.posted)} messages")
 
     def deliver(self) -> None:
-        """Some of the messages, of any age, possibly for the tenth time."""
+        """Deliver some messages of any age, possibly for the tenth time."""
         if self.posted:
             recent = self.posted[-4:]
             self.receive(self.rng.sample(recent, self.rng.randint(1, len(recent))) + self.rng.choices(self.posted, k=1))
 
-    def receive(self, heard: list[ReceivedAlert]) -> None:
-        """The receiver: 2xx after the commit, or nothing."""
+    def receive(self, received: list[ReceivedAlert]) -> None:
+        """Act as the receiver: acknowledge after the commit, or not at all."""
         self.acting = "receiver"
         try:
             with self.begin() as connection:
-                insert_alerts(connection, heard, self.now().wall)
+                insert_alerts(connection, received, self.now().wall)
         except Crash:
             return
-        self.acknowledged |= {one[:3] for one in heard}
+        self.acknowledged |= {alert[:3] for alert in received}
 
-    def look(self) -> None:
-        for made in self.run(self.rng.choice("AB"), lambda controller: controller.look()) or ():
-            self.tell(f"decided: {made.outcome} {made.reason}")
+    def decide(self) -> None:
+        for decision in self.run(self.rng.choice("AB"), lambda controller: controller.decide()) or ():
+            self.tell(f"decided: {decision.outcome} {decision.reason}")
 
     def work(self) -> None:
         self.run(self.rng.choice("AB"), lambda controller: controller.advance())
 
-    def run(self, place: str, do: Callable[[Controller], Any]) -> Any:
-        """A controller that dies is replaced by another, which knows nothing."""
-        before = self.acting
-        self.acting = self.names[place]
+    def run(self, slot: str, action: Callable[[Controller], Any]) -> Any:
+        """Run an action of a controller; one that dies is replaced by a new one without memory."""
+        caller = self.acting
+        self.acting = self.names[slot]
         try:
-            return do(self.controllers[place])
+            return action(self.controllers[slot])
         except Crash:
-            self.controllers[place] = self.controller(place)
+            self.controllers[slot] = self.controller(slot)
             return None
         finally:
-            self.acting = before
+            self.acting = caller
 
     def stall(self) -> None:
-        """In the middle of a step: the controller dies, or pauses while others go on."""
+        """Let the controller die in the middle of a step, or pause while others go on."""
         self.may_die("at work")
         if self.is_calm or self.depth or self.rng.random() > 0.15:
             return
@@ -223,7 +221,7 @@ class World:
         for _ in range(3):
             self.pass_time(self.rng.choice([10, 61, 200]))
             other = "B" if acting.startswith("A") else "A"
-            self.run(other, lambda controller: controller.look() if self.rng.random() < 0.3 else controller.advance())
+            self.run(other, lambda controller: controller.decide() if self.rng.random() < 0.3 else controller.advance())
             self.observe()
         self.acting = acting
         self.depth -= 1
@@ -233,8 +231,8 @@ class World:
         self.pass_time(self.rng.choice([5, 61, 61, 61, 400, 4000]))
 
     def finish(self) -> None:
-        """Alerts end."""
-        ended = [one._replace(status="resolved") for one in self.posted]
+        """Let an alert end."""
+        ended = [alert._replace(status="resolved") for alert in self.posted]
         if ended:
             self.posted.append(self.rng.choice(ended))
 
@@ -246,12 +244,12 @@ class World:
         self.tell("the wall clock is set")
 
     def restart(self) -> None:
-        """The machine: nobody survives."""
+        """Restart the machine; every process dies."""
         self.boots += 1
         self.pass_time(30)
         self.booted_s = self.true_s
         self.children.clear()
-        self.controllers = {place: self.controller(place) for place in "AB"}
+        self.controllers = {slot: self.controller(slot) for slot in "AB"}
         self.tell("the machine restarts")
 
     def kill_child(self) -> None:
@@ -260,7 +258,7 @@ class World:
             self.tell("dvc repro is killed")
 
     def observe(self) -> None:
-        """What became of retrains, in true time."""
+        """Note the start and end of retrains in true time, and check each start."""
         for id, state in self.sqlite.execute("SELECT id, state FROM retrains ORDER BY id"):
             if id not in self.began:
                 self.began[id] = (self.true_s, self.boots)
@@ -269,11 +267,11 @@ class World:
                 self.ended[id] = (self.true_s, self.boots)
 
     def rows(self, table: sa.Table) -> list[Any]:
-        """All there is in a table, in order."""
+        """Return all rows of a table, in order."""
         return [ROWS[table](*row) for row in self.sqlite.execute(f"SELECT * FROM {table.name} ORDER BY 1")]  # noqa: S608 (our own)
 
     def champion(self) -> int:
-        """By the release table."""
+        """Return the champion by the release table."""
         (version,) = self.sqlite.execute("SELECT version FROM releases WHERE role = 'champion'").fetchone()
         return int(version)
 
@@ -291,26 +289,28 @@ class World:
             raise BrokenError(f"budget: a retrain began after {spent} s of compute in a day")
 
     def check_owner(self, job: Job) -> None:
-        """Whoever has just written to the release table is the owner by the journal, in the same transaction."""
+        """Check that the writer to the release table owns the retrain, in the same transaction."""
         row = self.sqlite.execute("SELECT owner, state FROM retrains WHERE id = ?", (job.id,)).fetchone()
         if row != (self.acting, "running"):
             raise BrokenError(f"P3: {self.acting} wrote, and the journal says {row}")
 
     def check(self) -> None:
-        heard, decided, run, steps, made = (self.rows(table) for table in (alerts, decisions, retrains, retrain_steps, releases))
+        received, decided, run, steps, released = (
+            self.rows(table) for table in (alerts, decisions, retrains, retrain_steps, releases)
+        )
         history = History(
             frozenset(self.acknowledged),
             1,
-            heard,
+            received,
             decided,
             run,
             steps,
-            {row.version: row.content_digest for row in made},
-            {row.role: row.version for row in made if row.role in UNIQUE_ROLES},
+            {row.version: row.content_digest for row in released},
+            {row.role: row.version for row in released if row.role in UNIQUE_ROLES},
             running=sum(status == "RUNNING" for runs in self.runs.values() for status in runs),
         )
-        for words in broken(history):
-            raise BrokenError(words)
+        for message in broken(history):
+            raise BrokenError(message)
         if any(row.state == "done" and not self.passed.get(row.id) for row in run):
             raise BrokenError("P4: published without having passed the gate")
         if self.children:
@@ -318,13 +318,13 @@ class World:
 
 
 class WatchedJournal(Journal):
-    """The journal, and somebody who looks whether a lease was over when another took the retrain."""
+    """The journal, with a check that a lease had expired when another controller claims the retrain."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world.begin, "evergreen")
         self.world = world
 
-    def claim(self, owner: str, now: Moment, *, lease_s: float) -> tuple[Held, Job] | None:
+    def claim(self, owner: str, now: Moment, *, lease_s: float) -> tuple[Lease, Job] | None:
         leases = self.world.sqlite.execute("SELECT lease_mono, lease_boot FROM retrains WHERE state = 'running'").fetchall()
         claimed = super().claim(owner, now, lease_s=lease_s)
         if claimed and any(boot == now.boot and now.mono < end for end, boot in leases):
@@ -332,19 +332,19 @@ class WatchedJournal(Journal):
         return claimed
 
 
-class FakeWork:
-    """Steps that take time, fail, and can be done again."""
+class FakeSteps:
+    """Steps that take time, fail, and can be repeated."""
 
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def collect(self, job: Job) -> Done:
+    def collect(self, job: Job) -> StepResult:
         self._trouble(0.05)
-        for id in [id for id in self.world.children if id != job.id]:  # the tree of another retrain is taken away
+        for id in [id for id in self.world.children if id != job.id]:  # the tree of another retrain is deleted
             self.world.children.pop(id)
-        return Done("collected", {"labels": self.world.labels, "feedback_upto": 0})
+        return StepResult("collected", {"labels": self.world.labels, "feedback_upto": 0})
 
-    def reproduce(self, job: Job, beat: Beat) -> Done:
+    def reproduce(self, job: Job, heartbeat: Heartbeat) -> StepResult:
         world = self.world
         if job.id not in world.children and "FINISHED" not in world.runs.get(job.id, []):
             if world.children:
@@ -354,7 +354,7 @@ class FakeWork:
             world.tell(f"  dvc repro for retrain {job.id}")
         world.stall()
         while job.id in world.children and world.true_s < world.children[job.id]:
-            beat("stage train")
+            heartbeat("stage train")
             world.pass_time(40)
             if world.rng.random() < 0.1:
                 world.kill_child()
@@ -362,30 +362,30 @@ class FakeWork:
         if world.children.pop(job.id, None) is None and "FINISHED" not in world.runs[job.id]:
             raise ToolError("dvc repro", "it was killed", "again")
         world.runs[job.id][-1] = "FINISHED"
-        return Done("made", {})
+        return StepResult("made", {})
 
     def gate(self, job: Job) -> Verdict:
         self._trouble(0.05)
         passed = self.world.passed.setdefault(job.id, self.world.rng.random() < 0.75)
         return Verdict(passed, ("better" if passed else "worse on the old slice",), {"p": 0.5})
 
-    def publish(self, job: Job, check_lease: CheckLease) -> Done:
+    def publish(self, job: Job, check_lease: CheckLease) -> StepResult:
         self._trouble(0.1)
         with self.world.begin() as connection:
             check_lease(connection)
             release = add_release(connection, job.id + 1, f"content {job.id}")
             self.world.check_owner(job)
         self.world.stall()
-        return Done("published", {"version_out": release.version})
+        return StepResult("published", {"version_out": release.version})
 
-    def swap(self, job: Job, check_lease: CheckLease) -> Done:
+    def swap(self, job: Job, check_lease: CheckLease) -> StepResult:
         self._trouble(0.05)
         assert job.version_out is not None
         with self.world.begin() as connection:
             check_lease(connection)
             promote(connection, job.version_out)
             self.world.check_owner(job)
-        return Done("swapped", {})
+        return StepResult("swapped", {})
 
     def is_champion(self, job: Job) -> bool:
         return self.world.champion() == job.version_out
@@ -393,17 +393,17 @@ class FakeWork:
     def clean(self, job: Job) -> None:
         self.world.children.pop(job.id, None)
 
-    def sweep(self, live: int | None) -> int:
+    def sweep(self, running_id: int | None) -> int:
         self.world.may_die("sweeping")
-        for id in [id for id in self.world.children if id != live]:
+        for id in [id for id in self.world.children if id != running_id]:
             self.world.children.pop(id)
-        found = 0
+        closed = 0
         for id, runs in self.world.runs.items():
             for number, status in enumerate(runs):
                 if status == "RUNNING" and (id not in self.world.children or number < len(runs) - 1):
                     runs[number] = "KILLED"
-                    found += 1
-        return found
+                    closed += 1
+        return closed
 
     def _trouble(self, share: float) -> None:
         self.world.stall()
@@ -413,11 +413,11 @@ class FakeWork:
 
 @contextmanager
 def database() -> Iterator[sa.Connection]:
-    """SQLite in memory with all tables; nothing is logged."""
+    """Open SQLite in memory with all tables; nothing is logged."""
     engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
     metadata.create_all(engine)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    gc.freeze()  # what was imported is not looked through again and again
+    gc.freeze()  # collections skip what was imported
     try:
         with engine.connect() as connection:
             yield connection
@@ -428,14 +428,14 @@ def database() -> Iterator[sa.Connection]:
 
 
 def driver(connection: sa.Connection) -> sqlite3.Connection:
-    """SQLite itself: who only watches needs no layer above it."""
-    below = connection.connection.driver_connection
-    assert isinstance(below, sqlite3.Connection)
-    return below
+    """Return the SQLite connection itself: observers need no layer above it."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
 
 
 def simulate(seed: int, connection: sa.Connection, settings: Retrain, tell: Callable[[str], None] = lambda _line: None) -> World:
-    """One seed on an emptied database; raises `BrokenError`, or whatever the code under test does not survive."""
+    """Run one seed on an emptied database; raises `BrokenError`, or the error that the code under test does not survive."""
     driver(connection).executescript(";".join(f"DELETE FROM {table.name}" for table in TABLES))  # noqa: S608 (our own names)
     with connection.begin():
         connection.execute(routing.insert().values(id=1, revision=0, challenger_weight=0, shadow_share=0, salt=""))

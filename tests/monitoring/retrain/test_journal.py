@@ -1,4 +1,4 @@
-"""The journal on SQLite and PostgreSQL: one of each, whoever writes; a stale owner writes nothing."""
+"""The journal on SQLite and PostgreSQL: everything once, whoever writes; a stale owner writes nothing."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from monitoring.retrain.alerts import ReceivedAlert, count_unseen, insert_alerts
 from monitoring.retrain.clock import Moment
-from monitoring.retrain.decide import Decision, Episode, Past
-from monitoring.retrain.journal import STEPS, Held, Journal, StaleError, history, holds
+from monitoring.retrain.decide import Decision, Episode, PastRetrain
+from monitoring.retrain.journal import STEPS, Journal, Lease, StaleLeaseError, past_retrains, require_lease
 from state.tables import alerts, decisions, retrain_steps, retrains
 
 NOW = Moment(1_790_000_000.0, 5000.0, "boot")
@@ -21,26 +21,26 @@ def after(seconds: float) -> Moment:
     return Moment(NOW.wall + seconds, NOW.mono + seconds, NOW.boot)
 
 
-def heard(name: str = "a", status: str = "firing", **labels: Any) -> ReceivedAlert:
+def alert(name: str = "a", status: str = "firing", **labels: Any) -> ReceivedAlert:
     body = json.dumps({"labels": {"alertname": "EvergreenDrift", "version": "1"} | labels})
     return ReceivedAlert(name, 1_789_999_000.5, status, body)  # type: ignore[arg-type]
 
 
-def start_all(_connection: sa.Connection, episodes: list[Episode], past: list[Past]) -> list[Decision]:
-    """The first that waits starts a retrain, the others join it."""
-    running = next((one.id for one in past if one.state == "running"), None)
-    made = []
+def start_all(_connection: sa.Connection, episodes: list[Episode], past: list[PastRetrain]) -> list[Decision]:
+    """Start a retrain for the first waiting episode; the others join it."""
+    running = next((retrain.id for retrain in past if retrain.state == "running"), None)
+    decisions = []
     for number, episode in enumerate(episodes):
         if running is None and number == 0:
-            made.append(Decision(episode.id, "started", "harm", {"head": "abc", "champion": 1}))
+            decisions.append(Decision(episode.id, "started", "harm", {"head": "abc", "champion": 1}))
         else:
-            made.append(Decision(episode.id, "joined", "running", {}, running))
-    return made
+            decisions.append(Decision(episode.id, "joined", "running", {}, running))
+    return decisions
 
 
-def tell(engine: sa.Engine, *many: ReceivedAlert) -> None:
+def insert(engine: sa.Engine, *received: ReceivedAlert) -> None:
     with engine.begin() as connection:
-        insert_alerts(connection, many, NOW.wall)
+        insert_alerts(connection, received, NOW.wall)
 
 
 def rows(engine: sa.Engine, table: sa.Table) -> list[Any]:
@@ -59,130 +59,134 @@ def engine(state: sa.Engine) -> sa.Engine:
 
 
 @pytest.fixture
-def held(journal: Journal, engine: sa.Engine) -> Held:
-    """A retrain that was just taken up."""
-    tell(engine, heard())
-    journal.see(NOW)
+def lease(journal: Journal, engine: sa.Engine) -> Lease:
+    """Return the lease on a retrain that was just claimed."""
+    insert(engine, alert())
+    journal.record_episodes(NOW)
     journal.decide(start_all, NOW)
     claimed = journal.claim("one", NOW, lease_s=60)
     assert claimed is not None
     return claimed[0]
 
 
-def test_an_alert_is_entered_once_and_seen_once(journal: Journal, engine: sa.Engine) -> None:
+def test_an_alert_is_inserted_once_and_seen_once(journal: Journal, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        assert insert_alerts(connection, [heard("a"), heard("b"), heard("a")], NOW.wall) == 2
-        assert insert_alerts(connection, [heard("a"), heard("a", "resolved")], NOW.wall) == 1
+        assert insert_alerts(connection, [alert("a"), alert("b"), alert("a")], NOW.wall) == 2
+        assert insert_alerts(connection, [alert("a"), alert("a", "resolved")], NOW.wall) == 1
         assert count_unseen(connection) == 3
-    assert journal.see(NOW) == 3
-    assert journal.see(NOW) == 0
+    assert journal.record_episodes(NOW) == 3
+    assert journal.record_episodes(NOW) == 0
     assert [(row.fingerprint, row.verdict, row.is_over, row.version) for row in rows(engine, decisions)] == [
         ("a", "waiting", True, 1), ("b", "waiting", False, 1)
     ]  # fmt: skip
     assert all(row.decision_id for row in rows(engine, alerts))
 
 
-def test_an_end_that_comes_later_ends_the_same_episode(journal: Journal, engine: sa.Engine) -> None:
-    tell(engine, heard())
-    journal.see(NOW)
-    tell(engine, heard(status="resolved"))
-    journal.see(after(9))
+def test_a_later_end_ends_the_same_episode(journal: Journal, engine: sa.Engine) -> None:
+    insert(engine, alert())
+    journal.record_episodes(NOW)
+    insert(engine, alert(status="resolved"))
+    journal.record_episodes(after(9))
     (row,) = rows(engine, decisions)
     assert (row.is_over, row.received_mono) == (True, NOW.mono)
 
 
-def test_hostile_labels_are_kept_as_text(journal: Journal, engine: sa.Engine) -> None:
-    tell(engine, heard("x", alertname=NASTY, version="../1"), heard("y", alertname="n" * 9000, version="99999999999"))
-    journal.see(NOW)
+def test_hostile_labels_are_stored_as_text(journal: Journal, engine: sa.Engine) -> None:
+    insert(
+        engine,
+        alert("x", alertname=NASTY, version="../1"),
+        alert("y", alertname="n" * 9000, version="99999999999"),
+    )
+    journal.record_episodes(NOW)
     assert [(len(row.alertname) <= 200, row.version) for row in rows(engine, decisions)] == [(True, 0), (True, 0)]
     assert json.loads(rows(engine, alerts)[0].body)["labels"]["alertname"] == NASTY
 
 
 def test_a_thousand_alerts_make_one_retrain(journal: Journal, engine: sa.Engine) -> None:
-    tell(engine, *(heard(f"f{number}") for number in range(1200)))
-    while journal.see(NOW):
+    insert(engine, *(alert(f"f{number}") for number in range(1200)))
+    while journal.record_episodes(NOW):
         pass
     made = journal.decide(start_all, NOW)
-    assert [one.outcome for one in made] == ["started"] + ["joined"] * 1199
+    assert [decision.outcome for decision in made] == ["started"] + ["joined"] * 1199
     (retrain,) = rows(engine, retrains)
     assert {row.retrain_id for row in rows(engine, decisions)} == {retrain.id}
     assert (retrain.git_commit, retrain.version_in, retrain.step, retrain.fence) == ("abc", 1, "collect", 0)
 
 
 def test_deciders_at_the_same_moment_start_one_retrain(journal: Journal, engine: sa.Engine) -> None:
-    tell(engine, *(heard(f"f{number}") for number in range(20)))
+    insert(engine, *(alert(f"f{number}") for number in range(20)))
 
-    def look(_: int) -> list[Decision]:
-        journal.see(NOW)
+    def decide(_: int) -> list[Decision]:
+        journal.record_episodes(NOW)
         return journal.decide(start_all, NOW)
 
     with ThreadPoolExecutor(8) as pool:
-        made = [one for some in pool.map(look, range(8)) for one in some]
-    assert sorted(one.outcome for one in made) == ["joined"] * 19 + ["started"]
+        made = [decision for batch in pool.map(decide, range(8)) for decision in batch]
+    assert sorted(decision.outcome for decision in made) == ["joined"] * 19 + ["started"]
     assert len(rows(engine, retrains)) == 1
 
 
-def test_the_database_refuses_a_second_live_retrain_and_a_second_decision(held: Held, engine: sa.Engine) -> None:
+def test_the_database_refuses_a_second_live_retrain_and_a_second_decision(lease: Lease, engine: sa.Engine) -> None:
     live, decision = rows(engine, retrains)[0]._asdict(), rows(engine, decisions)[0]._asdict()
     for table, row in ((retrains, live | {"id": 99, "decision_id": 99}), (decisions, decision | {"id": 99})):
         with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
             connection.execute(table.insert().values(row))
 
 
-def test_nobody_gets_a_retrain_before_its_lease_is_over(journal: Journal, held: Held) -> None:
+def test_nobody_can_claim_a_retrain_before_its_lease_expires(journal: Journal, lease: Lease) -> None:
     assert journal.claim("two", after(59), lease_s=60) is None
-    journal.renew(held, after(59), lease_s=60, progress="stage train")
+    journal.renew(lease, after(59), lease_s=60, progress="stage train")
     assert journal.claim("two", after(118), lease_s=60) is None
     assert journal.claim("two", after(119)._replace(wall=0.0), lease_s=60) is not None
 
 
-def test_of_many_that_reach_for_it_one_gets_it(journal: Journal, held: Held) -> None:
+def test_one_of_many_concurrent_claims_succeeds(journal: Journal, lease: Lease) -> None:
     with ThreadPoolExecutor(8) as pool:
         claims = list(pool.map(lambda number: journal.claim(f"c{number}", after(61), lease_s=60), range(8)))
-    assert len([one for one in claims if one]) == 1
+    assert len([claim for claim in claims if claim]) == 1
 
 
-def test_a_stale_owner_can_write_nothing(journal: Journal, held: Held, engine: sa.Engine) -> None:
-    journal.begin_step(held, NOW)
+def test_a_stale_owner_can_write_nothing(journal: Journal, lease: Lease, engine: sa.Engine) -> None:
+    journal.begin_step(lease, NOW)
     claimed = journal.claim("two", after(61), lease_s=60)
     assert claimed is not None
     before = rows(engine, retrains), rows(engine, retrain_steps)
     for write in (
-        lambda: journal.renew(held, after(62), lease_s=60),
-        lambda: journal.begin_step(held, after(62)),
-        lambda: journal.end_step(held, after(62), "done"),
-        lambda: journal.put_off(held, after(62), "why", pause_s=1),
-        lambda: journal.end(held, after(62), "done", None, ""),
-        lambda: journal.job(held),
+        lambda: journal.renew(lease, after(62), lease_s=60),
+        lambda: journal.begin_step(lease, after(62)),
+        lambda: journal.end_step(lease, after(62), "done"),
+        lambda: journal.postpone(lease, after(62), "why", pause_s=1),
+        lambda: journal.finish(lease, after(62), "done", None, ""),
+        lambda: journal.job(lease),
     ):
-        with pytest.raises(StaleError):
+        with pytest.raises(StaleLeaseError):
             write()
-    with pytest.raises(StaleError), engine.begin() as connection:
-        holds(connection, held)
+    with pytest.raises(StaleLeaseError), engine.begin() as connection:
+        require_lease(connection, lease)
     with engine.begin() as connection:
-        holds(connection, claimed[0])
+        require_lease(connection, claimed[0])
     assert (rows(engine, retrains), rows(engine, retrain_steps)) == before
     assert [row.outcome for row in before[1]] == ["lost"]
 
 
-def test_steps_follow_one_another_to_the_end(journal: Journal, held: Held, engine: sa.Engine) -> None:
+def test_steps_run_in_order_to_the_end(journal: Journal, lease: Lease, engine: sa.Engine) -> None:
     for step in STEPS:
-        assert journal.job(held).step == step
-        assert journal.begin_step(held, NOW) == 1
+        assert journal.job(lease).step == step
+        assert journal.begin_step(lease, NOW) == 1
         if step != "swap":
-            journal.end_step(held, after(1), f"{step} is done", **({"version_out": 2} if step == "publish" else {}))
-    journal.end(held, after(2), "done", None, "served")
+            journal.end_step(lease, after(1), f"{step} is done", **({"version_out": 2} if step == "publish" else {}))
+    journal.finish(lease, after(2), "done", None, "served")
     (row,) = rows(engine, retrains)
     assert (row.state, row.version_out, row.failure, row.owner, row.ended_mono) == ("done", 2, None, None, NOW.mono + 2)
-    assert [(one.step, one.outcome) for one in rows(engine, retrain_steps)] == [(step, "done") for step in STEPS]
+    assert [(step.step, step.outcome) for step in rows(engine, retrain_steps)] == [(step, "done") for step in STEPS]
     assert journal.claim("two", after(500), lease_s=60) is None
     with engine.connect() as connection:
-        assert history(connection, "evergreen")[0].ended == after(2)
+        assert past_retrains(connection, "evergreen")[0].ended == after(2)
 
 
-def test_what_failed_is_taken_up_after_a_pause_and_counts(journal: Journal, held: Held) -> None:
-    journal.begin_step(held, NOW)
-    journal.put_off(held, NOW, "disk full", pause_s=30)
+def test_a_failed_attempt_is_due_after_a_pause_and_counts(journal: Journal, lease: Lease) -> None:
+    journal.begin_step(lease, NOW)
+    journal.postpone(lease, NOW, "disk full", pause_s=30)
     assert journal.claim("two", after(29), lease_s=60) is None
     claimed = journal.claim("two", after(30), lease_s=60)
     assert claimed is not None
@@ -190,9 +194,9 @@ def test_what_failed_is_taken_up_after_a_pause_and_counts(journal: Journal, held
     assert journal.begin_step(claimed[0], after(31)) == 2
 
 
-def test_what_was_handed_back_does_not_count(journal: Journal, held: Held, engine: sa.Engine) -> None:
-    journal.begin_step(held, NOW)
-    journal.put_off(held, NOW, "stopped", pause_s=0, counts=False)
+def test_an_attempt_that_was_given_back_does_not_count(journal: Journal, lease: Lease, engine: sa.Engine) -> None:
+    journal.begin_step(lease, NOW)
+    journal.postpone(lease, NOW, "stopped", pause_s=0, counts=False)
     claimed = journal.claim("two", after(0), lease_s=60)
     assert claimed is not None
     assert journal.begin_step(claimed[0], after(1)) == 1

@@ -1,4 +1,4 @@
-"""Runs in a worktree of a small clone: they outlive who started them, are found again, and leave nothing behind."""
+"""Runs in a worktree of a small clone: they outlive their controller, are found again, and leave nothing behind."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from monitoring.retrain.journal import Job
-from monitoring.retrain.run import Seen
-from monitoring.retrain.run_local import MARK, RunLocal, last_words, progress
+from monitoring.retrain.run import RunStatus
+from monitoring.retrain.run_local import MARK, RunLocal, log_tail, progress
 from pipeline.params import Params
 from serving.processes.lifetime import processes_with
 
@@ -42,43 +42,43 @@ Make = Callable[..., RunLocal]
 
 @pytest.fixture
 def make(clone: Path, tmp_path: Path, params: Params) -> Iterator[Make]:
-    made: list[RunLocal] = []
+    runs: list[RunLocal] = []
 
     def run(code: str, **changed: float) -> RunLocal:
         settings = params.retrain.model_copy(update={"stop_within_s": 0.5} | changed)
-        made.append(RunLocal(clone, tmp_path / "live", settings, [sys.executable, "-c", code]))
-        return made[-1]
+        runs.append(RunLocal(clone, tmp_path / "live", settings, [sys.executable, "-c", code]))
+        return runs[-1]
 
     yield run
-    for one in made:
-        one.stop(JOB)
+    for run in runs:
+        run.stop(JOB)
 
 
-def until(holds: Callable[[], bool], within_s: float = 30) -> None:
+def until(condition: Callable[[], bool], within_s: float = 30) -> None:
     deadline = time.monotonic() + within_s
-    while not holds():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def after(run: RunLocal) -> Seen:
-    until(lambda: run.observe(JOB).standing != "running")
+def after(run: RunLocal) -> RunStatus:
+    until(lambda: run.observe(JOB).state != "running")
     return run.observe(JOB)
 
 
 def marked(folder: Path) -> list[int]:
-    """Living processes of the run."""
+    """Return the living processes of the run."""
     return list(processes_with(MARK, str(folder)))
 
 
-def test_a_run_has_a_tree_and_a_branch_of_its_own_and_the_users_tree_stays_as_it_was(make: Make, clone: Path) -> None:
+def test_a_run_has_a_separate_tree_and_branch_and_the_users_tree_is_unchanged(make: Make, clone: Path) -> None:
     run = make("import os, pathlib; pathlib.Path('dvc.lock').write_text(os.environ['EVERGREEN_ALERT'])")
     tree = run.prepare(JOB)
     (tree / "data/feedback/feedback.jsonl").write_text('{"text": "a", "label": "b"}\n')
     run.commit(JOB, "feedback")
-    assert run.observe(JOB).standing == "absent"
+    assert run.observe(JOB).state == "absent"
     run.start(JOB)
-    assert after(run) == Seen("done")
+    assert after(run) == RunStatus("done")
     run.commit(JOB, "made")
     assert git(tree, "log", "--format=%s %ae", "-2").splitlines() == [
         "made retrain@evergreen.invalid", "feedback retrain@evergreen.invalid"
@@ -100,47 +100,47 @@ def test_a_run_is_found_again_by_another_controller_and_never_started_twice(make
     other = make("raise SystemExit('a second run was started')")
     assert other.prepare(JOB) == tree
     other.start(JOB)
-    assert other.observe(JOB).standing == "running"
-    assert len(marked(tree.parent)) == 2  # keeper and command
+    assert other.observe(JOB).state == "running"
+    assert len(marked(tree.parent)) == 2  # supervisor and command
 
 
-def test_one_that_was_killed_with_its_keeper_leaves_no_process_beside_the_next(make: Make) -> None:
+def test_a_run_whose_supervisor_is_killed_leaves_no_process_next_to_the_new_one(make: Make) -> None:
     run = make(FOREVER)
     tree = run.prepare(JOB)
     run.start(JOB)
     until((tree / "begun").exists)
-    keeper, child = sorted(marked(tree.parent))
-    os.kill(keeper, signal.SIGKILL)
-    assert after(run).standing == "killed"
+    supervisor, child = sorted(marked(tree.parent))
+    os.kill(supervisor, signal.SIGKILL)
+    assert after(run).state == "killed"
     assert marked(tree.parent) == [child]
     again = make("print('fine')")
     again.start(JOB)
-    assert after(again).standing == "done"
+    assert after(again).state == "done"
     assert child not in marked(tree.parent)
 
 
-def test_one_whose_command_alone_is_killed_has_failed(make: Make) -> None:
+def test_a_run_whose_command_alone_is_killed_has_failed(make: Make) -> None:
     run = make(FOREVER)
     tree = run.prepare(JOB)
     run.start(JOB)
     until((tree / "begun").exists)
     os.kill(max(marked(tree.parent)), signal.SIGKILL)
-    seen = after(run)
-    assert seen.standing == "failed"
-    assert "ended with -9" in seen.failure
+    status = after(run)
+    assert status.state == "failed"
+    assert "ended with -9" in status.failure
 
 
-def test_time_that_is_up_ends_a_run_that_will_not_listen(make: Make) -> None:
+def test_the_time_limit_ends_a_run_that_ignores_sigterm(make: Make) -> None:
     deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}"
     run = make(deaf, run_limit_s=1.0)
     tree = run.prepare(JOB)
     run.start(JOB)
-    seen = after(run)
-    assert (seen.standing, "longer than 1 s" in seen.failure) == ("failed", True)
+    status = after(run)
+    assert (status.state, "longer than 1 s" in status.failure) == ("failed", True)
     assert marked(tree.parent) == []
 
 
-def test_stopping_ends_all_of_it(make: Make) -> None:
+def test_stopping_ends_every_process_of_a_run(make: Make) -> None:
     run = make(f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {FOREVER!r}]); {FOREVER}")
     tree = run.prepare(JOB)
     run.start(JOB)
@@ -149,16 +149,16 @@ def test_stopping_ends_all_of_it(make: Make) -> None:
     assert marked(tree.parent) == []
 
 
-def test_a_failure_is_told_with_its_last_words(make: Make) -> None:
+def test_a_failure_is_reported_with_the_end_of_its_log(make: Make) -> None:
     run = make("import sys; print('ERROR: no space left on device', file=sys.stderr); sys.exit(255)")
     run.prepare(JOB)
     run.start(JOB)
-    seen = after(run)
-    assert seen.failure.startswith("dvc repro ended with 255")
-    assert "no space left on device" in seen.failure
+    status = after(run)
+    assert status.failure.startswith("dvc repro ended with 255")
+    assert "no space left on device" in status.failure
 
 
-def test_a_tree_that_was_torn_by_a_crash_is_laid_anew(make: Make, clone: Path) -> None:
+def test_a_tree_that_a_crash_left_incomplete_is_replaced(make: Make, clone: Path) -> None:
     run = make("print('fine')")
     tree = run.prepare(JOB)
     (tree.parent / "prepared").unlink()
@@ -168,7 +168,7 @@ def test_a_tree_that_was_torn_by_a_crash_is_laid_anew(make: Make, clone: Path) -
     assert (tree / "data/feedback/.gitkeep").exists()
 
 
-def test_sweeping_ends_runs_of_retrains_that_are_over_and_no_other(make: Make) -> None:
+def test_sweeping_ends_runs_of_ended_retrains_only(make: Make) -> None:
     run = make(FOREVER)
     tree = run.prepare(JOB)
     run.start(JOB)
@@ -187,9 +187,9 @@ Running stage 'train':
 train:  10%|█         | 5/50\rtrain:  64%|██████▍   | 32/50"""
 
 
-def test_progress_is_read_off_the_log(tmp_path: Path) -> None:
+def test_progress_is_read_from_the_log(tmp_path: Path) -> None:
     assert progress(LOG) == "stage train, 64 %"
     assert progress("") == ""
     assert progress(LOG[: LOG.index("Running stage 'train'")]) == "stage split"
     (tmp_path / "log").write_text(LOG)
-    assert last_words(tmp_path / "log").splitlines()[-1].startswith("train:  64%")
+    assert log_tail(tmp_path / "log").splitlines()[-1].startswith("train:  64%")

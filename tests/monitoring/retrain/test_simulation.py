@@ -1,6 +1,6 @@
-"""Ten thousand seeds break no promise; and what would break one is noticed.
+"""Ten thousand seeds break no promise, and faults in the code that would break one are noticed.
 
-A failing seed is told by number: python -m tests.monitoring.retrain.simulation --seed N --tell
+A failing seed is reported by number: python -m tests.monitoring.retrain.simulation --seed N --tell
 """
 
 import multiprocessing
@@ -18,33 +18,33 @@ from monitoring.retrain.decide import Decision
 from monitoring.retrain.journal import Journal
 from pipeline.params import Params, Retrain
 from state.tables import alerts, retrains
-from tests.monitoring.retrain.simulation import BrokenError, FakeWork, database, quick, simulate
+from tests.monitoring.retrain.simulation import BrokenError, FakeSteps, database, quick, simulate
 
 SEEDS, PROCESSES = 10_000, 2
 
 
 def broken(settings: Retrain, seeds: range, until: str | None = None) -> list[str]:
-    """What went wrong, by seed; up to the first that says this."""
-    found = []
+    """Return the errors by seed, up to the first that contains `until`."""
+    errors = []
     with database() as connection:
         for seed in seeds:
             try:
                 simulate(seed, connection, settings)
             except (Exception, BrokenError) as error:
-                found.append(f"seed {seed}: {type(error).__name__}: {error}")
-                if until is not None and until in found[-1]:
+                errors.append(f"seed {seed}: {type(error).__name__}: {error}")
+                if until is not None and until in errors[-1]:
                     break
-    return found
+    return errors
 
 
 def test_ten_thousand_seeds_break_no_promise(params: Params) -> None:
     parts = [range(start, SEEDS, PROCESSES) for start in range(PROCESSES)]
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        found = [line for some in pool.map(partial(broken, quick(params)), parts) for line in some]
-    assert found == []
+        errors = [line for lines in pool.map(partial(broken, quick(params)), parts) for line in lines]
+    assert errors == []
 
 
-def test_much_happens_in_the_simulation(params: Params) -> None:
+def test_every_kind_of_event_happens_in_the_simulation(params: Params) -> None:
     counted: dict[str, int] = {}
     with database() as connection:
         for seed in range(60):
@@ -80,7 +80,7 @@ def kind(line: str) -> str:
     return line.removeprefix("decided: ") if line.startswith("decided: ") else line.split()[0]
 
 
-# What the simulation would miss if it could not fail: each is a fault put into the code on purpose.
+# Faults put into the code on purpose: the simulation must notice each of them.
 
 
 @pytest.fixture
@@ -105,37 +105,36 @@ def test_a_fence_that_is_not_checked_is_noticed(faulty: Any) -> None:
     assert faulty(*faults, until="P3")
 
 
-def test_a_lease_that_is_not_waited_for_is_noticed(faulty: Any) -> None:
+def test_a_lease_that_is_ignored_is_noticed(faulty: Any) -> None:
     assert faulty((journal_module, "is_past", lambda *_: True), until="lease")
 
 
-def test_a_last_attempt_at_the_swap_that_had_moved_and_is_told_as_failed_is_noticed(
+def test_a_last_attempt_at_the_swap_that_promoted_and_is_recorded_as_failed_is_noticed(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once, met = quick(params).model_copy(update={"attempts": 1}), range(566, 567)  # the first that meets it
     assert broken(once, met) == []
-    monkeypatch.setattr(FakeWork, "is_champion", lambda *_: False)
+    monkeypatch.setattr(FakeSteps, "is_champion", lambda *_: False)
     assert "P4" in broken(once, met)[0]
 
 
 def test_alerts_without_their_unique_key_are_noticed(faulty: Any) -> None:
-    others = {one for one in alerts.constraints if not isinstance(one, sa.UniqueConstraint)}
+    others = {item for item in alerts.constraints if not isinstance(item, sa.UniqueConstraint)}
     assert faulty((alerts, "constraints", others), until="in the journal twice")
 
 
 def test_a_cool_down_by_the_wall_clock_is_noticed(faulty: Any) -> None:
     from monitoring.retrain import decide
 
-    found = faulty((decide, "elapsed_s", lambda then, now: max(0.0, now.wall - then.wall)), until="cool-down")
-    assert found
+    assert faulty((decide, "elapsed_s", lambda then, now: max(0.0, now.wall - then.wall)), until="cool-down")
 
 
 def test_an_acknowledgement_before_the_commit_is_noticed(faulty: Any) -> None:
     from tests.monitoring.retrain.simulation import World
 
-    def receive(world: World, heard: list[Any]) -> None:
-        world.acknowledged |= {one[:3] for one in heard}
-        world.posted = [one for one in world.posted if one not in heard]
+    def receive(world: World, received: list[Any]) -> None:
+        world.acknowledged |= {alert[:3] for alert in received}
+        world.posted = [alert for alert in world.posted if alert not in received]
 
     assert faulty((World, "receive", receive), until="P1")
 
@@ -143,15 +142,15 @@ def test_an_acknowledgement_before_the_commit_is_noticed(faulty: Any) -> None:
 def test_decisions_in_two_transactions_are_noticed(faulty: Any) -> None:
     decide = Journal.decide
 
-    def twice(own: Journal, think: Any, now: Any) -> list[Decision]:
+    def twice(journal: Journal, make_decisions: Any, now: Any) -> list[Decision]:
         made: list[Decision] = []
 
         def remember(*arguments: Any) -> list[Decision]:
-            made[:] = think(*arguments)
+            made[:] = make_decisions(*arguments)
             return []
 
-        decide(own, remember, now)
-        own.live()  # somebody may die here
-        return decide(own, lambda *_: [one for one in made if one.outcome != "started"], now)
+        decide(journal, remember, now)
+        journal.running_job()  # a controller may die here
+        return decide(journal, lambda *_: [decision for decision in made if decision.outcome != "started"], now)
 
     assert faulty((Journal, "decide", twice), until="P2")

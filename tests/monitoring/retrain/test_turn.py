@@ -1,4 +1,4 @@
-"""One whole turn with a real `dvc repro`: an alert, a retrain in a worktree of its own, a new champion."""
+"""One whole cycle with a real `dvc repro`: an alert, a retrain in a separate worktree, a new champion."""
 
 import json
 import threading
@@ -9,7 +9,7 @@ import mlflow
 import pytest
 import sqlalchemy as sa
 
-from monitoring.retrain.__main__ import ask, build, once
+from monitoring.retrain.__main__ import build_controller, request_retrain, run_once
 from monitoring.retrain.alerts import insert_alerts, read_alerts
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.gate.verdict import Verdict
@@ -30,7 +30,7 @@ PASSED = Verdict(True, ("not worse on the old slice", "better on the new one"), 
 
 @pytest.fixture
 def clone(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The made project with version 1 as champion, and a commit since: another package, and nothing to train."""
+    """Clone the reproduced project with version 1 as champion and a newer commit: another package, nothing to train."""
     project = copy_made(made, tmp_path / "clone")
     ports = with_free_ports(project.params.serve)  # where no Triton answers
     monkeypatch.chdir(project.folder)
@@ -50,24 +50,24 @@ def test_an_alert_becomes_a_champion_once(clone: Project) -> None:
     with open_state(clone.home) as engine:
 
         def controller(verdict: Verdict = PASSED) -> Controller:
-            judge = judging(verdict)
-            return build(clone.params, clone.home, engine.begin, judge, ControllerMetrics(), threading.Event())
+            gate = fixed_gate(verdict)
+            return build_controller(clone.params, clone.home, engine.begin, gate, ControllerMetrics(), threading.Event())
 
-        tell(engine, alert(1, alertname="EvergreenAccuracyHarm", area="quality"))
-        ended = once(controller(Verdict(False, ("worse on the old slice",), {})))
+        post(engine, alert(1, alertname="EvergreenAccuracyHarm", area="quality"))
+        ended = run_once(controller(Verdict(False, ("worse on the old slice",), {})))
         assert ended is not None
         assert (ended.state, ended.job.step, ended.failure) == ("refused", "gate", "worse on the old slice")
         with engine.connect() as connection:
             assert roles(connection) == {"champion": 1}
 
-        tell(engine, alert(2, alertname="EvergreenAccuracyHarm", area="quality"))
-        assert once(controller()) is None  # the same commit, and no label since: nothing new
+        post(engine, alert(2, alertname="EvergreenAccuracyHarm", area="quality"))
+        assert run_once(controller()) is None  # the same commit and no new label: nothing new
         with engine.connect() as connection:
             reasons = connection.execute(sa.select(decisions.c.verdict, decisions.c.reason).order_by(decisions.c.id)).all()
         assert [tuple(row) for row in reasons] == [("started", "harm"), ("waiting", "nothing_new")]
 
-        ask(engine, "the gate was mended")
-        ended = once(controller())
+        request_retrain(engine, "the gate was repaired")
+        ended = run_once(controller())
         assert ended is not None
         assert ended.state == "done", ended.failure
         with engine.connect() as connection:
@@ -82,8 +82,8 @@ def test_an_alert_becomes_a_champion_once(clone: Project) -> None:
         assert Verdict.from_json(second.verdict) == PASSED
         assert [tuple(row) for row in reasons[1:]] == [("refused", "another_version"), ("started", "asked")]
 
-    with pytest.raises(PermissionError, match="stale"):  # a swap by one that loses the right on the way moves nothing
-        swap(1, clone.params, clone.home, print, may_once())
+    with pytest.raises(PermissionError, match="stale"):  # a swap whose lease is lost on the way moves nothing
+        swap(1, clone.params, clone.home, print, check_once())
     assert aliases(clone) == {"champion": 2, "previous": 1}
 
     folder = repository(clone.home) / model_name(2)
@@ -97,19 +97,19 @@ def test_an_alert_becomes_a_champion_once(clone: Project) -> None:
     assert f"retrain/{second.id}" in clone.must("git", "branch", "--list", "retrain/*")
 
 
-def may_once() -> Callable[[sa.Connection], None]:
-    looks: list[int] = []
+def check_once() -> Callable[[sa.Connection], None]:
+    checks: list[int] = []
 
     def check_lease(connection: sa.Connection) -> None:
-        looks.append(1)
-        if len(looks) > 1:
+        checks.append(1)
+        if len(checks) > 1:
             raise PermissionError("stale")
         assert roles(connection)["champion"] == 2
 
     return check_lease
 
 
-def judging(verdict: Verdict) -> Callable[..., Verdict]:
+def fixed_gate(verdict: Verdict) -> Callable[..., Verdict]:
     def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path) -> Verdict:
         read_verified(package)
         assert champion is not None
@@ -121,10 +121,10 @@ def judging(verdict: Verdict) -> Callable[..., Verdict]:
     return gate
 
 
-def tell(engine: sa.Engine, *told: dict[str, object]) -> None:
-    heard, _ = read_alerts(webhook(*told))
+def post(engine: sa.Engine, *posted: dict[str, object]) -> None:
+    received, _ = read_alerts(webhook(*posted))
     with engine.begin() as connection:
-        insert_alerts(connection, heard, 0.0)
+        insert_alerts(connection, received, 0.0)
 
 
 def aliases(project: Project) -> dict[str, int]:

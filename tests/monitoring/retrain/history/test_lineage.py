@@ -212,6 +212,6 @@ def test_status_tells_what_serves_what_runs_and_the_last_decision(typed: CliRunn
     said = typed.invoke(app, ["status"]).stdout
     assert "champion: version 2, published" in said
     assert "after version 1" in said
-    assert "retrain 1: at gate since" in said
+    assert "retrain 1: step gate, since" in said
     assert "epoch 3 of 6" in said
     assert "started: labels" in said

@@ -1,4 +1,4 @@
-"""Hostile labels on their whole way: from the feedback API through file, git and MLflow, they are data and nothing else."""
+"""Hostile labels are data and nothing else, from the feedback API through file, git and MLflow."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from monitoring.retrain.feedback_rows import FILE, read_file
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import Job
 from monitoring.retrain.run_local import RunLocal
-from monitoring.retrain.steps import WorkHere
+from monitoring.retrain.steps import LocalSteps
 from pipeline import tracking
 from pipeline.params import Params
 from serving.gateway.schemas import FeedbackRequest
@@ -22,11 +22,11 @@ from tests.monitoring.homes import NOON, Gateway
 from tests.monitoring.retrain.test_feedback_rows import NASTY, logged
 
 TEXTS = 4  # a label
-NO_LABELS = ("x" * 100_000, "\x00", "\ud800")  # refused at the door
+REFUSED = ("x" * 100_000, "\x00", "\ud800")  # by the API
 
 
 def accepted(label: str) -> str | None:
-    """The label as the gateway's API takes it, None where it is refused."""
+    """Return the label as the gateway's API accepts it, or None if it is refused."""
     try:
         body = json.dumps({"id": f"{0:024x}-0", "label": label})
         return FeedbackRequest.model_validate_json(body).label
@@ -48,13 +48,11 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_api_refuses_what_no_label_can_be() -> None:
-    assert [label for label in NASTY if accepted(label) is None] == list(NO_LABELS)
+def test_the_api_refuses_labels_that_cannot_be_stored() -> None:
+    assert [label for label in NASTY if accepted(label) is None] == list(REFUSED)
 
 
-def test_on_the_way_into_the_branch_a_hostile_label_names_no_file_and_no_commit(
-    params: Params, tmp_path: Path, clone: Path
-) -> None:
+def test_a_hostile_label_ends_up_in_no_name_of_a_file_branch_or_commit(params: Params, tmp_path: Path, clone: Path) -> None:
     home = tmp_path / "live"
     home.mkdir()
     labels = [label for label in NASTY if accepted(label)]
@@ -62,29 +60,29 @@ def test_on_the_way_into_the_branch_a_hostile_label_names_no_file_and_no_commit(
     few = params.retrain.model_copy(update={"proposal_people": 2, "proposal_texts": TEXTS})
     settings = params.model_copy(update={"retrain": few})
     job = Job(1, 1, "collect", 1, None, None, None, "$(id)", "'; DROP TABLE alerts; --")
-    work = WorkHere(settings, home, RunLocal(clone, home, few), lambda *_, **__: Verdict(True, (), {}), lambda: None)
-    before = files(tmp_path)
-    done = work.collect(job)
+    steps = LocalSteps(settings, home, RunLocal(clone, home, few), lambda *_, **__: Verdict(True, (), {}), lambda: None)
+    earlier = files(tmp_path)
+    collected = steps.collect(job)
     tree = home / "retrain/1/tree"
     rows = read_file(tree / "data/feedback" / FILE)
-    assert done.learnt["labels"] == len(rows) > TEXTS * 8
+    assert collected.columns["labels"] == len(rows) > TEXTS * 8
     assert {row["label"] for row in rows} <= {" ".join(label.split()) for label in labels} | {"track_order"}
     shown = git(tree, "show", "--no-renames", "--name-only", "--format=%an%n%s%n%b")
     assert shown.split() == f"Evergreen retrain Feedback for retrain 1: {len(rows)} labelled texts data/feedback/{FILE}".split()
     assert git(clone, "branch", "--format=%(refname:short)").split() == ["main", "retrain/1"]
-    made = {path for path in files(tmp_path) - before if not path.startswith(("live/retrain/1/tree/", "clone/.git/"))}
-    assert made == {"live/retrain/1/prepared", f"live/retrain/{FILE}"}
+    created = {path for path in files(tmp_path) - earlier if not path.startswith(("live/retrain/1/tree/", "clone/.git/"))}
+    assert created == {"live/retrain/1/prepared", f"live/retrain/{FILE}"}
 
 
-def test_of_an_alert_with_a_hostile_name_a_run_is_told_a_tag_of_some_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_alert_name_becomes_a_tag_of_limited_length(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NASTY:
-        if "\0" not in name and name != "\ud800":  # no environment can hold these; they never get there
+        if "\0" not in name and name != "\ud800":  # an environment variable cannot hold these; they never get there
             monkeypatch.setenv("EVERGREEN_ALERT", name)
             assert tracking._origin()["evergreen.alert"] == name[:500]
 
 
 def give(home: Path, labels: list[str]) -> None:
-    """Two people give each label to some texts, which stand in the prediction log."""
+    """Let two people give each label to some texts of the prediction log."""
     count = TEXTS * len(labels)
     Gateway(home, "one").write([logged(number) for number in range(count)])
     with open_state(home) as engine, engine.begin() as connection:
