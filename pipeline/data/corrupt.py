@@ -10,25 +10,25 @@ import numpy as np
 CORRUPTIONS = ("mistyped", "cut short", "thinned", "shuffled")
 
 
-def corrupt_texts(texts: Sequence[str], mistyped: float, kept: float, seed: int) -> list[str]:
+def corrupt_texts(texts: Sequence[str], mistyped: float, kept_words: float, seed: int) -> list[str]:
     """Corrupt each text in one way, cycling through `CORRUPTIONS` from a random first; none becomes empty.
 
-    Up to a share `mistyped` of the letters is exchanged or swapped; at least a share `kept` of the words stays, and one word.
+    Up to a share `mistyped` of the letters is exchanged or swapped. At least a share `kept_words` of the words stays, and one word.
     """
     rng = np.random.default_rng(seed)
     letters = sorted({c for text in texts for c in text.casefold() if c.isalpha()})
     first = int(rng.integers(len(CORRUPTIONS)))
     return [
-        _corrupt(text, CORRUPTIONS[(first + row) % len(CORRUPTIONS)], letters, mistyped, kept, rng)
+        _corrupt(text, CORRUPTIONS[(first + row) % len(CORRUPTIONS)], letters, mistyped, kept_words, rng)
         for row, text in enumerate(texts)
     ]
 
 
-def _corrupt(text: str, kind: str, letters: Sequence[str], mistyped: float, kept: float, rng: np.random.Generator) -> str:
+def _corrupt(text: str, kind: str, letters: Sequence[str], mistyped: float, kept_words: float, rng: np.random.Generator) -> str:
     if kind == "mistyped":
         return mistype(text, letters, rng.uniform(0, mistyped), rng)
     words = text.split()
-    count = max(1, round(len(words) * rng.uniform(kept, 1)))
+    count = max(1, round(len(words) * rng.uniform(kept_words, 1)))
     if kind == "cut short":
         return " ".join(words[:count])
     order = rng.permutation(len(words))

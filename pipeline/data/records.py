@@ -246,7 +246,7 @@ def _read_table(path: Path, max_row_bytes: int) -> Iterator[Row]:
                 if len(cells) == len(header):
                     yield Row(line, dict(zip(header, cells, strict=True)))
                 elif cells:
-                    yield Row(line, None, f"{len(cells)} fields, the header has {len(header)}")
+                    yield Row(line, None, f"the header has {len(header)} fields, this row {len(cells)}")
                 line = reader.line_num + 1
         except csv.Error as error:
             do = "close the quote that opens on that line, or raise data.max_row_bytes"

@@ -1,4 +1,4 @@
-"""What a model returns for N texts: the record on both sides of the wire to Triton. Knows numpy alone."""
+"""The outputs of a model for N texts, used on both sides of the wire to Triton. Knows numpy alone."""
 
 from typing import NamedTuple
 
