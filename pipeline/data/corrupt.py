@@ -13,7 +13,7 @@ CORRUPTIONS = ("mistyped", "cut short", "thinned", "shuffled")
 def corrupt_texts(texts: Sequence[str], mistyped: float, kept_words: float, seed: int) -> list[str]:
     """Corrupt each text in one way, cycling through `CORRUPTIONS` from a random first; none becomes empty.
 
-    Up to a share `mistyped` of the letters is exchanged or swapped. At least a share `kept_words` of the words stays, and one word.
+    Up to a share `mistyped` of the letters changes. At least a share `kept_words` of the words stays, and at least one word.
     """
     rng = np.random.default_rng(seed)
     letters = sorted({c for text in texts for c in text.casefold() if c.isalpha()})
