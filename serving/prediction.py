@@ -11,7 +11,7 @@ Role = Literal["champion", "challenger", "shadow"]
 
 
 class ModelOutput(NamedTuple):
-    """What a version computes for one text: the batch queue returns it, the response cache keeps it."""
+    """A version's output for one text: the batch queue returns it, the response cache stores it."""
 
     label: str
     confidence: float

@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,6 @@ from serving.prediction import Prediction
 FORMAT = b"1"
 SLICE_ROWS = 100  # converted at a time; between two slices the event loop can take the interpreter
 MAX_TIME = 1e10  # seconds of the epoch; 13 digits of milliseconds
-
 
 SCHEMA = pa.schema(  # a column for each field of `Prediction`
     {
@@ -58,17 +57,14 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def read_tables(
-    url: str, *, since: float, sessions: Collection[str] | None = None, on_skipped: Callable[[str], None]
-) -> Iterator[pa.Table]:
+def read_tables(url: str, *, since: float, on_skipped: Callable[[str], None]) -> Iterator[pa.Table]:
     """Yield the whole segments that may have rows of `since` (seconds of the epoch) or later, ordered by their latest rows.
 
     Each table has the columns of `SCHEMA` (null where a segment is older than a column) and the metadata `session` and
     `first_row`, which together identify a segment. One segment is in memory at a time. Paths of files that are not whole segments
     go to `on_skipped`; a store that is down raises what fsspec raises.
     """
-    is_selected = (lambda _name: True) if sessions is None else (lambda name: name.session in sessions)
-    for _name, table in read_segments(url, since=since, is_selected=is_selected, on_skipped=on_skipped):
+    for _name, table in read_segments(url, since=since, is_selected=lambda _name: True, on_skipped=on_skipped):
         yield table
 
 

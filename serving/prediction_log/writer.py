@@ -119,7 +119,7 @@ class PredictionLog:
     def _write_next(self) -> None:
         """Store the batch that failed before, or the next one; raise what the store raises."""
         if not self._batch:
-            self._wake.clear()  # before the check: whoever sets the event changes the state first
+            self._wake.clear()  # before the check: `add` and `close` change the state before they set the event
             if len(self._rows) < self._segment_rows and not self._closing:
                 self._wake.wait(self._settings.flush_s)
             self._batch = [self._rows.popleft() for _ in range(min(len(self._rows), self._segment_rows))]

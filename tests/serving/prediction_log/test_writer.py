@@ -28,7 +28,7 @@ from structlog.testing import capture_logs
 from pipeline.errors import InputError
 from pipeline.params import Log, Params
 from serving.prediction import Prediction
-from serving.prediction_log.segments import SCHEMA, hash_text, read_tables
+from serving.prediction_log.segments import SCHEMA, hash_text, read_segments, read_tables
 from serving.prediction_log.writer import PredictionLog, count_lost_rows, log_url
 
 NOON = 1_750_000_000.0 - 1_750_000_000 % 86_400 + 43_200
@@ -39,8 +39,7 @@ import json, os, sys, time
 from pathlib import Path
 from pipeline.params import Log
 from serving.prediction import Prediction
-from serving.prediction_log.segments import SCHEMA, hash_text, read_tables
-from serving.prediction_log.writer import PredictionLog, log_url, count_lost_rows
+from serving.prediction_log.writer import PredictionLog
 home, session, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 log = PredictionLog(Log(**json.loads(sys.argv[4])), home, session, time.time)
 for n in range(rows):
@@ -57,8 +56,7 @@ import json, resource, sys, time
 from pathlib import Path
 from pipeline.params import Log
 from serving.prediction import Prediction
-from serving.prediction_log.segments import SCHEMA, hash_text, read_tables
-from serving.prediction_log.writer import PredictionLog, log_url, count_lost_rows
+from serving.prediction_log.writer import PredictionLog
 home = Path(sys.argv[1])
 log = PredictionLog(Log(**json.loads(sys.argv[2])), home, "one", time.time)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
@@ -164,9 +162,10 @@ def until(condition: Callable[[], object]) -> None:
 def tables(url: str | Path, since: float = 0, sessions: set[str] | None = None) -> list[pa.Table]:
     """Return all segments; every file must be one."""
     skipped: list[str] = []
-    segments = list(read_tables(str(url), since=since, sessions=sessions, on_skipped=skipped.append))
+    is_selected = (lambda _name: True) if sessions is None else (lambda name: name.session in sessions)
+    segments = list(read_segments(str(url), since=since, is_selected=is_selected, on_skipped=skipped.append))
     assert skipped == []
-    return segments
+    return [table for _name, table in segments]
 
 
 def rows_in(url: str | Path, since: float = 0, sessions: set[str] | None = None) -> list[Prediction]:
