@@ -137,8 +137,8 @@ def test_the_switch_arrives_before_it_counts_as_overdue(alerts: Alerts) -> None:
     assert alerts.resend_s + alerts.evaluate_s + sum(seconds.values()) < alerts.switch_overdue_s
 
 
-def test_a_switch_that_would_be_overdue_while_all_is_well_is_refused(alerts: Alerts) -> None:
-    with pytest.raises(ValueError, match="while all is well"):
+def test_a_switch_limit_below_a_healthy_heartbeat_is_refused(alerts: Alerts) -> None:
+    with pytest.raises(ValueError, match="healthy heartbeat"):
         Alerts.model_validate({**alerts.model_dump(), "switch_overdue_s": 255})
 
 

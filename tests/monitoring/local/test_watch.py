@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,8 +115,7 @@ def test_drift_in_the_log_reaches_the_inbox_with_words_and_three_texts(
     log(traffic.in_distribution(180))
     with running_inbox(quick, tools, home, work) as inbox:
         inbox.wait(lambda state: state["switch"] is not None)
-        report = requests.get(f"http://127.0.0.1:{quick.alerts.monitor_port}/report.json", timeout=5).json()
-        assert report["window"]["judged"] == 3
+        report = evaluated_report(f"http://127.0.0.1:{quick.alerts.monitor_port}/report.json", windows=3)
         assert {signal["alarm"] for signal in report["signals"]} == {"none"}
         assert not [message for message in inbox.state()["messages"] if message["labels"]["area"] == "drift"]
         log(traffic.out_of_distribution(120))
@@ -126,6 +126,15 @@ def test_drift_in_the_log_reaches_the_inbox_with_words_and_three_texts(
     assert "scooter" in page
     assert page.count("my scooter battery") >= 3
     assert f"of version {version}" in page
+
+
+def evaluated_report(url: str, *, windows: int, within_s: float = 30) -> dict[str, Any]:
+    """Return the monitor's report once it has evaluated this many windows."""
+    deadline = time.monotonic() + within_s
+    while (report := requests.get(url, timeout=5).json()).get("window", {}).get("judged") != windows:
+        assert time.monotonic() < deadline, report
+        time.sleep(0.05)
+    return dict(report)
 
 
 def drift_messages(state: dict[str, list[dict[str, dict[str, str]]]]) -> list[dict[str, dict[str, str]]]:
