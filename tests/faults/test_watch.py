@@ -21,7 +21,7 @@ from tests.faults.scorecard import Promise
 from tests.faults.stage import Setting
 from tests.faults.watch_story import apart, label
 from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
-from tests.monitoring.servers import PACE
+from tests.monitoring.fast_stack import PACE
 
 IN_PEACE, IN_DRIFT = ("Alertmanager killed",), ("Prometheus stopped", "monitor killed")
 

@@ -23,8 +23,8 @@ from monitoring.monitor.metrics import MonitorMetrics
 from pipeline.params import Alerts, Params
 from serving.processes.ports import free_port
 from tests.monitoring.conftest import with_every_metric
+from tests.monitoring.fast_stack import PACE, inbox_command
 from tests.monitoring.inbox.running_inbox import REPORT, RunningInbox
-from tests.monitoring.servers import PACE, inbox_command
 
 
 class QuietHandler(WSGIRequestHandler):

@@ -14,8 +14,7 @@ import requests
 from monitoring.inbox.app import create_app
 from pipeline.params import Alerts
 from serving.processes.ports import free_port
-from tests.http_servers import serving_in_thread
-from tests.monitoring.servers import serving_app
+from tests.http_servers import serving_app, serving_in_thread
 
 NOW = 1_790_000_000.0
 REPORT = {

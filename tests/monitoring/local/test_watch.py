@@ -25,9 +25,9 @@ from serving.processes.ports import free_port
 from serving.release.manifest import model_name, repository
 from serving.release.publish import publish
 from tests.conftest import ROOT, Project
+from tests.monitoring.fast_stack import PACE, inbox_command
 from tests.monitoring.homes import Gateway, log_rows
 from tests.monitoring.inbox.running_inbox import RunningInbox
-from tests.monitoring.servers import PACE, inbox_command
 
 MONITOR = """
 import os, sys

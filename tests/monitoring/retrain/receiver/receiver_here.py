@@ -15,7 +15,7 @@ from pipeline.params import Params
 from serving.processes.ports import free_port
 from state.database import open_state
 from state.tables import alerts
-from tests.monitoring.servers import serving_app
+from tests.http_servers import serving_app
 
 TOKEN = "one-token"
 BEGAN = 1_790_000_000.0
