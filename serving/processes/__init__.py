@@ -1,4 +1,4 @@
-"""Start, supervise and end child processes. Knows none of the programs that it runs."""
+"""Parts that every process shares: child processes, ports, HTTP service, log format. Knows none of the programs it runs."""
 
 from collections.abc import Callable
 
