@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.errors import ToolError
 from serving.processes.http_service import run_http_service
+from serving.processes.ports import free_port
 
 SERVICE = """
 import asyncio, sys
@@ -69,12 +70,6 @@ def test_a_port_in_use_is_named() -> None:
         port = other.getsockname()[1]
         with pytest.raises(ToolError, match=f"127.0.0.1:{port}"):
             run_http_service(None, "127.0.0.1", port)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
