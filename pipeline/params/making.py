@@ -155,7 +155,6 @@ class Evaluate(Section):
 class Reference(Section):
     """The cut of the reference rows into a calibrate half and an A/A half, and the corruption of their texts."""
 
-    batch_size: Count
     calibrate_share: Annotated[float, Field(gt=0, lt=1)]
     mistyped: Annotated[float, Field(gt=0, lt=1)]
     kept_words: Annotated[float, Field(gt=0, lt=1)]

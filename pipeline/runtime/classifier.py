@@ -22,6 +22,7 @@ class Classifier:
         settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.labels: list[str] = settings["labels"]
         self.temperature: float = settings["temperature"]
+        self.run_id: str | None = settings.get("origin", {}).get("mlflow_run_id")
         self.tokenizer = load_tokenizer(folder, settings["max_pieces"])
         self.session = session or open_session(folder, "onnxruntime-fp32", threads)
 

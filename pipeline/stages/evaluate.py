@@ -14,6 +14,7 @@ from pipeline.atomic_write import atomic_write
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
+from pipeline.network.classifier import merge_adapters
 from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
 from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import TrainedModel, load_trained
@@ -76,13 +77,18 @@ def logits_of(trained: TrainedModel, texts: list[str], batch_size: int) -> Array
     return np.asarray(logits.numpy(), dtype=np.float64)
 
 
+def merged(trained: TrainedModel) -> TrainedModel:
+    """Merge the adapters, in place: a third less to compute for the same logits within fp32 rounding."""
+    return trained._replace(classifier=merge_adapters(trained.classifier))
+
+
 def frozen_control(
     texts: dict[str, list[str]], train_truth: metrics.Indices, model: Model, settings: Evaluate
 ) -> metrics.Indices:
     """Return the class indices (N,) that logistic regression on frozen embeddings predicts for the test rows."""
-    embedded = {side: frozen_embeddings(texts[side], model, settings.batch_size) for side in ("train", "test")}
-    control = fit_control(embedded["train"], train_truth, settings.control_c)
-    return np.asarray(control.predict(embedded["test"]), dtype=np.int64)
+    embeddings = frozen_embeddings([*texts["train"], *texts["test"]], model, settings.batch_size)
+    train, test = np.split(embeddings, [len(train_truth)])
+    return np.asarray(fit_control(train, train_truth, settings.control_c).predict(test), dtype=np.int64)
 
 
 def _label_scores(predicted: metrics.Indices, truth: metrics.Indices, classes: int) -> dict[str, float]:
@@ -157,7 +163,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params()
-    trained = load_trained(args.model, params.model)
+    trained = merged(load_trained(args.model, params.model))  # faster, and what is exported
     sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
     with stage_run("evaluate", flatten(params.evaluate, "evaluate"), find_home(), continues=trained.run_id) as run:
         evaluation = evaluate(trained, sides, params.model, params.evaluate)

@@ -9,6 +9,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from pipeline.network.classifier import ExportedModel, PackedModel, TextClassifi
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Export, Model, Params, flatten, integers, load_params
 from pipeline.runtime.batches import pack, pad
-from pipeline.runtime.sessions import OUTPUTS, SESSIONS, Feeds, GraphRun, open_run
+from pipeline.runtime.sessions import OUTPUTS, SESSIONS, Feeds, Floats, GraphRun, open_run
 from pipeline.tracking import stage_run
 
 PADDED, PACKED = SESSIONS["onnxruntime-fp32"], SESSIONS["packed-onnxruntime-fp32"]
@@ -39,6 +40,14 @@ class Parity(NamedTuple):
     max_abs_logit: float
     max_abs_sketch: float
     arg_max_equal: bool
+
+
+class ParitySample(NamedTuple):
+    """A batch of random pieces with PyTorch's outputs."""
+
+    rows: list[list[int]]
+    logits: Floats  # (B, classes)
+    sketch: Floats  # (B, sketch_size)
 
 
 class Exported(NamedTuple):
@@ -57,10 +66,11 @@ def export(trained: TrainedModel, to_merge: TextClassifier, params: Params, fold
     projection = sketch_projection(trained.classifier.head.weight.shape[1], params.model)
     merged = export_padded(to_merge, projection, folder / PADDED.graph, settings)
     reference = ExportedModel(trained.classifier, projection).eval()
-    sizes = {"vocabulary": trained.tokenizer.get_vocab_size(), "longest": params.model.max_pieces}
-    padded = parity(reference, open_run(folder, PADDED, 0), pad, settings, **sizes)
+    vocabulary = trained.tokenizer.get_vocab_size()
+    samples = parity_samples(reference, settings, vocabulary=vocabulary, longest=params.model.max_pieces)
+    padded = parity(samples, open_run(folder, PADDED, 0), pad)
     require_parity(padded, settings)
-    return Exported(padded, try_packed(merged, reference, folder, settings, **sizes))
+    return Exported(padded, try_packed(merged, samples, folder, settings))
 
 
 def export_padded(classifier: TextClassifier, projection: Tensor, path: Path, settings: Export) -> ExportedModel:
@@ -94,25 +104,30 @@ def _write_onnx(model: nn.Module, feeds: dict[str, Tensor], free: dict[int, str]
         )
 
 
-def parity(
-    reference: ExportedModel, run: GraphRun, collate: Collate, settings: Export, *, vocabulary: int, longest: int
-) -> Parity:
-    """Compare both on random pieces of every batch size x length; rows of a batch have different lengths."""
+def parity_samples(reference: ExportedModel, settings: Export, *, vocabulary: int, longest: int) -> list[ParitySample]:
+    """Draw random pieces of every batch size x length, rows of different lengths in a batch, and run PyTorch on them once."""
     rng = np.random.default_rng(0)
-    shapes = [(b, t) for b in integers(settings.parity_batches) for t in integers(settings.parity_lengths) if t <= longest]
-    gaps: dict[str, list[float]] = {name: [] for name in OUTPUTS}
-    arg_max_equal = True
-    for batch, most in shapes:
+    samples = []
+    for batch, most in product(integers(settings.parity_batches), integers(settings.parity_lengths)):
+        if most > longest:
+            continue
         lengths = (most, *rng.integers(2, most + 1, size=batch - 1))
         rows = [rng.integers(0, vocabulary, size=length).tolist() for length in lengths]
-        exported = [array[:batch] for array in run(collate(rows))]
         with torch.inference_mode():
-            expected = [tensor.numpy() for tensor in reference(*(torch.from_numpy(array) for array in pad(rows).values()))]
-        for name, a, b in zip(gaps, expected, exported, strict=True):
-            gaps[name].append(float(np.abs(a - b).max()))
-        arg_max_equal &= bool((expected[0].argmax(axis=1) == exported[0].argmax(axis=1)).all())
-    largest = {name: float(np.max(differences)) for name, differences in gaps.items()}  # np.max keeps NaN
-    return Parity(len(shapes), largest["logits"], largest["sketch"], arg_max_equal)
+            logits, sketch = reference(*(torch.from_numpy(array) for array in pad(rows).values()))
+        samples.append(ParitySample(rows, logits.numpy(), sketch.numpy()))
+    return samples
+
+
+def parity(samples: Sequence[ParitySample], run: GraphRun, collate: Collate) -> Parity:
+    """Compare a graph's outputs with those of PyTorch."""
+    logit_gaps, sketch_gaps, arg_max_equal = [], [], True
+    for rows, expected_logits, expected_sketch in samples:
+        logits, sketch = (array[: len(rows)] for array in run(collate(rows)))
+        logit_gaps.append(np.abs(expected_logits - logits).max())
+        sketch_gaps.append(np.abs(expected_sketch - sketch).max())
+        arg_max_equal &= bool((expected_logits.argmax(axis=1) == logits.argmax(axis=1)).all())
+    return Parity(len(samples), float(np.max(logit_gaps)), float(np.max(sketch_gaps)), arg_max_equal)  # np.max keeps NaN
 
 
 def require_parity(measured: Parity, settings: Export) -> None:
@@ -128,12 +143,12 @@ def require_parity(measured: Parity, settings: Export) -> None:
     )
 
 
-def try_packed(merged: ExportedModel, reference: ExportedModel, folder: Path, settings: Export, **sizes: int) -> dict[str, Any]:
+def try_packed(merged: ExportedModel, samples: Sequence[ParitySample], folder: Path, settings: Export) -> dict[str, Any]:
     """Write `packed.onnx` and return its parity as a dictionary; return `{"why_not": …}` and leave no file when it fails."""
     path = folder / PACKED.graph
     try:
         export_packed(merged, path, settings)
-        measured = parity(reference, open_run(folder, PACKED, 0), pack, settings, **sizes)
+        measured = parity(samples, open_run(folder, PACKED, 0), pack)
         require_parity(measured, settings)
     except Exception as error:  # encoders without support raise anything; padded rows serve as well
         path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Export, Params, integers
 from pipeline.runtime.batches import pack, pad
 from pipeline.runtime.sessions import Feeds, open_run
-from pipeline.stages.export import PACKED, PADDED, Parity, parity, require_parity, try_packed
+from pipeline.stages.export import PACKED, PADDED, Parity, ParitySample, parity, parity_samples, require_parity, try_packed
 from tests.conftest import Project
 
 GOOD = Parity(shapes=30, max_abs_logit=1e-6, max_abs_sketch=1e-7, arg_max_equal=True)
@@ -32,6 +32,10 @@ def card(made: Project) -> dict[str, Any]:
     return json.loads((made / "artifacts/export/model.json").read_text(encoding="utf-8"))
 
 
+def samples_of(reference: ExportedModel, settings: Export, longest: int = 128) -> list[ParitySample]:
+    return parity_samples(reference, settings, vocabulary=30_000, longest=longest)
+
+
 def compare(trained: TrainedModel, made: Project, settings: Export, *, head: float = 0.0, sketch: float = 0.0) -> Parity:
     """Measure parity against a model whose head and projection are changed by these offsets."""
     projection = sketch_projection(trained.classifier.head.weight.shape[1], made.params.model) + sketch
@@ -39,7 +43,7 @@ def compare(trained: TrainedModel, made: Project, settings: Export, *, head: flo
     with torch.no_grad():
         changed.head.weight.add_(head)
     reference = ExportedModel(changed, projection).eval()
-    return parity(reference, open_run(made / "artifacts/export", PADDED, 0), pad, settings, vocabulary=30_000, longest=128)
+    return parity(samples_of(reference, settings), open_run(made / "artifacts/export", PADDED, 0), pad)
 
 
 def test_the_gate_lets_an_equal_model_through(settings: Export) -> None:
@@ -86,7 +90,7 @@ def test_measuring_again_finds_the_models_equal(trained: TrainedModel, made: Pro
 def test_lengths_beyond_the_models_longest_are_not_tried(trained: TrainedModel, made: Project, settings: Export) -> None:
     reference = ExportedModel(trained.classifier, sketch_projection(384, made.params.model)).eval()
     run = open_run(made / "artifacts/export", PADDED, 0)
-    assert parity(reference, run, pad, settings, vocabulary=30_000, longest=8).shapes == 2
+    assert parity(samples_of(reference, settings, longest=8), run, pad).shapes == 2
 
 
 def test_another_head_is_detected(trained: TrainedModel, made: Project, settings: Export) -> None:
@@ -139,10 +143,10 @@ def test_packed_rows_that_attend_to_each_other_do_not_pass(trained: TrainedModel
         feeds = pack(rows)
         return {**feeds, "segments": np.maximum(feeds["segments"] - 1, 0)}
 
-    good = parity(reference, run, pack, settings, vocabulary=30_000, longest=128)
+    good = parity(samples_of(reference, settings), run, pack)
     assert good.max_abs_logit < 1e-4
     batches_of_3 = settings.model_copy(update={"parity_batches": "3"})
-    bad = parity(reference, run, one_segment_for_two, batches_of_3, vocabulary=30_000, longest=128)
+    bad = parity(samples_of(reference, batches_of_3), run, one_segment_for_two)
     assert not bad.max_abs_logit < 1e-3
 
 
@@ -162,6 +166,6 @@ def test_an_encoder_without_position_input_is_served_padded(
     projection = sketch_projection(384, made.params.model)
     merged = merge_adapters(load_trained(made / "artifacts/model", made.params.model).classifier)
     other = ExportedModel(TextClassifier(WithoutPositions(merged.encoder), merged.head), projection).eval()
-    packed = try_packed(other, other, tmp_path, settings, vocabulary=30_000, longest=128)
+    packed = try_packed(other, samples_of(other, settings), tmp_path, settings)
     assert "position_ids" in packed["why_not"]
     assert list(tmp_path.iterdir()) == []

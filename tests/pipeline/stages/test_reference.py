@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 from pipeline.data.records import Example, labels_of, read_examples
-from pipeline.network.trained_model import TrainedModel
 from pipeline.params import Reference as ReferenceSettings
 from pipeline.reference_profile import Reference, load_corrupted, load_reference
+from pipeline.runtime.classifier import Classifier
 from pipeline.stages.reference import reference
 from tests.conftest import Project
 
 CORRUPTION = {"mistyped": 0.2, "kept_words": 0.3}
+
+
+@pytest.fixture(scope="module")
+def classifier(made: Project) -> Classifier:
+    return Classifier(made / "artifacts/export")
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +70,9 @@ def test_correct_means_that_the_likeliest_label_is_the_true_one(stored: Referenc
     assert stored.correct.tolist() == [a == b for a, b in zip(predicted, labels_of(sides["test"]), strict=True)]
 
 
-def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list[Example]], trained: TrainedModel) -> None:
+def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list[Example]], classifier: Classifier) -> None:
     for i, row in enumerate(sides["test"][:20]):
-        pieces = len(trained.tokenizer.encode(row.text).ids)
+        pieces = len(classifier.tokenizer.encode(row.text).ids)
         assert stored.pieces[i] == pieces
         assert stored.pieces_per_word[i] == pytest.approx((pieces - 2) / len(row.text.split()))
 
@@ -86,22 +91,18 @@ def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.8])
-def test_another_share_cuts_elsewhere(
-    share: float, trained: TrainedModel, sides: dict[str, list[Example]], made: Project
-) -> None:
-    settings = ReferenceSettings(batch_size=8, calibrate_share=share, seed=1, **CORRUPTION)
-    pair = reference(trained, sides["test"][:40], 1.0, made.params.model, settings)
+def test_another_share_cuts_elsewhere(share: float, classifier: Classifier, sides: dict[str, list[Example]]) -> None:
+    settings = ReferenceSettings(calibrate_share=share, seed=1, **CORRUPTION)
+    pair = reference(classifier, sides["test"][:40], settings)
     assert int(pair.original.calibrate.sum()) == round(40 * share)
 
 
-def test_the_cut_follows_the_seed_and_not_the_order_of_rows(
-    trained: TrainedModel, sides: dict[str, list[Example]], made: Project
-) -> None:
+def test_the_cut_follows_the_seed_and_not_the_order_of_rows(classifier: Classifier, sides: dict[str, list[Example]]) -> None:
     rows = sides["test"][:40]
 
     def cut(seed: int) -> list[bool]:
-        settings = ReferenceSettings(batch_size=8, calibrate_share=0.5, seed=seed, **CORRUPTION)
-        return reference(trained, rows, 1.0, made.params.model, settings).original.calibrate.tolist()
+        settings = ReferenceSettings(calibrate_share=0.5, seed=seed, **CORRUPTION)
+        return reference(classifier, rows, settings).original.calibrate.tolist()
 
     first = cut(1)
     assert first == cut(1)
