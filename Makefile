@@ -9,12 +9,7 @@ help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: .venv/ready  ## from data to a model that Triton serves
-	@$(BIN)/python -m pipeline.worktree
-	@$(BIN)/evergreen check
-	@$(BIN)/dvc repro
-	@$(BIN)/evergreen publish --first
-	@$(BIN)/evergreen ask --start "where is my parcel?"
-	@$(BIN)/evergreen status
+	@exec $(BIN)/python -m evergreen.repro
 
 folds: .venv/ready  ## cross-validation on train.folds stratified folds: mean and standard deviation, nested MLflow runs
 	@$(BIN)/dvc repro split
@@ -45,25 +40,25 @@ frameworks: .venv/ready  ## export PyTorch and scikit-learn models, which make s
 ui: .venv/ready  ## open MLflow at http://127.0.0.1:5000
 	@exec $(BIN)/evergreen ui
 
-test: .venv/ready lint  ## run lint and all tests
+test: .venv/dev lint  ## run lint and all tests
 	@$(BIN)/python -m pytest
 
-lint: .venv/ready  ## check format, lint, types and import contracts
+lint: .venv/dev  ## check format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench-serve: .venv/ready  ## measure serving goals S1a to S7b against their controls; 25 minutes
+bench-serve: .venv/dev  ## measure serving goals S1a to S7b against their controls; 25 minutes
 	@$(BIN)/python -m tests.bench.serve
 
-bench-drift: .venv/ready .peers/ready  ## measure monitoring goals D1 to D6 against their controls
+bench-drift: .venv/dev .peers/ready  ## measure monitoring goals D1 to D6 against their controls
 	@$(BIN)/python -m tests.bench.drift
 
-bench-train: .venv/ready  ## measure training goals T1a to T6 against Hugging Face's Trainer; 20 minutes
+bench-train: .venv/dev  ## measure training goals T1a to T6 against Hugging Face's Trainer; 20 minutes
 	@$(BIN)/python -m tests.bench.train
 
-drill: .venv/ready .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains; more than two hours
+drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains; more than two hours
 	@$(BIN)/python -m tests.faults.drill
 
 clean:  ## remove the pipeline's outputs, but not live/
@@ -78,12 +73,19 @@ clean:  ## remove the pipeline's outputs, but not live/
 	@.peers/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-peers.lock
 	@touch $@
 
-# One environment for everything. requirements.lock is complete, so pip resolves nothing: it only downloads and unpacks.
+# One environment for everything. The locks are complete, so pip resolves nothing: it only downloads and unpacks. Modules are compiled
+# when they are first imported, which most never are. `ready` holds the seconds that the installation took.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 .venv/ready: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=… to a Python 3.11"; exit 3; }
-	@echo "setting up .venv (two or three minutes, once)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep ^torch== requirements.lock)"  # a CUDA build needs libraries that a CPU build lacks
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "setting up .venv (a minute or two, once)"
+	@set -e; began=$$(date +%s); torch="$$(grep ^torch== requirements.lock)"; $(PYTHON) -m venv .venv; \
+	  $(PIP) --no-deps "$$torch" & \
+	  grep -v ^torch== requirements.lock > .venv/others.txt; $(PIP) --no-deps --requirement .venv/others.txt; wait $$!; \
+	  $(PIP) "$$torch"; `: a CUDA build needs libraries that a CPU build lacks` \
+	  $(PIP) --no-deps --no-build-isolation --editable .; \
+	  echo $$(($$(date +%s) - began)) > $@
+
+.venv/dev: requirements-dev.lock .venv/ready
+	@$(PIP) --no-deps --requirement requirements-dev.lock
 	@touch $@

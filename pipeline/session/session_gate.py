@@ -1,4 +1,4 @@
-"""The gate for a faster session: the same labels as fp32, no loss of accuracy, and a worthwhile speed-up."""
+"""The gate that a faster session has to pass: the same labels as fp32, no accuracy lost, and fast enough to be worth it."""
 
 import platform
 from collections.abc import Callable
@@ -12,22 +12,27 @@ from numpy.typing import NDArray
 from pipeline.cores import available_cores
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Session
-from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.sessions import SESSIONS
 
 BASELINE = "onnxruntime-fp32"
-HELD_OUT_MARGIN = 0.75  # share of the tolerance on held-out rows: traffic's worst was 1.34 times their worst
+HELD_OUT_MARGIN = 0.75  # of what a probability may move, on held-out rows: the worst of all traffic was 1.34 times their worst
 Clock = Callable[[], float]
 
 
-class Measurement(NamedTuple):
-    """A candidate's measurements: label agreement with fp32 on held-out rows, accuracy on test rows, and speed-up."""
+class Fidelity(NamedTuple):
+    """A candidate's predictions for the held-out rows, compared with those of fp32."""
 
-    agreement: float
-    accuracy: float
-    company: float  # largest difference of a probability between a text alone and in a batch
+    agreement: float  # share of equal labels
+    accuracy: float  # on the test rows
+    company: float | None  # largest change of a probability between a text alone and in a batch; None: not needed
+
+
+class Measurement(NamedTuple):
+    """A candidate's speed, and its fidelity where it is fast enough to be chosen."""
+
     texts_per_s: float
     speedup: float  # over fp32 in ONNX Runtime, median of rounds
+    fidelity: Fidelity | None
 
 
 class Candidate(NamedTuple):
@@ -61,71 +66,82 @@ def time_in_turns(calls: dict[str, Callable[[], None]], rounds: int, clock: Cloc
 
 
 def measure_candidates(
-    answers: dict[str, ModelOutputs], rows: HeldOut, company: dict[str, float], seconds: dict[str, list[float]], texts: int
+    seconds: dict[str, list[float]], texts: int, check: Callable[[str, bool], Fidelity], settings: Session
 ) -> dict[str, Measurement]:
-    """Compare each candidate with fp32; `seconds` come from `time_in_turns` with this number of texts."""
-    labels = {name: np.array(predictions.labels) for name, predictions in answers.items()}
+    """Compare the answers of candidates with those of fp32, from the fastest down, until the rest are too slow to be chosen.
+
+    `seconds` are those of `time_in_turns` for `texts` texts. `check(name, with_company)` classifies every held-out row. fp32
+    itself is the yardstick: its `company` is needed only when no other candidate passes.
+    """
+    speedups = {name: float(np.median(np.divide(seconds[BASELINE], own))) for name, own in seconds.items()}
+    baseline = check(BASELINE, False)
+    fidelity: dict[str, Fidelity | None] = {BASELINE: baseline}
+    best = 0.0  # speed-up of the fastest that passed
+    for name in sorted(speedups.keys() - {BASELINE}, key=lambda name: -speedups[name]):
+        contends = speedups[name] >= settings.min_speedup and speedups[name] * settings.min_speedup >= best
+        fidelity[name] = check(name, True) if contends or name == settings.choice else None
+        if contends and not _refusal(fidelity[name], baseline, settings):
+            best = max(best, speedups[name])
+    if not best and settings.choice in ("auto", BASELINE):
+        fidelity[BASELINE] = check(BASELINE, True)
     return {
-        name: Measurement(
-            agreement=float(np.mean(labels[name] == labels[BASELINE])),
-            accuracy=float(np.mean((labels[name] == rows.labels)[rows.is_test])),
-            company=company[name],
-            texts_per_s=texts / float(np.median(seconds[name])),
-            speedup=float(np.median(np.divide(seconds[BASELINE], seconds[name]))),
-        )
-        for name in answers
+        name: Measurement(texts / float(np.median(seconds[name])), speedup, fidelity[name]) for name, speedup in speedups.items()
     }
 
 
 def decide_session(measured: dict[str, Measurement], absent: dict[str, str], settings: Session) -> tuple[str, list[Candidate]]:
-    """Return the session to serve with, and all candidates with their verdicts.
+    """Return the session to serve with, and every candidate with its verdict and the reason.
 
-    Raises `RefusedError` if params name a session that does not pass, `ToolError` if they name one that cannot run here.
+    Raise `RefusedError` when params name a session that does not pass, and `ToolError` for one that cannot run here.
     """
-    refused = {name: _refusal(measurement, measured[BASELINE], settings) for name, measurement in measured.items()}
+    baseline = measured[BASELINE].fidelity
+    refused = {name: _refusal(measurement.fidelity, baseline, settings) for name, measurement in measured.items()}
     if settings.choice in absent:
         raise ToolError(f"session.choice = {settings.choice}", absent[settings.choice], "set session.choice to auto")
     if refused.get(settings.choice):
         raise RefusedError(f"session.choice = {settings.choice}", refused[settings.choice], "set session.choice to auto")
-    passed = [name for name in measured if not refused[name]]
-    best = max(measured[name].speedup for name in passed)
-    near = [name for name in passed if measured[name].speedup * settings.min_speedup >= best]  # about equally fast
-    chosen = max(near, key=lambda name: (measured[name].agreement, measured[name].speedup))
-    chosen = chosen if measured[chosen].speedup >= settings.min_speedup else BASELINE
-    chosen = chosen if settings.choice == "auto" else settings.choice
+    chosen = _fastest(measured, refused, settings) if settings.choice == "auto" else settings.choice
     candidates = [Candidate(name, None, "cannot run", why) for name, why in absent.items()]
     for name, measurement in measured.items():
-        verdict = "chosen" if name == chosen else "refused" if refused[name] else "passed"
-        candidates.append(
-            Candidate(name, measurement, verdict, refused[name] or _why_not_chosen(name, chosen, measured, settings))
-        )
+        passed = "passed" if measurement.fidelity else "not checked"
+        verdict = "chosen" if name == chosen else "refused" if refused[name] else passed
+        why = refused[name] or ("" if name == chosen else _why_not_chosen(name, chosen, measured, settings))
+        candidates.append(Candidate(name, measurement, verdict, why))
     return chosen, sorted(candidates, key=lambda candidate: list(SESSIONS).index(candidate.name))
 
 
+def _fastest(measured: dict[str, Measurement], refused: dict[str, str], settings: Session) -> str:
+    """Return the fastest candidate that passed; of two that differ by less than `min_speedup`, the nearer to fp32."""
+    passed = {name: measurement for name, measurement in measured.items() if measurement.fidelity and not refused[name]}
+    best = max(measurement.speedup for measurement in passed.values())
+    near = [name for name, measurement in passed.items() if measurement.speedup * settings.min_speedup >= best]
+    chosen = max(near, key=lambda name: (passed[name].fidelity.agreement, passed[name].speedup))  # type: ignore[union-attr]
+    return chosen if passed[chosen].speedup >= settings.min_speedup else BASELINE
+
+
 def _why_not_chosen(name: str, chosen: str, measured: dict[str, Measurement], settings: Session) -> str:
-    """Return why a session that passed is not the chosen one, or "" for the chosen one."""
     speedup = measured[name].speedup
-    if name == chosen or (name == BASELINE and speedup < settings.min_speedup):
-        return ""
-    if speedup < settings.min_speedup:
+    if name != BASELINE and speedup < settings.min_speedup:
         return f"{speedup:.2f} times as fast as fp32, {settings.min_speedup} needed"
     return f"{chosen} is {'faster' if measured[chosen].speedup > speedup else 'closer to fp32, and hardly slower'}"
 
 
-def _refusal(measurement: Measurement, baseline: Measurement, settings: Session) -> str:
-    """Return why the candidate does not match fp32, or "" if it does."""
+def _refusal(fidelity: Fidelity | None, baseline: Fidelity | None, settings: Session) -> str:
+    """Return why these predictions differ too much from those of fp32; "" when they do not, or were not compared."""
+    if fidelity is None or baseline is None:
+        return ""
     why = []
-    if not measurement.agreement >= settings.min_agreement:
-        why.append(f"{measurement.agreement:.2%} of labels agree with fp32, {settings.min_agreement:.2%} needed")
-    lost = baseline.accuracy - measurement.accuracy
+    if not fidelity.agreement >= settings.min_agreement:  # NaN is not >= anything
+        why.append(f"{fidelity.agreement:.2%} of labels agree with fp32, {settings.min_agreement:.2%} needed")
+    lost = baseline.accuracy - fidelity.accuracy
     if not lost <= settings.max_accuracy_loss:
         why.append(
-            f"accuracy {measurement.accuracy:.2%}, fp32 {baseline.accuracy:.2%}: {100 * lost:.2f} points lost, "
+            f"accuracy {fidelity.accuracy:.2%}, fp32 {baseline.accuracy:.2%}: {100 * lost:.2f} points lost, "
             f"{100 * settings.max_accuracy_loss:.2f} allowed"
         )
     allowed = HELD_OUT_MARGIN * settings.golden_atol
-    if not measurement.company <= allowed:
-        why.append(f"a probability moves by {measurement.company:.4f} with the other texts in its batch, {allowed:g} allowed")
+    if fidelity.company is not None and not fidelity.company <= allowed:
+        why.append(f"a probability moves by {fidelity.company:.4f} with the other texts in its batch, {allowed:g} allowed")
     return "; ".join(why)
 
 
@@ -148,14 +164,23 @@ def _version(package: str) -> str | None:
         return None
 
 
+def as_row(candidate: Candidate) -> dict[str, Any]:
+    """Return the candidate as one flat record; fields that were not measured are None."""
+    measurement = candidate.measured
+    fidelity = measurement.fidelity._asdict() if measurement and measurement.fidelity else dict.fromkeys(Fidelity._fields)
+    speed = {name: getattr(measurement, name, None) for name in ("texts_per_s", "speedup")}
+    return {"name": candidate.name, **fidelity, **speed, "verdict": candidate.verdict, "why": candidate.why}
+
+
+COLUMNS = {"agreement": "10.2%", "accuracy": "10.2%", "company": "9.4f", "texts_per_s": "9.0f", "speedup": "10.2f"}
+
+
 def format_table(candidates: list[Candidate]) -> str:
-    """Format the candidates as a text table."""
+    """Return the candidates as a table for the terminal; what was not measured is left blank."""
     lines = [f"{'session':<24}{'agreement':>10}{'accuracy':>10}{'company':>9}{'texts/s':>9}{'speed-up':>10}  verdict"]
-    for name, measurement, verdict, why in candidates:
-        numbers = (
-            f"{measurement.agreement:>10.2%}{measurement.accuracy:>10.2%}{measurement.company:>9.4f}{measurement.texts_per_s:>9.0f}{measurement.speedup:>10.2f}"
-            if measurement
-            else " " * 48
+    for row in map(as_row, candidates):
+        numbers = "".join(
+            " " * int(form.split(".")[0]) if row[name] is None else format(row[name], form) for name, form in COLUMNS.items()
         )
-        lines.append(f"{name:<24}{numbers}  {verdict}{': ' if why else ''}{why}")
+        lines.append(f"{row['name']:<24}{numbers}  {row['verdict']}{': ' if row['why'] else ''}{row['why']}")
     return "\n".join(lines)

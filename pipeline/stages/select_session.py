@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline import charts
-from pipeline.cores import available_cores
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
@@ -23,16 +22,18 @@ from pipeline.params import Package, Session, flatten, load_params
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
-from pipeline.runtime.sessions import SESSIONS, open_session
+from pipeline.runtime.sessions import SESSIONS, Floats, open_session
 from pipeline.runtime.text import clean
 from pipeline.session.golden_answers import GoldenAnswers, pick_golden_rows, write_golden
 from pipeline.session.quantise import quantise
 from pipeline.session.session_gate import (
     BASELINE,
+    COLUMNS,
     Candidate,
     Clock,
+    Fidelity,
     HeldOut,
-    Measurement,
+    as_row,
     decide_session,
     format_table,
     machine_details,
@@ -44,13 +45,6 @@ from pipeline.tracking import Run, stage_run
 INT8, INT8_SOURCE = "packed-openvino-int8", "packed-onnxruntime-fp32"  # the int8 session quantises the source's graph
 
 
-class RunningSession(NamedTuple):
-    """A candidate that runs here, and its predictions for the held-out rows."""
-
-    classifier: Classifier
-    predictions: ModelOutputs
-
-
 class Selection(NamedTuple):
     """The chosen session, the results of all candidates, and the golden answers."""
 
@@ -59,62 +53,85 @@ class Selection(NamedTuple):
     golden: GoldenAnswers
 
 
-def select_session(
-    exported: Path, train_texts: list[str], rows: HeldOut, out: Path, *, settings: Session, package: Package, clock: Clock
-) -> Selection:
-    """Open, measure and decide. Write the graph of the chosen session to `out`, unless it is `model.onnx`.
+class Sessions:
+    """Opens candidates on an exported model; int8 is quantised into `out` when it is first asked for."""
 
-    Quantisation to int8 is fitted to the first of `train_texts`.
+    def __init__(self, exported: Path, train_texts: list[str], out: Path, settings: Session, package: Package) -> None:
+        self.exported, self.train_texts, self.out = exported, train_texts, out
+        self.settings, self.package = settings, package
+
+    def open(self, name: str) -> Classifier:
+        """Return a classifier of its own for one thread; raises whatever the engine raises."""
+        folder = self.out if name == INT8 else self.exported
+        if name == INT8 and not (self.out / SESSIONS[INT8].graph).is_file():
+            longest = json.loads((self.exported / "model.json").read_text(encoding="utf-8"))["max_pieces"]
+            texts = [clean(text) for text in self.train_texts[: self.settings.int8_texts]]
+            pieces = to_pieces(load_tokenizer(self.exported, longest), texts)
+            quantise(self.exported / SESSIONS[INT8_SOURCE].graph, self.out / SESSIONS[INT8].graph, pieces)
+        session = open_session(folder, name, self.settings.threads, token_budget=self.package.token_budget)
+        return Classifier(self.exported, session=session)
+
+    def try_open(self, name: str) -> Classifier | str:
+        """Return the classifier, or the reason why this candidate cannot run here."""
+        try:
+            classifier = self.open(name)
+            classifier.predict(["warm up"])
+        except Exception as error:  # engines raise anything; a candidate that cannot run must not stop the others
+            if name == BASELINE:
+                raise
+            return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return classifier
+
+
+def select_session(sessions: Sessions, rows: HeldOut, *, clock: Clock) -> Selection:
+    """Time every candidate, compare the answers of those fast enough with fp32, and decide.
+
+    Write the graph of the chosen session to `sessions.out`, unless it is `model.onnx`.
     """
+    settings, out = sessions.settings, sessions.out
+    (out / SESSIONS[INT8].graph).unlink(missing_ok=True)
     names = list(SESSIONS) if settings.choice == "auto" else list(dict.fromkeys([BASELINE, settings.choice]))
-
-    def attempt(name: str) -> RunningSession | str:
-        return _try_session(name, exported, train_texts[: settings.int8_texts], rows, out, settings=settings, package=package)
-
+    opened = {name: sessions.try_open(name) for name in names}
+    absent = {name: why for name, why in opened.items() if isinstance(why, str)}
+    running = {name: classifier for name, classifier in opened.items() if isinstance(classifier, Classifier)}
     timed_rows = np.linspace(0, len(rows.texts) - 1, min(settings.timed_texts, len(rows.texts))).astype(int)
     texts = [rows.texts[row] for row in timed_rows]
-    with ThreadPoolExecutor(max(1, available_cores() // settings.threads)) as pool:  # nothing is timed here
-        results = dict(zip(names, pool.map(attempt, names), strict=True))
-        absent = {name: result for name, result in results.items() if isinstance(result, str)}
-        running = {name: result for name, result in results.items() if not isinstance(result, str)}
-        changes = pool.map(lambda result: batch_sensitivity(result, rows.texts, settings.timed_batch), running.values())
-        company = dict(zip(running, changes, strict=True))
-    calls = {name: _predict_in_batches(result.classifier, texts, settings.timed_batch) for name, result in running.items()}
-    predictions = {name: result.predictions for name, result in running.items()}
-    measured = measure_candidates(predictions, rows, company, time_in_turns(calls, settings.rounds, clock), len(texts))
-    session, candidates = decide_session(measured, absent, settings)
+    calls = {name: _predict_in_batches(classifier, texts, settings.timed_batch) for name, classifier in running.items()}
+    seconds = time_in_turns(calls, settings.rounds, clock)
+    predictions: dict[str, ModelOutputs] = {}
+
+    def check(name: str, with_company: bool) -> Fidelity:
+        if name not in predictions:
+            predictions[name] = running[name].predict(rows.texts)
+        labels = {key: np.array(predictions[key].labels) for key in (BASELINE, name)}
+        company = None
+        if with_company:
+            pair = (running[name], sessions.open(name))
+            company = batch_sensitivity(pair, predictions[name], rows.texts, settings.timed_batch)
+        accuracy = np.mean((labels[name] == rows.labels)[rows.is_test])
+        return Fidelity(float(np.mean(labels[name] == labels[BASELINE])), float(accuracy), company)
+
+    session, candidates = decide_session(measure_candidates(seconds, len(texts), check, settings), absent, settings)
     if session != INT8:
         (out / SESSIONS[INT8].graph).unlink(missing_ok=True)
     if session not in (INT8, BASELINE):
-        shutil.copy(exported / SESSIONS[session].graph, out)
-    return Selection(session, candidates, golden_answers(session, *running[session], rows.texts, settings))
+        shutil.copy(sessions.exported / SESSIONS[session].graph, out)
+    return Selection(session, candidates, golden_answers(session, running[session], predictions[session], rows.texts, settings))
 
 
-def _try_session(
-    name: str, exported: Path, train_texts: list[str], rows: HeldOut, out: Path, *, settings: Session, package: Package
-) -> RunningSession | str:
-    """Return the candidate with its predictions for all held-out rows, or the reason why it cannot run here."""
-    try:
-        folder = out if name == INT8 else exported
-        if name == INT8:
-            longest = json.loads((exported / "model.json").read_text(encoding="utf-8"))["max_pieces"]
-            pieces = to_pieces(load_tokenizer(exported, longest), [clean(text) for text in train_texts])
-            quantise(exported / SESSIONS[INT8_SOURCE].graph, out / SESSIONS[INT8].graph, pieces)
-        session = open_session(folder, name, settings.threads, token_budget=package.token_budget)
-        classifier = Classifier(exported, session=session)
-        return RunningSession(classifier, classifier.predict(rows.texts))
-    except Exception as error:  # engines raise anything; a candidate that cannot run must not stop the others
-        if name == BASELINE:
-            raise
-        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+def batch_sensitivity(pair: tuple[Classifier, Classifier], among: ModelOutputs, texts: Sequence[str], batch: int) -> float:
+    """Return the largest change of a probability between a text alone, in batches as Triton forms them, and among all texts.
 
+    `pair` holds two classifiers of one session, because an engine's session serves one thread; both passes run at once.
+    """
 
-def batch_sensitivity(running: RunningSession, texts: Sequence[str], batch: int) -> float:
-    """Return the largest change of a probability between a text alone, in batches as Triton forms them, and among all texts."""
-    alone = np.concatenate([running.classifier.predict([text]).probabilities for text in texts])
-    starts = range(0, len(texts), batch)
-    batched = np.concatenate([running.classifier.predict(texts[start : start + batch]).probabilities for start in starts])
-    return float(max(np.abs(alone - together).max() for together in (batched, running.predictions.probabilities)))
+    def probabilities(classifier: Classifier, size: int) -> Floats:
+        starts = range(0, len(texts), size)
+        return np.concatenate([classifier.predict(texts[start : start + size]).probabilities for start in starts])
+
+    with ThreadPoolExecutor(2) as pool:  # nothing is timed here
+        alone, batched = pool.map(probabilities, pair, (1, batch))
+    return float(max(np.abs(alone - together).max() for together in (batched, among.probabilities)))
 
 
 def _predict_in_batches(classifier: Classifier, texts: Sequence[str], batch: int) -> Callable[[], None]:
@@ -151,22 +168,19 @@ def held_out(val: list[Example], test: list[Example]) -> HeldOut:
 
 def write(selection: Selection, settings: Session, folder: Path) -> None:
     """Write `session.json` and `golden.json`."""
-    rows = [
-        {"name": name, **(found._asdict() if found else dict.fromkeys(Measurement._fields)), "verdict": verdict, "why": why}
-        for name, found, verdict, why in selection.candidates
-    ]
+    rows = [as_row(candidate) for candidate in selection.candidates]
     write_json(folder / "session.json", {"session": selection.session, "candidates": rows, "machine": machine_details(settings)})
     write_golden(selection.golden, folder)
 
 
 def log_to(run: Run, selection: Selection, folder: Path) -> None:
     """Log numbers, a picture and files to the MLflow run."""
-    measured = {candidate.name: candidate.measured for candidate in selection.candidates if candidate.measured}
-    run.metrics({f"session/{name}/{key}": value for name, row in measured.items() for key, value in row._asdict().items()})
+    rows = [as_row(candidate) for candidate in selection.candidates if candidate.measured]
+    run.metrics({f"session/{row['name']}/{key}": row[key] for row in rows for key in COLUMNS if row[key] is not None})
     run.tags({"session": selection.session})
-    refused = [candidate.name for candidate in selection.candidates if candidate.verdict == "refused"]
-    speeds = [row.texts_per_s for row in measured.values()]
-    run.figure(charts.sessions(list(measured), speeds, selection.session, refused), "sessions")
+    refused = [row["name"] for row in rows if row["verdict"] == "refused"]
+    names, speeds = [row["name"] for row in rows], [row["texts_per_s"] for row in rows]
+    run.figure(charts.sessions(names, speeds, selection.session, refused), "sessions")
     run.files(folder)
 
 
@@ -177,20 +191,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params()
-    card = json.loads((args.exported / "model.json").read_text(encoding="utf-8"))
     train, val, test = (read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test"))
-    train_texts, rows = [row.text for row in train], held_out(val, test)
     args.out.mkdir(parents=True, exist_ok=True)
-    settings, run_id = params.session, card["origin"]["mlflow_run_id"]
-    with stage_run("select_session", flatten(settings, "session"), find_home(), continues=run_id) as run:
-        selection = select_session(
-            args.exported, train_texts, rows, args.out, settings=settings, package=params.package, clock=time.perf_counter
-        )
-        write(selection, settings, args.out)
+    sessions = Sessions(args.exported, [row.text for row in train], args.out, params.session, params.package)
+    settings = flatten(params.session, "session")
+    with stage_run("select_session", settings, find_home(), continues=sessions.open(BASELINE).run_id) as run:
+        selection = select_session(sessions, held_out(val, test), clock=time.perf_counter)
+        write(selection, params.session, args.out)
         log_to(run, selection, args.out)
-    print(
-        f"{format_table(selection.candidates)}\n{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}"
-    )
+    golden = f"{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}"
+    print(f"{format_table(selection.candidates)}\n{golden}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,27 @@ import pytest
 
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Params, Session
-from pipeline.runtime.classifier import ModelOutputs
-from pipeline.session.session_gate import BASELINE, Measurement, decide_session, format_table, time_in_turns
-from pipeline.stages.select_session import RunningSession, batch_sensitivity
+from pipeline.runtime.outputs import ModelOutputs
+from pipeline.session.session_gate import (
+    BASELINE,
+    Fidelity,
+    Measurement,
+    decide_session,
+    format_table,
+    measure_candidates,
+    time_in_turns,
+)
+from pipeline.stages.select_session import batch_sensitivity
 
 BF16, INT8 = "packed-openvino-bf16", "packed-openvino-int8"
-FP32 = Measurement(agreement=1.0, accuracy=0.80, company=0.0, texts_per_s=100, speedup=1.0)
-GOOD = Measurement(agreement=0.995, accuracy=0.797, company=0.004, texts_per_s=180, speedup=1.8)
+FP32 = Measurement(texts_per_s=100, speedup=1.0, fidelity=Fidelity(agreement=1.0, accuracy=0.80, company=0.0))
+SAME = Fidelity(agreement=0.995, accuracy=0.797, company=0.004)
+GOOD = Measurement(texts_per_s=180, speedup=1.8, fidelity=SAME)
+
+
+def good(speedup: float = GOOD.speedup, **fidelity: float) -> Measurement:
+    """A candidate that passes, but for what is given."""
+    return Measurement(texts_per_s=180, speedup=speedup, fidelity=SAME._replace(**fidelity))
 
 
 @pytest.fixture
@@ -24,7 +38,7 @@ def settings(params: Params) -> Session:
 
 
 def verdicts(
-    measured: dict[str, Measurement], settings: Session, absent: dict[str, str] | None = None
+    found: dict[str, Measurement], settings: Session, absent: dict[str, str] | None = None
 ) -> tuple[str, dict[str, str]]:
     chosen, candidates = decide_session({BASELINE: FP32, **measured}, absent or {}, settings)
     return chosen, {candidate.name: candidate.verdict for candidate in candidates}
@@ -36,13 +50,10 @@ def test_the_fastest_that_predicts_as_fp32_serves(settings: Session) -> None:
 
 
 def test_of_two_about_equally_fast_the_one_closer_to_fp32_serves(settings: Session) -> None:
-    near = GOOD._replace(agreement=1.0, speedup=2.0)
+    near = good(agreement=1.0, speedup=2.0)
     chosen, candidates = decide_session({BASELINE: FP32, BF16: near, INT8: GOOD._replace(speedup=2.19)}, {}, settings)
     assert chosen == BF16
-    assert (
-        next(candidate.why for candidate in candidates if candidate.name == INT8)
-        == f"{BF16} is closer to fp32, and hardly slower"
-    )
+    assert next(row.why for row in candidates if row.name == INT8) == f"{BF16} is closer to fp32, and hardly slower"
     assert verdicts({BF16: near, INT8: GOOD._replace(speedup=2.21)}, settings)[0] == INT8
 
 
@@ -61,10 +72,10 @@ def test_of_two_about_equally_fast_the_one_closer_to_fp32_serves(settings: Sessi
 def test_sessions_with_other_predictions_are_refused_however_fast(
     fault: dict[str, float], reason: str, settings: Session
 ) -> None:
-    wild = GOOD._replace(speedup=9.0, **fault)
+    wild = good(speedup=9.0, **fault)
     chosen, candidates = decide_session({BASELINE: FP32, BF16: GOOD, INT8: wild}, {}, settings)
     assert chosen == BF16
-    refused = next(candidate for candidate in candidates if candidate.name == INT8)
+    refused = next(row for row in candidates if row.name == INT8)
     assert refused.verdict == "refused"
     assert reason in refused.why
     assert reason in format_table(candidates)
@@ -82,14 +93,14 @@ class BatchSensitive:
 def test_a_single_batch_sensitive_text_is_found_among_all(batch: int, among: int, moved: float) -> None:
     """Both the batches that Triton gives and those of all rows count."""
     texts = ["firm"] * 299 + ["swayed"] + ["firm"] * 20
-    predictions = BatchSensitive().predict(texts)
-    predictions.probabilities[299] = BatchSensitive().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
-    sensitivity = batch_sensitivity(RunningSession(cast(Any, BatchSensitive()), predictions), texts, batch)
-    assert sensitivity == pytest.approx(moved)
+    answers = BatchSensitive().predict(texts)
+    answers.probabilities[299] = BatchSensitive().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
+    found = batch_sensitivity(cast(Any, (BatchSensitive(), BatchSensitive())), answers, texts, batch)
+    assert found == pytest.approx(moved)
 
 
 def test_the_limits_themselves_pass(settings: Session) -> None:
-    edge = GOOD._replace(agreement=settings.min_agreement, accuracy=FP32.accuracy - settings.max_accuracy_loss + 1e-12)
+    edge = good(agreement=settings.min_agreement, accuracy=0.80 - settings.max_accuracy_loss + 1e-12)
     assert verdicts({BF16: edge}, settings)[0] == BF16
 
 
@@ -98,16 +109,16 @@ def test_a_little_faster_is_not_worth_another_engine(settings: Session) -> None:
     assert verdicts({BF16: slow}, settings) == (BASELINE, {BASELINE: "chosen", BF16: "passed"})
 
 
-def test_a_session_that_cannot_run_here_is_reported_and_stops_no_other(settings: Session) -> None:
-    chosen, candidates = verdicts({INT8: GOOD}, settings, absent={BF16: "this CPU has no bfloat16"})
-    assert (chosen, candidates[BF16]) == (INT8, "cannot run")
+def test_one_that_cannot_run_here_is_told_and_stops_no_other(settings: Session) -> None:
+    chosen, said = verdicts({INT8: GOOD}, settings, absent={BF16: "this CPU has no bfloat16"})
+    assert (chosen, said[BF16]) == (INT8, "cannot run")
 
 
 def test_a_session_that_params_name_serves_if_it_passes(settings: Session) -> None:
     named = settings.model_copy(update={"choice": BF16})
     assert verdicts({BF16: GOOD._replace(speedup=0.5)}, named)[0] == BF16
     with pytest.raises(RefusedError, match=r"90\.00% of labels agree"):
-        verdicts({BF16: GOOD._replace(agreement=0.9)}, named)
+        verdicts({BF16: good(agreement=0.9)}, named)
     with pytest.raises(ToolError, match="no bfloat16"):
         verdicts({}, named, absent={BF16: "this CPU has no bfloat16"})
 
@@ -118,3 +129,49 @@ def test_each_is_timed_once_a_round_and_another_one_first_each_time() -> None:
     seconds = time_in_turns({name: lambda name=name: order.append(name) for name in "abc"}, 3, lambda: float(next(ticks)))
     assert order == list("abcbcacab")
     assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3, "c": [1.0] * 3}
+
+
+class Checks:
+    """Answers of candidates, and the order in which they were compared."""
+
+    def __init__(self, **fidelity: Fidelity) -> None:
+        self.fidelity, self.order = fidelity, list[tuple[str, bool]]()
+
+    def __call__(self, name: str, with_company: bool) -> Fidelity:
+        self.order.append((name, with_company))
+        return self.fidelity.get(name.replace("-", "_"), SAME)
+
+
+SECONDS = {BASELINE: [4.0], "openvino-bf16": [3.9], "packed-onnxruntime-fp32": [2.0], BF16: [1.0], INT8: [0.5]}
+
+
+def test_answers_are_compared_from_the_fastest_down_until_the_rest_are_too_slow_to_be_chosen(settings: Session) -> None:
+    checks = Checks()
+    measured = measure_candidates(SECONDS, 8, checks, settings)
+    assert checks.order == [(BASELINE, False), (INT8, True)]
+    chosen, candidates = decide_session(measured, {}, settings)
+    assert chosen == INT8
+    assert [candidate.verdict for candidate in candidates] == ["passed", "not checked", "not checked", "not checked", "chosen"]
+    assert "1.03 times as fast as fp32, 1.1 needed" in format_table(candidates)
+
+
+def test_the_next_fastest_is_compared_when_the_fastest_is_refused(settings: Session) -> None:
+    checks = Checks(packed_openvino_int8=SAME._replace(company=0.02))
+    measured = measure_candidates(SECONDS, 8, checks, settings)
+    assert checks.order == [(BASELINE, False), (INT8, True), (BF16, True)]
+    assert decide_session(measured, {}, settings)[0] == BF16
+
+
+def test_two_about_equally_fast_are_both_compared(settings: Session) -> None:
+    checks = Checks(packed_openvino_bf16=SAME._replace(agreement=1.0))
+    measured = measure_candidates(SECONDS | {BF16: [0.54]}, 8, checks, settings)
+    assert [name for name, _ in checks.order] == [BASELINE, INT8, BF16]
+    assert decide_session(measured, {}, settings)[0] == BF16
+
+
+def test_fp32_itself_is_compared_alone_and_in_batches_when_nothing_else_passes(settings: Session) -> None:
+    worse = SAME._replace(agreement=0.5)
+    checks = Checks(packed_openvino_int8=worse, packed_openvino_bf16=worse, packed_onnxruntime_fp32=worse)
+    measured = measure_candidates(SECONDS, 8, checks, settings)
+    assert checks.order[-1] == (BASELINE, True)
+    assert decide_session(measured, {}, settings)[0] == BASELINE
