@@ -1,0 +1,91 @@
+"""`make repro`: every step from an empty folder to a served answer, and where the time went."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+BIN = Path(sys.executable).parent
+EVERGREEN = (sys.executable, "-m", "evergreen.cli")
+READY = Path(".venv/ready")  # make writes the seconds of the installation into it
+STAGE = re.compile(r"(?:Running stage|Stage) '(\w+)'(?: (didn't change|is cached))?")
+Clock = Callable[[], float]
+
+
+class Step(NamedTuple):
+    """A command of `make repro`."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+class Timing(NamedTuple):
+    """Seconds that a step or a stage took."""
+
+    name: str
+    seconds: float
+    note: str = ""
+
+
+STEPS = (
+    Step("DVC cache and remote", (sys.executable, "-m", "pipeline.worktree")),
+    Step("check", (*EVERGREEN, "check")),
+    Step("dvc repro", (str(BIN / "dvc"), "repro")),
+    Step("publish", (*EVERGREEN, "publish", "--first")),
+    Step("first answer from Triton", (*EVERGREEN, "ask", "--start", "where is my parcel?")),
+    Step("status", (*EVERGREEN, "status")),
+)
+
+
+def stage_timings(lines: Iterable[str], clock: Clock, echo: Callable[[str], None]) -> list[Timing]:
+    """Pass on what `dvc repro` prints, and return the seconds of each stage: from its announcement to the next."""
+    timings: list[Timing] = []
+    began, current = clock(), Timing("", 0.0)
+    for line in lines:
+        echo(line)
+        if match := STAGE.match(line):
+            timings.append(current._replace(seconds=clock() - began))
+            began, current = clock(), Timing(match[1], 0.0, {None: "", "didn't change": "unchanged"}.get(match[2], "from the cache"))
+    timings.append(current._replace(seconds=clock() - began))
+    return [timing for timing in timings if timing.name]
+
+
+def run_step(step: Step, clock: Clock = time.monotonic) -> list[Timing]:
+    """Run one command to its end; raise `SystemExit` with its exit code when it fails."""
+    began = clock()
+    is_dvc = step.name == "dvc repro"
+    with subprocess.Popen(step.command, stdout=subprocess.PIPE if is_dvc else None, text=True) as process:
+        stages = stage_timings(process.stdout, clock, lambda line: print(line, end="", flush=True)) if process.stdout else []
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return stages or [Timing(step.name, clock() - began)]
+
+
+def table(timings: Iterable[Timing]) -> Table:
+    """Return the timings as a table with a total."""
+    rows = [timing for timing in timings if timing.note or timing.seconds >= 0.5]
+    shown = Table("step", "seconds", "", title="where the time went", title_justify="left", show_footer=True)
+    shown.columns[0].footer, shown.columns[1].footer = "total", f"{sum(row.seconds for row in rows):.0f}"
+    shown.columns[1].justify = "right"
+    for row in rows:
+        shown.add_row(row.name, f"{row.seconds:.0f}", row.note)
+    return shown
+
+
+def main() -> None:
+    """Run every step and print the table."""
+    installed = READY.read_text(encoding="utf-8").strip() if READY.is_file() else ""
+    timings = [Timing("installation", float(installed), "once")] if installed else []
+    for step in STEPS:
+        timings += run_step(step)
+    Console(highlight=False).print(table(timings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The steps of `make repro`, and where its time goes."""
+
+import sys
+from itertools import count
+
+import pytest
+from rich.console import Console
+
+from evergreen.repro import Step, Timing, run_step, stage_timings, table
+
+OUTPUT = """\
+Stage 'ingest' didn't change, skipping
+Running stage 'train':
+> .venv/bin/python -m pipeline.stages.train
+epoch 1
+Stage 'evaluate' is cached - skipping run, checking out outputs
+Use `dvc push` to send your updates to remote storage.
+"""
+
+
+def test_a_stage_lasts_until_the_next_one_is_announced() -> None:
+    ticks, echoed = count(), list[str]()
+    timings = stage_timings(OUTPUT.splitlines(keepends=True), lambda: float(next(ticks)), echoed.append)
+    assert [(timing.name, timing.note) for timing in timings] == [
+        ("ingest", "unchanged"),
+        ("train", ""),
+        ("evaluate", "from the cache"),
+    ]
+    assert all(timing.seconds == 1.0 for timing in timings)
+    assert "".join(echoed) == OUTPUT
+
+
+def test_a_failing_step_ends_with_its_exit_code() -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_step(Step("check", (sys.executable, "-c", "raise SystemExit(2)")))
+    assert ended.value.code == 2
+
+
+def test_the_table_has_a_total() -> None:
+    console = Console(width=80, record=True, quiet=True)
+    console.print(table([Timing("installation", 61.4, "once"), Timing("train", 30.2), Timing("check", 0.1)]))
+    text = console.export_text()
+    assert "installation" in text
+    assert "92" in text
+    assert "check" not in text
