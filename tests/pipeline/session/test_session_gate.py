@@ -38,7 +38,7 @@ def settings(params: Params) -> Session:
 
 
 def verdicts(
-    found: dict[str, Measurement], settings: Session, absent: dict[str, str] | None = None
+    measured: dict[str, Measurement], settings: Session, absent: dict[str, str] | None = None
 ) -> tuple[str, dict[str, str]]:
     chosen, candidates = decide_session({BASELINE: FP32, **measured}, absent or {}, settings)
     return chosen, {candidate.name: candidate.verdict for candidate in candidates}
@@ -93,10 +93,10 @@ class BatchSensitive:
 def test_a_single_batch_sensitive_text_is_found_among_all(batch: int, among: int, moved: float) -> None:
     """Both the batches that Triton gives and those of all rows count."""
     texts = ["firm"] * 299 + ["swayed"] + ["firm"] * 20
-    answers = BatchSensitive().predict(texts)
-    answers.probabilities[299] = BatchSensitive().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
-    found = batch_sensitivity(cast(Any, (BatchSensitive(), BatchSensitive())), answers, texts, batch)
-    assert found == pytest.approx(moved)
+    predictions = BatchSensitive().predict(texts)
+    predictions.probabilities[299] = BatchSensitive().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
+    sensitivity = batch_sensitivity(cast(Any, (BatchSensitive(), BatchSensitive())), predictions, texts, batch)
+    assert sensitivity == pytest.approx(moved)
 
 
 def test_the_limits_themselves_pass(settings: Session) -> None:
@@ -109,9 +109,9 @@ def test_a_little_faster_is_not_worth_another_engine(settings: Session) -> None:
     assert verdicts({BF16: slow}, settings) == (BASELINE, {BASELINE: "chosen", BF16: "passed"})
 
 
-def test_one_that_cannot_run_here_is_told_and_stops_no_other(settings: Session) -> None:
-    chosen, said = verdicts({INT8: GOOD}, settings, absent={BF16: "this CPU has no bfloat16"})
-    assert (chosen, said[BF16]) == (INT8, "cannot run")
+def test_a_session_that_cannot_run_here_is_reported_and_stops_no_other(settings: Session) -> None:
+    chosen, by_name = verdicts({INT8: GOOD}, settings, absent={BF16: "this CPU has no bfloat16"})
+    assert (chosen, by_name[BF16]) == (INT8, "cannot run")
 
 
 def test_a_session_that_params_name_serves_if_it_passes(settings: Session) -> None:
