@@ -15,6 +15,7 @@ BIN = Path(sys.executable).parent
 EVERGREEN = (sys.executable, "-m", "evergreen.cli")
 READY = Path(".venv/ready")  # make writes the seconds of the installation into it
 STAGE = re.compile(r"(?:Running stage|Stage) '(\w+)'(?: (didn't change|is cached))?")
+NOTES = {None: "", "didn't change": "unchanged", "is cached": "from the cache"}
 Clock = Callable[[], float]
 
 
@@ -51,7 +52,7 @@ def stage_timings(lines: Iterable[str], clock: Clock, echo: Callable[[str], None
         echo(line)
         if match := STAGE.match(line):
             timings.append(current._replace(seconds=clock() - began))
-            began, current = clock(), Timing(match[1], 0.0, {None: "", "didn't change": "unchanged"}.get(match[2], "from the cache"))
+            began, current = clock(), Timing(match[1], 0.0, NOTES[match[2]])
     timings.append(current._replace(seconds=clock() - began))
     return [timing for timing in timings if timing.name]
 

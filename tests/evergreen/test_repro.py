@@ -1,6 +1,7 @@
 """The steps of `make repro`, and where its time goes."""
 
 import sys
+from io import StringIO
 from itertools import count
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_failing_step_ends_with_its_exit_code() -> None:
 
 
 def test_the_table_has_a_total() -> None:
-    console = Console(width=80, record=True, quiet=True)
+    console = Console(width=80, record=True, file=StringIO())
     console.print(table([Timing("installation", 61.4, "once"), Timing("train", 30.2), Timing("check", 0.1)]))
     text = console.export_text()
     assert "installation" in text
