@@ -16,8 +16,8 @@ from rich.tree import Tree
 from pipeline.errors import InputError, RefusedError
 
 if TYPE_CHECKING:
-    from monitoring.retrain.history.backtest import Replay
-    from monitoring.retrain.history.stores import Stores
+    from monitoring.retrain.history.backtest import PolicyReplay
+    from monitoring.retrain.history.sources import Sources
     from pipeline.params import Params
 
 out = Console(highlight=False, soft_wrap=True)
@@ -34,15 +34,15 @@ DECISIONS_SHOWN = 5
 
 def status() -> None:
     """Show the served versions, running processes, last decisions, scores of the last model, and next commands."""
-    from monitoring.retrain.history.stores import stores
+    from monitoring.retrain.history.sources import open_sources
     from pipeline.home import find_home
     from pipeline.params import load_params
 
     home, params = find_home(), load_params()
-    with stores(home, params) as at:
-        _print_served(at)
-        _print_running(at, params)
-        _print_decisions(at)
+    with open_sources(home, params) as sources:
+        _print_served(sources)
+        _print_running(sources, params)
+        _print_decisions(sources)
     if METRICS.is_file():
         out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
     out.print(f"everything is in\n  {escape(str(home))}  state: MLflow, live models, DVC remote")
@@ -58,17 +58,17 @@ def why(
 ) -> None:
     """Show the history of an alert, a version or an answer: request, model, run, commit, data, decision and alert."""
     from monitoring.retrain.history import lineage
-    from monitoring.retrain.history.stores import stores
+    from monitoring.retrain.history.sources import open_sources
     from pipeline.home import find_home
     from pipeline.params import load_params
 
-    with stores(find_home(), load_params()) as at:
-        links = lineage.why(subject, at)
-    for link in links:
+    with open_sources(find_home(), load_params()) as sources:
+        entries = lineage.trace(subject, sources)
+    for entry in entries:
         table = Table.grid(padding=(0, 2))
-        for name, fact in link.facts:
+        for name, fact in entry.facts:
             table.add_row(f"[dim]{escape(name)}[/]", escape(fact))
-        tree = Tree(f"[bold green]{link.kind}[/] {escape(link.name)}", guide_style="dim")
+        tree = Tree(f"[bold green]{entry.kind}[/] {escape(entry.name)}", guide_style="dim")
         tree.add(table)
         out.print(tree)
 
@@ -85,14 +85,14 @@ def backtest(
     """Replay the stored signals under other settings and show the alerts, the retrains and their cost."""
     from monitoring.retrain.history import backtest as history
     from monitoring.retrain.history.replay import Policy
-    from monitoring.retrain.history.stores import stores
+    from monitoring.retrain.history.sources import open_sources
     from pipeline.home import find_home
     from pipeline.params import load_params
 
     home, current = find_home(), load_params()
-    with stores(home, current) as at:
-        stored = history.stored(at)
-        cost_s, source = _retrain_s(retrain_s, history.measured_retrain_s(at))
+    with open_sources(home, current) as sources:
+        stored = history.read_stored_signals(sources)
+        cost_s, source = _retrain_s(retrain_s, history.measured_retrain_s(sources))
     policy = Policy(current.monitor, current.retrain, cost_s)
     policies = {"these params": policy}
     if params:
@@ -103,16 +103,17 @@ def backtest(
     for text in retrain or []:
         policies[text] = policy._replace(retrain=history.other_settings(current.retrain, text))
     hold_s = current.alerts.keep_firing_s
-    replays = [history.replay("as it fired", stored, history.did_fire, policy, hold_s, promised=None)]
+    replays = [history.replay_policy("as it fired", stored, history.recorded_alarms, policy, hold_s, promised=None)]
     log_limits = {}
     for name, tried in policies.items():
-        limits = history.limits_under(tried.monitor, current.monitor, stored, home)
-        log_limits[name] = history.highest(limits)
-        promised = history.promised(stored.points, tried.monitor)
-        replays.append(history.replay(name, stored, history.would_fire(limits), tried, hold_s, promised=promised))
+        thresholds = history.thresholds_under(tried.monitor, current.monitor, stored, home)
+        log_limits[name] = history.highest_log_threshold(thresholds)
+        promised = history.promised_false_alarms(stored.points, tried.monitor)
+        alarms = history.alarms_under(thresholds)
+        replays.append(history.replay_policy(name, stored, alarms, tried, hold_s, promised=promised))
     _print_backtest(replays, cost_s, source)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    history.picture(stored.points, replays, log_limits).savefig(picture, dpi=120)
+    history.draw(stored.points, replays, log_limits).savefig(picture, dpi=120)
     out.print(f"chart → {escape(str(picture))}")
 
 
@@ -140,22 +141,22 @@ def gate(
     out.print("[green]✓[/] passed; next: .venv/bin/evergreen publish")
 
 
-def _print_served(at: "Stores") -> None:
+def _print_served(sources: "Sources") -> None:
     import sqlalchemy as sa
 
-    from monitoring.retrain.history.stores import lineage_of
+    from monitoring.retrain.history.sources import read_lineage
     from serving.release.release_table import UNIQUE_ROLES
     from state.tables import releases, routing
 
-    by_role = {row["role"]: row for row in at.rows(sa.select(releases), releases) if row["role"] in UNIQUE_ROLES}
-    shares = next(iter(at.rows(sa.select(routing), routing)), {})
+    by_role = {row["role"]: row for row in sources.rows(sa.select(releases), releases) if row["role"] in UNIQUE_ROLES}
+    shares = next(iter(sources.rows(sa.select(routing), routing)), {})
     if "champion" not in by_role:
         out.print("champion: none yet")
     for role in UNIQUE_ROLES:
         if role not in by_role:
             continue
         version = by_role[role]["version"]
-        lineage, _ = lineage_of(version, at.home)
+        lineage, _ = read_lineage(version, sources.home)
         parent = f", after version {lineage['parent_version']}" if lineage.get("parent_version") else ""
         out.print(f"{role}: version {version}, published {by_role[role]['published_at']:%Y-%m-%d %H:%M} UTC{parent}")
     if shares.get("challenger_weight") or shares.get("shadow_share"):
@@ -163,10 +164,10 @@ def _print_served(at: "Stores") -> None:
         out.print(f"  the challenger answers {units:.0%} of units and gets copies of {copies:.0%} of texts")
 
 
-def _print_running(at: "Stores", params: "Params") -> None:
+def _print_running(sources: "Sources", params: "Params") -> None:
     import sqlalchemy as sa
 
-    from monitoring.retrain.history.stores import moment
+    from monitoring.retrain.history.sources import format_time
     from state.tables import jobs, retrains
 
     addresses = {
@@ -186,63 +187,63 @@ def _print_running(at: "Stores", params: "Params") -> None:
         .where(jobs.c.status.in_(("queued", "running")))
         .group_by(jobs.c.status)
     )
-    if waiting := at.rows(counted, jobs):
+    if waiting := sources.rows(counted, jobs):
         out.print("jobs: " + ", ".join(f"{row['count']} {row['status']}" for row in waiting))
-    for row in at.rows(sa.select(retrains).where(retrains.c.state == "running"), retrains):
+    for row in sources.rows(sa.select(retrains).where(retrains.c.state == "running"), retrains):
         owner = escape(row["owner"] or "nobody yet")
-        out.print(
-            f"retrain {row['id']}: step {row['step']}, since {moment(row['began_wall'])}, by {owner} {escape(row['progress'])}"
-        )
+        began = format_time(row["began_wall"])
+        out.print(f"retrain {row['id']}: step {row['step']}, since {began}, by {owner} {escape(row['progress'])}")
 
 
-def _print_decisions(at: "Stores") -> None:
+def _print_decisions(sources: "Sources") -> None:
     import sqlalchemy as sa
 
-    from monitoring.retrain.history.stores import moment
+    from monitoring.retrain.history.sources import format_time
     from state.tables import decisions, retrains
 
-    last = at.rows(sa.select(decisions).order_by(decisions.c.id.desc()).limit(DECISIONS_SHOWN), decisions)
+    last = sources.rows(sa.select(decisions).order_by(decisions.c.id.desc()).limit(DECISIONS_SHOWN), decisions)
     if not last:
         return
-    retrains_by_id = {row["id"]: row for row in at.rows(sa.select(retrains), retrains)}
+    retrains_by_id = {row["id"]: row for row in sources.rows(sa.select(retrains), retrains)}
     table = Table("when", "alert", "decision", "outcome", title="last decisions", title_justify="left")
     for row in last:
         retrain = retrains_by_id.get(row["retrain_id"], {})
         outcome = f"version {retrain['version_out']}" if retrain.get("version_out") else retrain.get("state", "")
         alert = f"{row['alertname']}, version {row['version'] or 'none'}"
-        table.add_row(moment(row["at"]), escape(alert), escape(f"{row['verdict']}: {row['reason']}"), outcome)
+        table.add_row(format_time(row["at"]), escape(alert), escape(f"{row['verdict']}: {row['reason']}"), outcome)
     out.print(table)
 
 
-def _print_backtest(replays: Sequence["Replay"], cost_s: float, source: str) -> None:
+def _print_backtest(replays: Sequence["PolicyReplay"], cost_s: float, source: str) -> None:
     from monitoring.retrain.history.backtest import STREAM
-    from monitoring.retrain.history.stores import moment
+    from monitoring.retrain.history.sources import format_time
 
     table = Table(
         "policy", "promised", "stream alerts", "window alerts", "first", "retrains", "compute", "joined", "refused", "waiting"
     )  # fmt: skip
     for replay in replays:
-        streams = sum(decided.alert.alertname == STREAM for decided in replay.decided)
+        streams = sum(decided.alert.alertname == STREAM for decided in replay.decisions)
+        first = format_time(replay.decisions[0].alert.began_at) if replay.decisions else "never"
         table.add_row(
             escape(replay.name), "" if replay.promised is None else f"{replay.promised:.2g} false", str(streams),
-            str(len(replay.decided) - streams), moment(replay.decided[0].alert.began_at) if replay.decided else "never",
-            f"at most {len(replay.ran)}", f"{len(replay.ran) * cost_s / 3600:.2f} h",
+            str(len(replay.decisions) - streams), first,
+            f"at most {len(replay.retrains)}", f"{len(replay.retrains) * cost_s / 3600:.2f} h",
             *(_reasons(replay, outcome) for outcome in ("joined", "refused", "waiting")),
         )  # fmt: skip
     out.print(table)
     out.print(f"a retrain counts as {cost_s:.0f} s ({source}); decisions assume that nobody commits during the replay")
     for replay in replays:
-        for decided in replay.decided[:DECISIONS_SHOWN]:
+        for decided in replay.decisions[:DECISIONS_SHOWN]:
             alert = decided.alert
             line = f"{alert.alertname} {alert.signal}, version {alert.version}: {decided.outcome} ({decided.reason})"
-            out.print(f"  [dim]{escape(replay.name)}[/] {moment(decided.at)}  {escape(line)}")
-        if len(replay.decided) > DECISIONS_SHOWN:
-            out.print(f"  [dim]{escape(replay.name)}[/] … and {len(replay.decided) - DECISIONS_SHOWN} more")
+            out.print(f"  [dim]{escape(replay.name)}[/] {format_time(decided.at)}  {escape(line)}")
+        if len(replay.decisions) > DECISIONS_SHOWN:
+            out.print(f"  [dim]{escape(replay.name)}[/] … and {len(replay.decisions) - DECISIONS_SHOWN} more")
 
 
-def _reasons(replay: "Replay", outcome: str) -> str:
+def _reasons(replay: "PolicyReplay", outcome: str) -> str:
     """Count the decisions with this outcome by reason: `cooldown 3, over 1`."""
-    counts = Counter(decided.reason for decided in replay.decided if decided.outcome == outcome)
+    counts = Counter(decided.reason for decided in replay.decisions if decided.outcome == outcome)
     return ", ".join(f"{reason} {count}" for reason, count in counts.most_common()) or "0"
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from evergreen.loop.customers import Message
 from evergreen.loop.environment import Environment
 from monitoring.retrain.decide import DRIFT, HARM
-from monitoring.retrain.history.stores import Row, inbox, stores
+from monitoring.retrain.history.sources import Row, open_sources, read_inbox
 from state.tables import decisions, retrain_steps, retrains
 
 FIRST = 1  # version at the start
@@ -48,11 +48,11 @@ class Observed(NamedTuple):
 
 def read_facts(environment: Environment) -> Facts:
     """Read the stores."""
-    messages = [message for message in inbox(environment.home) if message["labels"].get("alertname") in DRIFT | HARM]
-    with stores(environment.home, environment.params) as at:
-        started = at.rows(sa.select(decisions).where(decisions.c.verdict == "started").order_by(decisions.c.id), decisions)
-        begun = at.rows(sa.select(retrains).order_by(retrains.c.id), retrains)
-        steps = at.rows(sa.select(retrain_steps).order_by(retrain_steps.c.id), retrain_steps)
+    messages = [message for message in read_inbox(environment.home) if message["labels"].get("alertname") in DRIFT | HARM]
+    with open_sources(environment.home, environment.params) as sources:
+        started = sources.rows(sa.select(decisions).where(decisions.c.verdict == "started").order_by(decisions.c.id), decisions)
+        begun = sources.rows(sa.select(retrains).order_by(retrains.c.id), retrains)
+        steps = sources.rows(sa.select(retrain_steps).order_by(retrain_steps.c.id), retrain_steps)
     alert = min(messages, key=lambda message: float(message["heard_at"]), default=None)
     return Facts(alert, started[0] if started else None, begun, steps)
 

@@ -1,1 +1,1 @@
-"""Reading what happened: lineage of an alert, version or request, and replay under other thresholds. Changes nothing."""
+"""Reads the past: the lineage of an alert, version or request, and replays under other thresholds. Changes nothing."""

@@ -1,6 +1,6 @@
-"""The replay: what other thresholds would have made of the signals that were stored, what would have been decided, at what cost.
+"""The backtest: which alerts other thresholds would have raised on the stored signals, with which decisions and costs.
 
-It moves in steps of a window, the finest that is stored; who decides is `rehearse`.
+It moves in steps of a window, the finest stored resolution; `replay` decides.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,17 @@ from pydantic import ValidationError
 
 from monitoring.drift.calibration import calibrate, log_thresholds, window_alpha
 from monitoring.drift.features import SIGNALS
-from monitoring.retrain.history.replay import Alert, Decided, Opinion, Policy, Ran, Seen, rehearse, version_at
-from monitoring.retrain.history.stores import Stores
+from monitoring.retrain.history.replay import (
+    Alert,
+    GivenLabel,
+    Observations,
+    Policy,
+    ReplayedDecision,
+    ReplayedRetrain,
+    read_version_facts,
+    replay_decisions,
+)
+from monitoring.retrain.history.sources import Sources
 from pipeline import charts
 from pipeline.errors import InputError
 from pipeline.params import Monitor, Retrain
@@ -26,7 +35,7 @@ from serving.release.manifest import model_name, repository
 from state.tables import feedback, judgements, retrains, signals, windows
 
 STREAM, WINDOW = "EvergreenDrift", "EvergreenWindowDrift"
-MEASURED_BY = (
+MEASUREMENT_KEYS = (  # of params.yaml, section monitor: another value would have stored other signals
     "window_rows",
     "rows_per_unit",
     "min_reference_rows",
@@ -39,7 +48,7 @@ MEASURED_BY = (
 )
 
 
-class Point(NamedTuple):
+class SignalPoint(NamedTuple):
     """One signal in one window, as the monitor stored it; times are seconds of the epoch."""
 
     version: int
@@ -53,125 +62,125 @@ class Point(NamedTuple):
     alarm: str  # of that time: none, window, stream, both
 
 
-class Limits(NamedTuple):
-    """What a version's signals are held against."""
+class Thresholds(NamedTuple):
+    """The thresholds of one version's signals."""
 
     log_e: dict[str, float]
-    value: dict[str, float] | None  # None: the reference is not there, `p` is held against `level`
+    value: dict[str, float] | None  # None: without the reference, `p` is compared with `level`
     level: float
 
 
-class Replay(NamedTuple):
-    """One policy over all that is stored."""
+class PolicyReplay(NamedTuple):
+    """One policy replayed over all stored signals."""
 
     name: str
-    promised: float | None  # false alarms over these rows; None: of what did fire it is not known
-    decided: list[Decided]
-    ran: list[Ran]
+    promised: float | None  # false alarms over these rows; None: unknown for the recorded alarms
+    decisions: list[ReplayedDecision]
+    retrains: list[ReplayedRetrain]
 
 
-Alarms = Callable[[Point], tuple[bool, bool]]  # → (stream, window)
+Alarms = Callable[[SignalPoint], tuple[bool, bool]]  # → (stream, window)
 
 
-class Kept(NamedTuple):
-    """All that is replayed."""
+class StoredSignals(NamedTuple):
+    """Everything that is replayed."""
 
-    points: list[Point]  # by time
-    seen: Seen
+    points: list[SignalPoint]  # by time
+    observations: Observations
 
 
-def stored(at: Stores) -> Kept:
-    """Read it; raises `InputError` where the monitor has stored nothing yet."""
+def read_stored_signals(sources: Sources) -> StoredSignals:
+    """Read the signals and observations; raises `InputError` when the monitor has stored no window."""
     same = (windows.c.version == signals.c.version) & (windows.c.number == signals.c.number)
-    shown = sa.select(
+    columns = sa.select(
         signals.c.version, windows.c.ended_at, signals.c.signal, windows.c.rows, signals.c.value, signals.c.p,
         signals.c.log_e, signals.c.log_threshold, signals.c.alarm,
     )  # fmt: skip
-    rows = at.rows(shown.join(windows, same).order_by(windows.c.ended_at, signals.c.signal), signals)
+    rows = sources.rows(columns.join(windows, same).order_by(windows.c.ended_at, signals.c.signal), signals)
     if not rows:
         what = "the monitor has stored no window yet"
-        raise InputError(
-            str(at.home), what, "let it judge traffic first: make watch, or .venv/bin/python -m monitoring.monitor --once"
-        )
-    return Kept([Point(**row) for row in rows], _seen(at))
+        do = "let it evaluate traffic first: make watch, or .venv/bin/python -m monitoring.monitor --once"
+        raise InputError(str(sources.home), what, do)
+    return StoredSignals([SignalPoint(**row) for row in rows], _observations(sources))
 
 
-def _seen(at: Stores) -> Seen:
-    """What was known besides, by time. A judgement became known with the first opinion on its prediction."""
-    shown = sa.select(windows.c.ended_at, windows.c.version, windows.c.accuracy_upper).order_by(windows.c.ended_at)
-    ends = at.rows(shown, windows)
-    given = at.rows(sa.select(feedback).order_by(feedback.c.id), feedback)
-    opinions = sorted(Opinion(_seconds(one["received_at"]), one["prediction_id"], one["label"], one["source"]) for one in given)
+def _observations(sources: Sources) -> Observations:
+    """Read the observations by time. A judgement counts from the first label of its prediction."""
+    columns = sa.select(windows.c.ended_at, windows.c.version, windows.c.accuracy_upper).order_by(windows.c.ended_at)
+    ends = sources.rows(columns, windows)
+    given = sources.rows(sa.select(feedback).order_by(feedback.c.id), feedback)
+    labels = sorted(GivenLabel(_seconds(row["received_at"]), row["prediction_id"], row["label"], row["source"]) for row in given)
     first: dict[str, float] = {}
-    for one in opinions:
-        first.setdefault(one.prediction_id, one.at)
-    judged = at.rows(sa.select(judgements).order_by(judgements.c.number), judgements)
-    return Seen(
+    for label in labels:
+        first.setdefault(label.prediction_id, label.at)
+    judged = sources.rows(sa.select(judgements).order_by(judgements.c.number), judgements)
+    return Observations(
         champions=[(row["ended_at"], row["version"]) for row in ends],
         accuracy_upper=[
             (row["ended_at"], row["version"], row["accuracy_upper"]) for row in ends if row["accuracy_upper"] is not None
         ],
-        opinions=opinions,
+        labels=labels,
         correct=[(first.get(row["prediction_id"], 0.0), row["version"], row["correct"]) for row in judged],
-        versions={version: version_at(version, at.home) for version in {row["version"] for row in ends}},
+        versions={version: read_version_facts(version, sources.home) for version in {row["version"] for row in ends}},
     )
 
 
 def _seconds(moment: datetime) -> float:
-    """Of the epoch; SQLite keeps times in UTC without saying so."""
+    """Return seconds of the epoch; SQLite stores UTC without a time zone."""
     return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
-def did_fire(point: Point) -> tuple[bool, bool]:
-    """The alarms of that time."""
+def recorded_alarms(point: SignalPoint) -> tuple[bool, bool]:
+    """Return the alarms of that time."""
     return point.alarm in ("stream", "both"), point.alarm in ("window", "both")
 
 
-def would_fire(limits: dict[int, Limits]) -> Alarms:
-    """The alarms under these limits, by version."""
+def alarms_under(thresholds: dict[int, Thresholds]) -> Alarms:
+    """Return the alarms under these thresholds, by version."""
 
-    def alarms(point: Point) -> tuple[bool, bool]:
-        own = limits[point.version]
-        stream = point.log_e >= own.log_e[point.signal]
-        if own.value is None:
-            return stream, point.p is not None and point.p <= own.level
-        return stream, point.value is not None and point.value > own.value[point.signal]
+    def alarms(point: SignalPoint) -> tuple[bool, bool]:
+        limits = thresholds[point.version]
+        stream = point.log_e >= limits.log_e[point.signal]
+        if limits.value is None:
+            return stream, point.p is not None and point.p <= limits.level
+        return stream, point.value is not None and point.value > limits.value[point.signal]
 
     return alarms
 
 
-def limits_under(settings: Monitor, now: Monitor, kept: Kept, home: Path) -> dict[int, Limits]:
-    """Each version's limits under other settings, from its own reference, live or parked.
+def thresholds_under(settings: Monitor, current: Monitor, stored: StoredSignals, home: Path) -> dict[int, Thresholds]:
+    """Return each version's thresholds under other settings, from its reference, live or parked.
 
-    Raises `InputError` where the settings differ from those of `now` in what signals are measured by: those stored are no others.
+    Raises `InputError` when the settings differ from `current` in a key that changes the measurement: only the current
+    signals are stored.
     """
-    other = [key for key in MEASURED_BY if getattr(settings, key) != getattr(now, key)]
-    if other:
-        is_, was = getattr(settings, other[0]), getattr(now, other[0])
-        what = f"monitor.{other[0]} is {is_}, and the stored signals were measured with {was}"
-        do = "change thresholds alone: monitor.false_alarms_per_week, window_share, expected_rows_per_week"
+    changed = [key for key in MEASUREMENT_KEYS if getattr(settings, key) != getattr(current, key)]
+    if changed:
+        value, stored_value = getattr(settings, changed[0]), getattr(current, changed[0])
+        what = f"monitor.{changed[0]} is {value}, but the stored signals were measured with {stored_value}"
+        do = "change only thresholds: monitor.false_alarms_per_week, window_share, expected_rows_per_week"
         raise InputError("the other params", what, do)
-    return {version: _limits(version, settings, home) for version in sorted({point.version for point in kept.points})}
+    return {version: _thresholds(version, settings, home) for version in sorted({point.version for point in stored.points})}
 
 
-def _limits(version: int, settings: Monitor, home: Path) -> Limits:
+def _thresholds(version: int, settings: Monitor, home: Path) -> Thresholds:
     level = window_alpha(settings) / len(SIGNALS)  # Bonferroni, where there is nothing to calibrate on
     for folder in (repository(home) / model_name(version), home / "parked" / model_name(version)):
         try:
             calibrated = calibrate(load_reference(folder / "reference.npz"), settings)
         except (OSError, ValueError, KeyError):
             continue
-        return Limits(log_thresholds(settings), calibrated.thresholds if calibrated else None, level)
-    return Limits(log_thresholds(settings), None, level)
+        return Thresholds(log_thresholds(settings), calibrated.thresholds if calibrated else None, level)
+    return Thresholds(log_thresholds(settings), None, level)
 
 
-def highest(limits: dict[int, Limits]) -> float:
-    """The log e-value that the newest version's signals are held against, for a picture."""
-    return max(limits[max(limits)].log_e.values())
+def highest_log_threshold(thresholds: dict[int, Thresholds]) -> float:
+    """Return the newest version's highest log threshold, for the chart."""
+    return max(thresholds[max(thresholds)].log_e.values())
 
 
-def episodes(points: Sequence[Point], alarms: Alarms, hold_s: float) -> list[Alert]:
-    """Alerts by time, one a signal: it is over when windows have been quiet for `hold_s`, and begins anew after that."""
+def find_alerts(points: Sequence[SignalPoint], alarms: Alarms, hold_s: float) -> list[Alert]:
+    """Return the alerts of each signal by time; an alert is over after windows without an alarm for `hold_s`."""
     open_since: dict[tuple[str, int, str], float] = {}
     quiet_since: dict[tuple[str, int, str], float] = {}
     closed: list[Alert] = []
@@ -186,53 +195,59 @@ def episodes(points: Sequence[Point], alarms: Alarms, hold_s: float) -> list[Ale
                 quiet_since.pop(key, None)
             elif key in open_since:
                 quiet_since.setdefault(key, point.ended_at)
-    left = [Alert(*key, began, quiet_since[key] + hold_s if key in quiet_since else None) for key, began in open_since.items()]
-    return sorted([*closed, *left], key=lambda one: (one.began_at, one.alertname, one.signal))
+    still_open = [
+        Alert(*key, began, quiet_since[key] + hold_s if key in quiet_since else None) for key, began in open_since.items()
+    ]
+    return sorted([*closed, *still_open], key=lambda alert: (alert.began_at, alert.alertname, alert.signal))
 
 
-def replay(name: str, kept: Kept, alarms: Alarms, policy: Policy, hold_s: float, *, promised: float | None) -> Replay:
-    """One policy over all that is kept."""
-    return Replay(name, promised, *rehearse(episodes(kept.points, alarms, hold_s), kept.seen, policy))
+def replay_policy(
+    name: str, stored: StoredSignals, alarms: Alarms, policy: Policy, hold_s: float, *, promised: float | None
+) -> PolicyReplay:
+    """Replay one policy over all stored signals."""
+    alerts = find_alerts(stored.points, alarms, hold_s)
+    return PolicyReplay(name, promised, *replay_decisions(alerts, stored.observations, policy))
 
 
 def other_settings(settings: Retrain, text: str) -> Retrain:
-    """The settings with some others, `cooldown_s=3600, min_labels=20`; raises `InputError`."""
+    """Return the settings with the values of a text such as `cooldown_s=3600, min_labels=20`; raises `InputError`."""
     values = settings.model_dump()
     for key, _, value in (part.strip().partition("=") for part in text.split(",")):
         if key not in values:
-            near = get_close_matches(key, values, n=1, cutoff=0)[0]
-            raise InputError(
-                "--retrain", f"there is no key `retrain.{key}`", f"did you mean `{near}`? Write {near}={values[near]}"
-            )
+            nearest = get_close_matches(key, values, n=1, cutoff=0)[0]
+            do = f"did you mean `{nearest}`? Write {nearest}={values[nearest]}"
+            raise InputError("--retrain", f"there is no key `retrain.{key}`", do)
         values[key] = value
     try:
         return Retrain.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"`retrain.{first['loc'][0]}` = {first['input']!r} is not usable: {first['msg']}"
-        raise InputError("--retrain", what, "give a value that params.yaml would take") from None
+        what = f"`retrain.{first['loc'][0]}` = {first['input']!r} is invalid: {first['msg']}"
+        raise InputError("--retrain", what, "give a value that params.yaml accepts") from None
 
 
-def promised(points: Sequence[Point], settings: Monitor) -> float:
-    """False alarms that the settings promise over the rows that are stored."""
+def promised_false_alarms(points: Sequence[SignalPoint], settings: Monitor) -> float:
+    """Return the false alarms that the settings promise over the stored rows."""
     rows = sum({(point.version, point.ended_at): point.rows for point in points}.values())
     return settings.false_alarms_per_week * rows / settings.expected_rows_per_week
 
 
-def measured_retrain_s(at: Stores) -> float | None:
-    """Median seconds of the retrains that the journal has; None: there were none."""
-    done = at.rows(sa.select(retrains.c.began_wall, retrains.c.ended_wall).where(retrains.c.state == "done"), retrains)
-    took = [row["ended_wall"] - row["began_wall"] for row in done]
-    return float(np.median(took)) if took else None
+def measured_retrain_s(sources: Sources) -> float | None:
+    """Return the median seconds of the journal's successful retrains, or None without one."""
+    columns = sa.select(retrains.c.began_wall, retrains.c.ended_wall).where(retrains.c.state == "done")
+    durations = [row["ended_wall"] - row["began_wall"] for row in sources.rows(columns, retrains)]
+    return float(np.median(durations)) if durations else None
 
 
-def picture(points: Sequence[Point], replays: Sequence[Replay], log_limits: dict[str, float]) -> Figure:
-    """Evidence, limits, alerts and starts over time."""
+def draw(points: Sequence[SignalPoint], replays: Sequence[PolicyReplay], limits: dict[str, float]) -> Figure:
+    """Draw evidence, thresholds, alerts and started retrains over time."""
     evidence: dict[str, list[tuple[float, float]]] = {}
     for point in points:
         evidence.setdefault(point.signal, []).append((point.ended_at, point.log_e))
     end = points[-1].ended_at
     spans = {
-        one.name: [(own.began_at, own.over_at or end, own.alertname == STREAM) for own, *_ in one.decided] for one in replays
+        replay.name: [(alert.began_at, alert.over_at or end, alert.alertname == STREAM) for alert, *_ in replay.decisions]
+        for replay in replays
     }
-    return charts.backtest(evidence, log_limits, spans, {one.name: [ran.began_at for ran in one.ran] for one in replays})
+    starts = {replay.name: [retrain.began_at for retrain in replay.retrains] for replay in replays}
+    return charts.backtest(evidence, limits, spans, starts)

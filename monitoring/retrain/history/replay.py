@@ -1,7 +1,7 @@
-"""The controller's own `decide` over a replay: what it would have started, what would have joined that, what it refuses.
+"""Replays the controller's `decide` over stored signals: which retrains it would have started, joined or refused.
 
-The clock is that of what was stored. Which commits came meanwhile is not stored: it is taken that none did. What a retrain would
-have changed cannot be known either: the champion is that of the time, so from the second retrain on this is an upper bound.
+The clock is that of the stored data. Commits are not stored, so the replay assumes that there were none. The effect of a retrain
+cannot be known either: the champion is the one of that time, so from the second retrain on the result is an upper bound.
 """
 
 from bisect import bisect_right
@@ -13,19 +13,18 @@ from typing import NamedTuple
 import numpy as np
 
 from monitoring.drift.accuracy import harm_log_e, is_harm
-from monitoring.retrain import decide as deciding
 from monitoring.retrain.clock import Moment
-from monitoring.retrain.decide import DAY_S, Harm, Inputs, PastRetrain, decide
+from monitoring.retrain.decide import DAY_S, Episode, Harm, Inputs, Outcome, PastRetrain, decide
 from monitoring.retrain.decision_inputs import commit_of, labels_of, reference_accuracy
 from monitoring.retrain.new_labels import LabelCount, count_new_labels
 from pipeline.params import Monitor, Retrain
 from serving.release.manifest import model_name, repository
 
-LATE_S = 0.001  # a wait is looked at a little after its end: sums of floats may fall short of it
+LATE_S = 0.001  # decide shortly after a wait ends, because sums of floats may fall short of it
 
 
 class Alert(NamedTuple):
-    """An alert from the window in which it began; `over_at` None: it fires on at the end of what is stored."""
+    """An alert that began at the end of a window; `over_at` is None if it still fires at the end of the data."""
 
     alertname: str
     version: int
@@ -34,8 +33,8 @@ class Alert(NamedTuple):
     over_at: float | None
 
 
-class Opinion(NamedTuple):
-    """A label that somebody gave."""
+class GivenLabel(NamedTuple):
+    """A label that a person gave, at `at` (seconds of the epoch)."""
 
     at: float
     prediction_id: str
@@ -43,33 +42,33 @@ class Opinion(NamedTuple):
     source: str
 
 
-class Version(NamedTuple):
-    """What its folder says of a version; where that has gone nothing is known of it."""
+class VersionFacts(NamedTuple):
+    """Facts from a version's folder; unknown when it is gone."""
 
     commit: str | None
     labels: frozenset[str]
     accuracy: float | None  # on its reference
 
 
-class Seen(NamedTuple):
-    """What was known besides the alerts, each by time (seconds of the epoch)."""
+class Observations(NamedTuple):
+    """The stored observations besides the alerts, each ordered by time (seconds of the epoch)."""
 
     champions: list[tuple[float, int]]
-    accuracy_upper: list[tuple[float, int, float]]  # (moment, version, at best)
-    opinions: list[Opinion]
-    correct: list[tuple[float, int, bool]]  # (moment, version, whether its answer was right)
-    versions: dict[int, Version]
+    accuracy_upper: list[tuple[float, int, float]]  # (time, version, upper bound)
+    labels: list[GivenLabel]
+    correct: list[tuple[float, int, bool]]  # (time, version, whether its prediction was right)
+    versions: dict[int, VersionFacts]
 
 
 class Policy(NamedTuple):
-    """The settings under which it is decided, and how long a retrain takes."""
+    """The settings of the replayed decisions, and the duration of a retrain."""
 
     monitor: Monitor
     retrain: Retrain
     retrain_s: float
 
 
-class Ran(NamedTuple):
+class ReplayedRetrain(NamedTuple):
     """A retrain that would have been started."""
 
     began_at: float
@@ -77,71 +76,79 @@ class Ran(NamedTuple):
     commit: str | None
 
 
-class Decided(NamedTuple):
-    """What becomes of an alert, and when."""
+class ReplayedDecision(NamedTuple):
+    """The decision on an alert, and its time."""
 
     alert: Alert
-    outcome: deciding.Outcome  # waiting: until the end
+    outcome: Outcome  # waiting: until the end
     reason: str
     at: float
 
 
-def rehearse(alerts: Sequence[Alert], seen: Seen, policy: Policy) -> tuple[list[Decided], list[Ran]]:
-    """What becomes of each alert, in their order, and the retrains; looked at whenever an answer may be another one."""
-    until = seen.champions[-1][0]
-    ran: list[Ran] = []
-    decided = [Decided(alert, "waiting", "", alert.began_at) for alert in alerts]
-    moments = list(_moments(alerts, seen, policy.retrain))
-    heapify(moments)
-    before = -np.inf
-    while moments and (now := heappop(moments)) <= until:
-        waiting = [number for number, one in enumerate(decided) if one.outcome == "waiting" and one.alert.began_at <= now]
-        if now == before or not waiting:
+def replay_decisions(
+    alerts: Sequence[Alert], observations: Observations, policy: Policy
+) -> tuple[list[ReplayedDecision], list[ReplayedRetrain]]:
+    """Return the decision on each alert, in their order, and the retrains; decides at every time an outcome may change."""
+    until = observations.champions[-1][0]
+    retrains: list[ReplayedRetrain] = []
+    decisions = [ReplayedDecision(alert, "waiting", "", alert.began_at) for alert in alerts]
+    times = list(_decision_times(alerts, observations, policy.retrain))
+    heapify(times)
+    last = -np.inf
+    while times and (now := heappop(times)) <= until:
+        waiting = [
+            number
+            for number, decision in enumerate(decisions)
+            if decision.outcome == "waiting" and decision.alert.began_at <= now
+        ]
+        if now == last or not waiting:
             continue
-        before = now
+        last = now
         episodes = [_episode(number, alerts[number], now) for number in waiting]
-        for made in decide(episodes, situation_at(now, seen, ran, policy), policy.retrain, _moment(now)):
-            decided[made.episode_id] = Decided(alerts[made.episode_id], made.outcome, made.reason, now)
-            if made.outcome == "started":
-                ran.append(Ran(now, now + policy.retrain_s, _version(now, seen).commit))
+        for decision in decide(episodes, inputs_at(now, observations, retrains, policy), policy.retrain, _moment(now)):
+            number = decision.episode_id
+            decisions[number] = ReplayedDecision(alerts[number], decision.outcome, decision.reason, now)
+            if decision.outcome == "started":
+                commit = _version_facts(now, observations).commit
+                retrains.append(ReplayedRetrain(now, now + policy.retrain_s, commit))
                 for wait_s in (policy.retrain_s, policy.retrain_s + policy.retrain.cooldown_s, DAY_S):
-                    heappush(moments, now + wait_s + LATE_S)
-    return decided, ran
+                    heappush(times, now + wait_s + LATE_S)
+    return decisions, retrains
 
 
-def situation_at(now: float, seen: Seen, ran: Sequence[Ran], policy: Policy) -> Inputs:
-    """What `decide` would have been told at this moment."""
-    champion, known = _champion(now, seen), _version(now, seen)
+def inputs_at(now: float, observations: Observations, retrains: Sequence[ReplayedRetrain], policy: Policy) -> Inputs:
+    """Return the inputs that `decide` would have had at this time."""
+    champion, facts = _champion(now, observations), _version_facts(now, observations)
     history = [
         PastRetrain(
             number,
-            "done" if one.ended_at <= now else "running",
-            _moment(one.began_at),
-            _moment(one.ended_at) if one.ended_at <= now else None,
-            one.commit,
+            "done" if retrain.ended_at <= now else "running",
+            _moment(retrain.began_at),
+            _moment(retrain.ended_at) if retrain.ended_at <= now else None,
+            retrain.commit,
         )
-        for number, one in enumerate(ran, start=1)
+        for number, retrain in enumerate(retrains, start=1)
     ]
     return Inputs(
         champion=champion,
-        champion_commit=known.commit,
-        head=known.commit,
+        champion_commit=facts.commit,
+        head=facts.commit,
         history=history,
-        new_labels=count_new_labels(_said(now, seen, ran), known.labels, policy.retrain),
-        harm=_harm(now, seen, champion, known.accuracy, policy.monitor),
+        new_labels=count_new_labels(_label_counts(now, observations, retrains), facts.labels, policy.retrain),
+        harm=_harm(now, observations, champion, facts.accuracy, policy.monitor),
     )
 
 
-def version_at(version: int, home: Path) -> Version:
-    """Read it from its folder, live or parked."""
+def read_version_facts(version: int, home: Path) -> VersionFacts:
+    """Read the facts from a version's folder, live or parked."""
     folders = (repository(home) / model_name(version), home / "parked" / model_name(version))
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return Version(commit_of(folder), labels_of(folder), reference_accuracy(folder))
+    return VersionFacts(commit_of(folder), labels_of(folder), reference_accuracy(folder))
 
 
-def _moments(alerts: Sequence[Alert], seen: Seen, settings: Retrain) -> Iterator[float]:
-    """When an answer may become another one, whatever is started."""
-    yield from (moment for moment, _ in seen.champions)
+def _decision_times(alerts: Sequence[Alert], observations: Observations, settings: Retrain) -> Iterator[float]:
+    """Yield the times at which an outcome may change, apart from those after a start."""
+    yield from (at for at, _ in observations.champions)
     for alert in alerts:
         yield alert.began_at + settings.settle_s + LATE_S
         yield alert.began_at + settings.patience_s + LATE_S
@@ -149,42 +156,43 @@ def _moments(alerts: Sequence[Alert], seen: Seen, settings: Retrain) -> Iterator
             yield alert.over_at
 
 
-def _harm(now: float, seen: Seen, champion: int, agreed: float | None, settings: Monitor) -> Harm:
-    """As the controller reads it, of what was stored by then."""
-    if agreed is None:
+def _harm(now: float, observations: Observations, champion: int, promised: float | None, settings: Monitor) -> Harm:
+    """Return the evidence of harm as the controller would read it from the data stored by then."""
+    if promised is None:
         return Harm(False, False)
-    upper = [value for moment, version, value in seen.accuracy_upper if version == champion and moment <= now]
-    right = [is_right for moment, version, is_right in seen.correct if version == champion and moment <= now]
-    evidence = harm_log_e(np.array(right, dtype=np.bool_), agreed, settings.tolerated_loss, settings.harm_alpha)
-    return Harm(bool(upper) and upper[-1] < agreed - settings.tolerated_loss, is_harm(evidence, settings.harm_alpha))
+    upper = [value for at, version, value in observations.accuracy_upper if version == champion and at <= now]
+    correct = [is_correct for at, version, is_correct in observations.correct if version == champion and at <= now]
+    evidence = harm_log_e(np.array(correct, dtype=np.bool_), promised, settings.tolerated_loss, settings.harm_alpha)
+    return Harm(bool(upper) and upper[-1] < promised - settings.tolerated_loss, is_harm(evidence, settings.harm_alpha))
 
 
-def _said(now: float, seen: Seen, ran: Sequence[Ran]) -> list[LabelCount]:
-    """Labels given since the last retrain that has ended began: it has read all that was there."""
-    since = max((one.began_at for one in ran if one.ended_at <= now), default=-np.inf)
-    first, last = (bisect_right(seen.opinions, moment, key=lambda one: one.at) for moment in (since, now))
+def _label_counts(now: float, observations: Observations, retrains: Sequence[ReplayedRetrain]) -> list[LabelCount]:
+    """Count the labels given since the last ended retrain began: it has read all earlier ones."""
+    since = max((retrain.began_at for retrain in retrains if retrain.ended_at <= now), default=-np.inf)
+    first, last = (bisect_right(observations.labels, at, key=lambda given: given.at) for at in (since, now))
     texts: dict[str, set[str]] = {}
     people: dict[str, set[str]] = {}
-    for one in seen.opinions[first:last]:
-        texts.setdefault(one.label, set()).add(one.prediction_id)
-        people.setdefault(one.label, set()).add(one.source)
+    for given in observations.labels[first:last]:
+        texts.setdefault(given.label, set()).add(given.prediction_id)
+        people.setdefault(given.label, set()).add(given.source)
     return [LabelCount(label, len(texts[label]), len(people[label])) for label in texts]
 
 
-def _champion(now: float, seen: Seen) -> int:
-    """The version that answered last."""
-    return seen.champions[max(0, bisect_right(seen.champions, now, key=lambda one: one[0]) - 1)][1]
+def _champion(now: float, observations: Observations) -> int:
+    """Return the version of the last window."""
+    champions = observations.champions
+    return champions[max(0, bisect_right(champions, now, key=lambda pair: pair[0]) - 1)][1]
 
 
-def _version(now: float, seen: Seen) -> Version:
-    return seen.versions[_champion(now, seen)]
+def _version_facts(now: float, observations: Observations) -> VersionFacts:
+    return observations.versions[_champion(now, observations)]
 
 
-def _episode(number: int, alert: Alert, now: float) -> deciding.Episode:
+def _episode(number: int, alert: Alert, now: float) -> Episode:
     is_over = alert.over_at is not None and now >= alert.over_at
-    return deciding.Episode(number, alert.alertname, alert.version, is_over, _moment(alert.began_at))
+    return Episode(number, alert.alertname, alert.version, is_over, _moment(alert.began_at))
 
 
 def _moment(at_s: float) -> Moment:
-    """The wall clock of that time is the only one that was stored."""
+    """Return a moment on one clock: only the wall clock of that time is stored."""
     return Moment(at_s, at_s, "replay")
