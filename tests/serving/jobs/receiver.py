@@ -35,7 +35,7 @@ async def receiving(
     port: int = 0,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Receiver]:
-    """Listen while the block runs; port 0: any free one."""
+    """Listen while the block runs; port 0 takes any free port."""
     requests: list[Received] = []
 
     async def receive(request: web.Request) -> web.StreamResponse:

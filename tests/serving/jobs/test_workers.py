@@ -46,7 +46,7 @@ async def answer(payload):
         print("hangs", flush=True)
         await asyncio.sleep(3600)
     await asyncio.sleep(0.005)
-    return [{"said": text} for text in payload["texts"]]
+    return [{"label": text} for text in payload["texts"]]
 
 with open_state(Path(sys.argv[1])) as engine:
     settings = Jobs.model_validate_json(sys.argv[2])
@@ -101,7 +101,7 @@ def counted(state: sa.Engine, status: str) -> int:
 
 
 async def echo(payload: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"said": text} for text in payload["texts"]]
+    return [{"label": text} for text in payload["texts"]]
 
 
 @asynccontextmanager
@@ -141,7 +141,7 @@ def test_four_workers_answer_two_hundred_jobs_once_each(
 
     assert asyncio.run(run()) == {"done": 200}
     assert Counter(endings()) == Counter(submitted)
-    assert all(json.loads(row.result) == [{"said": text}] for text, row in rows(state).items())
+    assert all(json.loads(row.result) == [{"label": text}] for text, row in rows(state).items())
 
 
 def test_an_answer_that_fails_is_retried(state: sa.Engine, settings: Jobs) -> None:
@@ -318,4 +318,4 @@ def test_killed_workers_lose_no_job_and_end_none_twice(
     assert Counter(endings()) == Counter(submitted)
     by_text = rows(state)
     assert by_text["text 20"].attempts == before.attempts + (before.status == "running") >= 2
-    assert {text: json.loads(row.result) for text, row in by_text.items()} == {text: [{"said": text}] for text in texts}
+    assert {text: json.loads(row.result) for text, row in by_text.items()} == {text: [{"label": text}] for text in texts}

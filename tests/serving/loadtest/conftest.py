@@ -1,4 +1,4 @@
-"""A small real server as target, `tests/serving/triton/little_server.py`, and the load and texts that the tests send."""
+"""A small real server as target, `tests/serving/loadtest/queue_server.py`, and the load and texts that the tests send."""
 
 import json
 import subprocess
@@ -28,9 +28,9 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def little_server(**options: float) -> Iterator[Running]:
+def queue_server(**options: float) -> Iterator[Running]:
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "tests.serving.triton.little_server", *arguments]
+    command = [sys.executable, "-m", "tests.serving.loadtest.queue_server", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield Running(process, f"http://127.0.0.1:{process.stdout.readline().strip()}")
@@ -39,7 +39,7 @@ def little_server(**options: float) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with little_server() as running:
+    with queue_server() as running:
         yield running
 
 

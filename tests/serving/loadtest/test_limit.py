@@ -15,7 +15,7 @@ from serving.loadtest import (
     write_report,
 )
 from serving.loadtest.limit import Step, decide_verdict, search
-from tests.serving.loadtest.conftest import FEW, LOAD, Running, gateway, little_server
+from tests.serving.loadtest.conftest import FEW, LOAD, Running, gateway, queue_server
 
 
 def test_the_search_closes_in_on_the_highest_rate_that_holds() -> None:
@@ -33,7 +33,7 @@ def test_the_search_closes_in_on_the_highest_rate_that_holds() -> None:
 
 def test_it_finds_the_known_capacity_of_a_server(tmp_path: Path) -> None:
     load = LOAD._replace(arrivals="constant", timeout_s=3, connections=256)
-    with little_server(service_ms=1.5) as running:  # 667 a second; for one second 12 % more, until the queue is 80 ms long
+    with queue_server(service_ms=1.5) as running:  # 667 a second; for one second 12 % more, until the queue is 80 ms long
         limit = find_limit(
             gateway(running.url), FEW, load, p99_limit_ms=80, low=620, high=1000, step_s=1.0, warm_s=0.1, resolution=0.12
         )
@@ -51,7 +51,7 @@ def test_it_finds_the_known_capacity_of_a_server(tmp_path: Path) -> None:
 
 
 def test_a_step_that_can_no_longer_hold_is_stopped_early() -> None:
-    with little_server(service_ms=10) as running:  # 100 a second
+    with queue_server(service_ms=10) as running:  # 100 a second
         limit = find_limit(
             gateway(running.url), FEW, LOAD, p99_limit_ms=50, low=300, high=300, step_s=10, warm_s=0, resolution=0.03
         )
@@ -87,7 +87,7 @@ def test_a_search_that_is_stopped_keeps_its_steps(server: Running) -> None:
 
 def test_a_target_that_does_not_recover_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.loadtest.limit.DRAIN_S", 0.0)
-    with little_server(service_ms=40) as running:  # requests that timed out are still in its queue
+    with queue_server(service_ms=40) as running:  # requests that timed out are still in its queue
         limit = find_limit(
             gateway(running.url),
             FEW,

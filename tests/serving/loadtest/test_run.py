@@ -18,15 +18,15 @@ from serving.loadtest import (
     without_warmup,
 )
 from serving.loadtest.result import percentile, spread
-from tests.serving.loadtest.conftest import FEW, LOAD, TEXTS, Running, gateway, little_server
-from tests.serving.triton.little_server import FAULTS
+from tests.serving.loadtest.conftest import FEW, LOAD, TEXTS, Running, gateway, queue_server
+from tests.serving.loadtest.queue_server import FAULTS
 
 
 def test_a_stall_of_the_server_is_seen_from_intended_times_where_a_closed_loop_misses_it() -> None:
     options = {"service_ms": 1, "stall_after": 200, "stall_ms": 300}
-    with little_server(**options) as running:
+    with queue_server(**options) as running:
         result = run_load(gateway(running.url), TEXTS, LOAD._replace(duration_s=2))
-    with little_server(**options) as running:
+    with queue_server(**options) as running:
         connection = http.client.HTTPConnection(running.url.removeprefix("http://"))
         closed_ms = []
         for text in TEXTS[: len(result.at_s)]:
@@ -72,7 +72,7 @@ def test_an_unlimited_cache_hits_as_often_as_planned(server: Running) -> None:
 
 
 def test_when_the_server_is_killed_every_request_still_has_one_status() -> None:
-    with little_server(service_ms=1) as running:
+    with queue_server(service_ms=1) as running:
 
         def kill(elapsed_s: float, _sent: int, _ended: int, _failed: int) -> None:
             running.process.kill()
@@ -85,7 +85,7 @@ def test_when_the_server_is_killed_every_request_still_has_one_status() -> None:
 
 
 def test_with_all_connections_busy_requests_wait_and_their_clock_runs() -> None:
-    with little_server(service_ms=10) as running:  # 100 a second, asked for 200
+    with queue_server(service_ms=10) as running:  # 100 a second, asked for 200
         result = run_load(gateway(running.url), TEXTS, LOAD._replace(connections=2, duration_s=1, timeout_s=5))
     assert result.counts == {"200": len(result.at_s)}
     assert result.waited > 50

@@ -1,4 +1,4 @@
-"""A server for tests of the load test, as a process of its own: `python -m tests.serving.triton.little_server --service-ms 4`.
+"""A server for tests of the load test, as a process of its own: `python -m tests.serving.loadtest.queue_server --service-ms 4`.
 
 It answers as the gateway does, one request after the other, each `service_ms` after the previous one: a queue whose capacity
 is known. It prints its port. A text that contains one of `FAULTS` triggers it.
