@@ -12,14 +12,14 @@ from pipeline.errors import InputError
 from pipeline.params import Data, Split
 
 
-class Unlabelled(NamedTuple):
+class UnlabelledTexts(NamedTuple):
     """Distinct texts of a file, and its unusable rows as `line: reason`."""
 
     texts: list[Example]
     bad: list[str]
 
 
-def read_unlabelled(path: Path, data: Data) -> Unlabelled:
+def read_unlabelled(path: Path, data: Data) -> UnlabelledTexts:
     """Read text and group and ignore labels; raise `InputError` as stage `ingest` does."""
     rows = list(read_rows(path, data))
     names = dict.fromkeys(name for row in rows if row.fields for name in row.fields)
@@ -42,7 +42,7 @@ def read_unlabelled(path: Path, data: Data) -> Unlabelled:
         what = f"{len(bad)} of {len(rows)} rows have no usable text; the first: {reason}"
         do = "correct the rows, or raise data.max_quarantined_share to continue without them"
         raise InputError(f"{path}, line {line}", what, do)
-    return Unlabelled(list(texts.values()), bad)
+    return UnlabelledTexts(list(texts.values()), bad)
 
 
 def _text_column(path: Path, names: list[str], data: Data) -> str:

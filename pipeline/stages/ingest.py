@@ -30,7 +30,7 @@ from pipeline.params import Data, load_params
 EXAMPLES_SHOWN = 20
 
 
-class Placed(NamedTuple):
+class LocatedExample(NamedTuple):
     """An example with the file and line it came from."""
 
     example: Example
@@ -38,7 +38,7 @@ class Placed(NamedTuple):
     line: int
 
 
-class Quarantined(NamedTuple):
+class QuarantinedRow(NamedTuple):
     """A row set aside, and the reason."""
 
     path: Path
@@ -47,16 +47,16 @@ class Quarantined(NamedTuple):
     fields: dict[str, Any] | None
 
 
-class Ingested(NamedTuple):
+class IngestResult(NamedTuple):
     """Rows to split, supplied test rows (often none), rows set aside, and the report."""
 
     rows: list[Example]
     test: list[Example]
-    quarantined: list[Quarantined]
+    quarantined: list[QuarantinedRow]
     report: dict[str, Any]
 
 
-def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data) -> Ingested:
+def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data) -> IngestResult:
     """Read, validate, merge and de-duplicate; raise `InputError` when the data as a whole cannot be trained on."""
     source, bad = _read_file(source_file, data)
     feedback, bad_feedback = _read_feedback(feedback_folder, data)
@@ -65,15 +65,16 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
     _refuse_bad_test_rows(bad_test)
     _refuse_spellings([*source, *feedback, *test])
     accepted, conflicts = _without_conflicts(source)
-    unique = {placed.example.id: placed.example for placed in [*accepted, *feedback]}  # later wins: feedback corrects the corpus
-    in_test = {placed.example.id for placed in test}
+    # the last row of a text wins: feedback corrects the corpus
+    unique = {located.example.id: located.example for located in [*accepted, *feedback]}
+    in_test = {located.example.id for located in test}
     rows = [example for example in unique.values() if example.id not in in_test]
     near = find_near_duplicates([row.text for row in rows], data.near_duplicate_jaccard)
     near_report = _near_report(data, rows, near)
     if data.near_duplicates == "drop":
         copies = _copies(near)
         rows = [row for index, row in enumerate(rows) if index not in copies]
-    _refuse_classes(source_file, rows, [placed.example for placed in test])
+    _refuse_classes(source_file, rows, [located.example for located in test])
     quarantined = [*bad, *conflicts, *bad_feedback]
     report = {
         "source": {"file": str(source_file), "rows": len(source) + len(bad)},
@@ -93,57 +94,57 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
         "classes": dict(sorted(Counter(labels_of(rows)).items())),
         "digest": digest_examples(sorted([*rows, *(p.example for p in test)], key=lambda e: e.id)),
     }
-    return Ingested(rows, [placed.example for placed in test], quarantined, report)
+    return IngestResult(rows, [located.example for located in test], quarantined, report)
 
 
-def _read_file(path: Path, data: Data, columns: Columns | None = None) -> tuple[list[Placed], list[Quarantined]]:
+def _read_file(path: Path, data: Data, columns: Columns | None = None) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
     """Return the acceptable and the bad rows of one file; without `columns`, look for them in the names of all rows."""
     rows = list(read_rows(path, data))
     names = dict.fromkeys(name for row in rows if row.fields for name in row.fields)
     if names and columns is None:
         columns = find_columns(path, names, data)
-    good: list[Placed] = []
-    bad: list[Quarantined] = []
+    good: list[LocatedExample] = []
+    bad: list[QuarantinedRow] = []
     for row in rows:
         if row.fields is None or columns is None:
-            bad.append(Quarantined(path, row.line, row.fault, row.fields))
+            bad.append(QuarantinedRow(path, row.line, row.fault, row.fields))
             continue
         try:
             example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
         except ValidationError as error:
-            bad.append(Quarantined(path, row.line, describe_fault(error), row.fields))
+            bad.append(QuarantinedRow(path, row.line, describe_fault(error), row.fields))
         else:
             if example.label is None:
-                bad.append(Quarantined(path, row.line, "label is missing", row.fields))
+                bad.append(QuarantinedRow(path, row.line, "label is missing", row.fields))
             else:
-                good.append(Placed(example, path, row.line))
+                good.append(LocatedExample(example, path, row.line))
     return good, bad
 
 
-def _read_feedback(folder: Path, data: Data) -> tuple[list[Placed], list[Quarantined]]:
+def _read_feedback(folder: Path, data: Data) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
     files = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size]
     read = [_read_file(path, data, Columns("text", "label")) for path in files]
-    return [placed for good, _ in read for placed in good], [row for _, bad in read for row in bad]
+    return [located for good, _ in read for located in good], [row for _, bad in read for row in bad]
 
 
-def _without_conflicts(placed: list[Placed]) -> tuple[list[Placed], list[Quarantined]]:
+def _without_conflicts(located: list[LocatedExample]) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
     """Set aside texts that have several labels in one file, because none of the labels is known to be right."""
     labels = defaultdict(set)
-    for row in placed:
+    for row in located:
         labels[row.example.id].add(str(row.example.label))
-    accepted: list[Placed] = []
-    conflicts: list[Quarantined] = []
-    for row in placed:
+    accepted: list[LocatedExample] = []
+    conflicts: list[QuarantinedRow] = []
+    for row in located:
         if len(labels[row.example.id]) == 1:
             accepted.append(row)
         else:
             reason = f"the same text has several labels: {', '.join(sorted(labels[row.example.id]))}"
             fields = {"text": row.example.text, "label": row.example.label}
-            conflicts.append(Quarantined(row.path, row.line, reason, fields))
+            conflicts.append(QuarantinedRow(row.path, row.line, reason, fields))
     return accepted, conflicts
 
 
-def _refuse_many_bad_rows(path: Path, good: list[Placed], bad: list[Quarantined], max_share: float) -> None:
+def _refuse_many_bad_rows(path: Path, good: list[LocatedExample], bad: list[QuarantinedRow], max_share: float) -> None:
     rows = len(good) + len(bad)
     if rows == 0:
         raise InputError(str(path), "the file has no rows", "set data.source to a file with labelled texts")
@@ -156,7 +157,7 @@ def _refuse_many_bad_rows(path: Path, good: list[Placed], bad: list[Quarantined]
         )
 
 
-def _refuse_bad_test_rows(bad: list[Quarantined]) -> None:
+def _refuse_bad_test_rows(bad: list[QuarantinedRow]) -> None:
     if bad:
         raise InputError(
             f"{bad[0].path}, line {bad[0].line}",
@@ -165,10 +166,10 @@ def _refuse_bad_test_rows(bad: list[Quarantined]) -> None:
         )
 
 
-def _refuse_spellings(placed: list[Placed]) -> None:
+def _refuse_spellings(located: list[LocatedExample]) -> None:
     """Raise `InputError` when one label is spelt in two ways: a model would learn two classes."""
-    first_by_spelling: dict[str, Placed] = {}
-    for row in placed:
+    first_by_spelling: dict[str, LocatedExample] = {}
+    for row in located:
         label = row.example.label or ""
         first = first_by_spelling.setdefault(normalise_label(label), row)
         if first.example.label != label:
@@ -217,7 +218,7 @@ def _near_report(data: Data, rows: list[Example], pairs: list[Pair]) -> dict[str
     }
 
 
-def write(ingested: Ingested, folder: Path) -> None:
+def write(ingested: IngestResult, folder: Path) -> None:
     """Write rows, test rows, rows set aside and class sizes, and the report last."""
     write_examples(folder / "rows.parquet", ingested.rows)
     write_examples(folder / "test.parquet", ingested.test)

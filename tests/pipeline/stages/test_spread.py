@@ -1,17 +1,13 @@
 """Stage `spread`: the texts it takes, the report on their labels, and their use in training."""
 
 import json
-from pathlib import Path
 
 import mlflow
 import pytest
 
 from pipeline import tracking
 from pipeline.data.records import Example, labels_of, read_examples, text_id, write_examples, write_json
-from pipeline.data.split_sides import side_of
-from pipeline.data.unlabelled import read_unlabelled, trainable
-from pipeline.errors import InputError
-from pipeline.params import Params, Split
+from pipeline.params import Params
 from pipeline.stages.spread import spread, summary
 from tests.conftest import Project
 
@@ -30,11 +26,10 @@ NEW = {
     "I want my money": "money",
 }
 AMBIGUOUS = "refund me for the parcel"
-WHOLE = Split(seed=1, rows_a_class="all", val_share=0.1, test_share=0.3, small_classes="refuse")
 
 
-def row(text: str, label: str | None = None, group: str | None = None) -> Example:
-    return Example(id=text_id(text), text=text, label=label, group=group)
+def row(text: str, label: str | None = None) -> Example:
+    return Example(id=text_id(text), text=text, label=label)
 
 
 LABELLED = [*(row(text, "parcel") for text in PARCEL), *(row(text, "money") for text in MONEY)]
@@ -92,50 +87,6 @@ def test_the_words_of_a_label_can_serve_as_a_labelled_text(small: Params) -> Non
 def test_a_class_of_one_row_does_not_keep_the_others_from_being_held_out(small: Params) -> None:
     spreading = spread([*LABELLED, row("hello there", "greeting")], UNLABELLED, small.model, small.spread, 10.0)
     assert spreading.report["held_out"]["rows"] == 10
-
-
-def test_labels_of_the_file_are_ignored(tmp_path: Path, params: Params) -> None:
-    (tmp_path / "texts.csv").write_text("text,label,group\nis it here?,yes,7\nIs it HERE?,no,\n")
-    unlabelled = read_unlabelled(tmp_path / "texts.csv", params.data)
-    assert [(row.text, row.label, row.group, row.source) for row in unlabelled.texts] == [("is it here?", None, "7", "texts")]
-
-
-def test_rows_without_a_text_are_reported_and_too_many_of_them_refused(tmp_path: Path, params: Params) -> None:
-    path = tmp_path / "texts.jsonl"
-    path.write_text('{"text": "one"}\n{"text": ""}\nno json\n{"other": 1}\n{"text": 5}\n')
-    with pytest.raises(InputError, match=r"texts\.jsonl, line 2: 4 of 5 rows have no usable text; the first: text is empty"):
-        read_unlabelled(path, params.data)
-    unlabelled = read_unlabelled(path, params.data.model_copy(update={"max_quarantined_share": 0.9}))
-    assert [row.text for row in unlabelled.texts] == ["one"]
-    assert unlabelled.bad[0] == "2: text is empty"
-    assert unlabelled.bad[1].startswith("3: not valid JSON")
-    assert unlabelled.bad[2:] == ["4: text is missing", "5: text is not a text"]
-
-
-@pytest.mark.parametrize("lines", ["words\nis it here?\n", "text,query\nis it here?,here\n"])
-def test_a_file_without_one_clear_text_column_is_refused(tmp_path: Path, params: Params, lines: str) -> None:
-    (tmp_path / "texts.csv").write_text(lines)
-    with pytest.raises(InputError, match=r"one column is named `text`"):
-        read_unlabelled(tmp_path / "texts.csv", params.data)
-
-
-def test_the_text_column_may_have_another_name_than_in_the_source(tmp_path: Path, params: Params) -> None:
-    (tmp_path / "texts.csv").write_text("text\nis it here?\n")
-    unlabelled = read_unlabelled(tmp_path / "texts.csv", params.data.model_copy(update={"text_column": "body"}))
-    assert [row.text for row in unlabelled.texts] == ["is it here?"]
-
-
-def test_no_text_of_the_split_or_of_a_held_out_group_is_trained_on() -> None:
-    sides = [[row("one", "a", "g1")], [row("two", "a", "g2")], [row("three", "a", "g3")]]
-    texts = [row("One!"), row("two"), row("THREE"), row("four", group="g1"), row("five", group="g2"), row("six", group="g3")]
-    assert [text.text for text in trainable(texts, sides, WHOLE, test_share=0.0)] == ["four"]
-
-
-def test_a_text_that_becomes_a_test_row_once_labelled_is_not_trained_on() -> None:
-    texts = [row(f"text {number}") for number in range(60)]
-    taken = trainable(texts, [[], [], []], WHOLE, test_share=0.3)
-    assert taken == [text for text in texts if side_of(text, 1, val_share=0.1, test_share=0.3) != "test"]
-    assert 30 < len(taken) < 54
 
 
 def test_training_uses_the_rows_of_the_stage_and_its_run_holds_the_report(project: Project) -> None:
