@@ -9,7 +9,7 @@ from state.tables import feedback, retrains
 
 
 class LabelCount(NamedTuple):
-    """How many texts got a label, and from how many people."""
+    """The number of texts that got a label, and of people who gave it."""
 
     label: str
     texts: int

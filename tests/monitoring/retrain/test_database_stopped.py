@@ -1,4 +1,4 @@
-"""A real PostgreSQL is stopped under a real receiver and a real controller: nobody ends, and nothing acknowledged is lost."""
+"""A real PostgreSQL stops under a real receiver and controller: both live on, and nothing acknowledged is lost."""
 
 import subprocess
 import sys
@@ -19,10 +19,10 @@ from tests.faults.alert_room import Here, end, lay_out, receiving
 from tests.faults.alerts import webhook
 from tests.faults.stack import clean_environment, wait_until
 
-BEFORE, MEANWHILE = 1, range(2, 8)
+BEFORE, DURING = 1, range(2, 8)
 
 
-def test_nothing_acknowledged_is_lost_and_what_is_refused_is_taken_later(params: Params, tmp_path: Path) -> None:
+def test_nothing_acknowledged_is_lost_and_refused_alerts_are_accepted_later(params: Params, tmp_path: Path) -> None:
     quick = params.retrain.model_copy(update={"settle_s": 0, "poll_s": 0.1})
     here = lay_out(tmp_path / "clone", params.model_copy(update={"retrain": quick}))
     for command in (
@@ -35,23 +35,23 @@ def test_nothing_acknowledged_is_lost_and_what_is_refused_is_taken_later(params:
         url = server.url.render_as_string(hide_password=False)
         with receiving(here, EVERGREEN_STATE_URL=url) as receiver, controlling(here, url) as controller:
             assert post(here, BEFORE) == 204
-            wait_until(lambda: decided(server.url) == 1, 30, lambda: words(here))
+            wait_until(lambda: decided(server.url) == 1, 30, lambda: controller_log(here))
             server.stop()
             begun = time.monotonic()
-            assert {post(here, number) for number in MEANWHILE} == {503}
+            assert {post(here, number) for number in DURING} == {503}
             assert time.monotonic() - begun < 10
-            wait_until(lambda: "the controller could not go on" in words(here), 30, lambda: words(here))
+            wait_until(lambda: "the controller could not go on" in controller_log(here), 30, lambda: controller_log(here))
             assert (receiver.poll(), controller.poll()) == (None, None)
             server.start()
-            assert {post(here, number) for number in MEANWHILE} == {204}  # as Alertmanager tries again
-            wait_until(lambda: decided(server.url) == 1 + len(MEANWHILE), 30, lambda: words(here))
+            assert {post(here, number) for number in DURING} == {204}  # as Alertmanager tries again
+            wait_until(lambda: decided(server.url) == 1 + len(DURING), 30, lambda: controller_log(here))
             assert (receiver.poll(), controller.poll()) == (None, None)
-        assert fingerprints(server.url) == [f"{number:016x}" for number in (BEFORE, *MEANWHILE)]
+        assert fingerprints(server.url) == [f"{number:016x}" for number in (BEFORE, *DURING)]
 
 
 @contextmanager
 def controlling(here: Here, url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m monitoring.retrain` on this database."""
+    """Run `python -m monitoring.retrain` on this database."""
     with (here.folder / "controller.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "monitoring.retrain"],
@@ -68,7 +68,7 @@ def controlling(here: Here, url: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def post(here: Here, number: int) -> int:
-    """Status of the answer to a webhook."""
+    """Post a webhook and return the status of the response."""
     headers = {"content-type": "application/json", "authorization": f"Bearer {here.token}"}
     try:
         with urlopen(Request(f"http://127.0.0.1:{here.port}/v1/alerts", webhook(number), headers), timeout=10) as answer:
@@ -78,18 +78,18 @@ def post(here: Here, number: int) -> int:
         return refused.code
 
 
-def words(here: Here) -> str:
-    """Of the controller."""
+def controller_log(here: Here) -> str:
+    """Return the controller's log."""
     return (here.folder / "controller.log").read_text()
 
 
 def decided(url: sa.URL) -> int:
-    """Decisions in the journal."""
+    """Return the number of decisions in the journal."""
     with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
         return connection.execute(sa.select(sa.func.count()).select_from(decisions)).scalar_one()
 
 
 def fingerprints(url: sa.URL) -> list[str]:
-    """Of all alerts in the journal."""
+    """Return the fingerprints of all alerts in the journal."""
     with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
         return list(connection.execute(sa.select(alerts.c.fingerprint).order_by(alerts.c.fingerprint)).scalars())

@@ -63,14 +63,14 @@ def test_labels_that_the_champion_has_are_learnt(params: Params) -> None:
 
 
 def test_the_majority_label_counts_and_the_first_one_in_a_tie(params: Params) -> None:
-    said = [
+    given_labels = [
         entry(1, "return_item", prediction="p1", person="ann"),
         entry(2, "track_order", prediction="p1", person="ben"),
         entry(3, "return_item", prediction="p2", person="ann"),
         entry(4, "track_order", prediction="p2", person="ben"),
         entry(5, "track_order", prediction="p2", person="cem"),
     ]
-    assert by_text(merge(params, said, texts(2))) == {
+    assert by_text(merge(params, given_labels, texts(2))) == {
         "my question number 1": "return_item",
         "my question number 2": "track_order",
     }
@@ -78,8 +78,8 @@ def test_the_majority_label_counts_and_the_first_one_in_a_tie(params: Params) ->
 
 def test_the_same_text_from_two_customers_is_one_row(params: Params) -> None:
     same = {"p1": "Where is it?", "p2": "where is it", "p3": "WHERE IS IT"}
-    said = [entry(1, "return_item"), entry(2, "track_order", person="ben"), entry(3, "track_order", person="cem")]
-    assert list(by_text(merge(params, said, same)).values()) == ["track_order"]
+    given_labels = [entry(1, "return_item"), entry(2, "track_order", person="ben"), entry(3, "track_order", person="cem")]
+    assert list(by_text(merge(params, given_labels, same)).values()) == ["track_order"]
 
 
 def test_a_new_label_is_a_proposal_until_enough_people_agree_on_enough_texts(params: Params) -> None:
@@ -92,14 +92,14 @@ def test_a_new_label_is_a_proposal_until_enough_people_agree_on_enough_texts(par
 
 
 def test_another_spelling_of_a_known_label_is_that_label(params: Params) -> None:
-    said = [entry(1, "Track-Order"), entry(2, "RETURN ITEM")]
-    assert set(by_text(merge(params, said, texts(2))).values()) == set(LABELS)
+    given_labels = [entry(1, "Track-Order"), entry(2, "RETURN ITEM")]
+    assert set(by_text(merge(params, given_labels, texts(2))).values()) == set(LABELS)
 
 
 def test_one_of_two_spellings_of_a_new_label_is_learnt(params: Params) -> None:
-    said = [entry(n, "battery_problem", person=f"person {n}") for n in range(1, 5)]
-    said += [entry(n, "Battery Problem", person=f"person {n}") for n in range(5, 8)]
-    merged = merge(params, said, texts(7))
+    given_labels = [entry(n, "battery_problem", person=f"person {n}") for n in range(1, 5)]
+    given_labels += [entry(n, "Battery Problem", person=f"person {n}") for n in range(5, 8)]
+    merged = merge(params, given_labels, texts(7))
     assert set(by_text(merged).values()) == {"battery_problem"}
     assert merged.skipped == {"only proposed": 3}
 
@@ -122,14 +122,14 @@ def test_feedback_without_a_text_is_counted(params: Params) -> None:
 labels = st.one_of(st.sampled_from(NASTY), st.text(max_size=300), st.sampled_from(sorted(LABELS)))
 
 
-@given(said=st.lists(labels, min_size=1, max_size=12))
-@example(said=[*NASTY])
-@example(said=["../x"] * 6)
+@given(given_labels=st.lists(labels, min_size=1, max_size=12))
+@example(given_labels=[*NASTY])
+@example(given_labels=["../x"] * 6)
 @settings(max_examples=60, deadline=None)
-def test_a_hostile_label_stays_data(params: Params, tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> None:
+def test_a_hostile_label_stays_data(params: Params, tmp_path_factory: pytest.TempPathFactory, given_labels: list[str]) -> None:
     folder = tmp_path_factory.mktemp("feedback")
-    entries = [entry(n, label, person=f"person {n}") for n, label in enumerate(said, start=1)]
-    merged = merge(params, entries, texts(len(said)))
+    entries = [entry(n, label, person=f"person {n}") for n, label in enumerate(given_labels, start=1)]
+    merged = merge(params, entries, texts(len(given_labels)))
     write_file(folder / "feedback.jsonl", merged.rows)
     assert [path.name for path in folder.iterdir()] == ["feedback.jsonl"]
     raw = (folder / "feedback.jsonl").read_bytes()
@@ -140,16 +140,19 @@ def test_a_hostile_label_stays_data(params: Params, tmp_path_factory: pytest.Tem
     for row in merged.rows:
         assert len(row["label"]) <= 200
         assert not set("\n\r\0\u2028") & set(row["label"])
-        assert sum(normalise_label(label.strip()) == normalise_label(row["label"]) for label in said) or row["label"] in LABELS
-    assert sum(merged.skipped.values()) + len(merged.rows) == len(said)
+        assert (
+            sum(normalise_label(label.strip()) == normalise_label(row["label"]) for label in given_labels)
+            or row["label"] in LABELS
+        )
+    assert sum(merged.skipped.values()) + len(merged.rows) == len(given_labels)
 
 
 def test_stage_ingest_accepts_every_merged_row(params: Params, tmp_path: Path) -> None:
-    said = [*NASTY, "track_order"] * 4
-    entries = [entry(n, label, person=f"person {n}") for n, label in enumerate(said, start=1)]
+    given_labels = [*NASTY, "track_order"] * 4
+    entries = [entry(n, label, person=f"person {n}") for n, label in enumerate(given_labels, start=1)]
     known = frozenset(json.loads(line)["label"] for line in (ROOT / params.data.source).read_text(encoding="utf-8").splitlines())
     few = params.retrain.model_copy(update={"proposal_people": 2, "proposal_texts": 3})
-    merged = merge_feedback([], entries, texts(len(said)), known, params.model_copy(update={"retrain": few}))
+    merged = merge_feedback([], entries, texts(len(given_labels)), known, params.model_copy(update={"retrain": few}))
     write_file(tmp_path / "feedback.jsonl", merged.rows)
     ingested = ingest(ROOT / params.data.source, ROOT / params.data.test, tmp_path, params.data)
     assert ingested.report["feedback"]["rows"] == len(merged.rows) > 30

@@ -1,4 +1,4 @@
-"""The drill of retrains, small: a controller killed in two of its steps; and that every promise of the drill can be broken."""
+"""The retrain drill in small: a controller is killed in two steps; and every promise of the drill can be broken."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: P
         ["after feedback is written", "publish: released"], [], is_mlflow_away=False, is_database_locked=False, is_disk_full=False
     )
     outcome, story = retrain.run(clone, amount, print)
-    assert [one.what for one in outcome.promises if not one.is_kept] == [], (outcome.figures, outcome.notes)
+    assert [promise.what for promise in outcome.promises if not promise.is_kept] == [], (outcome.figures, outcome.notes)
     assert [fault.name for fault in story.faults] == amount.points
     assert story.ends == {1: "done, version 2"}
     assert {(row["step"], row["outcome"]) for row in story.rows()} == {
@@ -29,12 +29,12 @@ def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: P
 def test_every_promise_of_the_drill_can_be_broken() -> None:
     broken = Counter(f"P{number}" for number in range(1, 9))
     bad = retrain.Figures(asked=3, ended=Counter(done=1, running=1), versions=2, felt=2, missed=1, bad_looks=1, broken=broken)
-    assert [one.what for one in retrain.judge(bad) if one.is_kept] == []
+    assert [promise.what for promise in retrain.judge(bad) if promise.is_kept] == []
     good = retrain.Figures(asked=1, ended=Counter(refused=1), versions=0, felt=1, missed=0, bad_looks=0, broken=Counter())
-    assert all(one.is_kept for one in retrain.judge(good))
+    assert all(promise.is_kept for promise in retrain.judge(good))
 
 
-def test_what_comes_after_the_end_has_retrains_of_its_own() -> None:
+def test_crash_points_after_the_end_have_separate_retrains() -> None:
     amount = retrain.Amount(list(POINTS), [], is_mlflow_away=False, is_database_locked=False, is_disk_full=False)
     assert [case.name for case in retrain.cases(amount)] == ["controller killed", *(f"killed {point}" for point in OVER)]
 

@@ -22,7 +22,7 @@ from serving.triton.server import with_free_ports
 from state.database import open_state
 from state.tables import decisions, retrain_steps, retrains
 from tests.conftest import Project, commit, copy_made
-from tests.monitoring.retrain.receiver.receiver_here import alert, webhook
+from tests.monitoring.retrain.receiver.running_receiver import alert, webhook
 
 Build = Callable[[Verdict], Controller]
 PASSED = Verdict(True, ("not worse on the old slice", "better on the new one"), {"old/accuracy": 0.9})

@@ -67,10 +67,10 @@ def test_where_undecided_is_refused_a_model_that_lost_the_margin_rarely_passes_h
 
 @pytest.mark.parametrize("undecided", ["pass", "refuse"])
 def test_the_check_on_old_rows_applies_the_rule_whose_error_rates_are_reported(settings: Gate, undecided: str) -> None:
-    own = settings.model_copy(update={"undecided": undecided})
+    changed = settings.model_copy(update={"undecided": undecided})
     gained, lost = (grid.ravel() for grid in np.meshgrid(np.arange(0, 40, 5), np.arange(0, 60, 4)))
-    passes = [not check_old_rows(PairCounts(500, int(g), int(b)), own).failures for g, b in zip(gained, lost, strict=True)]
-    assert passes == old_rows_pass(500, gained, lost, own).tolist()
+    passes = [not check_old_rows(PairCounts(500, int(g), int(b)), changed).failures for g, b in zip(gained, lost, strict=True)]
+    assert passes == old_rows_pass(500, gained, lost, changed).tolist()
     assert len(set(passes)) == 2
 
 

@@ -21,14 +21,14 @@ TOKEN = "one-token"
 BEGAN = 1_790_000_000.0
 
 
-class Here(NamedTuple):
-    """A running receiver, and the database it writes to."""
+class RunningReceiver(NamedTuple):
+    """A running receiver and its database."""
 
     url: str
     engine: sa.Engine
 
-    def post(self, *told: dict[str, Any], token: str = TOKEN, **more: Any) -> int:
-        return self.send(webhook(*told, **more), token=token)
+    def post(self, *posted: dict[str, Any], token: str = TOKEN, **fields: Any) -> int:
+        return self.send(webhook(*posted, **fields), token=token)
 
     def send(self, body: bytes, *, token: str = TOKEN, **headers: str) -> int:
         given = {"content-type": "application/json", "authorization": f"Bearer {token}"} | headers
@@ -41,21 +41,21 @@ class Here(NamedTuple):
 
     def metric(self, line: str) -> float:
         text = requests.get(f"{self.url}/metrics", timeout=5).text
-        return next((float(own.rsplit(" ", 1)[1]) for own in text.splitlines() if own.startswith(f"{line} ")), 0.0)
+        return next((float(sample.rsplit(" ", 1)[1]) for sample in text.splitlines() if sample.startswith(f"{line} ")), 0.0)
 
 
 @contextmanager
-def receiver_here(params: Params, home: Path, **changed: Any) -> Iterator[Here]:
-    """The app on a real server, in a thread."""
+def running_receiver(params: Params, home: Path, **changed: Any) -> Iterator[RunningReceiver]:
+    """Run the app on a real server in a thread."""
     params = params.model_copy(update={"retrain": params.retrain.model_copy(update=changed)})
     port = free_port()
     with open_state(home) as engine, serving_app(create_app(params, engine, TOKEN), "127.0.0.1", port):
-        yield Here(f"http://127.0.0.1:{port}", engine)
+        yield RunningReceiver(f"http://127.0.0.1:{port}", engine)
 
 
-def webhook(*told: dict[str, Any], **more: Any) -> bytes:
+def webhook(*posted: dict[str, Any], **fields: Any) -> bytes:
     group = {"version": "4", "status": "firing", "receiver": "controller", "groupKey": "{}", "truncatedAlerts": 0}
-    return json.dumps(group | {"alerts": told} | more).encode()
+    return json.dumps(group | {"alerts": posted} | fields).encode()
 
 
 def alert(number: int = 1, *, status: str = "firing", began: float = BEGAN, **labels: str) -> dict[str, Any]:
