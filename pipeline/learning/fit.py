@@ -107,7 +107,7 @@ def fine_tune(prepared: Prepared, params: Params, run: Run, checkpoints: Checkpo
 
 @contextmanager
 def prefix_cached(classifier: TextClassifier, cut: int, prepared: Prepared, settings: Train, home: Path) -> Iterator[Prepared]:
-    """Within the context, the encoder starts at layer `cut`; yields rows whose batches hold hidden states.
+    """Start the encoder at layer `cut` within the context; yield rows whose batches hold hidden states.
 
     Yields `prepared` unchanged when the cache would save nothing, is too large, or changes the encoder's output.
     """

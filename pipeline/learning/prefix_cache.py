@@ -134,7 +134,7 @@ class PrefixCache:
 
     @contextmanager
     def skip_lower_layers(self) -> Iterator[None]:
-        """Within the context, the encoder takes hidden states as `inputs_embeds` and starts at layer `cut`."""
+        """Start the encoder at layer `cut` within the context; it takes hidden states as `inputs_embeds`."""
         skipped = [*encoder_layers(self.encoder)[: self.cut], *_embeddings(self.encoder)]
         for module in skipped:
             module.forward = _pass_through

@@ -54,7 +54,7 @@ def model_digest(folder: Path) -> str:
 
 
 def softmax(logits: Floats) -> Floats:
-    """(N, classes) → rows that sum to 1."""
+    """Return the softmax of (N, classes) logits."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: Floats = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities

@@ -61,7 +61,7 @@ def second_moments(model: onnx.ModelProto, names: Sequence[str], pieces: Sequenc
 
 
 def rounded_weights(weight: NDArray[np.float32], moment: Matrix) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(K, N) weights and the (K, K) second moment of their inputs → int8 (K, N) and the scale of each output (N,)."""
+    """Round (K, N) weights, given the (K, K) second moment of their inputs; return int8 (K, N) and output scales (N,)."""
     scale = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny).astype(np.float64) / LARGEST
     order = np.argsort(-np.diag(moment))  # largest inputs first: all others can still compensate
     remaining, damped = weight[order].astype(np.float64), moment[np.ix_(order, order)]

@@ -73,7 +73,7 @@ def measure_candidates(
     `seconds` are those of `time_in_turns` for `texts` texts. `check(name, with_company)` classifies every held-out row. fp32
     itself is the yardstick: its `company` is needed only when no other candidate passes.
     """
-    speedups = {name: float(np.median(np.divide(seconds[BASELINE], own))) for name, own in seconds.items()}
+    speedups = {name: float(np.median(np.divide(seconds[BASELINE], times))) for name, times in seconds.items()}
     baseline = check(BASELINE, False)
     fidelity: dict[str, Fidelity | None] = {BASELINE: baseline}
     best = 0.0  # speed-up of the fastest that passed
