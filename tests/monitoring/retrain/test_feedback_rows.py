@@ -63,14 +63,14 @@ def test_labels_that_the_champion_has_are_learnt(params: Params) -> None:
 
 
 def test_the_majority_label_counts_and_the_first_one_in_a_tie(params: Params) -> None:
-    given_labels = [
+    entries = [
         entry(1, "return_item", prediction="p1", person="ann"),
         entry(2, "track_order", prediction="p1", person="ben"),
         entry(3, "return_item", prediction="p2", person="ann"),
         entry(4, "track_order", prediction="p2", person="ben"),
         entry(5, "track_order", prediction="p2", person="cem"),
     ]
-    assert by_text(merge(params, given_labels, texts(2))) == {
+    assert by_text(merge(params, entries, texts(2))) == {
         "my question number 1": "return_item",
         "my question number 2": "track_order",
     }
@@ -78,8 +78,8 @@ def test_the_majority_label_counts_and_the_first_one_in_a_tie(params: Params) ->
 
 def test_the_same_text_from_two_customers_is_one_row(params: Params) -> None:
     same = {"p1": "Where is it?", "p2": "where is it", "p3": "WHERE IS IT"}
-    given_labels = [entry(1, "return_item"), entry(2, "track_order", person="ben"), entry(3, "track_order", person="cem")]
-    assert list(by_text(merge(params, given_labels, same)).values()) == ["track_order"]
+    entries = [entry(1, "return_item"), entry(2, "track_order", person="ben"), entry(3, "track_order", person="cem")]
+    assert list(by_text(merge(params, entries, same)).values()) == ["track_order"]
 
 
 def test_a_new_label_is_a_proposal_until_enough_people_agree_on_enough_texts(params: Params) -> None:
@@ -92,14 +92,14 @@ def test_a_new_label_is_a_proposal_until_enough_people_agree_on_enough_texts(par
 
 
 def test_another_spelling_of_a_known_label_is_that_label(params: Params) -> None:
-    given_labels = [entry(1, "Track-Order"), entry(2, "RETURN ITEM")]
-    assert set(by_text(merge(params, given_labels, texts(2))).values()) == set(LABELS)
+    entries = [entry(1, "Track-Order"), entry(2, "RETURN ITEM")]
+    assert set(by_text(merge(params, entries, texts(2))).values()) == set(LABELS)
 
 
 def test_one_of_two_spellings_of_a_new_label_is_learnt(params: Params) -> None:
-    given_labels = [entry(n, "battery_problem", person=f"person {n}") for n in range(1, 5)]
-    given_labels += [entry(n, "Battery Problem", person=f"person {n}") for n in range(5, 8)]
-    merged = merge(params, given_labels, texts(7))
+    entries = [entry(n, "battery_problem", person=f"person {n}") for n in range(1, 5)]
+    entries += [entry(n, "Battery Problem", person=f"person {n}") for n in range(5, 8)]
+    merged = merge(params, entries, texts(7))
     assert set(by_text(merged).values()) == {"battery_problem"}
     assert merged.skipped == {"only proposed": 3}
 
