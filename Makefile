@@ -1,8 +1,9 @@
 # Every command, for people and CI. Each target sets up what it needs: the first call takes minutes, later ones start at once.
 PYTHON ?= python3.11
 BIN := .venv/bin
+PARALLEL ?= --numprocesses $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n))) --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro folds studies serve watch traffic loop manifests frameworks bench-serve bench-drift bench-train drill ui test lint clean help
+.PHONY: repro folds studies serve watch traffic loop manifests frameworks bench-serve bench-drift bench-train drill ui test test-fast lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -41,7 +42,11 @@ ui: .venv/ready  ## open MLflow at http://127.0.0.1:5000
 	@exec $(BIN)/evergreen ui
 
 test: .venv/dev lint  ## run lint and all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
+
+test-fast: .venv/dev  ## lint with ruff, run the tests that start no server and no pipeline; a minute
+	@$(BIN)/ruff check .
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not server and not slow"
 
 lint: .venv/dev  ## check format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
@@ -59,6 +64,7 @@ bench-train: .venv/dev  ## measure training goals T1a to T6 against Hugging Face
 	@$(BIN)/python -m tests.bench.train
 
 drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains; more than two hours
+	@$(BIN)/python -m tests.monitoring.retrain.simulation --seeds 10000
 	@$(BIN)/python -m tests.faults.drill
 
 clean:  ## remove the pipeline's outputs, but not live/

@@ -6,13 +6,14 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from pipeline.params import Params, load_params
 from tests.databases import database, postgres, state  # noqa: F401 (fixtures of many rooms)
@@ -24,6 +25,30 @@ KEPT_IN = (  # of MLflow's database: where files of runs lie
     ("logged_models", "artifact_location"),
     ("model_versions", "storage_location"),
 )
+SERVERS = {"made", "tools", "postgres", "postgresql"}  # fixtures, and a kind of database
+LONG = (  # files and folders below tests/, in the order in which workers begin them
+    "faults/test_drill.py",
+    "monitoring/retrain/gate/test_candidate.py",
+    "monitoring/alert_rules",
+    "test_repro.py",
+    "monitoring/local/test_watch.py",
+    "faults",
+    "test_commands.py",
+    "pipeline/learning",
+    "serving/release",
+    "monitoring/retrain",
+    "manifests",
+    "test_loop.py",
+    "monitoring/monitor",
+    "serving/loadtest",
+    "serving/gateway",
+    "serving/triton",
+    "monitoring/inbox",
+    "serving/jobs",
+    "pipeline/stages",
+    "serving/processes",
+)
+ALONE = ("faults/test_drill.py", "serving/loadtest/", "serving/release/test_swap.py", "serving/gateway/test_http.py")
 SMALL_LABELS = ("track_order", "return_item", "damaged_item", "payment_failed")
 
 
@@ -118,6 +143,59 @@ def make_small(project: Project) -> None:
     project.must("dvc", "repro")
 
 
+def shared_folder(factory: pytest.TempPathFactory, config: pytest.Config) -> Path:
+    """Return the temporary folder of the run, which all workers of pytest-xdist share."""
+    folder = factory.getbasetemp()
+    return folder.parent if hasattr(config, "workerinput") else folder
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return `folder` as `make` has filled it, in this worker or in another; its failure is the failure of all."""
+    done, failed = folder.with_name(f"{folder.name}.done"), folder.with_name(f"{folder.name}.failed")
+    with FileLock(f"{folder}.lock"):
+        if failed.exists():
+            pytest.fail(f"{folder.name} could not be made: {failed.read_text()}")
+        if not done.exists():
+            folder.mkdir()
+            try:
+                make(folder)
+            except BaseException as error:
+                failed.write_text(repr(error))
+                raise
+            done.touch()
+    return folder
+
+
+def needs(item: pytest.Item) -> set[str]:
+    """Return the fixtures that a test asks for, with the kind of database it runs on."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    fixtures = item.fixturenames if isinstance(item, pytest.Function) else []
+    return {*fixtures, str(parameters.get("database"))}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test-fast` leaves out, and put the long files first: each of them keeps a worker busy."""
+    order = {}
+    for item in items:
+        file = item.path.relative_to(ROOT / "tests").as_posix()
+        order[item] = next((number for number, name in enumerate(LONG) if file.startswith(name)), len(LONG))
+        if needs(item) & SERVERS:
+            item.add_marker("server")
+        if order[item] < len(LONG):
+            item.add_marker("slow")
+    items.sort(key=order.__getitem__)
+
+
+@pytest.fixture(autouse=True)
+def _one_load_at_a_time(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests that load the machine wait for each other."""
+    if not request.path.relative_to(ROOT / "tests").as_posix().startswith(ALONE):
+        yield
+        return
+    with FileLock(shared_folder(tmp_path_factory, request.config) / "load.lock"):
+        yield
+
+
 def pytest_configure() -> None:
     """Ctrl-C works in tests and their children, also where they were started in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -136,11 +214,10 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Project:
     """A project whose small model `dvc repro` has made: four classes, two epochs. Tests read it and do not change it."""
-    project = copy_project(tmp_path_factory.mktemp("made"))
-    make_small(project)
-    return project
+    folder = shared_folder(tmp_path_factory, request.config) / "made"
+    return Project(made_once(folder, lambda folder: make_small(copy_project(folder))))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,10 +19,10 @@ from tests.conftest import ROOT, Project
 HELP = re.compile(r"│ (\w+)\s")
 
 
-@pytest.fixture
-def published(made: Project, tmp_path: Path) -> dict[str, str]:
-    """Return environment variables of a home in which the made model is champion."""
-    environment = {"EVERGREEN_HOME": str(tmp_path)}
+@pytest.fixture(scope="module")
+def published(made: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return environment variables of a home in which the made model is champion; no test moves it."""
+    environment = {"EVERGREEN_HOME": str(tmp_path_factory.mktemp("published"))}
     output = made.must("python", "-m", "evergreen.cli", "publish", "--first", **environment)
     assert "version 1, champion" in output
     return environment

@@ -19,12 +19,18 @@ def copy(made: Project, tmp_path: Path) -> Project:
     return copy_made(made, tmp_path / "copy")
 
 
+@pytest.fixture(scope="module")
+def scratch(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy that is left as it was: other workers read the made project meanwhile."""
+    return copy_made(made, tmp_path_factory.mktemp("scratch") / "copy")
+
+
 @pytest.fixture
-def changing(made: Project) -> Iterator[Project]:
-    """Yield the made project for changes that run nothing, and undo them with git."""
-    yield made
-    made.must("git", "checkout", "--quiet", ".")
-    made.must("git", "clean", "--force", "--quiet", "data")
+def changing(scratch: Project) -> Iterator[Project]:
+    """Yield the copy for changes that run nothing, and undo them with git."""
+    yield scratch
+    scratch.must("git", "checkout", "--quiet", ".")
+    scratch.must("git", "clean", "--force", "--quiet", "data")
 
 
 def would_run(project: Project) -> list[str]:
@@ -32,8 +38,8 @@ def would_run(project: Project) -> list[str]:
     return [stage for stage in STAGES if stage in json.loads(project.must("dvc", "status", "--json").splitlines()[-1])]
 
 
-def test_a_second_repro_runs_nothing(made: Project) -> None:
-    output = made.must("dvc", "repro")
+def test_a_second_repro_runs_nothing(scratch: Project) -> None:
+    output = scratch.must("dvc", "repro")
     assert "Running stage" not in output
     assert "up to date" in output
 
@@ -58,8 +64,8 @@ def test_accepted_feedback_changes_the_data_set(changing: Project) -> None:
     assert would_run(changing) == ["ingest"]
 
 
-def test_metrics_show_lists_the_model_and_its_control(made: Project) -> None:
-    shown = json.loads(made.must("dvc", "metrics", "show", "--json").splitlines()[-1])
+def test_metrics_show_lists_the_model_and_its_control(scratch: Project) -> None:
+    shown = json.loads(scratch.must("dvc", "metrics", "show", "--json").splitlines()[-1])
     metrics = shown[""]["data"]["artifacts/evaluation/metrics.json"]["data"]
     assert {"test", "control", "val"} == metrics.keys()
     assert {"accuracy", "f1_macro"} <= metrics["control"].keys()

@@ -5,6 +5,7 @@ after the same block. The median over blocks is what counts.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from math import inf, isfinite
@@ -89,7 +90,7 @@ def run(stage: Stage, amount: Amount) -> tuple[Outcome, Story]:
     ):
 
         def work(stop: threading.Event) -> None:
-            swap_in_blocks(lambda version: swapper.ask(version=version), stage, amount, blocks, stop, tell)
+            swap_in_blocks(lambda version: swapper.ask(version=version), stage, amount, blocks, samples, stop, tell)
 
         with beside(work) as is_over:
             parts = traffic.stretches(is_over, Part(rate, amount.stretch_s, REPEATS))
@@ -106,6 +107,7 @@ def swap_in_blocks(
     stage: Stage,
     amount: Amount,
     blocks: list[Block],
+    samples: Sequence[Sample],
     stop: threading.Event,
     tell: Callable[[float], None],
 ) -> None:
@@ -113,7 +115,7 @@ def swap_in_blocks(
     versions = sorted(stage.place.packages)
     following = cycle([*versions[1:], versions[0]])
     done = 0
-    stop.wait(amount.quiet_s)
+    stay_quiet(amount.quiet_s, samples, stop)
     for size in block_sizes(amount.swaps):
         swaps: list[dict[str, Any]] = []
         for version in islice(following, size):
@@ -126,9 +128,17 @@ def swap_in_blocks(
                 stage.say(f"[red]a swap failed: {swaps[-1]['error']}[/]")
                 break
         blocks.append(Block(swaps[0]["began_s"], swaps[-1]["ended_s"], swaps))
-        stop.wait(amount.quiet_s)
+        stay_quiet(amount.quiet_s, samples, stop)
         if "error" in swaps[-1]:
             return
+
+
+def stay_quiet(seconds: float, samples: Sequence[Sample], stop: threading.Event) -> None:
+    """Wait; on a busy machine until memory has been sampled twice since the last block has settled."""
+    settled_s = time.monotonic() + min(SETTLE_S, seconds)
+    stop.wait(seconds)
+    while sum(sample.at_s >= settled_s for sample in samples) < 2 and not stop.wait(0.1):
+        pass
 
 
 def block_sizes(swaps: int) -> list[int]:

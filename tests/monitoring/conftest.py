@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from monitoring.drift.histogram_distances import BINNED_SIGNALS
 from monitoring.local.tools import install_tools
@@ -17,11 +18,12 @@ TOOLS = ROOT / ".tools"
 @pytest.fixture(scope="session")
 def tools() -> Path:
     """Return the folder of the programs; install them if `make` has not, and skip with the reason if that fails."""
-    if not (TOOLS / "ready").is_file():
-        try:
-            install_tools(TOOLS, print)
-        except ToolError as error:
-            pytest.skip(str(error))
+    with FileLock(ROOT / ".tools.lock"):  # other workers wait
+        if not (TOOLS / "ready").is_file():
+            try:
+                install_tools(TOOLS, print)
+            except ToolError as error:
+                pytest.skip(str(error))
     return TOOLS
 
 

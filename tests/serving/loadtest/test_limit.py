@@ -87,11 +87,11 @@ def test_a_search_that_is_stopped_keeps_its_steps(server: Running) -> None:
 
 def test_a_target_that_does_not_recover_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.loadtest.limit.DRAIN_S", 0.0)
-    with queue_server(service_ms=40) as running:  # requests that timed out are still in its queue
+    with queue_server(service_ms=1, stall_after=60, stall_ms=60_000) as running:  # it answers the first ten probes
         limit = find_limit(
             gateway(running.url),
             FEW,
-            LOAD._replace(timeout_s=0.2),
+            LOAD,
             p99_limit_ms=90,
             low=500,
             high=500,
