@@ -331,5 +331,5 @@ def test_without_triton_it_answers_503_until_triton_is_back(running: Running) ->
 
 
 def test_a_share_above_one_is_refused(running: Running) -> None:
-    with open_state(running.stack.home) as engine, engine.begin() as connection, pytest.raises(Exception, match="no share"):
+    with open_state(running.stack.home) as engine, engine.begin() as connection, pytest.raises(Exception, match="not a share"):
         set_routing(connection, challenger_weight=2.0, shadow_share=0.0)
