@@ -3,11 +3,11 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PARALLEL ?= --numprocesses $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n))) --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro folds studies serve watch traffic loop manifests frameworks bench-serve bench-drift bench-train drill ui test test-fast lint clean help
+.PHONY: repro folds studies serve watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train drill ui test test-fast lint clean help
 .DEFAULT_GOAL := help
 
 help:  ## print this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 repro: .venv/ready  ## from data to a model that Triton serves
 	@exec $(BIN)/python -m evergreen.repro
@@ -33,6 +33,9 @@ loop: .venv/ready .tools/ready  ## after make repro: drift, alert, labels, retra
 
 manifests: .venv/ready  ## render alert rules, dashboard and the cluster's files from params.yaml
 	@$(BIN)/python -m monitoring.alert_rules.manifests
+
+architecture: .venv/dev  ## draw folders and imports in docs/architecture.md from the code
+	@$(BIN)/python -m tests.architecture
 
 frameworks: .venv/ready  ## export PyTorch and scikit-learn models, which make serve loads next to the champion
 	@$(BIN)/python -m pipeline.frameworks --model artifacts/model --split artifacts/split --exported artifacts/export --out artifacts/frameworks

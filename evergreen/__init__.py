@@ -1,1 +1,1 @@
-"""The console script and `make loop`. Everything it does is done by the packages below."""
+"""The console script, `make repro` and `make loop`: they call the packages below. No other package imports this one."""

@@ -1,16 +1,27 @@
 """The house as it was drawn: who may import whom, what loads without torch, how files are named."""
 
+import re
 import subprocess
 import sys
+from graphlib import CycleError
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
+from tests import architecture
+from tests.architecture import Folder
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("evergreen", "monitoring", "pipeline", "serving", "state")
 SAYS_NOTHING = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 HEAVY = ("torch", "transformers", "mlflow")
+MOST_MODULES = 15
+MORE_MODULES = {"pipeline.learning": 18}  # the engine's one idea per file; subfolders would hide its reading order
+LIMITS = re.compile(r"\b(no|not|nor|neither|nothing|never|none|only|alone|without|elsewhere|pure)\b", re.IGNORECASE)
+GRAPH = architecture.read_graph()
+FOLDERS = architecture.read_folders(GRAPH)
+each_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
 def loaded_by(module: str) -> set[str]:
@@ -69,3 +80,33 @@ def test_every_module_says_what_it_owns(room: str) -> None:
     sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / room).rglob("*.py")}
     silent = [path for path, source in sources.items() if source and not source.startswith('"""')]
     assert not silent
+
+
+def test_architecture_page_is_drawn_from_this_code() -> None:
+    page = architecture.PAGE.read_text(encoding="utf-8")
+    assert page.count(architecture.BEGIN) == page.count(architecture.END) == 1
+    assert architecture.replace_drawn_part(page, architecture.render()) == page, "run: make architecture"
+
+
+@each_folder
+def test_folders_are_small_enough_to_read(folder: Folder) -> None:
+    assert folder.modules <= MORE_MODULES.get(folder.name, MOST_MODULES)
+
+
+@each_folder
+def test_every_folder_says_what_it_is_for_and_what_it_must_not_know(folder: Folder) -> None:
+    assert 1 <= len(re.findall(r"[.!](?:\s|$)", folder.purpose)) <= 2, folder.purpose
+    assert LIMITS.search(folder.purpose), f"{folder.purpose!r} names no limit"
+
+
+def test_folders_import_each_other_without_a_cycle() -> None:
+    assert architecture.reduce_imports(architecture.read_imports(GRAPH))
+
+
+def test_an_import_that_follows_from_others_is_not_drawn() -> None:
+    assert architecture.reduce_imports({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": {"b"}, "b": {"c"}, "c": set()}
+
+
+def test_a_cycle_of_folders_is_noticed() -> None:
+    with pytest.raises(CycleError):
+        architecture.reduce_imports({"a": {"b"}, "b": {"a"}})

@@ -1,1 +1,1 @@
-"""`make loop`: the life of a model on this machine, from drift to a better champion, with real processes."""
+"""`make loop`: from drift to a better champion on this machine, with real processes. No package imports it."""

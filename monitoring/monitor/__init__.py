@@ -1,1 +1,1 @@
-"""The monitor process: reads the prediction log, stores and exports the results. The statistics are in `monitoring.drift`."""
+"""The monitor process: reads the prediction log, stores and exports the results. Computes no statistics."""

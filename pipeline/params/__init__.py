@@ -1,4 +1,4 @@
-"""The typed records of params.yaml: one frozen record for each section, without defaults.
+"""The typed records of params.yaml: one frozen record for each section, without defaults. Knows no stage and no process.
 
 Modules follow the people who change the sections: `making`, `serving` and `monitoring`.
 """

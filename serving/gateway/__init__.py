@@ -1,1 +1,1 @@
-"""The HTTP API in front of Triton: schemas, middleware, predictor, batch queue, metrics. Knows no model files and no releases."""
+"""The HTTP API in front of Triton: schemas, middleware, predictor, batch queue, metrics. Reads routes; knows no model files."""

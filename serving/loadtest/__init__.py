@@ -1,4 +1,5 @@
 """An open-loop load test: latency counts from the intended send time, and every request ends in exactly one status.
+Knows no server's code, only addresses.
 
 `plan` draws times and texts · `targets` encodes requests and reads answers · `sender` sends and records · `result` computes the
 figures · `limit` searches for the highest rate · `report` draws and writes · `command` is `evergreen loadtest`.

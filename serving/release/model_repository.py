@@ -16,9 +16,9 @@ import onnxruntime as ort
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from pipeline.cores import available_cores, require_cores
+from pipeline.cores import available_cores
 from pipeline.data.records import write_json
-from pipeline.errors import RefusedError, run_stage
+from pipeline.errors import InputError, RefusedError, run_stage
 from pipeline.params import Package, load_params
 from pipeline.runtime.classifier import MODEL_FILES, model_digest
 from pipeline.session.golden_answers import read_golden
@@ -44,6 +44,15 @@ def package(exported: Path, chosen: Path, reference: Path, out: Path, settings: 
     labels = json.loads((exported / "model.json").read_text(encoding="utf-8"))["labels"]
     parameters = {"labels": json.dumps(labels), "model_digest": model_digest(exported), "session": session}
     return write_model(out, labels, exported, chosen, parameters, settings)
+
+
+def require_cores(package: Package, cores: int) -> None:
+    """Raise `InputError` when the instances of a model on the CPU would have more threads than there are cores."""
+    wanted = package.instances * package.intra_op_threads
+    if package.device == "cpu" and wanted > cores:
+        what = f"{package.instances} instances x {package.intra_op_threads} threads need {wanted} cores, but there are {cores}"
+        do = "lower package.instances or package.intra_op_threads: threads that share a core slow down every prediction"
+        raise InputError("params.yaml, section package", what, do)
 
 
 def write_model(

@@ -1,1 +1,1 @@
-"""Alembic revisions of the state database, oldest first in `versions/`."""
+"""Alembic revisions of the state database, oldest first in `versions/`. They import no tables, because tables change later."""

@@ -1,1 +1,1 @@
-"""The receiver of Alertmanager's webhooks: parses alerts, commits each once to the journal, then acknowledges."""
+"""The receiver of Alertmanager's webhooks: parses alerts, commits each once, then acknowledges. Decides nothing."""
