@@ -34,9 +34,6 @@ class Run(Protocol):
     def observe(self, job: Job) -> RunStatus:
         """Return the status of the last attempt."""
 
-    def stop(self, job: Job) -> None:
-        """End the run and wait for it."""
-
     def sweep(self, running_id: int | None) -> None:
         """End every run except that of the running retrain."""
 

@@ -117,16 +117,6 @@ class RunLocal:
             "failed" if result else "killed", failure=f"{how}; the last lines of its log:\n{log_tail(folder / 'log')}"
         )
 
-    def stop(self, job: Job) -> None:
-        """Send SIGTERM, wait, then SIGKILL."""
-        pids = list(_processes_of(self.folder(job)))
-        for pid in pids:
-            _signal(pid, signal.SIGTERM)
-        deadline = time.monotonic() + self._settings.stop_within_s
-        while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        kill_all(_processes_of(self.folder(job)))
-
     def sweep(self, running_id: int | None) -> None:
         """End runs of ended retrains: a controller may die after it stored the end and before it stopped the run."""
         for tree in self._home.glob("retrain/*/tree"):

@@ -51,7 +51,7 @@ def make(clone: Path, tmp_path: Path, params: Params) -> Iterator[Make]:
 
     yield run
     for run in runs:
-        run.stop(JOB)
+        run.sweep(None)
 
 
 def until(condition: Callable[[], bool], within_s: float = 30) -> None:
@@ -140,13 +140,14 @@ def test_the_time_limit_ends_a_run_that_ignores_sigterm(make: Make) -> None:
     assert marked(tree.parent) == []
 
 
-def test_stopping_ends_every_process_of_a_run(make: Make) -> None:
+def test_a_stopped_supervisor_ends_every_process_of_its_run(make: Make) -> None:
     run = make(f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {FOREVER!r}]); {FOREVER}")
     tree = run.prepare(JOB)
     run.start(JOB)
     until(lambda: len(marked(tree.parent)) == 3)
-    run.stop(JOB)
-    assert marked(tree.parent) == []
+    os.kill(min(marked(tree.parent)), signal.SIGTERM)  # the supervisor
+    until(lambda: marked(tree.parent) == [])
+    assert "it was stopped" in after(run).failure
 
 
 def test_a_failure_is_reported_with_the_end_of_its_log(make: Make) -> None:
