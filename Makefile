@@ -51,11 +51,12 @@ test-fast: .venv/dev  ## lint with ruff, run the tests that start no server and 
 	@$(BIN)/ruff check .
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not server and not slow"
 
-lint: .venv/dev  ## check format, lint, types and import contracts
+lint: .venv/dev  ## check format, lint, types, import contracts and unused names
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/vulture
 
 bench-serve: .venv/dev  ## measure serving goals S1a to S7b against their controls; 25 minutes
 	@$(BIN)/python -m tests.bench.serve
