@@ -50,20 +50,20 @@ IS_OPEN = (
 )
 
 
-class Crash(BaseException):
-    """kill -9."""
+class CrashError(BaseException):
+    """A simulated kill -9."""
 
 
-class BrokenError(BaseException):
+class BrokenPromiseError(BaseException):
     """A promise was not kept; no `except Exception` of the code under test may hide it."""
 
 
 class World:
     """The environment of the code under test; `rng` draws every event."""
 
-    def __init__(self, seed: int, connection: sa.Connection, settings: Retrain, tell: Callable[[str], None]) -> None:
+    def __init__(self, seed: int, connection: sa.Connection, settings: Retrain, announce: Callable[[str], None]) -> None:
         self.rng = random.Random(seed)  # noqa: S311 (no secret)
-        self.connection, self.settings, self.tell = connection, settings, tell
+        self.connection, self.settings, self.announce = connection, settings, announce
         self.sqlite = driver(connection)  # the same database, for the observers
         self.true_s, self.shift_s, self.boots, self.booted_s = 1e9, 0.0, 0, 1e9 - 50_000
         self.acting, self.depth, self.is_calm = "", 0, False
@@ -94,13 +94,13 @@ class World:
     def begin(self) -> Iterator[sa.Connection]:
         with self.connection.begin():
             yield self.connection
-            self.may_die("before a commit")
-        self.may_die("after a commit")
+            self.maybe_crash("before a commit")
+        self.maybe_crash("after a commit")
 
-    def may_die(self, where: str) -> None:
+    def maybe_crash(self, where: str) -> None:
         if not self.is_calm and self.rng.random() < self.crash_share:
-            self.tell(f"  {self.acting} dies {where}")
-            raise Crash
+            self.announce(f"  {self.acting} dies {where}")
+            raise CrashError
 
     def controller(self, slot: str) -> Controller:
         self.lives += 1
@@ -113,7 +113,7 @@ class World:
             clock=self.now,
             owner=self.names[slot],
             metrics=METRICS,
-            renewing=lambda _held: nullcontext(),
+            renewing=lambda _lease: nullcontext(),
             is_ending=lambda: not self.is_calm and self.rng.random() < 0.02,
         )
 
@@ -124,7 +124,7 @@ class World:
 
     # --- events
 
-    def live(self) -> None:
+    def run_all(self) -> None:
         """Draw some events, let the system settle, then check the promises."""
         events = [
             (6, self.post_new), (10, self.deliver), (8, self.decide), (9, self.work), (4, self.wait), (2, self.label),
@@ -173,7 +173,7 @@ class World:
         labels = {"alertname": self.rng.choices(NAMES, [6, 3, 4, 1, 1])[0], "version": str(version)}
         messages = [ReceivedAlert(episode, began, status, json.dumps({"labels": labels})) for status in ("firing", "resolved")]
         self.posted += messages if self.rng.random() < 0.25 else messages[:1]
-        self.tell(f"alert {episode} {labels}, {len(self.posted)} messages")
+        self.announce(f"alert {episode} {labels}, {len(self.posted)} messages")
 
     def deliver(self) -> None:
         """Deliver some messages of any age, possibly for the tenth time."""
@@ -187,13 +187,13 @@ class World:
         try:
             with self.begin() as connection:
                 insert_alerts(connection, received, self.now().wall)
-        except Crash:
+        except CrashError:
             return
         self.acknowledged |= {alert[:3] for alert in received}
 
     def decide(self) -> None:
         for decision in self.run(self.rng.choice("AB"), lambda controller: controller.decide()) or ():
-            self.tell(f"decided: {decision.outcome} {decision.reason}")
+            self.announce(f"decided: {decision.outcome} {decision.reason}")
 
     def work(self) -> None:
         self.run(self.rng.choice("AB"), lambda controller: controller.advance())
@@ -204,7 +204,7 @@ class World:
         self.acting = self.names[slot]
         try:
             return action(self.controllers[slot])
-        except Crash:
+        except CrashError:
             self.controllers[slot] = self.controller(slot)
             return None
         finally:
@@ -212,12 +212,12 @@ class World:
 
     def stall(self) -> None:
         """Let the controller die in the middle of a step, or pause while others go on."""
-        self.may_die("at work")
+        self.maybe_crash("at work")
         if self.is_calm or self.depth or self.rng.random() > 0.15:
             return
         self.depth += 1
         acting = self.acting
-        self.tell(f"  {acting} falls silent")
+        self.announce(f"  {acting} falls silent")
         for _ in range(3):
             self.pass_time(self.rng.choice([10, 61, 200]))
             other = "B" if acting.startswith("A") else "A"
@@ -225,7 +225,7 @@ class World:
             self.observe()
         self.acting = acting
         self.depth -= 1
-        self.tell(f"  {acting} goes on")
+        self.announce(f"  {acting} goes on")
 
     def wait(self) -> None:
         self.pass_time(self.rng.choice([5, 61, 61, 61, 400, 4000]))
@@ -241,7 +241,7 @@ class World:
 
     def jump(self) -> None:
         self.shift_s += self.rng.choice([-90_000, -3600, 3600, 90_000])
-        self.tell("the wall clock is set")
+        self.announce("the wall clock is set")
 
     def restart(self) -> None:
         """Restart the machine; every process dies."""
@@ -250,12 +250,12 @@ class World:
         self.booted_s = self.true_s
         self.children.clear()
         self.controllers = {slot: self.controller(slot) for slot in "AB"}
-        self.tell("the machine restarts")
+        self.announce("the machine restarts")
 
     def kill_child(self) -> None:
         if self.children:
             self.children.pop(self.rng.choice(list(self.children)))
-            self.tell("dvc repro is killed")
+            self.announce("dvc repro is killed")
 
     def observe(self) -> None:
         """Note the start and end of retrains in true time, and check each start."""
@@ -279,20 +279,20 @@ class World:
 
     def check_start(self, id: int) -> None:
         if any(other not in self.ended for other in self.began if other != id):
-            raise BrokenError("P3: a retrain began while another ran")
+            raise BrokenPromiseError("P3: a retrain began while another ran")
         rest = min((self.true_s - at for at, _ in self.ended.values()), default=None)
         if rest is not None and rest < self.settings.cooldown_s:
-            raise BrokenError(f"cool-down: a retrain began {rest} s after another ended")
+            raise BrokenPromiseError(f"cool-down: a retrain began {rest} s after another ended")
         day = [other for other in self.ended if self.true_s - self.began[other][0] < 86_400]
         spent = sum(self.ended[o][0] - self.began[o][0] for o in day if self.ended[o][1] == self.began[o][1])
         if spent >= self.settings.budget_s:
-            raise BrokenError(f"budget: a retrain began after {spent} s of compute in a day")
+            raise BrokenPromiseError(f"budget: a retrain began after {spent} s of compute in a day")
 
     def check_owner(self, job: Job) -> None:
         """Check that the writer to the release table owns the retrain, in the same transaction."""
         row = self.sqlite.execute("SELECT owner, state FROM retrains WHERE id = ?", (job.id,)).fetchone()
         if row != (self.acting, "running"):
-            raise BrokenError(f"P3: {self.acting} wrote, and the journal says {row}")
+            raise BrokenPromiseError(f"P3: {self.acting} wrote, and the journal says {row}")
 
     def check(self) -> None:
         received, decided, run, steps, released = (
@@ -310,11 +310,11 @@ class World:
             running=sum(status == "RUNNING" for runs in self.runs.values() for status in runs),
         )
         for message in broken(history):
-            raise BrokenError(message)
+            raise BrokenPromiseError(message)
         if any(row.state == "done" and not self.passed.get(row.id) for row in run):
-            raise BrokenError("P4: published without having passed the gate")
+            raise BrokenPromiseError("P4: published without having passed the gate")
         if self.children:
-            raise BrokenError("a run of the pipeline outlived its retrain")
+            raise BrokenPromiseError("a run of the pipeline outlived its retrain")
 
 
 class WatchedJournal(Journal):
@@ -328,7 +328,7 @@ class WatchedJournal(Journal):
         leases = self.world.sqlite.execute("SELECT lease_mono, lease_boot FROM retrains WHERE state = 'running'").fetchall()
         claimed = super().claim(owner, now, lease_s=lease_s)
         if claimed and any(boot == now.boot and now.mono < end for end, boot in leases):
-            raise BrokenError("P3: a retrain was taken before its lease was over")
+            raise BrokenPromiseError("P3: a retrain was taken before its lease was over")
         return claimed
 
 
@@ -348,10 +348,10 @@ class FakeSteps:
         world = self.world
         if job.id not in world.children and "FINISHED" not in world.runs.get(job.id, []):
             if world.children:
-                raise BrokenError("P3: two runs of the pipeline at once")
+                raise BrokenPromiseError("P3: two runs of the pipeline at once")
             world.children[job.id] = world.true_s + world.rng.choice([20, 90, 200])
             world.runs.setdefault(job.id, []).append("RUNNING")
-            world.tell(f"  dvc repro for retrain {job.id}")
+            world.announce(f"  dvc repro for retrain {job.id}")
         world.stall()
         while job.id in world.children and world.true_s < world.children[job.id]:
             heartbeat("stage train")
@@ -394,7 +394,7 @@ class FakeSteps:
         self.world.children.pop(job.id, None)
 
     def sweep(self, running_id: int | None) -> int:
-        self.world.may_die("sweeping")
+        self.world.maybe_crash("sweeping")
         for id in [id for id in self.world.children if id != running_id]:
             self.world.children.pop(id)
         closed = 0
@@ -434,14 +434,16 @@ def driver(connection: sa.Connection) -> sqlite3.Connection:
     return raw
 
 
-def simulate(seed: int, connection: sa.Connection, settings: Retrain, tell: Callable[[str], None] = lambda _line: None) -> World:
-    """Run one seed on an emptied database; raises `BrokenError`, or the error that the code under test does not survive."""
+def simulate(
+    seed: int, connection: sa.Connection, settings: Retrain, announce: Callable[[str], None] = lambda _line: None
+) -> World:
+    """Run one seed on an emptied database; raises `BrokenPromiseError`, or the error that the code under test does not survive."""
     driver(connection).executescript(";".join(f"DELETE FROM {table.name}" for table in TABLES))  # noqa: S608 (our own names)
     with connection.begin():
         connection.execute(routing.insert().values(id=1, revision=0, challenger_weight=0, shadow_share=0, salt=""))
         add_release(connection, 1, "first")
-    world = World(seed, connection, settings, tell)
-    world.live()
+    world = World(seed, connection, settings, announce)
+    world.run_all()
     return world
 
 
@@ -461,7 +463,7 @@ def main() -> None:
         for seed in seeds:
             try:
                 simulate(seed, connection, settings, print if args.tell else lambda _line: None)
-            except (Exception, BrokenError) as error:
+            except (Exception, BrokenPromiseError) as error:
                 broken += 1
                 print(f"seed {seed}: {type(error).__name__}: {error}")
                 if args.seed is not None:

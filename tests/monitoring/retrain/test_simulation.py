@@ -16,7 +16,7 @@ from monitoring.retrain.decide import Decision
 from monitoring.retrain.journal import Journal
 from pipeline.params import Params, Retrain
 from state.tables import alerts, retrains
-from tests.monitoring.retrain.simulation import BrokenError, FakeSteps, database, quick, simulate
+from tests.monitoring.retrain.simulation import BrokenPromiseError, FakeSteps, database, quick, simulate
 
 SEEDS = 500
 
@@ -28,7 +28,7 @@ def broken(settings: Retrain, seeds: range, until: str | None = None) -> list[st
         for seed in seeds:
             try:
                 simulate(seed, connection, settings)
-            except (Exception, BrokenError) as error:
+            except (Exception, BrokenPromiseError) as error:
                 errors.append(f"seed {seed}: {type(error).__name__}: {error}")
                 if until is not None and until in errors[-1]:
                     break
