@@ -437,7 +437,7 @@ def driver(connection: sa.Connection) -> sqlite3.Connection:
 def simulate(
     seed: int, connection: sa.Connection, settings: Retrain, announce: Callable[[str], None] = lambda _line: None
 ) -> World:
-    """Run one seed on an emptied database; raises `BrokenPromiseError`, or the error that the code under test does not survive."""
+    """Run one seed on an emptied database; raises `BrokenPromiseError`, or an error that the code under test lets through."""
     driver(connection).executescript(";".join(f"DELETE FROM {table.name}" for table in TABLES))  # noqa: S608 (our own names)
     with connection.begin():
         connection.execute(routing.insert().values(id=1, revision=0, challenger_weight=0, shadow_share=0, salt=""))
