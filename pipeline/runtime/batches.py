@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-RUN_COST = 5  # overhead of a run, in padded pieces (EXPERIMENTS: micro-batches)
+RUN_COST = 5  # overhead of a run, in padded pieces (docs/experiments/serving.md)
 MAX_ROWS = 64  # per run; more is not faster
-PACK_PIECES = 128  # per packed run: more is not faster, and attention is quadratic (EXPERIMENTS: packing)
+PACK_PIECES = 128  # per packed run: more is not faster, and attention is quadratic (docs/experiments/serving.md)
 LENGTH_MULTIPLE = 8  # of packed runs: an engine compiles for each new length
 
 

@@ -18,7 +18,7 @@ Feeds = Mapping[str, NDArray[np.int64]]  # from `batches.pad` or `batches.pack`
 GraphRun = Callable[[Feeds], tuple[Floats, Floats]]  # → logits (B, classes), sketch (B, sketch_size)
 Session = Callable[[Sequence[list[int]]], tuple[Floats, Floats]]  # pieces of N texts, N > 0 → (N, classes), (N, sketch_size)
 OUTPUTS = ("logits", "sketch")
-INT8_GROUP = 32  # activations per scale; with more, too many labels change (EXPERIMENTS: int8)
+INT8_GROUP = 32  # activations per scale; with more, too many labels change (docs/experiments/serving.md)
 
 
 class SessionKind(NamedTuple):

@@ -1,7 +1,7 @@
 """Quantises linear layers to int8 weights with a scale per output; OpenVINO quantises activations at run time.
 
 Weights are rounded input by input, and each rounding error is compensated in the inputs not yet rounded (GPTQ, Frantar et al.
-2022). Plain rounding changed more labels than the gate allows (EXPERIMENTS: int8).
+2022). Plain rounding changed more labels than the gate allows (docs/experiments/serving.md, int8).
 """
 
 from collections.abc import Sequence

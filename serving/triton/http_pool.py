@@ -1,7 +1,7 @@
 """HTTP/1.1 to Triton from one event loop: few connections that stay open, one request at a time on each.
 
 A client of our own, because it shares the cores with the models: a call costs a third of what it does over gRPC's own threads,
-and changes threads less often (EXPERIMENTS: gateway to Triton).
+and changes threads less often (docs/experiments/serving.md).
 """
 
 import asyncio
