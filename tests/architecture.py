@@ -101,7 +101,7 @@ def _id(node: str) -> str:
 
 
 def _label(node: str) -> str:
-    """Return the path inside the package, quoted because Mermaid reads a final `/]` as the end of another shape."""
+    """Return the path inside the package, quoted for Mermaid, in which slashes next to brackets draw other shapes."""
     package, _, rest = node.replace(".", "/").partition("/")
     return f'"{package}/*.py"' if not rest else f'"{rest}.py"' if node in ENTRY_POINTS else f'"{rest}/"'
 

@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and docs match the project: their commands, links and packages exist, and README stays short."""
+"""README, CONTRIBUTING and docs match the project: their commands, links and files exist, and README stays short."""
 
 import re
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ MOST_LINES, WIDTH = 150, 100
 FENCE = re.compile(r"```(?:sh|console|text)?\n(.*?)```", flags=re.DOTALL)
 COMMAND = re.compile(r"\.venv/bin/[^`|]+|make [a-z-]+[^`|]*")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#]*#[^)]+)")
 CITED = re.compile(r"\b((?:pipeline|serving|state|monitoring|evergreen|tests)/[\w/.-]*\w/?)")
 
 
@@ -34,6 +35,11 @@ def commands(page: Path) -> set[str]:
 def pairs(find: re.Pattern[str], pages: list[Path]) -> list[tuple[str, str]]:
     """Return every page's path with each different match in it."""
     return [(str(page.relative_to(ROOT)), match) for page in pages for match in sorted(set(find.findall(read(page))))]
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 COMMANDS = [(str(page.relative_to(ROOT)), command) for page in PAGES for command in sorted(commands(page))]
@@ -60,6 +66,13 @@ def test_every_command_exists(page: str, command: str) -> None:
 @pytest.mark.parametrize(("page", "link"), pairs(LINK, LINKED))
 def test_every_link_leads_somewhere(page: str, link: str) -> None:
     assert ((ROOT / page).parent / link).exists()
+
+
+@pytest.mark.parametrize(("page", "link"), pairs(ANCHOR, LINKED))
+def test_every_anchor_is_a_heading(page: str, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = (ROOT / page).parent / path if path else ROOT / page
+    assert anchor in {slug(heading) for heading in re.findall(r"^#+ (.+)$", read(target), flags=re.MULTILINE)}
 
 
 @pytest.mark.parametrize(("page", "path"), pairs(CITED, PAGES))
