@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRAPPED = [README, *(ROOT / path for path in ("CONTRIBUTING.md", "CHANGELOG.md", "docs/your-data.md", "docs/glossary.md"))]
-LINKED = [*PAGES, *sorted((ROOT / "docs/studies").glob("*.md"))]
+LINKED = [*PAGES, ROOT / "EXPERIMENTS.md", *sorted((ROOT / "docs").glob("*/*.md"))]
 MOST_LINES, WIDTH = 150, 100
 FENCE = re.compile(r"```(?:sh|console|text)?\n(.*?)```", flags=re.DOTALL)
 COMMAND = re.compile(r"\.venv/bin/[^`|]+|make [a-z-]+[^`|]*")
