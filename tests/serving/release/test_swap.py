@@ -220,7 +220,7 @@ def test_a_wrong_key_is_an_error_and_changes_nothing(place: Place, tmp_path: Pat
     with pytest.raises(InputError, match="EVERGREEN_TRITON_KEY_FILE"):
         swap_to(place, 2)
     (tmp_path / "key").write_text("guessed")
-    with pytest.raises(ToolError, match="our key is not the one"):
+    with pytest.raises(ToolError, match="our key is not its admin key"):
         swap_to(place, 2)
     monkeypatch.delenv("EVERGREEN_TRITON_KEY_FILE")
     assert_serves_only(place, 3)
