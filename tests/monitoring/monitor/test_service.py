@@ -31,7 +31,7 @@ ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # te
 WINDOWS = ("version", "number", "began_at", "ended_at", "rows", "foreign_share", "details")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small_params(params: Params) -> Params:
     """Return params with small windows, few draws, a promise that so few draws can keep, and a free port."""
     alerts = params.alerts.model_copy(update={"monitor_port": free_port()})
@@ -189,32 +189,42 @@ while monitor.cycle():
 """
 
 
+def rows_after_a_kill(small_params: Params, home: Path, url: str, point: int | None) -> list[Any]:
+    """Return all rows that a monitor leaves in a fresh home; killed at this point, and started again."""
+    small_batches = small_params.monitor.model_copy(update={"batch_rows": 100})
+    small_params = small_params.model_copy(update={"monitor": small_batches})
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("EVERGREEN_STATE_URL", url)
+        publish(home, 1, World(1).reference(800))
+        world, gateway = World(5), Gateway(home, "one")
+        for segment in range(3):
+            gateway.write(log_rows(world.rows(110), LABELS, at=NOON + segment))
+        add_feedback(home, ("p3", "address"), ("p130", "nonsense"))
+        if point is not None:
+            command = [sys.executable, "-c", KILLED, str(point), str(home), small_params.model_dump_json()]
+            assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
+        drive(fresh(small_params, home)).close()
+        return [*stored_rows(home), rows_of(home, tables.judgements, "prediction_id", "correct")]
+
+
+@pytest.fixture(scope="module")
+def spared(small_params: Params, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Return the rows of a monitor that is not killed."""
+    folder = tmp_path_factory.mktemp("spared")
+    return rows_after_a_kill(small_params, folder, f"sqlite:///{folder / 'spared.db'}", None)
+
+
 @pytest.mark.parametrize(
     ("database", "point"),
     [*(("sqlite", point) for point in range(0, 30, 3)), *(("postgresql", point) for point in (3, 21))],
     indirect=["database"],
 )
 def test_a_kill_9_anywhere_neither_duplicates_nor_loses_rows(
-    small_params: Params, tmp_path: Path, database: str, point: int, monkeypatch: pytest.MonkeyPatch
+    small_params: Params, tmp_path: Path, database: str, point: int, spared: list[Any]
 ) -> None:
-    small_batches = small_params.monitor.model_copy(update={"batch_rows": 100})
-    small_params = small_params.model_copy(update={"monitor": small_batches})
-    stored = []
-    for name, url in (("killed", database), ("spared", f"sqlite:///{tmp_path / 'spared.db'}")):
-        monkeypatch.setenv("EVERGREEN_STATE_URL", url)
-        home = tmp_path / name
-        publish(home, 1, World(1).reference(800))
-        world, gateway = World(5), Gateway(home, "one")
-        for segment in range(3):
-            gateway.write(log_rows(world.rows(110), LABELS, at=NOON + segment))
-        add_feedback(home, ("p3", "address"), ("p130", "nonsense"))
-        if name == "killed":
-            command = [sys.executable, "-c", KILLED, str(point), str(home), small_params.model_dump_json()]
-            assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
-        drive(fresh(small_params, home)).close()
-        stored.append([*stored_rows(home), rows_of(home, tables.judgements, "prediction_id", "correct")])
-    assert stored[0] == stored[1]
-    assert len(stored[0][-1]) == 2
+    stored = rows_after_a_kill(small_params, tmp_path / "killed", database, point)
+    assert stored == spared
+    assert len(stored[-1]) == 2
 
 
 def test_a_promotion_starts_afresh_and_loses_no_row_of_the_new_champion(small_params: Params, home: Path) -> None:
