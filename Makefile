@@ -45,11 +45,11 @@ ui: .venv/ready  ## open MLflow at http://127.0.0.1:5000
 	@exec $(BIN)/evergreen ui
 
 test: .venv/dev lint  ## run lint and all tests
-	@$(BIN)/python -m pytest $(PARALLEL)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: .venv/dev  ## lint with ruff, run the tests that start no server and no pipeline; a minute
 	@$(BIN)/ruff check .
-	@$(BIN)/python -m pytest $(PARALLEL) -m "not server and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "not server and not slow"
 
 lint: .venv/dev  ## check format, lint, types, import contracts and unused names
 	@$(BIN)/ruff format --check .

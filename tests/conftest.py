@@ -26,29 +26,62 @@ KEPT_IN = (  # of MLflow's database: where files of runs lie
     ("model_versions", "storage_location"),
 )
 SERVERS = {"made", "tools", "postgres", "postgresql"}  # fixtures, and a kind of database
-LONG = (  # files and folders below tests/, in the order in which workers begin them
+LONG = (  # files and folders below tests/ of more than a few seconds, in the order in which workers begin them
     "faults/test_drill.py",
     "monitoring/retrain/gate/test_candidate.py",
-    "monitoring/alert_rules",
-    "test_repro.py",
-    "monitoring/local/test_watch.py",
-    "faults",
+    "monitoring/retrain/test_retrain_drill.py",
+    "pipeline/learning/test_resume.py",
     "test_commands.py",
-    "pipeline/learning",
-    "serving/release",
-    "monitoring/retrain",
-    "manifests",
+    "serving/release/test_publish.py",
+    "serving/release/test_swap.py",
+    "serving/release/test_frameworks.py",
+    "pipeline/stages/test_train_stages.py",
+    "serving/loadtest/test_limit.py",
+    "serving/loadtest/test_run.py",
+    "monitoring/monitor/test_service.py",
+    "monitoring/retrain/test_turn.py",
+    "monitoring/retrain/test_simulation.py",
+    "test_repro.py",
+    "serving/gateway/test_http.py",
     "test_loop.py",
-    "monitoring/monitor",
+    "monitoring/alert_rules/test_end_to_end.py",
+    "monitoring/local/test_watch.py",
+    "faults/test_watch.py",
+    "test_bad_input.py",
+    "pipeline/test_tracking.py",
+    "pipeline/stages/test_spread.py",
+    "pipeline/learning/test_loop.py",
+    "serving/release/test_model_repository.py",
+    "serving/triton/test_client.py",
+    "pipeline/stages/test_reference.py",
+    "serving/jobs/test_workers.py",
+    "monitoring/retrain/test_database_stopped.py",
+    "manifests/test_drain.py",
+    "serving/release/test_fetch_repository.py",
+    "serving/prediction_log/test_writer.py",
+    "monitoring/retrain/test_alerts_drill.py",
+    "pipeline/learning/test_prefix_cache.py",
+    "serving/jobs/test_callbacks.py",
+    "monitoring/retrain/test_run_local.py",
+    "pipeline/learning/test_accumulation.py",
+    "pipeline/tuning/test_studies.py",
+    "serving/triton/test_crippled.py",
+    "manifests/test_triton_pod.py",
+    "manifests/test_lifecycle.py",
+    "monitoring/inbox/test_app.py",
+    "monitoring/retrain/receiver",
     "serving/loadtest",
-    "serving/gateway",
-    "serving/triton",
-    "monitoring/inbox",
-    "serving/jobs",
-    "pipeline/stages",
     "serving/processes",
+    "test_dvc_graph.py",
+    "test_readme.py",
 )
-ALONE = ("faults/test_drill.py", "serving/loadtest/", "serving/release/test_swap.py", "serving/gateway/test_http.py")
+ALONE = (
+    "faults/test_drill.py",
+    "serving/loadtest/test_limit.py",
+    "serving/loadtest/test_run.py",
+    "serving/release/test_swap.py",
+    "serving/gateway/test_http.py",
+)
 SMALL_LABELS = ("track_order", "return_item", "damaged_item", "payment_failed")
 
 
@@ -218,6 +251,18 @@ def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     """A project whose small model `dvc repro` has made: four classes, two epochs. Tests read it and do not change it."""
     folder = shared_folder(tmp_path_factory, request.config) / "made"
     return Project(made_once(folder, lambda folder: make_small(copy_project(folder))))
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Return the file of an empty MLflow store, to be copied into a fresh home: to create one takes MLflow seconds."""
+
+    def create(folder: Path) -> None:
+        import mlflow  # two seconds, and few workers need it
+
+        mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+
+    return made_once(shared_folder(tmp_path_factory, request.config) / "mlflow", create) / "mlflow.db"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -20,9 +21,11 @@ HELP = re.compile(r"│ (\w+)\s")
 
 
 @pytest.fixture(scope="module")
-def published(made: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def published(made: Project, mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return environment variables of a home in which the made model is champion; no test moves it."""
-    environment = {"EVERGREEN_HOME": str(tmp_path_factory.mktemp("published"))}
+    home = tmp_path_factory.mktemp("published")
+    shutil.copy(mlflow_store, home)
+    environment = {"EVERGREEN_HOME": str(home)}
     output = made.must("python", "-m", "evergreen.cli", "publish", "--first", **environment)
     assert "version 1, champion" in output
     return environment

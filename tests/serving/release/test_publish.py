@@ -36,6 +36,11 @@ def in_project(made: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
+@pytest.fixture(autouse=True)
+def _empty_store(mlflow_store: Path, tmp_path: Path) -> None:
+    shutil.copy(mlflow_store, tmp_path)
+
+
 def registered(home: Path) -> tuple[list[int], dict[str, str]]:
     """Return version numbers and aliases of the registry in this home."""
     client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
