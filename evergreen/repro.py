@@ -19,7 +19,7 @@ NOTES = {None: "", "didn't change": "unchanged", "is cached": "from the cache"}
 Clock = Callable[[], float]
 
 
-class Step(NamedTuple):
+class Command(NamedTuple):
     """A command of `make repro`."""
 
     name: str
@@ -35,12 +35,12 @@ class Timing(NamedTuple):
 
 
 STEPS = (
-    Step("DVC cache and remote", (sys.executable, "-m", "pipeline.worktree")),
-    Step("check", (*EVERGREEN, "check")),
-    Step("dvc repro", (str(BIN / "dvc"), "repro")),
-    Step("publish", (*EVERGREEN, "publish", "--first")),
-    Step("first answer from Triton", (*EVERGREEN, "ask", "--start", "where is my parcel?")),
-    Step("status", (*EVERGREEN, "status")),
+    Command("DVC cache and remote", (sys.executable, "-m", "pipeline.worktree")),
+    Command("check", (*EVERGREEN, "check")),
+    Command("dvc repro", (str(BIN / "dvc"), "repro")),
+    Command("publish", (*EVERGREEN, "publish", "--first")),
+    Command("first answer from Triton", (*EVERGREEN, "ask", "--start", "where is my parcel?")),
+    Command("status", (*EVERGREEN, "status")),
 )
 
 
@@ -57,7 +57,7 @@ def stage_timings(lines: Iterable[str], clock: Clock, echo: Callable[[str], None
     return [timing for timing in timings if timing.name]
 
 
-def run_step(step: Step, clock: Clock = time.monotonic) -> list[Timing]:
+def run_step(step: Command, clock: Clock = time.monotonic) -> list[Timing]:
     """Run one command to its end; raise `SystemExit` with its exit code when it fails."""
     began = clock()
     is_dvc = step.name == "dvc repro"

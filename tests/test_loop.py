@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from evergreen.loop import chart
-from evergreen.loop.customers import ANNOTATORS, Annotators, Customers, Message
+from evergreen.loop.customers import ANNOTATORS, Annotators, CustomerMessage, Customers
 from evergreen.loop.environment import FAST_INTERVALS, Environment, create_environment, on_free_ports, with_fast_intervals
 from evergreen.loop.events import Facts, Observed, list_events
 from evergreen.loop.scenario import AT_LEAST_S, FAST_PER_S, FOR_NEW_CHAMPION, RETRAIN_S, Scenario
@@ -26,8 +26,8 @@ from tests.conftest import ROOT, Project
 from tests.http_servers import serving_in_thread
 
 
-def sent(at_s: float, *, is_new: bool = False, version: int = 1, predicted: str = "a", truth: str = "a") -> Message:
-    return Message(at_s, "hi", truth, is_new, f"id-{at_s}", predicted, version, "" if version else "refused")
+def sent(at_s: float, *, is_new: bool = False, version: int = 1, predicted: str = "a", truth: str = "a") -> CustomerMessage:
+    return CustomerMessage(at_s, "hi", truth, is_new, f"id-{at_s}", predicted, version, "" if version else "refused")
 
 
 OLD = [sent(at_s, predicted="a" if at_s % 10 else "b") for at_s in range(100)]  # 90 % right
@@ -75,7 +75,7 @@ def test_quality_is_compared_with_the_first_version_on_the_same_messages() -> No
     ],
 )
 def test_each_promise_can_be_broken(
-    messages: list[Message], facts: Facts, whole_s: float, leftover: int, broken: list[int]
+    messages: list[CustomerMessage], facts: Facts, whole_s: float, leftover: int, broken: list[int]
 ) -> None:
     events = list_events(facts, messages, Observed(None, 0, {}), 0.0)
     measured = quality(messages, half_correct)
@@ -212,11 +212,11 @@ def test_customers_send_no_label_and_annotators_wait_until_they_begin(
 class Crowd:
     """Customers and annotators that do nothing."""
 
-    def __init__(self, messages: list[Message], total: int) -> None:
+    def __init__(self, messages: list[CustomerMessage], total: int) -> None:
         self.messages, self.total, self.per_s, self.limit = messages, total, 0.0, 0
         self.labelled, self.has_begun = {"ana": 7, "ben": 8}, False
 
-    def snapshot(self) -> list[Message]:
+    def snapshot(self) -> list[CustomerMessage]:
         return self.messages
 
     def begin(self) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from evergreen.loop import chart
-from evergreen.loop.customers import Annotators, Customers, Message
+from evergreen.loop.customers import Annotators, CustomerMessage, Customers
 from evergreen.loop.display import Display
 from evergreen.loop.environment import PACKAGE, Environment, create_environment, enter, leftover_processes, running
 from evergreen.loop.events import Event, Facts
@@ -40,7 +40,7 @@ STEP_S = 0.3
 class Recording(NamedTuple):
     """Everything that was observed in one loop."""
 
-    messages: Sequence[Message]
+    messages: Sequence[CustomerMessage]
     failed_labels: Sequence[str]  # error messages
     facts: Facts
     events: Sequence[Event]

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evergreen.loop.customers import Message
+from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.events import ALERTED, DECIDED, FIRST, LABELLED, LAUNCH, NEW_CHAMPION, STAGE, Event
 from evergreen.loop.scorecard import ROLLING, Quality, curve
 from pipeline.atomic_write import atomic_write
@@ -16,7 +16,7 @@ SHOWN = (LAUNCH, ALERTED, LABELLED, DECIDED, "collect", STAGE, "gate", "publish"
 NARROW, LATE = 0.04, 0.6  # of the time axis: a bar too narrow for its name; from here on a time goes to the left of its dot
 
 
-def draw(messages: Sequence[Message], events: Sequence[Event], measured: Quality, path: Path) -> None:
+def draw(messages: Sequence[CustomerMessage], events: Sequence[Event], measured: Quality, path: Path) -> None:
     """Write the chart as PNG."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -33,7 +33,7 @@ def draw(messages: Sequence[Message], events: Sequence[Event], measured: Quality
         figure.savefig(part, format="png", dpi=110)
 
 
-def _draw_quality(axes: Axes, messages: Sequence[Message], measured: Quality) -> None:
+def _draw_quality(axes: Axes, messages: Sequence[CustomerMessage], measured: Quality) -> None:
     points = curve(messages)
     swapped_s = next((message.at_s for message in messages if message.version > FIRST), None)
     for is_new, colour, name in ((False, GREY, "answered by version 1"), (True, GREEN, "answered by the new champion")):

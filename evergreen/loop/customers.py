@@ -16,7 +16,7 @@ ANNOTATORS = ("ana", "ben")  # a label that the model does not have needs retrai
 DRIFT = "drift"  # phase of the rows after the launch
 
 
-class Message(NamedTuple):
+class CustomerMessage(NamedTuple):
     """A message that was sent, and its answer."""
 
     at_s: float  # since the loop began
@@ -39,7 +39,7 @@ class Customers:
     def __init__(self, rows: Sequence[dict[str, Any]], url: str, start_s: float) -> None:
         self.total = len(rows)
         self.per_s, self.limit = 1.0, self.total
-        self.messages: list[Message] = []
+        self.messages: list[CustomerMessage] = []
         self._rows, self._url, self._start_s = rows, url, start_s
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._send_all, name="customers", daemon=True)
@@ -52,7 +52,7 @@ class Customers:
         self._is_over.set()
         self._thread.join()
 
-    def snapshot(self) -> list[Message]:
+    def snapshot(self) -> list[CustomerMessage]:
         """Return a copy of the messages so far; `messages` itself keeps growing."""
         return list(self.messages)
 
@@ -66,20 +66,20 @@ class Customers:
             due_s = max(due_s + 1 / self.per_s, time.monotonic() - 1)
             self.messages.append(self._send(row))
 
-    def _send(self, row: dict[str, Any]) -> Message:
+    def _send(self, row: dict[str, Any]) -> CustomerMessage:
         at_s = time.monotonic() - self._start_s
         sent = at_s, row["text"], row["label"], row["phase"] == DRIFT
         try:
             (prediction,) = post(f"{self._url}/v1/predict", {"text": row["text"], "unit": row["unit"]})["predictions"]
-            return Message(*sent, prediction["id"], prediction["label"], prediction["version"], "")
+            return CustomerMessage(*sent, prediction["id"], prediction["label"], prediction["version"], "")
         except (OSError, HTTPException, ValueError) as error:
-            return Message(*sent, "", "", 0, str(error))
+            return CustomerMessage(*sent, "", "", 0, str(error))
 
 
 class Annotators:
     """Threads, one for each annotator, that label every new message once `begin` is called."""
 
-    def __init__(self, messages: Sequence[Message], url: str) -> None:
+    def __init__(self, messages: Sequence[CustomerMessage], url: str) -> None:
         self.labelled, self.failures = dict.fromkeys(ANNOTATORS, 0), list[str]()
         self._messages, self._url = messages, url
         self._has_begun, self._is_over = threading.Event(), threading.Event()
@@ -109,7 +109,7 @@ class Annotators:
                 if message.is_new and message.version and not self._is_over.is_set():
                     self._label(message, annotator)
 
-    def _label(self, message: Message, annotator: str) -> None:
+    def _label(self, message: CustomerMessage, annotator: str) -> None:
         try:
             post(f"{self._url}/v1/feedback", {"id": message.id, "label": message.truth, "source": annotator})
             self.labelled[annotator] += 1

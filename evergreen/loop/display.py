@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from evergreen.loop.customers import Message
+from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.events import Event, Facts
 from evergreen.loop.scorecard import curve
 
@@ -39,7 +39,7 @@ class Display:
         """Print one line with its time."""
         self._console.print(f"[dim]{_clock(at_s)}[/]  {line}")
 
-    def show(self, now_s: float, events: Sequence[Event], facts: Facts, messages: Sequence[Message]) -> None:
+    def show(self, now_s: float, events: Sequence[Event], facts: Facts, messages: Sequence[CustomerMessage]) -> None:
         """Print new events and redraw the state."""
         for event in events:
             if (event.name, event.detail) not in self._printed:
@@ -53,7 +53,7 @@ class Display:
             self.print_line(now_s, f"[dim]{escape(state)}; {escape(_quality(messages))}[/]")
 
 
-def _state(now_s: float, facts: Facts, messages: Sequence[Message]) -> str:
+def _state(now_s: float, facts: Facts, messages: Sequence[CustomerMessage]) -> str:
     failed = sum(not message.version for message in messages)
     parts = [f"{len(messages)} messages sent, {failed} not answered"]
     if facts.retrain and facts.retrain["state"] == "running":
@@ -62,7 +62,7 @@ def _state(now_s: float, facts: Facts, messages: Sequence[Message]) -> str:
     return f"{_clock(now_s)}  " + ", ".join(parts)
 
 
-def _quality(messages: Sequence[Message]) -> str:
+def _quality(messages: Sequence[CustomerMessage]) -> str:
     points = curve(messages)
     if not points:
         return "quality: not enough answers yet"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from evergreen.loop.customers import Message
+from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.environment import Environment
 from monitoring.retrain.decide import DRIFT, HARM
 from monitoring.retrain.history.sources import Row, open_sources, read_inbox
@@ -57,7 +57,7 @@ def read_facts(environment: Environment) -> Facts:
     return Facts(alert, started[0] if started else None, begun, steps)
 
 
-def list_events(facts: Facts, messages: Sequence[Message], observed: Observed, start_wall: float) -> list[Event]:
+def list_events(facts: Facts, messages: Sequence[CustomerMessage], observed: Observed, start_wall: float) -> list[Event]:
     """Return all events in order of time. Pure."""
     events = []
     for name, message in (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evergreen.loop.customers import Message
+from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.events import FIRST, LAUNCH, NEW_CHAMPION, Event, Facts
 from evergreen.promises import Promise
 from monitoring.retrain.gate.paired_test import count_pairs
@@ -35,7 +35,7 @@ class Quality(NamedTuple):
         return (self.after - self.without) / lost if lost > 0 else nan
 
 
-def quality(messages: Sequence[Message], first: Predict) -> Quality:
+def quality(messages: Sequence[CustomerMessage], first: Predict) -> Quality:
     """Compare the new champion with the first version on the same messages."""
     old = [message for message in messages if message.version == FIRST]
     new = [message for message in messages if message.version > FIRST and message.is_new]
@@ -54,7 +54,7 @@ def quality(messages: Sequence[Message], first: Predict) -> Quality:
 
 
 def promises(
-    messages: Sequence[Message],
+    messages: Sequence[CustomerMessage],
     facts: Facts,
     measured: Quality,
     events: Sequence[Event],
@@ -79,7 +79,7 @@ def promises(
     ]
 
 
-def curve(messages: Sequence[Message], count: int = ROLLING) -> list[tuple[float, float]]:
+def curve(messages: Sequence[CustomerMessage], count: int = ROLLING) -> list[tuple[float, float]]:
     """Return (seconds, share of correct answers among the last `count` messages), from the `count`-th message on."""
     correct = np.cumsum([0, *(message.is_correct for message in messages)])
     ends = range(count, len(messages) + 1)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from monitoring.alert_rules.panels import Panel, Row, dashboard_rows
+from monitoring.alert_rules.panels import Panel, PanelRow, dashboard_rows
 from pipeline.params import Params
 
 UID, TITLE = "evergreen", "Evergreen"
@@ -47,7 +47,7 @@ def alert_annotations() -> dict[str, Any]:
     }
 
 
-def layout(rows: list[Row]) -> Iterator[dict[str, Any]]:
+def layout(rows: list[PanelRow]) -> Iterator[dict[str, Any]]:
     """Place panels from left to right in rows of 24 columns, each row under its heading."""
     number, y = 0, 0
     for row in rows:

@@ -19,23 +19,23 @@ class Panel(NamedTuple):
     limit: float | None = None
 
 
-class Row(NamedTuple):
+class PanelRow(NamedTuple):
     """A heading and its panels."""
 
     title: str
     panels: list[Panel]
 
 
-def dashboard_rows(params: Params) -> list[Row]:
+def dashboard_rows(params: Params) -> list[PanelRow]:
     """Return the rows, from what people notice to what machines do."""
     return [
-        Row("Now", overview(params)),
-        Row("Drift of the watched version against its reference", drift(params)),
-        Row("Accuracy", accuracy(params)),
-        Row("Serving", serving(params)),
-        Row("Triton and machines", machines(params)),
-        Row("Monitoring itself", monitoring(params)),
-        Row("Retraining", retraining(params)),
+        PanelRow("Now", overview(params)),
+        PanelRow("Drift of the watched version against its reference", drift(params)),
+        PanelRow("Accuracy", accuracy(params)),
+        PanelRow("Serving", serving(params)),
+        PanelRow("Triton and machines", machines(params)),
+        PanelRow("Monitoring itself", monitoring(params)),
+        PanelRow("Retraining", retraining(params)),
     ]
 
 

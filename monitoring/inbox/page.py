@@ -32,7 +32,7 @@ SIGNALS = {
 }
 
 
-class Section(NamedTuple):
+class CardSection(NamedTuple):
     """One alert on a card: its description, and numbers, words and texts where the monitor gave them."""
 
     heading: str
@@ -54,7 +54,7 @@ class Card(NamedTuple):
     version: str
     started_at: float
     ended_at: float | None
-    sections: list[Section]
+    sections: list[CardSection]
     loss: str
     accuracy: str
     next_step: str
@@ -122,12 +122,12 @@ def title(group: list[Message], newest: Message) -> str:
     return summary.replace(signal, words[:1].upper() + words[1:], 1) if signal and summary.startswith(signal) else summary
 
 
-def section(message: Message) -> Section:
+def section(message: Message) -> CardSection:
     """Build the section of one alert; an alert without a signal shows the words and texts of the strongest one."""
     name = message.labels.get("signal", "")
     signal = message.explanation.find(name) if message.explanation and name else None
     example = signal or (strongest_signal(message.explanation) if message.explanation and not name else None)
-    return Section(
+    return CardSection(
         heading=SIGNALS.get(name, name),
         signal=name,
         description=message.annotations.get("description", ""),
@@ -137,7 +137,7 @@ def section(message: Message) -> Section:
     )
 
 
-def without_repeats(sections: list[Section]) -> list[Section]:
+def without_repeats(sections: list[CardSection]) -> list[CardSection]:
     """Drop words and texts that an earlier section of the card shows."""
     return [
         section._replace(

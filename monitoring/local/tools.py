@@ -23,7 +23,7 @@ SHARE = b"/usr/share/prometheus"
 WORKING_DIRECTORY = b"/proc/self/cwd".ljust(len(SHARE), b"/")  # repeated slashes count as one
 
 
-class Program(NamedTuple):
+class Tool(NamedTuple):
     """A program: its names on PATH, the oldest release that reads our files, and Debian's package."""
 
     name: str
@@ -33,10 +33,10 @@ class Program(NamedTuple):
 
 
 PROGRAMS = (
-    Program("prometheus", ("prometheus",), (2, 42), "prometheus"),  # 2.42 introduced keep_firing_for
-    Program("promtool", ("promtool",), (2, 42), "prometheus"),
-    Program("alertmanager", ("alertmanager", "prometheus-alertmanager"), (0, 25), "prometheus-alertmanager"),
-    Program("amtool", ("amtool",), (0, 25), "prometheus-alertmanager"),
+    Tool("prometheus", ("prometheus",), (2, 42), "prometheus"),  # 2.42 introduced keep_firing_for
+    Tool("promtool", ("promtool",), (2, 42), "prometheus"),
+    Tool("alertmanager", ("alertmanager", "prometheus-alertmanager"), (0, 25), "prometheus-alertmanager"),
+    Tool("amtool", ("amtool",), (0, 25), "prometheus-alertmanager"),
 )
 
 
@@ -70,7 +70,7 @@ def working_directory(folder: Path) -> Path:
     return folder / "share" if (folder / "share").is_dir() else folder
 
 
-def find_on_path(program: Program) -> Path | None:
+def find_on_path(program: Tool) -> Path | None:
     """Return the first program on PATH that is recent enough, or None."""
     for name in program.names:
         path = shutil.which(name)
@@ -100,7 +100,7 @@ def replace_link(link: Path, target: Path) -> None:
     link.symlink_to(target)
 
 
-def unpack(programs: Iterable[Program], folder: Path, announce: Announce) -> None:
+def unpack(programs: Iterable[Tool], folder: Path, announce: Announce) -> None:
     """Download Debian's packages of these programs, check their releases, and put their binaries into `folder`/bin."""
     programs = list(programs)
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
@@ -140,7 +140,7 @@ def sandbox_options() -> tuple[str, ...]:
     return ("-o", "APT::Sandbox::User=root") if os.geteuid() == 0 else ()
 
 
-def install_binary(program: Program, unpacked: Path, binaries: Path) -> None:
+def install_binary(program: Tool, unpacked: Path, binaries: Path) -> None:
     """Copy one unpacked program into `binaries`; raises `ToolError` when it is too old."""
     path = next((unpacked / name for name in reversed(program.names) if (unpacked / name).is_file()), None)
     version = version_of(path) if path else None
@@ -163,7 +163,7 @@ def run(*command: str, cwd: Path, may_fail: bool = False) -> subprocess.Complete
     return done
 
 
-def apt_missing_error(programs: list[Program]) -> ToolError:
+def apt_missing_error(programs: list[Tool]) -> ToolError:
     """Return the error for a machine without apt."""
     wanted = ", ".join(f"{program.name} ≥ {format_version(program.at_least)}" for program in programs)
     return ToolError(

@@ -30,7 +30,7 @@ from monitoring.retrain.controller import Controller, EndedRetrain, lease_renewe
 from monitoring.retrain.decide import ASKED, Inputs, PastRetrain
 from monitoring.retrain.decision_inputs import read_inputs
 from monitoring.retrain.gate.candidate import gate
-from monitoring.retrain.gate.verdict import Gate
+from monitoring.retrain.gate.verdict import RunGate
 from monitoring.retrain.journal import Begin, Journal
 from monitoring.retrain.metrics import TEXT_FORMAT, ControllerMetrics
 from monitoring.retrain.run_local import RunLocal
@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 
 def build_controller(
-    params: Params, home: Path, begin: Begin, gate: Gate, metrics: ControllerMetrics, stopping: threading.Event
+    params: Params, home: Path, begin: Begin, gate: RunGate, metrics: ControllerMetrics, stopping: threading.Event
 ) -> Controller:
     """Build a controller for the clone in the current folder."""
     settings = params.retrain

@@ -15,7 +15,7 @@ import structlog
 
 from monitoring.retrain.clock import Moment, elapsed_s
 from monitoring.retrain.decide import Decision, Episode, Inputs, PastRetrain, decide, spent_s
-from monitoring.retrain.journal import BATCH_ALERTS, FinalState, Job, Journal, Lease, StaleLeaseError, require_lease
+from monitoring.retrain.journal import BATCH_ALERTS, FinalState, Journal, Lease, RetrainJob, StaleLeaseError, require_lease
 from monitoring.retrain.metrics import ControllerMetrics
 from monitoring.retrain.steps import StepResult, Steps
 from pipeline.errors import EvergreenError, InputError, RefusedError
@@ -33,7 +33,7 @@ class ShutdownError(Exception):
 class EndedRetrain(NamedTuple):
     """The end of a retrain."""
 
-    job: Job
+    job: RetrainJob
     state: FinalState
     failure: str | None
 
@@ -112,7 +112,7 @@ class Controller:
             self._clean(ended)
         return ended
 
-    def _run_step(self, lease: Lease, job: Job) -> EndedRetrain | None:
+    def _run_step(self, lease: Lease, job: RetrainJob) -> EndedRetrain | None:
         """Run one step and store its result; return the end of the retrain, if this step ends it."""
         begun = self._clock()
         if job.attempt >= self._settings.attempts:
@@ -138,7 +138,7 @@ class Controller:
         self._journal.end_step(lease, self._clock(), result.detail, **result.columns)
         return None
 
-    def _do(self, lease: Lease, job: Job) -> StepResult | EndedRetrain:
+    def _do(self, lease: Lease, job: RetrainJob) -> StepResult | EndedRetrain:
         def check_lease(connection: sa.Connection) -> None:
             require_lease(connection, lease)
 
@@ -160,7 +160,7 @@ class Controller:
             raise ShutdownError
         self._journal.renew(lease, self._clock(), lease_s=self._settings.lease_s, progress=progress)
 
-    def _handle_failure(self, lease: Lease, job: Job, error: Exception) -> EndedRetrain | None:
+    def _handle_failure(self, lease: Lease, job: RetrainJob, error: Exception) -> EndedRetrain | None:
         """Postpone the retrain for another attempt, unless this was the last one or a retry cannot help."""
         message = str(error) if isinstance(error, EvergreenError) else f"{type(error).__name__}: {error}"
         self._metrics.step_failed(job.step)
@@ -173,14 +173,14 @@ class Controller:
         self._journal.postpone(lease, self._clock(), message, pause_s=self._settings.retry_s)
         raise _PostponedError
 
-    def _give_up(self, lease: Lease, job: Job, message: str) -> EndedRetrain:
+    def _give_up(self, lease: Lease, job: RetrainJob, message: str) -> EndedRetrain:
         """Fail the retrain, unless the version is champion: an attempt at the swap may have failed after the promotion."""
         if job.step == "swap" and self._steps.is_champion(job):
             return self._finish(lease, job, "done", None, f"the version is champion although the step failed: {message}")
         return self._finish(lease, job, "failed", f"step {job.step}: {message}")
 
     def _finish(
-        self, lease: Lease, job: Job, state: FinalState, failure: str | None, detail: str = "", **columns: str
+        self, lease: Lease, job: RetrainJob, state: FinalState, failure: str | None, detail: str = "", **columns: str
     ) -> EndedRetrain:
         self._journal.finish(lease, self._clock(), state, failure, detail, **columns)
         return EndedRetrain(job, state, failure)

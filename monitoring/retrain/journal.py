@@ -41,7 +41,7 @@ class StaleLeaseError(Exception):
         super().__init__(f"retrain {lease.id}: fence {lease.fence} is stale")
 
 
-class Job(NamedTuple):
+class RetrainJob(NamedTuple):
     """A running retrain."""
 
     id: int
@@ -95,7 +95,7 @@ class Journal:
                 connection.execute(statements.DECIDE, rows)
         return changed
 
-    def claim(self, owner: str, now: Moment, *, lease_s: float) -> tuple[Lease, Job] | None:
+    def claim(self, owner: str, now: Moment, *, lease_s: float) -> tuple[Lease, RetrainJob] | None:
         """Lease the running retrain if it is due and its last lease has expired; that owner's open step becomes `lost`."""
         with self._begin() as connection:
             row = connection.execute(statements.LEASE, {"the_model": self._model}).one_or_none()
@@ -108,13 +108,13 @@ class Journal:
             connection.execute(statements.CLOSE_STEP, {"the_retrain_id": row.id, **lost})
             return lease, _job(connection, lease)
 
-    def running_job(self) -> Job | None:
+    def running_job(self) -> RetrainJob | None:
         """Return the retrain that runs or waits for an owner."""
         with self._begin() as connection:
             row = connection.execute(statements.RUNNING_JOB, {"the_model": self._model}).one_or_none()
-            return Job(*row) if row else None
+            return RetrainJob(*row) if row else None
 
-    def job(self, lease: Lease) -> Job:
+    def job(self, lease: Lease) -> RetrainJob:
         """Return the current state of the leased retrain; raises `StaleLeaseError`."""
         with self._begin() as connection:
             return _job(connection, lease)
@@ -239,8 +239,8 @@ def _past_retrain(row: sa.Row[*tuple[Any, ...]]) -> PastRetrain:
     return PastRetrain(row.id, row.state, Moment(row.began_wall, row.began_mono, row.began_boot), ended, row.git_commit)
 
 
-def _job(connection: sa.Connection, lease: Lease) -> Job:
+def _job(connection: sa.Connection, lease: Lease) -> RetrainJob:
     row = connection.execute(statements.LEASED_JOB, _params(lease)).one_or_none()
     if row is None:
         raise StaleLeaseError(lease)
-    return Job(*row)
+    return RetrainJob(*row)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from monitoring.retrain.journal import Job
+from monitoring.retrain.journal import RetrainJob
 
 RunState = Literal["absent", "running", "done", "failed", "killed"]
 
@@ -16,26 +16,26 @@ class RunStatus(NamedTuple):
     failure: str = ""  # failed or killed: the last lines of its log
 
 
-class Run(Protocol):
+class PipelineRun(Protocol):
     """Runs `dvc repro` for one retrain at a time. Every call may be repeated after a crash anywhere."""
 
-    def prepare(self, job: Job) -> Path:
+    def prepare(self, job: RetrainJob) -> Path:
         """Return the retrain's working tree, at its commit and on its own branch; create it if it is missing."""
 
-    def tree(self, job: Job) -> Path:
+    def tree(self, job: RetrainJob) -> Path:
         """Return the prepared tree; raises `ToolError` when it is gone, because its feedback is gone with it."""
 
-    def commit(self, job: Job, message: str) -> None:
+    def commit(self, job: RetrainJob, message: str) -> None:
         """Commit the changes in the tree under the controller's name."""
 
-    def start(self, job: Job) -> None:
+    def start(self, job: RetrainJob) -> None:
         """Start the run unless it is running; first end what an earlier attempt left behind."""
 
-    def observe(self, job: Job) -> RunStatus:
+    def observe(self, job: RetrainJob) -> RunStatus:
         """Return the status of the last attempt."""
 
     def sweep(self, running_id: int | None) -> None:
         """End every run except that of the running retrain."""
 
-    def clean(self, job: Job) -> None:
+    def clean(self, job: RetrainJob) -> None:
         """Delete the working tree; branch and log stay."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from monitoring.retrain.journal import Job
+from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import RunStatus
 from pipeline.data.records import write_json
 from pipeline.errors import ToolError, run_stage
@@ -42,11 +42,11 @@ class RunLocal:
         self._root, self._home, self._settings = root, home, settings
         self._command = list(command) or [str(Path(sys.prefix) / "bin" / "dvc"), "repro"]
 
-    def folder(self, job: Job) -> Path:
+    def folder(self, job: RetrainJob) -> Path:
         """Return the folder of a retrain: tree, log, lock, and the result of the last attempt."""
         return self._home / "retrain" / str(job.id)
 
-    def prepare(self, job: Job) -> Path:
+    def prepare(self, job: RetrainJob) -> Path:
         """Create the tree; one that a crash left incomplete is replaced."""
         tree, marker = self.folder(job) / "tree", self.folder(job) / "prepared"
         if marker.is_file() and tree.is_dir():
@@ -61,14 +61,14 @@ class RunLocal:
         marker.touch()
         return tree
 
-    def tree(self, job: Job) -> Path:
+    def tree(self, job: RetrainJob) -> Path:
         """Return the tree if `prepare` completed it."""
         tree = self.folder(job) / "tree"
         if not ((self.folder(job) / "prepared").is_file() and tree.is_dir()):
             raise ToolError(str(tree), "the working tree of this retrain is gone", "ask for another retrain")
         return tree
 
-    def commit(self, job: Job, message: str) -> None:
+    def commit(self, job: RetrainJob, message: str) -> None:
         """Commit feedback and dvc.lock, if they changed."""
         tree = self.folder(job) / "tree"
         present = [name for name in ("data/feedback", "dvc.lock") if (tree / name).exists()]
@@ -76,7 +76,7 @@ class RunLocal:
         if subprocess.run(["git", "diff", "--cached", "--quiet"], cwd=tree, capture_output=True).returncode:
             _git(tree, *IDENTITY, "commit", "--quiet", "--no-verify", "--message", message)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: RetrainJob) -> None:
         """Start the supervisor, which inherits the lock: it is held until the last process of the run ends."""
         folder = self.folder(job)
         lock = _lock(folder)
@@ -102,7 +102,7 @@ class RunLocal:
         finally:
             os.close(lock)
 
-    def observe(self, job: Job) -> RunStatus:
+    def observe(self, job: RetrainJob) -> RunStatus:
         """Read the status from lock and files, not from memory."""
         folder = self.folder(job)
         if _is_locked(folder):
@@ -123,7 +123,7 @@ class RunLocal:
             if tree.parent.name != str(running_id) and _is_locked(tree.parent):
                 kill_all(_processes_of(tree.parent))
 
-    def clean(self, job: Job) -> None:
+    def clean(self, job: RetrainJob) -> None:
         """Delete the tree and prune it from git; log and branch stay."""
         self._remove(self.folder(job) / "tree")
 
@@ -133,14 +133,14 @@ class RunLocal:
         shutil.rmtree(tree, ignore_errors=True)
         _git(self._root, "worktree", "prune")
 
-    def _environment(self, job: Job) -> dict[str, str]:
+    def _environment(self, job: RetrainJob) -> dict[str, str]:
         """Pass alert and decision as environment variables, never in a command; they become tags of the MLflow run."""
         origin = {"EVERGREEN_DECISION": str(job.decision_id), "EVERGREEN_ALERT": f"{job.alertname} {job.fingerprint}"}
         run = {"EVERGREEN_HOME": str(self._home), MARK: str(self.folder(job))}
         return _without_git(os.environ) | run | {name: value.replace("\0", "") for name, value in origin.items()}
 
 
-def branch(job: Job) -> str:
+def branch(job: RetrainJob) -> str:
     """Return the branch of a retrain; it contains the id alone and no text of the alert."""
     return f"retrain/{job.id}"
 

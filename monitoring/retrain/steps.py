@@ -8,9 +8,9 @@ import structlog
 
 from monitoring.retrain.decision_inputs import labels_of
 from monitoring.retrain.feedback_rows import FILE, find_texts, merge_feedback, read_feedback, read_file, write_file
-from monitoring.retrain.gate.verdict import Gate, Verdict
-from monitoring.retrain.journal import Job
-from monitoring.retrain.run import Run
+from monitoring.retrain.gate.verdict import RunGate, Verdict
+from monitoring.retrain.journal import RetrainJob
+from monitoring.retrain.run import PipelineRun
 from pipeline import tracking
 from pipeline.errors import ToolError
 from pipeline.params import Params
@@ -34,25 +34,25 @@ class StepResult(NamedTuple):
 class Steps(Protocol):
     """Steps that the controller delegates."""
 
-    def collect(self, job: Job) -> StepResult:
+    def collect(self, job: RetrainJob) -> StepResult:
         """Prepare the working tree with all feedback in it."""
 
-    def reproduce(self, job: Job, heartbeat: Heartbeat) -> StepResult:
+    def reproduce(self, job: RetrainJob, heartbeat: Heartbeat) -> StepResult:
         """Run the pipeline, or wait for a run that exists."""
 
-    def gate(self, job: Job) -> Verdict:
+    def gate(self, job: RetrainJob) -> Verdict:
         """Compare the candidate with the champion."""
 
-    def publish(self, job: Job, check_lease: CheckLease) -> StepResult:
+    def publish(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
         """Publish the candidate; column `version_out` is its version."""
 
-    def swap(self, job: Job, check_lease: CheckLease) -> StepResult:
+    def swap(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
         """Make the published version champion."""
 
-    def is_champion(self, job: Job) -> bool:
+    def is_champion(self, job: RetrainJob) -> bool:
         """Return whether the published version is champion now."""
 
-    def clean(self, job: Job) -> None:
+    def clean(self, job: RetrainJob) -> None:
         """Delete what nobody needs after the end."""
 
     def sweep(self, running_id: int | None) -> int:
@@ -62,10 +62,10 @@ class Steps(Protocol):
 class LocalSteps:
     """Steps on this machine, with the pipeline wherever `run` runs it."""
 
-    def __init__(self, params: Params, home: Path, run: Run, gate: Gate, wait: Callable[[], None]) -> None:
+    def __init__(self, params: Params, home: Path, run: PipelineRun, gate: RunGate, wait: Callable[[], None]) -> None:
         self._params, self._home, self._run, self._gate, self._wait = params, home, run, gate, wait
 
-    def collect(self, job: Job) -> StepResult:
+    def collect(self, job: RetrainJob) -> StepResult:
         """Merge new feedback into the cumulative file in the home, and copy it to the tree: labels outlive the log."""
         tree = self._run.prepare(job)
         path = self._home / "retrain" / FILE
@@ -79,7 +79,7 @@ class LocalSteps:
         log.info("feedback collected", retrain=job.id, summary=merged.summary)
         return StepResult(merged.summary, {"labels": len(merged.rows), "feedback_upto": merged.last_id})
 
-    def reproduce(self, job: Job, heartbeat: Heartbeat) -> StepResult:
+    def reproduce(self, job: RetrainJob, heartbeat: Heartbeat) -> StepResult:
         """Wait for an existing run, whoever started it, or start one."""
         tree = self._run.tree(job)
         if self._run.observe(job).state not in ("running", "done"):
@@ -94,7 +94,7 @@ class LocalSteps:
         self._run.commit(job, f"Retrain {job.id}: output of dvc repro")
         return StepResult(f"model made in {tree}", {})
 
-    def gate(self, job: Job) -> Verdict:
+    def gate(self, job: RetrainJob) -> Verdict:
         """Run the gate, unless the candidate is the champion itself."""
         tree = self._run.tree(job)
         package, release = tree / "artifacts" / "package", release_of(self._home, "champion")
@@ -103,7 +103,7 @@ class LocalSteps:
         champion = unpark(self._home, release.version) if release else None
         return self._gate(package, champion, split=tree / "artifacts" / "split", feedback=tree / "data" / "feedback")
 
-    def publish(self, job: Job, check_lease: CheckLease) -> StepResult:
+    def publish(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
         """Publish to registry, live repository and release table."""
         tree = self._run.tree(job)
         package, lock = tree / "artifacts" / "package", tree / "dvc.lock"
@@ -112,7 +112,7 @@ class LocalSteps:
         release = published.release
         return StepResult(f"published version {release.version} as {release.role}", {"version_out": release.version})
 
-    def swap(self, job: Job, check_lease: CheckLease) -> StepResult:
+    def swap(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
         """Make the published version champion; the monitor finds the new reference in its folder."""
         version = job.version_out
         if version is None:
@@ -123,12 +123,12 @@ class LocalSteps:
         serving = "and is served" if swapped.was_served else "and will be served once Triton starts: none is running"
         return StepResult(f"version {version} is champion {serving}", {})
 
-    def is_champion(self, job: Job) -> bool:
+    def is_champion(self, job: RetrainJob) -> bool:
         """Return whether the published version is champion, by the release table."""
         champion = release_of(self._home, "champion")
         return champion is not None and champion.version == job.version_out
 
-    def clean(self, job: Job) -> None:
+    def clean(self, job: RetrainJob) -> None:
         """Delete the working tree; branch and log stay."""
         self._run.clean(job)
 

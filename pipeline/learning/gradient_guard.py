@@ -22,20 +22,22 @@ class GuardState(NamedTuple):
     bad_steps: int = 0  # in the whole run
 
 
-class Verdict(NamedTuple):
+class StepVerdict(NamedTuple):
     """The verdict on a step, and whether the optimiser takes it."""
 
     name: str  # good | exploded | not finite | loss scale
     is_taken: bool
 
 
-GOOD = Verdict("good", True)
-SCALED_DOWN = Verdict("loss scale", True)  # taken, so that the scaler sees its overflow: it skips the step and halves its scale
+GOOD = StepVerdict("good", True)
+SCALED_DOWN = StepVerdict(
+    "loss scale", True
+)  # taken, so that the scaler sees its overflow: it skips the step and halves its scale
 
 
 def evaluate_step(
     guard: GuardState, loss: float, norm: float, train: Train, loss_scale: float = 1.0
-) -> tuple[GuardState, Verdict]:
+) -> tuple[GuardState, StepVerdict]:
     """Compare the global gradient norm (before clipping) with the limit; a bad step lowers the rate, good ones raise it again.
 
     An overflow at a loss scale above 1 (fp16, Micikevicius et al. 2018) is not a bad step: the scaler lowers its scale. At
@@ -44,11 +46,11 @@ def evaluate_step(
     if isfinite(loss) and isfinite(norm):
         if norm <= norm_limit(guard, train):
             return _after_good(guard, norm, train), GOOD
-        verdict = Verdict("exploded", train.on_explosion == "clip")
+        verdict = StepVerdict("exploded", train.on_explosion == "clip")
     elif isfinite(loss) and loss_scale > 1:
         return guard, SCALED_DOWN
     else:
-        verdict = Verdict("not finite", False)
+        verdict = StepVerdict("not finite", False)
     lowered = guard.rate * train.explosion_backoff
     return GuardState(guard.norms, lowered, guard.bad_in_a_row + 1, guard.bad_steps + 1), verdict
 
@@ -60,7 +62,7 @@ def norm_limit(guard: GuardState, train: Train) -> float:
     return train.explosion_norm * median(guard.norms) if len(guard.norms) >= MIN_NORMS else inf
 
 
-def refuse_after_bad_steps(guard: GuardState, verdict: Verdict, step: int, loss: float, norm: float, train: Train) -> None:
+def refuse_after_bad_steps(guard: GuardState, verdict: StepVerdict, step: int, loss: float, norm: float, train: Train) -> None:
     """Raise `RefusedError` after `max_bad_steps` bad steps in a row."""
     if guard.bad_in_a_row >= train.max_bad_steps:
         what = f"{guard.bad_in_a_row} bad steps in a row; the last one: {verdict.name}, loss {loss:.4g}, gradient norm {norm:.4g}"

@@ -19,7 +19,7 @@ from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import load_params
-from pipeline.tuning.study import Measurement, Run, dvc_argument, expand_runs, pack_bits, read_measurements, read_study
+from pipeline.tuning.study import ArmMeasurement, ArmRun, dvc_argument, expand_runs, pack_bits, read_measurements, read_study
 from pipeline.tuning.study_page import write_page
 
 FOLDER = Path("docs/studies")
@@ -27,7 +27,7 @@ MEASURED = "measured.jsonl"
 ALL_ROWS = 10**9  # score all training rows too
 
 
-def measure_missing(name: str, runs: Sequence[Run], book: Path, measure: Callable[[str, Run], Measurement]) -> None:
+def measure_missing(name: str, runs: Sequence[ArmRun], book: Path, measure: Callable[[str, ArmRun], ArmMeasurement]) -> None:
     """Measure the runs that the book lacks, and append each measurement at once."""
     for run in runs:
         if run.key not in read_measurements(book):
@@ -35,7 +35,7 @@ def measure_missing(name: str, runs: Sequence[Run], book: Path, measure: Callabl
             append_measurement(measure(name, run), book)
 
 
-def run_experiment(study: str, run: Run, tree: Path) -> Measurement:
+def run_experiment(study: str, run: ArmRun, tree: Path) -> ArmMeasurement:
     """Run one experiment: ingest, split, train and evaluate, as far as DVC has not cached them."""
     git("-C", str(tree), "checkout", "--quiet", "--force", "HEAD", "--", "params.yaml")
     name = f"{study}-{run.key}"
@@ -50,7 +50,7 @@ def run_experiment(study: str, run: Run, tree: Path) -> Measurement:
     return read_results(run, tree / "artifacts", git("-C", str(tree), "rev-parse", "--short", "HEAD"))
 
 
-def read_results(run: Run, artifacts: Path, commit: str) -> Measurement:
+def read_results(run: ArmRun, artifacts: Path, commit: str) -> ArmMeasurement:
     """Read the measurement of a run from the files of its stages."""
     scores, training, report = (
         json.loads((artifacts / name).read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def read_results(run: Run, artifacts: Path, commit: str) -> Measurement:
     with (artifacts / "evaluation/confusion.csv").open(encoding="utf-8", newline="") as file:
         right = pack_bits([row["actual"] == row["predicted"] for row in csv.DictReader(file)])
     today = datetime.now(UTC).date().isoformat()
-    return Measurement(run.key, run.overrides, commit, today, scores, training, right, report["rows"])
+    return ArmMeasurement(run.key, run.overrides, commit, today, scores, training, right, report["rows"])
 
 
 def remove_experiment(name: str, tree: Path) -> None:
@@ -83,7 +83,7 @@ def prepare_worktree(home: Path) -> Path:
     return tree
 
 
-def append_measurement(measurement: Measurement, path: Path) -> None:
+def append_measurement(measurement: ArmMeasurement, path: Path) -> None:
     """Append one line to the book."""
     lines = path.read_text(encoding="utf-8") if path.exists() else ""
     with atomic_write(path) as part:

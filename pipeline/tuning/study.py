@@ -31,7 +31,7 @@ class Study(Section):
     found: str  # the conclusion, written by a person after reading the table; "nothing yet" until then
 
 
-class Run(NamedTuple):
+class ArmRun(NamedTuple):
     """One training of one arm."""
 
     arm: str
@@ -40,7 +40,7 @@ class Run(NamedTuple):
     key: str
 
 
-class Measurement(NamedTuple):
+class ArmMeasurement(NamedTuple):
     """Results of one run: scores by side, the training's metrics, and the test rows that were right (hex of bits)."""
 
     key: str
@@ -68,13 +68,13 @@ def read_study(path: Path) -> Study:
         raise InputError(str(path), f"`{where}` is not usable: {first['msg']}", "see the other files of the folder") from None
 
 
-def expand_runs(study: Study, path: Path, params: Params) -> list[Run]:
+def expand_runs(study: Study, path: Path, params: Params) -> list[ArmRun]:
     """Return every run of a study, seed by seed; raise `InputError` when an override fits no key of params.yaml."""
     runs = []
     for seed in study.seeds:
         for arm, arm_overrides in study.arms.items():
             overrides = {**study.base, **arm_overrides, "train.seed": seed}
-            runs.append(Run(arm, seed, overrides, result_key(with_overrides(params, overrides, f"{path}, arm `{arm}`"))))
+            runs.append(ArmRun(arm, seed, overrides, result_key(with_overrides(params, overrides, f"{path}, arm `{arm}`"))))
     return runs
 
 
@@ -104,10 +104,10 @@ def result_key(params: Params) -> str:
     return sha256(json.dumps(relevant, sort_keys=True).encode() + b"\0".join(files)).hexdigest()[:16]
 
 
-def read_measurements(path: Path) -> dict[str, Measurement]:
+def read_measurements(path: Path) -> dict[str, ArmMeasurement]:
     """Return the measurements of a file by key; none when the file does not exist."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {measurement.key: measurement for measurement in (Measurement(**json.loads(line)) for line in lines)}
+    return {measurement.key: measurement for measurement in (ArmMeasurement(**json.loads(line)) for line in lines)}
 
 
 def pack_bits(right: list[bool]) -> str:

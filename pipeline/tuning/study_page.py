@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pipeline import charts
 from pipeline.atomic_write import atomic_write
 from pipeline.metrics import mcnemar
-from pipeline.tuning.study import Measurement, Run, Study, dvc_argument, unpack_bits
+from pipeline.tuning.study import ArmMeasurement, ArmRun, Study, dvc_argument, unpack_bits
 
 SIDES = ("val", "test", "train")
 HEADER = (
@@ -33,9 +33,9 @@ class ArmSummary(NamedTuple):
     bad_steps: float  # mean
 
 
-def summarise_arms(runs: Sequence[Run], measured: Mapping[str, Measurement]) -> list[ArmSummary]:
+def summarise_arms(runs: Sequence[ArmRun], measured: Mapping[str, ArmMeasurement]) -> list[ArmSummary]:
     """Summarise the arms whose seeds were all measured, in order, each compared with the study's first arm."""
-    by_arm: dict[str, list[Measurement]] = {}
+    by_arm: dict[str, list[ArmMeasurement]] = {}
     for arm in dict.fromkeys(run.arm for run in runs):
         measurements = [measured.get(run.key) for run in runs if run.arm == arm]
         if all(measurements):
@@ -44,7 +44,7 @@ def summarise_arms(runs: Sequence[Run], measured: Mapping[str, Measurement]) -> 
     return [summarise(arm, measurements, first or measurements) for arm, measurements in by_arm.items()]
 
 
-def summarise(arm: str, measurements: Sequence[Measurement], control: Sequence[Measurement]) -> ArmSummary:
+def summarise(arm: str, measurements: Sequence[ArmMeasurement], control: Sequence[ArmMeasurement]) -> ArmSummary:
     """Summarise one arm, compared seed by seed with a control arm."""
     pairs = [
         compare(unpack_bits(ours.right), unpack_bits(theirs.right)) for ours, theirs in zip(measurements, control, strict=True)
@@ -92,7 +92,7 @@ def table(arms: Sequence[ArmSummary]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[str, Measurement]) -> str:
+def page(name: str, study: Study, runs: Sequence[ArmRun], measured: Mapping[str, ArmMeasurement]) -> str:
     """Return the whole page as Markdown."""
     summaries = summarise_arms(runs, measured)
     arms = "\n".join(
@@ -114,7 +114,7 @@ def page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[str, Me
     return "\n\n".join([*parts, paragraph(f"**Result.** {study.found.strip()}")]) + "\n"
 
 
-def note(runs: Sequence[Run], arms: Sequence[ArmSummary], measured: Mapping[str, Measurement]) -> str:
+def note(runs: Sequence[ArmRun], arms: Sequence[ArmSummary], measured: Mapping[str, ArmMeasurement]) -> str:
     """Return the note that explains the table."""
     measurements = [measured[run.key] for run in runs if run.key in measured]
     rows, best = measurements[0].rows, max(arms, key=lambda arm: mean(arm.accuracy["val"]))
@@ -144,7 +144,7 @@ def describe_settings(overrides: Mapping[str, object]) -> str:
     return ", ".join(f"`{dvc_argument(*item)}`" for item in overrides.items())
 
 
-def write_page(name: str, study: Study, runs: Sequence[Run], measured: Mapping[str, Measurement], folder: Path) -> None:
+def write_page(name: str, study: Study, runs: Sequence[ArmRun], measured: Mapping[str, ArmMeasurement], folder: Path) -> None:
     """Write `<name>.md`, and `<name>.png` when two or more arms were measured."""
     arms = summarise_arms(runs, measured)
     if len(arms) > 1:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from serving.loadtest.connection import NO_REQUEST, Connection
+from serving.loadtest.connection import NO_REQUEST, LoadConnection
 from serving.loadtest.plan import Load
 from serving.loadtest.targets import UNREADABLE_BODY, Answer
 from serving.loadtest.timer import Timer
@@ -53,7 +53,7 @@ class Outcomes(NamedTuple):
 class Sender:
     """The state of one run; `on_second(seconds, sent, ended, failed)` is called about once a second."""
 
-    connection_class = Connection
+    connection_class = LoadConnection
 
     def __init__(self, wire: Wire, load: Load, give_up: GiveUp | None, on_second: Callable[[float, int, int, int], None]) -> None:
         count = len(wire.requests)
@@ -63,10 +63,10 @@ class Sender:
         self._due_s: list[float] = []  # intended times on the clock
         self._status, self._took_s, self._late_s = [PENDING] * count, [0.0] * count, [0.0] * count
         self._answers: list[Answer | None] = [None] * count
-        self._connection_of: list[Connection | None] = [None] * count
+        self._connection_of: list[LoadConnection | None] = [None] * count
         self._sent = self._ended = self._failed = self._waited = 0
         self._end = count  # smaller when the run is stopped early
-        self._idle: list[Connection] = []  # last in, first out: few connections stay warm
+        self._idle: list[LoadConnection] = []  # last in, first out: few connections stay warm
         self._waiting: deque[int] = deque()
         self._open = 0
         self._sweep_handle: asyncio.TimerHandle | None = None
@@ -99,10 +99,10 @@ class Sender:
             self._status[:end], self._took_s[:end], self._late_s[:end], self._answers[:end], self._waited, cpu_s, interrupted
         )
 
-    def on_open(self, connection: Connection) -> None:
+    def on_open(self, connection: LoadConnection) -> None:
         self._next(connection, time.monotonic())
 
-    def on_answer(self, connection: Connection, request: int, status: int, now_s: float) -> None:
+    def on_answer(self, connection: LoadConnection, request: int, status: int, now_s: float) -> None:
         if 200 <= status < 300:
             try:
                 self._answers[request] = self._wire.read(connection.body, connection.json_bytes)
@@ -115,7 +115,7 @@ class Sender:
     def on_unreadable(self, request: int) -> None:
         self._record(request, UNREADABLE, time.monotonic())
 
-    def on_closed(self, connection: Connection, request: int) -> None:
+    def on_closed(self, connection: LoadConnection, request: int) -> None:
         self._open -= 1
         if request != NO_REQUEST:
             self._record(request, LOST, time.monotonic())
@@ -145,7 +145,7 @@ class Sender:
         self._waiting.append(request)
         self._waited += not self._connect()
 
-    def _next(self, connection: Connection, now_s: float) -> None:
+    def _next(self, connection: LoadConnection, now_s: float) -> None:
         """Give a free connection to the request that has waited longest, or make it idle."""
         while self._waiting:
             request = self._waiting.popleft()

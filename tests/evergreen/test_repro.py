@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from rich.console import Console
 
-from evergreen.repro import Step, Timing, run_step, stage_timings, table
+from evergreen.repro import Command, Timing, run_step, stage_timings, table
 
 OUTPUT = """\
 Stage 'ingest' didn't change, skipping
@@ -33,7 +33,7 @@ def test_a_stage_lasts_until_the_next_one_is_announced() -> None:
 
 def test_a_failing_step_ends_with_its_exit_code() -> None:
     with pytest.raises(SystemExit) as ended:
-        run_step(Step("check", (sys.executable, "-c", "raise SystemExit(2)")))
+        run_step(Command("check", (sys.executable, "-c", "raise SystemExit(2)")))
     assert ended.value.code == 2
 
 

@@ -12,7 +12,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from serving.loadtest import Answer, Load, Plan, Result, gateway_target, make_plan
-from serving.loadtest.connection import Connection
+from serving.loadtest.connection import LoadConnection
 from serving.loadtest.result import make_result
 from serving.loadtest.run import no_garbage_collection, resolve
 from serving.loadtest.sender import Outcomes, Sender, Wire
@@ -90,7 +90,7 @@ def wrong_answers(said: Iterable[tuple[str, int, str]], offline: Offline, atol: 
     return found
 
 
-class _Listening(Connection):
+class _Listening(LoadConnection):
     """Also hears whether an answer says when to come back, which the load test does not care about."""
 
     retry_after = False
@@ -111,7 +111,7 @@ class _Heeding(Sender):
     connection_class = _Listening
     without_retry_after = 0
 
-    def on_answer(self, connection: Connection, request: int, status: int, now_s: float) -> None:
+    def on_answer(self, connection: LoadConnection, request: int, status: int, now_s: float) -> None:
         if status == 503 and not (isinstance(connection, _Listening) and connection.retry_after):
             self.without_retry_after += 1
         super().on_answer(connection, request, status, now_s)

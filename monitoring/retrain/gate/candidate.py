@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from monitoring.retrain.gate.checks import Evidence, Predictions, run_checks
+from monitoring.retrain.gate.checks import GateEvidence, Predictions, run_checks
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import charts
 from pipeline.data.records import Example, read_examples, read_rows, text_id
@@ -116,13 +116,13 @@ def _predict(folder: Path, rows: list[Example], params: Params) -> tuple[Predict
     return predictions, (note,) if opened.problem else ()
 
 
-def _read_evidence(rows: list[Example], champion: Path | None, split: Path, feedback: Path, params: Params) -> Evidence:
+def _read_evidence(rows: list[Example], champion: Path | None, split: Path, feedback: Path, params: Params) -> GateEvidence:
     evaluation = split.parent / "evaluation"
     scores = _read(evaluation / "metrics.json", "the output of stage evaluate")
     known_ids = champion_test_ids(champion) if champion else None
     feedback_ids = _feedback_ids(feedback, params) if known_ids is None else frozenset()
     seeds = evaluation / "seeds.json"
-    return Evidence(
+    return GateEvidence(
         truth=np.array([row.label for row in rows], dtype=np.str_),
         is_new=np.array(
             [row.id in feedback_ids if known_ids is None else row.id not in known_ids for row in rows], dtype=np.bool_

@@ -35,7 +35,7 @@ class Predictions(NamedTuple):
     valid: Flags  # (N,) the probabilities are finite and sum to 1
 
 
-class Evidence(NamedTuple):
+class GateEvidence(NamedTuple):
     """The N current test rows, and scores of the candidate that were measured elsewhere."""
 
     truth: NDArray[np.str_]  # (N,)
@@ -53,7 +53,7 @@ class CheckResult(NamedTuple):
     numbers: dict[str, float]
 
 
-def run_checks(evidence: Evidence, candidate: Predictions, champion: Predictions | None, settings: Gate) -> Verdict:
+def run_checks(evidence: GateEvidence, candidate: Predictions, champion: Predictions | None, settings: Gate) -> Verdict:
     """Run every check; invalid probabilities refuse the candidate alone, because the other checks would be noise."""
     if len(evidence.truth) == 0:
         return Verdict(False, ("there are no test rows to compare on",), {"rows": 0.0})
@@ -87,7 +87,7 @@ def check_probabilities(candidate: Predictions) -> CheckResult:
     return CheckResult((reason,) if invalid else (), (), {"rows": float(len(candidate.valid)), "unusable": float(invalid)})
 
 
-def check_floors(evidence: Evidence, candidate: Predictions, settings: Gate) -> CheckResult:
+def check_floors(evidence: GateEvidence, candidate: Predictions, settings: Gate) -> CheckResult:
     """Require the accuracy and macro-F1 of params, and the frozen control's accuracy, whatever the champion scores."""
     accuracy, f1 = float((candidate.predicted == evidence.truth).mean()), f1_macro(evidence.truth, candidate.predicted)
     failures = []
@@ -106,7 +106,7 @@ def check_floors(evidence: Evidence, candidate: Predictions, settings: Gate) -> 
     return CheckResult(tuple(failures), () if failures else (passed,), numbers)
 
 
-def check_matches_evaluation(evidence: Evidence, candidate: Predictions, settings: Gate) -> CheckResult:
+def check_matches_evaluation(evidence: GateEvidence, candidate: Predictions, settings: Gate) -> CheckResult:
     """Require the score that the model had before it was exported; a wrong tokenizer or label order fails here."""
     accuracy = float((candidate.predicted == evidence.truth).mean())
     gap = abs(accuracy - evidence.accuracy_evaluated)
@@ -117,7 +117,7 @@ def check_matches_evaluation(evidence: Evidence, candidate: Predictions, setting
     return CheckResult((reason,) if gap > settings.rescore_tolerance else (), (), {"rescore_gap": gap})
 
 
-def check_known_labels(evidence: Evidence, candidate: Predictions, champion: Predictions | None) -> CheckResult:
+def check_known_labels(evidence: GateEvidence, candidate: Predictions, champion: Predictions | None) -> CheckResult:
     """Require every label of the test rows and of the champion."""
     required = set(evidence.truth.tolist()) | set(champion.labels if champion else ())
     missing = sorted(required - set(candidate.labels))
@@ -125,7 +125,7 @@ def check_known_labels(evidence: Evidence, candidate: Predictions, champion: Pre
     return CheckResult((reason,) if missing else (), (), {"labels_gone": float(len(missing))})
 
 
-def has_enough_new_rows(evidence: Evidence, settings: Gate) -> bool:
+def has_enough_new_rows(evidence: GateEvidence, settings: Gate) -> bool:
     """Return whether new rows are tested for a gain; otherwise they count among all rows."""
     return settings.new_rows == "better" and int(evidence.is_new.sum()) >= settings.min_new_rows
 

@@ -27,7 +27,7 @@ class Verdict:
         return cls(bool(tree["passed"]), tuple(tree["reasons"]), tree["numbers"])
 
 
-class Gate(Protocol):
+class RunGate(Protocol):
     """A function that evaluates a candidate; it raises an `EvergreenError` when it cannot, which never counts as a pass."""
 
     def __call__(self, package: Path, champion: Path | None, *, split: Path, feedback: Path) -> Verdict:

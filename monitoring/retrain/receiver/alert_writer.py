@@ -19,7 +19,7 @@ MAX_DIGESTS = 50_000  # of webhooks whose alerts are all committed
 MAX_PENDING = 2_000  # webhooks that wait for a commit
 
 
-class QueueFullError(Exception):
+class WriterFullError(Exception):
     """No more webhooks are accepted now; nothing was written."""
 
 
@@ -58,7 +58,7 @@ class AlertWriter:
     async def write(self, digest: bytes, alerts: list[ReceivedAlert]) -> None:
         """Return once the alerts are committed. Raises `QueueFullError`, or the database's error."""
         if len(self._pending) >= MAX_PENDING:
-            raise QueueFullError
+            raise WriterFullError
         webhook = PendingWebhook(alerts, asyncio.get_running_loop().create_future())
         self._pending.append(webhook)
         self._wake.set()
@@ -85,10 +85,10 @@ class AlertWriter:
                 total = sum(len(webhook.alerts) for webhook, is_in in zip(batch, accepted, strict=True) if is_in)
                 self._on_commit(new, total - new)
                 for webhook, is_in in zip(batch, accepted, strict=True):
-                    _resolve(webhook, None if is_in else QueueFullError())
+                    _resolve(webhook, None if is_in else WriterFullError())
         finally:
             for webhook in [*batch, *self._pending]:
-                _resolve(webhook, QueueFullError())
+                _resolve(webhook, WriterFullError())
             self._thread.shutdown()
 
     def _insert(self, batch: list[list[ReceivedAlert]]) -> tuple[list[bool], int]:
@@ -109,10 +109,10 @@ class AlertWriter:
 
 def _insert_if_free(connection: sa.Connection, alerts: list[ReceivedAlert], now_s: float, free: int) -> int | None:
     """Return how many alerts were new, or None when more than `free` are new; then none is inserted."""
-    with suppress(QueueFullError), connection.begin_nested():
+    with suppress(WriterFullError), connection.begin_nested():
         new = insert_alerts(connection, alerts, now_s) if alerts else 0
         if new > free:
-            raise QueueFullError
+            raise WriterFullError
         return new
     return None
 

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from monitoring.alertmanager_webhook import WebhookError
 from monitoring.retrain.alerts import read_alerts
 from monitoring.retrain.metrics import TEXT_FORMAT, ReceiverMetrics
-from monitoring.retrain.receiver.alert_writer import AlertWriter, QueueFullError
+from monitoring.retrain.receiver.alert_writer import AlertWriter, WriterFullError
 from pipeline.errors import InputError
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
@@ -90,7 +90,7 @@ class Receiver:
             raise RejectedError(400, "body", "this is not Alertmanager's webhook") from None
         try:
             await self.writer.write(digest, received)
-        except QueueFullError:
+        except WriterFullError:
             raise RejectedError(503, "full", "too many alerts are waiting; send it again later") from None
         except (sa.exc.SQLAlchemyError, OSError) as error:
             log.error("could not store alerts", error=str(error)[:300])

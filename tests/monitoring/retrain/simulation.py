@@ -27,7 +27,7 @@ from monitoring.retrain.clock import Moment
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.decide import Harm, Inputs, PastRetrain
 from monitoring.retrain.gate.verdict import Verdict
-from monitoring.retrain.journal import Job, Journal, Lease
+from monitoring.retrain.journal import Journal, Lease, RetrainJob
 from monitoring.retrain.metrics import ControllerMetrics
 from monitoring.retrain.steps import Heartbeat, StepResult
 from pipeline.errors import ToolError
@@ -288,7 +288,7 @@ class World:
         if spent >= self.settings.budget_s:
             raise BrokenPromiseError(f"budget: a retrain began after {spent} s of compute in a day")
 
-    def check_owner(self, job: Job) -> None:
+    def check_owner(self, job: RetrainJob) -> None:
         """Check that the writer to the release table owns the retrain, in the same transaction."""
         row = self.sqlite.execute("SELECT owner, state FROM retrains WHERE id = ?", (job.id,)).fetchone()
         if row != (self.acting, "running"):
@@ -324,7 +324,7 @@ class WatchedJournal(Journal):
         super().__init__(world.begin, "evergreen")
         self.world = world
 
-    def claim(self, owner: str, now: Moment, *, lease_s: float) -> tuple[Lease, Job] | None:
+    def claim(self, owner: str, now: Moment, *, lease_s: float) -> tuple[Lease, RetrainJob] | None:
         leases = self.world.sqlite.execute("SELECT lease_mono, lease_boot FROM retrains WHERE state = 'running'").fetchall()
         claimed = super().claim(owner, now, lease_s=lease_s)
         if claimed and any(boot == now.boot and now.mono < end for end, boot in leases):
@@ -338,13 +338,13 @@ class FakeSteps:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def collect(self, job: Job) -> StepResult:
+    def collect(self, job: RetrainJob) -> StepResult:
         self._trouble(0.05)
         for id in [id for id in self.world.children if id != job.id]:  # the tree of another retrain is deleted
             self.world.children.pop(id)
         return StepResult("collected", {"labels": self.world.labels, "feedback_upto": 0})
 
-    def reproduce(self, job: Job, heartbeat: Heartbeat) -> StepResult:
+    def reproduce(self, job: RetrainJob, heartbeat: Heartbeat) -> StepResult:
         world = self.world
         if job.id not in world.children and "FINISHED" not in world.runs.get(job.id, []):
             if world.children:
@@ -364,12 +364,12 @@ class FakeSteps:
         world.runs[job.id][-1] = "FINISHED"
         return StepResult("made", {})
 
-    def gate(self, job: Job) -> Verdict:
+    def gate(self, job: RetrainJob) -> Verdict:
         self._trouble(0.05)
         passed = self.world.passed.setdefault(job.id, self.world.rng.random() < 0.75)
         return Verdict(passed, ("better" if passed else "worse on the old slice",), {"p": 0.5})
 
-    def publish(self, job: Job, check_lease: CheckLease) -> StepResult:
+    def publish(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
         self._trouble(0.1)
         with self.world.begin() as connection:
             check_lease(connection)
@@ -378,7 +378,7 @@ class FakeSteps:
         self.world.stall()
         return StepResult("published", {"version_out": release.version})
 
-    def swap(self, job: Job, check_lease: CheckLease) -> StepResult:
+    def swap(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
         self._trouble(0.05)
         assert job.version_out is not None
         with self.world.begin() as connection:
@@ -387,10 +387,10 @@ class FakeSteps:
             self.world.check_owner(job)
         return StepResult("swapped", {})
 
-    def is_champion(self, job: Job) -> bool:
+    def is_champion(self, job: RetrainJob) -> bool:
         return self.world.champion() == job.version_out
 
-    def clean(self, job: Job) -> None:
+    def clean(self, job: RetrainJob) -> None:
         self.world.children.pop(job.id, None)
 
     def sweep(self, running_id: int | None) -> int:

@@ -17,7 +17,7 @@ from monitoring.retrain.feedback_rows import (
     read_file,
     write_file,
 )
-from monitoring.retrain.journal import Job
+from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.new_labels import LabelCount, count_labels_since, count_new_labels, last_learnt_feedback
 from monitoring.retrain.run_local import branch
 from pipeline.data.records import normalise_label
@@ -192,5 +192,5 @@ def insert_feedback(connection: sa.Connection, id: str, label: str, person: str)
 
 
 def test_a_branch_name_contains_no_text_of_an_alert() -> None:
-    job = Job(7, 3, "collect", 1, None, 1, None, "../../x; rm -rf ~", "$(id)")
+    job = RetrainJob(7, 3, "collect", 1, None, 1, None, "../../x; rm -rf ~", "$(id)")
     assert branch(job) == "retrain/7"

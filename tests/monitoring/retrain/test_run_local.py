@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.retrain.journal import Job
+from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import RunStatus
 from monitoring.retrain.run_local import MARK, RunLocal, log_tail, progress
 from pipeline.params import Params
 from serving.processes.lifetime import processes_with
 
-JOB = Job(7, 3, "reproduce", 1, None, 1, None, "fingerprint; $(id)", "EvergreenDrift\n'")
+JOB = RetrainJob(7, 3, "reproduce", 1, None, 1, None, "fingerprint; $(id)", "EvergreenDrift\n'")
 FOREVER = "import time, pathlib; pathlib.Path('begun').touch(); time.sleep(600)"
 
 

@@ -10,14 +10,14 @@ from pipeline.learning.gradient_guard import (
     GOOD,
     SCALED_DOWN,
     GuardState,
-    Verdict,
+    StepVerdict,
     evaluate_step,
     norm_limit,
     refuse_after_bad_steps,
 )
 from pipeline.params import Params, Train
 
-EXPLODED, NOT_FINITE = Verdict("exploded", False), Verdict("not finite", False)
+EXPLODED, NOT_FINITE = StepVerdict("exploded", False), StepVerdict("not finite", False)
 
 
 @pytest.fixture

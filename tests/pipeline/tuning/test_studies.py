@@ -16,8 +16,8 @@ from pipeline.metrics import mcnemar
 from pipeline.params import Params, load_params
 from pipeline.tuning.studies import FOLDER, MEASURED, measure_missing, read_results, remove_experiment
 from pipeline.tuning.study import (
-    Measurement,
-    Run,
+    ArmMeasurement,
+    ArmRun,
     Study,
     dvc_argument,
     expand_runs,
@@ -49,15 +49,15 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-def measured(run: Run, right: list[bool]) -> Measurement:
+def measured(run: ArmRun, right: list[bool]) -> ArmMeasurement:
     accuracy = {"accuracy": sum(right) / len(right)}
     rows = dict.fromkeys(("train", "val", "test"), len(right))
-    return Measurement(
+    return ArmMeasurement(
         run.key, run.overrides, "abc1234", "2026-11-24", dict.fromkeys(rows, accuracy), TRAINING, pack_bits(right), rows
     )
 
 
-def all_measured(study: Study, path: Path, params: Params) -> tuple[list[Run], dict[str, Measurement]]:
+def all_measured(study: Study, path: Path, params: Params) -> tuple[list[ArmRun], dict[str, ArmMeasurement]]:
     runs = expand_runs(study, path, params)
     answers = [[True, True, False, False], [True, False, True, True]]
     return runs, {run.key: measured(run, right) for run, right in zip(runs, answers, strict=True)}
@@ -80,7 +80,7 @@ def test_dvc_reads_every_override_as_the_study_does(tmp_path: Path, params: Para
 
 def test_every_line_of_the_shipped_book_is_readable_and_complete() -> None:
     for line in (ROOT / FOLDER / MEASURED).read_text(encoding="utf-8").splitlines():
-        measurement = Measurement(**json.loads(line))
+        measurement = ArmMeasurement(**json.loads(line))
         right = unpack_bits(measurement.right)
         assert len(right) == measurement.rows["test"]
         assert sum(right) / len(right) == pytest.approx(measurement.scores["test"]["accuracy"])
@@ -131,7 +131,7 @@ def test_runs_with_the_same_settings_and_data_have_the_same_key(params: Params, 
 def test_an_interrupted_study_continues_where_it_stopped(study: Path, params: Params, tmp_path: Path) -> None:
     runs, book, measured_arms = expand_runs(read_study(study), study, params), tmp_path / "measured.jsonl", []
 
-    def interrupted_once(_study: str, run: Run) -> Measurement:
+    def interrupted_once(_study: str, run: ArmRun) -> ArmMeasurement:
         measured_arms.append(run.arm)
         if measured_arms == ["without", "with it"]:
             raise KeyboardInterrupt
@@ -163,7 +163,7 @@ def test_results_are_read_from_the_files_of_the_stages(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps(value))
     with (tmp_path / "evaluation/confusion.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("actual", "predicted"), ("a", "b"), ("a", "a"), ("b", "b")])
-    result = read_results(Run("with it", 7, {}, "key"), tmp_path, "abc1234")
+    result = read_results(ArmRun("with it", 7, {}, "key"), tmp_path, "abc1234")
     assert (result.scores, result.training, result.rows) == (files["evaluation/metrics.json"], TRAINING, rows)
     assert unpack_bits(result.right) == [False, True, True]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monitoring.retrain.gate.candidate import examine, gate
-from monitoring.retrain.gate.verdict import Gate, Verdict
+from monitoring.retrain.gate.verdict import RunGate, Verdict
 from pipeline import tracking
 from pipeline.data.records import Example, labels_of
 from pipeline.errors import InputError, RefusedError
@@ -207,7 +207,7 @@ def test_the_mlflow_run_holds_verdict_and_picture(world: World, tmp_path: Path) 
     home = Path(os.environ["EVERGREEN_HOME"])  # shared by all tests: a new store takes MLflow seconds
     package, test = write_package(world.better, tmp_path / "c"), [*world.rows.test, *world.rows.new_test]
     split = write_evaluation(tmp_path / "made", test, accuracy=accuracy_of(package, test))
-    bound_gate: Gate = partial(gate, params=world.params, home=home)
+    bound_gate: RunGate = partial(gate, params=world.params, home=home)
     verdict = bound_gate(package, world.champion, split=split, feedback=tmp_path / "none")
     client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from monitoring.retrain.gate.checks import (
-    Evidence,
+    GateEvidence,
     Predictions,
     check_classes,
     check_new_rows,
@@ -110,13 +110,15 @@ def test_few_new_rows_count_among_all_rows(settings: Gate) -> None:
     truth = np.array(["a", "b"] * 50)
     is_new = np.arange(100) < settings.min_new_rows - 1
     predictions = Predictions(truth, ("a", "b"), np.ones(100, dtype=np.bool_))
-    verdict = run_checks(Evidence(truth, is_new, 1.0, 0.5, ()), predictions, predictions, settings)
+    verdict = run_checks(GateEvidence(truth, is_new, 1.0, 0.5, ()), predictions, predictions, settings)
     assert verdict.passed
     assert verdict.numbers["old/rows"] == 100
-    more = run_checks(Evidence(truth, np.arange(100) < settings.min_new_rows, 1.0, 0.5, ()), predictions, predictions, settings)
+    more = run_checks(
+        GateEvidence(truth, np.arange(100) < settings.min_new_rows, 1.0, 0.5, ()), predictions, predictions, settings
+    )
     assert more.numbers["new/rows"] == settings.min_new_rows
     together = settings.model_copy(update={"new_rows": "not_worse"})
-    assert run_checks(Evidence(truth, np.ones(100, dtype=np.bool_), 1.0, 0.5, ()), predictions, predictions, together).passed
+    assert run_checks(GateEvidence(truth, np.ones(100, dtype=np.bool_), 1.0, 0.5, ()), predictions, predictions, together).passed
 
 
 def test_a_verdict_can_be_stored_whatever_the_predictions(settings: Gate) -> None:
@@ -124,7 +126,7 @@ def test_a_verdict_can_be_stored_whatever_the_predictions(settings: Gate) -> Non
     for _ in range(50):
         names = np.array(["a", "b`; DROP TABLE releases;--", "c\nd"])
         truth, first, second = (names[rng.integers(0, 3, 20)] for _ in range(3))
-        evidence = Evidence(truth, rng.random(20) < 0.7, 0.3, 0.1, ())
+        evidence = GateEvidence(truth, rng.random(20) < 0.7, 0.3, 0.1, ())
         predictions = [Predictions(labels, tuple(names), np.ones(20, dtype=np.bool_)) for labels in (first, second)]
         verdict = run_checks(evidence, predictions[0], predictions[1], settings)
         assert Verdict.from_json(verdict.as_json()) == verdict
@@ -140,7 +142,7 @@ def test_macro_f1_of_labels_is_that_of_stage_evaluate() -> None:
 def test_without_test_rows_nothing_passes(settings: Gate) -> None:
     nothing = np.zeros(0, dtype=np.str_)
     predictions = Predictions(nothing, ("a",), np.zeros(0, dtype=np.bool_))
-    assert not run_checks(Evidence(nothing, np.zeros(0, dtype=np.bool_), 0.9, 0.5, ()), predictions, None, settings).passed
+    assert not run_checks(GateEvidence(nothing, np.zeros(0, dtype=np.bool_), 0.9, 0.5, ()), predictions, None, settings).passed
 
 
 def test_the_table_in_the_docs_is_what_the_rule_does(settings: Gate) -> None:

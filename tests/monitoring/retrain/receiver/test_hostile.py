@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from monitoring.retrain.feedback_rows import FILE, read_file
 from monitoring.retrain.gate.verdict import Verdict
-from monitoring.retrain.journal import Job
+from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
 from pipeline import tracking
@@ -59,7 +59,7 @@ def test_a_hostile_label_ends_up_in_no_name_of_a_file_branch_or_commit(params: P
     give(home, labels)
     few = params.retrain.model_copy(update={"proposal_people": 2, "proposal_texts": TEXTS})
     settings = params.model_copy(update={"retrain": few})
-    job = Job(1, 1, "collect", 1, None, None, None, "$(id)", "'; DROP TABLE alerts; --")
+    job = RetrainJob(1, 1, "collect", 1, None, None, None, "$(id)", "'; DROP TABLE alerts; --")
     steps = LocalSteps(settings, home, RunLocal(clone, home, few), lambda *_, **__: Verdict(True, (), {}), lambda: None)
     earlier = files(tmp_path)
     collected = steps.collect(job)
