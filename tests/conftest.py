@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock
 
 from pipeline.params import Params, load_params
-from tests.databases import database, postgres, state  # noqa: F401 (fixtures of many rooms)
+from tests.databases import database, postgres, state  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
 KEPT_IN = (  # of MLflow's database: where files of runs lie

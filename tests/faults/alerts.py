@@ -22,8 +22,8 @@ from pipeline.params import Params
 from serving.loadtest.result import percentile
 from serving.processes import Announce
 from serving.processes.ports import free_port
-from tests.faults.alert_room import (
-    Here,
+from tests.faults.alert_environment import (
+    Environment,
     alertmanager,
     answers,
     begin,
@@ -39,7 +39,7 @@ from tests.faults.alert_room import (
 )
 from tests.faults.scorecard import Outcome, Promise
 from tests.faults.stack import wait_until
-from tests.faults.timeline import Line, Mark, Story
+from tests.faults.timeline import Line, Mark, Timeline
 from tests.faults.traffic import Traffic
 
 P99_MS, RSS_MIB = 50.0, 200.0
@@ -79,26 +79,26 @@ class Shot(NamedTuple):
     took_ms: float
 
 
-def run(folder: Path, params: Params, tools: Path, amount: Amount, say: Announce) -> tuple[Outcome, Story]:
+def run(folder: Path, params: Params, tools: Path, amount: Amount, say: Announce) -> tuple[Outcome, Timeline]:
     """The drill from an empty home."""
-    here = lay_out(folder, params)
+    environment = lay_out(folder, params)
     with ExitStack() as stack:
-        receiver = stack.enter_context(receiving(here))
+        receiver = stack.enter_context(receiving(environment))
         say(f"{amount.webhooks} webhooks that are all the same, {amount.callers} callers at once")
-        same = storm(here, [webhook(0)] * amount.webhooks, amount.callers)
-        started_by_one = verdicts(here).count("started")
+        same = storm(environment, [webhook(0)] * amount.webhooks, amount.callers)
+        started_by_one = verdicts(environment).count("started")
         say(f"{amount.webhooks} different ones")
-        different = storm(here, [webhook(number) for number in range(1, amount.webhooks + 1)], amount.callers)
+        different = storm(environment, [webhook(number) for number in range(1, amount.webhooks + 1)], amount.callers)
         rss_mib = psutil.Process(receiver.pid).memory_info().rss / 2**20
-    verdicts(here)  # seen by a controller, as all the time in life: the receiver is full at `retrain.max_unseen`
+    verdicts(environment)  # seen by a controller, as all the time in life: the receiver is full at `retrain.max_unseen`
     say(f"{amount.kills} x kill -9 in the middle")
-    again, kills = storm_with_kills(here, amount)
-    verdicts(here)
+    again, kills = storm_with_kills(environment, amount)
+    verdicts(environment)
     say(f"two Alertmanagers with the same {amount.told} alerts; one is killed while it tells, nobody listens at first")
-    missing, rows = by_alertmanagers(here, tools, amount)
-    there = entered(here)
+    missing, rows = by_alertmanagers(environment, tools, amount)
+    there = entered(environment)
     acknowledged = same.acknowledged | different.acknowledged | again.acknowledged
-    made = verdicts(here)
+    made = verdicts(environment)
     figures = Figures(
         p99_same_ms=percentile([one.took_ms for one in same.shots], 99),
         p99_different_ms=percentile([one.took_ms for one in different.shots], 99),
@@ -116,7 +116,7 @@ def run(folder: Path, params: Params, tools: Path, amount: Amount, say: Announce
     what = "webhooks by the ten thousand, receiver and Alertmanagers killed"
     outcome = Outcome("alerts", what, judge(figures, amount.webhooks), [], told)
     shots = sorted([*same.shots, *different.shots, *again.shots])
-    return outcome, Story("Webhooks to the receiver", as_traffic(shots), [], kills, [Line("K2", P99_MS)])
+    return outcome, Timeline("Webhooks to the receiver", as_traffic(shots), [], kills, [Line("K2", P99_MS)])
 
 
 class Shots(NamedTuple):
@@ -142,19 +142,19 @@ def judge(figures: Figures, webhooks: int) -> list[Promise]:
     ]
 
 
-def storm(here: Here, bodies: Sequence[bytes], callers: int) -> Shots:
+def storm(environment: Environment, bodies: Sequence[bytes], callers: int) -> Shots:
     """Closed loop: each caller sends its next webhook when the last was answered, and the same again when it was not."""
     gc.collect()
     gc.freeze()  # a collection would hold up the callers, and count as the receiver's time
     try:
-        return asyncio.run(_storm(here, list(bodies), callers))
+        return asyncio.run(_storm(environment, list(bodies), callers))
     finally:
         gc.unfreeze()
 
 
-async def _storm(here: Here, bodies: list[bytes], callers: int) -> Shots:
+async def _storm(environment: Environment, bodies: list[bytes], callers: int) -> Shots:
     made, waiting = Shots([], set()), iter(bodies)
-    token = here.token
+    token = environment.token
 
     async def call() -> None:
         streams = None
@@ -167,7 +167,7 @@ async def _storm(here: Here, bodies: list[bytes], callers: int) -> Shots:
             while status != 204:
                 begun = time.monotonic()
                 try:
-                    streams = streams or await asyncio.open_connection("127.0.0.1", here.port)
+                    streams = streams or await asyncio.open_connection("127.0.0.1", environment.port)
                     streams[1].write(head + body)
                     status = int((await streams[0].readuntil(b"\r\n\r\n"))[9:12])
                 except (OSError, asyncio.IncompleteReadError):
@@ -182,21 +182,21 @@ async def _storm(here: Here, bodies: list[bytes], callers: int) -> Shots:
     return made
 
 
-def storm_with_kills(here: Here, amount: Amount) -> tuple[Shots, list[Mark]]:
+def storm_with_kills(environment: Environment, amount: Amount) -> tuple[Shots, list[Mark]]:
     """A receiver that is killed in the middle, and started again at once."""
     marks: list[Mark] = []
     is_over = threading.Event()
 
     def kill_again_and_again() -> None:
-        process = begin(here)
+        process = begin(environment)
         for _ in range(amount.kills):
-            wait_until(lambda: answers(here), 60)
+            wait_until(lambda: answers(environment), 60)
             is_over.wait(0.3)
             process.send_signal(signal.SIGKILL)
             process.wait()
             begun = time.monotonic()
-            process = begin(here)
-            wait_until(lambda: answers(here), 60)
+            process = begin(environment)
+            wait_until(lambda: answers(environment), 60)
             marks.append(Mark("kill -9", begun, time.monotonic()))
         is_over.wait(600)
         end(process)
@@ -204,13 +204,13 @@ def storm_with_kills(here: Here, amount: Amount) -> tuple[Shots, list[Mark]]:
     killer = threading.Thread(target=kill_again_and_again)
     killer.start()
     try:
-        wait_until(lambda: answers(here), 60)
+        wait_until(lambda: answers(environment), 60)
         first = 2 * amount.webhooks
-        shots = storm(here, [webhook(first + number) for number in range(amount.webhooks)], amount.callers)
+        shots = storm(environment, [webhook(first + number) for number in range(amount.webhooks)], amount.callers)
         while len(marks) < amount.kills and killer.is_alive():  # they were faster than the kills
             first += amount.webhooks
-            verdicts(here)
-            more = storm(here, [webhook(first + number) for number in range(amount.webhooks)], amount.callers)
+            verdicts(environment)
+            more = storm(environment, [webhook(first + number) for number in range(amount.webhooks)], amount.callers)
             shots = Shots(shots.shots + more.shots, shots.acknowledged | more.acknowledged)
     finally:
         is_over.set()
@@ -218,25 +218,25 @@ def storm_with_kills(here: Here, amount: Amount) -> tuple[Shots, list[Mark]]:
     return shots, marks
 
 
-def by_alertmanagers(here: Here, tools: Path, amount: Amount) -> tuple[int, int]:
+def by_alertmanagers(environment: Environment, tools: Path, amount: Amount) -> tuple[int, int]:
     """Alerts of theirs that did not arrive, and rows that there are of them."""
     ports = [free_port("127.0.0.1") for _ in range(2)]
     began = datetime.now(UTC) - timedelta(hours=1)  # told again, it is the same episode
     with ExitStack() as stack:
-        managers = [stack.enter_context(alertmanager(here, tools, port)) for port in ports]
+        managers = [stack.enter_context(alertmanager(environment, tools, port)) for port in ports]
         for port in ports:
             wait_until(lambda port=port: is_up(f"http://127.0.0.1:{port}/-/ready"), 60)  # type: ignore[misc]
             post_alerts(port, amount.told, began)
         time.sleep(1.0)  # both try in vain
-        stack.enter_context(receiving(here))
+        stack.enter_context(receiving(environment))
         managers[0].send_signal(signal.SIGKILL)
         managers[0].wait()
-        stack.enter_context(alertmanager(here, tools, ports[0]))
+        stack.enter_context(alertmanager(environment, tools, ports[0]))
         wait_until(lambda: is_up(f"http://127.0.0.1:{ports[0]}/-/ready"), 60)
         post_alerts(ports[0], amount.told, began)  # as Prometheus does
-        wait_until(lambda: len(theirs(here)) >= amount.told, 60, lambda: str(theirs(here)))
+        wait_until(lambda: len(theirs(environment)) >= amount.told, 60, lambda: str(theirs(environment)))
         time.sleep(2.0)  # the other one tells too
-    own = theirs(here)
+    own = theirs(environment)
     return amount.told - len(set(own)), len(own)
 
 

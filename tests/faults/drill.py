@@ -24,17 +24,17 @@ from serving.processes.supervisor import STABLE_S
 from tests.bench.children import forget_settings
 from tests.bench.meter import Meter, Pace
 from tests.conftest import copy_project, make_small
-from tests.faults import alerts, killed, mortal, overload, retrain, swaps, watch
-from tests.faults.retrain_room import STAGES
+from tests.faults import alerts, kill_points, killed, overload, retrain, swaps, watch
+from tests.faults.retrain_environment import STAGES
+from tests.faults.running_stack import DrillSettings, running_stack
 from tests.faults.scorecard import Outcome, table, write
-from tests.faults.stage import Setting, staged
-from tests.faults.timeline import Told
+from tests.faults.timeline import DrillTimeline
 from tests.faults.watch_faults import ALL
 
 PACKAGE, LOCK, TEXTS = Path("artifacts/package"), Path("dvc.lock"), Path("data/support_desk.jsonl")
 PACE = Pace(1.0, 3.0, 300, 1.2)  # of the search for the capacity
 IN_PEACE = ("Prometheus stopped", "monitor killed", "Alertmanager killed", "Prometheus killed")
-Run = Callable[[Setting, argparse.Namespace], tuple[Outcome, Told]]
+Run = Callable[[DrillSettings, argparse.Namespace], tuple[Outcome, DrillTimeline]]
 
 
 class Drill(NamedTuple):
@@ -45,40 +45,42 @@ class Drill(NamedTuple):
     needs: tuple[Path, ...] = (PACKAGE, LOCK)
 
 
-def _swaps(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
-    with staged(setting, "swaps") as stage:
-        return swaps.run(stage, swaps.Amount(asked.swaps, quiet_s=15.0, stretch_s=30.0))
+def _swaps(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    with running_stack(setting, "swaps") as running:
+        return swaps.run(running, swaps.Amount(asked.swaps, quiet_s=15.0, stretch_s=30.0))
 
 
-def _overload(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
-    with staged(setting, "overload") as stage:
-        return overload.run(stage, overload.Amount(normal_s=30.0, overload_s=asked.overload_s, times=3.0))
+def _overload(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    with running_stack(setting, "overload") as running:
+        return overload.run(running, overload.Amount(normal_s=30.0, overload_s=asked.overload_s, times=3.0))
 
 
-def _killed(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+def _killed(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
     kills = [*["triton"] * asked.kills, "gateway", "model"]
-    with staged(setting, "killed") as stage:
-        return killed.run(stage, killed.Amount(kills, quiet_s=asked.quiet_s, stretch_s=30.0))
+    with running_stack(setting, "killed") as running:
+        return killed.run(running, killed.Amount(kills, quiet_s=asked.quiet_s, stretch_s=30.0))
 
 
-def _watch(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+def _watch(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
     """Serves nothing: an invented world answers."""
     amount = watch.Amount(IN_PEACE, ALL, watch.PACE, rows_per_s=20.0, quiet_s=asked.pause_s, is_ended=True)
     return watch.run(setting, amount)
 
 
-def _alerts(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+def _alerts(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
     amount = alerts.Amount(asked.webhooks, asked.callers, kills=3, told=20)
     return alerts.run(setting.scratch / "alerts", setting.params, TOOLS.absolute(), amount, setting.meter.say)
 
 
-def _retrain(setting: Setting, asked: argparse.Namespace) -> tuple[Outcome, Told]:
+def _retrain(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
     setting.meter.say("a small model is made first, by a real dvc repro")
     folder = setting.scratch / "retrain"
     folder.mkdir()
     project = copy_project(folder)
     make_small(project)
-    amount = retrain.Amount(list(mortal.POINTS), list(STAGES), is_mlflow_away=True, is_database_locked=True, is_disk_full=True)
+    amount = retrain.Amount(
+        list(kill_points.POINTS), list(STAGES), is_mlflow_away=True, is_database_locked=True, is_disk_full=True
+    )
     return retrain.run(project, amount, setting.meter.say)
 
 
@@ -112,13 +114,13 @@ def play(asked: argparse.Namespace, params: Params, console: Console) -> int:
     with tempfile.TemporaryDirectory(prefix="evergreen-drill-") as scratch:
         for name in asked.names or DRILLS:
             meter = Meter(console, PACE, limit_s=inf, seed=0)
-            setting = Setting(PACKAGE, LOCK, params, texts, Path(scratch), console, meter, asked.capacity)
+            setting = DrillSettings(PACKAGE, LOCK, params, texts, Path(scratch), console, meter, asked.capacity)
             try:
-                outcome, story = DRILLS[name].run(setting, asked)
+                outcome, timeline = DRILLS[name].run(setting, asked)
             except KeyboardInterrupt:
                 console.print("[yellow]stopped; all that was started has ended[/]")
                 return 130
-            report(outcome, story, asked.out, console)
+            report(outcome, timeline, asked.out, console)
             broken += [name] * (not outcome.is_kept)
     if broken:
         console.print(f"[bold red]promises were broken: {', '.join(broken)}[/]")
@@ -143,13 +145,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def report(outcome: Outcome, story: Told, out: Path, console: Console) -> None:
+def report(outcome: Outcome, timeline: DrillTimeline, out: Path, console: Console) -> None:
     """Scorecard, JSON and picture."""
     console.print(table(outcome))
     for note in outcome.notes:
         console.print(f"  {escape(note)}")
-    path, picture = write(outcome, story.rows(), out), out / f"{outcome.name}.png"
-    story.draw(picture)
+    path, picture = write(outcome, timeline.rows(), out), out / f"{outcome.name}.png"
+    timeline.draw(picture)
     console.print(f"→ {path}, {picture}")
 
 

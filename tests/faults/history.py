@@ -1,6 +1,6 @@
 """What retraining has left behind, held against the promises P1 to P8: read from the stores, judged without them.
 
-It may be read while nothing waits and nothing runs. What a story does not have (a registry, branches) is None, and not judged.
+It may be read while nothing waits and nothing runs. What a timeline does not have (a registry, branches) is None, and not judged.
 """
 
 import json
@@ -23,7 +23,7 @@ from state.database import open_state
 from state.tables import alerts, decisions, releases, retrain_steps, retrains
 from tests.faults.scorecard import Promise
 
-Told = tuple[str, float, str]  # fingerprint, startsAt, status
+DrillTimeline = tuple[str, float, str]  # fingerprint, startsAt, status
 Row = Any  # of a table
 
 
@@ -38,7 +38,7 @@ class Made(NamedTuple):
 class History(NamedTuple):
     """All that is judged."""
 
-    acknowledged: frozenset[Told]
+    acknowledged: frozenset[DrillTimeline]
     first: int | None  # champion before the first retrain
     heard: Sequence[Row]
     decided: Sequence[Row]
@@ -171,7 +171,7 @@ Check = Callable[[History], Iterator[str]]
 CHECKS: dict[str, Check] = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P7": p7, "P8": p8}
 
 
-def read_tables(connection: sa.Connection, acknowledged: frozenset[Told], first: int | None) -> History:
+def read_tables(connection: sa.Connection, acknowledged: frozenset[DrillTimeline], first: int | None) -> History:
     """What the state database tells."""
     heard, decided, runs, steps = (
         connection.execute(sa.select(table).order_by(table.c.id)).all() for table in (alerts, decisions, retrains, retrain_steps)
@@ -180,7 +180,7 @@ def read_tables(connection: sa.Connection, acknowledged: frozenset[Told], first:
     return History(acknowledged, first, heard, decided, runs, steps, known, {**roles(connection)})
 
 
-def read_history(clone: Path, home: Path, model: str, acknowledged: frozenset[Told], first: int | None) -> History:
+def read_history(clone: Path, home: Path, model: str, acknowledged: frozenset[DrillTimeline], first: int | None) -> History:
     """All of it: state database, registry and runs, folders of versions, branches of the clone."""
     with open_state(home) as engine, engine.begin() as connection:
         history = read_tables(connection, acknowledged, first)

@@ -23,9 +23,9 @@ from serving.prediction_log.segments import read_tables
 from serving.prediction_log.writer import log_url
 from tests.faults import memory, stack, traffic
 from tests.faults.open_load import Part
+from tests.faults.running_stack import RunningStack, beside, progress, wrong_answers
 from tests.faults.scorecard import Outcome, Promise, shown
-from tests.faults.stage import Stage, beside, progress, wrong_answers
-from tests.faults.timeline import Mark, Story
+from tests.faults.timeline import Mark, Timeline
 from tests.faults.traffic import Traffic
 
 LOAD_SHARE, REPEATS = 0.3, 0.3  # of capacity; of texts
@@ -50,7 +50,7 @@ class Kill(NamedTuple):
 
     kind: str
     at_s: float  # of the monotonic clock
-    replaced_s: float  # until there was another process in its place; infinite: there was none
+    replaced_s: float  # until there was another process instead; infinite: there was none
 
 
 class Fault(NamedTuple):
@@ -114,36 +114,36 @@ def judge(figures: Figures) -> list[Promise]:
     ]
 
 
-def run(stage: Stage, amount: Amount) -> tuple[Outcome, Story]:
+def run(running: RunningStack, amount: Amount) -> tuple[Outcome, Timeline]:
     """The drill on a stack that serves version 1."""
-    rate = LOAD_SHARE * stage.capacity_per_s
-    stage.say(f"{len(amount.kills)} kills under {rate:.0f} requests/s, {LOAD_SHARE:.0%} of capacity")
-    before, since = _counts(stage), time.time()
+    rate = LOAD_SHARE * running.capacity_per_s
+    running.say(f"{len(amount.kills)} kills under {rate:.0f} requests/s, {LOAD_SHARE:.0%} of capacity")
+    before, since = _counts(running), time.time()
     kills: list[Kill] = []
     regions: set[Path] = set()
-    with memory.watching(stage.process, 0.5) as samples, progress(stage.setting, "kills") as tell:
+    with memory.watching(running.process, 0.5) as samples, progress(running.setting, "kills") as tell:
 
         def work(stop: threading.Event) -> None:
-            kill_all(stage, amount, kills, regions, stop, tell)
+            kill_all(running, amount, kills, regions, stop, tell)
 
         with beside(work) as is_over:
             parts = traffic.stretches(is_over, Part(rate, amount.stretch_s, REPEATS))
-            folder = stage.setting.scratch / "killed-said"
-            sent = traffic.load(stage.place.url, stage.setting.texts, parts, folder, lambda _s: None)
-    log = logged(stage, sent, since)
-    left_mib = removed_mib(regions - _regions(stage))
-    missing = sum(max(0, before[kind] - now) for kind, now in _counts(stage).items())
-    wrong, told = wrong_answers(stage, sent)
-    deadline_s = stage.place.params.gateway.deadline_ms / 1000
+            folder = running.setting.scratch / "killed-said"
+            sent = traffic.load(running.installation.url, running.setting.texts, parts, folder, lambda _s: None)
+    log = logged(running, sent, since)
+    left_mib = removed_mib(regions - _regions(running))
+    missing = sum(max(0, before[kind] - now) for kind, now in _counts(running).items())
+    wrong, told = wrong_answers(running, sent)
+    deadline_s = running.installation.params.gateway.deadline_ms / 1000
     in_peace = int((sent.between(0, kills[0].at_s - deadline_s) & ~sent.ok).sum())
     faults = as_seen(kills, sent, on_the_way_s=deadline_s)
     figures = Figures(faults, wrong, sent.without_retry_after, in_peace, log, missing, left_mib)
     marks = [_mark(fault, float(sent.at_s[-1])) for fault in faults]
-    return _outcome(stage, kills, figures, sent, told), Story(_title(figures), sent, samples, marks, [])
+    return _outcome(running, kills, figures, sent, told), Timeline(_title(figures), sent, samples, marks, [])
 
 
 def kill_all(
-    stage: Stage,
+    running: RunningStack,
     amount: Amount,
     kills: list[Kill],
     regions: set[Path],
@@ -155,13 +155,13 @@ def kill_all(
     for kind in amount.kills:
         if stop.is_set():
             return
-        regions |= _regions(stage)
-        known = {process.pid for process in stack.programs(stage.process)[kind]}
+        regions |= _regions(running)
+        known = {process.pid for process in stack.programs(running.process)[kind]}
         at_s = time.monotonic()
         psutil.Process(min(known)).kill()  # one that is missing has not come back from an earlier kill: a fault of the drill
-        stage.say(f"{NAMES[kind]} is killed")
-        kills.append(Kill(kind, at_s, _seconds_until_replaced(stage, kind, known, stop)))
-        stage.say(f"{NAMES[kind]}: another one after {shown(kills[-1].replaced_s)} s")
+        running.say(f"{NAMES[kind]} is killed")
+        kills.append(Kill(kind, at_s, _seconds_until_replaced(running, kind, known, stop)))
+        running.say(f"{NAMES[kind]}: another one after {shown(kills[-1].replaced_s)} s")
         tell(len(kills) / len(amount.kills))
         stop.wait(amount.quiet_s)
 
@@ -180,13 +180,15 @@ def as_seen(kills: Sequence[Kill], sent: Traffic, *, on_the_way_s: float) -> lis
     return found
 
 
-def logged(stage: Stage, sent: Traffic, since: float) -> Log:
+def logged(running: RunningStack, sent: Traffic, since: float) -> Log:
     """The prediction log's rows since then (seconds of the epoch), once nothing waits to be written."""
     with suppress(TimeoutError):
-        stack.wait_until(lambda: _metric(stage, "waiting") == 0, PATIENCE_S)
-    tables = read_tables(log_url(stage.place.params.log, stage.place.home), since=since, on_skipped=lambda _path: None)
+        stack.wait_until(lambda: _metric(running, "waiting") == 0, PATIENCE_S)
+    tables = read_tables(
+        log_url(running.installation.params.log, running.installation.home), since=since, on_skipped=lambda _path: None
+    )
     stored = sum(int((table["time"].to_numpy() >= since).sum()) for table in tables)
-    return Log(int(sent.ok.sum()), int((sent.status == LOST).sum()), stored, _metric(stage, "rows_lost_before"))
+    return Log(int(sent.ok.sum()), int((sent.status == LOST).sum()), stored, _metric(running, "rows_lost_before"))
 
 
 def removed_mib(regions: set[Path]) -> float:
@@ -198,29 +200,29 @@ def removed_mib(regions: set[Path]) -> float:
     return mib
 
 
-def _seconds_until_replaced(stage: Stage, kind: str, known: set[int], stop: threading.Event) -> float:
+def _seconds_until_replaced(running: RunningStack, kind: str, known: set[int], stop: threading.Event) -> float:
     """From now until another process is there and the gateway is ready; infinite when that does not come."""
     begun_s = time.monotonic()
     while time.monotonic() - begun_s < PATIENCE_S and not stop.wait(0.25):
-        others = [one for one in stack.programs(stage.process)[kind] if one.pid not in known]
-        if others and stack.ready(stage.place):
+        others = [one for one in stack.programs(running.process)[kind] if one.pid not in known]
+        if others and stack.ready(running.installation):
             return time.monotonic() - begun_s
     return inf
 
 
-def _regions(stage: Stage) -> set[Path]:
+def _regions(running: RunningStack) -> set[Path]:
     """The shared memory that the models' processes use now: its name stands in their command lines."""
-    words = [word for process in stack.programs(stage.process)["model"] for word in process.cmdline()]
+    words = [word for process in stack.programs(running.process)["model"] for word in process.cmdline()]
     return {SHARED_MEMORY / word for word in words if word and "/" not in word and (SHARED_MEMORY / word).is_file()}
 
 
-def _counts(stage: Stage) -> dict[str, int]:
-    return {kind: len(found) for kind, found in stack.programs(stage.process).items()}
+def _counts(running: RunningStack) -> dict[str, int]:
+    return {kind: len(found) for kind, found in stack.programs(running.process).items()}
 
 
-def _metric(stage: Stage, name: str) -> float:
+def _metric(running: RunningStack, name: str) -> float:
     """Of the prediction log, as the gateway tells Prometheus; NaN when it tells nothing."""
-    gateway = stage.place.params.gateway
+    gateway = running.installation.params.gateway
     try:
         with urlopen(f"http://{gateway.host}:{gateway.port}/metrics", timeout=10) as page:
             text = page.read().decode()
@@ -230,7 +232,7 @@ def _metric(stage: Stage, name: str) -> float:
     return float(found[1]) if found else nan
 
 
-def _outcome(stage: Stage, kills: Sequence[Kill], figures: Figures, sent: Traffic, told: Sequence[str]) -> Outcome:
+def _outcome(running: RunningStack, kills: Sequence[Kill], figures: Figures, sent: Traffic, told: Sequence[str]) -> Outcome:
     log = figures.log
     notes = [
         *(
@@ -242,7 +244,7 @@ def _outcome(stage: Stage, kills: Sequence[Kill], figures: Figures, sent: Traffi
         *told,
     ]
     more = {
-        "capacity_per_s": stage.capacity_per_s,
+        "capacity_per_s": running.capacity_per_s,
         "requests": len(sent.at_s),
         "status": sent.by_status(np.ones(len(sent.at_s), dtype=np.bool_)),
         "replaced_s": [kill.replaced_s for kill in kills],

@@ -10,9 +10,9 @@ from serving.loadtest.result import percentile
 from tests.faults import memory, traffic
 from tests.faults.memory import Sample
 from tests.faults.open_load import Part
+from tests.faults.running_stack import RunningStack, progress, wrong_answers
 from tests.faults.scorecard import Outcome, Promise, shown
-from tests.faults.stage import Stage, progress, wrong_answers
-from tests.faults.timeline import Line, Mark, Story
+from tests.faults.timeline import Line, Mark, Timeline
 from tests.faults.traffic import Traffic
 
 NORMAL = 0.5  # of capacity
@@ -68,28 +68,30 @@ def judge(figures: Figures) -> list[Promise]:
     ]
 
 
-def run(stage: Stage, amount: Amount) -> tuple[Outcome, Story]:
+def run(running: RunningStack, amount: Amount) -> tuple[Outcome, Timeline]:
     """The drill on a stack whose capacity is known."""
-    normal, over = (share * stage.capacity_per_s for share in (NORMAL, amount.times))
+    normal, over = (share * running.capacity_per_s for share in (NORMAL, amount.times))
     whole_s = 2 * amount.normal_s + amount.overload_s
-    stage.say(f"{normal:.0f} requests/s, then {over:.0f} for {amount.overload_s:.0f} s, then {normal:.0f}")
+    running.say(f"{normal:.0f} requests/s, then {over:.0f} for {amount.overload_s:.0f} s, then {normal:.0f}")
     parts = [Part(normal, amount.normal_s, 0.0), Part(over, amount.overload_s, 0.0), Part(normal, amount.normal_s, 0.0)]
-    folder = stage.setting.scratch / "overload-said"
-    with memory.watching(stage.process, 0.5) as samples, progress(stage.setting, "overload") as tell:
-        sent = traffic.load(stage.place.url, stage.setting.texts, iter([parts]), folder, lambda at_s: tell(at_s / whole_s))
-    wrong, told = wrong_answers(stage, sent)
+    folder = running.setting.scratch / "overload-said"
+    with memory.watching(running.process, 0.5) as samples, progress(running.setting, "overload") as tell:
+        sent = traffic.load(
+            running.installation.url, running.setting.texts, iter([parts]), folder, lambda at_s: tell(at_s / whole_s)
+        )
+    wrong, told = wrong_answers(running, sent)
     times = times_of(amount, sent)
     normal_ms = percentile(sent.took_ms[sent.between(times.normal_s, times.since_s) & sent.ok], 99)
     levels = {kind: level(samples, kind, times) for kind in ("gateway", "triton", "models")}
     figures = Figures(
-        **counted(sent, times, stage.capacity_per_s),
+        **counted(sent, times, running.capacity_per_s),
         wrong=wrong,
-        bound_ms=stage.place.params.gateway.deadline_ms + SLACK_MS,
+        bound_ms=running.installation.params.gateway.deadline_ms + SLACK_MS,
         recovery_s=seconds_until_normal(sent, times.until_s, max(NORMAL_MS, NORMAL_RATIO * normal_ms)),
         gateway_peak=levels["gateway"].peak - levels["gateway"].before,
         gateway_creep=levels["gateway"].late - levels["gateway"].early,
     )
-    return _outcome(stage, sent, times, figures, normal_ms, levels, told), _story(sent, samples, times, figures, normal_ms)
+    return _outcome(running, sent, times, figures, normal_ms, levels, told), _story(sent, samples, times, figures, normal_ms)
 
 
 class Times(NamedTuple):
@@ -157,7 +159,7 @@ def seconds_until_normal(sent: Traffic, since_s: float, limit_ms: float) -> floa
 
 
 def _outcome(
-    stage: Stage,
+    running: RunningStack,
     sent: Traffic,
     times: Times,
     figures: Figures,
@@ -167,11 +169,11 @@ def _outcome(
 ) -> Outcome:
     refused = sent.between(times.since_s, times.until_s) & ~sent.ok
     offered_per_s = figures.requests / (times.until_s - times.since_s)
-    answered_per_s = figures.answered_share * stage.capacity_per_s
+    answered_per_s = figures.answered_share * running.capacity_per_s
     refused_p50_ms = percentile(sent.took_ms[refused], 50)
     named = sent.by_status(sent.at_s >= sent.began_s)
     notes = [
-        f"capacity {stage.capacity_per_s:.0f}/s; offered {offered_per_s:.0f}/s, answered {answered_per_s:.0f}/s",
+        f"capacity {running.capacity_per_s:.0f}/s; offered {offered_per_s:.0f}/s, answered {answered_per_s:.0f}/s",
         f"requests by status: {', '.join(f'{status}: {count}' for status, count in named.items())}",
         f"a refusal takes {refused_p50_ms:.0f} ms at P50; P99 in normal load {normal_ms:.1f} ms",
         *(f"{kind}: {one.before:.0f}, at most {one.peak:.0f}, {one.after:.0f} MiB" for kind, one in levels.items()),
@@ -179,7 +181,7 @@ def _outcome(
     ]
     more = {
         **figures._asdict(),
-        "capacity_per_s": stage.capacity_per_s,
+        "capacity_per_s": running.capacity_per_s,
         "answered_per_s": answered_per_s,
         "refused_p50_ms": refused_p50_ms,
         "normal_p99_ms": normal_ms,
@@ -195,6 +197,6 @@ def _title(figures: Figures) -> str:
     return f"overload: {share:.0%} told to try again, {figures.other} lost; P99 normal again after {shown(figures.recovery_s)} s"
 
 
-def _story(sent: Traffic, samples: list[Sample], times: Times, figures: Figures, normal_ms: float) -> Story:
+def _story(sent: Traffic, samples: list[Sample], times: Times, figures: Figures, normal_ms: float) -> Timeline:
     lines = [Line("normal P99", normal_ms), Line("bound", figures.bound_ms)]
-    return Story(_title(figures), sent, samples, [Mark("overload", times.since_s, times.until_s)], lines)
+    return Timeline(_title(figures), sent, samples, [Mark("overload", times.since_s, times.until_s)], lines)

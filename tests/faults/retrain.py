@@ -19,12 +19,12 @@ from serving.processes import Announce
 from serving.processes.ports import free_port
 from state.tables import retrain_steps
 from tests.conftest import Project
-from tests.faults.alert_room import is_up
+from tests.faults.alert_environment import is_up
 from tests.faults.history import CHECKS, History, broken, read_history
-from tests.faults.mortal import OVER
-from tests.faults.retrain_room import (
+from tests.faults.kill_points import OVER
+from tests.faults.retrain_environment import (
+    Environment,
     Look,
-    Room,
     ask,
     controlling,
     dies,
@@ -37,7 +37,7 @@ from tests.faults.retrain_room import (
     take_down,
     watching,
 )
-from tests.faults.retrain_story import Fault, RetrainStory
+from tests.faults.retrain_timeline import Fault, RetrainStory
 from tests.faults.scorecard import Outcome, Promise
 from tests.faults.stack import wait_until
 
@@ -64,10 +64,10 @@ class Hit(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One retrain, and what is done to it; given the room and the number that the retrain will have."""
+    """One retrain, and what is done to it; given the environment and the number that the retrain will have."""
 
     name: str
-    strike: Callable[[Room, int], Hit]
+    strike: Callable[[Environment, int], Hit]
 
 
 class Figures(NamedTuple):
@@ -84,31 +84,34 @@ class Figures(NamedTuple):
 
 def run(project: Project, amount: Amount, say: Announce) -> tuple[Outcome, RetrainStory]:
     """The drill in a project that has been made once and is changed by it."""
-    room = furnish(project)
+    environment = furnish(project)
     faults: list[Fault] = []
     missed: list[str] = []
     violations: list[str] = []
     chosen = cases(amount)
     with ExitStack() as stack:
-        stack.callback(take_down, room)
-        looks = stack.enter_context(watching(room))
+        stack.callback(take_down, environment)
+        looks = stack.enter_context(watching(environment))
         for number, case in enumerate(chosen, start=1):
             say(case.name)
-            hit = case.strike(room, number)
-            took_s = finish(room, number)
+            hit = case.strike(environment, number)
+            took_s = finish(environment, number)
             faults += hit.faults
             missed += hit.missed
-            found = broken(history(room))
+            found = broken(history(environment))
             violations += [f"{case.name}: {words}" for words in found]
-            say(f"  {len(hit.faults)} faults, then {_told(room.retrain())} after {took_s:.0f} s; {len(found)} promises broken")
-    return summed_up(room, chosen, Hit(faults, missed), violations, looks)
+            say(
+                f"  {len(hit.faults)} faults, then {_told(environment.retrain())} after {took_s:.0f} s; "
+                f"{len(found)} promises broken"
+            )
+    return summed_up(environment, chosen, Hit(faults, missed), violations, looks)
 
 
 def summed_up(
-    room: Room, chosen: Sequence[Case], hit: Hit, violations: list[str], looks: Sequence[Look]
+    environment: Environment, chosen: Sequence[Case], hit: Hit, violations: list[str], looks: Sequence[Look]
 ) -> tuple[Outcome, RetrainStory]:
     """Verdict and picture."""
-    left = history(room)
+    left = history(environment)
     figures = Figures(
         asked=len(chosen),
         ended=Counter(row.state for row in left.retrains),
@@ -123,9 +126,9 @@ def summed_up(
         "looks": len(looks),
         "faults": hit.faults,
     }
-    notes = [*violations, *(f"not brought about: {name}" for name in hit.missed), *untold(room, left)]
+    notes = [*violations, *(f"not brought about: {name}" for name in hit.missed), *untold(environment, left)]
     outcome = Outcome("retrain", "controllers, dvc repro, MLflow, database and disk taken away", judge(figures), notes, told)
-    steps = room.rows(sa.select(retrain_steps).order_by(retrain_steps.c.id))
+    steps = environment.rows(sa.select(retrain_steps).order_by(retrain_steps.c.id))
     ends = {row.id: _told(row) for row in left.retrains}
     return outcome, RetrainStory([case.name for case in chosen], steps, ends, hit.faults, looks)
 
@@ -152,10 +155,10 @@ def cases(amount: Amount) -> list[Case]:
     """Those that were asked for."""
     made = []
     if points := [point for point in amount.points if point not in OVER]:
-        made.append(Case("controller killed", lambda room, number: killed(room, number, points)))
+        made.append(Case("controller killed", lambda environment, number: killed(environment, number, points)))
     made += [Case(f"killed {point}", partial(killed, points=[point])) for point in OVER if point in amount.points]
     if amount.stages:
-        made.append(Case("dvc repro killed", lambda room, number: repro_killed(room, number, amount.stages)))
+        made.append(Case("dvc repro killed", lambda environment, number: repro_killed(environment, number, amount.stages)))
     if amount.is_mlflow_away:
         made.append(Case("MLflow away", mlflow_away))
     if amount.is_database_locked:
@@ -165,12 +168,12 @@ def cases(amount: Amount) -> list[Case]:
     return made
 
 
-def killed(room: Room, number: int, points: Sequence[str]) -> Hit:
+def killed(environment: Environment, number: int, points: Sequence[str]) -> Hit:
     """One controller after the other, each of which dies at its point; the next finds what it left."""
-    ask(room, number)
+    ask(environment, number)
     hit = Hit([], [])
     for point in points:
-        if dies(room, number, point):
+        if dies(environment, number, point):
             hit.faults.append(kill(number, point))
         else:
             hit.missed.append(point)
@@ -183,85 +186,85 @@ def kill(number: int, name: str) -> Fault:
     return Fault(number, name, at_s, at_s)
 
 
-def repro_killed(room: Room, number: int, stages: Sequence[str]) -> Hit:
+def repro_killed(environment: Environment, number: int, stages: Sequence[str]) -> Hit:
     """Other rows, so that every stage has work to do."""
-    rows = (room.project / "data/few.jsonl").read_text(encoding="utf-8").splitlines()
-    (room.project / "data/fewer.jsonl").write_text("\n".join(rows[3:]) + "\n", encoding="utf-8")
-    ask(room, number, data={"source": "data/fewer.jsonl"})
+    rows = (environment.project / "data/few.jsonl").read_text(encoding="utf-8").splitlines()
+    (environment.project / "data/fewer.jsonl").write_text("\n".join(rows[3:]) + "\n", encoding="utf-8")
+    ask(environment, number, data={"source": "data/fewer.jsonl"})
     hit = Hit([], [])
-    with controlling(room):
+    with controlling(environment):
         for stage in stages:
-            if kill_repro(room, number, stage):
+            if kill_repro(environment, number, stage):
                 hit.faults.append(kill(number, stage))
             else:
                 hit.missed.append(f"dvc repro killed in {stage}")
     return hit
 
 
-def mlflow_away(room: Room, number: int) -> Hit:
+def mlflow_away(environment: Environment, number: int) -> Hit:
     """Nobody answers where the registry is said to be."""
-    stands_at_publish(room, number)
+    stands_at_publish(environment, number)
     begun = time.time()
-    with controlling(room, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port('127.0.0.1')}"):
-        fails(room, "publish")
+    with controlling(environment, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port('127.0.0.1')}"):
+        fails(environment, "publish")
     return Hit([Fault(number, "MLflow away", begun, time.time())], [])
 
 
-def database_locked(room: Room, number: int) -> Hit:
+def database_locked(environment: Environment, number: int) -> Hit:
     """For longer than the controller waits for SQLite, and not before it is up: one that starts meanwhile ends at once."""
-    stands_at_publish(room, number)
-    page = f"http://127.0.0.1:{room.project.params.alerts.controller_port}/healthz"
-    with controlling(room):
-        wait_until(lambda: is_up(page), FAILS_WITHIN_S, lambda: last_words(room))
+    stands_at_publish(environment, number)
+    page = f"http://127.0.0.1:{environment.project.params.alerts.controller_port}/healthz"
+    with controlling(environment):
+        wait_until(lambda: is_up(page), FAILS_WITHIN_S, lambda: last_words(environment))
         begun = time.time()
-        with locked(room.home / "state.db"):
-            wait_until(lambda: "database is locked" in last_words(room), FAILS_WITHIN_S, lambda: last_words(room))
+        with locked(environment.home / "state.db"):
+            wait_until(lambda: "database is locked" in last_words(environment), FAILS_WITHIN_S, lambda: last_words(environment))
         fault = Fault(number, "database locked", begun, time.time())
     return Hit([fault], [])
 
 
-def disk_full_below_tree(room: Room, number: int) -> Hit:
-    """Room enough for the working tree, and not for what `dvc repro` makes in it."""
-    ask(room, number)
-    return _with_little_room(room, number, room.home / "retrain", "reproduce", stays=True)
+def disk_full_below_tree(environment: Environment, number: int) -> Hit:
+    """Environment enough for the working tree, and not for what `dvc repro` makes in it."""
+    ask(environment, number)
+    return _with_little_room(environment, number, environment.home / "retrain", "reproduce", stays=True)
 
 
-def disk_full_in_publish(room: Room, number: int) -> Hit:
+def disk_full_in_publish(environment: Environment, number: int) -> Hit:
     """The copy that goes into the live repository does not fit."""
-    stands_at_publish(room, number)
-    return _with_little_room(room, number, room.home / "staging", "publish", stays=False)
+    stands_at_publish(environment, number)
+    return _with_little_room(environment, number, environment.home / "staging", "publish", stays=False)
 
 
-def _with_little_room(room: Room, number: int, folder: Path, step: str, *, stays: bool) -> Hit:
+def _with_little_room(environment: Environment, number: int, folder: Path, step: str, *, stays: bool) -> Hit:
     begun = time.time()
     with little_room(folder, SMALL_DISK_MIB, stays=stays) as is_little:
         if not is_little:
             return Hit([], [f"disk full below {folder.name}: nothing can be mounted here"])
-        with controlling(room):
-            fails(room, step)
+        with controlling(environment):
+            fails(environment, step)
     return Hit([Fault(number, "disk full", begun, time.time())], [])
 
 
-def stands_at_publish(room: Room, number: int) -> None:
+def stands_at_publish(environment: Environment, number: int) -> None:
     """A retrain that has passed the gate, and whose controller is gone."""
-    ask(room, number)
-    assert dies(room, number, "before publish is begun"), last_words(room)
+    ask(environment, number)
+    assert dies(environment, number, "before publish is begun"), last_words(environment)
 
 
-def fails(room: Room, step: str) -> None:
+def fails(environment: Environment, step: str) -> None:
     """Wait until an attempt at this step has failed."""
-    wait_until(lambda: room.failures(step) > 0, FAILS_WITHIN_S, lambda: last_words(room))
+    wait_until(lambda: environment.failures(step) > 0, FAILS_WITHIN_S, lambda: last_words(environment))
 
 
-def history(room: Room) -> History:
+def history(environment: Environment) -> History:
     """Everything there is; the alerts are the asking's own, so that each row was acknowledged."""
-    found = read_history(room.project.folder, room.home, MODEL, frozenset(), 1)
+    found = read_history(environment.project.folder, environment.home, MODEL, frozenset(), 1)
     return found._replace(acknowledged=frozenset((row.fingerprint, row.starts_at, row.status) for row in found.heard))
 
 
-def untold(room: Room, left: History) -> list[str]:
+def untold(environment: Environment, left: History) -> list[str]:
     """Ends that stand in the journal only: the controller died before it could say them."""
-    lines = (room.project.folder / "controller.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = (environment.project.folder / "controller.log").read_text(encoding="utf-8", errors="replace").splitlines()
     said = {json.loads(line)["retrain"] for line in lines if '"retrain ended"' in line}
     return [
         f"retrain {row.id} ended without a line in a log, by being killed after the commit"

@@ -57,7 +57,7 @@ class Right(NamedTuple):
 Offline = Callable[[int, Sequence[str]], Right]  # of a version and texts
 
 
-class Place(NamedTuple):
+class Installation(NamedTuple):
     """Where commands run (`folder` holds params.yaml) and where the state lives; version 1 is champion at first."""
 
     folder: Path
@@ -70,23 +70,23 @@ class Place(NamedTuple):
         return f"http://{self.params.gateway.host}:{self.params.gateway.port}"
 
 
-def lay_out(folder: Path, package: Path, dvc_lock: Path, params: Params, factors: Sequence[float] = FACTORS) -> Place:
+def lay_out(folder: Path, package: Path, dvc_lock: Path, params: Params, factors: Sequence[float] = FACTORS) -> Installation:
     """Publish one version a factor, as a person would, into a home in this folder."""
     ports = with_free_ports(params.serve)
     gateway = params.gateway.model_copy(update={"port": free_port(ports.host)})
-    place = Place(folder, folder / "live", params.model_copy(update={"serve": ports, "gateway": gateway}), {})
+    installation = Installation(folder, folder / "live", params.model_copy(update={"serve": ports, "gateway": gateway}), {})
     folder.mkdir(parents=True, exist_ok=True)
-    write_params(place)
+    write_params(installation)
     for factor in factors:
         other = variant(package, folder / "packages" / str(factor), factor)
-        place.packages[publish(other, dvc_lock, params.publish.name, place.home).release.version] = other
-    return place
+        installation.packages[publish(other, dvc_lock, params.publish.name, installation.home).release.version] = other
+    return installation
 
 
-def write_params(place: Place) -> None:
+def write_params(installation: Installation) -> None:
     """params.yaml, where the stack's processes read it."""
-    values = json.loads(place.params.model_dump_json())
-    (place.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    values = json.loads(installation.params.model_dump_json())
+    (installation.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def variant(package: Path, out: Path, factor: float) -> Path:
@@ -129,11 +129,11 @@ def offline(packages: Mapping[int, Path]) -> Offline:
 
 
 @contextmanager
-def serving(place: Place, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`evergreen serve` at this place, ready; ended with SIGTERM, and with it all that it started."""
-    process = begin(place, **environment)
+def serving(installation: Installation, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve this installation with `evergreen serve`; end it with SIGTERM, and every process that it started."""
+    process = begin(installation, **variables)
     try:
-        wait_until(lambda: ready(place), 60, lambda: told(place))
+        wait_until(lambda: ready(installation), 60, lambda: told(installation))
         yield process
     finally:
         if process.poll() is None:
@@ -145,13 +145,13 @@ def serving(place: Place, **environment: str) -> Iterator[subprocess.Popen[bytes
             raise
 
 
-def begin(place: Place, **environment: str) -> subprocess.Popen[bytes]:
+def begin(installation: Installation, **variables: str) -> subprocess.Popen[bytes]:
     """`evergreen serve`, not waited for; what it says goes to serve.log."""
-    with (place.folder / "serve.log").open("ab") as log:
+    with (installation.folder / "serve.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "evergreen.cli", "serve"],
-            cwd=place.folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(place.home)} | environment,
+            cwd=installation.folder,
+            env=clean_environment() | {"EVERGREEN_HOME": str(installation.home)} | variables,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -166,18 +166,18 @@ def clean_environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
-def ready(place: Place) -> bool:
+def ready(installation: Installation) -> bool:
     """Whether the gateway says that it is ready."""
     try:
-        with urlopen(f"http://{place.params.gateway.host}:{place.params.gateway.port}/readyz", timeout=2) as page:
+        with urlopen(f"http://{installation.params.gateway.host}:{installation.params.gateway.port}/readyz", timeout=2) as page:
             return bool(page.status == 200)
     except OSError:
         return False
 
 
-def told(place: Place) -> str:
+def told(installation: Installation) -> str:
     """What `evergreen serve` has said."""
-    return (place.folder / "serve.log").read_text(encoding="utf-8", errors="replace")
+    return (installation.folder / "serve.log").read_text(encoding="utf-8", errors="replace")
 
 
 def wait_until(happens: Callable[[], bool], within_s: float, otherwise: Callable[[], str] = lambda: "") -> float:
@@ -205,26 +205,26 @@ def programs(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]
     return found
 
 
-def followed(place: Place) -> dict[str, object]:
+def followed(installation: Installation) -> dict[str, object]:
     """What the gateway routes by."""
-    with urlopen(f"http://{place.params.gateway.host}:{place.params.gateway.port}/v1/routes", timeout=10) as page:
+    with urlopen(f"http://{installation.params.gateway.host}:{installation.params.gateway.port}/v1/routes", timeout=10) as page:
         found: dict[str, object] = json.load(page)
     return found
 
 
-def entered(place: Place) -> dict[str, int]:
+def entered(installation: Installation) -> dict[str, int]:
     """Roles of the release table."""
-    with open_state(place.home) as engine, engine.begin() as connection:
+    with open_state(installation.home) as engine, engine.begin() as connection:
         return dict(roles(connection))
 
 
-def aliases(place: Place) -> dict[str, int]:
+def aliases(installation: Installation) -> dict[str, int]:
     """Roles of the registry."""
-    client = mlflow.MlflowClient(f"sqlite:///{place.home / 'mlflow.db'}")
+    client = mlflow.MlflowClient(f"sqlite:///{installation.home / 'mlflow.db'}")
     return {alias: int(version) for alias, version in client.get_registered_model("evergreen").aliases.items()}
 
 
-def in_triton(place: Place) -> list[str]:
+def in_triton(installation: Installation) -> list[str]:
     """Models that Triton has ready."""
-    key = triton.key_file(place.home, place.params.serve).read_text()
-    return sorted(triton.ready_models(place.params.serve, key))
+    key = triton.key_file(installation.home, installation.params.serve).read_text()
+    return sorted(triton.ready_models(installation.params.serve, key))

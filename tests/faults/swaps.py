@@ -20,9 +20,9 @@ from tests.bench.report import median_interval
 from tests.faults import memory, stack, traffic
 from tests.faults.memory import Sample
 from tests.faults.open_load import Part
+from tests.faults.running_stack import RunningStack, beside, progress, wrong_answers
 from tests.faults.scorecard import Outcome, Promise
-from tests.faults.stage import Stage, beside, progress, wrong_answers
-from tests.faults.timeline import Line, Mark, Story
+from tests.faults.timeline import Line, Mark, Timeline
 from tests.faults.traffic import Traffic
 
 LOAD_SHARE, REPEATS = 0.3, 0.3  # of capacity; of texts
@@ -60,7 +60,7 @@ class Figures(NamedTuple):
     ratio: float  # P99 during swaps / steady: median over blocks
     triton_growth: float  # MiB, from the first quiet stretch to the last
     gateway_growth: float
-    astray: int  # places that do not name the last version at the end
+    astray: int  # sources that do not name the last version at the end
 
 
 def judge(figures: Figures) -> list[Promise]:
@@ -73,38 +73,38 @@ def judge(figures: Figures) -> list[Promise]:
         Promise("P99 during swaps / steady", figures.ratio, "x", at_most=2, goal="S7b"),
         Promise("Triton grows by", figures.triton_growth, "MiB", at_most=TRITON_CACHE_MIB + GROWTH_MIB),
         Promise("the gateway grows by", figures.gateway_growth, "MiB", at_most=GROWTH_MIB),
-        Promise("of table, registry, gateway and Triton, do not name the last version", figures.astray, "places", at_most=0),
+        Promise("of table, registry, gateway and Triton, do not name the last version", figures.astray, "sources", at_most=0),
     ]
 
 
-def run(stage: Stage, amount: Amount) -> tuple[Outcome, Story]:
+def run(running: RunningStack, amount: Amount) -> tuple[Outcome, Timeline]:
     """The drill on a stack that serves version 1."""
-    rate = LOAD_SHARE * stage.capacity_per_s
-    stage.say(f"{amount.swaps} swaps under {rate:.0f} requests/s, {LOAD_SHARE:.0%} of capacity")
+    rate = LOAD_SHARE * running.capacity_per_s
+    running.say(f"{amount.swaps} swaps under {rate:.0f} requests/s, {LOAD_SHARE:.0%} of capacity")
     blocks: list[Block] = []
-    log = stage.place.folder / "swapper.log"
+    log = running.installation.folder / "swapper.log"
     with (
-        memory.watching(stage.process, 1.0) as samples,
-        child(["-m", "tests.faults.swapper"], stage.place.folder, stage.place.home, log) as swapper,
-        progress(stage.setting, "swaps") as tell,
+        memory.watching(running.process, 1.0) as samples,
+        child(["-m", "tests.faults.swapper"], running.installation.folder, running.installation.home, log) as swapper,
+        progress(running.setting, "swaps") as tell,
     ):
 
         def work(stop: threading.Event) -> None:
-            swap_in_blocks(lambda version: swapper.ask(version=version), stage, amount, blocks, samples, stop, tell)
+            swap_in_blocks(lambda version: swapper.ask(version=version), running, amount, blocks, samples, stop, tell)
 
         with beside(work) as is_over:
             parts = traffic.stretches(is_over, Part(rate, amount.stretch_s, REPEATS))
             sent = traffic.load(
-                stage.place.url, stage.setting.texts, parts, stage.setting.scratch / "swaps-said", lambda _s: None
+                running.installation.url, running.setting.texts, parts, running.setting.scratch / "swaps-said", lambda _s: None
             )
-    champions = named_champions(stage)
-    wrong, told = wrong_answers(stage, sent)
-    return _outcome(stage, amount, blocks, sent, samples, champions, wrong, told)
+    champions = named_champions(running)
+    wrong, told = wrong_answers(running, sent)
+    return _outcome(running, amount, blocks, sent, samples, champions, wrong, told)
 
 
 def swap_in_blocks(
     ask: Callable[[int], dict[str, Any]],
-    stage: Stage,
+    running: RunningStack,
     amount: Amount,
     blocks: list[Block],
     samples: Sequence[Sample],
@@ -112,7 +112,7 @@ def swap_in_blocks(
     tell: Callable[[float], None],
 ) -> None:
     """Swap round the versions, a block after the other, until all is done, one swap fails, or the drill ends."""
-    versions = sorted(stage.place.packages)
+    versions = sorted(running.installation.packages)
     following = cycle([*versions[1:], versions[0]])
     done = 0
     stay_quiet(amount.quiet_s, samples, stop)
@@ -125,7 +125,7 @@ def swap_in_blocks(
             done += 1
             tell(done / amount.swaps)
             if "error" in swaps[-1]:
-                stage.say(f"[red]a swap failed: {swaps[-1]['error']}[/]")
+                running.say(f"[red]a swap failed: {swaps[-1]['error']}[/]")
                 break
         blocks.append(Block(swaps[0]["began_s"], swaps[-1]["ended_s"], swaps))
         stay_quiet(amount.quiet_s, samples, stop)
@@ -147,19 +147,19 @@ def block_sizes(swaps: int) -> list[int]:
     return [swaps // count + (number < swaps % count) for number in range(count)]
 
 
-def named_champions(stage: Stage) -> dict[str, int]:
-    """The version that each place calls champion, 0 when it names none or several."""
-    poll_s = stage.place.params.gateway.routing_poll_ms / 1000
-    entered = stack.entered(stage.place).get("champion", 0)
+def named_champions(running: RunningStack) -> dict[str, int]:
+    """Return the version that each source calls champion, 0 when it names none or several."""
+    poll_s = running.installation.params.gateway.routing_poll_ms / 1000
+    entered = stack.entered(running.installation).get("champion", 0)
     try:
-        stack.wait_until(lambda: stack.followed(stage.place)["champion"] == entered, 10 * poll_s)
+        stack.wait_until(lambda: stack.followed(running.installation)["champion"] == entered, 10 * poll_s)
     except TimeoutError:
-        stage.say("[red]the gateway does not follow[/]")
-    loaded = stack.in_triton(stage.place)
+        running.say("[red]the gateway does not follow[/]")
+    loaded = stack.in_triton(running.installation)
     return {
         "release table": entered,
-        "registry": stack.aliases(stage.place).get("champion", 0),
-        "gateway": int(str(stack.followed(stage.place)["champion"] or 0)),
+        "registry": stack.aliases(running.installation).get("champion", 0),
+        "gateway": int(str(stack.followed(running.installation)["champion"] or 0)),
         "Triton": int(loaded[0].rpartition("-")[2]) if len(loaded) == 1 else 0,
     }
 
@@ -191,7 +191,7 @@ def slope_of(blocks: Sequence[Block], levels: Sequence[float]) -> float:
 
 
 def _outcome(
-    stage: Stage,
+    running: RunningStack,
     amount: Amount,
     blocks: Sequence[Block],
     sent: Traffic,
@@ -199,7 +199,7 @@ def _outcome(
     champions: Mapping[str, int],
     wrong: int,
     told: Sequence[str],
-) -> tuple[Outcome, Story]:
+) -> tuple[Outcome, Timeline]:
     good = [swap for block in blocks for swap in block.swaps if "error" not in swap]
     took_s = np.array([swap["ended_s"] - swap["began_s"] for swap in good])
     pairs = ratios(blocks, sent)
@@ -228,8 +228,8 @@ def _outcome(
         *told,
     ]
     more = {
-        "offered_per_s": LOAD_SHARE * stage.capacity_per_s,
-        "capacity_per_s": stage.capacity_per_s,
+        "offered_per_s": LOAD_SHARE * running.capacity_per_s,
+        "capacity_per_s": running.capacity_per_s,
         "swap_s": {"median": float(np.median(took_s)), "p99": percentile(took_s, 99)},
         "p99_ms": [{"during": during, "steady": steady} for during, steady in pairs],
         "ratio_interval": [low, high],
@@ -242,8 +242,8 @@ def _outcome(
     marks = [Mark(f"{len(block.swaps)} swaps", block.since_s, block.until_s) for block in blocks]
     lines = [Line("steady P99", steady_ms), Line("twice that", 2 * steady_ms)]
     title = f"{len(good)} swaps under load: {figures.failed} failed, {wrong} wrong answers"
-    story = Story(title, sent, samples, marks, lines)
-    return Outcome("swaps", title, judge(figures), notes, {**figures._asdict(), **more}), story
+    timeline = Timeline(title, sent, samples, marks, lines)
+    return Outcome("swaps", title, judge(figures), notes, {**figures._asdict(), **more}), timeline
 
 
 def _level_in_words(kind: str, levels: Sequence[float], slope: float) -> str:

@@ -22,10 +22,10 @@ from tests.conftest import ROOT, Project
 from tests.faults import drill, killed, overload, swaps
 from tests.faults.memory import Sample, middle, slope
 from tests.faults.open_load import wrong_answers
+from tests.faults.running_stack import DrillSettings, RunningStack, running_stack
 from tests.faults.scorecard import Outcome, Promise
 from tests.faults.stack import Right
-from tests.faults.stage import Setting, Stage, staged
-from tests.faults.timeline import Story
+from tests.faults.timeline import Timeline
 from tests.faults.traffic import Traffic
 
 MEASURED_S, CALLERS = 2.0, 4  # of the closed loop that measures what this machine answers
@@ -34,7 +34,7 @@ JOINED = 6  # texts in one: long ones overload a model at a rate that is nothing
 
 
 @pytest.fixture(scope="module")
-def stage(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def running(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     scratch = tmp_path_factory.mktemp("drill")
     console = Console(file=io.StringIO())
     few = made.params.gateway.model_copy(update={"max_waiting_texts": 16, "deadline_ms": 3000})
@@ -43,9 +43,9 @@ def stage(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     texts = [" ".join(short[at : at + JOINED]) for at in range(len(short) - JOINED)]
     meter = Meter(console, Pace(0.5, 1.0, 20, 1.3), limit_s=inf, seed=0)
     package, lock = made / "artifacts/package", made / "dvc.lock"
-    setting = Setting(package, lock, params, texts, scratch, console, meter, capacity_per_s=1.0)
-    with staged(setting, "small") as stage:
-        yield stage._replace(capacity_per_s=SHARE * answers_per_s(stage.place.url, texts))
+    setting = DrillSettings(package, lock, params, texts, scratch, console, meter, capacity_per_s=1.0)
+    with running_stack(setting, "small") as running:
+        yield running._replace(capacity_per_s=SHARE * answers_per_s(running.installation.url, texts))
 
 
 def answers_per_s(url: str, texts: Sequence[str]) -> float:
@@ -69,33 +69,33 @@ def broken(outcome: Outcome) -> list[str]:
 # on the real stack, in this order
 
 
-def test_three_swaps_under_load_fail_nobody_and_leave_all_places_agreed(stage: Stage, tmp_path: Path) -> None:
-    outcome, story = swaps.run(stage, swaps.Amount(swaps=3, quiet_s=2.0, stretch_s=2.0))
+def test_three_swaps_under_load_fail_nobody_and_leave_all_sources_agreed(running: RunningStack, tmp_path: Path) -> None:
+    outcome, timeline = swaps.run(running, swaps.Amount(swaps=3, quiet_s=2.0, stretch_s=2.0))
     timed = {promise.what for promise in outcome.promises if promise.goal == "S7b"}
     assert set(broken(outcome)) <= timed, outcome.notes  # which three swaps are too few to tell
     assert set(outcome.figures["champions"].values()) == {1}
     assert isfinite(outcome.figures["ratio"])
     assert outcome.figures["swap_s"]["median"] > 0
-    drill.report(outcome, story, tmp_path, stage.setting.console)
+    drill.report(outcome, timeline, tmp_path, running.setting.console)
     leaves_a_report(tmp_path, "swaps", outcome)
 
 
-def test_a_flood_is_refused_politely_and_is_over_when_it_is_over(stage: Stage, tmp_path: Path) -> None:
+def test_a_flood_is_refused_politely_and_is_over_when_it_is_over(running: RunningStack, tmp_path: Path) -> None:
     """In six seconds caches and buffers still fill, so that what does not end cannot be told from it: the peak is bounded."""
-    outcome, story = overload.run(stage, overload.Amount(normal_s=4.0, overload_s=6.0, times=12.0))
+    outcome, timeline = overload.run(running, overload.Amount(normal_s=4.0, overload_s=6.0, times=12.0))
     untold = ("the gateway creeps, within the overload, by", "P99 is normal again after")  # too short; beside other tests
     assert set(broken(outcome)) <= set(untold), outcome.notes
-    sent = story.traffic
+    sent = timeline.traffic
     assert sent.ok[sent.at_s > sent.at_s[-1] - overload.WINDOW_S].all()  # it is over
-    drill.report(outcome, story, tmp_path, stage.setting.console)
+    drill.report(outcome, timeline, tmp_path, running.setting.console)
     leaves_a_report(tmp_path, "overload", outcome)
 
 
-def test_a_killed_triton_comes_back_and_no_answer_is_wrong(stage: Stage, tmp_path: Path) -> None:
-    dense = stage._replace(capacity_per_s=stage.capacity_per_s / SHARE)  # so that even a second without Triton is felt
-    outcome, story = killed.run(dense, killed.Amount(["triton"], quiet_s=2.0, stretch_s=2.0))
+def test_a_killed_triton_comes_back_and_no_answer_is_wrong(running: RunningStack, tmp_path: Path) -> None:
+    dense = running._replace(capacity_per_s=running.capacity_per_s / SHARE)  # so that even a second without Triton is felt
+    outcome, timeline = killed.run(dense, killed.Amount(["triton"], quiet_s=2.0, stretch_s=2.0))
     assert broken(outcome) == [], outcome.notes
-    drill.report(outcome, story, tmp_path, stage.setting.console)
+    drill.report(outcome, timeline, tmp_path, running.setting.console)
     leaves_a_report(tmp_path, "killed", outcome)
 
 
@@ -209,9 +209,9 @@ def test_kills_are_judged(change: dict[str, object], promise: str) -> None:
 def test_the_command_ends_with_1_when_a_promise_was_broken(
     tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    story = Story("by hand", traffic_of([200]), [Sample(0.0, 40.0, 400.0, 200.0, 2)], [], [])
+    timeline = Timeline("by hand", traffic_of([200]), [Sample(0.0, 40.0, 400.0, 200.0, 2)], [], [])
     for figures, code in ((SWAPS, 0), (SWAPS._replace(wrong=1), 1)):
-        found = Outcome("made-up", "by hand", swaps.judge(figures), [], {}), story
+        found = Outcome("made-up", "by hand", swaps.judge(figures), [], {}), timeline
         monkeypatch.setattr(drill, "DRILLS", {"made-up": drill.Drill("by hand", lambda *_, found=found: found)})
         asked = drill.arguments().parse_args(["made-up", "--out", str(tmp_path), "--texts", str(ROOT / drill.TEXTS)])
         assert drill.play(asked, params, Console(file=io.StringIO())) == code

@@ -17,9 +17,9 @@ from rich.console import Console
 from pipeline.params import Params
 from tests.bench.meter import Meter, Pace
 from tests.faults import drill, watch
+from tests.faults.running_stack import DrillSettings
 from tests.faults.scorecard import Promise
-from tests.faults.stage import Setting
-from tests.faults.watch_story import apart, label
+from tests.faults.watch_timeline import apart, label
 from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
 from tests.monitoring.fast_stack import PACE
 
@@ -30,11 +30,11 @@ IN_PEACE, IN_DRIFT = ("Alertmanager killed",), ("Prometheus stopped", "monitor k
 def test_what_happens_to_the_watching_ends_no_alert_and_loses_no_window(params: Params, tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     meter = Meter(console, Pace(0.5, 1.0, 20, 1.3), limit_s=inf, seed=0)
-    setting = Setting(tmp_path, tmp_path, params, [], tmp_path, console, meter, None)
+    setting = DrillSettings(tmp_path, tmp_path, params, [], tmp_path, console, meter, None)
     amount = watch.Amount(IN_PEACE, IN_DRIFT, PACE, rows_per_s=60.0, quiet_s=0.5, is_ended=False)
-    outcome, story = watch.run(setting, amount)
+    outcome, timeline = watch.run(setting, amount)
     assert [promise.what for promise in outcome.promises if not promise.is_kept] == [], outcome.notes
-    drill.report(outcome, story, tmp_path, console)
+    drill.report(outcome, timeline, tmp_path, console)
     told = json.loads((tmp_path / "watch.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert told["kept"]
     assert max(row["judged"] or 0 for row in told["seconds"]) > 3

@@ -37,7 +37,7 @@ class Line(NamedTuple):
     ms: float
 
 
-class Story(NamedTuple):
+class Timeline(NamedTuple):
     """All that the picture shows."""
 
     title: str
@@ -65,7 +65,7 @@ class Story(NamedTuple):
         draw(self, path)
 
 
-class Told(Protocol):
+class DrillTimeline(Protocol):
     """A time line of any kind, as rows and as a picture."""
 
     def rows(self) -> list[dict[str, Any]]: ...
@@ -73,39 +73,39 @@ class Told(Protocol):
     def draw(self, path: Path) -> None: ...
 
 
-def rows(story: Story) -> list[dict[str, Any]]:
+def rows(timeline: Timeline) -> list[dict[str, Any]]:
     """One row a bin: requests by how they ended, P50 and P99 of the answered ones (ms), memory (MiB)."""
-    traffic, step_s = story.traffic, story.step_s
-    bins = ((traffic.at_s - story.zero_s) // step_s).astype(np.int64)
+    traffic, step_s = timeline.traffic, timeline.step_s
+    bins = ((traffic.at_s - timeline.zero_s) // step_s).astype(np.int64)
     made = []
     for number in np.unique(bins):
         own = bins == number
         good = traffic.took_ms[own & traffic.ok]
-        since_s = story.zero_s + number * step_s
+        since_s = timeline.zero_s + number * step_s
         row = {"at_s": float(number * step_s), "requests": int(own.sum()), "status": traffic.by_status(own)}
         row |= {"p50_ms": percentile(good, 50), "p99_ms": percentile(good, 99)}
-        made.append(row | _memory(story.samples, since_s, since_s + step_s))
+        made.append(row | _memory(timeline.samples, since_s, since_s + step_s))
     return made
 
 
-def draw(story: Story, path: Path) -> None:
+def draw(timeline: Timeline, path: Path) -> None:
     """The picture, as PNG."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     latency, statuses, memory = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
-    figure.suptitle(story.title)
-    table = rows(story)
-    _draw_latency(latency, story, table)
-    _draw_statuses(statuses, story, table)
-    _draw_memory(memory, story)
+    figure.suptitle(timeline.title)
+    table = rows(timeline)
+    _draw_latency(latency, timeline, table)
+    _draw_statuses(statuses, timeline, table)
+    _draw_memory(memory, timeline)
     for axes in (latency, statuses, memory):
-        for mark in story.marks:
-            axes.axvspan(mark.since_s - story.zero_s, mark.until_s - story.zero_s, color=SHADE, linewidth=0, zorder=0)
+        for mark in timeline.marks:
+            axes.axvspan(mark.since_s - timeline.zero_s, mark.until_s - timeline.zero_s, color=SHADE, linewidth=0, zorder=0)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    for mark in story.marks:
+    for mark in timeline.marks:
         latency.annotate(
             mark.name,
-            (mark.since_s - story.zero_s, 1.0),
+            (mark.since_s - timeline.zero_s, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(2, -3),
             textcoords="offset points",
@@ -115,20 +115,20 @@ def draw(story: Story, path: Path) -> None:
             rotation=90,
         )
     memory.set_xlabel("seconds; a request stands at the time at which it was meant to be sent, and its latency counts from there")
-    memory.set_xlim(0, table[-1]["at_s"] + story.step_s)
+    memory.set_xlim(0, table[-1]["at_s"] + timeline.step_s)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=110)
 
 
-def _draw_latency(axes: Axes, story: Story, table: Sequence[dict[str, Any]]) -> None:
-    at_s = [row["at_s"] + story.step_s / 2 for row in table]
-    refused = story.traffic.status == 503
-    for among, colour, name in ((refused, AMBER, "a 503"), (story.traffic.ok, GREY, "an answer")):
+def _draw_latency(axes: Axes, timeline: Timeline, table: Sequence[dict[str, Any]]) -> None:
+    at_s = [row["at_s"] + timeline.step_s / 2 for row in table]
+    refused = timeline.traffic.status == 503
+    for among, colour, name in ((refused, AMBER, "a 503"), (timeline.traffic.ok, GREY, "an answer")):
         shown = np.flatnonzero(among)
         axes.plot(
-            story.traffic.at_s[shown] - story.zero_s,
-            story.traffic.took_ms[shown],
+            timeline.traffic.at_s[shown] - timeline.zero_s,
+            timeline.traffic.took_ms[shown],
             "o",
             markersize=1.6 if len(shown) < MANY else 0.6,
             markeredgewidth=0,
@@ -139,7 +139,7 @@ def _draw_latency(axes: Axes, story: Story, table: Sequence[dict[str, Any]]) -> 
         axes.plot([], [], "o", markersize=3, color=colour, label=name) if len(shown) else None
     for key, colour, name in (("p50_ms", "black", "P50 of answers"), ("p99_ms", GREEN, "P99 of answers")):
         axes.plot(at_s, [row[key] for row in table], color=colour, linewidth=1.4, label=name)
-    for line, style in zip(story.lines, (":", "--", "-."), strict=False):
+    for line, style in zip(timeline.lines, (":", "--", "-."), strict=False):
         axes.axhline(line.ms, color=RUST, linewidth=1, linestyle=style, label=f"{line.name}: {line.ms:.0f} ms")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -148,13 +148,13 @@ def _draw_latency(axes: Axes, story: Story, table: Sequence[dict[str, Any]]) -> 
     axes.set_ylabel("latency, ms")
 
 
-def _draw_statuses(axes: Axes, story: Story, table: Sequence[dict[str, Any]]) -> None:
-    at_s = [row["at_s"] + story.step_s / 2 for row in table]
+def _draw_statuses(axes: Axes, timeline: Timeline, table: Sequence[dict[str, Any]]) -> None:
+    at_s = [row["at_s"] + timeline.step_s / 2 for row in table]
     floor = np.zeros(len(table))
     for status, name, colour in SHARES:
-        counts = np.array([_count(row["status"], status) for row in table]) / story.step_s
+        counts = np.array([_count(row["status"], status) for row in table]) / timeline.step_s
         if status == 200 or counts.any():
-            axes.bar(at_s, counts, story.step_s, bottom=floor, color=colour, linewidth=0, label=name)
+            axes.bar(at_s, counts, timeline.step_s, bottom=floor, color=colour, linewidth=0, label=name)
         floor += counts
     axes.set_ylabel("requests/s")
 
@@ -164,10 +164,10 @@ def _count(named: dict[str, int], status: int) -> int:
     return named.get(str(status), 0) if status else sum(n for name, n in named.items() if name not in ("200", "503"))
 
 
-def _draw_memory(axes: Axes, story: Story) -> None:
-    at_s = [one.at_s - story.zero_s for one in story.samples]
+def _draw_memory(axes: Axes, timeline: Timeline) -> None:
+    at_s = [one.at_s - timeline.zero_s for one in timeline.samples]
     for kind, colour, name in (("triton", GREEN, "Triton"), ("gateway", "black", "gateway"), ("models", GREY, "model processes")):
-        axes.plot(at_s, [getattr(one, kind) for one in story.samples], color=colour, linewidth=1.4, label=name)
+        axes.plot(at_s, [getattr(one, kind) for one in timeline.samples], color=colour, linewidth=1.4, label=name)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("resident MiB")
 

@@ -16,13 +16,13 @@ import sqlalchemy as sa
 from monitoring.monitor.service import MonitorService
 from state.database import open_state
 from state.tables import signals, windows
+from tests.faults.running_stack import DrillSettings
 from tests.faults.scorecard import Outcome, Promise, shown
 from tests.faults.stack import wait_until
-from tests.faults.stage import Setting
 from tests.faults.timeline import Mark
+from tests.faults.watch_environment import FOREIGN, REFERENCE_ROWS, Environment, watched
 from tests.faults.watch_faults import FAULTS, LOOK_S, SWITCH
-from tests.faults.watch_room import FOREIGN, REFERENCE_ROWS, Room, watched
-from tests.faults.watch_story import FOLLOWED, SIGNAL, Sample, WatchStory, looking
+from tests.faults.watch_timeline import FOLLOWED, SIGNAL, Sample, WatchStory, looking
 from tests.monitoring.homes import publish
 from tests.monitoring.worlds import World
 
@@ -102,28 +102,28 @@ def judge(figures: Figures, overdue_s: float) -> list[Promise]:
     return made
 
 
-def run(setting: Setting, amount: Amount) -> tuple[Outcome, WatchStory]:
+def run(setting: DrillSettings, amount: Amount) -> tuple[Outcome, WatchStory]:
     """The drill in a scratch home of its own."""
     folder = setting.scratch / "watch"
     folder.mkdir(parents=True)
     say = setting.meter.say
     say("[bold]watch[/]: real monitor, Prometheus, Alertmanager and inbox; answers of an invented world instead of Triton's")
-    with watched(setting.params, folder, amount.pace, amount.rows_per_s) as room, looking(room) as samples:
-        wait_until(lambda: _is_well(samples, in_drift=False), PATIENCE_S, room.said)
+    with watched(setting.params, folder, amount.pace, amount.rows_per_s) as environment, looking(environment) as samples:
+        wait_until(lambda: _is_well(samples, in_drift=False), PATIENCE_S, environment.said)
         well_since_s = time.monotonic()
-        faults = [_play(room, samples, name, amount, in_drift=False, say=say) for name in amount.in_peace]
-        onset_s, room.stream.foreign = time.monotonic(), FOREIGN
+        faults = [_play(environment, samples, name, amount, in_drift=False, say=say) for name in amount.in_peace]
+        onset_s, environment.stream.foreign = time.monotonic(), FOREIGN
         say("drift begins")
         firing_s = _seconds_until(lambda: _is_well(samples, in_drift=True))
         say(f"{' and '.join(FOLLOWED)} fire after {shown(firing_s)} s")
-        faults += [_play(room, samples, name, amount, in_drift=True, say=say) for name in amount.in_drift]
+        faults += [_play(environment, samples, name, amount, in_drift=True, say=say) for name in amount.in_drift]
         stands_until_s = time.monotonic()
-        over_s = _end_drift(room, samples, say) if amount.is_ended else None
-        room.stream.end()
-        wait_until(lambda: _has_read_all(room), PATIENCE_S, room.said)
-    found = _windows(room.home)
+        over_s = _end_drift(environment, samples, say) if amount.is_ended else None
+        environment.stream.end()
+        wait_until(lambda: _has_read_all(environment), PATIENCE_S, environment.said)
+    found = _windows(environment.home)
     unlike, quiet, first = held_against_one_go(
-        room, folder / "one-go", found, stands_until_rows=_rows_at(samples, stands_until_s)
+        environment, folder / "one-go", found, stands_until_rows=_rows_at(samples, stands_until_s)
     )
     before = [one for one in samples if one.at_s < onset_s]
     standing = [one for one in samples if onset_s + firing_s <= one.at_s < stands_until_s]
@@ -134,35 +134,35 @@ def run(setting: Setting, amount: Amount) -> tuple[Outcome, WatchStory]:
         silent_while_well=sum(bool(one.silent_s) for one in samples if one.at_s > well_since_s and not _beside(faults, one.at_s)),
         faults=faults,
         unlike=unlike,
-        missing=abs(room.stream.rows // room.params.monitor.window_rows - len(found[0])),
+        missing=abs(environment.stream.rows // environment.params.monitor.window_rows - len(found[0])),
         quiet_windows=quiet,
         onset_to_over_s=over_s,
     )
-    overdue_s = room.params.alerts.switch_overdue_s
+    overdue_s = environment.params.alerts.switch_overdue_s
     marks = [Mark(done.name, done.since_s, done.until_s + min(done.back_s, PATIENCE_S)) for done in faults]
     marks.append(Mark("drift begins", onset_s, onset_s + LOOK_S))
-    return _outcome(figures, room, first), WatchStory(f"watch: {len(faults)} faults", samples, marks, overdue_s)
+    return _outcome(figures, environment, first), WatchStory(f"watch: {len(faults)} faults", samples, marks, overdue_s)
 
 
 def _play(
-    room: Room, samples: Sequence[Sample], name: str, amount: Amount, *, in_drift: bool, say: Callable[[str], None]
+    environment: Environment, samples: Sequence[Sample], name: str, amount: Amount, *, in_drift: bool, say: Callable[[str], None]
 ) -> Done:
     """One fault, until all is as it should be again."""
     time.sleep(amount.quiet_s)
     fault, since_s = FAULTS[name], time.monotonic()
     say(f"{name}{' while drift stands' if in_drift else ''}")
-    before = room.pid(name.removesuffix(" killed")) if name.endswith(" killed") else None
-    fault.begin(room)
+    before = environment.pid(name.removesuffix(" killed")) if name.endswith(" killed") else None
+    fault.begin(environment)
     told_s = None
     if fault.tells:
-        told_s = _seconds_until(lambda: _tells(samples[-1], fault.tells), fault.lasts_s(room))
-        while time.monotonic() - since_s < fault.lasts_s(room):
+        told_s = _seconds_until(lambda: _tells(samples[-1], fault.tells), fault.lasts_s(environment))
+        while time.monotonic() - since_s < fault.lasts_s(environment):
             time.sleep(0.05)
-    fault.end(room)
+    fault.end(environment)
     until_s = time.monotonic()
 
     def is_back() -> bool:
-        replaced = before is None or room.pid(name.removesuffix(" killed")) not in (None, before)
+        replaced = before is None or environment.pid(name.removesuffix(" killed")) not in (None, before)
         looked = samples[-1].at_s > until_s + 2 * LOOK_S
         return replaced and looked and _is_well(samples, in_drift=in_drift) and fault.tells not in samples[-1].others
 
@@ -172,9 +172,9 @@ def _play(
     return Done(name, in_drift, since_s, until_s, back_s, told_s)
 
 
-def _end_drift(room: Room, samples: Sequence[Sample], say: Callable[[str], None]) -> float:
+def _end_drift(environment: Environment, samples: Sequence[Sample], say: Callable[[str], None]) -> float:
     """Seconds until both alerts are over after the traffic is as before."""
-    room.stream.foreign = 0.0
+    environment.stream.foreign = 0.0
     say("drift ends")
     over_s = _seconds_until(lambda: set((samples[-1].standings or {"": ""}).values()) == {"over"}, 2 * PATIENCE_S)
     say(f"both alerts are over after {shown(over_s)} s")
@@ -205,8 +205,8 @@ def _seconds_until(holds: Callable[[], bool], within_s: float = PATIENCE_S) -> f
         return inf
 
 
-def _has_read_all(room: Room) -> bool:
-    return room.judged() == room.stream.rows // room.params.monitor.window_rows
+def _has_read_all(environment: Environment) -> bool:
+    return environment.judged() == environment.stream.rows // environment.params.monitor.window_rows
 
 
 def _rows_at(samples: Sequence[Sample], at_s: float) -> int:
@@ -233,27 +233,28 @@ def _rounded(row: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(round(cell, 12) if isinstance(cell, float) else cell for cell in row)
 
 
-def held_against_one_go(room: Room, home: Path, found: Found, *, stands_until_rows: int) -> tuple[int, int, int]:
+def held_against_one_go(environment: Environment, home: Path, found: Found, *, stands_until_rows: int) -> tuple[int, int, int]:
     """Rows that differ from those of a monitor that reads the log in one go, windows of the drift without an alarm, its first."""
     publish(home, 1, World(1).reference(REFERENCE_ROWS))
-    shutil.copytree(room.home / "predictions", home / "predictions")
-    monitor = MonitorService(room.params, home, time.time)
+    shutil.copytree(environment.home / "predictions", home / "predictions")
+    monitor = MonitorService(environment.params, home, time.time)
     while monitor.cycle():
         pass
     monitor.close()
     again = _windows(home)
     unlike = sum(len(set(one) ^ set(other)) for one, other in zip(found, again, strict=True))
     alarms = {number: alarm for _version, number, signal, *_numbers, alarm in again[1] if signal == SIGNAL}
-    last = stands_until_rows // room.params.monitor.window_rows
+    last = stands_until_rows // environment.params.monitor.window_rows
     first = min((number for number, alarm in alarms.items() if alarm != "none"), default=0)
     return unlike, sum(alarm == "none" for number, alarm in alarms.items() if first < number < last), first
 
 
-def _outcome(figures: Figures, room: Room, first: int) -> Outcome:
-    alerts = room.params.alerts
+def _outcome(figures: Figures, environment: Environment, first: int) -> Outcome:
+    alerts = environment.params.alerts
     notes = [
         "answers of an invented world were written to the prediction log in Triton's stead; all that watches was real",
-        f"{room.stream.rows} answers, windows of {room.params.monitor.window_rows}; the first that alarmed: number {first}",
+        f"{environment.stream.rows} answers, windows of {environment.params.monitor.window_rows}; "
+        f"the first that alarmed: number {first}",
         f"scrapes each {alerts.scrape_s} s; Alertmanager forgets after {4 * alerts.resend_s} s, the switch is overdue after "
         f"{alerts.switch_overdue_s} s",
         *(

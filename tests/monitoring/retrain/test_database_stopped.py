@@ -15,7 +15,7 @@ from pipeline.params import Params
 from serving.processes.lifetime import end_with_parent
 from state.tables import alerts, decisions
 from tests.databases import running_postgres
-from tests.faults.alert_room import Here, end, lay_out, receiving
+from tests.faults.alert_environment import Environment, end, lay_out, receiving
 from tests.faults.alerts import webhook
 from tests.faults.stack import clean_environment, wait_until
 
@@ -24,39 +24,41 @@ BEFORE, DURING = 1, range(2, 8)
 
 def test_nothing_acknowledged_is_lost_and_refused_alerts_are_accepted_later(params: Params, tmp_path: Path) -> None:
     quick = params.retrain.model_copy(update={"settle_s": 0, "poll_s": 0.1})
-    here = lay_out(tmp_path / "clone", params.model_copy(update={"retrain": quick}))
+    environment = lay_out(tmp_path / "clone", params.model_copy(update={"retrain": quick}))
     for command in (
         ["init", "-q"],
         ["add", "params.yaml"],
         ["-c", "user.name=t", "-c", "user.email=t@e", "commit", "-qm", "params"],
     ):
-        subprocess.run(["git", *command], cwd=here.folder, check=True)
+        subprocess.run(["git", *command], cwd=environment.folder, check=True)
     with running_postgres() as server:
         url = server.url.render_as_string(hide_password=False)
-        with receiving(here, EVERGREEN_STATE_URL=url) as receiver, controlling(here, url) as controller:
-            assert post(here, BEFORE) == 204
-            wait_until(lambda: decided(server.url) == 1, 30, lambda: controller_log(here))
+        with receiving(environment, EVERGREEN_STATE_URL=url) as receiver, controlling(environment, url) as controller:
+            assert post(environment, BEFORE) == 204
+            wait_until(lambda: decided(server.url) == 1, 30, lambda: controller_log(environment))
             server.stop()
             begun = time.monotonic()
-            assert {post(here, number) for number in DURING} == {503}
+            assert {post(environment, number) for number in DURING} == {503}
             assert time.monotonic() - begun < 10
-            wait_until(lambda: "the controller could not go on" in controller_log(here), 30, lambda: controller_log(here))
+            wait_until(
+                lambda: "the controller could not go on" in controller_log(environment), 30, lambda: controller_log(environment)
+            )
             assert (receiver.poll(), controller.poll()) == (None, None)
             server.start()
-            assert {post(here, number) for number in DURING} == {204}  # as Alertmanager tries again
-            wait_until(lambda: decided(server.url) == 1 + len(DURING), 30, lambda: controller_log(here))
+            assert {post(environment, number) for number in DURING} == {204}  # as Alertmanager tries again
+            wait_until(lambda: decided(server.url) == 1 + len(DURING), 30, lambda: controller_log(environment))
             assert (receiver.poll(), controller.poll()) == (None, None)
         assert fingerprints(server.url) == [f"{number:016x}" for number in (BEFORE, *DURING)]
 
 
 @contextmanager
-def controlling(here: Here, url: str) -> Iterator[subprocess.Popen[bytes]]:
+def controlling(environment: Environment, url: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run `python -m monitoring.retrain` on this database."""
-    with (here.folder / "controller.log").open("ab") as log:
+    with (environment.folder / "controller.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "monitoring.retrain"],
-            cwd=here.folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(here.home), "EVERGREEN_STATE_URL": url},
+            cwd=environment.folder,
+            env=clean_environment() | {"EVERGREEN_HOME": str(environment.home), "EVERGREEN_STATE_URL": url},
             stdout=log,
             stderr=log,
             preexec_fn=end_with_parent,
@@ -67,20 +69,20 @@ def controlling(here: Here, url: str) -> Iterator[subprocess.Popen[bytes]]:
         end(process)
 
 
-def post(here: Here, number: int) -> int:
+def post(environment: Environment, number: int) -> int:
     """Post a webhook and return the status of the response."""
-    headers = {"content-type": "application/json", "authorization": f"Bearer {here.token}"}
+    headers = {"content-type": "application/json", "authorization": f"Bearer {environment.token}"}
     try:
-        with urlopen(Request(f"http://127.0.0.1:{here.port}/v1/alerts", webhook(number), headers), timeout=10) as answer:
+        with urlopen(Request(f"http://127.0.0.1:{environment.port}/v1/alerts", webhook(number), headers), timeout=10) as answer:
             return int(answer.status)
     except HTTPError as refused:
         assert refused.headers["retry-after"]
         return refused.code
 
 
-def controller_log(here: Here) -> str:
+def controller_log(environment: Environment) -> str:
     """Return the controller's log."""
-    return (here.folder / "controller.log").read_text()
+    return (environment.folder / "controller.log").read_text()
 
 
 def decided(url: sa.URL) -> int:

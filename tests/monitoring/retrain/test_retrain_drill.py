@@ -6,8 +6,8 @@ from pathlib import Path
 from monitoring.retrain.journal import STEPS
 from tests.conftest import Project, copy_made
 from tests.faults import retrain
-from tests.faults.mortal import OVER, POINTS
-from tests.faults.retrain_room import STAGES
+from tests.faults.kill_points import OVER, POINTS
+from tests.faults.retrain_environment import STAGES
 
 
 def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: Path) -> None:

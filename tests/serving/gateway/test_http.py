@@ -25,7 +25,7 @@ from serving.release.routing import set_routing
 from serving.release.swap import route
 from state.database import open_state
 from tests.conftest import Project
-from tests.faults.stack import Place, lay_out, offline, programs, serving, wait_until
+from tests.faults.stack import Installation, lay_out, offline, programs, serving, wait_until
 from tests.serving.jobs.receiver import receiving
 
 GOOD = b'{"text": "card declined"}'
@@ -34,7 +34,7 @@ GOOD = b'{"text": "card declined"}'
 class Running(NamedTuple):
     """A stack that serves version 1, with version 2 as challenger."""
 
-    stack: Place
+    stack: Installation
     process: subprocess.Popen[bytes]
 
 
@@ -60,7 +60,9 @@ def running(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Running(stack, process)
 
 
-def send(stack: Place, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, method: str = "") -> Answer:
+def send(
+    stack: Installation, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, method: str = ""
+) -> Answer:
     connection = http.client.HTTPConnection(stack.params.gateway.host, stack.params.gateway.port, timeout=30)
     try:
         connection.request(method or ("POST" if body is not None else "GET"), path, body, headers or {})
@@ -72,22 +74,22 @@ def send(stack: Place, path: str, body: bytes | None = None, headers: dict[str, 
     return Answer(answer.status, {k.lower(): v for k, v in answer.headers.items()}, json.loads(content) if is_json else content)
 
 
-def predict(stack: Place, **body: Any) -> Answer:
+def predict(stack: Installation, **body: Any) -> Answer:
     return send(stack, "/v1/predict", json.dumps(body).encode())
 
 
-def predict_one(stack: Place, **body: Any) -> dict[str, Any]:
+def predict_one(stack: Installation, **body: Any) -> dict[str, Any]:
     (prediction,) = predict(stack, **body).body["predictions"]
     return dict(prediction)
 
 
-def metric(stack: Place, name: str, **labels: str) -> float:
+def metric(stack: Installation, name: str, **labels: str) -> float:
     families = text_string_to_metric_families(send(stack, "/metrics").body.decode())
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
-def rows_of(stack: Place) -> list[dict[str, Any]]:
+def rows_of(stack: Installation) -> list[dict[str, Any]]:
     tables = list(read_tables(log_url(stack.params.log, stack.home), since=0.0, on_skipped=lambda name: None))
     return list(pa.concat_tables(tables).to_pylist()) if tables else []
 

@@ -33,55 +33,55 @@ from serving.triton import client as triton
 from state.database import open_state
 from tests.conftest import Project
 from tests.faults import stack
-from tests.faults.stack import Answer, Place, aliases, entered, followed, in_triton, offline
+from tests.faults.stack import Answer, Installation, aliases, entered, followed, in_triton, offline
 
 TEXTS = ("where is my parcel?", "my card was declined twice", "the kettle leaks", "can I send the mixer back?")
 
 
 @pytest.fixture(scope="module")
-def place(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    place = stack.lay_out(tmp_path_factory.mktemp("swap"), made / "artifacts/package", made / "dvc.lock", made.params)
-    with stack.serving(place):
-        yield place
+def installation(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    installation = stack.lay_out(tmp_path_factory.mktemp("swap"), made / "artifacts/package", made / "dvc.lock", made.params)
+    with stack.serving(installation):
+        yield installation
 
 
-def swap_to(place: Place, version: int, announced: list[str] | None = None) -> Swapped:
-    return swap(version, place.params, place.home, [].append if announced is None else announced.append)
+def swap_to(installation: Installation, version: int, announced: list[str] | None = None) -> Swapped:
+    return swap(version, installation.params, installation.home, [].append if announced is None else announced.append)
 
 
-def set_shares(place: Place, weight: float, shadow: float = 0.0) -> None:
-    route(place.params, place.home, challenger_weight=weight, shadow_share=shadow, announce=[].append)
+def set_shares(installation: Installation, weight: float, shadow: float = 0.0) -> None:
+    route(installation.params, installation.home, challenger_weight=weight, shadow_share=shadow, announce=[].append)
 
 
-def ask(place: Place, text: str, unit: str | None = None) -> tuple[int, Answer]:
+def ask(installation: Installation, text: str, unit: str | None = None) -> tuple[int, Answer]:
     """Return version and answer of the gateway; raises `HTTPError` for another status than 200."""
     body = json.dumps({"text": text} | ({"unit": unit} if unit else {})).encode()
-    with urlopen(Request(f"http://127.0.0.1:{place.params.gateway.port}/v1/predict", data=body), timeout=10) as page:
+    with urlopen(Request(f"http://127.0.0.1:{installation.params.gateway.port}/v1/predict", data=body), timeout=10) as page:
         prediction = json.load(page)["predictions"][0]
     return prediction["version"], (prediction["label"], prediction["confidence"])
 
 
-def live_folders(place: Place) -> list[str]:
-    return sorted(path.name for path in repository(place.home).iterdir())
+def live_folders(installation: Installation) -> list[str]:
+    return sorted(path.name for path in repository(installation.home).iterdir())
 
 
-def assert_serves_only(place: Place, version: int) -> None:
+def assert_serves_only(installation: Installation, version: int) -> None:
     """Check that table, registry, gateway and Triton agree on this version, and that it answers."""
-    assert entered(place)["champion"] == version
-    assert aliases(place) == entered(place)
-    assert in_triton(place) == [f"intent-{version}"]
-    stack.wait_until(lambda: followed(place)["champion"] == version, 3)
-    assert_answers_as(place, version)
+    assert entered(installation)["champion"] == version
+    assert aliases(installation) == entered(installation)
+    assert in_triton(installation) == [f"intent-{version}"]
+    stack.wait_until(lambda: followed(installation)["champion"] == version, 3)
+    assert_answers_as(installation, version)
 
 
-def assert_answers_as(place: Place, version: int) -> None:
-    for text, (label, confidence) in zip(TEXTS, right(place, version), strict=True):
-        assert ask(place, text) == (version, (label, pytest.approx(confidence, abs=0.003)))
+def assert_answers_as(installation: Installation, version: int) -> None:
+    for text, (label, confidence) in zip(TEXTS, right(installation, version), strict=True):
+        assert ask(installation, text) == (version, (label, pytest.approx(confidence, abs=0.003)))
 
 
-def right(place: Place, version: int) -> list[Answer]:
+def right(installation: Installation, version: int) -> list[Answer]:
     """Return the version's answers to `TEXTS`, offline."""
-    return _right(place.packages[version], version)
+    return _right(installation.packages[version], version)
 
 
 @cache
@@ -89,156 +89,165 @@ def _right(package: Path, version: int) -> list[Answer]:
     return offline({version: package})(version, TEXTS).answers()
 
 
-def test_the_versions_can_be_told_apart_by_their_answers(place: Place) -> None:
-    confidences = [[confidence for _, confidence in right(place, version)] for version in place.packages]
+def test_the_versions_can_be_told_apart_by_their_answers(installation: Installation) -> None:
+    confidences = [[confidence for _, confidence in right(installation, version)] for version in installation.packages]
     for first, second in combinations(confidences, 2):
         assert all(abs(a - b) > 0.01 for a, b in zip(first, second, strict=True))
 
 
-def test_a_challenger_is_loaded_and_checked_before_it_gets_traffic_and_unloaded_after(place: Place) -> None:
+def test_a_challenger_is_loaded_and_checked_before_it_gets_traffic_and_unloaded_after(installation: Installation) -> None:
     weights: dict[str, object] = {}  # weight at the time of each announced line
 
     def note(line: str) -> None:
-        weights[line] = followed(place)["challenger_weight"]
+        weights[line] = followed(installation)["challenger_weight"]
 
-    route(place.params, place.home, challenger_weight=0.5, shadow_share=0.0, announce=note)
+    route(installation.params, installation.home, challenger_weight=0.5, shadow_share=0.0, announce=note)
     assert weights == {"intent-3 is loaded and warm": 0.0, "intent-3: 24 golden answers equal the offline ones": 0.0}
-    assert in_triton(place) == ["intent-1", "intent-3"]
-    stack.wait_until(lambda: followed(place)["challenger_weight"] == 0.5, 3)
-    expected = {version: right(place, version)[0] for version in (1, 3)}
-    answers = [ask(place, TEXTS[0], f"unit {number}") for number in range(40)]
+    assert in_triton(installation) == ["intent-1", "intent-3"]
+    stack.wait_until(lambda: followed(installation)["challenger_weight"] == 0.5, 3)
+    expected = {version: right(installation, version)[0] for version in (1, 3)}
+    answers = [ask(installation, TEXTS[0], f"unit {number}") for number in range(40)]
     assert {version for version, _ in answers} == {1, 3}
     assert all(answer == (expected[version][0], pytest.approx(expected[version][1], abs=0.003)) for version, answer in answers)
-    set_shares(place, 0.0)
-    assert in_triton(place) == ["intent-1"]
-    assert_answers_as(place, 1)
+    set_shares(installation, 0.0)
+    assert in_triton(installation) == ["intent-1"]
+    assert_answers_as(installation, 1)
 
 
-def test_an_invalid_share_is_refused_and_leaves_nothing_loaded(place: Place) -> None:
+def test_an_invalid_share_is_refused_and_leaves_nothing_loaded(installation: Installation) -> None:
     with pytest.raises(InputError, match="is not a share"):
-        set_shares(place, 1.5)
-    assert in_triton(place) == ["intent-1"]
-    assert followed(place)["challenger_weight"] == 0
+        set_shares(installation, 1.5)
+    assert in_triton(installation) == ["intent-1"]
+    assert followed(installation)["challenger_weight"] == 0
 
 
-def test_a_challenger_with_other_answers_than_offline_gets_no_traffic(place: Place) -> None:
-    with altered(place, 3, less_sure_golden_answers), pytest.raises(RefusedError, match="golden answers differ"):
-        set_shares(place, 0.5, shadow=0.5)
-    with open_state(place.home) as engine, engine.begin() as connection:
+def test_a_challenger_with_other_answers_than_offline_gets_no_traffic(installation: Installation) -> None:
+    with altered(installation, 3, less_sure_golden_answers), pytest.raises(RefusedError, match="golden answers differ"):
+        set_shares(installation, 0.5, shadow=0.5)
+    with open_state(installation.home) as engine, engine.begin() as connection:
         assert read_routes(connection).served == {1}
-    assert in_triton(place) == ["intent-1"]
+    assert in_triton(installation) == ["intent-1"]
 
 
-def test_a_swap_moves_release_table_registry_gateway_and_triton_together(place: Place) -> None:
+def test_a_swap_moves_release_table_registry_gateway_and_triton_together(installation: Installation) -> None:
     announced: list[str] = []
-    assert swap_to(place, 2, announced) == Swapped(2, 1, True)
-    assert entered(place) == {"champion": 2, "previous": 1, "challenger": 3}
-    assert_serves_only(place, 2)
+    assert swap_to(installation, 2, announced) == Swapped(2, 1, True)
+    assert entered(installation) == {"champion": 2, "previous": 1, "challenger": 3}
+    assert_serves_only(installation, 2)
     assert [line for line in announced if "golden" in line] == ["intent-2: 24 golden answers equal the offline ones"]
 
 
-def test_the_same_swap_again_changes_nothing(place: Place) -> None:
-    assert swap_to(place, 2) == Swapped(2, 2, True)
-    assert entered(place) == {"champion": 2, "previous": 1, "challenger": 3}
-    assert_serves_only(place, 2)
+def test_the_same_swap_again_changes_nothing(installation: Installation) -> None:
+    assert swap_to(installation, 2) == Swapped(2, 2, True)
+    assert entered(installation) == {"champion": 2, "previous": 1, "challenger": 3}
+    assert_serves_only(installation, 2)
 
 
-def test_rollback_returns_to_the_previous_version(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place.folder)
-    monkeypatch.setenv("EVERGREEN_HOME", str(place.home))
+def test_rollback_returns_to_the_previous_version(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(installation.folder)
+    monkeypatch.setenv("EVERGREEN_HOME", str(installation.home))
     done = CliRunner().invoke(cli.app, ["rollback"])
     assert done.exit_code == 0, done.output
-    assert entered(place) == {"champion": 1, "previous": 2, "challenger": 3}
-    assert_serves_only(place, 1)
+    assert entered(installation) == {"champion": 1, "previous": 2, "challenger": 3}
+    assert_serves_only(installation, 1)
 
 
-def test_a_retired_version_is_parked_and_can_come_back(place: Place) -> None:
-    swap_to(place, 3)
-    assert live_folders(place) == ["intent-1", "intent-3"]
-    assert (place.home / "parked" / "intent-2" / "manifest.json").is_file()
-    swap_to(place, 2)
-    assert live_folders(place) == ["intent-2", "intent-3"]
-    assert_serves_only(place, 2)
+def test_a_retired_version_is_parked_and_can_come_back(installation: Installation) -> None:
+    swap_to(installation, 3)
+    assert live_folders(installation) == ["intent-1", "intent-3"]
+    assert (installation.home / "parked" / "intent-2" / "manifest.json").is_file()
+    swap_to(installation, 2)
+    assert live_folders(installation) == ["intent-2", "intent-3"]
+    assert_serves_only(installation, 2)
 
 
-def test_a_version_that_does_not_load_fails_with_the_servers_message_and_the_champion_still_answers(place: Place) -> None:
-    before = entered(place)
-    with altered(place, 3, no_such_luck), pytest.raises(ToolError, match="no such luck"):
-        swap_to(place, 3)
-    assert entered(place) == before
-    assert_serves_only(place, 2)
+def test_a_version_that_does_not_load_fails_with_the_servers_message_and_the_champion_still_answers(
+    installation: Installation,
+) -> None:
+    before = entered(installation)
+    with altered(installation, 3, no_such_luck), pytest.raises(ToolError, match="no such luck"):
+        swap_to(installation, 3)
+    assert entered(installation) == before
+    assert_serves_only(installation, 2)
 
 
-def test_a_failed_load_does_not_stand_in_the_way_of_the_next_swap(place: Place) -> None:
-    assert swap_to(place, 3) == Swapped(3, 2, True)
-    assert_serves_only(place, 3)
+def test_a_failed_load_does_not_stand_in_the_way_of_the_next_swap(installation: Installation) -> None:
+    assert swap_to(installation, 3) == Swapped(3, 2, True)
+    assert_serves_only(installation, 3)
 
 
-def test_a_version_with_other_answers_than_offline_is_refused_and_unloaded(place: Place) -> None:
-    before = entered(place)
-    with altered(place, 2, less_sure_golden_answers), pytest.raises(RefusedError, match="24 of 24 golden answers differ"):
-        swap_to(place, 2)
-    assert entered(place) == before
-    assert_serves_only(place, 3)
+def test_a_version_with_other_answers_than_offline_is_refused_and_unloaded(installation: Installation) -> None:
+    before = entered(installation)
+    with altered(installation, 2, less_sure_golden_answers), pytest.raises(RefusedError, match="24 of 24 golden answers differ"):
+        swap_to(installation, 2)
+    assert entered(installation) == before
+    assert_serves_only(installation, 3)
 
 
-def test_golden_answers_are_asked_of_the_model_and_not_of_tritons_cache(place: Place) -> None:
-    with altered(place, 2, other_temperature), pytest.raises(RefusedError, match="golden answers differ"):
-        swap_to(place, 2)  # it has been loaded before in this server, and was right
-    assert_serves_only(place, 3)
+def test_golden_answers_are_asked_of_the_model_and_not_of_tritons_cache(installation: Installation) -> None:
+    with altered(installation, 2, other_temperature), pytest.raises(RefusedError, match="golden answers differ"):
+        swap_to(installation, 2)  # it has been loaded before in this server, and was right
+    assert_serves_only(installation, 3)
 
 
-def test_a_champion_whose_golden_answers_differ_is_an_error_but_stays_loaded(place: Place) -> None:
-    with altered(place, 3, less_sure_golden_answers), pytest.raises(RefusedError, match="golden answers differ"):
-        swap_to(place, 3)
-    assert_serves_only(place, 3)
+def test_a_champion_whose_golden_answers_differ_is_an_error_but_stays_loaded(installation: Installation) -> None:
+    with altered(installation, 3, less_sure_golden_answers), pytest.raises(RefusedError, match="golden answers differ"):
+        swap_to(installation, 3)
+    assert_serves_only(installation, 3)
 
 
-def test_a_version_without_golden_answers_is_refused_before_it_is_loaded(place: Place) -> None:
+def test_a_version_without_golden_answers_is_refused_before_it_is_loaded(installation: Installation) -> None:
     announced: list[str] = []
-    with altered(place, 2, lambda folder: (folder / "golden.json").unlink()), pytest.raises(RefusedError, match="no golden"):
-        swap_to(place, 2, announced)
+    with (
+        altered(installation, 2, lambda folder: (folder / "golden.json").unlink()),
+        pytest.raises(RefusedError, match="no golden"),
+    ):
+        swap_to(installation, 2, announced)
     assert announced == []
-    assert_serves_only(place, 3)
+    assert_serves_only(installation, 3)
 
 
-def test_an_altered_package_is_refused(place: Place) -> None:
-    with altered(place, 2, lambda _folder: None) as folder:
+def test_an_altered_package_is_refused(installation: Installation) -> None:
+    with altered(installation, 2, lambda _folder: None) as folder:
         (folder / "labels.txt").write_text("other\n")
         with pytest.raises(RefusedError, match=r"labels\.txt"):
-            swap_to(place, 2)
-    assert_serves_only(place, 3)
+            swap_to(installation, 2)
+    assert_serves_only(installation, 3)
 
 
-def test_the_error_for_a_version_that_was_never_published_lists_those_that_were(place: Place) -> None:
+def test_the_error_for_a_version_that_was_never_published_lists_those_that_were(installation: Installation) -> None:
     with pytest.raises(InputError, match=r"there are: 3 \(champion\), 2 \(previous\), 1 \(retired\)"):
-        swap_to(place, 7)
+        swap_to(installation, 7)
 
 
-def test_a_wrong_key_is_an_error_and_changes_nothing(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_an_error_and_changes_nothing(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EVERGREEN_TRITON_KEY_FILE", str(tmp_path / "key"))
     with pytest.raises(InputError, match="EVERGREEN_TRITON_KEY_FILE"):
-        swap_to(place, 2)
+        swap_to(installation, 2)
     (tmp_path / "key").write_text("guessed")
     with pytest.raises(ToolError, match="our key is not its admin key"):
-        swap_to(place, 2)
+        swap_to(installation, 2)
     monkeypatch.delenv("EVERGREEN_TRITON_KEY_FILE")
-    assert_serves_only(place, 3)
+    assert_serves_only(installation, 3)
 
 
-def test_a_remote_server_is_administered_by_the_same_code(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(triton.key_file(place.home, place.params.serve), tmp_path / "key")
+def test_a_remote_server_is_administered_by_the_same_code(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(triton.key_file(installation.home, installation.params.serve), tmp_path / "key")
     monkeypatch.setenv("EVERGREEN_TRITON_HOST", "127.0.0.1")
     monkeypatch.setenv("EVERGREEN_TRITON_KEY_FILE", str(tmp_path / "key"))
-    elsewhere = place.params.serve.model_copy(update={"host": "triton.invalid"})
-    remote = place._replace(params=place.params.model_copy(update={"serve": elsewhere}))
+    elsewhere = installation.params.serve.model_copy(update={"host": "triton.invalid"})
+    remote = installation._replace(params=installation.params.model_copy(update={"serve": elsewhere}))
     assert swap_to(remote, 1) == Swapped(1, 3, True)
     monkeypatch.delenv("EVERGREEN_TRITON_KEY_FILE")
-    assert_serves_only(place, 1)
+    assert_serves_only(installation, 1)
 
 
 def test_a_client_that_keeps_asking_the_old_version_delays_a_swap_for_a_limited_time(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(swapping, "DRAIN_TIMEOUT_S", 1.0)
     announced: list[tuple[float, str]] = []
@@ -247,36 +256,36 @@ def test_a_client_that_keeps_asking_the_old_version_delays_a_swap_for_a_limited_
     def keep_asking() -> None:
         while not stopped.is_set():
             try:
-                triton.infer_grpc(place.params.serve, "intent-1", ["where is my parcel?"])
+                triton.infer_grpc(installation.params.serve, "intent-1", ["where is my parcel?"])
             except triton.TritonError:
                 return
 
     client = threading.Thread(target=keep_asking)
     client.start()
     try:
-        swap(2, place.params, place.home, lambda line: announced.append((time.monotonic(), line)))
+        swap(2, installation.params, installation.home, lambda line: announced.append((time.monotonic(), line)))
     finally:
         stopped.set()
         client.join()
     promoted_s = next(at for at, line in announced if "is champion" in line)
     unloaded_s = next(at for at, line in announced if "still gets requests after 1 s" in line)
     assert 1.0 <= unloaded_s - promoted_s < 2.5
-    assert_serves_only(place, 2)
+    assert_serves_only(installation, 2)
 
 
 @pytest.mark.parametrize("point", ["is loaded and warm", "golden answers equal", "is champion", "is unloaded", "aliases are set"])
-def test_a_swap_killed_anywhere_is_completed_by_the_next_call(place: Place, point: str) -> None:
-    before = entered(place)["champion"]
+def test_a_swap_killed_anywhere_is_completed_by_the_next_call(installation: Installation, point: str) -> None:
+    before = entered(installation)["champion"]
     version = 3 - before
-    process = FORKS.Process(target=swap_until, args=(version, place.folder, place.home, point))
+    process = FORKS.Process(target=swap_until, args=(version, installation.folder, installation.home, point))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert ask(place, TEXTS[0])[0] in (before, version)
-    swap_to(place, version)
-    assert {"champion": version, "previous": before}.items() <= entered(place).items()
-    assert live_folders(place) == ["intent-1", "intent-2"]
-    assert_serves_only(place, version)
+    assert ask(installation, TEXTS[0])[0] in (before, version)
+    swap_to(installation, version)
+    assert {"champion": version, "previous": before}.items() <= entered(installation).items()
+    assert live_folders(installation) == ["intent-1", "intent-2"]
+    assert_serves_only(installation, version)
 
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -300,10 +309,10 @@ def swap_until(version: int, folder: Path, home: Path, point: str) -> None:
 
 
 @contextmanager
-def altered(place: Place, version: int, change: Callable[[Path], object]) -> Iterator[Path]:
+def altered(installation: Installation, version: int, change: Callable[[Path], object]) -> Iterator[Path]:
     """Yield the version's folder, changed and sealed; restore it when the block ends."""
-    folder = swapping.unpark(place.home, version)
-    original = place.folder / f"original-{version}"
+    folder = swapping.unpark(installation.home, version)
+    original = installation.folder / f"original-{version}"
     shutil.copytree(folder, original)
     try:
         change(folder)

@@ -26,7 +26,7 @@ from state.tables import alerts, decisions, retrains
 from tests.faults.stack import clean_environment, wait_until
 
 
-class Here(NamedTuple):
+class Environment(NamedTuple):
     """Where the receiver listens, and its state."""
 
     params: Params
@@ -42,33 +42,33 @@ class Here(NamedTuple):
         return token_file(self.params.alerts, self.home).read_text().strip()
 
 
-def lay_out(folder: Path, params: Params) -> Here:
+def lay_out(folder: Path, params: Params) -> Environment:
     """A scratch home, ports that are free."""
     folder.mkdir(parents=True)
     ports = {"receiver_port": free_port("127.0.0.1"), "controller_port": free_port("127.0.0.1")}
     params = params.model_copy(update={"alerts": params.alerts.model_copy(update=ports)})
     (folder / "params.yaml").write_text(yaml.safe_dump(json.loads(params.model_dump_json())))
-    return Here(params, folder, folder / "live")
+    return Environment(params, folder, folder / "live")
 
 
 @contextmanager
-def receiving(here: Here, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def receiving(environment: Environment, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """The receiver, ready."""
-    process = begin(here, **environment)
+    process = begin(environment, **variables)
     try:
-        wait_until(lambda: answers(here), 60)
+        wait_until(lambda: answers(environment), 60)
         yield process
     finally:
         end(process)
 
 
-def begin(here: Here, **environment: str) -> subprocess.Popen[bytes]:
+def begin(environment: Environment, **variables: str) -> subprocess.Popen[bytes]:
     """The receiver, not waited for."""
-    with (here.folder / "receiver.log").open("ab") as log:
+    with (environment.folder / "receiver.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "monitoring.retrain.receiver"],
-            cwd=here.folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(here.home)} | environment,
+            cwd=environment.folder,
+            env=clean_environment() | {"EVERGREEN_HOME": str(environment.home)} | variables,
             stdout=log,
             stderr=log,
             preexec_fn=end_with_parent,
@@ -82,9 +82,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait(timeout=30)
 
 
-def answers(here: Here) -> bool:
+def answers(environment: Environment) -> bool:
     """Whether the receiver does."""
-    return is_up(f"http://127.0.0.1:{here.port}/healthz")
+    return is_up(f"http://127.0.0.1:{environment.port}/healthz")
 
 
 def is_up(url: str) -> bool:
@@ -97,12 +97,12 @@ def is_up(url: str) -> bool:
 
 
 @contextmanager
-def alertmanager(here: Here, tools: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def alertmanager(environment: Environment, tools: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A real one, alone, that tells the receiver alone."""
-    folder = here.folder / f"alertmanager-{port}"
+    folder = environment.folder / f"alertmanager-{port}"
     folder.mkdir(exist_ok=True)
-    token = {"type": "Bearer", "credentials_file": str(token_file(here.params.alerts, here.home))}
-    hook = {"url": f"http://127.0.0.1:{here.port}/v1/alerts", "http_config": {"authorization": token}}
+    token = {"type": "Bearer", "credentials_file": str(token_file(environment.params.alerts, environment.home))}
+    hook = {"url": f"http://127.0.0.1:{environment.port}/v1/alerts", "http_config": {"authorization": token}}
     route = {"receiver": "controller", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "5s"}
     config = {"route": route, "receivers": [{"name": "controller", "webhook_configs": [hook]}]}
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
@@ -127,23 +127,23 @@ def post_alerts(port: int, count: int, began: datetime) -> None:
         pass
 
 
-def theirs(here: Here) -> list[str]:
+def theirs(environment: Environment) -> list[str]:
     """Names of the drill's alerts that came by an Alertmanager, one a row."""
-    with open_state(here.home) as engine, engine.connect() as connection:
+    with open_state(environment.home) as engine, engine.connect() as connection:
         bodies = connection.execute(sa.select(alerts.c.body).where(alerts.c.body.contains("by_alertmanager"))).scalars()
         return [json.loads(body)["labels"]["number"] for body in bodies]
 
 
-def entered(here: Here) -> set[str]:
+def entered(environment: Environment) -> set[str]:
     """Fingerprints in the journal."""
-    with open_state(here.home) as engine, engine.connect() as connection:
+    with open_state(environment.home) as engine, engine.connect() as connection:
         return set(connection.execute(sa.select(alerts.c.fingerprint)).scalars())
 
 
-def verdicts(here: Here) -> list[str]:
+def verdicts(environment: Environment) -> list[str]:
     """Of all decisions, after the controller's part of deciding has looked; nothing is worked on."""
-    settings = here.params.retrain.model_copy(update={"settle_s": 0})
-    with open_state(here.home) as engine:
+    settings = environment.params.retrain.model_copy(update={"settle_s": 0})
+    with open_state(environment.home) as engine:
         journal = Journal(engine.begin, "evergreen")
         now: Moment = read_clock()
 

@@ -1,4 +1,4 @@
-"""Where a drill takes place: a stack of its own in a scratch home, its capacity, and what is said meanwhile."""
+"""The stack of a drill: `evergreen serve` in a scratch home, its capacity, and the progress that is announced."""
 
 import subprocess
 import threading
@@ -18,7 +18,7 @@ from pipeline.session.golden_answers import read_golden
 from serving.loadtest import gateway_target
 from tests.bench.meter import P99_LIMIT_MS, Arm, Meter
 from tests.faults import traffic
-from tests.faults.stack import Offline, Place, lay_out, offline, serving
+from tests.faults.stack import Installation, Offline, lay_out, offline, serving
 from tests.faults.traffic import Traffic
 
 CACHE_ENTRIES = 1000  # a response cache that is soon full: memory that grows afterwards is something else
@@ -26,7 +26,7 @@ GUESS_PER_S = 150.0
 TENTHS = 10
 
 
-class Setting(NamedTuple):
+class DrillSettings(NamedTuple):
     """What every drill is given."""
 
     package: Path
@@ -39,11 +39,11 @@ class Setting(NamedTuple):
     capacity_per_s: float | None  # None: measured
 
 
-class Stage(NamedTuple):
+class RunningStack(NamedTuple):
     """A stack that serves version 1, with versions whose answers differ ready to be swapped in."""
 
-    setting: Setting
-    place: Place
+    setting: DrillSettings
+    installation: Installation
     process: subprocess.Popen[bytes]  # `evergreen serve`
     offline: Offline
     atol: float  # how far a served probability may be off the offline one
@@ -55,20 +55,22 @@ class Stage(NamedTuple):
 
 
 @contextmanager
-def staged(setting: Setting, name: str) -> Iterator[Stage]:
+def running_stack(setting: DrillSettings, name: str) -> Iterator[RunningStack]:
     """The stack, serving, with its capacity known; ended, and all that it started, when the block ends."""
     setting.meter.say(f"[bold]{name}[/]: three versions in a scratch home")
     small = setting.params.gateway.model_copy(update={"cache_entries": CACHE_ENTRIES})
     params = setting.params.model_copy(update={"gateway": small})
-    place = lay_out(setting.scratch / name, setting.package, setting.dvc_lock, params)
-    with serving(place) as process:
-        capacity = setting.capacity_per_s or measured_capacity(setting, place, process)
-        yield Stage(setting, place, process, offline(place.packages), read_golden(setting.package).atol, capacity)
+    installation = lay_out(setting.scratch / name, setting.package, setting.dvc_lock, params)
+    with serving(installation) as process:
+        capacity = setting.capacity_per_s or measured_capacity(setting, installation, process)
+        yield RunningStack(
+            setting, installation, process, offline(installation.packages), read_golden(setting.package).atol, capacity
+        )
 
 
-def measured_capacity(setting: Setting, place: Place, process: subprocess.Popen[bytes]) -> float:
+def measured_capacity(setting: DrillSettings, installation: Installation, process: subprocess.Popen[bytes]) -> float:
     """Requests/s at P99 ≤ 50 ms; raises `ToolError` when no rate holds that."""
-    target = gateway_target(place.url, units=0, headers={})
+    target = gateway_target(installation.url, units=0, headers={})
     arm = Arm("gateway", target, setting.texts, 0.0, [psutil.Process(process.pid)], GUESS_PER_S)
     found = setting.meter.limit("capacity", arm, GUESS_PER_S, 1.5)
     if not found:
@@ -77,10 +79,10 @@ def measured_capacity(setting: Setting, place: Place, process: subprocess.Popen[
     return found
 
 
-def wrong_answers(stage: Stage, sent: Traffic) -> tuple[int, list[str]]:
+def wrong_answers(running: RunningStack, sent: Traffic) -> tuple[int, list[str]]:
     """How many answers are not the offline ones of the version they name, and the first of them in words."""
-    with progress(stage.setting, "answers held against the offline ones") as tell:
-        return traffic.wrong(sent, stage.offline, stage.atol, tell)
+    with progress(running.setting, "answers held against the offline ones") as tell:
+        return traffic.wrong(sent, running.offline, running.atol, tell)
 
 
 @contextmanager
@@ -97,7 +99,7 @@ def beside(work: Callable[[threading.Event], None]) -> Iterator[Callable[[], boo
 
 
 @contextmanager
-def progress(setting: Setting, what: str) -> Iterator[Callable[[float], None]]:
+def progress(setting: DrillSettings, what: str) -> Iterator[Callable[[float], None]]:
     """A function that takes the share done, 0 to 1: a bar on a terminal, a line each tenth elsewhere.
 
     The bar is drawn when it is told, by whoever tells: a thread that draws ten times a second would disturb what is measured.

@@ -26,7 +26,7 @@ from serving.triton.server import with_free_ports
 from state.database import open_state, read_state
 from state.tables import decisions, retrain_steps, retrains
 from tests.conftest import Project, commit
-from tests.faults.mortal import live
+from tests.faults.kill_points import live
 from tests.faults.sampled import sampled
 from tests.faults.stack import clean_environment, wait_until
 
@@ -38,7 +38,7 @@ PATIENT: dict[str, Any] = {  # nothing is waited for that the drill does not ask
 POINT_WITHIN_S, OVER_WITHIN_S, ENDS_WITHIN_S, LOOK_S = 600.0, 30.0, 900.0, 2.0
 
 
-class Room(NamedTuple):
+class Environment(NamedTuple):
     """The clone; retrains are asked for, so that nothing but the asking decides."""
 
     project: Project
@@ -70,7 +70,7 @@ class Room(NamedTuple):
         return newest is not None and newest.id >= retrain and newest.state != "running" and not waiting
 
 
-def furnish(project: Project) -> Room:
+def furnish(project: Project) -> Environment:
     """Version 1 is champion, and the params are those of a drill."""
     ports = with_free_ports(project.params.serve)  # where no Triton answers
     publish(project / "artifacts/package", project / "dvc.lock", "evergreen", project.home)
@@ -79,33 +79,33 @@ def furnish(project: Project) -> Room:
         alerts={"controller_port": free_port("127.0.0.1")},
         serve={"http_port": ports.http_port, "grpc_port": ports.grpc_port, "metrics_port": ports.metrics_port},
     )
-    return Room(project)
+    return Environment(project)
 
 
-def ask(room: Room, number: int, **changed: dict[str, Any]) -> None:
+def ask(environment: Environment, number: int, **changed: dict[str, Any]) -> None:
     """A commit that makes another package, and a person who asks for a retrain."""
-    backend = room.project / "serving/backend/model.py"  # part of every package, and of no earlier stage
+    backend = environment.project / "serving/backend/model.py"  # part of every package, and of no earlier stage
     backend.write_text(f"{backend.read_text(encoding='utf-8')}# {number}\n", encoding="utf-8")
-    room.project.set(**changed)
-    commit(room.project, f"package {number}")
-    with open_state(room.home) as engine:
+    environment.project.set(**changed)
+    commit(environment.project, f"package {number}")
+    with open_state(environment.home) as engine:
         request_retrain(engine, f"drill {number}")
 
 
-def dies(room: Room, number: int, point: str) -> bool:
+def dies(environment: Environment, number: int, point: str) -> bool:
     """Whether a controller came to this point of this retrain, and died there; not waited for long once the retrain is over.
 
     It is forked off a server that has everything imported: seconds a death, and there are dozens.
     """
     nursery = multiprocessing.get_context("forkserver")
     nursery.set_forkserver_preload(["__main__", live.__module__])
-    process = nursery.Process(target=live, args=(point, room.project.folder, _environment(room)), daemon=True)
+    process = nursery.Process(target=live, args=(point, environment.project.folder, _environment(environment)), daemon=True)
     process.start()
     until = time.monotonic() + POINT_WITHIN_S
     is_over = False
     while process.is_alive() and time.monotonic() < until:
         process.join(1.0)
-        if not is_over and (is_over := room.is_idle(number)):
+        if not is_over and (is_over := environment.is_idle(number)):
             until = min(until, time.monotonic() + OVER_WITHIN_S)
     if process.is_alive():
         process.terminate()
@@ -115,13 +115,13 @@ def dies(room: Room, number: int, point: str) -> bool:
 
 
 @contextmanager
-def controlling(room: Room, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def controlling(environment: Environment, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m monitoring.retrain`; ended with SIGTERM."""
-    with (room.project.folder / "controller.log").open("ab") as log:
+    with (environment.project.folder / "controller.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "monitoring.retrain"],
-            cwd=room.project.folder,
-            env=_environment(room) | environment,
+            cwd=environment.project.folder,
+            env=_environment(environment) | variables,
             stdout=log,
             stderr=log,
             preexec_fn=end_with_parent,
@@ -133,35 +133,39 @@ def controlling(room: Room, **environment: str) -> Iterator[subprocess.Popen[byt
         process.wait(timeout=ENDS_WITHIN_S)
 
 
-def _environment(room: Room) -> dict[str, str]:
+def _environment(environment: Environment) -> dict[str, str]:
     kept = {name: value for name, value in clean_environment().items() if not name.startswith("DVC_")}
-    return kept | {"EVERGREEN_HOME": str(room.home), "GIT_CONFIG_GLOBAL": "/dev/null", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    return kept | {
+        "EVERGREEN_HOME": str(environment.home),
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    }
 
 
-def finish(room: Room, retrain: int) -> float:
+def finish(environment: Environment, retrain: int) -> float:
     """Let a controller work until the retrain is over; seconds that it took."""
-    with controlling(room):
-        return wait_until(lambda: room.is_idle(retrain), ENDS_WITHIN_S, lambda: last_words(room))
+    with controlling(environment):
+        return wait_until(lambda: environment.is_idle(retrain), ENDS_WITHIN_S, lambda: last_words(environment))
 
 
-def last_words(room: Room) -> str:
+def last_words(environment: Environment) -> str:
     """Of the controllers."""
-    return (room.project.folder / "controller.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+    return (environment.project.folder / "controller.log").read_text(encoding="utf-8", errors="replace")[-3000:]
 
 
-def kill_repro(room: Room, retrain: int, stage: str) -> bool:
+def kill_repro(environment: Environment, retrain: int, stage: str) -> bool:
     """SIGKILL to `dvc repro` itself once it runs this stage; False: the retrain was over before."""
-    folder = room.home / "retrain" / str(retrain)
+    folder = environment.home / "retrain" / str(retrain)
     found: list[psutil.Process] = []
 
     def runs_stage() -> bool:
         own = [one for one in psutil.process_iter() if _is_marked(one, folder)]
         at_work = any(_runs(one, STAGES[stage]) for one in own)
         found[:] = [one for one in own if _runs(one, "bin/dvc")] if at_work else []
-        newest = room.retrain()
+        newest = environment.retrain()
         return bool(found) or (newest is not None and newest.id >= retrain and newest.state != "running")
 
-    wait_until(runs_stage, ENDS_WITHIN_S, lambda: last_words(room))
+    wait_until(runs_stage, ENDS_WITHIN_S, lambda: last_words(environment))
     for process in found:
         process.kill()
     return bool(found)
@@ -193,7 +197,7 @@ def _is_marked(process: psutil.Process, folder: Path) -> bool:
 def little_room(folder: Path, mib: int, *, stays: bool) -> Iterator[bool]:
     """The folder is a file system of a few MiB meanwhile; False: nothing can be mounted here.
 
-    One that stays has room enough afterwards, until the end of the drill: what was written to it is needed.
+    One that stays has environment enough afterwards, until the end of the drill: what was written to it is needed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "drill", str(folder)], capture_output=True)
@@ -205,10 +209,10 @@ def little_room(folder: Path, mib: int, *, stays: bool) -> Iterator[bool]:
             subprocess.run([*after, str(folder)], check=True)
 
 
-def take_down(room: Room) -> None:
+def take_down(environment: Environment) -> None:
     """No `dvc repro` outlives the drill, and no file system."""
-    folder = room.home / "retrain"
-    RunLocal(room.project.folder, room.home, room.project.params.retrain).sweep(None)
+    folder = environment.home / "retrain"
+    RunLocal(environment.project.folder, environment.home, environment.project.params.retrain).sweep(None)
     if folder.is_mount():
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -232,18 +236,18 @@ class Look(NamedTuple):
     is_good: bool
 
 
-def watching(room: Room) -> AbstractContextManager[list[Look]]:
+def watching(environment: Environment) -> AbstractContextManager[list[Look]]:
     """Looks at the champion all the time: by the release table, its folder whole."""
-    return sampled(lambda: Look(time.time(), champion_is_whole(room)), LOOK_S)
+    return sampled(lambda: Look(time.time(), champion_is_whole(environment)), LOOK_S)
 
 
-def champion_is_whole(room: Room) -> bool:
+def champion_is_whole(environment: Environment) -> bool:
     """What Triton would load when it starts now."""
     try:
-        with read_state(room.home) as connection:
+        with read_state(environment.home) as connection:
             assert connection is not None
             version = roles(connection)["champion"]
-        read_verified(repository(room.home) / model_name(version))
+        read_verified(repository(environment.home) / model_name(version))
     except (RefusedError, KeyError, OSError):
         return False
     except sa.exc.OperationalError:  # locked on purpose: nobody can be asked

@@ -76,10 +76,10 @@ def arm(name: str) -> None:
     if name.startswith("publish: ") and point.owner is work:
         setattr(point.owner, point.name, partial(call, reached=partial(_die_at, name.removeprefix("publish: "))))
         return
-    setattr(point.owner, point.name, mortal(call, point))
+    setattr(point.owner, point.name, kill_points(call, point))
 
 
-def mortal(call: Callable[..., Any], point: Point) -> Callable[..., Any]:
+def kill_points(call: Callable[..., Any], point: Point) -> Callable[..., Any]:
     """The call, and death before or after it."""
 
     def called(*arguments: Any, **more: Any) -> Any:
@@ -113,12 +113,12 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def live(point: str, folder: Path, environment: Mapping[str, str]) -> None:
+def live(point: str, folder: Path, variables: Mapping[str, str]) -> None:
     """Be `python -m monitoring.retrain` in this folder, until the point. Runs in a child that had everything imported."""
     end_with_parent()
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(variables)
     sys.argv = ["monitoring.retrain"]
     with Path("controller.log").open("ab") as log:
         for stream in (1, 2):

@@ -103,7 +103,7 @@ class Page:
             self._server = None
 
 
-class Room(NamedTuple):
+class Environment(NamedTuple):
     """All of it, running."""
 
     params: Params
@@ -142,7 +142,7 @@ class Room(NamedTuple):
 
 
 @contextmanager
-def watched(params: Params, folder: Path, pace: Mapping[str, int], rows_per_s: float) -> Iterator[Room]:
+def watched(params: Params, folder: Path, pace: Mapping[str, int], rows_per_s: float) -> Iterator[Environment]:
     """A version of the invented world, its traffic, and `make watch` on it; all ended, and waited for, when the block ends."""
     home = folder / "live"
     own = drilled(params, pace)
@@ -152,12 +152,16 @@ def watched(params: Params, folder: Path, pace: Mapping[str, int], rows_per_s: f
     stream, pages = Stream(home, rows_per_s), [Page(own.gateway.port), Page(own.serve.metrics_port)]
     try:
         with _make_watch(folder, home) as process:
-            room = Room(own, home, process, stream, pages[0])
-            wait_until(lambda: "Ctrl-C stops it all" in room.said() or process.poll() is not None, READY_WITHIN_S, room.said)
-            assert process.poll() is None, room.said()
+            environment = Environment(own, home, process, stream, pages[0])
+            wait_until(
+                lambda: "Ctrl-C stops it all" in environment.said() or process.poll() is not None,
+                READY_WITHIN_S,
+                environment.said,
+            )
+            assert process.poll() is None, environment.said()
             stream.begin()
             try:
-                yield room
+                yield environment
             finally:
                 stream.end()
     finally:

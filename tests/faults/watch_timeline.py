@@ -13,7 +13,7 @@ from pipeline.charts import GREEN, GREY, RUST
 from pipeline.data.records import atomic_write
 from tests.faults.sampled import sampled
 from tests.faults.timeline import AMBER, SHADE, Mark
-from tests.faults.watch_room import JUDGED, Room
+from tests.faults.watch_environment import JUDGED, Environment
 
 EVERY_S = 0.25
 LABEL_SHARE = 0.022  # of the axes' width that an upright name needs
@@ -112,14 +112,14 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     return found
 
 
-def looking(room: Room) -> AbstractContextManager[list[Sample]]:
+def looking(environment: Environment) -> AbstractContextManager[list[Sample]]:
     """Looks at the inbox and the monitor, a list that grows until the block ends."""
-    return sampled(lambda: sample(room), EVERY_S)
+    return sampled(lambda: sample(environment), EVERY_S)
 
 
-def sample(room: Room) -> Sample:
+def sample(environment: Environment) -> Sample:
     """One look."""
-    state, at_s = room.inbox(), monotonic()
+    state, at_s = environment.inbox(), monotonic()
     messages = state["messages"] if state else []
     switch = state and state["switch"]
     named = [(one["labels"]["alertname"], one["labels"].get("signal")) for one in messages]
@@ -134,8 +134,8 @@ def sample(room: Room) -> Sample:
         drifting=sum(alert in FOLLOWED for alert, _signal in named),
         silent_s=state["overdue_s"] if state else None,
         news_s=time() - switch["evaluated_at"] if switch else None,
-        rows=room.stream.rows,
-        judged=room.judged(),
+        rows=environment.stream.rows,
+        judged=environment.judged(),
     )
 
 

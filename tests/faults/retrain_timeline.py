@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from monitoring.retrain.journal import STEPS
 from pipeline.charts import GREEN, GREY, RUST
 from pipeline.data.records import atomic_write
-from tests.faults.retrain_room import Look
+from tests.faults.retrain_environment import Look
 from tests.faults.timeline import AMBER, SHADE
 
 COLOURS = dict(zip(STEPS, (GREY, "#4c78a8", AMBER, "#8d6cab", GREEN), strict=True))
