@@ -49,7 +49,9 @@ def _stopped(name: str, lasts_s: Callable[[Environment], float], tells: str) -> 
 
 
 def _killed(name: str) -> Fault:
-    return Fault(f"{name} killed", lambda environment: environment.send(name, signal.SIGKILL), lambda _environment: None, _at_once)
+    return Fault(
+        f"{name} killed", lambda environment: environment.send(name, signal.SIGKILL), lambda _environment: None, _at_once
+    )
 
 
 def _take_gateway_away(environment: Environment) -> None:
