@@ -37,7 +37,7 @@ def _until_told(environment: Environment) -> float:
     return alerts.scrape_s + alerts.for_s + 3 * alerts.evaluate_s + alerts.group_wait_s + alerts.group_interval_s + 2 * LOOK_S
 
 
-def _at_once(_room: Environment) -> float:
+def _at_once(_: Environment) -> float:
     return 0.0
 
 
@@ -49,9 +49,7 @@ def _stopped(name: str, lasts_s: Callable[[Environment], float], tells: str) -> 
 
 
 def _killed(name: str) -> Fault:
-    return Fault(
-        f"{name} killed", lambda environment: environment.send(name, signal.SIGKILL), lambda _environment: None, _at_once
-    )
+    return Fault(f"{name} killed", lambda environment: environment.send(name, signal.SIGKILL), lambda _: None, _at_once)
 
 
 def _take_gateway_away(environment: Environment) -> None:
