@@ -1,4 +1,4 @@
-"""What many tests share: the project's own params, and one small project that DVC has reproduced from end to end."""
+"""Shared fixtures: the shipped params, and a small project that `dvc repro` has made. Marks and order of all tests."""
 
 import json
 import os
@@ -86,7 +86,7 @@ SMALL_LABELS = ("track_order", "return_item", "damaged_item", "payment_failed")
 
 
 class Project:
-    """A copy of the working tree as a git clone of its own, with its own home of state."""
+    """A copy of the working tree as a separate git repository, with its own home of state."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,7 +107,7 @@ class Project:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """One program of the environment, in this project, with nothing of the caller's settings."""
+        """Run a program of the environment in this project, without the caller's settings."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("EVERGREEN_", "MLFLOW_", "DVC_"))}
         program = self.folder / ".venv" / "bin" / command[0]
         return subprocess.run(
@@ -120,14 +120,14 @@ class Project:
         )
 
     def must(self, *command: str, **environment: str) -> str:
-        """Output of a program that has to succeed."""
+        """Return the output of a program that has to succeed."""
         done = self.run(*command, **environment)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
 
 def copy_project(folder: Path) -> Project:
-    """The tracked and new files of the working tree, committed in a fresh git repository that shares our .venv."""
+    """Copy the tracked and new files of the working tree into a fresh git repository that shares our .venv."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -145,13 +145,13 @@ def copy_project(folder: Path) -> Project:
 
 
 def commit(project: Project, message: str) -> None:
-    """Everything in the project's git."""
+    """Commit everything in the project."""
     project.must("git", "add", "--all")
     project.must("git", "commit", "--quiet", "--message", message)
 
 
 def copy_made(made: Project, folder: Path) -> Project:
-    """A made project that a test may change: its runs in MLflow keep their files in the copy."""
+    """Copy a made project so that a test may change it; the files of its MLflow runs are in the copy."""
     shutil.copytree(made.folder, folder, symlinks=True)
     copied = Project(folder)
     with closing(sqlite3.connect(copied.home / "mlflow.db")) as store, store:
@@ -221,7 +221,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _one_load_at_a_time(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests that load the machine wait for each other."""
+    """Let tests that load the machine wait for each other."""
     if not request.path.relative_to(ROOT / "tests").as_posix().startswith(ALONE):
         yield
         return
@@ -230,25 +230,25 @@ def _one_load_at_a_time(request: pytest.FixtureRequest, tmp_path_factory: pytest
 
 
 def pytest_configure() -> None:
-    """Ctrl-C works in tests and their children, also where they were started in the background."""
+    """Make Ctrl-C work in tests and their children, also where they were started in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """params.yaml as it is shipped."""
+    """Return params.yaml as it is shipped."""
     return load_params(ROOT / "params.yaml")
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A project of one test's own, nothing run in it."""
+    """Return a fresh project in which nothing has run."""
     return copy_project(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Project:
-    """A project whose small model `dvc repro` has made: four classes, two epochs. Tests read it and do not change it."""
+    """Return a project whose small model `dvc repro` has made: four classes, two epochs. Tests only read it."""
     folder = shared_folder(tmp_path_factory, request.config) / "made"
     return Project(made_once(folder, lambda folder: make_small(copy_project(folder))))
 
@@ -267,7 +267,7 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtu
 
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test touches the state of the person who runs it."""
+    """Keep the tests away from the state of the user who runs them."""
     before = {name: os.environ.pop(name, None) for name in ("EVERGREEN_HOME", "MLFLOW_TRACKING_URI", "EVERGREEN_STATE_URL")}
     os.environ["EVERGREEN_HOME"] = str(tmp_path_factory.mktemp("home"))
     yield

@@ -1,4 +1,4 @@
-"""Databases: a test that asks for `state` runs twice, on SQLite and on a real PostgreSQL that the tests start for themselves."""
+"""Databases: a test that asks for `state` runs on SQLite and on a real PostgreSQL server, which the tests start."""
 
 import os
 import pwd
@@ -27,14 +27,14 @@ FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_b
 
 
 def _programs() -> Path | None:
-    """The folder of PostgreSQL's programs: Debian keeps them off PATH, by version."""
+    """Return the folder of PostgreSQL's programs: Debian keeps them off PATH, by version."""
     found = shutil.which("initdb")
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     return Path(found).resolve().parent if found else versions[-1].parent if versions else None
 
 
 def _account() -> dict[str, Any]:
-    """PostgreSQL refuses to run as root: arguments of `subprocess` that make it somebody else then."""
+    """Return arguments of `subprocess` for an account that is not root, which PostgreSQL refuses."""
     if os.geteuid() != 0:
         return {}
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -43,7 +43,7 @@ def _account() -> dict[str, Any]:
 
 
 class Postgres:
-    """A server of our own on loopback, without any durability but that of a clean stop."""
+    """A server on loopback; its data survive a clean stop and nothing else."""
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self._folder, self._programs, self._account = folder, programs, _account()
@@ -70,7 +70,7 @@ class Postgres:
         _wait_until_it_answers(self.url, self._process, log)
 
     def stop(self) -> None:
-        """Sessions that are still open are ended."""
+        """Stop the server, and end the sessions that are still open."""
         if self._process is not None:
             self._process.send_signal(ENDED)
             self._process.wait(timeout=30)
@@ -79,7 +79,7 @@ class Postgres:
 
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
-    """One that is gone afterwards, with all that was in it; skips the test where PostgreSQL is not installed."""
+    """Run a server, and delete its data afterwards; skip the test where PostgreSQL is not installed."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
@@ -97,7 +97,7 @@ def running_postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[sa.URL]:
-    """The server that tests share, each with a database of its own."""
+    """Return the URL of a server for all tests of a worker; each test has its own database."""
     with running_postgres() as server:
         yield server.url
 
@@ -117,7 +117,7 @@ def _wait_until_it_answers(url: sa.URL, process: subprocess.Popen[bytes], log: P
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of an empty database, in the environment of this process and its children."""
+    """Yield the URL of an empty database, which is in the environment of this process and its children."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'state.db'}"
         monkeypatch.setenv("EVERGREEN_STATE_URL", url)
@@ -137,6 +137,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def state(database: str, tmp_path: Path) -> Iterator[sa.Engine]:
-    """An engine on a fresh database with the newest schema."""
+    """Yield an engine on a fresh database with the newest schema."""
     with open_state(tmp_path) as engine:
         yield engine
