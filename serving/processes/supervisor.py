@@ -16,7 +16,7 @@ from serving.processes.ports import require_free_port
 
 READY_WITHIN_S, ENDS_WITHIN_S = 60.0, 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S = 0.5, 15.0, 60.0
-LAST_LINES = 8
+LAST_LINES, TAIL_BYTES = 8, 20_000
 
 
 class Backoff:
@@ -98,8 +98,12 @@ class Program(NamedTuple):
             process.wait()
 
     def last_output(self) -> str:
-        """Return the end of the log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
+        """Return the end of the log, which may be too long to be read whole."""
+        if not self.log.is_file():
+            return ""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
         return "\n".join(lines[-LAST_LINES:])
 
 
@@ -136,29 +140,34 @@ class Child:
 
     def look(self, now: float, announce: Announce) -> None:
         """Restart the program after its pause when it has ended, and announce both. A failed attempt is repeated later."""
+        try:
+            self._look(now, announce)
+        except Exception as error:  # a port that is still held, a database that is away: other children go on meanwhile
+            verb = "become ready" if self.process else "be started"
+            announce(f"{self.program.name} could not {verb}; next attempt in {self._backoff.failed(now):g} s: {error}")
+
+    def _look(self, now: float, announce: Announce) -> None:
         name = self.program.name
         if self.process and (code := self.process.poll()) is not None:
             pause_s = self._backoff.failed(now)
+            self.end()
             output = f"; its last output, from {self.program.log}:\n{self.program.last_output()}" if code > 0 else ""
             announce(f"{name} ended ({describe_exit(code)}); restarting in {pause_s:g} s{output}")
-            self.end()
         if not self._backoff.is_due(now):
             return
-        try:
-            if self.process is None:
-                self._start(now)
-            elif not self._was_ready and self.program.is_ready():
-                self._was_ready = True
-                announce(f"{name} is back")
-        except Exception as error:  # a port that is still held, a database that is away: other children go on meanwhile
-            verb = "become ready" if self.process else "be started"
-            announce(f"{name} could not {verb}; next attempt in {self._backoff.failed(now):g} s: {error}")
+        if self.process is None:
+            self._start(now)
+        elif not self._was_ready and self.program.is_ready():
+            self._was_ready = True
+            announce(f"{name} is back")
 
     def end(self) -> None:
         """Stop the process, if there is one, and wait for its end."""
         if self.process:
-            self.program.stop(self.process)
-            self.process = None
+            try:
+                self.program.stop(self.process)
+            finally:
+                self.process = None
 
     def _start(self, now: float) -> None:
         self._backoff.started(now)

@@ -97,7 +97,7 @@ def has_dead_model_process(server: Server) -> bool:
     try:
         children = psutil.Process(server.process.pid).children()
         return any(child.status() == psutil.STATUS_ZOMBIE for child in children)
-    except psutil.NoSuchProcess:
+    except (psutil.Error, OSError):  # it has just ended, or /proc cannot be read now
         return False
 
 

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -77,6 +79,63 @@ def test_a_program_that_cannot_be_started_is_tried_again_later(tmp_path: Path) -
     assert announced[0].startswith("server could not be started; next attempt in 1 s: ")
     look_until(child, announced, lambda: "server is back" in announced)
     child.end()
+
+
+class Stubborn(NamedTuple):
+    """A program whose end, and then whose log, fails as on a machine without a free file descriptor."""
+
+    program: Program
+    fails: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.program.name
+
+    @property
+    def log(self) -> Path:
+        return self.program.log
+
+    def start(self) -> subprocess.Popen[bytes]:
+        return self.program.start()
+
+    def is_ready(self) -> bool:
+        return self.program.is_ready()
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        self.program.stop(process)
+        if "stop" in self.fails:
+            raise OSError("too many open files")
+
+    def last_output(self) -> str:
+        if "last_output" in self.fails:
+            raise OSError("too many open files")
+        return self.program.last_output()
+
+
+@pytest.mark.parametrize("failing", ["stop", "last_output"])
+def test_whatever_fails_when_a_program_has_ended_it_is_restarted_after_its_pause(tmp_path: Path, failing: str) -> None:
+    announced: list[str] = []
+    server, fails = program(SERVER, tmp_path), [failing]
+    child = Child(Stubborn(server._replace(command=[sys.executable, "-c", DIES]), fails))
+    child.start()
+    assert child.process
+    child.process.wait(10)
+    child.look(time.monotonic(), announced.append)
+    child.look(time.monotonic(), announced.append)
+    assert announced == ["server could not be started; next attempt in 2 s: too many open files"]
+    fails.clear()
+    child.program = server
+    look_until(child, announced, lambda: "server is back" in announced)
+    child.end()
+
+
+def test_of_a_long_log_only_the_end_is_read(tmp_path: Path) -> None:
+    server = program(SERVER, tmp_path)
+    with server.log.open("wb") as log:
+        log.truncate(2**33)  # 8 GiB, sparse
+        log.seek(0, os.SEEK_END)
+        log.write("\nthe disk is full ÿ\n".encode())
+    assert server.last_output().splitlines()[-1] == "the disk is full ÿ"
 
 
 def test_a_program_that_does_not_come_up_fails_with_its_last_output(tmp_path: Path) -> None:

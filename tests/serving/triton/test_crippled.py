@@ -1,5 +1,6 @@
 """A Triton that waits for ever for a model's dead process is detected, and ended so that it restarts."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.errors import ToolError
@@ -46,6 +48,16 @@ def test_a_models_dead_process_is_detected_until_it_is_reaped(parent: tuple[Serv
     while has_dead_model_process(server):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_while_processes_cannot_be_listed_none_counts_as_dead(
+    parent: tuple[Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: psutil.Process) -> list[psutil.Process]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(psutil.Process, "children", refuse)
+    assert not has_dead_model_process(parent[0])
 
 
 def test_only_a_triton_that_does_not_reap_it_is_ended(parent: tuple[Server, int], params: Params, tmp_path: Path) -> None:
