@@ -154,7 +154,7 @@ def watched(params: Params, folder: Path, pace: Mapping[str, int], rows_per_s: f
         with _make_watch(folder, home) as process:
             environment = Environment(own, home, process, stream, pages[0])
             wait_until(
-                lambda: "Ctrl-C stops it all" in environment.said() or process.poll() is not None,
+                lambda: "Ctrl-C stops everything" in environment.said() or process.poll() is not None,
                 READY_WITHIN_S,
                 environment.said,
             )
