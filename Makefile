@@ -90,8 +90,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=… to a Python 3.11"; exit 3; }
 	@echo "setting up .venv (a minute or two, once)"
 	@set -e; began=$$(date +%s); torch="$$(grep ^torch== requirements.lock)"; $(PYTHON) -m venv .venv; \
-	  $(PIP) --no-deps "$$torch" & \
-	  grep -v ^torch== requirements.lock > .venv/others.txt; $(PIP) --no-deps --requirement .venv/others.txt; wait $$!; \
+	  $(PIP) --no-deps "$$torch" & pip=$$!; trap "kill $$pip 2>/dev/null || :" EXIT; trap 'exit 130' INT TERM; \
+	  grep -v ^torch== requirements.lock > .venv/others.txt; $(PIP) --no-deps --requirement .venv/others.txt; \
+	  wait $$pip; trap - EXIT; \
 	  $(PIP) "$$torch"; `: a CUDA build needs libraries that a CPU build lacks` \
 	  $(PIP) --no-deps --no-build-isolation --editable .; \
 	  echo $$(($$(date +%s) - began)) > $@

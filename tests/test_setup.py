@@ -1,0 +1,83 @@
+"""`make .venv/ready` with a pip that only writes down what it is asked: two installations at once, and none left behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serving.processes.lifetime import processes_with
+
+ROOT = Path(__file__).parents[1]
+PYTHON = """#!/bin/sh
+mkdir -p .venv/bin
+cp pip .venv/bin/pip
+"""
+PIP = """#!/bin/sh
+echo "$*" >> log
+case "$*" in
+  *"--no-deps torch=="*) exec sleep $TORCH_S;;
+  *--requirement*) sleep $OTHERS_S; exit $OTHERS_CODE;;
+esac
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.lock").write_text("numpy==1.26.4\ntorch==2.13.0\n")
+    (tmp_path / "pyproject.toml").touch()
+    for name, script in (("python", PYTHON), ("pip", PIP)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def make(project: Path, *, torch_s: float = 0, others_s: float = 0, others_code: int = 0) -> subprocess.Popen[bytes]:
+    times = {"TORCH_S": str(torch_s), "OTHERS_S": str(others_s), "OTHERS_CODE": str(others_code)}
+    environment = {"PATH": os.environ["PATH"], "SETUP_TEST": str(project), **times}
+    command = ["make", "PYTHON=./python", ".venv/ready"]
+    return subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_everything_is_installed_and_the_seconds_are_noted(project: Path) -> None:
+    assert make(project, torch_s=0.3).wait(20) == 0
+    calls = [line.removeprefix("install --quiet --disable-pip-version-check --no-compile ") for line in log(project)]
+    assert sorted(calls[:2]) == ["--no-deps --requirement .venv/others.txt", "--no-deps torch==2.13.0"]
+    assert calls[2:] == ["torch==2.13.0", "--no-deps --no-build-isolation --editable ."]
+    assert (project / ".venv" / "others.txt").read_text() == "numpy==1.26.4\n"
+    assert (project / ".venv" / "ready").read_text().strip().isdigit()
+
+
+def test_a_failure_ends_the_other_installation_too(project: Path) -> None:
+    assert make(project, torch_s=60, others_s=0.3, others_code=1).wait(20) == 2
+    assert_nothing_is_left(project)
+
+
+def test_ctrl_c_ends_both_installations(project: Path) -> None:
+    process = make(project, torch_s=60, others_s=60)
+    wait_until(lambda: len(log(project)) == 2)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(20) != 0
+    assert_nothing_is_left(project)
+
+
+def assert_nothing_is_left(project: Path) -> None:
+    wait_until(lambda: not list(processes_with("SETUP_TEST", str(project))))
+    assert not (project / ".venv" / "ready").exists()
+
+
+def log(project: Path) -> list[str]:
+    path = project / "log"
+    return path.read_text().splitlines() if path.is_file() else []
