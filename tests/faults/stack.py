@@ -38,7 +38,7 @@ from state.database import open_state
 
 ROOT = Path(__file__).parents[2]
 FACTORS = (1.0, 2.0, 4.0)  # of the temperature, for versions 1, 2, 3: apart even where the model is sure
-PROGRAMS = {"serving.gateway.app": "gateway", "bin/tritonserver": "triton", "triton_python_backend_stub": "model"}
+PROGRAMS = {"serving.gateway": "gateway", "bin/tritonserver": "triton", "triton_python_backend_stub": "model"}
 PATIENCE_S = 120.0  # with the end of a stack: a gateway and a Triton each have less than a minute
 Answer = tuple[str, float]  # label and confidence
 

@@ -33,8 +33,8 @@ REFERENCE_ROWS, FOREIGN = 800, 0.4
 WRITES_EVERY_S = 0.5
 READY_WITHIN_S, ENDS_WITHIN_S = 120.0, 60.0
 PROGRAMS = {
-    "monitoring.monitor.service": "monitor",
-    "monitoring.inbox.app": "inbox",
+    "monitoring.monitor": "monitor",
+    "monitoring.inbox": "inbox",
     "bin/prometheus": "Prometheus",
     "bin/alertmanager": "Alertmanager",
 }
