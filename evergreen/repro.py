@@ -1,6 +1,7 @@
 """`make repro`: every step from an empty folder to a served answer, and where the time went."""
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from rich.table import Table
 
 BIN = Path(sys.executable).parent
 EVERGREEN = (sys.executable, "-m", "evergreen.cli")
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 READY = Path(".venv/ready")  # make writes the seconds of the installation into it
 STAGE = re.compile(r"(?:Running stage|Stage) '(\w+)'(?: (didn't change|is cached))?")
 NOTES = {None: "", "didn't change": "unchanged", "is cached": "from the cache"}
@@ -58,14 +60,26 @@ def stage_timings(lines: Iterable[str], clock: Clock, echo: Callable[[str], None
 
 
 def run_step(step: Command, clock: Clock = time.monotonic) -> list[Timing]:
-    """Run one command to its end; raise `SystemExit` with its exit code when it fails."""
+    """Run one command to its end; raise `SystemExit` with its exit code when it fails, and after Ctrl-C."""
     began = clock()
     is_dvc = step.name == "dvc repro"
     with subprocess.Popen(step.command, stdout=subprocess.PIPE if is_dvc else None, text=True) as process:
-        stages = stage_timings(process.stdout, clock, lambda line: print(line, end="", flush=True)) if process.stdout else []
+        output = process.stdout or ()
+        try:
+            stages = stage_timings(output, clock, _echo) if is_dvc else []
+            process.wait()
+        except KeyboardInterrupt:  # the command was interrupted too, and cleans up
+            for line in output:
+                _echo(line)
+            process.wait()
+            raise SystemExit(EXIT_INTERRUPTED) from None
     if process.returncode:
         raise SystemExit(process.returncode)
     return stages or [Timing(step.name, clock() - began)]
+
+
+def _echo(line: str) -> None:
+    print(line, end="", flush=True)
 
 
 def table(timings: Iterable[Timing]) -> Table:

@@ -1,5 +1,8 @@
 """The steps of `make repro`, and where its time goes."""
 
+import os
+import signal
+import subprocess
 import sys
 from io import StringIO
 from itertools import count
@@ -35,6 +38,36 @@ def test_a_failing_step_ends_with_its_exit_code() -> None:
     with pytest.raises(SystemExit) as ended:
         run_step(Command("check", (sys.executable, "-c", "raise SystemExit(2)")))
     assert ended.value.code == 2
+
+
+INTERRUPTED = """
+import sys
+from evergreen.repro import Command, run_step
+run_step(Command(sys.argv[1], (sys.executable, "-c", sys.argv[2])))
+"""
+TIDY = """
+import time
+print("running", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)
+    print("tidied up", flush=True)
+    raise SystemExit(1)
+"""
+
+
+@pytest.mark.parametrize("name", ["dvc repro", "publish"])
+def test_ctrl_c_waits_for_the_step_to_clean_up_and_shows_no_traceback(name: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, name, TIDY]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, start_new_session=True, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "running\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.read() == "tidied up\n"
+        assert process.stderr.read() == ""
+    assert process.returncode == 130
 
 
 def test_the_table_has_a_total() -> None:
