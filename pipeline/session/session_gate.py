@@ -92,7 +92,7 @@ def measure_candidates(
 def decide_session(measured: dict[str, Measurement], absent: dict[str, str], settings: Session) -> tuple[str, list[Candidate]]:
     """Return the session to serve with, and every candidate with its verdict and the reason.
 
-    Raise `RefusedError` when params name a session that does not pass, and `ToolError` for one that cannot run here.
+    Raise `RefusedError` when no session passes, or not the one that params name, and `ToolError` for one that cannot run here.
     """
     baseline = measured[BASELINE].fidelity
     refused = {name: _refusal(measurement.fidelity, baseline, settings) for name, measurement in measured.items()}
@@ -113,6 +113,8 @@ def decide_session(measured: dict[str, Measurement], absent: dict[str, str], set
 def _fastest(measured: dict[str, Measurement], refused: dict[str, str], settings: Session) -> str:
     """Return the fastest candidate that passed; of two that differ by less than `min_speedup`, the nearer to fp32."""
     passed = {name: measurement for name, measurement in measured.items() if measurement.fidelity and not refused[name]}
+    if not passed:
+        raise RefusedError(BASELINE, refused[BASELINE], "train again, or raise session.golden_atol")
     best = max(measurement.speedup for measurement in passed.values())
     near = [name for name, measurement in passed.items() if measurement.speedup * settings.min_speedup >= best]
     chosen = max(near, key=lambda name: (passed[name].fidelity.agreement, passed[name].speedup))  # type: ignore[union-attr]
