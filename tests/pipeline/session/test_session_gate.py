@@ -117,7 +117,9 @@ def test_a_session_that_cannot_run_here_is_reported_and_stops_no_other(settings:
 def test_fp32_is_refused_when_its_own_answers_depend_on_the_batch_and_nothing_else_passes(settings: Session) -> None:
     unsteady = FP32._replace(fidelity=Fidelity(agreement=1.0, accuracy=0.80, company=0.0076))
     with pytest.raises(RefusedError, match=r"onnxruntime-fp32: a probability moves by 0\.0076"):
-        decide_session({BASELINE: unsteady, BF16: good(agreement=0.9), INT8: GOOD._replace(speedup=1.05, fidelity=None)}, {}, settings)
+        decide_session(
+            {BASELINE: unsteady, BF16: good(agreement=0.9), INT8: GOOD._replace(speedup=1.05, fidelity=None)}, {}, settings
+        )
 
 
 def test_a_session_that_params_name_serves_if_it_passes(settings: Session) -> None:
