@@ -96,9 +96,9 @@ def read_stored_signals(sources: Sources) -> StoredSignals:
         signals.c.version, windows.c.ended_at, signals.c.signal, windows.c.rows, signals.c.value, signals.c.p,
         signals.c.log_e, signals.c.log_threshold, signals.c.alarm,
     )  # fmt: skip
-    rows = sources.rows(columns.join(windows, same).order_by(windows.c.ended_at, signals.c.signal), signals)
+    rows = sources.rows(columns.join(windows, same).order_by(windows.c.ended_at, signals.c.signal), signals, windows)
     if not rows:
-        what = "the monitor has stored no window yet"
+        what = "the monitor has stored no window yet, or an older release did"
         do = "let it evaluate traffic first: make watch, or .venv/bin/python -m monitoring.monitor --once"
         raise InputError(str(sources.home), what, do)
     return StoredSignals([SignalPoint(**row) for row in rows], _observations(sources))

@@ -27,9 +27,9 @@ class Sources(NamedTuple):
     connection: sa.Connection | None
     tables: frozenset[str]
 
-    def rows(self, query: sa.Select[Any], table: sa.Table) -> list[Row]:
-        """Return the rows of a query; none where its table is missing or older than this code."""
-        if self.connection is None or table.name not in self.tables:
+    def rows(self, query: sa.Select[Any], *tables: sa.Table) -> list[Row]:
+        """Return the rows of a query; none where one of its tables is missing or older than this code."""
+        if self.connection is None or not self.tables.issuperset(table.name for table in tables):
             return []
         return [dict(row._mapping) for row in self.connection.execute(query)]
 

@@ -22,6 +22,7 @@ from state.database import open_state
 from state.tables import feedback, judgements, signals, windows
 from tests.conftest import ROOT
 from tests.monitoring import homes, worlds
+from tests.state.test_database import downgrade
 
 HOUR = 3600.0
 STREAM, WINDOW = backtest.STREAM, backtest.WINDOW
@@ -133,6 +134,15 @@ def test_signals_with_other_measurement_settings_are_not_replayed(home: Path, pa
 def test_without_stored_windows_the_message_names_the_command_that_makes_them(tmp_path: Path, params: Params) -> None:
     with open_sources(tmp_path, params) as sources, pytest.raises(InputError, match="make watch"):
         backtest.read_stored_signals(sources)
+
+
+def test_windows_of_an_older_schema_are_not_replayed_before_they_are_migrated(home: Path, params: Params) -> None:
+    with open_state(home) as engine:
+        downgrade(engine, "0004")
+    with open_sources(home, params) as sources, pytest.raises(InputError, match=r"monitoring\.monitor --once"):
+        backtest.read_stored_signals(sources)
+    with open_state(home), open_sources(home, params) as sources:
+        assert len(backtest.read_stored_signals(sources).observations.champions) == 5
 
 
 def test_labels_and_judgements_are_read_by_the_time_they_became_known(home: Path, params: Params) -> None:
