@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evergreen.cli import app
+from evergreen.inspection import out
 from monitoring.drift.calibration import calibrate
 from monitoring.drift.features import SIGNALS
 from monitoring.retrain.history import backtest
@@ -173,7 +174,7 @@ def test_other_values_of_retrain_are_validated_like_params(params: Params) -> No
 
 
 def test_the_command_prints_each_policy_and_draws_a_chart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(out, "width", 200)
     options = ["--false-alarms", "1000", "--retrain", "settle_s=5", "--retrain-s", "1800"]
     options += ["--picture", str(home / "picture.png")]
     done = CliRunner().invoke(app, ["backtest", *options])
