@@ -56,7 +56,7 @@ class AlertWriter:
         return digest in self._known
 
     async def write(self, digest: bytes, alerts: list[ReceivedAlert]) -> None:
-        """Return once the alerts are committed. Raises `QueueFullError`, or the database's error."""
+        """Return once the alerts are committed. Raises `WriterFullError`, or the database's error."""
         if len(self._pending) >= MAX_PENDING:
             raise WriterFullError
         webhook = PendingWebhook(alerts, asyncio.get_running_loop().create_future())
@@ -68,7 +68,7 @@ class AlertWriter:
             self._known.popitem(last=False)
 
     async def run(self) -> None:
-        """Write until cancelled; webhooks that are still pending then fail with `QueueFullError`."""
+        """Write until cancelled; webhooks that are still pending then fail with `WriterFullError`."""
         loop = asyncio.get_running_loop()
         batch: list[PendingWebhook] = []
         try:
