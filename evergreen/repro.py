@@ -16,6 +16,7 @@ BIN = Path(sys.executable).parent
 EVERGREEN = (sys.executable, "-m", "evergreen.cli")
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 READY = Path(".venv/ready")  # make writes the seconds of the installation into it
+JUST_INSTALLED_S = 60.0  # a younger file was written by this call of make
 STAGE = re.compile(r"(?:Running stage|Stage) '(\w+)'(?: (didn't change|is cached))?")
 NOTES = {None: "", "didn't change": "unchanged", "is cached": "from the cache"}
 Clock = Callable[[], float]
@@ -93,10 +94,17 @@ def table(timings: Iterable[Timing]) -> Table:
     return shown
 
 
+def installation(ready: Path, now: float) -> list[Timing]:
+    """Return the seconds of the installation when this call of make has just done it."""
+    if not ready.is_file() or now - ready.stat().st_mtime > JUST_INSTALLED_S:
+        return []
+    seconds = ready.read_text(encoding="utf-8").strip()
+    return [Timing("installation", float(seconds), "once")] if seconds else []
+
+
 def main() -> None:
     """Run every step and print the table."""
-    installed = READY.read_text(encoding="utf-8").strip() if READY.is_file() else ""
-    timings = [Timing("installation", float(installed), "once")] if installed else []
+    timings = installation(READY, time.time())
     for step in STEPS:
         timings += run_step(step)
     Console(highlight=False).print(table(timings))

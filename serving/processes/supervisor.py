@@ -14,7 +14,7 @@ from serving.processes import Announce
 from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import require_free_port
 
-READY_WITHIN_S, ENDS_WITHIN_S = 60.0, 10.0
+READY_WITHIN_S, ENDS_WITHIN_S = 60.0, 20.0  # the end: longer than the graceful shutdown of HTTP services
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S = 0.5, 15.0, 60.0
 LAST_LINES, TAIL_BYTES = 8, 20_000
 

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from io import StringIO
 from itertools import count
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from evergreen.repro import Command, Timing, run_step, stage_timings, table
+from evergreen.repro import JUST_INSTALLED_S, Command, Timing, installation, run_step, stage_timings, table
 
 OUTPUT = """\
 Stage 'ingest' didn't change, skipping
@@ -77,3 +78,12 @@ def test_the_table_has_a_total() -> None:
     assert "installation" in text
     assert "92" in text
     assert "check" not in text
+
+
+def test_an_installation_counts_only_when_make_has_just_done_it(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    ready.write_text("61\n")
+    now = ready.stat().st_mtime
+    assert installation(ready, now + 1) == [Timing("installation", 61.0, "once")]
+    assert installation(ready, now + JUST_INSTALLED_S + 1) == []
+    assert installation(tmp_path / "absent", now) == []
