@@ -116,7 +116,7 @@ class Project:
             env=inherited | {"GIT_CONFIG_GLOBAL": os.devnull} | environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1500,  # a whole dvc repro beside other workers on a slow machine
         )
 
     def must(self, *command: str, **environment: str) -> str:
