@@ -24,6 +24,7 @@ from pipeline.params import Params
 from serving.processes.lifetime import processes_with
 from tests.conftest import ROOT, Project
 from tests.http_servers import serving_in_thread
+from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
 
 
 def sent(at_s: float, *, is_new: bool = False, version: int = 1, predicted: str = "a", truth: str = "a") -> CustomerMessage:
@@ -136,6 +137,7 @@ def test_without_a_packaged_model_the_error_names_the_command_to_run_first(tmp_p
         create_environment(tmp_path, tmp_path / "scratch")
 
 
+@pytest.mark.usefixtures("tools")
 def test_a_loop_that_is_stopped_leaves_no_process(made: Project, tmp_path: Path) -> None:
     """Stop it with Ctrl-C, as a person does, once everything runs."""
     scratch = tmp_path / "loop"
