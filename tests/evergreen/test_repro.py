@@ -48,8 +48,8 @@ run_step(Command(sys.argv[1], (sys.executable, "-c", sys.argv[2])))
 """
 TIDY = """
 import time
-print("running", flush=True)
 try:
+    print("running", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     time.sleep(1)
