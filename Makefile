@@ -47,7 +47,7 @@ ui: .venv/ready  ## open MLflow at http://127.0.0.1:5000
 test: .venv/dev lint  ## run lint and all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
-test-fast: .venv/dev  ## lint with ruff, run the tests that start no server and no pipeline; a minute
+test-fast: .venv/dev  ## lint with ruff, run the tests that start no server and no pipeline; two minutes
 	@$(BIN)/ruff check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "not server and not slow"
 
