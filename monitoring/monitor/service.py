@@ -249,6 +249,10 @@ def create_app(monitor: MonitorService, stop: threading.Event, hosts: tuple[str,
     async def report_json(request: Request) -> Response:
         if request.url.hostname not in hosts:  # a foreign page whose name resolves here must not read customers' texts
             return Response("no such host", 400)
+        if not is_on_this_host(request):
+            return Response(
+                "the report holds customers' texts: read it on the monitor's own machine, or through kubectl port-forward", 403
+            )
         if monitor.report is None:
             return JSONResponse({"detail": "nothing was evaluated yet"}, 503)
         return JSONResponse(monitor.report, headers={"cache-control": "no-store"})
@@ -261,6 +265,15 @@ def create_app(monitor: MonitorService, stop: threading.Event, hosts: tuple[str,
         await cycles
 
     return Starlette(routes=[Route("/metrics", metrics), Route("/report.json", report_json)], lifespan=lifespan)
+
+
+def is_on_this_host(request: Request) -> bool:
+    """Return True for a connection from the machine, or the pod, that the monitor runs on; the socket says so, no header.
+
+    `kubectl port-forward` connects inside the pod, for those whom the cluster allows it.
+    """
+    client, server = request.scope.get("client"), request.scope.get("server")
+    return bool(client and server and client[0] == server[0])
 
 
 def run_cycles(monitor: MonitorService, stop: threading.Event) -> None:

@@ -16,7 +16,6 @@ from monitoring.local.tools import find_tool
 from pipeline.params import Params
 from tests.conftest import ROOT
 from tests.manifests.rendered import Object, find_object, find_workload, of_kind
-from tests.manifests.test_network import DNS, PROMETHEUS, may_talk, passes
 from tests.monitoring.conftest import TOOLS, tools  # noqa: F401 (a fixture)
 
 DURATION = {"type": "string", "pattern": r"^(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$", "minLength": 2}
@@ -129,16 +128,6 @@ def test_the_monitors_series_keep_their_labels_when_its_pod_changes(watched: lis
     dropped = {name for rule in endpoint["relabelings"] if rule["action"] == "labeldrop" for name in rule["regex"].split("|")}
     assert {"instance", "job"} <= fixed
     assert {"pod", "container", "endpoint"} <= dropped
-
-
-def test_only_prometheus_reaches_the_monitor_which_reaches_only_its_sources(watched: list[Object], params: Params) -> None:
-    monitor, gateway, triton = (find_workload(watched, name).labels for name in ("monitor", "gateway", "triton"))
-    port = params.alerts.monitor_port
-    callers = {"prometheus": PROMETHEUS, "gateway": gateway, "triton": triton, "stranger": {"app": "stranger"}}
-    assert {name for name, labels in callers.items() if may_talk(watched, labels, monitor, port)} == {"prometheus"}
-    assert passes(watched, "Egress", monitor, {"app": "database"}, 5432)
-    assert may_talk(watched, monitor, DNS, 53)
-    assert not may_talk(watched, monitor, triton, params.serve.grpc_port)
 
 
 def test_there_is_never_more_than_one_monitor(watched: list[Object]) -> None:

@@ -71,7 +71,7 @@ def fetch_models(folder: Path) -> Path:
     return folder / "models"
 
 
-def start_triton(main: Object, repository: Path, serve: Serve, *, key: str = "the key\n", **changed: str) -> TritonContainer:
+def start_triton(main: Object, repository: Path, serve: Serve, **changed: str) -> TritonContainer:
     """Start the container's command with other paths, ports and named options."""
     serve = with_free_ports(serve)
     options = {**flags(main), "--model-repository": str(repository)}
@@ -83,11 +83,7 @@ def start_triton(main: Object, repository: Path, serve: Serve, *, key: str = "th
     }
     options |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
     arguments = [f"{name}={value}" if value else name for name, value in options.items() if name not in NEWER]
-    key_file = (
-        repository.parent / f"key-{serve.http_port}"
-    )  # one per pod: a shared file would be empty while another pod's is written
-    key_file.write_text(key)
-    environment = server_environment() | {"EVERGREEN_TRITON_KEY_FILE": str(key_file)}
+    environment = server_environment()
     environment["PATH"] = f"{wheel_folder() / 'bin'}:{environment['PATH']}"
     log = repository.parent / f"log-{serve.http_port}"
     with log.open("wb") as output:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 import requests
 import sqlalchemy as sa
+from starlette.testclient import TestClient
 
 from monitoring.drift.histogram_distances import BINNED_SIGNALS
 from monitoring.monitor import service as monitor_module
-from monitoring.monitor.service import MonitorService
+from monitoring.monitor.service import MonitorService, create_app
 from pipeline.params import Params
 from serving.processes.ports import free_port
 from serving.release.release_table import promote
@@ -417,6 +419,31 @@ def test_the_process_serves_keeps_reading_and_ends_at_sigterm(
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "code"),
+    [
+        ("127.0.0.1", "127.0.0.1", 503),  # nothing was evaluated yet
+        ("::1", "::1", 503),
+        ("192.168.7.2", "192.168.7.2", 503),  # the inbox of the same machine, at its address
+        ("10.244.1.9", "10.244.1.7", 403),  # Prometheus, or whoever has its label
+        ("127.0.0.6", "10.244.1.7", 403),  # through a sidecar of a service mesh
+    ],
+)
+@ON_SQLITE
+def test_only_a_caller_on_the_same_host_reads_the_report_and_any_scraper_the_metrics(
+    client: str, server: str, code: int, small_params: Params, home: Path
+) -> None:
+    app = create_app(fresh(small_params, home), threading.Event(), ("monitor",))
+
+    async def on_the_connection(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "client": (client, 40000), "server": (server, 8095)}, receive, send)
+
+    caller = TestClient(on_the_connection, base_url="http://monitor:8095")
+    spoofed = {"x-forwarded-for": "127.0.0.1", "x-real-ip": "127.0.0.1", "forwarded": "for=127.0.0.1"}
+    assert caller.get("/report.json", headers=spoofed).status_code == code
+    assert caller.get("/metrics").status_code == 200
 
 
 def wait(holds: Callable[[], bool], within_s: float = 20) -> None:
