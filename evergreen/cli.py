@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from evergreen import inspection
 from evergreen.inspection import out
 from pipeline.errors import EvergreenError
+from pipeline.plain_logs import log_as_plain_text
+from pipeline.plain_text import print_lines
+from pipeline.terminal import Terminal, styled
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Keep a fine-tuned language model good while the world it serves changes."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keep a fine-tuned language model good while the world it serves changes.",
 )
 for _command in (inspection.status, inspection.why, inspection.backtest, inspection.gate):
     app.command()(_command)
@@ -29,7 +33,7 @@ def check() -> None:
     from pipeline.check import check_project
 
     for line in check_project():
-        out.print(f"[green]✓[/] {escape(line)}")
+        out.print(styled("✓", "green"), line)
 
 
 @app.command()
@@ -44,7 +48,8 @@ def fetch(
     from pipeline.data import fetch as hub
 
     rows = hub.fetch(name, config=config, split=split, revision=revision, out=to)
-    out.print(f"{rows} rows → {to}\nnext: .venv/bin/dvc exp run -S data.source={to}")
+    out.print(f"{rows} rows → {to}")
+    out.print(f"next: .venv/bin/dvc exp run -S data.source={to}")
 
 
 @app.command()
@@ -68,7 +73,7 @@ def publish(
     published = publishing.publish(PACKAGE, DVC_LOCK, load_params().publish.name, home)
     number, role = published.release.version, published.release.role
     verb = "was published before as" if published.already_published else "is now"
-    out.print(f"this package {verb} version {number}, {role} → {escape(str(published.folder))}")
+    out.print(f"this package {verb} version {number}, {role} → {published.folder}")
     if role == "challenger":
         out.print(f"next: .venv/bin/evergreen publish {number} (make it champion), or .venv/bin/evergreen route --shadow 1")
 
@@ -117,13 +122,14 @@ def serve() -> None:
         http, grpc, metrics = (
             f"{params.serve.host}:{port}" for port in (params.serve.http_port, params.serve.grpc_port, params.serve.metrics_port)
         )
-        out.print(f"[green]✓[/] version {version} answers")
+        out.print(styled("✓", "green"), f"version {version} answers")
         out.print(f"  gateway  {gateway}/v1/predict  API {gateway}/docs  metrics {gateway}/metrics")
         out.print(f"  Triton   http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  (KServe v2)")
-        out.print(f"  logs     {'  '.join(escape(str(log)) for log in logs)}")
+        out.print(f"  logs     {'  '.join(str(log) for log in logs)}")
         out.print("  in another terminal:")
         out.print(f'    curl -s {gateway}/v1/predict -d \'{{"text": "where is my parcel?"}}\'')
-        out.print('    .venv/bin/evergreen ask "where is my parcel?"\n  Ctrl-C stops it')
+        out.print('    .venv/bin/evergreen ask "where is my parcel?"')
+        out.print("  Ctrl-C stops it")
 
     try:
         server.serve(params, home, _announce, ready)
@@ -160,7 +166,7 @@ def ask(
         what = f"no Triton serves version {version} of this project there"
         raise ToolError(f"{settings.host}:{settings.http_port}", what, "start one: make serve (or add --start)")
     for text, (label, confidence) in zip(texts, answers, strict=True):
-        out.print(f"“{escape(text)}” → [bold green]{label}[/]  {confidence:.0%} sure, version {version}, by Triton")
+        out.print(f"“{text}” →", styled(label, "bold green"), f" {confidence:.0%} sure, version {version}, by Triton")
 
 
 @app.command()
@@ -224,8 +230,11 @@ def _swap_to(version: int, home: Path) -> None:
         out.print(f"version {swapped.previous} stays available as previous; to return to it: .venv/bin/evergreen rollback")
 
 
-def _announce(line: str) -> None:
-    out.print(f"[green]·[/] {escape(line)}")
+def _announce(text: str) -> None:
+    first, *rest = text.split("\n")
+    out.print(styled("·", "green"), first)
+    for line in rest:
+        out.print("   ", line)
 
 
 def _stop_on_signals() -> None:
@@ -246,11 +255,12 @@ def _champion_version(home: Path) -> int:
 
 def main() -> None:
     """Run a command; an `EvergreenError` ends with its message and exit code."""
+    log_as_plain_text()
     try:
         app()
     except EvergreenError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print("[red]error:[/]", end=" ")
-        print(error, file=sys.stderr)
+        Terminal(stderr=True).print(styled("error:", "red"), end=" ")
+        print_lines(str(error), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
 
 

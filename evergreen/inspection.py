@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from pipeline.errors import InputError, RefusedError
+from pipeline.terminal import Terminal, joined, styled
 
 if TYPE_CHECKING:
     from monitoring.retrain.history.backtest import PolicyReplay
     from monitoring.retrain.history.sources import Sources
     from pipeline.params import Params
 
-out = Console(highlight=False, soft_wrap=True)
+out = Terminal()
 METRICS, TRAINING = Path("artifacts/evaluation/metrics.json"), Path("artifacts/training/metrics.json")
 NEXT = {
     "make serve": 'serve the champion (then: .venv/bin/evergreen ask "…")',
@@ -45,8 +45,10 @@ def status() -> None:
         _print_decisions(sources)
     if METRICS.is_file():
         out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
-    out.print(f"everything is in\n  {escape(str(home))}  state: MLflow, live models, DVC remote")
-    out.print(f"  {escape(str(Path('artifacts').absolute()))}  artifacts of the pipeline\nnext:")
+    out.print("everything is in")
+    out.print(f"  {home}  state: MLflow, live models, DVC remote")
+    out.print(f"  {Path('artifacts').absolute()}  artifacts of the pipeline")
+    out.print("next:")
     for command, reason in NEXT.items():
         out.print(f"  {command:<45}{reason}")
 
@@ -67,8 +69,8 @@ def why(
     for entry in entries:
         table = Table.grid(padding=(0, 2))
         for name, fact in entry.facts:
-            table.add_row(f"[dim]{escape(name)}[/]", escape(fact))
-        tree = Tree(f"[bold green]{entry.kind}[/] {escape(entry.name)}", guide_style="dim")
+            table.add_row(styled(name, "dim"), fact)
+        tree = Tree(joined(styled(entry.kind, "bold green"), f" {entry.name}"), guide_style="dim")
         tree.add(table)
         out.print(tree)
 
@@ -114,7 +116,7 @@ def backtest(
     _print_backtest(replays, cost_s, source)
     picture.parent.mkdir(parents=True, exist_ok=True)
     history.draw(stored.points, replays, log_limits).savefig(picture, dpi=120)
-    out.print(f"chart → {escape(str(picture))}")
+    out.print(f"chart → {picture}")
 
 
 def gate(
@@ -135,10 +137,10 @@ def gate(
     out.print(f"the packaged model against {f'version {release.version}' if release else 'no champion: floors alone'} …")
     verdict = candidate.gate(package, folder, split=split, feedback=feedback, params=load_params(), home=home)
     for reason in verdict.reasons:
-        out.print(f"  [{'green' if verdict.passed else 'red'}]·[/] {escape(reason)}")
+        out.print(" ", styled("·", "green" if verdict.passed else "red"), reason)
     if not verdict.passed:
         raise RefusedError(str(package), "the gate refused it", "the champion stays; docs/gate.md explains each reason")
-    out.print("[green]✓[/] passed; next: .venv/bin/evergreen publish")
+    out.print(styled("✓", "green"), "passed; next: .venv/bin/evergreen publish")
 
 
 def _print_served(sources: "Sources") -> None:
@@ -181,7 +183,8 @@ def _print_running(sources: "Sources", params: "Params") -> None:
         "controller": (params.alerts.host, params.alerts.controller_port),
     }
     up = {name: _is_listening(*address) for name, address in addresses.items()}
-    out.print("running: " + "  ".join(f"{'[green]✓[/]' if is_up else '[dim]–[/]'} {name}" for name, is_up in up.items()))
+    marks = [joined(styled("✓", "green") if is_up else styled("–", "dim"), f" {name}") for name, is_up in up.items()]
+    out.print("running:", Text("  ").join(marks))
     counted = (
         sa.select(jobs.c.status, sa.func.count().label("count"))
         .where(jobs.c.status.in_(("queued", "running")))
@@ -190,9 +193,9 @@ def _print_running(sources: "Sources", params: "Params") -> None:
     if waiting := sources.rows(counted, jobs):
         out.print("jobs: " + ", ".join(f"{row['count']} {row['status']}" for row in waiting))
     for row in sources.rows(sa.select(retrains).where(retrains.c.state == "running"), retrains):
-        owner = escape(row["owner"] or "nobody yet")
+        owner = row["owner"] or "nobody yet"
         began = format_time(row["began_wall"])
-        out.print(f"retrain {row['id']}: step {row['step']}, since {began}, by {owner} {escape(row['progress'])}")
+        out.print(f"retrain {row['id']}: step {row['step']}, since {began}, by {owner} {row['progress']}")
 
 
 def _print_decisions(sources: "Sources") -> None:
@@ -210,7 +213,7 @@ def _print_decisions(sources: "Sources") -> None:
         retrain = retrains_by_id.get(row["retrain_id"], {})
         outcome = f"version {retrain['version_out']}" if retrain.get("version_out") else retrain.get("state", "")
         alert = f"{row['alertname']}, version {row['version'] or 'none'}"
-        table.add_row(format_time(row["at"]), escape(alert), escape(f"{row['verdict']}: {row['reason']}"), outcome)
+        table.add_row(format_time(row["at"]), alert, f"{row['verdict']}: {row['reason']}", outcome)
     out.print(table)
 
 
@@ -225,7 +228,7 @@ def _print_backtest(replays: Sequence["PolicyReplay"], cost_s: float, source: st
         streams = sum(decided.alert.alertname == STREAM for decided in replay.decisions)
         first = format_time(replay.decisions[0].alert.began_at) if replay.decisions else "never"
         table.add_row(
-            escape(replay.name), "" if replay.promised is None else f"{replay.promised:.2g} false", str(streams),
+            replay.name, "" if replay.promised is None else f"{replay.promised:.2g} false", str(streams),
             str(len(replay.decisions) - streams), first,
             f"at most {len(replay.retrains)}", f"{len(replay.retrains) * cost_s / 3600:.2f} h",
             *(_reasons(replay, outcome) for outcome in ("joined", "refused", "waiting")),
@@ -236,9 +239,9 @@ def _print_backtest(replays: Sequence["PolicyReplay"], cost_s: float, source: st
         for decided in replay.decisions[:DECISIONS_SHOWN]:
             alert = decided.alert
             line = f"{alert.alertname} {alert.signal}, version {alert.version}: {decided.outcome} ({decided.reason})"
-            out.print(f"  [dim]{escape(replay.name)}[/] {format_time(decided.at)}  {escape(line)}")
+            out.print(" ", styled(replay.name, "dim"), f"{format_time(decided.at)}  {line}")
         if len(replay.decisions) > DECISIONS_SHOWN:
-            out.print(f"  [dim]{escape(replay.name)}[/] … and {len(replay.decisions) - DECISIONS_SHOWN} more")
+            out.print(" ", styled(replay.name, "dim"), f"… and {len(replay.decisions) - DECISIONS_SHOWN} more")
 
 
 def _reasons(replay: "PolicyReplay", outcome: str) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite, isnan
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
+
+from pipeline.terminal import styled
 
 
 class Promise(NamedTuple):
@@ -59,9 +60,9 @@ def table(outcome: Outcome) -> Table:
     """Return the scorecard for the terminal."""
     rows = Table("promise", "measured", "has to be", "", title=f"{outcome.name}: {outcome.title}", title_justify="left")
     for promise in outcome.promises:
-        verdict = "[green]kept[/]" if promise.is_kept else "[bold red]broken[/]"
+        verdict = styled("kept", "green") if promise.is_kept else styled("broken", "bold red")
         goal = f" ({promise.goal})" if promise.goal else ""
-        rows.add_row(escape(promise.what + goal), promise.measured, promise.bounds, verdict)
+        rows.add_row(promise.what + goal, promise.measured, promise.bounds, verdict)
     return rows
 
 

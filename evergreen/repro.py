@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.table import Table
+
+from pipeline.plain_text import print_line
+from pipeline.terminal import Terminal
 
 BIN = Path(sys.executable).parent
 EVERGREEN = (sys.executable, "-m", "evergreen.cli")
@@ -80,7 +82,7 @@ def run_step(step: Command, clock: Clock = time.monotonic) -> list[Timing]:
 
 
 def _echo(line: str) -> None:
-    print(line, end="", flush=True)
+    print_line(line.removesuffix("\n"))
 
 
 def table(timings: Iterable[Timing]) -> Table:
@@ -107,7 +109,7 @@ def main() -> None:
     timings = installation(READY, time.time())
     for step in STEPS:
         timings += run_step(step)
-    Console(highlight=False).print(table(timings))
+    Terminal(soft_wrap=False).print(table(timings))
 
 
 if __name__ == "__main__":

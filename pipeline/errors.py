@@ -4,19 +4,26 @@ import signal
 import sys
 from collections.abc import Callable
 
+from pipeline.plain_text import indented, print_lines, printable, printable_lines
+
 EXIT_BAD_INPUT = 2
 EXIT_MISSING_TOOL = 3
 EXIT_REFUSED = 4
 
 
 class EvergreenError(Exception):
-    """An error with its place, its cause and what to do about it."""
+    """An error with its place, its cause and what to do about it.
+
+    Its message is fit for a terminal, whatever the place and the cause quote; further lines of the cause are indented, so that
+    a quoted text cannot pass for a line of ours.
+    """
 
     exit_code = 1
 
     def __init__(self, where: str, what: str, do: str) -> None:
         self.where, self.what, self.do = where, what, do
-        super().__init__(f"{where}: {what}\n  what to do: {do}")
+        cause = indented(printable_lines(what))
+        super().__init__(f"{printable(where)}: {cause}\n  what to do: {printable_lines(do)}")
 
 
 class InputError(EvergreenError):
@@ -42,9 +49,12 @@ def run_stage(main: Callable[[], None]) -> None:
 
     SIGTERM unwinds the stack, which closes open files and runs, and exits with 143.
     """
+    from pipeline.plain_logs import log_as_plain_text  # structlog takes 0.1 s to import, and most modules import this one
+
+    log_as_plain_text()
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         main()
     except EvergreenError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_lines(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -20,6 +20,7 @@ from pipeline.network.classifier import ExportedModel, TextClassifier, load_enco
 from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Params, load_params
+from pipeline.plain_text import print_line
 from pipeline.stages.export import export_padded
 
 
@@ -75,7 +76,7 @@ def main() -> None:
     write_control(trained, read_examples(args.split / "train.parquet"), params, projection, args.exported, args.out / "control")
     # last, because merging changes the classifier in place
     write_torch(trained, projection, params.model.max_pieces, args.exported, args.out / "torch")
-    print(f"a PyTorch program and the scikit-learn control → {args.out}")
+    print_line(f"a PyTorch program and the scikit-learn control → {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """dvc.yaml lists everything that a stage's result depends on, and nothing else.
 
-Some modules are exempt because they affect messages and telemetry but no results: errors, home, process_identity, and tracking
-with the pyfunc model that it logs. An `__init__` counts only when it holds more than a docstring.
+Some modules are exempt because they affect messages and telemetry but no results: errors, plain_logs, plain_text, terminal, home,
+process_identity, and tracking with the pyfunc model that it logs. An `__init__` counts only when it holds more than a docstring.
 """
 
 import ast
@@ -16,7 +16,8 @@ import yaml
 from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
-EXEMPT = {f"pipeline/{name}.py" for name in ("errors", "home", "process_identity", "tracking", "pyfunc_model")}
+MESSAGES = ("errors", "home", "plain_logs", "plain_text", "process_identity", "pyfunc_model", "terminal", "tracking")
+EXEMPT = {f"pipeline/{name}.py" for name in MESSAGES}
 PACKAGES = {"pipeline", "serving"}
 
 

@@ -14,9 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
-
 from evergreen.loop import chart
 from evergreen.loop.customers import Annotators, CustomerMessage, Customers
 from evergreen.loop.display import Display
@@ -31,6 +28,7 @@ from pipeline.home import git, is_dirty, main_worktree
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import open_session
 from pipeline.session.golden_answers import read_golden
+from pipeline.terminal import Terminal, styled
 from serving.loadtest.replay import read_traffic
 
 TRAFFIC, OUT = Path("data/traffic.jsonl"), Path("reports")
@@ -128,10 +126,10 @@ def main() -> None:
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    console, source = Console(highlight=False, soft_wrap=True), main_worktree()
+    console, source = Terminal(), main_worktree()
     rows = read_traffic(args.traffic)
     if is_dirty():
-        console.print("[yellow]files here differ from HEAD: a retrain uses HEAD[/]")
+        console.print(styled("files here differ from HEAD: a retrain uses HEAD", "yellow"))
     scratch = args.keep or Path(tempfile.mkdtemp(prefix="evergreen-loop-"))
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -145,14 +143,14 @@ def main() -> None:
         outcome = evaluate(recording, measured, whole_s=time.monotonic() - start_s, leftover=leftover)
         path = write(outcome, recording, OUT)
     except KeyboardInterrupt:
-        console.print("[yellow]stopped; all processes have ended[/]")
+        console.print(styled("stopped; all processes have ended", "yellow"))
         raise SystemExit(130) from None
     finally:
         if not args.keep:
             shutil.rmtree(scratch, ignore_errors=True)
     console.print(table(outcome))
     for note in outcome.notes:
-        console.print(escape(note))
+        console.print_lines(note)
     console.print(f"→ {path}, {OUT / 'loop.png'}")
     sys.exit(0 if outcome.is_kept else 1)
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
 from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.events import Event, Facts
 from evergreen.loop.scorecard import curve
+from pipeline.terminal import Terminal, styled
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WIDTH, REPEATED_EVERY_S = 60, 15.0
@@ -20,7 +20,7 @@ WIDTH, REPEATED_EVERY_S = 60, 15.0
 class Display:
     """On a terminal the last lines are redrawn; elsewhere they are printed again every `REPEATED_EVERY_S`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._printed: list[tuple[str, str]] = []
@@ -35,22 +35,22 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def print_line(self, at_s: float, line: str) -> None:
+    def print_line(self, at_s: float, *parts: str | Text) -> None:
         """Print one line with its time."""
-        self._console.print(f"[dim]{_clock(at_s)}[/]  {line}")
+        self._console.print(styled(_clock(at_s), "dim"), "", *parts)
 
     def show(self, now_s: float, events: Sequence[Event], facts: Facts, messages: Sequence[CustomerMessage]) -> None:
         """Print new events and redraw the state."""
         for event in events:
             if (event.name, event.detail) not in self._printed:
                 self._printed.append((event.name, event.detail))
-                self.print_line(event.at_s, f"[bold]{escape(event.name)}[/]  {escape(event.detail)}")
+                self.print_line(event.at_s, styled(event.name, "bold"), "", event.detail)
         state = _state(now_s, facts, messages)
         if self._live:
-            self._live.update(Group(Text(""), Text(_quality(messages)), Text(state)))
+            self._live.update(Group("", _quality(messages), state))
         elif now_s - self._repeated_s >= REPEATED_EVERY_S:
             self._repeated_s = now_s
-            self.print_line(now_s, f"[dim]{escape(state)}; {escape(_quality(messages))}[/]")
+            self.print_line(now_s, styled(f"{state}; {_quality(messages)}", "dim"))
 
 
 def _state(now_s: float, facts: Facts, messages: Sequence[CustomerMessage]) -> str:

@@ -24,6 +24,7 @@ from monitoring.inbox.messages import Message, MessageStore, overdue_s, status_o
 from monitoring.inbox.page import FILES, render_page
 from pipeline.home import find_home
 from pipeline.params import Alerts, load_params
+from pipeline.plain_text import print_line
 from serving.processes.http_body import BodyError, BodyTooLargeError, read_body
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
@@ -144,5 +145,5 @@ def main() -> None:
     """Serve the inbox until it is stopped."""
     log_in_json()
     alerts, home = load_params().alerts, find_home()
-    print(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}), flush=True)
+    print_line(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}))
     run_http_service(create_app(alerts, home, time.time), alerts.host, alerts.inbox_port)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ToolError, run_stage
+from pipeline.plain_text import print_line
 from serving.processes import Announce
 
 READY = "ready"  # written last: the folder is complete
@@ -179,7 +180,7 @@ def install_advice(what: str) -> str:
 
 def main() -> None:
     """Run `python -m monitoring.local.tools .tools`."""
-    install_tools(Path(sys.argv[1]).absolute(), lambda line: print(f"· {line}"))
+    install_tools(Path(sys.argv[1]).absolute(), lambda line: print_line(f"· {line}"))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from monitoring.local.tools import find_tool, working_directory
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
+from pipeline.plain_text import indented, print_line, print_lines
 from serving.processes import Announce
 from serving.processes.supervisor import Child, Program, supervised
 from serving.release.release_table import find_release
@@ -203,9 +204,9 @@ def main() -> None:
     """Run `python -m monitoring.local.watch`."""
     signal.signal(signal.SIGHUP, lambda number, _frame: sys.exit(128 + number))  # the terminal was closed
     try:
-        watch(load_params(), find_home(), lambda line: print(f"· {line}", flush=True))
+        watch(load_params(), find_home(), lambda text: print_lines(f"· {indented(text)}"))
     except KeyboardInterrupt:
-        print("stopped")
+        print_line("stopped")
 
 
 if __name__ == "__main__":

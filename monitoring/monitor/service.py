@@ -6,7 +6,6 @@ monitor that is killed at any point continues from the last transaction.
 
 import argparse
 import asyncio
-import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -36,6 +35,7 @@ from monitoring.monitor.snapshot import from_bytes, to_bytes
 from pipeline.errors import ToolError
 from pipeline.home import find_home
 from pipeline.params import Params, load_params
+from pipeline.plain_text import plain_json, print_lines
 from serving.prediction_log.writer import log_url
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
@@ -289,7 +289,7 @@ def run_once(monitor: MonitorService) -> None:
         pass
     if monitor.failed:
         raise ToolError(f"the monitor's {monitor.failed}", "the cycle failed", "read the log lines above this message")
-    print(json.dumps(monitor.report, indent=2, ensure_ascii=False))
+    print_lines(plain_json(monitor.report, indent=2))
 
 
 def main() -> None:

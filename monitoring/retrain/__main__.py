@@ -38,6 +38,7 @@ from monitoring.retrain.steps import LocalSteps
 from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import Params, load_params
+from pipeline.plain_text import indented, print_lines
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 from state.database import open_state
@@ -166,7 +167,8 @@ def main() -> None:
 
 def _exit_with(ended: EndedRetrain | None) -> None:
     if ended and ended.state != "done":
-        print(f"retrain {ended.job.id} {ended.state} at step {ended.job.step}: {ended.failure}", file=sys.stderr)
+        failure = indented(str(ended.failure))
+        print_lines(f"retrain {ended.job.id} {ended.state} at step {ended.job.step}: {failure}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED if ended.state == "refused" else 1)
 
 

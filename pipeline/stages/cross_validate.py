@@ -17,6 +17,7 @@ from pipeline.home import find_home
 from pipeline.learning.fit import fine_tune, prepare, summary, training_inputs
 from pipeline.learning.resume import open_checkpoints
 from pipeline.params import Params, flatten, load_params
+from pipeline.plain_text import print_line
 from pipeline.tracking import Run, stage_run
 
 SCORES = ("val_accuracy", "val_f1_macro", "val_loss")
@@ -44,7 +45,7 @@ def train_fold(
     path = folder / f"fold-{number}.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if stored.get("inputs") == key:
-        print(f"fold {number}: finished earlier")
+        print_line(f"fold {number}: finished earlier")
         return dict(stored)
     tracked = {**flatten(params.model, "model"), **flatten(params.train, "train"), "fold": str(number)}
     with (
@@ -69,7 +70,7 @@ def main() -> None:
     result = cross_validate(rows, load_params(), args.out, find_home())
     write_json(args.out / "folds.json", result)
     for name, statistics in result["over_folds"].items():
-        print(f"{name}: {statistics['mean']:.4f} ± {statistics['std']:.4f}")
+        print_line(f"{name}: {statistics['mean']:.4f} ± {statistics['std']:.4f}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
 from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Evaluate, Model, flatten, load_params
+from pipeline.plain_text import print_line
 from pipeline.runtime.pieces import to_pieces
 from pipeline.tracking import Run, stage_run
 
@@ -169,7 +170,7 @@ def main() -> None:
         evaluation = evaluate(trained, sides, params.model, params.evaluate)
         write(evaluation, trained.labels, args.out)
         log_to(run, evaluation, trained.labels, params.evaluate, args.out)
-    print(json.dumps(evaluation.metrics))
+    print_line(json.dumps(evaluation.metrics))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pipeline.network.base_model import base_folder
 from pipeline.network.classifier import ExportedModel, PackedModel, TextClassifier, merge_adapters, sketch_projection
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Export, Model, Params, flatten, integers, load_params
+from pipeline.plain_text import print_lines
 from pipeline.runtime.batches import pack, pad
 from pipeline.runtime.sessions import OUTPUTS, SESSIONS, Feeds, Floats, GraphRun, open_run
 from pipeline.tracking import stage_run
@@ -190,7 +191,7 @@ def main() -> None:
         write(trained, exported, temperature, params.model, origin, args.out)
         run.metrics({f"export/{name}": float(value) for name, value in exported.padded._asdict().items()})
         run.model(args.out)
-    print(summary(exported, args.out))
+    print_lines(summary(exported, args.out))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pipeline.data.records import (
 )
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Data, load_params
+from pipeline.plain_text import print_line
 
 EXAMPLES_SHOWN = 20
 
@@ -241,7 +242,7 @@ def main() -> None:
     write(ingested, args.out)
     report = ingested.report
     aside = report["quarantined"]["rows"]
-    print(f"{report['accepted']} rows, {len(report['classes'])} classes, {aside} set aside → {args.out}/report.json")
+    print_line(f"{report['accepted']} rows, {len(report['classes'])} classes, {aside} set aside → {args.out}/report.json")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.params import Reference as ReferenceSettings
 from pipeline.params import flatten, load_params
+from pipeline.plain_text import print_line
 from pipeline.reference_profile import Reference, save_reference
 from pipeline.runtime.classifier import Classifier
 from pipeline.tracking import stage_run
@@ -60,8 +61,8 @@ def main() -> None:
         save_reference(args.out / "reference.npz", original, corrupted)
         run.files(args.out)
     calibrate = int(original.calibrate.sum())
-    print(f"{len(original.ids)} reference rows, {calibrate} of them for calibration → {args.out}/reference.npz")
-    print(f"accuracy: {original.correct.mean():.1%}, on corrupted texts {corrupted.correct.mean():.1%}")
+    print_line(f"{len(original.ids)} reference rows, {calibrate} of them for calibration → {args.out}/reference.npz")
+    print_line(f"accuracy: {original.correct.mean():.1%}, on corrupted texts {corrupted.correct.mean():.1%}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.params import Package, Session, flatten, load_params
+from pipeline.plain_text import print_lines
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
@@ -200,7 +201,7 @@ def main() -> None:
         write(selection, params.session, args.out)
         log_to(run, selection, args.out)
     golden = f"{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}"
-    print(f"{format_table(selection.candidates)}\n{golden}")
+    print_lines(f"{format_table(selection.candidates)}\n{golden}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pipeline.data.records import Example, digest_examples, labels_of, read_exam
 from pipeline.data.split_sides import Side, hash_to_unit, side_of
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Split, load_params
+from pipeline.plain_text import print_line
 
 MIN_TEST_ROWS = 2
 
@@ -100,7 +101,7 @@ def main() -> None:
     for side in ("train", "val", "test"):
         write_examples(args.out / f"{side}.parquet", getattr(sides, side))
     write_json(args.out / "report.json", report(sides, params.data.near_duplicate_jaccard))
-    print(f"{len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows → {args.out}")
+    print_line(f"{len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows → {args.out}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pipeline.data.records import Example, labels_of, normalise_label, read_exam
 from pipeline.data.unlabelled import read_unlabelled, trainable
 from pipeline.errors import run_stage
 from pipeline.params import Model, Params, Spread, load_params
+from pipeline.plain_text import print_line, print_lines
 
 EXAMPLES_SHOWN = 10
 BATCH = 64
@@ -43,7 +44,7 @@ def spread(labelled: list[Example], unlabelled: list[Example], model: Model, set
     names = [normalise_label(label) for label in labels] if settings.label_names == "texts" else []
     texts = [*(row.text for row in [*labelled, *unlabelled]), *names]
     embeddings = frozen_embeddings(texts, model, BATCH, "embed")
-    print(f"joining {len(texts)} texts with their neighbours", flush=True)
+    print_line(f"joining {len(texts)} texts with their neighbours")
     graph = neighbour_graph(embeddings, settings)
 
     def spread_from(rows: Indices) -> tuple[Indices, NDArray[np.float64]]:
@@ -179,7 +180,7 @@ def main() -> None:
     spreading = spread_file(args.unlabelled, args.split, load_params())
     write_examples(args.out / "rows.parquet", spreading.rows)
     write_json(args.out / "report.json", spreading.report)
-    print(summary(spreading.report))
+    print_lines(summary(spreading.report))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pipeline.learning.resume import open_checkpoints
 from pipeline.learning.training_state import Table
 from pipeline.network.trained_model import save_trained
 from pipeline.params import Data, Params, flatten, load_params
+from pipeline.plain_text import print_line
 from pipeline.tracking import Run, stage_run
 
 
@@ -100,7 +101,7 @@ def main() -> None:
         sides["spread"] = spread
     prepared = prepare([*sides["train"], *spread], sides["val"], params)
     if distributed_state().is_main_process:
-        print(json.dumps(summary(train(prepared, sides, args, params))))
+        print_line(json.dumps(summary(train(prepared, sides, args, params))))
     else:  # a worker of torchrun computes its part; the main process logs and writes
         fine_tune(prepared, params, Run(None), None, find_home())
 

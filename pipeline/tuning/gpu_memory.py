@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Causal, load_params
+from pipeline.terminal import Terminal
 
 GIB = 2**30
 CARDS_GIB = (12, 24)
@@ -149,7 +149,7 @@ def main() -> None:
     except (OSError, ValueError, KeyError) as error:
         what = f"this is not the config of a Llama-shaped model: {error!r}"
         raise InputError(str(args.config), what, "give the config.json of one") from None
-    Console(soft_wrap=True).print(table(shape, causal, length), "estimated, not confirmed on a GPU", sep="\n")
+    Terminal().print(table(shape, causal, length), "estimated, not confirmed on a GPU", sep="\n")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import InputError, ToolError, run_stage
 from pipeline.params import load_params
+from pipeline.plain_text import print_line
+from pipeline.terminal import Terminal
 from pipeline.tuning.study import Overrides, dvc_argument, with_overrides
 
 METRICS = Path("artifacts/evaluation/metrics.json")
@@ -85,10 +86,10 @@ def main() -> None:
         for value in values.split(","):
             with_overrides(load_params(), {key: yaml.safe_load(value)}, "--vary")
         if not args.dry_run:
-            Console().print(vary(recipe, args.extra, key, values.split(",")))
+            Terminal(soft_wrap=False).print(vary(recipe, args.extra, key, values.split(",")))
             return
     program, *rest = experiment_command(recipe, args.extra)
-    print(shlex.join([f".venv/bin/{program}", *rest]), flush=True)
+    print_line(shlex.join([f".venv/bin/{program}", *rest]))
     if not args.dry_run:
         os.execv(Path(sys.prefix) / "bin" / program, [program, *rest])  # noqa: S606  # without a shell
 

@@ -19,6 +19,7 @@ from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import load_params
+from pipeline.plain_text import print_line
 from pipeline.tuning.study import ArmMeasurement, ArmRun, dvc_argument, expand_runs, pack_bits, read_measurements, read_study
 from pipeline.tuning.study_page import write_page
 
@@ -31,7 +32,7 @@ def measure_missing(name: str, runs: Sequence[ArmRun], book: Path, measure: Call
     """Measure the runs that the book lacks, and append each measurement at once."""
     for run in runs:
         if run.key not in read_measurements(book):
-            print(f"{name}: {run.arm}, seed {run.seed}", flush=True)
+            print_line(f"{name}: {run.arm}, seed {run.seed}")
             append_measurement(measure(name, run), book)
 
 
@@ -105,7 +106,7 @@ def main() -> None:
         if tree:
             measure_missing(name, runs[name], book, partial(run_experiment, tree=tree))
         write_page(name, study, runs[name], read_measurements(book), args.folder)
-    print(f"→ {args.folder}")
+    print_line(f"→ {args.folder}")
 
 
 if __name__ == "__main__":

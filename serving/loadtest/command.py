@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from pipeline.data.records import FORMATS, find_columns, read_rows
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Data
+from pipeline.terminal import Terminal, joined, styled
 from serving.loadtest.limit import Limit, Step, find_limit
 from serving.loadtest.plan import Load, make_plan
 from serving.loadtest.report import limit_table, run_table, write_report
@@ -35,7 +35,7 @@ def loadtest(
     url: str,
     texts_file: Path,
     data: Data,
-    console: Console,
+    console: Terminal,
     *,
     rate: float | None = None,
     p99_limit_ms: float = 50.0,
@@ -81,8 +81,8 @@ def loadtest(
     write_report(measured, folder)
     console.print(limit_table(measured) if isinstance(measured, Limit) else run_table(measured))
     if isinstance(measured, Limit) and measured.note:
-        console.print(f"[yellow]the search ended early:[/] {escape(measured.note)}")
-    console.print(f"report: {escape(str(folder / 'loadtest.png'))}  {escape(str(folder / 'loadtest.json'))}")
+        console.print(styled("the search ended early:", "yellow"), measured.note)
+    console.print(f"report: {folder / 'loadtest.png'}  {folder / 'loadtest.json'}")
     return measured
 
 
@@ -131,7 +131,7 @@ def require_answer(target: Target, texts: Sequence[str], load: Load) -> None:
 
 
 def _measure(
-    target: Target, texts: Sequence[str], load: Load, warm_s: float, search: Search | None, console: Console
+    target: Target, texts: Sequence[str], load: Load, warm_s: float, search: Search | None, console: Terminal
 ) -> Result | Limit:
     if search is None:
         longer = load._replace(duration_s=load.duration_s + warm_s)
@@ -148,10 +148,10 @@ def _measure(
     )
 
 
-def _step_line(step: Step) -> str:
+def _step_line(step: Step) -> Text:
     colour = "green" if step.verdict == "held" else "yellow"
     p99 = percentile(step.result.latency_ms[step.result.ok], 99)
-    return f"{step.rate_per_s:8.1f} requests/s  P99 {p99:8.1f} ms  [{colour}]{step.verdict}[/]"
+    return joined(f"{step.rate_per_s:8.1f} requests/s  P99 {p99:8.1f} ms  ", styled(step.verdict, colour))
 
 
 def _progress(part: str) -> Progress:

@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 
 from pipeline.errors import InputError, ToolError, run_stage
 from pipeline.params import load_params
+from pipeline.plain_text import print_line
 from serving.processes import Announce
 
 TIMEOUT_S = 10.0
@@ -119,7 +120,7 @@ def main() -> None:
     require_gateway(url)
 
     def announce(line: str) -> None:
-        print(f"· {time.strftime('%H:%M:%S')}  {line}", flush=True)
+        print_line(f"· {time.strftime('%H:%M:%S')}  {line}")
 
     minutes = len(rows) / args.rate / 60
     announce(f"{len(rows)} texts of {args.file} to {url}, {args.rate:g} a second: {minutes:.0f} min; Ctrl-C stops it")
@@ -131,7 +132,7 @@ def main() -> None:
                 announce(f"{counts.texts} of {len(rows)} sent, {counts.failed} not answered, {counts.labels} labels given")
                 announced_at = time.monotonic()
     except KeyboardInterrupt:
-        print()
+        print_line("")
     announce(f"ended: {counts.texts} sent, {counts.failed} not answered, {counts.labels} labels given")
     sys.exit(1 if counts.failed and counts.failed == counts.texts else 0)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from pipeline.atomic_write import atomic_write
 from pipeline.charts import GREEN, GREY, RUST
 from pipeline.data.records import json_values, write_json
+from pipeline.terminal import styled
 from serving.loadtest.limit import Limit, Step
 from serving.loadtest.result import Result, per_second, spread
 
@@ -85,7 +86,7 @@ def run_table(result: Result) -> Table:
     if result.waited:
         table.add_row("no free connection", f"{result.waited} requests waited for one: raise --connections")
     if not result.valid:
-        table.add_row("[red]not valid[/]", "the generator was too late for these latencies to count")
+        table.add_row(styled("not valid", "red"), "the generator was too late for these latencies to count")
     return table
 
 

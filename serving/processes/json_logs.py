@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+from pipeline.plain_text import plain_json
+
 
 def log_in_json() -> None:
     """Configure structlog for this process."""
@@ -13,7 +15,7 @@ def log_in_json() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(plain_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),

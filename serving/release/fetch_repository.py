@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from pipeline.errors import InputError, RefusedError, ToolError, run_stage
+from pipeline.plain_text import print_line
 from serving.release.manifest import MANIFEST, content_digest, content_of, file_digests, model_name, read_verified
 
 CHAMPION = "champion.json"
@@ -189,7 +190,7 @@ def _with_retries(store: Store, path: str, read: Callable[[], T]) -> T:
                 raise ToolError(
                     path, what, "check that the store answers, that this account may read it, and that the disk has room"
                 ) from None
-            print(f"{path}: {type(error).__name__}: {error}; attempt {attempt} of {store.attempts}", flush=True)
+            print_line(f"{path}: {type(error).__name__}: {error}; attempt {attempt} of {store.attempts}")
             store.sleep(store.wait_s * 2 ** (attempt - 1))
     raise AssertionError("at least one attempt")
 
@@ -221,7 +222,7 @@ def main() -> None:
         raise ToolError(
             str(error.filename or args.to), str(error.strerror), "make room on the volume, and let this user write there"
         ) from None
-    print(f"versions {fetched.versions} in {args.to}: added {fetched.added}, removed {fetched.removed}")
+    print_line(f"versions {fetched.versions} in {args.to}: added {fetched.added}, removed {fetched.removed}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.params import Package, load_params
+from pipeline.plain_text import print_line
 from serving.release.manifest import repository
 from serving.release.model_repository import BACKEND_SOURCE, RUNTIME_SOURCE, write_model
 from serving.release.publish import champion
@@ -48,7 +49,7 @@ def main() -> None:
         target = repository(home) / name
         shutil.rmtree(target, ignore_errors=True)
         package_framework(args.made / kind, args.exported, args.session, target, load_params().package)
-        print(f"{kind} → {target}")
+        print_line(f"{kind} → {target}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pipeline.cores import available_cores
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError, run_stage
 from pipeline.params import Package, load_params
+from pipeline.plain_text import print_line
 from pipeline.runtime.classifier import MODEL_FILES, model_digest
 from pipeline.session.golden_answers import read_golden
 from serving.release.manifest import MANIFEST, content_digest, file_digests
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     manifest = package(args.exported, args.session, args.reference, args.out, load_params().package)
-    print(f"{len(manifest['files'])} files, content {content_digest(manifest)[:12]} → {args.out}")
+    print_line(f"{len(manifest['files'])} files, content {content_digest(manifest)[:12]} → {args.out}")
 
 
 if __name__ == "__main__":

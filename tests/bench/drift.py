@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, ToolError, run_stage
 from pipeline.params import Params, load_params
+from pipeline.terminal import Terminal, styled
 from tests.bench import drift_errors, drift_peers_input, drift_pictures, drift_quality, drift_windows
 from tests.bench.drift_errors import Delays
 from tests.bench.drift_quality import Guess
@@ -79,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.data / "banking77" / "train.csv").is_file():
         raise InputError(str(args.data), "banking77 and nlupp are not there", "name their folder: --data")
-    console = Console(soft_wrap=True, width=180)
+    console = Terminal(soft_wrap=True, width=180)
     found = measure(load_params(), args.data, args.cache, args.peers, QUICK if args.quick else FULL, args.seed, console)
     rows = to_rows(found)
     path = write(rows, args.out, "drift")
@@ -89,12 +89,12 @@ def main() -> None:
     console.print(f"→ {path}, {args.out / 'drift-readings.json'}, {args.out / 'drift.png'}")
 
 
-def measure(params: Params, data: Path, cache: Path, python: Path, size: Size, seed: int, console: Console) -> Found:
+def measure(params: Params, data: Path, cache: Path, python: Path, size: Size, seed: int, console: Terminal) -> Found:
     """One part after the other on one core, the controls on another."""
     begun = time.monotonic()
 
     def say(what: str) -> None:
-        console.print(f"[dim]{time.monotonic() - begun:6.0f} s[/]  {what}")
+        console.print(styled(f"{time.monotonic() - begun:6.0f} s", "dim"), "", what)
 
     say("embedding texts, or reading them from the cache")
     worlds = make_worlds(data, params, cache)
@@ -139,10 +139,10 @@ def import_cost(runs: int) -> tuple[list[float], list[str]]:
 
 
 @contextmanager
-def peers(python: Path, arrays: dict[str, Any], console: Console) -> Iterator[Callable[[], dict[str, Any]]]:
+def peers(python: Path, arrays: dict[str, Any], console: Terminal) -> Iterator[Callable[[], dict[str, Any]]]:
     """The controls at work on the other core; the call waits for what they say. Nothing where they are not installed."""
     if not python.exists():
-        console.print(f"[yellow]no controls: {python} is not there[/] (requirements-peers.lock says what it needs)")
+        console.print(styled(f"no controls: {python} is not there", "yellow"), "(requirements-peers.lock says what it needs)")
         yield dict
         return
     with tempfile.TemporaryDirectory(prefix="evergreen-drift-") as scratch:

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import psutil
-from rich.console import Console
+from rich.text import Text
 
+from pipeline.terminal import Terminal, joined, styled
 from serving.loadtest import Load, Result, Target, run_load, without_warmup
 from serving.loadtest.limit import Verdict, decide_verdict
 from serving.loadtest.result import percentile
@@ -70,7 +71,7 @@ class OutOfTimeError(Exception):
 class Meter:
     """Runs loads, one at a time, keeps the readings and says each one on the console; `pair` is set by who measures pairs."""
 
-    def __init__(self, console: Console, pace: Pace, *, limit_s: float, seed: int) -> None:
+    def __init__(self, console: Terminal, pace: Pace, *, limit_s: float, seed: int) -> None:
         self.pace = pace
         self.readings: list[Reading] = []
         self.pair = 0
@@ -82,10 +83,10 @@ class Meter:
         """Since the bench began."""
         return time.monotonic() - self._begun
 
-    def say(self, line: str) -> None:
+    def say(self, line: str | Text, style: str = "") -> None:
         """A line with the time before it."""
         minutes, seconds = divmod(int(self.elapsed_s), 60)
-        self._console.print(f"[dim]{minutes:2d}:{seconds:02d}[/] {line}")
+        self._console.print(styled(f"{minutes:2d}:{seconds:02d}", "dim"), line if isinstance(line, Text) else styled(line, style))
 
     def load(self, arm: Arm, rate: float, seconds: float, arrivals: Literal["poisson", "constant"] = "poisson") -> Load:
         """A load of this arm with texts that no cache has seen."""
@@ -134,7 +135,7 @@ class Meter:
             return any(decide_verdict(self.run(part, arm, rate, hopeless=True), arm.p99_ms) == "held" for _ in range(2))
 
         found = search_near(holds, start=start, factor=factor, resolution=self.pace.resolution, lowest=LOWEST_PER_S)
-        self.say(f"[bold]{arm.name}: {found:.1f}/s at P99 ≤ {arm.p99_ms:g} ms[/]")
+        self.say(f"{arm.name}: {found:.1f}/s at P99 ≤ {arm.p99_ms:g} ms", "bold")
         return found
 
 
@@ -182,9 +183,10 @@ def _reading(part: str, arm: Arm, pair: int, at_s: float, rate: float, result: R
     )
 
 
-def _line(one: Reading) -> str:
+def _line(one: Reading) -> Text:
     colour = "green" if one.verdict == "held" else "yellow"
-    return (
+    return joined(
         f"{one.part:<8} {one.arm:<24} {one.rate_per_s:7.1f}/s  P50 {one.p50_ms:7.1f}  P99 {one.p99_ms:8.1f} ms"
-        f"  {one.server_cpu_ms:5.2f} ms CPU  [{colour}]{one.verdict}[/]"
+        f"  {one.server_cpu_ms:5.2f} ms CPU  ",
+        styled(one.verdict, colour),
     )

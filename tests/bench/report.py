@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
-from rich.markup import escape
 from rich.table import Table
 
 from evergreen.promises import number
@@ -130,14 +129,14 @@ def table(rows: Sequence[Row], bars: Mapping[str, Bar], title: str) -> Table:
     for row in rows:
         bar = bars.get(row.goal)
         colour = "" if bar is None else "green" if bar.is_met(row) else "yellow"
-        control = escape(row.control) + (f": {number(row.control_value)}" if row.control_value is not None else "")
+        control = row.control + (f": {number(row.control_value)}" if row.control_value is not None else "")
         ratio = f"{row.ratio.median:.2f} [{row.ratio.low:.2f}, {row.ratio.high:.2f}]" if row.ratio else ""
         made.add_row(
             row.goal,
-            escape(row.what),
+            row.what,
             f"{number(row.value)} {row.unit}",
             control,
-            escape(ratio),
+            ratio,
             str(row.pairs),
             str(bar) if bar else "",
             style=colour,

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
@@ -32,6 +31,7 @@ from pipeline.errors import InputError, run_stage
 from pipeline.params import Params, load_params
 from pipeline.runtime.batches import pad
 from pipeline.runtime.text import clean
+from pipeline.terminal import Terminal, styled
 from serving.loadtest import (
     Answer,
     Result,
@@ -128,7 +128,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # also where it runs in the background, with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     forget_settings()
-    params, console = load_params(), Console(soft_wrap=True, width=160)
+    params, console = load_params(), Terminal(soft_wrap=True, width=160)
     texts = read_texts(args.texts, params.data)
     pace = Pace(0.5, 1.0, 20, 1.3) if args.quick else Pace(1.0, 3.5, 150, 1.1)
     meter = Meter(console, pace, limit_s=25 * 60, seed=int(np.random.default_rng().integers(2**31)))
@@ -139,7 +139,7 @@ def main() -> None:
             with running(Path(scratch), params, texts, meter, args.pairs, args.swaps) as bench:
                 measure(bench, texts, found)
         except (KeyboardInterrupt, OutOfTimeError) as error:
-            console.print(f"[yellow]stopped ({type(error).__name__}); what was measured so far is written[/]")
+            console.print(styled(f"stopped ({type(error).__name__}); what was measured so far is written", "yellow"))
     finish(found, meter, args.out, console, str(args.texts))
 
 
@@ -372,7 +372,7 @@ def swaps(bench: Bench, texts: Sequence[str], found: Found) -> None:
     wrong = sum(int(one.wrong.sum()) for one in during if one.wrong is not None)
     asked = sum(len(one.at_s) for one in during)
     for one in errors:
-        bench.meter.say(f"[red]a swap failed: {one}[/]")
+        bench.meter.say(f"a swap failed: {one}", "red")
     each = statistics.median(took) if took else float("nan")
     what = f"failed or wrong answers of {asked} during {len(took)} swaps ({each:.1f} s each)"
     found.rows.append(Row("S7a", what, float(failed + wrong + len(errors)), "answers", "", None, None, len(took)))
@@ -405,7 +405,7 @@ def row(
     return Row(goal, what, statistics.median(ours), unit, control, statistics.median(theirs), ratio, len(ours))
 
 
-def finish(found: Found, meter: Meter, out: Path, console: Console, texts: str) -> None:
+def finish(found: Found, meter: Meter, out: Path, console: Terminal, texts: str) -> None:
     """Rows, readings, table and picture."""
     rows = [*found.rows, *precisions()]
     rows.sort(key=lambda one: one.goal)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy.stats import binom
 
 from monitoring.detectors.e_detector import shiryaev_roberts
 from monitoring.detectors.e_process import bernoulli_payoffs
+from pipeline.terminal import Terminal
 from tests.bench.drift import peers
 from tests.bench.drift_errors import AFTER, CHANGE, simulated_threshold, streams, summed
 from tests.bench.drift_windows import Quiet
@@ -72,5 +72,5 @@ def test_the_controls_run_though_their_python_is_named_by_a_relative_path(
     monkeypatch.chdir(tmp_path)
     Path("python").write_text('#!/bin/sh\necho \'{"import_s": 1.5}\' > "$3"\n')
     Path("python").chmod(0o755)
-    with peers(Path("python"), {"null": np.zeros(3)}, Console()) as answer:
+    with peers(Path("python"), {"null": np.zeros(3)}, Terminal()) as answer:
         assert answer() == {"import_s": 1.5}

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from pipeline.charts import GREEN, GREY
 from pipeline.data.records import write_json
@@ -27,6 +26,7 @@ from pipeline.errors import InputError, run_stage
 from pipeline.network.base_model import base_folder
 from pipeline.params import Params, load_params
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
+from pipeline.terminal import Terminal, styled
 from tests.bench.children import Child, child, forget_settings
 from tests.bench.report import Bar, Row, draw_ratios, paired_ratio, table, write
 from tests.bench.train_rows import BenchRows, Settings, with_settings, write_rows
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/bench"))
     args = parser.parse_args()
     forget_settings()
-    params, console = load_params(), Console(soft_wrap=True, width=180)
+    params, console = load_params(), Terminal(soft_wrap=True, width=180)
     size = Size(3, 2, 0, 96) if args.quick else Size(60, args.pairs, 2, 960)
     rows = read_texts(args.data, params)
     console.print(f"{len(rows.targets)} texts of {args.data}; {size.pairs} rounds of {size.steps} steps; at most 25 minutes")
@@ -115,7 +115,7 @@ def loras(params: Params) -> dict[str, Settings]:
     }
 
 
-def measure(scratch: Path, params: Params, size: Size, console: Console) -> list[Window]:
+def measure(scratch: Path, params: Params, size: Size, console: Terminal) -> list[Window]:
     """Windows of every arm, by rounds, as far as the time reaches."""
     until, windows = time.monotonic() + LIMIT_S, []
     article, recipe = loras(params).items()
@@ -130,7 +130,7 @@ def measure(scratch: Path, params: Params, size: Size, console: Console) -> list
     return windows
 
 
-def measure_prefix(rows: BenchRows, params: Params, size: Size, console: Console) -> Iterator[Row]:
+def measure_prefix(rows: BenchRows, params: Params, size: Size, console: Terminal) -> Iterator[Row]:
     """T3: epochs over some of the rows, once the activations of frozen layers are kept."""
     import torch
 
@@ -140,7 +140,7 @@ def measure_prefix(rows: BenchRows, params: Params, size: Size, console: Console
     some = Rows(rows.pieces[: size.prefix_rows], torch.tensor(rows.targets[: size.prefix_rows]))
     for (name, settings), pairs in zip(loras(params).items(), (size.pairs, size.recipe_pairs), strict=True):
         if pairs:
-            console.print(f"[dim]prefix cache, {name}, {pairs} pairs of epochs over {len(some.pieces)} rows[/]")
+            console.print(styled(f"prefix cache, {name}, {pairs} pairs of epochs over {len(some.pieces)} rows", "dim"))
             yield from prefix_rows(some, with_settings(params, settings), name, pairs)
 
 
@@ -153,17 +153,17 @@ def started(arm: str, scratch: Path, settings: Settings) -> Iterator[Child]:
         yield process
 
 
-def rounds(arms: dict[str, Child], lora: str, steps: int, pairs: int, until: float, console: Console) -> Iterator[Window]:
+def rounds(arms: dict[str, Child], lora: str, steps: int, pairs: int, until: float, console: Terminal) -> Iterator[Window]:
     """Each arm's windows in turn; a round that would not end in time is not begun."""
     took = 0.0
     for number in range(pairs):
         began = time.monotonic()
         if began + took > until:
-            console.print(f"[yellow]{lora}: {number} of {pairs} rounds, for lack of time[/]")
+            console.print(styled(f"{lora}: {number} of {pairs} rounds, for lack of time", "yellow"))
             return
         for arm, process in arms.items():
             window = Window(arm, lora, **process.ask(steps=steps))
-            console.print(f"[dim]{lora}, round {number + 1} of {pairs}[/]  {arm}: {window.per_s:.1f} examples/s")
+            console.print(styled(f"{lora}, round {number + 1} of {pairs}", "dim"), f" {arm}: {window.per_s:.1f} examples/s")
             yield window
         took = time.monotonic() - began
 
@@ -218,7 +218,7 @@ def memory_rows(windows: Sequence[Window], idle: int) -> list[Row]:
     ]
 
 
-def finish(windows: Sequence[Window], frozen: Sequence[Row], idle: int, out: Path, console: Console) -> None:
+def finish(windows: Sequence[Window], frozen: Sequence[Row], idle: int, out: Path, console: Terminal) -> None:
     """Rows, readings, table and picture."""
     rows = sorted([*to_rows(windows, idle), *frozen], key=lambda row: row.goal)
     path = write(rows, out, "train")

@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from evergreen.repro import JUST_INSTALLED_S, Command, Timing, installation, run_step, stage_timings, table
+from pipeline.terminal import Terminal
 
 OUTPUT = """\
 Stage 'ingest' didn't change, skipping
@@ -72,7 +72,7 @@ def test_ctrl_c_waits_for_the_step_to_clean_up_and_shows_no_traceback(name: str)
 
 
 def test_the_table_has_a_total() -> None:
-    console = Console(width=80, record=True, file=StringIO())
+    console = Terminal(width=80, record=True, file=StringIO())
     console.print(table([Timing("installation", 61.4, "once"), Timing("train", 30.2), Timing("check", 0.1)]))
     text = console.export_text()
     assert "installation" in text

@@ -13,12 +13,10 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
-
 from monitoring.local.watch import TOOLS
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Params, load_params
+from pipeline.terminal import Terminal, styled
 from serving.loadtest import read_texts
 from serving.processes.supervisor import STABLE_S
 from tests.bench.children import forget_settings
@@ -104,10 +102,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # also where it runs in the background, with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     forget_settings()
-    sys.exit(play(asked, load_params(), Console(soft_wrap=True, width=160)))
+    sys.exit(play(asked, load_params(), Terminal(soft_wrap=True, width=160)))
 
 
-def play(asked: argparse.Namespace, params: Params, console: Console) -> int:
+def play(asked: argparse.Namespace, params: Params, console: Terminal) -> int:
     """The drills that were asked for, one after the other; the exit code."""
     texts = read_texts(asked.texts, params.data)
     broken = []
@@ -118,12 +116,12 @@ def play(asked: argparse.Namespace, params: Params, console: Console) -> int:
             try:
                 outcome, timeline = DRILLS[name].run(setting, asked)
             except KeyboardInterrupt:
-                console.print("[yellow]stopped; all that was started has ended[/]")
+                console.print(styled("stopped; all that was started has ended", "yellow"))
                 return 130
             report(outcome, timeline, asked.out, console)
             broken += [name] * (not outcome.is_kept)
     if broken:
-        console.print(f"[bold red]promises were broken: {', '.join(broken)}[/]")
+        console.print(styled(f"promises were broken: {', '.join(broken)}", "bold red"))
     return 1 if broken else 0
 
 
@@ -145,11 +143,11 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def report(outcome: Outcome, timeline: DrillTimeline, out: Path, console: Console) -> None:
+def report(outcome: Outcome, timeline: DrillTimeline, out: Path, console: Terminal) -> None:
     """Scorecard, JSON and picture."""
     console.print(table(outcome))
     for note in outcome.notes:
-        console.print(f"  {escape(note)}")
+        console.print_lines(f"  {note}")
     path, picture = write(outcome, timeline.rows(), out), out / f"{outcome.name}.png"
     timeline.draw(picture)
     console.print(f"→ {path}, {picture}")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.errors import ToolError
 from pipeline.params import Params
 from pipeline.session.golden_answers import read_golden
+from pipeline.terminal import Terminal
 from serving.loadtest import gateway_target
 from tests.bench.meter import P99_LIMIT_MS, Arm, Meter
 from tests.faults import traffic
@@ -34,7 +34,7 @@ class DrillSettings(NamedTuple):
     params: Params
     texts: Sequence[str]
     scratch: Path
-    console: Console
+    console: Terminal
     meter: Meter  # says lines on it, and measures capacity
     capacity_per_s: float | None  # None: measured
 
@@ -57,7 +57,7 @@ class RunningStack(NamedTuple):
 @contextmanager
 def running_stack(setting: DrillSettings, name: str) -> Iterator[RunningStack]:
     """The stack, serving, with its capacity known; ended, and all that it started, when the block ends."""
-    setting.meter.say(f"[bold]{name}[/]: three versions in a scratch home")
+    setting.meter.say(f"{name}: three versions in a scratch home", "bold")
     small = setting.params.gateway.model_copy(update={"cache_entries": CACHE_ENTRIES})
     params = setting.params.model_copy(update={"gateway": small})
     installation = lay_out(setting.scratch / name, setting.package, setting.dvc_lock, params)
@@ -105,7 +105,8 @@ def progress(setting: DrillSettings, what: str) -> Iterator[Callable[[float], No
     The bar is drawn when it is told, by whoever tells: a thread that draws ten times a second would disturb what is measured.
     """
     if setting.console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn())
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn())
         with Progress(*columns, console=setting.console, auto_refresh=False, transient=True) as bar:
             task = bar.add_task(what, total=1.0)
             yield lambda share: bar.update(task, completed=share, refresh=True)
@@ -116,6 +117,6 @@ def progress(setting: DrillSettings, what: str) -> Iterator[Callable[[float], No
         nonlocal tenth
         if int(TENTHS * share) > tenth:
             tenth = int(TENTHS * share)
-            setting.meter.say(f"[dim]{what}: {share:.0%}[/]")
+            setting.meter.say(f"{what}: {share:.0%}", "dim")
 
     yield tell

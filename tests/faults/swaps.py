@@ -125,7 +125,7 @@ def swap_in_blocks(
             done += 1
             tell(done / amount.swaps)
             if "error" in swaps[-1]:
-                running.say(f"[red]a swap failed: {swaps[-1]['error']}[/]")
+                running.say(f"a swap failed: {swaps[-1]['error']}")
                 break
         blocks.append(Block(swaps[0]["began_s"], swaps[-1]["ended_s"], swaps))
         stay_quiet(amount.quiet_s, samples, stop)
@@ -154,7 +154,7 @@ def named_champions(running: RunningStack) -> dict[str, int]:
     try:
         stack.wait_until(lambda: stack.followed(running.installation)["champion"] == entered, 10 * poll_s)
     except TimeoutError:
-        running.say("[red]the gateway does not follow[/]")
+        running.say("the gateway does not follow")
     loaded = stack.in_triton(running.installation)
     return {
         "release table": entered,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from rich.console import Console
 
 from pipeline.params import Params
+from pipeline.terminal import Terminal
 from serving.loadtest import read_texts
 from serving.loadtest.sender import LOST, REFUSED, TIMEOUT
 from tests.bench.meter import Meter, Pace
@@ -36,7 +36,7 @@ JOINED = 6  # texts in one: long ones overload a model at a rate that is nothing
 @pytest.fixture(scope="module")
 def running(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     scratch = tmp_path_factory.mktemp("drill")
-    console = Console(file=io.StringIO())
+    console = Terminal(file=io.StringIO())
     few = made.params.gateway.model_copy(update={"max_waiting_texts": 16, "deadline_ms": 3000, "cache_entries": 0})
     params = made.params.model_copy(update={"gateway": few})
     short = read_texts(made / "data/few.jsonl", params.data)
@@ -214,7 +214,7 @@ def test_the_command_ends_with_1_when_a_promise_was_broken(
         found = Outcome("made-up", "by hand", swaps.judge(figures), [], {}), timeline
         monkeypatch.setattr(drill, "DRILLS", {"made-up": drill.Drill("by hand", lambda *_, found=found: found)})
         asked = drill.arguments().parse_args(["made-up", "--out", str(tmp_path), "--texts", str(ROOT / drill.TEXTS)])
-        assert drill.play(asked, params, Console(file=io.StringIO())) == code
+        assert drill.play(asked, params, Terminal(file=io.StringIO())) == code
         assert json.loads((tmp_path / "made-up.json").read_text())["kept"] is not bool(code)
 
 

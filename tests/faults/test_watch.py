@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-from rich.console import Console
 
 from pipeline.params import Params
+from pipeline.terminal import Terminal
 from tests.bench.meter import Meter, Pace
 from tests.faults import drill, watch
 from tests.faults.running_stack import DrillSettings
@@ -28,7 +28,7 @@ IN_PEACE, IN_DRIFT = ("Alertmanager killed",), ("Prometheus stopped", "monitor k
 
 @pytest.mark.usefixtures("tools")
 def test_what_happens_to_the_watching_ends_no_alert_and_loses_no_window(params: Params, tmp_path: Path) -> None:
-    console = Console(file=io.StringIO())
+    console = Terminal(file=io.StringIO())
     meter = Meter(console, Pace(0.5, 1.0, 20, 1.3), limit_s=inf, seed=0)
     setting = DrillSettings(tmp_path, tmp_path, params, [], tmp_path, console, meter, None)
     amount = watch.Amount(IN_PEACE, IN_DRIFT, PACE, rows_per_s=60.0, quiet_s=0.5, is_ended=False)

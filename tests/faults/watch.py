@@ -107,7 +107,7 @@ def run(setting: DrillSettings, amount: Amount) -> tuple[Outcome, WatchStory]:
     folder = setting.scratch / "watch"
     folder.mkdir(parents=True)
     say = setting.meter.say
-    say("[bold]watch[/]: real monitor, Prometheus, Alertmanager and inbox; answers of an invented world instead of Triton's")
+    say("watch: real monitor, Prometheus, Alertmanager and inbox; answers of an invented world instead of Triton's")
     with watched(setting.params, folder, amount.pace, amount.rows_per_s) as environment, looking(environment) as samples:
         wait_until(lambda: _is_well(samples, in_drift=False), PATIENCE_S, environment.said)
         well_since_s = time.monotonic()
@@ -168,7 +168,7 @@ def _play(
 
     back_s = _seconds_until(is_back)
     told = "" if told_s is None else f"{fault.tells} tells after {shown(told_s)} s; "
-    say(f"[dim]{told}all as it should be {shown(back_s)} s after it was over[/]")
+    say(f"{told}all as it should be {shown(back_s)} s after it was over")
     return Done(name, in_drift, since_s, until_s, back_s, told_s)
 
 

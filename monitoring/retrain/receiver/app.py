@@ -32,6 +32,7 @@ from monitoring.retrain.receiver.alert_writer import AlertWriter, WriterFullErro
 from pipeline.errors import InputError
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
+from pipeline.plain_text import print_line
 from serving.processes.http_body import BodyError, BodyTooLargeError, read_body
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
@@ -173,6 +174,6 @@ def main() -> None:
     params, home = load_params(), find_home()
     host, port = os.environ.get("EVERGREEN_RECEIVER_HOST", params.alerts.host), params.alerts.receiver_port
     token = ensure_token(token_file(params.alerts, home))
-    print(json.dumps({"event": "receiver", "url": f"http://{host}:{port}/v1/alerts"}), flush=True)
+    print_line(json.dumps({"event": "receiver", "url": f"http://{host}:{port}/v1/alerts"}))
     with open_state(home) as engine:
         run_http_service(create_app(params, engine, token), host, port, max_open=None)  # the writer refuses, and counts it

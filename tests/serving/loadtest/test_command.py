@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Params
+from pipeline.terminal import Terminal
 from serving.loadtest import (
     Limit,
     Result,
@@ -27,7 +27,7 @@ def texts_file(folder: Path) -> Path:
 
 
 def test_the_command_prints_a_table_and_writes_a_report(server: Running, params: Params, tmp_path: Path) -> None:
-    console = Console(record=True, width=140)
+    console = Terminal(record=True, width=140)
     measured = loadtest(
         server.url, texts_file(tmp_path), params.data, console, rate=200, duration_s=1, warm_s=0.2, folder=tmp_path / "out"
     )
@@ -42,7 +42,7 @@ def test_the_command_prints_a_table_and_writes_a_report(server: Running, params:
 
 
 def test_without_a_rate_the_command_searches_for_one(server: Running, params: Params, tmp_path: Path) -> None:
-    console = Console(record=True, width=140)
+    console = Terminal(record=True, width=140)
     measured = loadtest(
         server.url, texts_file(tmp_path), params.data, console, low=400, high=400, duration_s=1, warm_s=0, folder=tmp_path / "out"
     )
@@ -52,7 +52,7 @@ def test_without_a_rate_the_command_searches_for_one(server: Running, params: Pa
 
 
 def test_a_target_without_a_readable_answer_is_an_error_before_the_load(server: Running, params: Params, tmp_path: Path) -> None:
-    file, console = texts_file(tmp_path), Console(record=True)
+    file, console = texts_file(tmp_path), Terminal(record=True)
     with pytest.raises(ToolError, match="does not answer"):
         loadtest("http://127.0.0.1:1", file, params.data, console, rate=1)
     with pytest.raises(ToolError, match=r"404.*no such page"):
