@@ -23,12 +23,13 @@ def check_project(params_file: Path = Path("params.yaml")) -> Iterator[str]:
     refuse_conflicts(params, local_folder(params.model), has_gpu(), cpu_flags())
     yield f"{params_file}: its settings can work together"
     yield check_tools()
+    from pipeline.data.given_labels import label_rules
     from pipeline.data.unlabelled import read_unlabelled, trainable  # slow to import: bad params are reported first
     from pipeline.stages.ingest import ingest
     from pipeline.stages.split import split
 
     data = params.data
-    ingested = ingest(data.source, data.test, FEEDBACK, data)
+    ingested = ingest(data.source, data.test, FEEDBACK, data, label_rules(params))
     report = ingested.report
     set_aside = report["quarantined"]["rows"]
     yield f"{data.source}: {report['accepted']} rows, {len(report['classes'])} classes, {set_aside} rows set aside"

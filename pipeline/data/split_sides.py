@@ -6,6 +6,7 @@ from typing import Literal
 from pipeline.data.records import Example
 
 Side = Literal["train", "val", "test"]
+MIN_TEST_ROWS = 2  # of a class
 
 
 def side_of(row: Example, seed: int, *, val_share: float, test_share: float) -> Side:

@@ -21,7 +21,7 @@ from pipeline.params.making import (
     integers,
     rates_by_pattern,
 )
-from pipeline.params.monitoring import Alerts, Gate, Monitor, Retrain
+from pipeline.params.monitoring import Alerts, Gate, Labels, Monitor, Retrain
 from pipeline.params.section import Section
 from pipeline.params.serving import Gateway, Jobs, Log, Serve
 
@@ -34,6 +34,7 @@ __all__ = [
     "Gate",
     "Gateway",
     "Jobs",
+    "Labels",
     "Log",
     "Lora",
     "Model",

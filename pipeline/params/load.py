@@ -35,6 +35,7 @@ class Params(Section):
     monitor: monitoring.Monitor
     alerts: monitoring.Alerts
     retrain: monitoring.Retrain
+    labels: monitoring.Labels
     gate: monitoring.Gate
 
 

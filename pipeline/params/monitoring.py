@@ -141,6 +141,13 @@ class Retrain(Section):
     body_within_s: Positive
 
 
+class Labels(Section):
+    """How many people a label needs before a model learns it."""
+
+    new_text_people: Count
+    overrule_people: Count
+
+
 class Gate(Section):
     """Conditions for publishing a retrained candidate, alone and against the champion; shares and accuracies are 0..1."""
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from pipeline.atomic_write import atomic_write
+from pipeline.data.given_labels import AppliedLabels, LabelRules, apply_given_labels, label_rules
 from pipeline.data.near_duplicates import Pair, find_near_duplicates
 from pipeline.data.records import (
     Columns,
@@ -57,8 +58,11 @@ class IngestResult(NamedTuple):
     report: dict[str, Any]
 
 
-def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data) -> IngestResult:
-    """Read, validate, merge and de-duplicate; raise `InputError` when the data as a whole cannot be trained on."""
+def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data, rules: LabelRules) -> IngestResult:
+    """Read, validate, merge and de-duplicate; raise `InputError` when the data as a whole cannot be trained on.
+
+    Labels from people change the rows only as far as `rules` and `pipeline.data.given_labels` allow.
+    """
     source, bad = _read_file(source_file, data)
     feedback, bad_feedback = _read_feedback(feedback_folder, data)
     test, bad_test = _read_file(test_file, data)
@@ -66,36 +70,40 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
     _refuse_bad_test_rows(bad_test)
     _refuse_spellings([*source, *feedback, *test])
     accepted, conflicts = _without_conflicts(source)
-    # the last row of a text wins: feedback corrects the corpus
-    unique = {located.example.id: located.example for located in [*accepted, *feedback]}
+    applied = apply_given_labels(
+        _unique([row.example for row in accepted]),
+        [row.example for row in test],
+        [row.example for row in feedback],
+        rules,
+    )
     in_test = {located.example.id for located in test}
-    rows = [example for example in unique.values() if example.id not in in_test]
+    rows = [example for example in applied.rows if example.id not in in_test]
     near = find_near_duplicates([row.text for row in rows], data.near_duplicate_jaccard)
     near_report = _near_report(data, rows, near)
     if data.near_duplicates == "drop":
         copies = _copies(near)
         rows = [row for index, row in enumerate(rows) if index not in copies]
-    _refuse_classes(source_file, rows, [located.example for located in test])
-    quarantined = [*bad, *conflicts, *bad_feedback]
+    _refuse_classes(source_file, rows, applied.test)
+    quarantined = [*bad, *conflicts, *bad_feedback, *_waiting(applied, feedback)]
     report = {
         "source": {"file": str(source_file), "rows": len(source) + len(bad)},
         "feedback": {
             "rows": len(feedback) + len(bad_feedback),
-            "corrects_the_source": len({p.example.id for p in feedback} & {p.example.id for p in accepted}),
+            **_feedback_report(applied),
         },
         "test": {"file": str(test_file), "rows": len(test)},
         "accepted": len(rows),
-        "exact_duplicates": len(accepted) + len(feedback) - len(unique),
-        "also_in_test_and_dropped": len(unique.keys() & in_test),
+        "exact_duplicates": len(accepted) + len(feedback) - len(applied.rows) - len(applied.waiting),
+        "also_in_test_and_dropped": len({row.id for row in applied.rows} & in_test),
         "near_duplicates": near_report,
         "quarantined": {
             "rows": len(quarantined),
             "reasons": dict(Counter(q.reason.split(":")[0] for q in quarantined).most_common()),
         },
         "classes": dict(sorted(Counter(labels_of(rows)).items())),
-        "digest": digest_examples(sorted([*rows, *(p.example for p in test)], key=lambda e: e.id)),
+        "digest": digest_examples(sorted([*rows, *applied.test], key=lambda e: e.id)),
     }
-    return IngestResult(rows, [located.example for located in test], quarantined, report)
+    return IngestResult(rows, applied.test, quarantined, report)
 
 
 def _read_file(path: Path, data: Data, columns: Columns | None = None) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
@@ -126,6 +134,29 @@ def _read_feedback(folder: Path, data: Data) -> tuple[list[LocatedExample], list
     files = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size]
     read = [_read_file(path, data, Columns("text", "label")) for path in files]
     return [located for good, _ in read for located in good], [row for _, bad in read for row in bad]
+
+
+def _unique(rows: list[Example]) -> list[Example]:
+    """Return the rows without those whose text comes again later."""
+    return list({row.id: row for row in rows}.values())
+
+
+def _waiting(applied: AppliedLabels, feedback: list[LocatedExample]) -> list[QuarantinedRow]:
+    """Set aside the labels that are not used yet, with the line that they came from."""
+    places = {located.example.id: located for located in feedback}
+    waiting = []
+    for example, reason in applied.waiting:
+        place = places[example.id]
+        fields = {"text": example.text, "label": example.label}
+        waiting.append(QuarantinedRow(place.path, place.line, reason, fields))
+    return waiting
+
+
+def _feedback_report(applied: AppliedLabels) -> dict[str, Any]:
+    """Return what became of the labels from people; a disputed label changes nothing until the dispute is settled."""
+    names = ("new", "confirms", "overrules", "settled")
+    disputed = [{**dispute._asdict(), "labellers": list(dispute.labellers)} for dispute in applied.disputed]
+    return {**{name: applied.counts.get(name, 0) for name in names}, "waiting": len(applied.waiting), "disputed": disputed}
 
 
 def _without_conflicts(located: list[LocatedExample]) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
@@ -238,11 +269,14 @@ def main() -> None:
     parser.add_argument("--feedback", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    ingested = ingest(args.source, args.test, args.feedback, load_params().data)
+    params = load_params()
+    ingested = ingest(args.source, args.test, args.feedback, params.data, label_rules(params))
     write(ingested, args.out)
     report = ingested.report
     aside = report["quarantined"]["rows"]
     print_line(f"{report['accepted']} rows, {len(report['classes'])} classes, {aside} set aside → {args.out}/report.json")
+    if disputed := len(report["feedback"]["disputed"]):
+        print_line(f"{disputed} labels from people contradict rows that measure the model and change nothing: evergreen disputes")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.records import labels_of, read_examples
+from pipeline.data.given_labels import label_rules
+from pipeline.data.records import labels_of, read_examples, text_id
 from pipeline.errors import InputError
-from pipeline.params import Data, Params
+from pipeline.params import Params
 from pipeline.stages.ingest import IngestResult, ingest, write
 from tests.conftest import ROOT
 
@@ -25,8 +26,9 @@ LONG = "the quick brown fox jumps over the lazy dog and runs far away from"  # w
 class Inputs:
     """A folder with source, test and feedback files."""
 
-    def __init__(self, folder: Path, data: Data) -> None:
-        self.folder, self.data = folder, data.model_copy(update={"max_quarantined_share": 0.9})
+    def __init__(self, folder: Path, params: Params) -> None:
+        self.folder, self.data = folder, params.data.model_copy(update={"max_quarantined_share": 0.9})
+        self.rules = label_rules(params)
         self.source = folder / "source.jsonl"
         self.no_test = folder / "no_test.csv"
         self.no_test.write_text("text,label\n")
@@ -44,7 +46,7 @@ class Inputs:
         for turn, given_rows in enumerate(feedback):
             self.jsonl(f"feedback/{turn}.jsonl", given_rows)
         supplied = self.jsonl("test.jsonl", test) if test else self.no_test
-        return ingest(self.source, supplied, self.folder / "feedback", self.data.model_copy(update=changed))
+        return ingest(self.source, supplied, self.folder / "feedback", self.data.model_copy(update=changed), self.rules)
 
     def refuse(self, rows: Sequence[Row], **more: Any) -> InputError:
         with pytest.raises(InputError) as caught:
@@ -54,7 +56,7 @@ class Inputs:
 
 @pytest.fixture
 def inputs(tmp_path: Path, params: Params) -> Inputs:
-    return Inputs(tmp_path, params.data)
+    return Inputs(tmp_path, params)
 
 
 def pairs(ingested: IngestResult) -> list[tuple[str, str | None]]:
@@ -141,7 +143,7 @@ def test_a_bad_row_may_be_the_first_of_its_file(inputs: Inputs, bad: Row) -> Non
 def test_a_row_of_a_table_with_the_wrong_number_of_fields_is_set_aside(inputs: Inputs, line: str) -> None:
     table = inputs.folder / "source.csv"
     table.write_text(f'text,label\n"where is\nmy parcel",track\n{line}\ngive it back,refund\n')
-    result = ingest(table, inputs.no_test, inputs.folder / "feedback", inputs.data)
+    result = ingest(table, inputs.no_test, inputs.folder / "feedback", inputs.data, inputs.rules)
     [quarantined] = result.quarantined
     assert (quarantined.path, quarantined.line) == (table, 4)
     assert "the header has 2" in quarantined.reason
@@ -207,16 +209,87 @@ def test_named_columns_are_those_of_the_source_and_a_header_without_rows_needs_n
 
 
 def test_feedback_is_merged(inputs: Inputs) -> None:
-    result = inputs.ingest([TRACK, REFUND], feedback=[[{"text": "battery is flat", "label": "battery"}]])
-    assert ("battery is flat", "battery") in pairs(result)
-    assert result.report["feedback"] == {"rows": 1, "corrects_the_source": 0}
+    result = inputs.ingest([TRACK, REFUND], feedback=[[{"text": "battery is flat", "label": "refund"}]])
+    assert ("battery is flat", "refund") in pairs(result)
+    assert result.report["feedback"]["new"] == result.report["feedback"]["rows"] == 1
 
 
-def test_feedback_corrects_the_source_and_later_feedback_corrects_earlier(inputs: Inputs) -> None:
-    wrong, right = {**TRACK, "label": "refund"}, {**TRACK, "label": "missing"}
-    result = inputs.ingest([TRACK, REFUND], feedback=[[wrong], [right]])
-    assert pairs(result) == [("where is my parcel", "missing"), ("give me my money back", "refund")]
-    assert result.report["feedback"]["corrects_the_source"] == 1
+def labelled(text: str, label: str, *labellers: str) -> dict[str, Any]:
+    return {"text": text, "label": label, "labellers": list(labellers), "source": "feedback"}
+
+
+def test_enough_people_overrule_a_training_row_and_later_feedback_replaces_earlier(inputs: Inputs) -> None:
+    rows = [TRACK, REFUND, {"text": "help", "label": "track"}]
+    wrong, right = labelled("Help!", "track", "ann"), labelled("help", "refund", "ann", "ben")
+    result = inputs.ingest(rows, feedback=[[wrong], [right]])
+    assert pairs(result)[-1] == ("help", "refund")
+    assert result.rows[-1].meta["given"] == {"labellers": ("ann", "ben"), "overruled": "track"}
+    assert result.report["feedback"]["overrules"] == 1
+
+
+@pytest.mark.parametrize("labellers", [["ann"], ["ann", "ann"], "ann and ben", None])
+def test_one_person_does_not_overrule_a_training_row(inputs: Inputs, labellers: Any) -> None:
+    alone = {"text": "help", "label": "refund", "labellers": labellers}
+    result = inputs.ingest([TRACK, REFUND, {"text": "help", "label": "track"}], feedback=[[alone]])
+    assert pairs(result)[-1] == ("help", "track")
+    [waiting] = result.quarantined
+    assert waiting.reason.startswith("waits for more people: a label that overrules the source needs 2")
+
+
+@pytest.mark.parametrize("text", ["where is my parcel", "it will not charge"])  # sides test and validation
+def test_however_many_people_contradict_a_row_that_measures_the_model_it_keeps_its_label(inputs: Inputs, text: str) -> None:
+    rows = [REFUND, {"text": text, "label": "track"}]
+    result = inputs.ingest(rows, feedback=[[labelled(text.upper(), "refund", "ann", "ben", "cy")]])
+    assert pairs(result)[-1] == (text, "track")
+    [dispute] = result.report["feedback"]["disputed"]
+    assert (dispute["id"], dispute["label"], dispute["given"]) == (text_id(text), "track", "refund")
+    assert dispute["labellers"] == ["ann", "ben", "cy"]
+
+
+def test_feedback_that_agrees_is_no_dispute(inputs: Inputs) -> None:
+    report = inputs.ingest([TRACK, REFUND], feedback=[[labelled(TRACK["text"], "track", "ann")]]).report
+    assert (report["feedback"]["confirms"], report["feedback"]["disputed"]) == (1, [])
+
+
+@pytest.mark.parametrize(("people", "is_used"), [(["ann"], False), (["ann", "ben"], True)])
+def test_a_new_text_that_would_measure_the_model_needs_agreement_and_is_not_trained_on_without(
+    inputs: Inputs, people: list[str], is_used: bool
+) -> None:
+    result = inputs.ingest([TRACK, REFUND], feedback=[[labelled("the battery died", "refund", *people)]])
+    assert (("the battery died", "refund") in pairs(result)) == is_used
+    assert [q.reason.split(":")[0] for q in result.quarantined] == ([] if is_used else ["waits for more people"])
+
+
+def test_a_settled_dispute_changes_a_row_that_measures_the_model_and_leaves_its_date(inputs: Inputs) -> None:
+    settled = {**labelled(TRACK["text"], "refund", "eva"), "given_at": "2026-11-02T10:00:00+00:00", "source": "settlement"}
+    rows = [TRACK, REFUND, {"text": "help", "label": "track"}]
+    result = inputs.ingest(rows, feedback=[[labelled(TRACK["text"], "refund", "ann")], [settled]])
+    assert pairs(result)[0] == ("where is my parcel", "refund")
+    assert result.rows[0].meta["settled"] == {"at": "2026-11-02T10:00:00+00:00", "by": "eva", "before": "track"}
+    assert (result.report["feedback"]["settled"], result.report["feedback"]["disputed"]) == (1, [])
+
+
+def test_a_class_that_only_people_gave_waits_until_it_can_be_tested(inputs: Inputs) -> None:
+    trained, tested = ("battery is flat", "battery hot"), ("the battery died", "flat again")
+    few = [labelled(text, "battery", "ann", "ben") for text in (*trained, tested[0])]
+    early = inputs.ingest([TRACK, REFUND], feedback=[few])
+    assert early.report["classes"] == {"refund": 1, "track": 1}
+    assert {q.reason.split(":")[0] for q in early.quarantined} == {"waits for its class"}
+    ready = inputs.ingest([TRACK, REFUND], feedback=[[*few, labelled(tested[1], "battery", "ann", "ben")]])
+    assert ready.report["classes"]["battery"] == 4
+
+
+def test_a_training_row_overruled_into_a_class_that_waits_keeps_its_label(inputs: Inputs) -> None:
+    rows = [TRACK, REFUND, {"text": "help", "label": "track"}]
+    result = inputs.ingest(rows, feedback=[[labelled("help", "advice", "ann", "ben")]])
+    assert pairs(result)[-1] == ("help", "track")
+    assert "given" not in result.rows[-1].meta
+
+
+def test_an_overruled_row_stays_in_its_group(inputs: Inputs) -> None:
+    grouped = {"text": "help", "label": "track", "group": "customer 9"}
+    result = inputs.ingest([TRACK, REFUND, grouped], feedback=[[labelled("help", "refund", "ann", "ben")]])
+    assert result.rows[-1].group == "customer 9"
 
 
 def test_feedback_settles_a_conflict_of_the_source(inputs: Inputs) -> None:
@@ -229,16 +302,16 @@ def test_feedback_settles_a_conflict_of_the_source(inputs: Inputs) -> None:
 @pytest.mark.parametrize("bad", ["nonsense", {"text": "no label"}, {"label": "track"}, {"text": "", "label": "track"}])
 @pytest.mark.parametrize("first", [True, False])
 def test_bad_feedback_is_set_aside(inputs: Inputs, bad: Row, first: bool) -> None:
-    good = {"text": "battery is flat", "label": "battery"}
+    good = {"text": "battery is flat", "label": "refund"}
     result = inputs.ingest([TRACK, REFUND], feedback=[[bad, good] if first else [good, bad]])
     [quarantined] = result.quarantined
     assert (quarantined.path.name, quarantined.line) == ("0.jsonl", 1 if first else 2)
-    assert ("battery is flat", "battery") in pairs(result)
+    assert ("battery is flat", "refund") in pairs(result)
 
 
 def test_feedback_has_its_own_columns(inputs: Inputs) -> None:
     rows = [{"utterance": row["text"], "intent": row["label"]} for row in (TRACK, REFUND)]
-    result = inputs.ingest(rows, feedback=[[{"text": "battery is flat", "label": "battery"}]])
+    result = inputs.ingest(rows, feedback=[[{"text": "battery is flat", "label": "refund"}]])
     assert len(result.rows) == 3
 
 
@@ -256,7 +329,8 @@ def test_feedback_on_a_test_text_is_not_trained_on(inputs: Inputs) -> None:
         [TRACK, REFUND], test=[{"text": "help", "label": "track"}], feedback=[[{"text": "Help", "label": "refund"}]]
     )
     assert len(result.rows) == 2
-    assert result.report["also_in_test_and_dropped"] == 1
+    assert [row.label for row in result.test] == ["track"]
+    assert [dispute["given"] for dispute in result.report["feedback"]["disputed"]] == ["refund"]
 
 
 def test_a_bad_test_row_is_refused_with_its_line(inputs: Inputs) -> None:
@@ -308,7 +382,7 @@ KINDS = st.one_of(
 def test_no_row_is_lost(
     tmp_path_factory: pytest.TempPathFactory, params: Params, rows: list[Row], feedback: list[Row], test: list[Row]
 ) -> None:
-    inputs = Inputs(tmp_path_factory.mktemp("inputs"), params.data)
+    inputs = Inputs(tmp_path_factory.mktemp("inputs"), params)
     known: list[Row] = [{"text": "sure", "label": "track"}, {"text": "certain", "label": "refund"}]
     corrections: list[Row] = [{"text": "also sure", "label": "track"}]
     result = inputs.ingest([*known, *rows], test=test, feedback=[[*corrections, *feedback]])
@@ -373,7 +447,7 @@ def test_half_of_a_surrogate_pair_in_another_column_does_not_stop_the_stage(inpu
 
 
 def test_the_shipped_corpus_is_accepted_whole(params: Params) -> None:
-    result = ingest(ROOT / params.data.source, ROOT / params.data.test, ROOT / "data/none", params.data)
+    result = ingest(ROOT / params.data.source, ROOT / params.data.test, ROOT / "data/none", params.data, label_rules(params))
     assert result.quarantined == []
     assert len(result.rows) == result.report["source"]["rows"]
     assert set(labels_of(result.rows)) == set(result.report["classes"])
