@@ -106,22 +106,23 @@ class Project:
             values[name] |= section
         (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment in this project, without the caller's settings."""
+    def run(self, *command: str, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment in this project, without the caller's settings; `given` is its standard input."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("EVERGREEN_", "MLFLOW_", "DVC_"))}
         program = self.folder / ".venv" / "bin" / command[0]
         return subprocess.run(
             [str(program if program.exists() else command[0]), *command[1:]],
             cwd=self.folder,
             env=inherited | {"GIT_CONFIG_GLOBAL": os.devnull} | environment,
+            input=given,
             capture_output=True,
             text=True,
             timeout=1500,  # a whole dvc repro beside other workers on a slow machine
         )
 
-    def must(self, *command: str, **environment: str) -> str:
+    def must(self, *command: str, given: str = "", **environment: str) -> str:
         """Return the output of a program that has to succeed."""
-        done = self.run(*command, **environment)
+        done = self.run(*command, given=given, **environment)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 

@@ -6,14 +6,18 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 import yaml
 
+from evergreen import cli
 from serving.triton.server import with_free_ports
 from tests.conftest import ROOT, Project
 
@@ -31,10 +35,37 @@ def published(made: Project, mlflow_store: Path, tmp_path_factory: pytest.TempPa
     return environment
 
 
-def test_publish_first_leaves_a_champion_alone(made: Project, published: dict[str, str]) -> None:
-    assert "was published before as version 1, champion" in made.must(
-        "python", "-m", "evergreen.cli", "publish", "--first", **published
-    )
+class Ended(NamedTuple):
+    """The exit code and the output of a command."""
+
+    code: int
+    output: str
+    errors: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def evergreen(
+    made: Project, published: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Return the console script, as a function that runs in this process, in the made project with its champion."""
+    monkeypatch.chdir(made.folder)
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        for name, value in (published | environment).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["evergreen", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_publish_first_leaves_a_champion_alone(evergreen: Command) -> None:
+    assert "was published before as version 1, champion" in evergreen("publish", "--first").output
 
 
 def test_ask_starts_a_server_answers_and_leaves_no_process(made: Project, published: dict[str, str]) -> None:
@@ -46,16 +77,16 @@ def test_ask_starts_a_server_answers_and_leaves_no_process(made: Project, publis
     assert not [p for p in psutil.process_iter(["cmdline"]) if f"--model-repository={home}" in " ".join(p.info["cmdline"] or [])]
 
 
-def test_ask_without_a_server_says_how_to_start_one(made: Project, published: dict[str, str]) -> None:
-    done = made.run("python", "-m", "evergreen.cli", "ask", "hello", **published)
-    assert done.returncode == 3
-    assert "make serve" in done.stderr
+def test_ask_without_a_server_says_how_to_start_one(evergreen: Command) -> None:
+    ended = evergreen("ask", "hello")
+    assert ended.code == 3
+    assert "make serve" in ended.errors
 
 
-def test_ask_without_a_champion_says_what_to_run(made: Project, tmp_path: Path) -> None:
-    done = made.run("python", "-m", "evergreen.cli", "ask", "hello", EVERGREEN_HOME=str(tmp_path))
-    assert done.returncode == 3
-    assert "make repro" in done.stderr
+def test_ask_without_a_champion_says_what_to_run(evergreen: Command, tmp_path: Path) -> None:
+    ended = evergreen("ask", "hello", EVERGREEN_HOME=str(tmp_path))
+    assert ended.code == 3
+    assert "make repro" in ended.errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -76,8 +107,9 @@ def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
         url = f"http://127.0.0.1:{values['gateway']['port']}/v1/predict"
         with urlopen(Request(url, data=b'{"text": "card declined"}')) as answer:
             assert json.load(answer)["predictions"][0]["label"] == "payment_failed"
-        client = subprocess.run([*command, "ask", "card declined"], cwd=folder, env=environment, capture_output=True, text=True)
-        assert "payment_failed" in client.stdout, client.stderr
+        texts = ["card declined"] * 70  # more than one batch
+        client = subprocess.run([*command, "ask", *texts], cwd=folder, env=environment, capture_output=True, text=True)
+        assert client.stdout.count("payment_failed") == 70, client.stderr
         children = psutil.Process(server.pid).children(recursive=True)
         assert children
         server.send_signal(number)
@@ -89,31 +121,26 @@ def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
     assert not [child for child in children if child.is_running()]
 
 
-def test_many_texts_are_sent_in_batches(made: Project, published: dict[str, str]) -> None:
-    output = made.must("python", "-m", "evergreen.cli", "ask", "--start", *["card declined"] * 70, **published)
-    assert output.count("payment_failed") == 70
+def test_the_error_for_a_version_that_was_never_published_lists_those_that_were(evergreen: Command) -> None:
+    ended = evergreen("publish", "7")
+    assert ended.code == 2
+    assert "there are: 1 (champion)" in ended.errors
 
 
-def test_the_error_for_a_version_that_was_never_published_lists_those_that_were(made: Project, published: dict[str, str]) -> None:
-    done = made.run("python", "-m", "evergreen.cli", "publish", "7", **published)
-    assert done.returncode == 2
-    assert "there are: 1 (champion)" in done.stderr
+def test_there_is_nothing_to_roll_back_to_at_first(evergreen: Command) -> None:
+    ended = evergreen("rollback")
+    assert ended.code == 2
+    assert "no previous champion" in ended.errors
 
 
-def test_there_is_nothing_to_roll_back_to_at_first(made: Project, published: dict[str, str]) -> None:
-    done = made.run("python", "-m", "evergreen.cli", "rollback", **published)
-    assert done.returncode == 2
-    assert "no previous champion" in done.stderr
+def test_there_is_no_challenger_to_route_to_at_first(evergreen: Command) -> None:
+    ended = evergreen("route", "--weight", "0.5")
+    assert ended.code == 2
+    assert "no challenger" in ended.errors
 
 
-def test_there_is_no_challenger_to_route_to_at_first(made: Project, published: dict[str, str]) -> None:
-    done = made.run("python", "-m", "evergreen.cli", "route", "--weight", "0.5", **published)
-    assert done.returncode == 2
-    assert "no challenger" in done.stderr
-
-
-def test_status_names_the_champion_its_scores_and_the_next_commands(made: Project, published: dict[str, str]) -> None:
-    output = made.must("python", "-m", "evergreen.cli", "status", **published)
+def test_status_names_the_champion_its_scores_and_the_next_commands(evergreen: Command, published: dict[str, str]) -> None:
+    output = evergreen("status").output
     for part in ("version 1", "fine-tuned", "frozen encoder", "make serve", "dvc exp run", published["EVERGREEN_HOME"]):
         assert part in output
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,45 @@ def scratch(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return copy_made(made, tmp_path_factory.mktemp("scratch") / "copy")
 
 
-@pytest.fixture
-def changing(scratch: Project) -> Iterator[Project]:
-    """Yield the copy for changes that run nothing, and undo them with git."""
-    yield scratch
-    scratch.must("git", "checkout", "--quiet", ".")
-    scratch.must("git", "clean", "--force", "--quiet", "data")
+CHANGES: dict[str, dict[str, Any]] = {
+    "package": {"package": {"queue_delay_us": 500}},
+    "export": {"export": {"parity_batches": "1 2"}},
+    "evaluate": {"evaluate": {"seed": 12}},
+    "train": {"train": {"epochs": 3}},
+    "": {"serve": {"http_port": 9000}, "publish": {"name": "other"}},
+}
+FEEDBACK = '{"text": "my scooter battery is hot", "label": "damaged_item"}\n'
+STATUSES = """
+import json, sys
+from pathlib import Path
+from dvc.repo import Repo
+
+params, feedback = Path("params.yaml"), Path("data/feedback/turn-1.jsonl")
+before, statuses = params.read_text(), {}
+for stage, text in json.loads(sys.stdin.read()).items():
+    params.write_text(text)
+    with Repo() as repo:
+        statuses[stage] = list(repo.status())
+params.write_text(before)
+feedback.write_text(sys.argv[1])
+with Repo() as repo:
+    statuses["feedback"] = list(repo.status())
+feedback.unlink()
+print(json.dumps(statuses))
+"""
 
 
-def would_run(project: Project) -> list[str]:
-    """Return the stages whose inputs have changed."""
-    return [stage for stage in STAGES if stage in json.loads(project.must("dvc", "status", "--json").splitlines()[-1])]
+@pytest.fixture(scope="module")
+def would_run(scratch: Project) -> dict[str, list[str]]:
+    """Return the stages whose inputs have changed, for each change of params.yaml and for new feedback; one process asks DVC."""
+    before = (scratch / "params.yaml").read_text()
+    texts = {}
+    for stage, change in CHANGES.items():
+        scratch.set(**change)
+        texts[stage] = (scratch / "params.yaml").read_text()
+        (scratch / "params.yaml").write_text(before)
+    statuses = json.loads(scratch.must("python", "-c", STATUSES, FEEDBACK, given=json.dumps(texts)).splitlines()[-1])
+    return {change: [stage for stage in STAGES if stage in changed] for change, changed in statuses.items()}
 
 
 def test_a_second_repro_runs_nothing(scratch: Project) -> None:
@@ -44,24 +71,13 @@ def test_a_second_repro_runs_nothing(scratch: Project) -> None:
     assert "up to date" in output
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"package": {"queue_delay_us": 500}}, ["package"]),
-        ({"export": {"parity_batches": "1 2"}}, ["export"]),
-        ({"evaluate": {"seed": 12}}, ["evaluate"]),
-        ({"train": {"epochs": 3}}, ["train"]),
-        ({"serve": {"http_port": 9000}, "publish": {"name": "other"}}, []),
-    ],
-)
-def test_a_changed_param_affects_only_its_stages(changing: Project, change: dict[str, Any], expected: list[str]) -> None:
-    changing.set(**change)
-    assert would_run(changing) == expected
+@pytest.mark.parametrize("stage", CHANGES)
+def test_a_changed_param_affects_only_its_stages(would_run: dict[str, list[str]], stage: str) -> None:
+    assert would_run[stage] == [stage] * bool(stage)
 
 
-def test_accepted_feedback_changes_the_data_set(changing: Project) -> None:
-    (changing / "data/feedback/turn-1.jsonl").write_text('{"text": "my scooter battery is hot", "label": "damaged_item"}\n')
-    assert would_run(changing) == ["ingest"]
+def test_accepted_feedback_changes_the_data_set(would_run: dict[str, list[str]]) -> None:
+    assert would_run["feedback"] == ["ingest"]
 
 
 def test_metrics_show_lists_the_model_and_its_control(scratch: Project) -> None:
@@ -79,7 +95,7 @@ def test_plots_show_draws_curves_and_confusion(copy: Project) -> None:
 
 
 def test_an_experiment_runs_what_changed_and_is_listed(copy: Project) -> None:
-    output = copy.must("dvc", "exp", "run", "--name", "sooner", "-S", "package.queue_delay_us=500", "-S", "reference.seed=14")
+    output = copy.must("dvc", "exp", "run", "--name", "sooner", "-S", "reference.seed=14")
     assert "Running stage 'package'" in output
     assert "Running stage 'train'" not in output
     table = copy.must("dvc", "exp", "show", "--only-changed", "--csv")

@@ -1,6 +1,7 @@
 """Stage `spread`: the texts it takes, the report on their labels, and their use in training."""
 
 import json
+import sys
 
 import mlflow
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from pipeline import tracking
 from pipeline.data.records import Example, labels_of, read_examples, text_id, write_examples, write_json
 from pipeline.params import Params
+from pipeline.stages import spread as spread_stage
+from pipeline.stages import train as train_stage
 from pipeline.stages.spread import spread, summary
 from tests.conftest import Project
 
@@ -89,7 +92,9 @@ def test_a_class_of_one_row_does_not_keep_the_others_from_being_held_out(small: 
     assert spreading.report["held_out"]["rows"] == 10
 
 
-def test_training_uses_the_rows_of_the_stage_and_its_run_holds_the_report(project: Project) -> None:
+def test_training_uses_the_rows_of_the_stage_and_its_run_holds_the_report(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = {"epochs": 1, "batch_size": 4, "precision": "fp32", "log_every_steps": 1}
     project.set(spread={"neighbours": 8}, model={"lora_rank": 2}, train=settings)
     sides = {"train": LABELLED, "val": [row("my parcel?", "parcel")], "test": [row("the parcel never arrived", "parcel")]}
@@ -97,14 +102,17 @@ def test_training_uses_the_rows_of_the_stage_and_its_run_holds_the_report(projec
         write_examples(project / f"split/{side}.parquet", rows)
     write_json(project / "split/report.json", {"digests": dict.fromkeys(sides, "0" * 64), "test_share": 0.0})
     (project / "texts.csv").write_text("text\n" + "".join(f"{text}\n" for text in NEW))
-    output = project.must(
-        "python", "-m", "pipeline.stages.spread", "--unlabelled", "texts.csv", "--split", "split", "--out", "spread"
-    )
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("EVERGREEN_HOME", str(project.home))
+    monkeypatch.setattr(sys, "argv", ["spread", "--unlabelled", "texts.csv", "--split", "split", "--out", "spread"])
+    spread_stage.main()
+    output = capsys.readouterr().out
     assert "3 of 4 unlabelled texts have a label now, 1 held back (in the split, or test rows once labelled)" in output
     assert [row.text for row in read_examples(project / "spread/rows.parquet")] == [text for text in NEW if "never" not in text]
 
     folders = [word for name in ("split", "spread", "model", "curves") for word in (f"--{name}", name)]
-    project.must("python", "-m", "pipeline.stages.train", *folders)
+    monkeypatch.setattr(sys, "argv", ["train", *folders])
+    train_stage.main()
     assert len((project / "curves/steps.csv").read_text().splitlines()) - 1 == 4  # 10 rows and 3, in batches of 4
     client = mlflow.MlflowClient(f"sqlite:///{project.home / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])

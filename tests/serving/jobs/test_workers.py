@@ -205,7 +205,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_answer_takes(state: sa.Engine, se
 
 
 def test_a_worker_that_lost_its_job_stops_answering_it(state: sa.Engine, settings: Jobs) -> None:
-    brief = settings.model_copy(update={"lease_s": 0.3})
+    brief = settings.model_copy(update={"lease_s": 0.3, "workers": 1})  # another worker could take a lease that ran out here
     submit_jobs(state, settings, "a")
 
     async def run() -> Counter[str]:

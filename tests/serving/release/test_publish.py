@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,20 +98,40 @@ def test_lineage_names_content_run_commit_and_data(in_project: Project, tmp_path
     assert lineage["parent_version"] is None
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_publish_killed_anywhere_is_completed_by_the_next_call(in_project: Project, tmp_path: Path, point: str) -> None:
+@pytest.fixture(scope="module")
+def killed_homes(made: Project, mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a home for each point at which a publisher was killed; all of them are forks of one process."""
+    homes = {point: tmp_path_factory.mktemp("killed") for point in POINTS}
+    for home in homes.values():
+        shutil.copy(mlflow_store, home)
     program = (
-        "import os, signal; from pathlib import Path; from serving.release.publish import publish\n"
-        f"reached = lambda point: os.kill(os.getpid(), signal.SIGKILL) if point == {point!r} else None\n"
-        f"publish(Path('artifacts/package'), Path('dvc.lock'), 'evergreen', Path({str(tmp_path)!r}), reached)\n"
+        "import os, signal, sys; from pathlib import Path; from serving.release.publish import publish\n"
+        "def publish_until(point, home):\n"
+        "    reached = lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == point else None\n"
+        "    publish(Path('artifacts/package'), Path('dvc.lock'), 'evergreen', Path(home), reached)\n"
+        "for point, home in zip(sys.argv[1::2], sys.argv[2::2]):\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        publish_until(point, home)\n"
+        "        os._exit(0)\n"
+        "    print(point, os.WTERMSIG(os.waitpid(pid, 0)[1]), flush=True)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program], cwd=in_project.folder, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    publish_of(in_project, tmp_path)
-    assert registered(tmp_path) == ([1], {"champion": "1"})
-    assert released(tmp_path) == [(1, "champion")]
-    assert [path.name for path in repository(tmp_path).iterdir()] == ["intent-1"]
-    read_verified(repository(tmp_path) / "intent-1")
+    arguments = [str(part) for pair in homes.items() for part in pair]
+    ends = made.must("python", "-c", program, *arguments)
+    assert [line for line in ends.splitlines() if line.endswith(" 9")] == [f"{point} 9" for point in POINTS], ends
+    return homes
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_publish_killed_anywhere_is_completed_by_the_next_call(
+    in_project: Project, killed_homes: dict[str, Path], point: str
+) -> None:
+    home = killed_homes[point]
+    publish_of(in_project, home)
+    assert registered(home) == ([1], {"champion": "1"})
+    assert released(home) == [(1, "champion")]
+    assert [path.name for path in repository(home).iterdir()] == ["intent-1"]
+    read_verified(repository(home) / "intent-1")
 
 
 def test_other_content_becomes_the_challenger(in_project: Project, tmp_path: Path) -> None:
