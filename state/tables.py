@@ -41,7 +41,8 @@ jobs = sa.Table(
     "jobs",
     metadata,
     sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("idempotency_key", sa.String(200), unique=True),
+    sa.Column("caller", sa.String(64), nullable=False, server_default="local"),  # who may read it; the default is for older rows
+    sa.Column("idempotency_key", sa.String(200), unique=True),  # digest of caller and key
     sa.Column("payload", sa.Text, nullable=False),  # JSON
     sa.Column("payload_digest", sa.String(64), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),  # queued, running, done, failed

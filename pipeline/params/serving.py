@@ -1,10 +1,16 @@
 """Sections that the platform engineer changes: Triton, the gateway, jobs and the prediction log."""
 
+import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.params.section import Count, Port, Positive, Section
+
+
+def _network(text: str) -> str:
+    """Return the network in its usual notation; a single address is a network of one."""
+    return str(ipaddress.ip_network(text))
 
 
 class Serve(Section):
@@ -32,6 +38,7 @@ class Gateway(Section):
     in_flight: Count
     shadow_waiting_texts: Count
     rate_limit_per_s: Annotated[float, Field(ge=0)]
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...]
     routing_poll_ms: Count
 
 

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +19,17 @@ from fastapi import FastAPI
 
 from pipeline.home import find_home
 from pipeline.params import Params, load_params
+from serving.access.callers import Callers
+from serving.access.tokens import tokens_path
 from serving.gateway.batch_queue import OverloadedError
 from serving.gateway.metrics import Metrics
-from serving.gateway.middleware import GatewayMiddleware, RateLimit, read_tokens
+from serving.gateway.middleware import GatewayMiddleware, RateLimit
 from serving.gateway.predictor import Predictor, Query
 from serving.gateway.routes import PredictFastPath, Services, add_routes
 from serving.gateway.tracing import open_tracing
 from serving.jobs.callbacks import deliver, read_key
 from serving.jobs.outbound import allowed_addresses, open_post, resolve
+from serving.jobs.queue import Claim
 from serving.jobs.workers import work
 from serving.prediction_log.writer import PredictionLog
 from serving.processes.http_service import run_http_service
@@ -37,18 +40,19 @@ from serving.triton.client import BATCH_TEXTS, Connection, TritonError, server_s
 from state.database import open_state
 
 LOG_CLOSE_S = 20.0  # for the rows of the prediction log that are not stored yet
+TOKENS_POLL_S = 1.0
 JOB_WAIT_S, JOB_RETRY_S = 30.0, 0.5  # of one batch of a job; of the pause while the queue is full
 
 log = structlog.get_logger()
 
 
-def create_app(params: Params, home: Path, tokens: frozenset[bytes]) -> GatewayMiddleware:
+def create_app(params: Params, home: Path, callers: Callers) -> GatewayMiddleware:
     """Build the app. Its services open when it starts and close when it stops, which writes the prediction log out."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(params, home, metrics) as services:
+        async with open_services(params, home, metrics, callers) as services:
             app.state.services = services
             gc.collect()
             gc.freeze()  # long-lived objects are never scanned again, which would pause every request
@@ -62,11 +66,11 @@ def create_app(params: Params, home: Path, tokens: frozenset[bytes]) -> GatewayM
         redoc_url=None,
     )
     add_routes(app, params)
-    return GatewayMiddleware(PredictFastPath(app), params.gateway, metrics, tokens)
+    return GatewayMiddleware(PredictFastPath(app), params.gateway, metrics, callers)
 
 
 @asynccontextmanager
-async def open_services(params: Params, home: Path, metrics: Metrics) -> AsyncIterator[Services]:
+async def open_services(params: Params, home: Path, metrics: Metrics, callers: Callers) -> AsyncIterator[Services]:
     """Open everything that lives as long as the gateway, and start its background tasks."""
     async with AsyncExitStack() as stack:
         engine = stack.enter_context(open_state(home))
@@ -85,6 +89,7 @@ async def open_services(params: Params, home: Path, metrics: Metrics) -> AsyncIt
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_follow_routes(predictor, connection, metrics, reread, params.gateway.routing_poll_ms / 1000, stop))
+            tasks.create_task(_follow_tokens(callers, metrics, stop))
             if params.jobs.workers:
                 await _start_jobs(tasks, stack, JobContext(params, engine, predictor, metrics, home, session, stop))
             try:
@@ -109,8 +114,8 @@ class JobContext(NamedTuple):
 async def _start_jobs(tasks: asyncio.TaskGroup, stack: AsyncExitStack, context: JobContext) -> None:
     settings, engine, stop = context.params.jobs, context.engine, context.stop
 
-    async def answer(payload: dict[str, Any]) -> list[dict[str, Any]]:
-        return await _answer_job(context.predictor, payload)
+    async def answer(job: Claim) -> list[dict[str, Any]]:
+        return await _answer_job(context.predictor, job)
 
     count = context.metrics.count_job_attempt
     tasks.create_task(work(engine, settings, answer, owner=context.owner, clock=time.time, stop=stop, count_outcome=count))
@@ -131,19 +136,33 @@ async def _start_jobs(tasks: asyncio.TaskGroup, stack: AsyncExitStack, context: 
     tasks.create_task(deliver(engine, settings, post, key, clock=time.time, draw=draw, stop=stop, count_outcome=count_callback))
 
 
-async def _answer_job(predictor: Predictor, payload: dict[str, Any]) -> list[dict[str, Any]]:
-    """Answer a job's texts one batch after the other: jobs use the capacity that interactive callers leave."""
-    texts: list[str] = payload["texts"]
+async def _answer_job(predictor: Predictor, job: Claim) -> list[dict[str, Any]]:
+    """Answer a job's texts one batch after the other: jobs use the capacity that interactive callers leave.
+
+    Without a unit each text is its own, so that a job is split among the versions as its texts would be if sent alone, and in
+    the same way when the job is tried again.
+    """
+    texts: list[str] = job.payload["texts"]
     predictions: list[dict[str, Any]] = []
     for start in range(0, len(texts), BATCH_TEXTS):
-        query = Query(payload["request_id"], texts[start : start + BATCH_TEXTS], payload["unit"], payload["version"])
-        while True:
-            try:
-                predictions += [prediction.as_response() for prediction in await predictor.predict(query, JOB_WAIT_S)]
-                break
-            except OverloadedError:
-                await asyncio.sleep(JOB_RETRY_S)
+        batch = texts[start : start + BATCH_TEXTS]
+        keys = [job.payload["unit"] or f"{job.id}-{start + number}" for number in range(len(batch))]
+        answers: dict[int, dict[str, Any]] = {}
+        for numbers in predictor.group(keys):
+            chosen = [batch[number] for number in numbers]
+            query = Query(job.id, keys[numbers[0]], chosen, job.payload["unit"], job.payload["version"])
+            answers |= zip(numbers, await _answer_patiently(predictor, query), strict=True)
+        predictions += [answers[number] for number in range(len(batch))]
     return predictions
+
+
+async def _answer_patiently(predictor: Predictor, query: Query) -> list[dict[str, Any]]:
+    """Return the predictions; wait while the queue is full."""
+    while True:
+        try:
+            return [prediction.as_response() for prediction in await predictor.predict(query, JOB_WAIT_S)]
+        except OverloadedError:
+            await asyncio.sleep(JOB_RETRY_S)
 
 
 async def _follow_routes(
@@ -177,6 +196,15 @@ async def _follow_routes(
             continue
 
 
+async def _follow_tokens(callers: Callers, metrics: Metrics, stop: asyncio.Event) -> None:
+    """Look once a second whether the tokens have changed, until `stop`; no request waits for a file."""
+    while not stop.is_set():
+        if not await asyncio.to_thread(callers.refresh):
+            metrics.count_error("tokens")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), TOKENS_POLL_S)
+
+
 def _read_routes(engine: sa.Engine) -> Routes:
     with engine.connect().execution_options(reads_only=True) as connection, connection.begin():
         return read_routes(connection)
@@ -206,5 +234,6 @@ def main() -> None:
     log_in_json()
     params = load_params()
     host = os.environ.get("EVERGREEN_GATEWAY_HOST", params.gateway.host)
-    app = create_app(params, find_home(), read_tokens())
+    home = find_home()
+    app = create_app(params, home, Callers(tokens_path(home), host))
     run_http_service(app, host, params.gateway.port, loop="uvloop", http="httptools", max_open=None)  # the middleware limits

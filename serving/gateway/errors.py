@@ -1,5 +1,6 @@
 """Answers that are not 2xx: the error a route raises, and the one JSON shape that every failure is returned in."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -42,7 +43,7 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 
 async def on_fault(request: Request, error: Exception) -> Response:
     """Return 500, and log the traceback."""
-    log.exception("a fault of the gateway", exc_info=error, request_id=request.scope.get("request_id"))
+    log.exception("a fault of the gateway", exc_info=error, **log_fields(request.scope))
     return _failure(request, 500, "fault", "this is a fault of the gateway; its log has the request id")
 
 
@@ -54,6 +55,12 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     return _failure(request, 422, "not_valid", str(error))
+
+
+def log_fields(scope: Mapping[str, Any]) -> dict[str, str]:
+    """Return whose request this is, for the log: our id, the client's, and the caller's name."""
+    fields = {name: scope[name] for name in ("request_id", "correlation_id") if name in scope}
+    return fields | ({"caller": scope["caller"].name} if "caller" in scope else {})
 
 
 def _failure(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:

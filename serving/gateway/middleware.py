@@ -1,20 +1,20 @@
-"""ASGI middleware of the gateway: request ids, tokens, limits, one metric and, on failure, one log line for each request."""
+"""ASGI middleware of the gateway: request ids, callers, limits, one metric and, on failure, one log line for each request."""
 
-import hashlib
-import os
 import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import structlog
 
-from pipeline.errors import InputError
 from pipeline.params import Gateway
+from serving.access.callers import Callers
+from serving.access.proxies import TrustedProxies
+from serving.access.tokens import Scope as TokenScope
+from serving.gateway.errors import log_fields
 from serving.gateway.metrics import Metrics
 from serving.processes.http_body import Receive, discard_body, exceeds
 
@@ -23,10 +23,19 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 MAX_CALLERS = 10_000  # that the rate limit remembers; the one silent for longest is forgotten first
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
-ROUTES = PUBLIC | {"/v1/predict", "/v1/jobs", "/v1/feedback", "/v1/routes"}
+JOB = "/v1/jobs/{id}"
+SCOPES: dict[str, TokenScope] = {  # that each route asks for; a path that is no route asks for none, and gets its 404
+    "/v1/predict": "predict",
+    "/v1/jobs": "predict",
+    JOB: "predict",
+    "/v1/routes": "predict",
+    "/v1/feedback": "label",
+}
+ROUTES = PUBLIC | SCOPES.keys()
+ADVICE = "to make one: .venv/bin/evergreen token add NAME --scope"
 
 log = structlog.get_logger()
 
@@ -53,23 +62,6 @@ class RateLimit:
         return 0.0 if allowed else (wanted - tokens) / self._per_s
 
 
-def read_tokens() -> frozenset[bytes]:
-    """Return the SHA-256 of each bearer token in the file `EVERGREEN_TOKENS_FILE`, one token a line.
-
-    Without that variable the set is empty, and every caller is accepted.
-    """
-    path = os.environ.get("EVERGREEN_TOKENS_FILE")
-    if not path:
-        return frozenset()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise InputError(path, f"the tokens cannot be read: {error.strerror}", "correct EVERGREEN_TOKENS_FILE") from None
-    if not lines:
-        raise InputError(path, "there is no token in this file", "write one token a line, or unset EVERGREEN_TOKENS_FILE")
-    return frozenset(hashlib.sha256(line.encode()).digest() for line in lines)
-
-
 class Refusal(NamedTuple):
     """An answer that the middleware gives in place of the app."""
 
@@ -82,8 +74,9 @@ class Refusal(NamedTuple):
 class GatewayMiddleware:
     """Wraps the app. Refuses before anything is parsed, and measures every request."""
 
-    def __init__(self, app: App, settings: Gateway, metrics: Metrics, tokens: frozenset[bytes]) -> None:
-        self._app, self._settings, self._metrics, self._tokens = app, settings, metrics, tokens
+    def __init__(self, app: App, settings: Gateway, metrics: Metrics, callers: Callers) -> None:
+        self._app, self._settings, self._metrics, self._callers = app, settings, metrics, callers
+        self._proxies = TrustedProxies(settings.trusted_proxies)
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,16 +84,20 @@ class GatewayMiddleware:
             await self._app(scope, receive, send)
             return
         begun, status = time.perf_counter(), 500
+        self._proxies.resolve(scope)
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12).encode()
-        scope["request_id"] = request_id.decode()
+        scope["request_id"] = secrets.token_hex(12)  # never the client's: predictions are found by it
+        ids = [(b"x-request-id", scope["request_id"].encode())]
+        correlation = headers.get(b"x-correlation-id") or headers.get(b"x-request-id", b"")
+        if CORRELATION_ID.fullmatch(correlation):
+            scope["correlation_id"] = correlation.decode()
+            ids.append((b"x-correlation-id", correlation))
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
         self._open += 1
@@ -118,43 +115,45 @@ class GatewayMiddleware:
             route = route_label(scope["path"])
             self._metrics.count_request(route, status, took_s)
             if status >= 500 and status != 503:  # refusals under load are counted, not logged one by one
-                log.error(
-                    "request failed", request_id=scope["request_id"], route=route, status=status, ms=round(1000 * took_s, 1)
-                )
+                log.error("request failed", **log_fields(scope), route=route, status=status, ms=round(1000 * took_s, 1))
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Refusal | None:
         path = scope["path"]
         if path in PUBLIC:
-            scope["caller"] = ""
             return None
         if self._open > self._settings.max_connections:
             self._metrics.count_refusal("connections")
             return Refusal(503, "overloaded", "too many requests are open; try again", ((b"retry-after", b"1"),))
-        caller = self._caller(scope, headers)
-        if caller is None:
-            self._metrics.count_refusal("token")
-            message = "send a valid token: Authorization: Bearer …"
-            return Refusal(401, "no_token", message, ((b"www-authenticate", b"Bearer"),))
-        scope["caller"] = caller
+        if refusal := self._refusal_of_caller(scope, headers):
+            return refusal
         if exceeds(headers.get(b"content-length", b""), self._settings.max_body_bytes):
             self._metrics.count_refusal("body")
             return Refusal(413, "body_too_large", f"a body has at most {self._settings.max_body_bytes} bytes")
         return None
 
-    def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
-        """Return the caller's key for the rate limit: the token's digest, or the address; None without a valid token."""
-        if not self._tokens:
-            return str((scope.get("client") or ("",))[0])
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        digest = hashlib.sha256(token.strip()).digest()  # comparing digests leaks no prefix of a token through timing
-        return digest.hex() if scheme.lower() == b"bearer" and digest in self._tokens else None
+    def _refusal_of_caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Refusal | None:
+        """Put the caller into the scope, or refuse one without a valid token (401) or without the route's scope (403)."""
+        address = (scope.get("client") or ("",))[0]
+        is_forwarded = b"x-forwarded-for" in headers or b"forwarded" in headers
+        caller = self._callers.find(headers.get(b"authorization", b""), address, is_forwarded)
+        needed = SCOPES.get(route_label(scope["path"]))
+        if caller is not None and (needed is None or needed in caller.scopes):
+            scope["caller"] = caller
+            return None
+        if caller is None or not self._callers.has_tokens:
+            self._metrics.count_refusal("token")
+            message = f"send a valid token: Authorization: Bearer …; {ADVICE} {needed or 'predict'}"
+            return Refusal(401, "no_token", message, ((b"www-authenticate", b"Bearer"),))
+        self._metrics.count_refusal("scope")
+        message = f"the token of {caller.name} lacks the scope {needed}; {ADVICE} {needed}"
+        return Refusal(403, "scope_missing", message)
 
 
 def route_label(path: str) -> str:
     """Return the path as a metric label, which has few values whatever is requested."""
     if path in ROUTES:
         return path
-    return "/v1/jobs/{id}" if path.startswith("/v1/jobs/") else "other"
+    return JOB if path.startswith("/v1/jobs/") else "other"
 
 
 async def _refuse(send: Send, request_id: str, refusal: Refusal) -> None:

@@ -35,7 +35,8 @@ class NotServedError(Exception):
 class Query(NamedTuple):
     """Texts of one caller, already cleaned, and what decides their version."""
 
-    request_id: str
+    request_id: str  # or the id of a job
+    key: str  # chooses the version for texts without a unit
     texts: Sequence[str]
     unit: str | None  # sticky key
     version: int | None  # None: routing chooses
@@ -82,6 +83,13 @@ class Predictor:
         for queues in (self._queues, self._shadow_queues):
             for version in [v for v, queue in queues.items() if v not in routes.served and queue.is_idle]:
                 del queues[version]
+
+    def group(self, keys: Sequence[str]) -> list[list[int]]:
+        """Return the positions of keys that choose the same version, a list for each version."""
+        groups: dict[object, list[int]] = {}
+        for number, key in enumerate(keys):
+            groups.setdefault(choose_version(self.routes, key), []).append(number)
+        return list(groups.values())
 
     async def predict(self, query: Query, wait_s: float) -> list[Prediction]:
         """Return one prediction for each text, in order.
@@ -133,7 +141,7 @@ class Predictor:
                 served = ", ".join(map(str, sorted(self.routes.served))) or "none"
                 raise NotServedError(f"version {query.version} is not served; served: {served}")
             return query.version, "champion" if query.version == self.routes.champion else "challenger"
-        chosen = choose_version(self.routes, query.unit or query.request_id)
+        chosen = choose_version(self.routes, query.unit or query.key)
         if chosen is None:
             raise NothingServedError
         return chosen

@@ -63,13 +63,13 @@ def add_routes(app: FastAPI, params: Params) -> None:
     predict_body = request_schema(PredictRequest, max_texts=params.gateway.max_texts, max_chars=max_chars)
     job_body = request_schema(JobRequest, max_texts=params.jobs.max_texts, max_chars=max_chars)
     feedback_body = FeedbackRequest.model_json_schema()
-    app.post(PREDICT, **_openapi(predict_body, PredictResponse, 400, 401, 404, 408, 413, 422, 429, 503))(predict)
-    job_errors = (400, 401, 408, 409, 413, 422, 429, 503)
+    app.post(PREDICT, **_openapi(predict_body, PredictResponse, 400, 401, 403, 404, 408, 413, 422, 429, 503))(predict)
+    job_errors = (400, 401, 403, 408, 409, 413, 422, 429, 503)
     app.post("/v1/jobs", **_openapi(job_body, JobResponse, *job_errors, success=202, parameters=[IDEMPOTENCY_KEY]))(create_job)
-    app.get("/v1/jobs/{id}", **_openapi(None, JobResponse, 401, 404))(get_job)
-    feedback_errors = (400, 401, 408, 413, 422, 503)
+    app.get("/v1/jobs/{id}", **_openapi(None, JobResponse, 401, 403, 404))(get_job)
+    feedback_errors = (400, 401, 403, 408, 413, 422, 429, 503)
     app.post("/v1/feedback", **_openapi(feedback_body, FeedbackResponse, *feedback_errors, success=201))(create_feedback)
-    app.get("/v1/routes", **_openapi(None, RoutesResponse, 401))(get_routes)
+    app.get("/v1/routes", **_openapi(None, RoutesResponse, 401, 403))(get_routes)
     for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         app.get(path, include_in_schema=False)(handler)
     add_error_handlers(app)
@@ -84,7 +84,7 @@ async def predict(request: Request) -> Response:
     _charge(services, request, len(texts))
     request_id = request.scope["request_id"]
     with services.tracing.span("predict", request.headers, texts=len(texts)):
-        predictions = await _predictions(services, Query(request_id, texts, body.unit or None, body.version or None))
+        predictions = await _predictions(services, Query(request_id, request_id, texts, body.unit or None, body.version or None))
     return json_response(200, {"request_id": request_id, "predictions": [prediction.as_response() for prediction in predictions]})
 
 
@@ -94,24 +94,25 @@ async def create_job(request: Request) -> Response:
     body = parse(JobRequest, await receive_body(request, services.params.gateway.max_body_bytes))
     texts = texts_of(body, max_texts=services.params.jobs.max_texts, max_chars=services.params.data.max_text_chars)
     _charge(services, request, len(texts))
-    payload = {"texts": texts, "unit": body.unit or None, "version": body.version or None, "request_id": "job"}
-    key = request.headers.get("idempotency-key")
-    job = await asyncio.to_thread(_submit_job, services, payload, key, body.callback_url or None)
+    payload = {"texts": texts, "unit": body.unit or None, "version": body.version or None}
+    caller, key = request.scope["caller"].key, request.headers.get("idempotency-key")
+    job = await asyncio.to_thread(_submit_job, services, payload, caller, key, body.callback_url or None)
     return json_response(202, _job_response(job), {"location": f"/v1/jobs/{job.id}"})
 
 
 async def get_job(id: str, request: Request) -> Response:
-    """Return a job with its status and, once it is done, its predictions."""
+    """Return a job of this caller with its status and, once it is done, its predictions."""
     services: Services = request.app.state.services
-    job = await asyncio.to_thread(_find_job, services.engine, id)
+    job = await asyncio.to_thread(_find_job, services.engine, id, request.scope["caller"].key)
     if job is None:
-        raise ApiError(404, "no_such_job", "there is no job with this id; finished ones are kept for a day by default")
+        raise ApiError(404, "no_such_job", "this caller has no job with this id; finished ones are kept for a day by default")
     return json_response(200, _job_response(job))
 
 
 async def create_feedback(request: Request) -> Response:
     """Record which label a prediction should have had; the same feedback twice counts once."""
     services: Services = request.app.state.services
+    _charge(services, request, 1)
     body = parse(FeedbackRequest, await receive_body(request, services.params.gateway.max_body_bytes))
     labels = services.predictor.labels()
     if not labels:
@@ -190,18 +191,19 @@ async def _predictions(services: Services, query: Query) -> list[Prediction]:
 
 def _charge(services: Services, request: Request, texts: int) -> None:
     """Charge the caller's rate limit; raise `ApiError` 429 when it is used up."""
-    wait_s = services.rate_limit.wait_s(request.scope["caller"], texts)
+    wait_s = services.rate_limit.wait_s(request.scope["caller"].key, texts)
     if wait_s:
         services.metrics.count_refusal("rate")
         raise ApiError(429, "too_fast", "this caller sends too many texts; slow down", max(1, round(wait_s + 0.5)))
 
 
-def _submit_job(services: Services, payload: dict[str, Any], key: str | None, callback_url: str | None) -> jobs.Job:
+def _submit_job(services: Services, payload: dict[str, Any], caller: str, key: str | None, callback_url: str | None) -> jobs.Job:
     try:
         with services.engine.begin() as connection:
             return jobs.submit(
                 connection,
                 payload,
+                caller=caller,
                 idempotency_key=key,
                 callback_url=callback_url,
                 now=time.time(),
@@ -215,9 +217,9 @@ def _submit_job(services: Services, payload: dict[str, Any], key: str | None, ca
         raise ApiError(503, "overloaded", error.what, 10) from None
 
 
-def _find_job(engine: sa.Engine, id: str) -> jobs.Job | None:
+def _find_job(engine: sa.Engine, id: str, caller: str) -> jobs.Job | None:
     with engine.connect().execution_options(reads_only=True) as connection, connection.begin():
-        return jobs.find(connection, id)
+        return jobs.find(connection, id, caller)
 
 
 def _job_response(job: jobs.Job) -> dict[str, Any]:

@@ -72,15 +72,16 @@ def submit(
     connection: sa.Connection,
     payload: Payload,
     *,
+    caller: str,
     idempotency_key: str | None,
     callback_url: str | None,
     now: float,
     settings: Jobs,
 ) -> Job:
-    """Add a job, or return the one that the same request added before; the caller's transaction commits it.
+    """Add a job of a caller, or return the one that the same request added before; the surrounding transaction commits it.
 
-    Raises `BadKeyError`, `KeyReusedError`, `QueueFullError` or `outbound.CallbackRefusedError`. A key is free again once its
-    job has been swept.
+    A key belongs to its caller: a digest of both is stored. It is free again once its job has been swept. Raises `BadKeyError`,
+    `KeyReusedError`, `QueueFullError` or `outbound.CallbackRefusedError`.
     """
     if idempotency_key is not None and not KEY.fullmatch(idempotency_key):
         raise BadKeyError("idempotency key", "this is not 1 to 200 printable ASCII characters", "use a UUID")
@@ -88,26 +89,27 @@ def submit(
         check_url(callback_url, settings)
     text = json.dumps(payload, sort_keys=True)
     digest = hashlib.sha256(json.dumps([text, callback_url]).encode()).hexdigest()
-    if existing := _find_by_key(connection, idempotency_key, digest):
+    key = None if idempotency_key is None else hashlib.sha256(json.dumps([caller, idempotency_key]).encode()).hexdigest()
+    if existing := _find_by_key(connection, key, digest):
         return existing
     if _waiting(connection) >= settings.max_waiting:
         raise QueueFullError("jobs", f"{settings.max_waiting} jobs are waiting already", "submit this one again later")
-    row = _new_row(text, digest, now) | {"idempotency_key": idempotency_key, "callback_url": callback_url}
+    row = _new_row(text, digest, now) | {"caller": caller, "idempotency_key": key, "callback_url": callback_url}
     try:
         with connection.begin_nested():
             connection.execute(jobs.insert().values(row))
     except sa.exc.IntegrityError:  # another gateway has just added it
-        if existing := _find_by_key(connection, idempotency_key, digest):
+        if existing := _find_by_key(connection, key, digest):
             return existing
         raise
     return Job(row["id"], "queued", 0, None, None, now, None, "none")
 
 
-def find(connection: sa.Connection, id: str) -> Job | None:
-    """Return the job with this id, if there is one."""
+def find(connection: sa.Connection, id: str, caller: str) -> Job | None:
+    """Return the caller's job with this id, if there is one."""
     if not ID.fullmatch(id):
         return None  # PostgreSQL refuses a NUL in a query
-    row = connection.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == id)).one_or_none()
+    row = connection.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == id, jobs.c.caller == caller)).one_or_none()
     return _job(row) if row else None
 
 

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 import structlog
 
 from pipeline.params import Jobs
-from serving.jobs.queue import Claim, Payload, claim_next, fail, finish, release, renew, sweep
+from serving.jobs.queue import Claim, claim_next, fail, finish, release, renew, sweep
 
-Answer = Callable[[Payload], Awaitable[list[dict[str, Any]]]]
+Answer = Callable[[Claim], Awaitable[list[dict[str, Any]]]]
 CountOutcome = Callable[[str], None]  # gets the outcome of each attempt; for metrics
 
 log = structlog.get_logger()
@@ -99,7 +99,7 @@ async def _answer_next(context: Context, stop: asyncio.Event) -> bool:
 
 
 async def _answer_as_json(context: Context, claim: Claim) -> str:
-    return await asyncio.to_thread(json.dumps, await context.answer(claim.payload), allow_nan=False)
+    return await asyncio.to_thread(json.dumps, await context.answer(claim), allow_nan=False)
 
 
 async def _renew_until_lost(context: Context, claim: Claim) -> None:

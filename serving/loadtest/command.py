@@ -14,6 +14,7 @@ from pipeline.data.records import FORMATS, find_columns, read_rows
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Data
 from pipeline.terminal import Terminal, joined, styled
+from serving.access.bearer import bearer_header
 from serving.loadtest.limit import Limit, Step, find_limit
 from serving.loadtest.plan import Load, make_plan
 from serving.loadtest.report import limit_table, run_table, write_report
@@ -71,7 +72,7 @@ def loadtest(
     elif body is not None:
         target = http_target(url, method=method, template=body, headers=parsed, label=label)
     else:
-        target = gateway_target(url, units=units, headers=parsed)
+        target = gateway_target(url, units=units, headers={**bearer_header(), **parsed})
     seed = int(time.time()) if seed is None else seed
     load = Load(rate or low, duration_s, arrivals, repeat_share, zipf_s, seed, timeout_s, connections)
     search = None if rate else Search(p99_limit_ms, low, high, resolution)

@@ -1,6 +1,7 @@
 """`make traffic`: send the texts of a file through the gateway in order, as customers would, only faster.
 
-With `--labels` it also labels: a random share of the answers gets the label of the file as feedback.
+With `--labels` it also labels: a random share of the answers gets the label of the file as feedback. Where the gateway asks for
+a token, give it as `EVERGREEN_TOKEN`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from urllib.request import Request, urlopen
 from pipeline.errors import InputError, ToolError, run_stage
 from pipeline.params import load_params
 from pipeline.plain_text import print_line
+from serving.access.bearer import bearer_header
 from serving.processes import Announce
 
 TIMEOUT_S = 10.0
@@ -94,8 +96,12 @@ def require_gateway(url: str) -> None:
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Post a JSON body and return the JSON answer; raises `OSError`, `HTTPException` or `ValueError` when there is none."""
-    request = Request(url, json.dumps(body).encode(), {"content-type": "application/json"})  # noqa: S310 (the gateway of params)
+    """Post a JSON body, with the token of the environment, and return the JSON answer.
+
+    Raises `OSError`, `HTTPException` or `ValueError` when there is no answer.
+    """
+    headers = {"content-type": "application/json", **bearer_header()}
+    request = Request(url, json.dumps(body).encode(), headers)  # noqa: S310 (the gateway of params)
     with urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
         answer: dict[str, Any] = json.loads(response.read() or b"{}")
         return answer

@@ -1,5 +1,6 @@
-"""Finds predictions in the log by their id or their request's: newest segments first, two columns of each."""
+"""Finds predictions in the log by their id or that of their request or job: newest segments first, one column of each."""
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -8,31 +9,33 @@ import pyarrow.parquet as pq
 
 from serving.prediction_log.segments import day_folders, open_store, parse_segment, segment_names
 
+REQUEST_ID = re.compile(r"[0-9a-f]{24}|[0-9a-f]{32}")  # the gateway's own, of a request or of a job; predictions have others
 MAX_ROWS = 64  # returned for one request
 VECTORS = ["sketch", "probabilities"]
 
 
 def find_predictions(url: str, id: str) -> list[dict[str, Any]]:
-    """Return the rows of this prediction or this request without their vectors; [] when there are none.
+    """Return the rows of this prediction, request or job without their vectors; [] when there are none.
 
-    Segments that cannot be read are skipped; a store that is down raises what fsspec raises.
+    The form of an id says what it names: older logs hold request ids that callers chose, and one that looks like the id of a
+    prediction must not lead to another. Segments that cannot be read are skipped; a store that is down raises what fsspec raises.
     """
     fs, root = open_store(url)
+    column = "request_id" if REQUEST_ID.fullmatch(id) else "id"
     for folder in reversed(day_folders(fs, root, 0.0)):
         for name in reversed(segment_names(fs, folder, lambda _path: None)):
             try:
                 data = fs.cat_file(name.path)
             except (FileNotFoundError, IsADirectoryError):  # deleted by retention; a folder by that name
                 continue
-            if rows := _rows(data, id):
+            if rows := _rows(data, column, id):
                 return rows
     return []
 
 
-def _rows(data: bytes, id: str) -> list[dict[str, Any]]:
+def _rows(data: bytes, column: str, id: str) -> list[dict[str, Any]]:
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read(["id", "request_id"])
-        is_match = pc.or_(pc.equal(table["id"], id), pc.equal(table["request_id"], id))
+        is_match = pc.equal(pq.ParquetFile(pa.BufferReader(data)).read([column])[column], id)
     except (pa.ArrowException, OSError, KeyError):
         return []
     if not pc.any(is_match).as_py():

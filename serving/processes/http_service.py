@@ -35,6 +35,7 @@ def run_http_service(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # X-Forwarded-For of any process on this machine would count; see `serving.access.proxies`
         limit_concurrency=max_open,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -94,7 +94,7 @@ def read_inbox(home: Path) -> list[Row]:
 
 
 def find_logged(id: str, sources: Sources) -> list[Row]:
-    """Return the logged predictions with this prediction or request id."""
+    """Return the logged predictions with this id of a prediction, request or job."""
     from serving.prediction_log.search import find_predictions
 
     return find_predictions(prediction_log_url(sources), id)
@@ -119,8 +119,8 @@ def describe_ids(sources: Sources) -> str:
             "give one of these:",
             f"a version: a number, or champion, challenger, previous (newest: {newest})",
             f"an alert: its name or its fingerprint (last received: {last_alerts[0] if last_alerts else 'none yet'})",
-            "a prediction: its `id`, or the header x-request-id of its request;",
-            f"  both are in the prediction log: {prediction_log_url(sources)}",
+            "a prediction: its `id`, or the header x-request-id of its answer, or the id of its job;",
+            f"  all are in the prediction log: {prediction_log_url(sources)}",
         ]
     )
 
