@@ -3,13 +3,14 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from evergreen.inspection import out
+from pipeline.plain_text import print_line
+from pipeline.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Tokens of the callers of the gateway; a running gateway follows within a second.")
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Terminal(stderr=True)
 Name = Annotated[str, typer.Argument(help="person or system that calls")]
 
 
@@ -30,7 +31,7 @@ def add(
     err.print(f"the token of {name} ({', '.join(scope)}), shown only now; callers send it as Authorization: Bearer …")
     if is_first:
         err.print("it is the first one: from now on every call to the gateway needs a token")
-    print(token)
+    print_line(token)
 
 
 @app.command("list")

@@ -115,7 +115,7 @@ async def _start_jobs(tasks: asyncio.TaskGroup, stack: AsyncExitStack, context: 
     settings, engine, stop = context.params.jobs, context.engine, context.stop
 
     async def answer(job: Claim) -> list[dict[str, Any]]:
-        return await _answer_job(context.predictor, job)
+        return await answer_job(context.predictor, job)
 
     count = context.metrics.count_job_attempt
     tasks.create_task(work(engine, settings, answer, owner=context.owner, clock=time.time, stop=stop, count_outcome=count))
@@ -136,7 +136,7 @@ async def _start_jobs(tasks: asyncio.TaskGroup, stack: AsyncExitStack, context: 
     tasks.create_task(deliver(engine, settings, post, key, clock=time.time, draw=draw, stop=stop, count_outcome=count_callback))
 
 
-async def _answer_job(predictor: Predictor, job: Claim) -> list[dict[str, Any]]:
+async def answer_job(predictor: Predictor, job: Claim) -> list[dict[str, Any]]:
     """Answer a job's texts one batch after the other: jobs use the capacity that interactive callers leave.
 
     Without a unit each text is its own, so that a job is split among the versions as its texts would be if sent alone, and in
@@ -199,7 +199,11 @@ async def _follow_routes(
 async def _follow_tokens(callers: Callers, metrics: Metrics, stop: asyncio.Event) -> None:
     """Look once a second whether the tokens have changed, until `stop`; no request waits for a file."""
     while not stop.is_set():
-        if not await asyncio.to_thread(callers.refresh):
+        try:
+            if not await asyncio.to_thread(callers.refresh):
+                metrics.count_error("tokens")
+        except Exception:
+            log.exception("the tokens could not be read; the last ones stay in force")
             metrics.count_error("tokens")
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), TOKENS_POLL_S)

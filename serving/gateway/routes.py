@@ -46,6 +46,17 @@ IDEMPOTENCY_KEY = {
 }
 
 
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "a token of `evergreen token add NAME --scope …`; without a tokens file the gateway asks for none on loopback",
+}
+DESCRIBED = {
+    401: {"description": "`no_token`: tokens are configured, and the request has no valid one"},
+    403: {"description": "`scope_missing`: the token lacks the scope of this route"},
+}
+
+
 class Services(NamedTuple):
     """The long-lived objects that the routes use."""
 
@@ -73,6 +84,7 @@ def add_routes(app: FastAPI, params: Params) -> None:
     for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         app.get(path, include_in_schema=False)(handler)
     add_error_handlers(app)
+    _describe_tokens(app)
 
 
 async def predict(request: Request) -> Response:
@@ -241,6 +253,18 @@ def _store_feedback(engine: sa.Engine, given: FeedbackRequest, kind: str) -> Non
             return  # another gateway stored the same feedback at the same moment
 
 
+def _describe_tokens(app: FastAPI) -> None:
+    """Add the bearer tokens to the OpenAPI document. The middleware checks them, not the framework."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        document.setdefault("components", {})["securitySchemes"] = {"bearer": BEARER}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
 def _openapi(
     body: dict[str, Any] | None,
     answer: type[BaseModel],
@@ -254,7 +278,8 @@ def _openapi(
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if parameters:
         extra["parameters"] = parameters
-    failures = {status: {"model": ErrorResponse} for status in errors}
+    failures = {status: {"model": ErrorResponse, **DESCRIBED.get(status, {})} for status in errors}
+    extra["security"] = [{"bearer": []}, {}]  # or none: without tokens the gateway serves its local user
     return {
         "status_code": success,
         "response_class": Response,

@@ -151,6 +151,18 @@ def test_each_pod_mounts_only_its_own_secret(objects: list[Object]) -> None:
         workload.name: [v["secret"]["secretName"] for v in workload.pod["volumes"] if "secret" in v]
         for workload in workloads(objects)
     }
-    assert secrets == {
+    expected = {
         workload.name: [] if workload.name == "triton" else [f"evergreen-{workload.name}"] for workload in workloads(objects)
     }
+    expected["gateway"].append("evergreen-gateway-tokens")
+    assert secrets == expected
+
+
+def test_the_tokens_are_optional_followed_while_running_and_read_only(objects: list[Object]) -> None:
+    gateway = find_workload(objects, "gateway")
+    (volume,) = [volume for volume in gateway.pod["volumes"] if volume["name"] == "tokens"]
+    (mount,) = [mount for mount in gateway.main["volumeMounts"] if mount["name"] == "tokens"]
+    (path,) = [variable["value"] for variable in gateway.main["env"] if variable["name"] == "EVERGREEN_TOKENS_FILE"]
+    assert volume["secret"]["optional"]
+    assert volume["secret"]["defaultMode"] & 0o022 == 0  # the gateway refuses a file that others may write
+    assert mount == {"name": "tokens", "mountPath": str(Path(path).parent), "readOnly": True}  # a subPath would never change

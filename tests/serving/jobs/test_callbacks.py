@@ -68,7 +68,9 @@ def logged() -> Iterator[list[Any]]:
 def end_job(state: sa.Engine, settings: Jobs, url: str, *, error: str | None = None, now: float = NOW) -> str:
     """Submit and end a job, so that its callback is due."""
     with state.begin() as connection:
-        job = submit(connection, {"texts": ["a"]}, idempotency_key=None, callback_url=url, now=now, settings=settings)
+        job = submit(
+            connection, {"texts": ["a"]}, caller="ana", idempotency_key=None, callback_url=url, now=now, settings=settings
+        )
     claim = claim_next(state, owner="worker", now=now, settings=settings)
     assert claim is not None
     assert claim.id == job.id

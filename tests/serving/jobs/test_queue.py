@@ -38,10 +38,17 @@ def settings(params: Params) -> Jobs:
 
 
 def submit_job(
-    state: sa.Engine, settings: Jobs, *texts: str, key: str | None = None, callback: str | None = None, now: float = NOW
+    state: sa.Engine,
+    settings: Jobs,
+    *texts: str,
+    caller: str = "ana",
+    key: str | None = None,
+    callback: str | None = None,
+    now: float = NOW,
 ) -> Job:
+    payload = {"texts": list(texts)}
     with state.begin() as connection:
-        return submit(connection, {"texts": list(texts)}, idempotency_key=key, callback_url=callback, now=now, settings=settings)
+        return submit(connection, payload, caller=caller, idempotency_key=key, callback_url=callback, now=now, settings=settings)
 
 
 def claim_due(state: sa.Engine, settings: Jobs, now: float = NOW, owner: str = "worker") -> Claim:
@@ -52,7 +59,7 @@ def claim_due(state: sa.Engine, settings: Jobs, now: float = NOW, owner: str = "
 
 def job_of(state: sa.Engine, id: str) -> Job:
     with state.begin() as connection:
-        job = find(connection, id)
+        job = find(connection, id, "ana")
     assert job is not None
     return job
 
@@ -92,7 +99,7 @@ def test_any_text_survives_the_table(state: sa.Engine, settings: Jobs) -> None:
 @pytest.mark.parametrize("id", ["", "no-such-job", "\0", "f" * 32, "\ud800"])
 def test_an_unknown_id_finds_nothing(state: sa.Engine, id: str) -> None:
     with state.begin() as connection:
-        assert find(connection, id) is None
+        assert find(connection, id, "ana") is None
 
 
 def test_the_same_request_under_the_same_key_is_the_same_job(state: sa.Engine, settings: Jobs) -> None:
@@ -102,6 +109,17 @@ def test_the_same_request_under_the_same_key_is_the_same_job(state: sa.Engine, s
     finish(state, claim_due(state, settings), "[]", now=NOW + 6)
     assert submit_job(state, settings, "a", key="k", callback=URL, now=NOW + 7).status == "done"
     assert submit_job(state, settings, "a", callback=URL).id != first.id
+
+
+def test_a_job_belongs_to_its_caller_and_so_does_its_key(state: sa.Engine, settings: Jobs) -> None:
+    mine = submit_job(state, settings, "a", key="k")
+    theirs = submit_job(state, settings, "b", caller="ben", key="k")  # neither a conflict nor the other caller's job
+    assert theirs.id != mine.id
+    assert submit_job(state, settings, "b", caller="ben", key="k").id == theirs.id
+    with state.begin() as connection:
+        assert find(connection, mine.id, "ben") is None
+        assert find(connection, theirs.id, "ana") is None
+    assert "k" not in (column(state, mine.id, "idempotency_key"), column(state, theirs.id, "idempotency_key"))
 
 
 @pytest.mark.parametrize(("texts", "callback"), [(("b",), URL), (("a",), None), (("a",), URL + "2")])
@@ -228,9 +246,9 @@ def test_ended_jobs_are_swept_after_their_time_unless_a_callback_is_on_its_way(s
     assert sweep(state, now=NOW + 1001.9, settings=settings) == 0
     assert sweep(state, now=NOW + 1e6, settings=settings) == 1
     with state.begin() as connection:
-        assert find(connection, plain.id) is None
-        assert find(connection, called.id) is not None
-        assert find(connection, live.id) is not None
+        assert find(connection, plain.id, "ana") is None
+        assert find(connection, called.id, "ana") is not None
+        assert find(connection, live.id, "ana") is not None
     for status, swept in (("sending", 0), ("given_up", 1)):
         with state.begin() as connection:
             connection.execute(jobs.update().where(jobs.c.id == called.id).values(callback_status=status))

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from pipeline.params import Jobs, Params
-from serving.jobs.queue import claim_next, submit
+from serving.jobs.queue import Claim, claim_next, submit
 from serving.jobs.workers import Answer, work
 from state.tables import jobs
 from tests.serving.jobs.polling import DEADLINE_S, count_by_status, until
@@ -41,12 +41,12 @@ from pipeline.params import Jobs
 from state.database import open_state
 from serving.jobs.workers import work
 
-async def answer(payload):
-    if payload["texts"] == sys.argv[3:]:
+async def answer(job):
+    if job.payload["texts"] == sys.argv[3:]:
         print("hangs", flush=True)
         await asyncio.sleep(3600)
     await asyncio.sleep(0.005)
-    return [{"label": text} for text in payload["texts"]]
+    return [{"label": text} for text in job.payload["texts"]]
 
 with open_state(Path(sys.argv[1])) as engine:
     settings = Jobs.model_validate_json(sys.argv[2])
@@ -84,7 +84,15 @@ def submit_jobs(state: sa.Engine, settings: Jobs, *texts: str) -> list[str]:
     """Submit one job for each text."""
     with state.begin() as connection:
         return [
-            submit(connection, {"texts": [text]}, idempotency_key=None, callback_url=None, now=time.time(), settings=settings).id
+            submit(
+                connection,
+                {"texts": [text]},
+                caller="ana",
+                idempotency_key=None,
+                callback_url=None,
+                now=time.time(),
+                settings=settings,
+            ).id
             for text in texts
         ]
 
@@ -100,8 +108,8 @@ def counted(state: sa.Engine, status: str) -> int:
         return count_by_status(connection).get(status, 0)
 
 
-async def echo(payload: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"label": text} for text in payload["texts"]]
+async def echo(job: Claim) -> list[dict[str, Any]]:
+    return [{"label": text} for text in job.payload["texts"]]
 
 
 @asynccontextmanager
@@ -147,12 +155,12 @@ def test_four_workers_answer_two_hundred_jobs_once_each(
 def test_an_answer_that_fails_is_retried(state: sa.Engine, settings: Jobs) -> None:
     attempts: Counter[str] = Counter()
 
-    async def answer(payload: dict[str, Any]) -> Any:
-        (text,) = payload["texts"]
+    async def answer(job: Claim) -> Any:
+        (text,) = job.payload["texts"]
         attempts[text] += 1
         if text == "for good" or attempts[text] == 1:
             raise RuntimeError(f"{text} is broken")
-        return await echo(payload)
+        return await echo(job)
 
     submit_jobs(state, settings, "once", "for good")
 
@@ -169,7 +177,7 @@ def test_an_answer_that_fails_is_retried(state: sa.Engine, settings: Jobs) -> No
 
 @pytest.mark.parametrize("result", [[{"confidence": float("nan")}], [{"label": object()}]])
 def test_a_result_that_is_not_json_is_a_failed_attempt(state: sa.Engine, settings: Jobs, result: Any) -> None:
-    async def answer(_payload: dict[str, Any]) -> Any:
+    async def answer(_job: Claim) -> Any:
         return result
 
     submit_jobs(state, settings, "a")
@@ -188,9 +196,9 @@ def test_a_lease_is_renewed_for_as_long_as_the_answer_takes(state: sa.Engine, se
     async def run() -> Counter[str]:
         done = asyncio.Event()
 
-        async def answer(payload: dict[str, Any]) -> Any:
+        async def answer(job: Claim) -> Any:
             await done.wait()
-            return await echo(payload)
+            return await echo(job)
 
         async with working(state, brief, answer) as outcomes:
             await until(lambda: counted(state, "running") == 1)
@@ -211,7 +219,7 @@ def test_a_worker_that_lost_its_job_stops_answering_it(state: sa.Engine, setting
     async def run() -> Counter[str]:
         cancelled = asyncio.Event()
 
-        async def answer(_payload: dict[str, Any]) -> Any:
+        async def answer(_job: Claim) -> Any:
             try:
                 await asyncio.sleep(3600)
             except asyncio.CancelledError:
@@ -232,7 +240,7 @@ def test_a_worker_that_lost_its_job_stops_answering_it(state: sa.Engine, setting
 
 @pytest.mark.parametrize("way", ["stop", "cancel"])
 def test_what_runs_when_the_workers_stop_goes_back_into_the_queue(state: sa.Engine, settings: Jobs, way: str) -> None:
-    async def answer(_payload: dict[str, Any]) -> Any:
+    async def answer(_job: Claim) -> Any:
         await asyncio.sleep(3600)
 
     async def run() -> None:

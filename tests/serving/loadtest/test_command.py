@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +14,12 @@ from pipeline.terminal import Terminal
 from serving.loadtest import (
     Limit,
     Result,
+    command,
     loadtest,
     read_texts,
 )
 from serving.loadtest.result import spread
+from serving.loadtest.targets import Target
 from tests.conftest import ROOT
 from tests.serving.loadtest.conftest import TEXTS, Running
 
@@ -63,6 +67,24 @@ def test_a_target_without_a_readable_answer_is_an_error_before_the_load(server: 
         loadtest("https://127.0.0.1", file, params.data, console, rate=1)
     with pytest.raises(InputError, match="no colon"):
         loadtest(server.url, file, params.data, console, rate=1, headers=["Bearer"])
+
+
+def test_the_token_of_the_environment_is_sent_to_a_gateway_and_to_no_other_server(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_TOKEN", "evg_secret")
+    headers: list[Mapping[str, str]] = []
+
+    def refuse(target: Target, *_: Any) -> None:
+        headers.append(target.headers)
+        raise ToolError(target.url, "seen", "")
+
+    monkeypatch.setattr(command, "require_answer", refuse)
+    file, console = texts_file(tmp_path), Console(record=True)
+    for options in ({}, {"headers": ["authorization: mine"]}, {"body": '{"x": "{text}"}'}, {"triton_model": "intent-1"}):
+        with pytest.raises(ToolError, match="seen"):
+            loadtest("http://127.0.0.1:1", file, params.data, console, rate=1, **options)  # type: ignore[arg-type]
+    assert headers == [{"authorization": "Bearer evg_secret"}, {"authorization": "mine"}, {}, {}]
 
 
 def test_texts_are_read_from_tables_and_from_plain_lines(params: Params, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ ROWS = [
 
 
 @contextmanager
-def gateway() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """Yield the URL of a gateway and the requests posted to it; the text "refused" gets 503."""
+def gateway(tokens: list[str | None] | None = None) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Yield the URL of a gateway and the requests posted to it; the text "refused" gets 503. `tokens` collects theirs."""
     posted: list[tuple[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,6 +34,8 @@ def gateway() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             posted.append((self.path, body))
+            if tokens is not None:
+                tokens.append(self.headers["authorization"])
             self.send_response(503 if body.get("text") == "refused" else 200)
             self.end_headers()
             if self.path == "/v1/predict":
@@ -75,6 +77,14 @@ def test_labels_are_given_only_for_answers() -> None:
         {"id": "p4", "label": "battery_problem"},
     ]
     assert last.labels == 2
+
+
+def test_texts_and_labels_carry_the_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_TOKEN", "evg_secret")
+    sent: list[str | None] = []
+    with gateway(sent) as (url, posted):
+        replay_all(url, 1.0)
+    assert sent == ["Bearer evg_secret"] * len(posted)
 
 
 def test_without_a_gateway_the_error_says_how_to_start_one() -> None:

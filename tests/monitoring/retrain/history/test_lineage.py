@@ -86,7 +86,7 @@ def history(state: sa.Engine, tmp_path: Path) -> sa.Engine:
         label = {"prediction_id": "p-0", "label": "app_pairing", "kind": "label", "source": "anna"}
         connection.execute(feedback.insert().values(**label, received_at=datetime(2026, 11, 24, tzinfo=UTC)))
     predicted = ("champion", "battery_problem", 0.7, "app_pairing")
-    answer = Prediction(NOON + 300, "r1", "p-0", "customer-7", HOSTILE, None, 9, 1.5, 2, *predicted, b"", b"", 3.25, False)
+    answer = Prediction(NOON + 300, "1" * 24, "p-0", "customer-7", HOSTILE, None, 9, 1.5, 2, *predicted, b"", b"", 3.25, False)
     Gateway(tmp_path, "one").write([answer])
     return state
 
@@ -100,7 +100,7 @@ def fact(entries: list[Entry], kind: str, name: str) -> str:
     return next(value for entry in entries if entry.kind == kind for key, value in entry.facts if key == name)
 
 
-@pytest.mark.parametrize("name", ["r1", "p-0"])
+@pytest.mark.parametrize("name", ["1" * 24, "p-0"])
 def test_a_request_leads_to_version_run_commit_data_parent_retrain_decision_and_alert(
     history: sa.Engine, tmp_path: Path, params: Params, name: str
 ) -> None:
