@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.errors import ToolError
-from pipeline.home import find_home, main_worktree
+from pipeline.home import find_home, require_commit
 from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_conflicts
 from pipeline.network.base_model import base_folder, check_lora, local_folder
 from pipeline.params import load_params
@@ -51,7 +51,7 @@ def check_tools() -> str:
     for package in ("dvc", "pytriton"):
         if find_spec(package) is None:
             raise ToolError(package, "the package is not in this environment", "install it: rm .venv/ready && make .venv/ready")
-    main_worktree()
+    require_commit()
     home = find_home()
     free = shutil.disk_usage(home).free
     if free < FREE_BYTES_NEEDED:

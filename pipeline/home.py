@@ -1,10 +1,16 @@
 """The home of state: one folder outside git and DVC, shared by all worktrees of a clone."""
 
 import os
+import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import ToolError
+
+PROJECT_FILE = "dvc.yaml"  # marks the project's own folder, wherever git keeps its files
+MAIN_TREE = "EVERGREEN_MAIN_TREE"  # handed to processes in a linked worktree whose main one git cannot name
+NO_REPOSITORY = "not a git repository (or any"
 
 
 def find_home() -> Path:
@@ -16,8 +22,50 @@ def find_home() -> Path:
 
 
 def main_worktree() -> Path:
-    """Return the folder of the clone's main working tree, also when called from a linked worktree."""
-    return Path(git("rev-parse", "--path-format=absolute", "--git-common-dir")).parent
+    """Return the project's folder in the main working tree, also when called from a linked worktree.
+
+    A submodule and a clone with a separate git folder are found by their working tree, not by the place of their git files. In
+    an unpacked archive, without git, it is the project's folder.
+    """
+    if given := os.environ.get(MAIN_TREE):
+        return Path(given)
+    project = project_folder()
+    try:
+        paths = git("rev-parse", "--path-format=absolute", "--show-toplevel", "--git-dir", "--git-common-dir", folder=project)
+    except ToolError as error:
+        if project is None or NO_REPOSITORY not in error.what:
+            raise
+        return project
+    tree, git_folder, common = map(Path, paths.split("\n"))
+    main = tree if git_folder == common else _main_tree(common) or tree
+    return main / project.relative_to(tree) if project and project.is_relative_to(tree) else main
+
+
+def _main_tree(common: Path) -> Path | None:
+    """Return the main working tree of the shared git folder; None when it has none, or git does not say where."""
+    for name in ("config.worktree", "config"):  # a submodule's git folder names its working tree
+        try:
+            named = git("config", "--file", str(common / name), "core.worktree")
+        except ToolError:
+            continue
+        return (common / named).resolve()
+    return common.parent if common.name == ".git" else None
+
+
+def project_folder() -> Path | None:
+    """Return the nearest folder above the current one, or itself, that holds the pipeline; None outside of a project."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / PROJECT_FILE).is_file()), None)
+
+
+def require_commit() -> None:
+    """Raise `ToolError` unless the project is in a git repository of its own with a commit: DVC and lineage need both."""
+    git("rev-parse", "--verify", "HEAD")
+    project = project_folder()
+    if project and not git("ls-files", "--", PROJECT_FILE, folder=project):
+        where = git("rev-parse", "--show-toplevel", folder=project)
+        what = f"the project is a folder inside the git repository {where}, which does not track it"
+        raise ToolError(str(project), what, _make_repository(project))
 
 
 def is_dirty() -> bool:
@@ -25,12 +73,55 @@ def is_dirty() -> bool:
     return bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
-def git(*arguments: str) -> str:
-    """Return the output of a git command in the current folder; raise `ToolError` when it fails."""
+def git(*arguments: str, folder: Path | None = None) -> str:
+    """Return the output of a git command, by default in the current folder; raise `ToolError` with advice when it fails.
+
+    The repository is found from the folder: variables such as `GIT_DIR`, which hooks of another repository set, do not count.
+    """
+    environment = {**without_git(os.environ), "LC_ALL": "C"}  # messages in English, which `_advice` knows
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", errors="surrogateescape", check=True
+        )
     except FileNotFoundError:
         raise ToolError("git", "the program is not installed", "install git; DVC needs it too") from None
     except subprocess.CalledProcessError as error:
-        raise ToolError("git", error.stderr.strip(), "work in a git clone of the project, not in an unpacked archive") from None
-    return done.stdout.strip()
+        what = error.stderr.strip() or f"it ended with {error.returncode}"
+        raise ToolError("git", *_advice(what, command, folder or Path.cwd())) from None
+    return done.stdout.removesuffix("\n")
+
+
+def without_git(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without git's variables that name a repository."""
+    kept = ("GIT_CONFIG_", "GIT_CEILING_DIRECTORIES", "GIT_SSH", "GIT_ASKPASS", "GIT_TERMINAL_PROMPT", "GIT_TEST_", "GIT_SSL_")
+    return {name: value for name, value in environment.items() if not name.startswith("GIT_") or name.startswith(kept)}
+
+
+def _advice(what: str, command: list[str], folder: Path) -> tuple[str, str]:
+    """Return what went wrong and the one thing to do about it."""
+    if "dubious ownership" in what:
+        return _foreign_owner(project_folder() or folder)
+    if NO_REPOSITORY in what:
+        return what.partition("\n")[0], _make_repository(project_folder() or folder)
+    if "Needed a single revision" in what or "unknown revision" in what:
+        return "this repository has no commit yet", "commit the project: git add --all && git commit --message start"
+    return what, f"run it by hand and mend what it names: {shlex.join(command)}"
+
+
+def _foreign_owner(folder: Path) -> tuple[str, str]:
+    """Explain git's refusal to work in another user's folder."""
+    where = shlex.quote(str(folder))
+    if os.access(folder, os.W_OK):
+        what = f"another user owns {folder}, and git runs there only if you trust that user"
+        return what, f"trust this folder, if you do: git config --global --add safe.directory {where}"
+    what = f"another user owns {folder}, and you may not write there"
+    return what, f"make it yours: sudo chown -R $(id -u) {where}"
+
+
+def _make_repository(folder: Path) -> str:
+    where = shlex.quote(str(folder))
+    return (
+        "clone the project, or make this folder a repository: "
+        f"cd {where} && git init && git add --all && git commit --message start"
+    )

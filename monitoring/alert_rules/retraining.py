@@ -67,7 +67,8 @@ def alerts_refused(alerts: Alerts) -> Rule:
         expr="sum by (reason) (increase(evergreen_retrain_webhooks_refused_total[15m])) > 0",
         for_s=alerts.for_s,
         summary="The retrain receiver refuses alerts: {{ $labels.reason }}",
-        description=f"{COUNT} webhooks were refused in the last 15 minutes.",
+        description=f"{COUNT} webhooks were refused in the last 15 minutes; `alert` counts those that held an unreadable alert "
+        "beside others that were stored.",
         next_step="Alertmanager retries after `full` and `database`. It does not retry after any other reason.",
         look=f"curl -s http://{alerts.host}:{alerts.receiver_port}/metrics | grep refused",
     )

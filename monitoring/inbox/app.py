@@ -68,6 +68,8 @@ class Inbox:
         except WebhookError as error:
             log.warning("refused a body that is not Alertmanager's webhook", error=str(error))
             return Response("this is not Alertmanager's webhook", 422)
+        if webhook.unreadable:
+            log.warning("left out alerts that cannot be read", alerts=webhook.unreadable, first=webhook.fault)
         try:
             async with self._lock:
                 messages = await asyncio.to_thread(self.store.receive, webhook, self.clock())

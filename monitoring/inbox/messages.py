@@ -75,12 +75,12 @@ def apply_webhook(
         if alert.labels.get("alertname") == SWITCH:
             switch = record_evaluation(switch, evaluated_at(alert, now), alerts)
             continue
-        earlier = known.get((alert.fingerprint, alert.starts_at.timestamp()))
+        earlier = known.get((alert.fingerprint, alert.starts_at))
         messages.append(
             Message(
                 fingerprint=alert.fingerprint,
-                starts_at=alert.starts_at.timestamp(),
-                ends_at=alert.ends_at.timestamp() if alert.status == "resolved" else None,
+                starts_at=alert.starts_at,
+                ends_at=(now if alert.ends_at is None else alert.ends_at) if alert.status == "resolved" else None,
                 labels=alert.labels,
                 annotations=alert.annotations,
                 received_at=earlier.received_at if earlier else now,
@@ -95,7 +95,7 @@ def apply_webhook(
 def evaluated_at(alert: WebhookAlert, now: float) -> float:
     """Return the time in the switch's annotation, or the time of receipt without one."""
     try:
-        return min(now, float(alert.annotations["evaluated_at"]))
+        return min(now, max(0.0, float(alert.annotations["evaluated_at"])))
     except (KeyError, ValueError):
         return now
 

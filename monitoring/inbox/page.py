@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from monitoring.alertmanager_webhook import CUT
 from monitoring.inbox.explanation import Explanation, Signal
 from monitoring.inbox.messages import Message, Status, Switch, overdue_s, status_of
 from pipeline.params import Alerts
@@ -62,6 +63,7 @@ class Card(NamedTuple):
     runbook: str
     report_at: str
     problem: str
+    shortened: str
 
 
 def render_page(messages: Iterable[Message], switch: Switch | None, started_at: float, now: float, alerts: Alerts) -> str:
@@ -107,6 +109,7 @@ def card(group: list[Message], status: Status) -> Card:
         runbook=annotations.get("runbook_url", ""),
         report_at=explanation.at if explanation else "",
         problem="" if explanation else newest.explanation_error,
+        shortened=next((message.annotations[CUT] for message in group if CUT in message.annotations), ""),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from monitoring.alertmanager_webhook import parse_webhook
+from monitoring.alertmanager_webhook import Webhook
 from monitoring.retrain.clock import Moment
 from state.tables import alerts
 
@@ -24,15 +24,9 @@ class ReceivedAlert(NamedTuple):
     body: str  # JSON, ASCII
 
 
-def read_alerts(body: bytes) -> tuple[list[ReceivedAlert], int]:
-    """Return a webhook's alerts and the number that Alertmanager cut off; raises `WebhookError`."""
-    webhook = parse_webhook(body)
-    raw_alerts = json.loads(body)["alerts"]  # as posted, with unknown fields
-    received = [
-        ReceivedAlert(alert.fingerprint, alert.starts_at.timestamp(), alert.status, json.dumps(raw))
-        for alert, raw in zip(webhook.alerts, raw_alerts, strict=True)
-    ]
-    return received, webhook.truncated
+def received_alerts(webhook: Webhook) -> list[ReceivedAlert]:
+    """Return the alerts of a webhook as the journal stores them."""
+    return [ReceivedAlert(alert.fingerprint, alert.starts_at, alert.status, alert.body) for alert in webhook.alerts]
 
 
 def insert_alerts(connection: sa.Connection, received: Sequence[ReceivedAlert], now_s: float) -> int:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import RunStatus
 from pipeline.data.records import write_json
 from pipeline.errors import ToolError, run_stage
+from pipeline.home import MAIN_TREE, without_git
 from pipeline.params import Retrain
 from serving.processes.lifetime import processes_with
 
@@ -136,8 +137,8 @@ class RunLocal:
     def _environment(self, job: RetrainJob) -> dict[str, str]:
         """Pass alert and decision as environment variables, never in a command; they become tags of the MLflow run."""
         origin = {"EVERGREEN_DECISION": str(job.decision_id), "EVERGREEN_ALERT": f"{job.alertname} {job.fingerprint}"}
-        run = {"EVERGREEN_HOME": str(self._home), MARK: str(self.folder(job))}
-        return _without_git(os.environ) | run | {name: value.replace("\0", "") for name, value in origin.items()}
+        run = {"EVERGREEN_HOME": str(self._home), MAIN_TREE: str(self._root), MARK: str(self.folder(job))}
+        return without_git(os.environ) | run | {name: value.replace("\0", "") for name, value in origin.items()}
 
 
 def branch(job: RetrainJob) -> str:
@@ -254,11 +255,7 @@ def _tail(path: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> None:
-    _run_checked(["git", *arguments], folder, _without_git(os.environ))
-
-
-def _without_git(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith("GIT_")}
+    _run_checked(["git", *arguments], folder, without_git(os.environ))
 
 
 def _run_checked(command: list[str], folder: Path, environment: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ params, artifacts and lock file untouched. Arms measured before are not measured
 import argparse
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError, run_stage
-from pipeline.home import find_home, git
+from pipeline.home import MAIN_TREE, find_home, git, main_worktree
 from pipeline.params import load_params
 from pipeline.plain_text import print_line
 from pipeline.tuning.study import ArmMeasurement, ArmRun, dvc_argument, expand_runs, pack_bits, read_measurements, read_study
@@ -74,6 +75,7 @@ def remove_experiment(name: str, tree: Path) -> None:
 def prepare_worktree(home: Path) -> Path:
     """Create or update the worktree at the commit that is checked out here, and return its folder."""
     tree, commit = home / "studies" / "tree", git("rev-parse", "HEAD")
+    os.environ |= {MAIN_TREE: str(main_worktree()), "EVERGREEN_HOME": str(home)}  # for the processes in that tree
     if not (tree / ".git").exists():
         shutil.rmtree(tree, ignore_errors=True)
         git("worktree", "add", "--quiet", "--force", "--detach", str(tree), commit)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from monitoring.alertmanager_webhook import CUT
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history.sources import (
     Row,
@@ -201,6 +202,7 @@ def _alert_entry(name: str, decided: Sequence[Row], sources: Sources) -> Entry:
         facts: Facts = [
             ("summary", str(body.get("annotations", {}).get("summary", ""))),
             ("labels", ", ".join(f"{key}={value}" for key, value in body.get("labels", {}).items())),
+            *(("shortened", why) for name, why in body.get("annotations", {}).items() if name == CUT),
             *((row["status"], f"{format_time(row['received_at'])}, began {format_time(row['starts_at'])}") for row in received),
         ]
         return Entry("alert", f"{body.get('labels', {}).get('alertname', name)} {received[-1]['fingerprint']}", tuple(facts))

@@ -25,8 +25,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monitoring.alertmanager_webhook import WebhookError
-from monitoring.retrain.alerts import read_alerts
+from monitoring.alertmanager_webhook import WebhookError, parse_webhook
+from monitoring.retrain.alerts import received_alerts
 from monitoring.retrain.metrics import TEXT_FORMAT, ReceiverMetrics
 from monitoring.retrain.receiver.alert_writer import AlertWriter, WriterFullError
 from pipeline.errors import InputError
@@ -85,19 +85,22 @@ class Receiver:
             self.metrics.received(0, 1)
             return Response(status_code=204)
         try:
-            received, truncated = read_alerts(body)
+            webhook = parse_webhook(body)
         except WebhookError as error:
             log.warning("refused a body that is not Alertmanager's webhook", error=str(error))
             raise RejectedError(400, "body", "this is not Alertmanager's webhook") from None
         try:
-            await self.writer.write(digest, received)
+            await self.writer.write(digest, received_alerts(webhook))
         except WriterFullError:
             raise RejectedError(503, "full", "too many alerts are waiting; send it again later") from None
         except (sa.exc.SQLAlchemyError, OSError) as error:
             log.error("could not store alerts", error=str(error)[:300])
             self.metrics.failed()
             raise RejectedError(503, "database", "the alerts could not be stored; send them again") from None
-        self.metrics.truncated(truncated)
+        self.metrics.truncated(webhook.truncated)
+        if webhook.unreadable:
+            self.metrics.refused("alert")
+            log.warning("left out alerts that cannot be read", alerts=webhook.unreadable, first=webhook.fault)
         return Response(status_code=204)
 
     def _check_token(self, header: str) -> None:

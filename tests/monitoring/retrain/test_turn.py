@@ -9,8 +9,9 @@ import mlflow
 import pytest
 import sqlalchemy as sa
 
+from monitoring.alertmanager_webhook import parse_webhook
 from monitoring.retrain.__main__ import build_controller, request_retrain, run_once
-from monitoring.retrain.alerts import insert_alerts, read_alerts
+from monitoring.retrain.alerts import insert_alerts, received_alerts
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.metrics import ControllerMetrics
@@ -122,7 +123,7 @@ def fixed_gate(verdict: Verdict) -> Callable[..., Verdict]:
 
 
 def post(engine: sa.Engine, *posted: dict[str, object]) -> None:
-    received, _ = read_alerts(webhook(*posted))
+    received = received_alerts(parse_webhook(webhook(*posted)))
     with engine.begin() as connection:
         insert_alerts(connection, received, 0.0)
 

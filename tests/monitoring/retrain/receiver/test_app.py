@@ -14,8 +14,7 @@ import pytest
 import requests
 import sqlalchemy as sa
 
-from monitoring.alertmanager_webhook import WebhookError
-from monitoring.retrain.alerts import read_alerts
+from monitoring.alertmanager_webhook import WebhookError, parse_webhook
 from monitoring.retrain.receiver.app import ensure_token, token_file
 from pipeline.errors import InputError
 from pipeline.params import Params
@@ -102,13 +101,10 @@ BROKEN: dict[str, Any] = {
     "an unknown status": webhook(alert(101) | {"status": "pending"}),
     "a time without a zone": webhook(alert(101) | {"startsAt": "2026-09-21T14:13:20"}),
     "a time that is a number": webhook(alert(101) | {"startsAt": 5}),
-    "a line break in a fingerprint": webhook(alert(101) | {"fingerprint": "a\nb"}),
-    "no fingerprint": webhook({key: value for key, value in alert(101).items() if key != "fingerprint"}),
-    "half of a surrogate pair": webhook(alert(101, note="\ud800")),
-    "one good alert and one bad": webhook(alert(101), {"status": "firing"}),
+    "no label at all": webhook(alert(101) | {"labels": None}),
+    "two alerts, both bad": webhook({"status": "firing"}, 5),
     "nested 10,000 deep": b'{"version": "4", "alerts": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     "an unknown field nested 10,000 deep": b'{"x":' * 10_000 + b"1" + b"}" * 10_000,
-    "a label of 100 kB": webhook(alert(101, note="x" * 50_000)),
 }
 
 
@@ -179,8 +175,44 @@ def test_a_token_is_created_once_and_only_its_owner_can_read_it(params: Params, 
         ensure_token(path)
 
 
+WRONG: dict[str, Any] = {
+    "no object": 5,
+    "a number for a label": alert(3) | {"labels": {"alertname": 5}},
+    "an unknown status": alert(3) | {"status": "pending"},
+    "a time without a zone": alert(3) | {"startsAt": "2026-09-21T14:13:20"},
+    "a day that does not exist": alert(3) | {"startsAt": "2026-02-30T14:13:20Z"},
+    "no time": {key: value for key, value in alert(3).items() if key != "startsAt"},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_alert_that_cannot_be_read_loses_no_other(receiver: RunningReceiver, what: str) -> None:
+    assert receiver.post(alert(1), WRONG[what], alert(2)) == 204
+    assert [name[-1] for name, _, _ in receiver.rows()] == ["1", "2"]
+    assert receiver.metric('evergreen_retrain_webhooks_refused_total{reason="alert"}') == 1
+
+
+def test_an_alert_that_is_too_large_is_stored_cut_beside_the_whole_ones(receiver: RunningReceiver) -> None:
+    """Alertmanager #1840: a 4xx is not repeated, and took the whole group with it."""
+    labels = {f"l{number}": "v" for number in range(70)}
+    large = {"annotations": {"description": "x" * 25_000}, "unknown": "y" * 90_000}
+    assert receiver.post(alert(1), alert(2, **labels), alert(3) | large) == 204
+    with receiver.engine.connect() as connection:
+        bodies = [json.loads(body) for body in connection.execute(sa.select(alerts.c.body).order_by(alerts.c.id)).scalars()]
+    whole, many, long = bodies
+    assert whole == alert(1)
+    assert many["labels"]["alertname"] == "EvergreenDrift"
+    assert len(many["labels"]) == 64
+    assert long["annotations"]["description"].endswith("… [cut: 25,000 characters]")
+    assert max(len(json.dumps(body)) for body in bodies) < 70_000
+    assert ["evergreen_cut" in body["annotations"] for body in bodies] == [False, True, True]
+    assert {body["startsAt"] for body in bodies} == {alert()["startsAt"]}
+    assert [name[-1] for name, _, _ in receiver.rows()] == ["1", "2", "3"]
+
+
 def test_the_parser_names_the_first_wrong_field() -> None:
-    with pytest.raises(WebhookError, match=r"alerts\.1\.labels"):
-        read_alerts(webhook(alert(1), alert(2) | {"labels": 5}))
-    received, truncated = read_alerts(webhook(alert(1), truncatedAlerts=7))
-    assert (len(received), truncated) == (1, 7)
+    webhook_read = parse_webhook(webhook(alert(1), alert(2) | {"labels": 5}, 5, truncatedAlerts=7))
+    assert (len(webhook_read.alerts), webhook_read.unreadable, webhook_read.truncated) == (1, 2, 7)
+    assert webhook_read.fault == "alerts.1.labels: they have to be an object of texts"
+    with pytest.raises(WebhookError, match=r"alerts\.0\.labels"):
+        parse_webhook(webhook(alert(2) | {"labels": 5}))
