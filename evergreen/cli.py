@@ -128,7 +128,9 @@ def serve() -> None:
         out.print(f"  Triton   http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  (KServe v2)")
         out.print(f"  logs     {'  '.join(str(log) for log in logs)}")
         out.print("  in another terminal:")
-        out.print(f'    curl -s {gateway}/v1/predict -d \'{{"text": "where is my parcel?"}}\'')
+        out.print(
+            f'    curl -s {gateway}/v1/predict -H "content-type: application/json" -d \'{{"text": "where is my parcel?"}}\''
+        )
         out.print('    .venv/bin/evergreen ask "where is my parcel?"')
         out.print("  Ctrl-C stops it")
 

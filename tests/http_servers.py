@@ -1,13 +1,16 @@
-"""Run HTTP servers in a thread: of the standard library, and of Starlette apps."""
+"""Run HTTP servers in a thread: of the standard library, and ours."""
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import HTTPServer
+from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
+
+from pipeline.params import Http, load_params
+from serving.processes.http_service import MAX_OPEN, http_config
 
 
 @contextmanager
@@ -24,9 +27,9 @@ def serving_in_thread(server: HTTPServer) -> Iterator[str]:
 
 
 @contextmanager
-def serving_app(app: Starlette, host: str, port: int) -> Iterator[None]:
-    """Serve an app in a thread."""
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning"))
+def serving_app(app: Any, host: str, port: int, http: Http | None = None, max_open: int = MAX_OPEN) -> Iterator[None]:
+    """Serve an app in a thread, with the limits of every service."""
+    server = uvicorn.Server(http_config(app, host, port, http or load_params().http, max_open=max_open))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

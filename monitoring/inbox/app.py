@@ -1,7 +1,6 @@
 """The local inbox: receives Alertmanager's webhook, stores the newest messages and shows them on a page.
 
-A webhook is acknowledged once it is on disk; the monitor's explanation is fetched after that. Only JSON is accepted, because a
-web page from another site cannot send JSON here without permission.
+A webhook is acknowledged once it is on disk; the monitor's explanation is fetched after that.
 """
 
 import asyncio
@@ -13,7 +12,6 @@ from pathlib import Path
 import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -23,14 +21,14 @@ from monitoring.inbox.explanation import fetch_explanation
 from monitoring.inbox.messages import Message, MessageStore, overdue_s, status_of
 from monitoring.inbox.page import FILES, render_page
 from pipeline.home import find_home
-from pipeline.params import Alerts, load_params
+from pipeline.params import Alerts, Http, load_params
 from pipeline.plain_text import print_line
-from serving.processes.http_body import BodyError, BodyTooLargeError, read_body
+from serving.processes.http_body import BodyError, read_body
+from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
 MAX_BODY_BYTES = 4 * 2**20
-BODY_WITHIN_S = 10.0
 EXPLAINED_AREAS = ("drift", "quality")  # the monitor has words and texts for these alerts
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
@@ -46,8 +44,8 @@ log = structlog.get_logger()
 class Inbox:
     """The HTTP handlers over one message store."""
 
-    def __init__(self, alerts: Alerts, home: Path, clock: Callable[[], float]) -> None:
-        self.alerts, self.clock = alerts, clock
+    def __init__(self, alerts: Alerts, body_within_s: float, home: Path, clock: Callable[[], float]) -> None:
+        self.alerts, self.body_within_s, self.clock = alerts, body_within_s, clock
         self.store = MessageStore(home / "inbox" / "messages.json", alerts)
         self.started_at = clock()
         self._lock = asyncio.Lock()
@@ -55,16 +53,11 @@ class Inbox:
 
     async def alerts_webhook(self, request: Request) -> Response:
         """Store a webhook: 204 when it is on disk, 503 when Alertmanager should retry, 4xx when a retry cannot help."""
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            return Response("send application/json", 415)
         try:
-            length = request.headers.get("content-length", "")
-            body = await read_body(request.receive, max_bytes=MAX_BODY_BYTES, within_s=BODY_WITHIN_S, content_length=length)
+            body = await read_body(request.scope, request.receive, max_bytes=MAX_BODY_BYTES, within_s=self.body_within_s)
             webhook = parse_webhook(body)
-        except BodyTooLargeError:
-            return Response(f"the body is longer than {MAX_BODY_BYTES} bytes", 413)
-        except BodyError:
-            return Response("the body did not arrive in time", 408)
+        except BodyError as error:
+            return Response(str(error), error.status)
         except WebhookError as error:
             log.warning("refused a body that is not Alertmanager's webhook", error=str(error))
             return Response("this is not Alertmanager's webhook", 422)
@@ -116,9 +109,9 @@ class Inbox:
         return JSONResponse({"messages": messages, "switch": switch and switch.model_dump(), "overdue_s": late_s})
 
 
-def create_app(alerts: Alerts, home: Path, clock: Callable[[], float]) -> Starlette:
+def create_app(alerts: Alerts, http: Http, home: Path, clock: Callable[[], float]) -> Starlette:
     """Build the app over the messages in this home."""
-    inbox = Inbox(alerts, home, clock)
+    inbox = Inbox(alerts, http.body_within_s, home, clock)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -138,14 +131,14 @@ def create_app(alerts: Alerts, home: Path, clock: Callable[[], float]) -> Starle
             static_file("inbox.css", "text/css"),
             static_file("inbox.js", "text/javascript"),
         ],
-        # prevents DNS rebinding: a foreign host name that resolves to loopback could otherwise read the messages
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[alerts.host, "localhost", "127.0.0.1"])],
+        middleware=[Middleware(HttpGuard, http, alerts.host)],
     )
 
 
 def main() -> None:
     """Serve the inbox until it is stopped."""
     log_in_json()
-    alerts, home = load_params().alerts, find_home()
+    params, home = load_params(), find_home()
+    alerts = params.alerts
     print_line(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}))
-    run_http_service(create_app(alerts, home, time.time), alerts.host, alerts.inbox_port)
+    run_http_service(create_app(alerts, params.http, home, time.time), alerts.host, alerts.inbox_port, params.http)

@@ -18,6 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 import structlog
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -37,13 +38,13 @@ from pipeline.home import find_home
 from pipeline.params import Params, load_params
 from pipeline.plain_text import plain_json, print_lines
 from serving.prediction_log.writer import log_url
+from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 from serving.release.release_table import Release, find_release
 from state.database import open_state
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-HOSTS = ("localhost", "127.0.0.1", "monitor")
 
 log = structlog.get_logger()
 
@@ -240,15 +241,13 @@ def _differs(new: WatchedVersion | None, old: WatchedVersion | None) -> bool:
     return (new and (new.baseline_key, new.version, new.signals)) != (old and (old.baseline_key, old.version, old.signals))
 
 
-def create_app(monitor: MonitorService, stop: threading.Event, hosts: tuple[str, ...]) -> Starlette:
+def create_app(monitor: MonitorService, stop: threading.Event) -> Starlette:
     """Serve /metrics and /report.json while the cycles run in a thread."""
 
     async def metrics(_request: Request) -> Response:
         return Response(monitor.metrics.text(), media_type=METRICS_TYPE)
 
     async def report_json(request: Request) -> Response:
-        if request.url.hostname not in hosts:  # a foreign page whose name resolves here must not read customers' texts
-            return Response("no such host", 400)
         if not is_on_this_host(request):
             return Response(
                 "the report holds customers' texts: read it on the monitor's own machine, or through kubectl port-forward", 403
@@ -264,7 +263,11 @@ def create_app(monitor: MonitorService, stop: threading.Event, hosts: tuple[str,
         stop.set()
         await cycles
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/report.json", report_json)], lifespan=lifespan)
+    return Starlette(
+        routes=[Route("/metrics", metrics), Route("/report.json", report_json)],
+        middleware=[Middleware(HttpGuard, monitor.params.http, monitor.params.alerts.host)],
+        lifespan=lifespan,
+    )
 
 
 def is_on_this_host(request: Request) -> bool:
@@ -304,7 +307,6 @@ def main() -> None:
         if args.once:
             run_once(monitor)
             return
-        app = create_app(monitor, threading.Event(), (*HOSTS, params.alerts.host))
-        run_http_service(app, *listen_address(params.alerts))
+        run_http_service(create_app(monitor, threading.Event()), *listen_address(params.alerts), params.http)
     finally:
         monitor.close()

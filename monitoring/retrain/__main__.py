@@ -20,6 +20,7 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -39,6 +40,7 @@ from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
 from pipeline.params import Params, load_params
 from pipeline.plain_text import indented, print_lines
+from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 from state.database import open_state
@@ -70,7 +72,7 @@ def build_controller(
     )
 
 
-def create_app(controller: Controller, metrics: ControllerMetrics, poll_s: float, stopping: threading.Event) -> Starlette:
+def create_app(controller: Controller, metrics: ControllerMetrics, params: Params, stopping: threading.Event) -> Starlette:
     """Build the app: /metrics, while one thread decides and another works on the retrain."""
 
     async def metrics_text(_request: Request) -> Response:
@@ -82,13 +84,19 @@ def create_app(controller: Controller, metrics: ControllerMetrics, poll_s: float
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         cycles = {"looking": controller.decide, "working": controller.advance}  # names are values of the metric label `part`
-        threads = [asyncio.to_thread(repeat, name, cycle, metrics, poll_s, stopping) for name, cycle in cycles.items()]
+        threads = [
+            asyncio.to_thread(repeat, name, cycle, metrics, params.retrain.poll_s, stopping) for name, cycle in cycles.items()
+        ]
         tasks = [asyncio.create_task(thread) for thread in threads]
         yield
         stopping.set()
         await asyncio.gather(*tasks)
 
-    return Starlette(routes=[Route("/metrics", metrics_text), Route("/healthz", healthz)], lifespan=lifespan)
+    return Starlette(
+        routes=[Route("/metrics", metrics_text), Route("/healthz", healthz)],
+        middleware=[Middleware(HttpGuard, params.http, params.alerts.host)],
+        lifespan=lifespan,
+    )
 
 
 def repeat(name: str, cycle: Callable[[], object], metrics: ControllerMetrics, poll_s: float, stopping: threading.Event) -> None:
@@ -162,7 +170,7 @@ def main() -> None:
             _exit_with(run_once(controller))
         else:
             host, port = os.environ.get("EVERGREEN_CONTROLLER_HOST", params.alerts.host), params.alerts.controller_port
-            run_http_service(create_app(controller, metrics, params.retrain.poll_s, stopping), host, port)
+            run_http_service(create_app(controller, metrics, params, stopping), host, port, params.http)
 
 
 def _exit_with(ended: EndedRetrain | None) -> None:

@@ -23,7 +23,7 @@ from pipeline.params.making import (
 )
 from pipeline.params.monitoring import Alerts, Gate, Labels, Monitor, Retrain
 from pipeline.params.section import Section
-from pipeline.params.serving import Gateway, Jobs, Log, Serve
+from pipeline.params.serving import Gateway, Http, Jobs, Log, Serve
 
 __all__ = [
     "Alerts",
@@ -33,6 +33,7 @@ __all__ = [
     "Export",
     "Gate",
     "Gateway",
+    "Http",
     "Jobs",
     "Labels",
     "Log",

@@ -29,6 +29,7 @@ class Params(Section):
     package: making.Package
     publish: making.Publish
     serve: serving.Serve
+    http: serving.Http
     gateway: serving.Gateway
     jobs: serving.Jobs
     log: serving.Log

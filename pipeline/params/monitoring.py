@@ -138,7 +138,6 @@ class Retrain(Section):
     stop_within_s: Positive
     max_unseen: Count
     max_body_bytes: Count
-    body_within_s: Positive
 
 
 class Labels(Section):

@@ -23,6 +23,18 @@ class Serve(Section):
     ready_timeout_s: Positive
 
 
+class Http(Section):
+    """The limits of every HTTP service of ours, and the names under which they may be addressed."""
+
+    allowed_hosts: Annotated[str, Field(pattern=r"^[a-z0-9*.-]+( [a-z0-9*.-]+)*$")]
+    max_head_bytes: Count
+    max_headers: Count
+    head_within_s: Positive
+    body_within_s: Positive
+    peer_share: Annotated[float, Field(gt=0, le=1)]
+    held_body_bytes: Count
+
+
 class Gateway(Section):
     """The HTTP API in front of Triton: its address, limits, deadline and cache."""
 
@@ -33,7 +45,7 @@ class Gateway(Section):
     max_texts: Count
     max_body_bytes: Count
     max_connections: Count
-    cache_entries: Annotated[int, Field(ge=0)]
+    cache_bytes: Annotated[int, Field(ge=0)]
     cache_ttl_s: Positive
     in_flight: Count
     shadow_waiting_texts: Count

@@ -32,6 +32,7 @@ from serving.jobs.outbound import allowed_addresses, open_post, resolve
 from serving.jobs.queue import Claim
 from serving.jobs.workers import work
 from serving.prediction_log.writer import PredictionLog
+from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 from serving.release.manifest import model_name
@@ -41,6 +42,7 @@ from state.database import open_state
 
 LOG_CLOSE_S = 20.0  # for the rows of the prediction log that are not stored yet
 TOKENS_POLL_S = 1.0
+PROBE_CONNECTIONS = 64  # beyond `gateway.max_connections`, for probes and scrapes while the middleware refuses the rest
 JOB_WAIT_S, JOB_RETRY_S = 30.0, 0.5  # of one batch of a job; of the pause while the queue is full
 
 log = structlog.get_logger()
@@ -66,7 +68,8 @@ def create_app(params: Params, home: Path, callers: Callers) -> GatewayMiddlewar
         redoc_url=None,
     )
     add_routes(app, params)
-    return GatewayMiddleware(PredictFastPath(app), params.gateway, metrics, callers)
+    guarded = HttpGuard(PredictFastPath(app), params.http, params.gateway.host, metrics.count_refusal)
+    return GatewayMiddleware(guarded, params.gateway, metrics, callers)
 
 
 @asynccontextmanager
@@ -217,7 +220,8 @@ def _read_routes(engine: sa.Engine) -> Routes:
 def add_gauges(metrics: Metrics, predictor: Predictor, prediction_log: PredictionLog) -> None:
     """Add the gauges that are read at each scrape."""
     metrics.add_gauge("evergreen_waiting_texts", "Texts that wait for Triton", lambda: predictor.waiting)
-    metrics.add_gauge("evergreen_cache_entries", "Entries of the response cache", lambda: predictor.cached)
+    metrics.add_gauge("evergreen_cache_entries", "Entries of the response cache", lambda: len(predictor.cache))
+    metrics.add_gauge("evergreen_cache_bytes", "Memory that the response cache uses", lambda: predictor.cache.bytes)
     for name, description in (
         ("rows_written", "Rows of the prediction log stored by this process"),
         ("rows_dropped", "Rows dropped because the log's buffer was full"),
@@ -240,4 +244,5 @@ def main() -> None:
     host = os.environ.get("EVERGREEN_GATEWAY_HOST", params.gateway.host)
     home = find_home()
     app = create_app(params, home, Callers(tokens_path(home), host))
-    run_http_service(app, host, params.gateway.port, loop="uvloop", http="httptools", max_open=None)  # the middleware limits
+    max_open = params.gateway.max_connections + PROBE_CONNECTIONS
+    run_http_service(app, host, params.gateway.port, params.http, max_open=max_open, refused=app.metrics.count_refusal)

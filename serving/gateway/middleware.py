@@ -75,7 +75,7 @@ class GatewayMiddleware:
     """Wraps the app. Refuses before anything is parsed, and measures every request."""
 
     def __init__(self, app: App, settings: Gateway, metrics: Metrics, callers: Callers) -> None:
-        self._app, self._settings, self._metrics, self._callers = app, settings, metrics, callers
+        self._app, self._settings, self.metrics, self._callers = app, settings, metrics, callers
         self._proxies = TrustedProxies(settings.trusted_proxies)
         self._open = 0
 
@@ -113,7 +113,7 @@ class GatewayMiddleware:
             self._open -= 1
             took_s = time.perf_counter() - begun
             route = route_label(scope["path"])
-            self._metrics.count_request(route, status, took_s)
+            self.metrics.count_request(route, status, took_s)
             if status >= 500 and status != 503:  # refusals under load are counted, not logged one by one
                 log.error("request failed", **log_fields(scope), route=route, status=status, ms=round(1000 * took_s, 1))
 
@@ -122,12 +122,12 @@ class GatewayMiddleware:
         if path in PUBLIC:
             return None
         if self._open > self._settings.max_connections:
-            self._metrics.count_refusal("connections")
+            self.metrics.count_refusal("connections")
             return Refusal(503, "overloaded", "too many requests are open; try again", ((b"retry-after", b"1"),))
         if refusal := self._refusal_of_caller(scope, headers):
             return refusal
         if exceeds(headers.get(b"content-length", b""), self._settings.max_body_bytes):
-            self._metrics.count_refusal("body")
+            self.metrics.count_refusal("body")
             return Refusal(413, "body_too_large", f"a body has at most {self._settings.max_body_bytes} bytes")
         return None
 
@@ -141,10 +141,10 @@ class GatewayMiddleware:
             scope["caller"] = caller
             return None
         if caller is None or not self._callers.has_tokens:
-            self._metrics.count_refusal("token")
+            self.metrics.count_refusal("token")
             message = f"send a valid token: Authorization: Bearer …; {ADVICE} {needed or 'predict'}"
             return Refusal(401, "no_token", message, ((b"www-authenticate", b"Bearer"),))
-        self._metrics.count_refusal("scope")
+        self.metrics.count_refusal("scope")
         message = f"the token of {caller.name} lacks the scope {needed}; {ADVICE} {needed}"
         return Refusal(403, "scope_missing", message)
 

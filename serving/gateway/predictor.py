@@ -9,12 +9,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from cachetools import TTLCache
-
 from pipeline.params import Gateway
 from pipeline.runtime.outputs import ModelOutputs
 from serving.gateway.batch_queue import BatchQueue, Limits, OverloadedError
 from serving.gateway.metrics import Metrics
+from serving.gateway.response_cache import ResponseCache
 from serving.prediction import ModelOutput, Prediction, Role
 from serving.prediction_log.writer import PredictionLog
 from serving.release.manifest import model_name
@@ -55,7 +54,7 @@ class Predictor:
     ) -> None:
         self.routes = NO_ROUTES
         self._triton, self._settings, self._log, self._metrics, self._reread = triton, settings, log, metrics, reread
-        self._cache: TTLCache[tuple[int, str], ModelOutput] = TTLCache(max(1, settings.cache_entries), settings.cache_ttl_s)
+        self.cache = ResponseCache(settings.cache_bytes, settings.cache_ttl_s)
         self._in_flight: dict[tuple[int, str], asyncio.Future[ModelOutput]] = {}
         self._queues: dict[int, BatchQueue] = {}
         self._shadow_queues: dict[int, BatchQueue] = {}
@@ -64,11 +63,6 @@ class Predictor:
     def waiting(self) -> int:
         """Texts that wait for Triton."""
         return sum(queue.waiting for queue in self._queues.values())
-
-    @property
-    def cached(self) -> int:
-        """Entries of the response cache."""
-        return len(self._cache)
 
     def labels(self) -> Sequence[str]:
         """Return the champion's labels, empty until Triton has returned them."""
@@ -162,7 +156,7 @@ class Predictor:
     def _begin(self, queue: BatchQueue, version: int, text: str, deadline: float) -> ModelOutput | asyncio.Future[ModelOutput]:
         """Return the cached output, or the future of the one call that all who wait for this text share."""
         key = (version, text)
-        if cached := self._cache.get(key):
+        if cached := self.cache.get(version, text):
             return cached
         future = self._in_flight.get(key)
         if future is None:
@@ -172,8 +166,8 @@ class Predictor:
 
     def _cache_output(self, key: tuple[int, str], future: asyncio.Future[ModelOutput]) -> None:
         del self._in_flight[key]
-        if not future.cancelled() and future.exception() is None and self._settings.cache_entries:
-            self._cache[key] = future.result()
+        if not future.cancelled() and future.exception() is None:
+            self.cache.put(*key, future.result())
 
     async def _queue(self, version: int) -> BatchQueue:
         queue = self._queues.get(version)

@@ -74,13 +74,13 @@ def add_routes(app: FastAPI, params: Params) -> None:
     predict_body = request_schema(PredictRequest, max_texts=params.gateway.max_texts, max_chars=max_chars)
     job_body = request_schema(JobRequest, max_texts=params.jobs.max_texts, max_chars=max_chars)
     feedback_body = FeedbackRequest.model_json_schema()
-    app.post(PREDICT, **_openapi(predict_body, PredictResponse, 400, 401, 403, 404, 408, 413, 422, 429, 503))(predict)
-    job_errors = (400, 401, 403, 408, 409, 413, 422, 429, 503)
+    app.post(PREDICT, **_openapi(predict_body, PredictResponse, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503))(predict)
+    job_errors = (400, 401, 403, 408, 409, 413, 415, 422, 429, 503)
     app.post("/v1/jobs", **_openapi(job_body, JobResponse, *job_errors, success=202, parameters=[IDEMPOTENCY_KEY]))(create_job)
-    app.get("/v1/jobs/{id}", **_openapi(None, JobResponse, 401, 403, 404))(get_job)
-    feedback_errors = (400, 401, 403, 408, 413, 422, 429, 503)
+    app.get("/v1/jobs/{id}", **_openapi(None, JobResponse, 400, 401, 403, 404))(get_job)
+    feedback_errors = (400, 401, 403, 408, 413, 415, 422, 429, 503)
     app.post("/v1/feedback", **_openapi(feedback_body, FeedbackResponse, *feedback_errors, success=201))(create_feedback)
-    app.get("/v1/routes", **_openapi(None, RoutesResponse, 401, 403))(get_routes)
+    app.get("/v1/routes", **_openapi(None, RoutesResponse, 400, 401, 403))(get_routes)
     for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         app.get(path, include_in_schema=False)(handler)
     add_error_handlers(app)
@@ -91,7 +91,7 @@ async def predict(request: Request) -> Response:
     """Answer one or several texts now."""
     services: Services = request.app.state.services
     settings = services.params.gateway
-    body = parse(PredictRequest, await receive_body(request, settings.max_body_bytes))
+    body = parse(PredictRequest, await receive_body(request, services.params))
     texts = texts_of(body, max_texts=settings.max_texts, max_chars=services.params.data.max_text_chars)
     _charge(services, request, len(texts))
     request_id = request.scope["request_id"]
@@ -103,7 +103,7 @@ async def predict(request: Request) -> Response:
 async def create_job(request: Request) -> Response:
     """Answer many texts later; `Location` names the job. A repeated `Idempotency-Key` returns the same job."""
     services: Services = request.app.state.services
-    body = parse(JobRequest, await receive_body(request, services.params.gateway.max_body_bytes))
+    body = parse(JobRequest, await receive_body(request, services.params))
     texts = texts_of(body, max_texts=services.params.jobs.max_texts, max_chars=services.params.data.max_text_chars)
     _charge(services, request, len(texts))
     payload = {"texts": texts, "unit": body.unit or None, "version": body.version or None}
@@ -125,7 +125,7 @@ async def create_feedback(request: Request) -> Response:
     """Record which label a prediction should have had; the same feedback twice counts once."""
     services: Services = request.app.state.services
     _charge(services, request, 1)
-    body = parse(FeedbackRequest, await receive_body(request, services.params.gateway.max_body_bytes))
+    body = parse(FeedbackRequest, await receive_body(request, services.params))
     labels = services.predictor.labels()
     if not labels:
         raise ApiError(503, "not_ready", "the champion's labels are not known yet; try again", 1)

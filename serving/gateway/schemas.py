@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from pipeline.params import Params
 from pipeline.runtime.text import clean
 from serving.gateway.errors import ApiError
-from serving.processes.http_body import BodyCutOffError, BodyTooLargeError, BodyTooSlowError, read_body
+from serving.processes.http_body import BodyError, read_body
 
-BODY_TIMEOUT_S = 10.0
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 
@@ -137,16 +137,13 @@ def request_schema(record: type[PredictRequest], *, max_texts: int, max_chars: i
     return schema | {"oneOf": [{"required": ["text"]}, {"required": ["texts"]}]}
 
 
-async def receive_body(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body; raise `ApiError` 400 when it is incomplete, 408 when too slow, 413 when too large."""
+async def receive_body(request: Request, params: Params) -> bytes:
+    """Return the whole body; raise the `ApiError` that says what is wrong with it."""
+    limit, within_s = params.gateway.max_body_bytes, params.http.body_within_s
     try:
-        return await read_body(request.receive, max_bytes=max_bytes, within_s=BODY_TIMEOUT_S)
-    except BodyTooLargeError:
-        raise ApiError(413, "body_too_large", f"a body has at most {max_bytes} bytes; send fewer or shorter texts") from None
-    except BodyTooSlowError:
-        raise ApiError(408, "body_too_slow", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
-    except BodyCutOffError:
-        raise ApiError(400, "body_cut_off", "the connection was closed before the body was complete") from None
+        return await read_body(request.scope, request.receive, max_bytes=limit, within_s=within_s)
+    except BodyError as error:
+        raise ApiError(error.status, error.code, str(error), 1 if error.status == 503 else None) from None
 
 
 def parse(record: type[Parsed], body: bytes) -> Parsed:

@@ -38,6 +38,7 @@ def gateway_target(url: str, *, units: int, headers: Mapping[str, str]) -> Targe
     def body(text: str, number: int) -> bytes:
         return orjson.dumps({"text": text, "unit": f"unit-{number % units}"} if units else {"text": text})
 
+    headers = {"content-type": "application/json", **headers}
     return Target("gateway", _with_path(url, "/v1/predict"), "POST", headers, body, _read_gateway)
 
 

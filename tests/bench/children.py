@@ -75,9 +75,9 @@ class Child(NamedTuple):
 
 
 @contextmanager
-def stack(home: Path, params: Params, *, models: Sequence[str], cache_entries: int) -> Iterator[Stack]:
+def stack(home: Path, params: Params, *, models: Sequence[str], cache_bytes: int) -> Iterator[Stack]:
     """Triton with these models and a gateway in front, on free ports, with the settings of params but for the gateway's cache."""
-    params = _on_free_ports(params, cache_entries)
+    params = _on_free_ports(params, cache_bytes)
     folder = home / "bench"
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(json.loads(params.model_dump_json())), encoding="utf-8")
@@ -172,9 +172,9 @@ def _wait(process: subprocess.Popen[str], url: str, log: Path) -> None:
     raise _ended(url, log)
 
 
-def _on_free_ports(params: Params, cache_entries: int) -> Params:
+def _on_free_ports(params: Params, cache_bytes: int) -> Params:
     serve: Serve = with_free_ports(params.serve.model_copy(update={"host": HOST}))
-    gateway = params.gateway.model_copy(update={"host": HOST, "port": free_port(), "cache_entries": cache_entries})
+    gateway = params.gateway.model_copy(update={"host": HOST, "port": free_port(), "cache_bytes": cache_bytes})
     return params.model_copy(update={"serve": serve, "gateway": gateway})
 
 

@@ -154,8 +154,8 @@ def running(scratch: Path, params: Params, texts: Sequence[str], meter: Meter, p
     with ExitStack() as open_:
         plain_home, cached_home = scratch / "plain", scratch / "cached"
         models = ["intent-1", UNBATCHED, PLAIN_FP32, FIXED]
-        bare = open_.enter_context(stack(plain_home, params, models=models, cache_entries=0))
-        cached = open_.enter_context(stack(cached_home, params, models=["intent-1"], cache_entries=params.gateway.cache_entries))
+        bare = open_.enter_context(stack(plain_home, params, models=models, cache_bytes=0))
+        cached = open_.enter_context(stack(cached_home, params, models=["intent-1"], cache_bytes=params.gateway.cache_bytes))
         port = free_port()
         naive = open_.enter_context(
             server(
@@ -238,7 +238,7 @@ def padded_target(bare: Stack) -> Target:
         wanted = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
         return json.dumps({"inputs": inputs, "outputs": wanted}).encode()
 
-    return Target(FIXED, plain_one.url, "POST", {}, body, plain_one.read)
+    return Target(FIXED, plain_one.url, "POST", plain_one.headers, body, plain_one.read)
 
 
 def measure(bench: Bench, texts: Sequence[str], found: Found) -> None:

@@ -105,7 +105,7 @@ def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
         assert server.stdout is not None
         assert any("version 1 answers" in line for line in server.stdout)
         url = f"http://127.0.0.1:{values['gateway']['port']}/v1/predict"
-        with urlopen(Request(url, data=b'{"text": "card declined"}')) as answer:
+        with urlopen(Request(url, b'{"text": "card declined"}', {"content-type": "application/json"})) as answer:
             assert json.load(answer)["predictions"][0]["label"] == "payment_failed"
         texts = ["card declined"] * 70  # more than one batch
         client = subprocess.run([*command, "ask", *texts], cwd=folder, env=environment, capture_output=True, text=True)

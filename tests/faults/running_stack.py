@@ -21,7 +21,7 @@ from tests.faults import traffic
 from tests.faults.stack import Installation, Offline, lay_out, offline, serving
 from tests.faults.traffic import Traffic
 
-CACHE_ENTRIES = 1000  # a response cache that is soon full: memory that grows afterwards is something else
+CACHE_BYTES = 1_300_000  # a response cache that is soon full: memory that grows afterwards is something else
 GUESS_PER_S = 150.0
 TENTHS = 10
 
@@ -58,7 +58,7 @@ class RunningStack(NamedTuple):
 def running_stack(setting: DrillSettings, name: str) -> Iterator[RunningStack]:
     """The stack, serving, with its capacity known; ended, and all that it started, when the block ends."""
     setting.meter.say(f"{name}: three versions in a scratch home", "bold")
-    small = setting.params.gateway.model_copy(update={"cache_entries": CACHE_ENTRIES})
+    small = setting.params.gateway.model_copy(update={"cache_bytes": CACHE_BYTES})
     params = setting.params.model_copy(update={"gateway": small})
     installation = lay_out(setting.scratch / name, setting.package, setting.dvc_lock, params)
     with serving(installation) as process:

@@ -37,7 +37,7 @@ JOINED = 6  # texts in one: long ones overload a model at a rate that is nothing
 def running(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     scratch = tmp_path_factory.mktemp("drill")
     console = Terminal(file=io.StringIO())
-    few = made.params.gateway.model_copy(update={"max_waiting_texts": 16, "deadline_ms": 3000, "cache_entries": 0})
+    few = made.params.gateway.model_copy(update={"max_waiting_texts": 16, "deadline_ms": 3000, "cache_bytes": 0})
     params = made.params.model_copy(update={"gateway": few})
     short = read_texts(made / "data/few.jsonl", params.data)
     texts = [" ".join(short[at : at + JOINED]) for at in range(len(short) - JOINED)]

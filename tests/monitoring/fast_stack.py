@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from pipeline.params import Alerts
+from pipeline.params import Alerts, load_params
 
 PACE = {
     "controller_url": "none",
@@ -22,16 +22,16 @@ PACE = {
 INBOX = """
 import sys, time
 from pathlib import Path
-import uvicorn
 from monitoring.inbox.app import create_app
-from pipeline.params import Alerts
+from pipeline.params import Alerts, Http
+from serving.processes.http_service import run_http_service
 
 alerts = Alerts.model_validate_json(sys.argv[1])
-app = create_app(alerts, Path(sys.argv[2]), time.time)
-uvicorn.run(app, host=alerts.host, port=alerts.inbox_port, log_level="warning")
+app = create_app(alerts, Http.model_validate_json(sys.argv[2]), Path(sys.argv[3]), time.time)
+run_http_service(app, alerts.host, alerts.inbox_port, Http.model_validate_json(sys.argv[2]))
 """
 
 
 def inbox_command(alerts: Alerts, home: Path) -> list[str]:
     """Return the command of an inbox with these settings."""
-    return [sys.executable, "-c", INBOX, alerts.model_dump_json(), str(home)]
+    return [sys.executable, "-c", INBOX, alerts.model_dump_json(), load_params().http.model_dump_json(), str(home)]

@@ -20,7 +20,6 @@ import sqlalchemy as sa
 import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -28,18 +27,19 @@ from starlette.routing import Route
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
 from monitoring.retrain.alerts import received_alerts
 from monitoring.retrain.metrics import TEXT_FORMAT, ReceiverMetrics
-from monitoring.retrain.receiver.alert_writer import AlertWriter, WriterFullError
+from monitoring.retrain.receiver.alert_writer import MAX_PENDING, AlertWriter, WriterFullError
 from pipeline.errors import InputError
 from pipeline.home import find_home
 from pipeline.params import Alerts, Params, load_params
 from pipeline.plain_text import print_line
-from serving.processes.http_body import BodyError, BodyTooLargeError, read_body
+from serving.processes.http_body import BodyError, read_body
+from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 from state.database import open_state
 
 RETRY_AFTER_S = "5"
-ALLOWED_HOSTS = ("localhost", "127.0.0.1", "receiver")
+MAX_OPEN = 2 * MAX_PENDING  # the writer refuses before, and counts it
 
 log = structlog.get_logger()
 
@@ -55,7 +55,7 @@ class Receiver:
     """The HTTP handler over one alert writer."""
 
     def __init__(self, params: Params, engine: sa.Engine, token: str) -> None:
-        self._settings = params.retrain
+        self._settings, self._http = params.retrain, params.http
         self._token = sha256(token.encode()).digest()
         self.metrics = ReceiverMetrics(lambda: self.writer.pending)
         self.writer = AlertWriter(engine, params.retrain.max_unseen, self.metrics.received)
@@ -77,8 +77,6 @@ class Receiver:
 
     async def _receive(self, request: Request) -> Response:
         self._check_token(request.headers.get("authorization", ""))
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise RejectedError(415, "type", "send application/json")
         body = await self._body(request)
         digest = sha256(body).digest()
         if self.writer.is_known(digest):
@@ -110,18 +108,11 @@ class Receiver:
             raise RejectedError(401, "token", "send the token of alerts.controller_token_file: Authorization: Bearer …")
 
     async def _body(self, request: Request) -> bytes:
-        limit = self._settings.max_body_bytes
+        limit, within_s = self._settings.max_body_bytes, self._http.body_within_s
         try:
-            return await read_body(
-                request.receive,
-                max_bytes=limit,
-                within_s=self._settings.body_within_s,
-                content_length=request.headers.get("content-length", ""),
-            )
-        except BodyTooLargeError:
-            raise RejectedError(413, "size", f"at most {limit} bytes are accepted") from None
-        except BodyError:
-            raise RejectedError(408, "slow", "the body did not arrive in time") from None
+            return await read_body(request.scope, request.receive, max_bytes=limit, within_s=within_s)
+        except BodyError as error:
+            raise RejectedError(error.status, error.code, str(error)) from None
 
 
 def create_app(params: Params, engine: sa.Engine, token: str) -> Starlette:
@@ -150,7 +141,7 @@ def create_app(params: Params, engine: sa.Engine, token: str) -> Starlette:
             Route("/healthz", healthz),
             Route("/metrics", metrics),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[*ALLOWED_HOSTS, params.alerts.host])],
+        middleware=[Middleware(HttpGuard, params.http, params.alerts.host, receiver.metrics.refused)],
         lifespan=lifespan,
     )
 
@@ -179,4 +170,4 @@ def main() -> None:
     token = ensure_token(token_file(params.alerts, home))
     print_line(json.dumps({"event": "receiver", "url": f"http://{host}:{port}/v1/alerts"}))
     with open_state(home) as engine:
-        run_http_service(create_app(params, engine, token), host, port, max_open=None)  # the writer refuses, and counts it
+        run_http_service(create_app(params, engine, token), host, port, params.http, max_open=MAX_OPEN)

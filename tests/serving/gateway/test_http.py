@@ -29,6 +29,7 @@ from tests.faults.stack import Installation, lay_out, offline, programs, serving
 from tests.serving.jobs.receiver import receiving
 
 GOOD = b'{"text": "card declined"}'
+JSON = {"content-type": "application/json"}
 
 
 class Running(NamedTuple):
@@ -65,7 +66,7 @@ def send(
 ) -> Answer:
     connection = http.client.HTTPConnection(stack.params.gateway.host, stack.params.gateway.port, timeout=30)
     try:
-        connection.request(method or ("POST" if body is not None else "GET"), path, body, headers or {})
+        connection.request(method or ("POST" if body is not None else "GET"), path, body, JSON | (headers or {}))
         answer = connection.getresponse()
         content = answer.read()
     finally:
@@ -153,7 +154,7 @@ def test_a_body_that_is_sent_in_chunks_is_bounded_too(running: Running) -> None:
     connection = http.client.HTTPConnection(running.stack.params.gateway.host, running.stack.params.gateway.port, timeout=30)
     try:
         connection.request(
-            "POST", "/v1/predict", iter([b"x" * 65536] * 40), encode_chunked=True, headers={"transfer-encoding": "chunked"}
+            "POST", "/v1/predict", iter([b"x" * 65536] * 40), encode_chunked=True, headers=JSON | {"transfer-encoding": "chunked"}
         )
         assert connection.getresponse().status == 413
     except (BrokenPipeError, ConnectionResetError):
