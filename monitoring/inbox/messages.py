@@ -6,6 +6,7 @@ switch tells the two apart: it carries the time of Prometheus' own evaluation, a
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -131,6 +132,18 @@ def overdue_s(switch: Switch | None, started_at: float, now: float, alerts: Aler
     return age if age > alerts.switch_overdue_s else 0.0
 
 
+def newest_messages(messages: Iterable[Message], alerts: Alerts) -> list[Message]:
+    """Return the newest messages, oldest first, within the inbox's number and bytes."""
+    newest: list[Message] = []
+    left = alerts.inbox_bytes
+    for message in sorted(messages, key=lambda message: message.starts_at, reverse=True)[: alerts.inbox_messages]:
+        left -= len(message.model_dump_json())
+        if left < 0:
+            break
+        newest.insert(0, message)
+    return newest
+
+
 class MessageStore:
     """The newest messages, in a file that is complete at any time."""
 
@@ -153,7 +166,7 @@ class MessageStore:
         self._save(self.messages | {message.key: message.model_copy(update=added) for message in current}, self.switch)
 
     def _save(self, messages: dict[tuple[str, float], Message], switch: Switch | None) -> None:
-        newest = sorted(messages.values(), key=lambda message: message.starts_at)[-self._alerts.inbox_messages :]
+        newest = newest_messages(messages.values(), self._alerts)
         _write(self._path, Snapshot(messages=newest, switch=switch))
         self.messages, self.switch = {message.key: message for message in newest}, switch
 

@@ -87,6 +87,7 @@ class Alerts(Section):
     switch_url: str
     inbox: Literal["here", "none"]
     inbox_messages: Count
+    inbox_bytes: Count
     webhook_url: str
     slack_url_file: str
     slack_channel: str

@@ -77,3 +77,4 @@ class Log(Section):
     segment_rows: Count
     flush_s: Positive
     buffer_rows: Count
+    buffer_bytes: Count

@@ -6,7 +6,7 @@ from cachetools import TTLCache
 
 from serving.prediction import ModelOutput
 
-ENTRY_BYTES = 900  # of an entry without its text, sketch and probabilities: objects, and their places in the cache's tables
+ENTRY_BYTES = 1000  # of an entry without its text, sketch and probabilities: objects, and their places in the cache's tables
 Key = tuple[int, bytes]
 
 

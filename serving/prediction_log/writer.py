@@ -31,6 +31,7 @@ from serving.prediction_log.segments import (
 
 RETRY_FIRST_S, RETRY_GROWTH, RETRY_MAX_S = 0.1, 2.0, 10.0
 DAY_S = 86_400
+ROW_BYTES = 1200  # of a row without its text
 COUNTER = struct.Struct("=QQ")  # rows accepted, second of the start
 
 log = structlog.get_logger()
@@ -57,6 +58,7 @@ class PredictionLog:
         self._sequence = 0
         self._accepted = 0  # changed by the event loop only
         self._settled = 0  # changed by the thread only
+        self._accepted_bytes, self._settled_bytes = 0, 0  # likewise
         self._closing = self._gave_up = False
         self._wake = threading.Event()
         warm_up()
@@ -71,10 +73,13 @@ class PredictionLog:
 
     def add(self, row: Prediction) -> None:
         """Buffer a row, or drop and count it when the buffer is full; never blocks, never raises."""
-        if self._accepted - self._settled >= self._bound:
+        size = row_bytes(row)
+        held_bytes = self._accepted_bytes - self._settled_bytes + size
+        if self._accepted - self._settled >= self._bound or held_bytes > self._settings.buffer_bytes:
             self.rows_dropped += 1
             return
         self._accepted += 1
+        self._accepted_bytes += size
         self._counter.cells[0] = self._accepted  # counted before it is buffered: a kill in between cannot hide a row
         self._rows.append(row)
         if len(self._rows) == self._segment_rows:
@@ -127,7 +132,7 @@ class PredictionLog:
             return
         if not self._segment:
             self._segment = encode_segment(self._batch, self._settings.text, self._session, self._sequence, self.rows_written)
-        segment, rows = self._segment, len(self._batch)
+        segment, rows, size = self._segment, len(self._batch), sum(map(row_bytes, self._batch))
         if segment.rows:
             store_file(self._fs, f"{self._root}/{segment.name}", segment.data)
             self.segments += 1
@@ -135,6 +140,13 @@ class PredictionLog:
         self.rows_written += segment.rows
         self.rows_unstorable += rows - segment.rows
         self._settled += rows
+        self._settled_bytes += size
+
+
+def row_bytes(row: Prediction) -> int:
+    """Return at least the memory that a row needs. A character beside an emoji needs 4 bytes, and 4 once the text is encoded."""
+    text = row.text if isinstance(row.text, str) else ""
+    return ROW_BYTES + (len(text) if text.isascii() else 8 * len(text))
 
 
 def log_url(settings: Log, home: Path) -> str:

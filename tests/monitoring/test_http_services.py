@@ -1,9 +1,9 @@
 """All five HTTP services on real servers: who may send them requests, and what they answer to odd clients."""
 
+import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +11,12 @@ import pytest
 from monitoring.monitor import service as monitor
 from monitoring.retrain import __main__ as retrain
 from monitoring.retrain.metrics import ControllerMetrics
-from pipeline.params import Params, load_params
+from pipeline.params import load_params
 from serving.processes.ports import free_port
 from tests.http_servers import serving_app
 from tests.monitoring.inbox.running_inbox import running_inbox
-from tests.monitoring.retrain.receiver.running_receiver import running_receiver
+from tests.monitoring.retrain.receiver.running_receiver import TOKEN, running_receiver
+from tests.raw_http import exchange, get, post
 from tests.serving.gateway.fake_triton import running_gateway
 
 Ports = dict[str, int]
@@ -28,6 +29,8 @@ PAGES = {
 }
 POSTS = {"gateway": "/v1/predict", "receiver": "/v1/alerts", "inbox": "/alerts"}
 SERVICES = list(PAGES)
+WEBHOOK = b'{"version": "4", "status": "firing", "alerts": []}'
+GOOD = {"gateway": b'{"text": "hello"}', "receiver": WEBHOOK, "inbox": WEBHOOK}
 
 
 class IdleController:
@@ -37,39 +40,134 @@ class IdleController:
 
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
-    params = load_params()
+    """Run all five services once; a port for each name."""
+    params, folder = load_params(), tmp_path_factory.mktemp("services")
     with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("services")
         ports = {"gateway": stack.enter_context(running_gateway(params, folder / "gateway"))}
-        ports["receiver"] = int(stack.enter_context(running_receiver(params, folder / "receiver")).url.rpartition(":")[2])
-        alerts = params.alerts.model_copy(update={"inbox_port": free_port()})
-        stack.enter_context(running_inbox(alerts, folder / "inbox"))
-        ports["inbox"] = alerts.inbox_port
-        ports["monitor"] = stack.enter_context(running_monitor(params, folder / "monitor"))
-        ports["controller"] = stack.enter_context(running_controller(params))
+        ports["receiver"] = _port(stack.enter_context(running_receiver(params, folder / "receiver")).url)
+        ports["inbox"] = _port(stack.enter_context(running_inbox(params.alerts, folder / "inbox")).url)
+        idle: Any = IdleController()
+        watched = monitor.MonitorService(params, folder / "monitor", lambda: 0.0)
+        stack.callback(watched.close)
+        apps = {
+            "controller": retrain.create_app(idle, ControllerMetrics(), params, threading.Event()),
+            "monitor": monitor.create_app(watched, threading.Event()),  # last: Alembic migrates in one thread at a time
+        }
+        for name, app in apps.items():
+            ports[name] = free_port()
+            stack.enter_context(serving_app(app, "127.0.0.1", ports[name]))
         yield ports
 
 
-class running_monitor(ExitStack):  # noqa: N801 (a context manager)
-    def __init__(self, params: Params, home: Path) -> None:
-        super().__init__()
-        self._monitor = monitor.MonitorService(params, home, lambda: 0.0)
-
-    def __enter__(self) -> int:  # type: ignore[override]
-        port = free_port()
-        self.callback(self._monitor.close)
-        self.enter_context(serving_app(monitor.create_app(self._monitor, threading.Event()), "127.0.0.1", port))
-        return port
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
-class running_controller(ExitStack):  # noqa: N801
-    def __init__(self, params: Params) -> None:
-        super().__init__()
-        self._params = params
+SITE = "https://evil.example.org"
+FOREIGN = {
+    "a host name that resolves here": {"host": "evil.example.org"},
+    "a host name that begins like ours": {"host": "localhost.evil.example.org"},
+    "a host name that ends like ours": {"host": "evil-gateway"},
+    "no host name": {"host": ""},
+    "a page of another site": {"headers": (f"Origin: {SITE}",)},
+    "a page of another port": {"headers": ("Origin: http://127.0.0.1:3000",)},
+    "a page without an origin": {"headers": ("Origin: null",)},
+    "a picture in a page of another site": {
+        "headers": ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: image")
+    },
+    "a frame in a page of another port": {
+        "headers": ("Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: iframe")
+    },
+}
 
-    def __enter__(self) -> int:  # type: ignore[override]
-        port = free_port()
-        idle: Any = IdleController()
-        app = retrain.create_app(idle, ControllerMetrics(), self._params, threading.Event())
-        self.enter_context(serving_app(app, "127.0.0.1", port))
-        return port
+
+@pytest.mark.parametrize("what", FOREIGN)
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_web_page_of_another_site_reads_or_drives_a_service(ports: Ports, service: str, what: str) -> None:
+    sent: dict[str, Any] = FOREIGN[what]
+    headers, host = sent.get("headers", ()), sent.get("host", "127.0.0.1")
+    requests = [get(page, *headers, host=host) for page in PAGES[service]]
+    if service in POSTS:
+        requests.append(post(POSTS[service], b"{}", *headers, host=host))
+    for request in requests:
+        answer = exchange(ports[service], request)
+        assert (answer.status, answer.code) in {(400, "host_not_allowed"), (403, "cross_site")}
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+@pytest.mark.parametrize("service", POSTS)
+def test_a_page_cannot_post_what_needs_no_permission(ports: Ports, service: str, content_type: str) -> None:
+    request = post(POSTS[service], b'{"text": "hello"}', f"Authorization: Bearer {TOKEN}", content_type=content_type)
+    answer = exchange(ports[service], request)
+    assert (answer.status, answer.code) == (415, "content_type")
+
+
+OUR_HOSTS = [
+    "127.0.0.1",
+    "127.0.0.1:8080",
+    "10.42.0.7:8095",
+    "[::1]:8080",
+    "::1",
+    "localhost",
+    "LOCALHOST:8080",
+    "localhost.",
+    "app.localhost",
+]
+CLUSTER_HOSTS = ["gateway:8080", "gateway.evergreen", "monitor", "gateway.shop.svc", "gateway.shop.svc.cluster.local:8080"]
+
+
+@pytest.mark.parametrize("host", OUR_HOSTS + CLUSTER_HOSTS)
+@pytest.mark.parametrize("service", SERVICES)
+def test_people_probes_and_scrapes_reach_a_service_by_any_address_and_by_its_own_names(
+    ports: Ports, service: str, host: str
+) -> None:
+    assert exchange(ports[service], get("/metrics" if service != "inbox" else "/", host=host)).status == 200
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_page_of_the_service_itself_and_a_link_to_it_work(ports: Ports, service: str) -> None:
+    own, port = PAGES[service][0], ports[service]
+    host = f"127.0.0.1:{port}"
+    assert exchange(port, get(own, f"Origin: http://{host}", "Sec-Fetch-Site: same-origin", host=host)).status == 200
+    link = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document")
+    assert exchange(port, get(own, *link)).status == 200
+    assert exchange(port, get(own, "Origin: https://app.localhost", host="app.localhost")).status == 200  # behind TLS
+    if service in POSTS:
+        assert exchange(port, post(POSTS[service], b"{}", *link)).code == "cross_site"  # a form is no link
+
+
+def test_the_page_of_the_api_can_ask_it(ports: Ports) -> None:
+    port = ports["gateway"]
+    host = f"localhost:{port}"
+    assert b"/openapi.json" in exchange(port, get("/docs", "Sec-Fetch-Site: none", host=host)).body
+    asked = post("/v1/predict", b'{"text": "hi"}', f"Origin: http://{host}", "Sec-Fetch-Site: same-origin", host=host)
+    assert exchange(port, asked).status == 200
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_head_is_answered_like_get_without_a_body(ports: Ports, service: str) -> None:
+    for page in PAGES[service]:
+        wanted, answer = (exchange(ports[service], get(page, method=method)) for method in ("GET", "HEAD"))
+        assert answer.status == wanted.status and answer.body == b""
+        assert answer.headers["content-type"] == wanted.headers["content-type"]
+
+
+@pytest.mark.parametrize("service", ["gateway", "receiver", "inbox", "controller"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_probe_may_send_any_host(ports: Ports, service: str, method: str) -> None:
+    assert exchange(ports[service], get("/healthz", host="x", method=method)).status == 200
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_bounds_heads(ports: Ports, service: str) -> None:
+    answer = exchange(ports[service], get("/metrics", *(f"x-{number}: {'y' * 1000}" for number in range(17))))
+    assert (answer.status, answer.code) == (431, "head_size")
+
+
+@pytest.mark.parametrize("service", POSTS)
+def test_every_service_reads_a_compressed_body_and_bounds_it(ports: Ports, service: str) -> None:
+    sent = ("Content-Encoding: gzip", f"Authorization: Bearer {TOKEN}")
+    bomb = gzip.compress(b" " * 50_000_000)
+    assert exchange(ports[service], post(POSTS[service], bomb, *sent)).status == 413
+    good = gzip.compress(GOOD[service])
+    assert exchange(ports[service], post(POSTS[service], good, *sent)).status in (200, 204)

@@ -143,6 +143,16 @@ def test_a_message_that_cannot_be_stored_is_not_acknowledged(alerts: Alerts, tmp
         assert inbox.post(drift()) == 204
 
 
+def test_the_messages_are_bounded_in_bytes_too_and_the_newest_stay(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts.model_copy(update={"inbox_bytes": 50_000}), tmp_path) as inbox:
+        long = {**drift()["annotations"], "note": "x" * 15_000}
+        for number in range(6):
+            assert inbox.post({**drift(started=NOW - 100 + number), "annotations": long}) == 204
+        starts = [message["starts_at"] for message in inbox.state()["messages"]]
+        assert starts == [NOW - 97, NOW - 96, NOW - 95]
+        assert (tmp_path / "inbox/messages.json").stat().st_size < 60_000
+
+
 def test_a_body_that_is_not_alertmanagers_webhook_is_refused(alerts: Alerts, tmp_path: Path) -> None:
     with running_inbox(alerts, tmp_path) as inbox:
         assert inbox.send(b"{") == 422

@@ -435,7 +435,7 @@ def test_the_process_serves_keeps_reading_and_ends_at_sigterm(
 def test_only_a_caller_on_the_same_host_reads_the_report_and_any_scraper_the_metrics(
     client: str, server: str, code: int, small_params: Params, home: Path
 ) -> None:
-    app = create_app(fresh(small_params, home), threading.Event(), ("monitor",))
+    app = create_app(fresh(small_params, home), threading.Event())
 
     async def on_the_connection(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "client": (client, 40000), "server": (server, 8095)}, receive, send)

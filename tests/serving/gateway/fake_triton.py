@@ -46,12 +46,12 @@ class FakeConnection:
 
 
 @contextmanager
-def running_gateway(params: Params, home: Path) -> Iterator[int]:
+def running_gateway(params: Params, home: Path, connection: type = FakeConnection) -> Iterator[int]:
     """Run the gateway with version 1 as champion; yields its port."""
-    with open_state(home) as engine, engine.begin() as connection:
-        add_release(connection, 1, "a" * 64)
+    with open_state(home) as engine, engine.begin() as transaction:
+        add_release(transaction, 1, "a" * 64)
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gateway_app, "Connection", FakeConnection)
+        patch.setattr(gateway_app, "Connection", connection)
         with serving_app(gateway_app.create_app(params, home, frozenset()), "127.0.0.1", port):
             yield port

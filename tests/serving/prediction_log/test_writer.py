@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from pipeline.errors import InputError
 from pipeline.params import Log, Params
 from serving.prediction import Prediction
 from serving.prediction_log.segments import SCHEMA, hash_text, read_segments, read_tables
-from serving.prediction_log.writer import PredictionLog, count_lost_rows, log_url
+from serving.prediction_log.writer import PredictionLog, count_lost_rows, log_url, row_bytes
 
 NOON = 1_750_000_000.0 - 1_750_000_000 % 86_400 + 43_200
 MIDNIGHT = NOON + 43_200
@@ -324,6 +325,37 @@ def test_rows_beyond_the_buffer_are_dropped_and_counted(tmp_path: Path, settings
         assert (log.waiting, log.rows_dropped) == (25, 75)
         frail.failures_left = 0
     assert rows_in("frail://log") == [row(n) for n in range(25)]
+
+
+@pytest.mark.parametrize(("text", "accepted"), [("a" * 4000, 19), ("\U0001f600" * 4000, 3)])
+def test_the_buffer_is_bounded_in_bytes_too(
+    tmp_path: Path, settings: Log, frail: type[FrailStore], text: str, accepted: int
+) -> None:
+    frail.failures_left = 10**9
+    with logging(settings.model_copy(update={"url": "frail://log", "segment_rows": 1, "buffer_bytes": 100_000}), tmp_path) as log:
+        for n in range(accepted):
+            log.add(row(n)._replace(text=text))
+        log.add(row(accepted)._replace(text=text))
+        assert (log.waiting, log.rows_dropped) == (accepted, 1)
+        frail.failures_left = 0
+        until(lambda: not log.waiting)
+        log.add(row(accepted)._replace(text=text))
+        assert log.rows_dropped == 1
+    assert len(rows_in("frail://log")) == accepted + 1
+
+
+def test_a_row_needs_no_more_memory_than_is_counted() -> None:
+    def made(number: int, text: str) -> Prediction:
+        fresh = {"request_id": f"{number:024x}", "id": f"{number:024x}-0", "sketch": bytes(128), "probabilities": bytes(154)}
+        return row(number)._replace(text=text, unit=f"unit {number}", latency_ms=number / 7, **fresh)
+
+    for text in ("a" * 4000, "é" * 4000, "\U0001f600" * 4000):
+        tracemalloc.start()
+        rows = [made(number, f"{text}{number}") for number in range(200)]
+        pa.array([row.text for row in rows])  # encodes each text, and Python keeps the encoded form
+        used = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert used <= sum(map(row_bytes, rows))
 
 
 def test_a_buffer_smaller_than_a_segment_still_empties(tmp_path: Path, settings: Log) -> None:
