@@ -118,7 +118,7 @@ def test_messages_survive_a_restart(alerts: Alerts, tmp_path: Path) -> None:
 def test_only_the_newest_messages_are_stored(alerts: Alerts, tmp_path: Path) -> None:
     with running_inbox(alerts.model_copy(update={"inbox_messages": 5}), tmp_path) as inbox:
         inbox.post(*[drift(started=NOW - number) for number in range(20)])
-        starts = [message["starts_at"] for message in inbox.state()["messages"]]
+        starts = [int(message["starts_at"]) for message in inbox.state()["messages"]]
     assert starts == [pytest.approx(NOW - number + 0.25, abs=1e-3) for number in (4, 3, 2, 1, 0)]
 
 
@@ -148,7 +148,7 @@ def test_the_messages_are_bounded_in_bytes_too_and_the_newest_stay(alerts: Alert
         long = {**drift()["annotations"], "note": "x" * 15_000}
         for number in range(6):
             assert inbox.post({**drift(started=NOW - 100 + number), "annotations": long}) == 204
-        starts = [message["starts_at"] for message in inbox.state()["messages"]]
+        starts = [int(message["starts_at"]) for message in inbox.state()["messages"]]
         assert starts == [NOW - 97, NOW - 96, NOW - 95]
         assert (tmp_path / "inbox/messages.json").stat().st_size < 60_000
 
