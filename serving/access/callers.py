@@ -10,9 +10,9 @@ import structlog
 
 from pipeline.errors import EvergreenError
 from serving.access.tokens import ALL_SCOPES, ANONYMOUS, ID_DIGITS, LOCAL, Caller, StoredToken, hash_token, read_tokens
+from serving.processes.http_connections import peer_name
 
 LOCAL_CALLER = Caller(LOCAL, ALL_SCOPES, LOCAL)
-IPV6_NETWORK = 64  # bits that a provider gives to one customer
 
 log = structlog.get_logger()
 
@@ -100,13 +100,7 @@ def is_loopback(host: str) -> bool:
 @lru_cache(maxsize=4096)
 def _anonymous(address: str) -> Caller:
     """Return the anonymous caller at an address; the addresses of an IPv6 customer are one caller."""
-    key = address
-    if ":" in address:
-        try:
-            key = str(ipaddress.ip_network((address.partition("%")[0], IPV6_NETWORK), strict=False).network_address)
-        except ValueError:
-            key = address[:45]
-    return Caller(ANONYMOUS, frozenset({"predict"}), key)
+    return Caller(ANONYMOUS, frozenset({"predict"}), peer_name(address))
 
 
 def _index(tokens: tuple[StoredToken, ...] | None) -> dict[str, list[tuple[str, Caller]]] | None:

@@ -1,9 +1,10 @@
 """The open connections of one HTTP service, by peer: who may open another, and which connection has to go for it."""
 
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple, Protocol
 
-IPV6_SITE_BITS = 64  # one host chooses freely among these addresses
+IPV6_NETWORK = 64  # bits that a provider gives to one customer
+MAX_ADDRESS = 45  # characters
 
 
 class Closable(Protocol):
@@ -84,10 +85,13 @@ def peer_name(address: str) -> str:
     """Return what stands for a peer: an IPv4 address, or the network of an IPv6 address."""
     if ":" not in address:
         return address
-    parsed = IPv6Address(address)
-    if parsed.ipv4_mapped:  # a socket that takes both families
+    try:
+        parsed = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address[:MAX_ADDRESS]
+    if parsed.ipv4_mapped:  # from a socket that takes both families
         return str(parsed.ipv4_mapped)
-    return f"{int(parsed) >> (128 - IPV6_SITE_BITS):x}::"
+    return str(IPv6Network((parsed, IPV6_NETWORK), strict=False).network_address)
 
 
 def _size(peer: Peer) -> int:

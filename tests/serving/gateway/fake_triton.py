@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.params import Params
 from pipeline.runtime.outputs import ModelOutputs
+from serving.access.callers import Callers
 from serving.gateway import app as gateway_app
 from serving.processes.ports import free_port
 from serving.release.release_table import add_release
@@ -53,5 +54,5 @@ def running_gateway(params: Params, home: Path, connection: type = FakeConnectio
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway_app, "Connection", connection)
-        with serving_app(gateway_app.create_app(params, home, frozenset()), "127.0.0.1", port):
+        with serving_app(gateway_app.create_app(params, home, Callers(home / "tokens.json", "127.0.0.1")), "127.0.0.1", port):
             yield port

@@ -119,7 +119,7 @@ def test_a_failure_is_logged_with_both_ids_and_the_caller(gateway: Gateway) -> N
 
 def test_every_route_of_the_app_has_a_scope_or_is_public(params: Params, tmp_path: Path) -> None:
     app = create_app(params, tmp_path, Callers(tmp_path / "tokens.json", "127.0.0.1"))
-    document = orjson.loads(orjson.dumps(app._app._app.openapi()))  # type: ignore[attr-defined]
+    document = orjson.loads(orjson.dumps(app._app._app._app.openapi()))  # type: ignore[attr-defined]
     assert {"other"} & {route_label(path.replace("{id}", "1")) for path in document["paths"]} == set()
     for path, operations in document["paths"].items():
         for operation in operations.values():
