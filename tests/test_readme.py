@@ -3,6 +3,7 @@
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,11 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+def names_of(commands: Any) -> set[str]:
+    """Return the names of the commands of a typer app."""
+    return {info.name or info.callback.__name__ for info in commands.registered_commands if info.callback}
+
+
 COMMANDS = [(str(page.relative_to(ROOT)), command) for page in PAGES for command in sorted(commands(page))]
 
 
@@ -56,7 +62,9 @@ def test_every_command_exists(page: str, command: str) -> None:
         targets = re.findall(r"^([a-z-]+):", read(ROOT / "Makefile"), flags=re.MULTILINE)
         assert arguments[0] in targets
     elif program.endswith("/evergreen"):
-        assert arguments[0] in {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
+        groups = {group.name: group.typer_instance for group in app.registered_groups}
+        name, names = (arguments[1], names_of(groups[arguments[0]])) if arguments[0] in groups else (arguments[0], names_of(app))
+        assert name in names
     elif arguments[:1] == ["-m"]:
         assert find_spec(arguments[1])
     else:

@@ -4,7 +4,6 @@ import hmac
 import ipaddress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
@@ -15,15 +14,6 @@ from serving.processes.http_connections import peer_name
 LOCAL_CALLER = Caller(LOCAL, ALL_SCOPES, LOCAL)
 
 log = structlog.get_logger()
-
-
-class FileState(NamedTuple):
-    """What changes with the content of a file."""
-
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
 
 
 class Callers:
@@ -113,9 +103,10 @@ def _index(tokens: tuple[StoredToken, ...] | None) -> dict[str, list[tuple[str, 
     return by_id
 
 
-def _file_state(path: Path) -> FileState | None:
+def _file_state(path: Path) -> tuple[int, ...] | None:
+    """Return numbers that change with the file's content, owner or mode; None when there is no file."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return FileState(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

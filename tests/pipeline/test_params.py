@@ -200,3 +200,10 @@ def test_flat_names_are_those_of_dvc(params: Params) -> None:
 
 def test_integers_are_separated_by_spaces() -> None:
     assert integers("1 2 16") == [1, 2, 16]
+
+
+@pytest.mark.parametrize("network", ["nowhere", "10.0.0.1/8", "10.0.0.0/33", "'*'"])
+def test_a_trusted_proxy_that_is_no_network_is_reported_with_its_line(tmp_path: Path, network: str) -> None:
+    error = refused(tmp_path, replaced("  trusted_proxies:", f"  trusted_proxies: [10.0.0.0/8, {network}]"))
+    assert error.where.endswith(f", line {line_of('  trusted_proxies:')}")
+    assert "`gateway.trusted_proxies.1` = " in error.what
