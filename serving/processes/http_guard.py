@@ -23,7 +23,7 @@ PROBES = frozenset({"/healthz", "/readyz"})  # probes and load balancers send an
 HOSTS_REMEMBERED = 256
 
 
-class Refusal(NamedTuple):
+class GuardRefusal(NamedTuple):
     """An answer that the guard gives in place of the app."""
 
     status: int
@@ -31,9 +31,11 @@ class Refusal(NamedTuple):
     message: str
 
 
-BAD_HOST = Refusal(400, "host_not_allowed", "this service has another name; names are listed in params.yaml: http.allowed_hosts")
-BAD_ORIGIN = Refusal(403, "cross_site", "this request comes from a web page of another site")
-NOT_JSON = Refusal(415, "content_type", "send JSON with the header Content-Type: application/json")
+BAD_HOST = GuardRefusal(
+    400, "host_not_allowed", "this service has another name; names are listed in params.yaml: http.allowed_hosts"
+)
+BAD_ORIGIN = GuardRefusal(403, "cross_site", "this request comes from a web page of another site")
+NOT_JSON = GuardRefusal(415, "content_type", "send JSON with the header Content-Type: application/json")
 
 
 class HttpGuard:
@@ -65,7 +67,7 @@ class HttpGuard:
         else:  # the server leaves the body of an answer to HEAD out
             await self._app({**scope, "method": "GET"} if method == "HEAD" else scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Refusal | None:
+    def _refusal(self, scope: Scope) -> GuardRefusal | None:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"")
         if not self._is_allowed(host) and not (not host and scope["http_version"] == "1.0"):
@@ -120,7 +122,7 @@ def _authority(url: bytes) -> bytes:
     return url.partition(b"//")[2].lower().removesuffix(b":80").removesuffix(b":443")
 
 
-async def _refuse(send: Send, request_id: str, refusal: Refusal) -> None:
+async def _refuse(send: Send, request_id: str, refusal: GuardRefusal) -> None:
     body = orjson.dumps({"request_id": request_id, "error": {"code": refusal.code, "message": refusal.message}})
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": refusal.status, "headers": head})

@@ -24,7 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 log = structlog.get_logger()
 
 
-class Refusal(NamedTuple):
+class ConnectionRefusal(NamedTuple):
     """An answer that ends a connection before any app has seen its request."""
 
     status: HTTPStatus
@@ -32,12 +32,14 @@ class Refusal(NamedTuple):
     message: str
 
 
-MALFORMED = Refusal(HTTPStatus.BAD_REQUEST, "malformed", "this is not an HTTP/1.1 request")
-TUNNEL = Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "tunnel", "this is not a proxy")
-HEAD_TOO_LARGE = Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_size", "the request has too many or too long headers")
-HEAD_TOO_SLOW = Refusal(HTTPStatus.REQUEST_TIMEOUT, "head_time", "the headers of the request did not arrive in time")
-PIPELINE_FULL = Refusal(HTTPStatus.TOO_MANY_REQUESTS, "pipeline", "wait for an answer before you send more requests")
-NO_PLACE = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "connections", "too many connections are open; try again")
+MALFORMED = ConnectionRefusal(HTTPStatus.BAD_REQUEST, "malformed", "this is not an HTTP/1.1 request")
+TUNNEL = ConnectionRefusal(HTTPStatus.METHOD_NOT_ALLOWED, "tunnel", "this is not a proxy")
+HEAD_TOO_LARGE = ConnectionRefusal(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_size", "the request has too many or too long headers"
+)
+HEAD_TOO_SLOW = ConnectionRefusal(HTTPStatus.REQUEST_TIMEOUT, "head_time", "the headers of the request did not arrive in time")
+PIPELINE_FULL = ConnectionRefusal(HTTPStatus.TOO_MANY_REQUESTS, "pipeline", "wait for an answer before you send more requests")
+NO_PLACE = ConnectionRefusal(HTTPStatus.SERVICE_UNAVAILABLE, "connections", "too many connections are open; try again")
 
 
 class RefusalError(Exception):
@@ -179,11 +181,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _end_parsing(self, refusal: Refusal) -> None:
+    def _end_parsing(self, refusal: ConnectionRefusal) -> None:
         self._refusal = refusal
         raise RefusalError(refusal.reason)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: ConnectionRefusal) -> None:
         """Answer and end the connection; while an earlier request is being answered, only end it."""
         self._count_refusal(refusal.reason)
         if not self._is_answering():
@@ -234,7 +236,7 @@ def _head_without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _answer(refusal: Refusal) -> bytes:
+def _answer(refusal: ConnectionRefusal) -> bytes:
     body = b'{"request_id":"","error":{"code":"%s","message":"%s"}}' % (refusal.reason.encode(), refusal.message.encode())
     retry = "retry-after: 1\r\n" if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     return (
