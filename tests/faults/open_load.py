@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -42,12 +42,20 @@ class Sent(NamedTuple):
     began_s: float  # of the monotonic clock, within a few ms
 
 
-def send(url: str, texts: Sequence[str], parts: Sequence[Part], *, seed: int, on_second: OnSecond = lambda _s: None) -> Sent:
+def send(
+    url: str,
+    texts: Sequence[str],
+    parts: Sequence[Part],
+    *,
+    seed: int,
+    on_second: OnSecond = lambda _s: None,
+    headers: Mapping[str, str] | None = None,
+) -> Sent:
     """One run of several parts without a gap; `on_second` hears the seconds since its start."""
     whole_s = sum(one.duration_s for one in parts)
     load = Load(parts[0].rate_per_s, whole_s, "poisson", 0.0, 1.0, seed, TIMEOUT_S, CONNECTIONS)
     plan = _joined(texts, parts, load)
-    target = gateway_target(url, units=0, headers={})._replace(read=_read)
+    target = gateway_target(url, units=0, headers=headers or {})._replace(read=_read)
     encode = encoder(target)
     wire = Wire(resolve(target.url), [encode(text, n) for n, text in enumerate(plan.texts)], plan.at_s.tolist(), target.read)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -4,7 +4,7 @@ They are held against the offline answers after the drill, because that takes th
 """
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,13 @@ def stretches(is_over: Callable[[], bool], part: Part) -> Iterator[list[Part]]:
 
 
 def load(
-    url: str, texts: Sequence[str], following: Iterable[Sequence[Part]], folder: Path, on_second: Callable[[float], None]
+    url: str,
+    texts: Sequence[str],
+    following: Iterable[Sequence[Part]],
+    folder: Path,
+    on_second: Callable[[float], None],
+    *,
+    headers: Mapping[str, str] | None = None,
 ) -> Traffic:
     """Send one stretch after the other, with hardly a gap between them; each has texts of its own.
 
@@ -69,7 +75,7 @@ def load(
     gc.freeze()  # what is there already need not be looked through between two stretches
     try:
         for number, parts in enumerate(following):
-            sent = send(url, texts, parts, seed=number, on_second=on_second)
+            sent = send(url, texts, parts, seed=number, on_second=on_second, headers=headers)
             done.append(_kept(sent, folder / f"{number:04d}.json"))
     finally:
         gc.unfreeze()

@@ -1,0 +1,179 @@
+"""Where an intruder attacks: a stack with tokens, the webhook receiver and the inbox beside it, and what all of them keep."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import psutil
+import sqlalchemy as sa
+from prometheus_client.parser import text_string_to_metric_families
+from serving.access.tokens import add_token, revoke_tokens, tokens_path
+
+from pipeline.params import Params
+from serving.processes.lifetime import end_with_parent
+from serving.processes.ports import free_ports
+from state.database import open_state
+from state.tables import alerts, feedback, jobs
+from tests.faults import alert_environment
+from tests.faults.stack import Installation, clean_environment, programs, wait_until
+
+BEFORE_THE_APP = ("malformed", "tunnel", "head_size", "head_time", "pipeline", "connections")  # refusals that no app has seen
+SMALL = 64 * 2**20  # files beyond are models
+CALLERS = {
+    "shop": ["predict"],
+    "curious": ["predict"],
+    "intruder": ["predict"],
+    "anna": ["predict", "label"],
+    "former": ["admin"],
+}
+
+
+class Targets(NamedTuple):
+    """Ports of the services, and tokens: of callers by name, and of Alertmanager."""
+
+    installation: Installation
+    tokens: dict[str, str]
+    receiver: int = 0  # 0: does not run
+    inbox: int = 0
+    webhook_token: str = ""
+
+    @property
+    def gateway(self) -> int:
+        return self.installation.params.gateway.port
+
+    @property
+    def triton(self) -> int:
+        return self.installation.params.serve.http_port
+
+
+def with_alert_ports(params: Params) -> Params:
+    """Return params with free ports for the receiver and the inbox."""
+    receiver, inbox = free_ports(params.alerts.host, 2)
+    return params.model_copy(update={"alerts": params.alerts.model_copy(update={"receiver_port": receiver, "inbox_port": inbox})})
+
+
+def with_tokens(installation: Installation) -> Targets:
+    """Make the callers' tokens while the gateway runs, and wait until it asks for them; `former` has lost its token again."""
+    path = tokens_path(installation.home)
+    tokens = {name: add_token(path, name, scopes, datetime.now(UTC)) for name, scopes in CALLERS.items()}
+    revoke_tokens(path, "former")
+    wait_until(lambda: call(installation.params.gateway.port, "/v1/routes").status == 401, 30)
+    return Targets(installation, tokens)
+
+
+@contextmanager
+def alert_services(targets: Targets) -> Iterator[tuple[Targets, list[psutil.Process]]]:
+    """Run the webhook receiver and the inbox of this home; yield their targets and processes."""
+    installation = targets.installation
+    environment = alert_environment.Environment(installation.params, installation.folder, installation.home)
+    ports = installation.params.alerts
+    with alert_environment.receiving(environment) as receiver, (installation.folder / "inbox.log").open("ab") as log:
+        inbox = subprocess.Popen(
+            [sys.executable, "-m", "monitoring.inbox"],
+            cwd=installation.folder,
+            env=clean_environment() | {"EVERGREEN_HOME": str(installation.home)},
+            stdout=log,
+            stderr=log,
+            preexec_fn=end_with_parent,
+        )
+        try:
+            wait_until(lambda: alert_environment.is_up(f"http://127.0.0.1:{ports.inbox_port}/healthz"), 60)
+            running = targets._replace(receiver=ports.receiver_port, inbox=ports.inbox_port, webhook_token=environment.token)
+            yield running, [psutil.Process(receiver.pid), psutil.Process(inbox.pid)]
+        finally:
+            alert_environment.end(inbox)
+
+
+class Reply(NamedTuple):
+    """A status, and the JSON that came with it."""
+
+    status: int
+    content: dict[str, Any]
+
+
+def call(port: int, path: str, token: str = "", **values: object) -> Reply:
+    """Ask as a well-behaved client does: GET without values, POST with them."""
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+    body = json.dumps(values).encode() if values else None
+    try:
+        with urlopen(Request(f"http://127.0.0.1:{port}{path}", body, headers), timeout=30) as page:
+            return Reply(page.status, json.loads(page.read() or b"{}"))
+    except HTTPError as error:
+        error.read()
+        return Reply(error.code, {})
+
+
+class Counted(NamedTuple):
+    """Refusals that the gateway has counted."""
+
+    by_code: float  # requests answered with 4xx or 5xx
+    before: float  # refused before the app saw the request
+
+    @property
+    def whole(self) -> float:
+        return self.by_code + self.before
+
+
+def counted_refusals(targets: Targets) -> Counted:
+    """Read the gateway's metrics."""
+    with urlopen(f"http://127.0.0.1:{targets.gateway}/metrics", timeout=10) as page:
+        text = page.read().decode()
+    by_code = before = 0.0
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "evergreen_requests_total" and int(sample.labels["code"]) >= 400:
+                by_code += sample.value
+            if sample.name == "evergreen_refused_total" and sample.labels["reason"] in BEFORE_THE_APP:
+                before += sample.value
+    return Counted(by_code, before)
+
+
+def stored_rows(installation: Installation) -> dict[str, int]:
+    """Count what callers can write."""
+    with open_state(installation.home) as engine, engine.connect() as connection:
+        counts = {
+            table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            for table in (feedback, jobs, alerts)
+        }
+    messages = installation.home / "inbox" / "messages.json"
+    return counts | {"messages": len(json.loads(messages.read_text())["messages"]) if messages.exists() else 0}
+
+
+def secrets_of(targets: Targets) -> set[str]:
+    """Return every secret of the installation: the tokens, and the content of each file of a key."""
+    files = [path for path in targets.installation.home.rglob("*") if path.is_file() and path.suffix in (".key", ".token")]
+    kept = {path.read_bytes().strip().decode("ascii", "ignore") for path in files if path.stat().st_size < 4096}
+    return {secret for secret in {*targets.tokens.values(), targets.webhook_token, *kept} if len(secret) >= 16}
+
+
+def leaks(targets: Targets, process: subprocess.Popen[bytes]) -> list[str]:
+    """Return the files, and arguments of processes, that hold a secret; the file that is the secret's own does not count."""
+    secrets = {secret.encode() for secret in secrets_of(targets)}
+    found = []
+    for path in targets.installation.folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_size < SMALL:
+            content = path.read_bytes()
+            if content.strip() not in secrets and any(secret in content for secret in secrets):
+                found.append(str(path.relative_to(targets.installation.folder)))
+    for name, children in programs(process).items():
+        lines = [" ".join(child.cmdline()).encode() for child in children]
+        found += [f"arguments of {name}" for line in lines if any(secret in line for secret in secrets)]
+    return found
+
+
+def raw_controls(installation: Installation) -> list[str]:
+    """Return the logs with a character that a terminal obeys."""
+    obeyed = (b"\x1b", b"\x07", b"\x00", "‮".encode(), "⁦".encode())
+    logs = [*installation.folder.glob("*.log"), *installation.home.rglob("*.log")]
+    return [path.name for path in logs if any(mark in path.read_bytes() for mark in obeyed)]
+
+
+def pids(process: subprocess.Popen[bytes]) -> dict[str, list[int]]:
+    """Return who runs."""
+    return {name: sorted(child.pid for child in children) for name, children in programs(process).items()}
