@@ -22,7 +22,8 @@ from serving.processes.supervisor import STABLE_S
 from tests.bench.children import forget_settings
 from tests.bench.meter import Meter, Pace
 from tests.conftest import copy_project, make_small
-from tests.faults import alerts, kill_points, killed, overload, retrain, swaps, watch
+from tests.faults import alerts, intruder, kill_points, killed, overload, retrain, swaps, watch
+from tests.faults.intruder_environment import alert_services, with_alert_ports, with_tokens
 from tests.faults.retrain_environment import STAGES
 from tests.faults.running_stack import DrillSettings, running_stack
 from tests.faults.scorecard import Outcome, table, write
@@ -82,10 +83,22 @@ def _retrain(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome
     return retrain.run(project, amount, setting.meter.say)
 
 
+def _intruder(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    limited = setting.params.gateway.model_copy(update={"rate_limit_per_s": 2 * asked.normal_per_s})
+    params = with_alert_ports(setting.params.model_copy(update={"gateway": limited}))
+    setting = setting._replace(params=params, capacity_per_s=asked.normal_per_s)
+    amount = intruder.Amount(
+        asked.normal_per_s, connections=1100, heads_mib=100, floods=16, labels=20, replays=50, requests=2000, is_slow=True
+    )
+    with running_stack(setting, "intruder") as running, alert_services(with_tokens(running.installation)) as (targets, services):
+        return intruder.run(running, targets, services, amount)
+
+
 DRILLS = {
     "swaps": Drill("versions swapped again and again", _swaps),
     "overload": Drill("three times what it can take, then normal", _overload),
     "killed": Drill("Triton, the gateway and a model's process killed", _killed),
+    "intruder": Drill("floods, slow requests, forged labels and webhooks, foreign clients", _intruder),
     "watch": Drill("monitor, Prometheus, Alertmanager and inbox stopped and killed, in peace and while drift stands", _watch, ()),
     "alerts": Drill("webhooks by the ten thousand, the receiver and Alertmanagers killed", _alerts, ()),
     "retrain": Drill(
@@ -137,6 +150,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--pause-s", type=float, default=5.0, help="between faults of the watching")
     parser.add_argument("--webhooks", type=int, default=10_000, help="of each kind")
     parser.add_argument("--callers", type=int, default=50, help="of the receiver, at once")
+    parser.add_argument(
+        "--normal-per-s", type=float, default=15.0, help="requests of the caller whom an intruder must not disturb"
+    )
     parser.add_argument("--capacity", type=float, help="requests/s at P99 ≤ 50 ms; by default measured")
     parser.add_argument("--texts", type=Path, default=TEXTS)
     parser.add_argument("--out", type=Path, default=Path("reports/drill"))
