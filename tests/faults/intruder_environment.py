@@ -13,9 +13,9 @@ from urllib.request import Request, urlopen
 import psutil
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
-from serving.access.tokens import add_token, revoke_tokens, tokens_path
 
 from pipeline.params import Params
+from serving.access.tokens import add_token, revoke_tokens, tokens_path
 from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_ports
 from state.database import open_state

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.server import security_utils
 
 from pipeline import tracking
 from pipeline.params import flatten
@@ -156,3 +157,21 @@ def test_a_process_is_gone_when_its_pid_was_reused_or_the_machine_was_restarted(
     assert is_gone(f"{host} {boot} {pid} {int(started) - 1}")
     assert is_gone(f"{host} another-boot {pid} {started}")
     assert not is_gone(f"elsewhere {boot} {pid} 1")
+
+
+def test_mlflows_pages_are_for_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow has no login: it listens on loopback, runs no jobs, and refuses other hosts and other sites' pages."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _program, command: commands.append(command))
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracking.show(tmp_path, 5000)
+    options = dict(zip(commands[0][4::2], commands[0][5::2], strict=True))
+    assert options["--host"] == "127.0.0.1"
+    assert options["--default-artifact-root"] == (tmp_path / "mlartifacts").as_uri()
+    assert "--allowed-hosts" not in options  # its own: loopback and private addresses
+    assert os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    hosts = security_utils.get_default_allowed_hosts()
+    named = {host: security_utils.is_allowed_host_header(hosts, host) for host in ("127.0.0.1:5000", "evil.example:5000")}
+    assert named == {"127.0.0.1:5000": True, "evil.example:5000": False}
+    assert security_utils.should_block_cors_request("https://evil.example", "POST", [])
