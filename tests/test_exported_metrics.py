@@ -12,20 +12,7 @@ from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from serving.gateway.metrics import Metrics
 from tests.monitoring.conftest import TOOLS, tools  # noqa: F401 (a fixture)
 
-UNBOUNDED = {
-    "id",
-    "request_id",
-    "prediction_id",
-    "unit",
-    "text",
-    "label_text",
-    "caller",
-    "name",
-    "address",
-    "url",
-    "path",
-    "alertname",
-}
+UNBOUNDED = {"id", "request_id", "prediction_id", "unit", "text", "caller", "name", "address", "url", "path", "alertname"}
 PROCESSES = {
     "gateway": Metrics,
     "monitor": MonitorMetrics,

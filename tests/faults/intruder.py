@@ -246,7 +246,7 @@ def plan(targets: Targets, amount: Amount, genuine: Sequence[dict[str, str]]) ->
     label = as_json(**genuine[0])
     yield "gateway: foreign pages label", "400 403 415", lambda: in_turn(gateway, cross_site("/v1/feedback", label, anna))
     yield "gateway: labels without the right", "401 403", lambda: in_turn(gateway, unauthorised("/v1/feedback", label, tokens))
-    yield "gateway: labels on invented answers", "404 422", lambda: in_turn(gateway, forged_labels(genuine, anna))
+    yield "gateway: labels on invented answers", "404 422", lambda: in_turn(gateway, forged_labels(genuine, targets.forgers))
     replays = [request("/v1/feedback", as_json(**entry), token=anna) for entry in genuine] * amount.replays
     yield "gateway: labels replayed", "200 201 204 429", lambda: in_turn(gateway, replays)
     yield "gateway: others' jobs", "401 403 404", lambda: in_turn(gateway, [request("/v1/jobs/1", token=curious)] * 5)

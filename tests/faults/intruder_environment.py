@@ -25,12 +25,14 @@ from tests.faults.stack import Installation, clean_environment, programs, wait_u
 
 BEFORE_THE_APP = ("malformed", "tunnel", "head_size", "head_time", "pipeline", "connections")  # refusals that no app has seen
 SMALL = 64 * 2**20  # files beyond are models
+FORGERS = 8  # who together stay below the rate limit
 CALLERS = {
     "shop": ["predict"],
     "curious": ["predict"],
     "intruder": ["predict"],
     "anna": ["predict", "label"],
     "former": ["admin"],
+    **{f"forger-{n}": ["label"] for n in range(FORGERS)},
 }
 
 
@@ -42,6 +44,11 @@ class Targets(NamedTuple):
     receiver: int = 0  # 0: does not run
     inbox: int = 0
     webhook_token: str = ""
+
+    @property
+    def forgers(self) -> list[str]:
+        """Return tokens with the scope label."""
+        return [self.tokens[f"forger-{n}"] for n in range(FORGERS)]
 
     @property
     def gateway(self) -> int:

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 from tests.faults.attacks import as_json, request
 
@@ -17,14 +18,16 @@ def unauthorised(path: str, body: bytes, tokens: Mapping[str, str]) -> list[byte
     return [*(request(path, body, token=token) for token in given), basic, twice]
 
 
-def forged_labels(genuine: Sequence[dict[str, str]], token: str) -> list[bytes]:
+def forged_labels(genuine: Sequence[dict[str, str]], forgers: Sequence[str]) -> list[bytes]:
     """Labels on ids that no gateway gave out: invented, and genuine ones with one character changed."""
     label = genuine[0]["label"]
     ids = [f"{n:032x}" for n in range(60)] + ["1", "../../state.db", "' OR 1=1 --", "\x00", "x" * 400]
     for entry in genuine:
         id = entry["id"]
         ids += [id[:-1] + ("0" if id[-1] != "0" else "1"), ("f" if id[0] != "f" else "0") + id[1:], id + "0", id.upper() + " "]
-    return [request("/v1/feedback", as_json(id=id, label=label), token=token) for id in ids]
+    return [
+        request("/v1/feedback", as_json(id=id, label=label), token=token) for id, token in zip(ids, cycle(forgers), strict=False)
+    ]
 
 
 def broken_requests() -> list[bytes]:
