@@ -35,6 +35,7 @@ TAIL_S = 1.0  # of a fault's time: one that still fails then is not back
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Triton and its stubs share their tensors)
 NAMES = {"triton": "Triton", "gateway": "the gateway", "model": "a model's process"}
 STATUSES = {"triton": {200, 503}, "gateway": {200, 503, REFUSED, LOST}, "model": {200, 503}}  # what callers may meet meanwhile
+FELT = "not answered: it was felt"
 
 
 class Amount(NamedTuple):
@@ -104,7 +105,7 @@ def judge(figures: Figures) -> list[Promise]:
             ]
     return [
         *made,
-        Promise("not answered: it was felt", sum(map(_not_answered, figures.faults)), "requests", at_least=1),
+        Promise(FELT, sum(map(_not_answered, figures.faults)), "requests", at_least=1),
         Promise("wrong answers", figures.wrong, "answers", at_most=0),
         Promise("503 without Retry-After", figures.without_retry_after, "requests", at_most=0),
         Promise("refused or failed before the first kill", figures.failed_in_peace, "requests", at_most=0),

@@ -93,7 +93,10 @@ def test_a_flood_is_refused_politely_and_is_over_when_it_is_over(running: Runnin
 
 def test_a_killed_triton_comes_back_and_no_answer_is_wrong(running: RunningStack, tmp_path: Path) -> None:
     dense = running._replace(capacity_per_s=running.capacity_per_s / SHARE)  # so that even a second without Triton is felt
-    outcome, timeline = killed.run(dense, killed.Amount(["triton"], quiet_s=2.0, stretch_s=2.0))
+    for _ in range(4):  # on a busy machine no request may be sent while Triton is away: such a kill proves nothing
+        outcome, timeline = killed.run(dense, killed.Amount(["triton"], quiet_s=2.0, stretch_s=2.0))
+        if broken(outcome) != [killed.FELT]:
+            break
     assert broken(outcome) == [], outcome.notes
     drill.report(outcome, timeline, tmp_path, running.setting.console)
     leaves_a_report(tmp_path, "killed", outcome)

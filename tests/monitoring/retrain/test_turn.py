@@ -39,10 +39,11 @@ def clone(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pro
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     publish(project / "artifacts/package", project / "dvc.lock", "evergreen", project.home)
     project.set(
-        package={"queue_delay_us": 500},
         retrain={"settle_s": 0, "poll_s": 0.1, "min_labels": 1, "cooldown_s": 0},
         serve={"http_port": ports.http_port, "grpc_port": ports.grpc_port, "metrics_port": ports.metrics_port},
     )
+    with (project / "serving/backend/model.py").open("a", encoding="utf-8") as source:
+        source.write("# a change that affects stage package alone\n")
     commit(project, "another package")
     return project
 
