@@ -171,9 +171,11 @@ def kill_repro(environment: Environment, retrain: int, stage: str) -> bool:
     return bool(found)
 
 
-STAGES = {
-    **{name: f"pipeline.stages.{name}" for name in ("ingest", "split", "spread", "train", "evaluate", "reference", "export")},
-    "select_session": "pipeline.stages.select_session",
+STAGES = {  # in an order in which DVC may run them, and the drill kills them
+    **{
+        name: f"pipeline.stages.{name}"
+        for name in ("ingest", "split", "spread", "train", "evaluate", "export", "reference", "select_session")
+    },
     "package": "serving.release.model_repository",
 }
 

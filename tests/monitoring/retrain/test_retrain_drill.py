@@ -3,8 +3,10 @@
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
 from monitoring.retrain.journal import STEPS
-from tests.conftest import Project, copy_made
+from tests.conftest import ROOT, Project, copy_made
 from tests.faults import retrain
 from tests.faults.kill_points import OVER, POINTS
 from tests.faults.retrain_environment import STAGES
@@ -47,3 +49,14 @@ def test_there_is_a_crash_point_before_and_after_every_write_of_every_step_and_a
     stages = (made / "dvc.lock").read_text(encoding="utf-8")
     assert all(f"\n  {stage}:\n" in stages for stage in STAGES)
     assert stages.count("\n    cmd: ") == len(STAGES)
+
+
+def test_the_drill_kills_the_stages_in_an_order_in_which_dvc_runs_them() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    maker = {
+        out: name for name in STAGES for entry in stages[name]["outs"] for out in (entry if isinstance(entry, dict) else [entry])
+    }
+    done: set[str] = set()
+    for name in STAGES:
+        assert {maker[path] for path in stages[name]["deps"] if path in maker} - done == set(), name
+        done.add(name)
