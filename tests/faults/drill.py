@@ -88,7 +88,15 @@ def _intruder(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcom
     params = with_alert_ports(setting.params.model_copy(update={"gateway": limited}))
     setting = setting._replace(params=params, capacity_per_s=asked.normal_per_s)
     amount = intruder.Amount(
-        asked.normal_per_s, connections=1100, heads_mib=100, floods=16, labels=20, replays=20, requests=2000, is_slow=True
+        normal_per_s=asked.normal_per_s,
+        connections=1100,
+        heads_mib=100,
+        floods=16,
+        labels=20,
+        replays=20,
+        requests=2000,
+        is_slow=True,
+        stretch_s=5.0,
     )
     with running_stack(setting, "intruder") as running, alert_services(with_tokens(running.installation)) as (targets, services):
         return intruder.run(running, targets, services, amount)

@@ -7,29 +7,15 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import psutil
 
 from tests.faults import memory, traffic
 from tests.faults.alert_environment import webhook
-from tests.faults.attacks import (
-    BOTNET,
-    DEEP,
-    MIB,
-    Attack,
-    as_json,
-    at_once,
-    attack,
-    attempt,
-    endless_chunks,
-    head_flood,
-    in_turn,
-    large_body,
-    request,
-    slow_head,
-)
+from tests.faults.attack_plan import FLOOD, Amount, plan
+from tests.faults.attacks import MIB, Attack, attack
 from tests.faults.intruder_environment import (
     Targets,
     call,
@@ -40,37 +26,12 @@ from tests.faults.intruder_environment import (
     stored_rows,
 )
 from tests.faults.open_load import Part, wrong_answers
-from tests.faults.payloads import (
-    administration,
-    broken_requests,
-    clients,
-    cross_site,
-    forged_labels,
-    hostile_requests,
-    unauthorised,
-)
 from tests.faults.running_stack import RunningStack, beside
 from tests.faults.sampled import sampled
 from tests.faults.scorecard import Outcome, Promise
 from tests.faults.timeline import Mark, Timeline
 
 GATEWAY_MIB, ALERTS_MIB = 128.0, 64.0  # an intruder may make them grow by so much
-STRETCH_S = 5.0
-FLOOD = "gateway: flood with invented addresses"
-Planned = tuple[str, str, Callable[[], Awaitable[Sequence[str]]]]  # name, how it may end, what starts it
-
-
-class Amount(NamedTuple):
-    """How much is done."""
-
-    normal_per_s: float  # of the caller who must notice nothing
-    connections: int  # half-open at once, and slow at once
-    heads_mib: int  # in each of `floods` heads, and in each body that is too large
-    floods: int
-    labels: int  # that a person gives
-    replays: int  # of each of them, and of one webhook
-    requests: int  # of the rate flood
-    is_slow: bool  # also what the limits in seconds have to end
 
 
 class Figures(NamedTuple):
@@ -124,7 +85,7 @@ def run(running: RunningStack, targets: Targets, services: Sequence[psutil.Proce
         sampled(lambda: sum(process.memory_info().rss for process in services) / MIB, 0.25) as alerts_mib,
     ):
         with beside(lambda _stop: intrude(running, targets, amount, genuine, attacks, said)) as is_over:
-            parts = traffic.stretches(is_over, Part(amount.normal_per_s, STRETCH_S, 0.2))
+            parts = traffic.stretches(is_over, Part(amount.normal_per_s, amount.stretch_s, 0.2))
             folder, headers = running.setting.scratch / "intruder-said", {"authorization": f"Bearer {targets.tokens['shop']}"}
             sent = traffic.load(running.installation.url, running.setting.texts, parts, folder, lambda _s: None, headers=headers)
         time.sleep(0.5)
@@ -169,7 +130,9 @@ def is_of_gateway(entry: Attack) -> bool:
 
 
 def past_the_rate(attacks: Sequence[Attack], per_s: float) -> int:
-    """Return how many answers the flood got beyond a full bucket and what flowed into it meanwhile."""
+    """Return how many answers the flood got beyond a full bucket and what flowed into it meanwhile; 0 without a limit."""
+    if not per_s:
+        return 0
     (flood,) = [entry for entry in attacks if entry.name == FLOOD]
     return max(0, flood.answers["200"] - round(per_s + per_s * (flood.until_s - flood.since_s)) - 1)
 
@@ -209,89 +172,6 @@ def intrude(
     since_s = time.monotonic()
     answers = foreign_clients(targets, said)
     attacks.append(Attack("Triton: single outputs, then the gateway", answers, frozenset({"200"}), since_s, time.monotonic()))
-
-
-def plan(targets: Targets, amount: Amount, genuine: Sequence[dict[str, str]]) -> Iterator[Planned]:
-    """Name each attack, how it may end, and what starts it."""
-    gateway, tokens = targets.gateway, targets.tokens
-    curious, anna = tokens["curious"], tokens["anna"]
-    text = as_json(text="where is my parcel?")
-    yield (
-        "gateway: endless heads",
-        "431 closed",
-        lambda: at_once(gateway, (head_flood(amount.heads_mib * MIB) for _ in range(amount.floods))),
-    )
-    many = request("/v1/routes", None, *(f"X-{n}: 1" for n in range(500)), token=curious)
-    yield "gateway: five hundred headers", "431", lambda: in_turn(gateway, [many] * 20)
-    yield "gateway: broken requests", "400 405 closed", lambda: in_turn(gateway, broken_requests())
-    if amount.is_slow:
-        half = [b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"]
-        yield (
-            "gateway: half-open connections",
-            "408 503 closed",
-            lambda: at_once(gateway, (half for _ in range(amount.connections))),
-        )
-        yield (
-            "gateway: slow heads",
-            "408 closed",
-            lambda: at_once(gateway, (slow_head(20) for _ in range(amount.connections // 8)), pause_s=1.0),
-        )
-        body = [
-            request("/v1/predict", None, "Content-Length: 500", "Content-Type: application/json", method="POST", token=curious),
-            b"{",
-        ]
-        yield "gateway: slow bodies", "408 closed", lambda: at_once(gateway, (body for _ in range(amount.connections // 8)))
-    yield "gateway: bodies too large or too deep", "400 413 422 closed", lambda: too_much(gateway, "/v1/predict", curious, amount)
-    yield "gateway: foreign pages", "400 403 415", lambda: in_turn(gateway, cross_site("/v1/predict", text, curious))
-    label = as_json(**genuine[0])
-    yield "gateway: foreign pages label", "400 403 415", lambda: in_turn(gateway, cross_site("/v1/feedback", label, anna))
-    yield "gateway: labels without the right", "401 403", lambda: in_turn(gateway, unauthorised("/v1/feedback", label, tokens))
-    yield "gateway: labels on invented answers", "404 422", lambda: in_turn(gateway, forged_labels(genuine, targets.forgers))
-    replays = [request("/v1/feedback", as_json(**entry), token=anna) for entry in genuine] * amount.replays
-    yield "gateway: labels replayed", "200 201 204 429", lambda: in_turn(gateway, replays)
-    yield "gateway: others' jobs", "401 403 404", lambda: in_turn(gateway, [request("/v1/jobs/1", token=curious)] * 5)
-    yield "gateway: hostile texts", "200 400 413 422", lambda: in_turn(gateway, hostile_requests(curious))
-    yield "gateway: clients of other languages", "200 400 415", lambda: in_turn(gateway, clients(text, curious))
-    flood = [
-        request(
-            "/v1/predict",
-            text,
-            f"X-Forwarded-For: 10.0.{n % 250}.{n // 250}",
-            f"Forwarded: for=10.9.9.{n % 250}",
-            token=tokens["intruder"],
-        )
-        for n in range(amount.requests)
-    ]
-    yield FLOOD, "200 429 503", lambda: in_turn(gateway, flood)
-    yield "Triton: administration", "400 401 403 404 405", lambda: in_turn(targets.triton, administration(1))
-    for port, path, name in ((targets.receiver, "/v1/alerts", "receiver"), (targets.inbox, "/alerts", "inbox")):
-        if port:
-            yield from against_alert_service(targets, amount, port, path, name)
-
-
-def against_alert_service(targets: Targets, amount: Amount, port: int, path: str, name: str) -> Iterator[Planned]:
-    """Forge and replay webhooks."""
-    body, token = webhook(2), targets.webhook_token
-    if name == "receiver":  # the inbox shows messages to its own machine, and asks for no token
-        yield f"{name}: forged webhooks", "401", lambda: in_turn(port, unauthorised(path, body, targets.tokens))
-    yield f"{name}: foreign pages", "400 403 415", lambda: in_turn(port, cross_site(path, body, token))
-    yield f"{name}: bodies too large or too deep", "400 413 422 closed", lambda: too_much(port, path, token, amount)
-    yield f"{name}: endless heads", "431 closed", lambda: at_once(port, (head_flood(amount.heads_mib * MIB) for _ in range(4)))
-    yield f"{name}: webhook replayed", "204", lambda: in_turn(port, [request(path, webhook(1), token=token)] * amount.replays)
-    if amount.is_slow:
-        slow = [request(path, None, "Content-Length: 500", "Content-Type: application/json", method="POST", token=token), b"{"]
-        yield f"{name}: slow bodies", "408 503 closed", lambda: at_once(port, (slow for _ in range(50)))
-
-
-async def too_much(port: int, path: str, token: str, amount: Amount) -> list[str]:
-    """Bodies that are too large, with and without their length, and JSON that is too deep."""
-    size = amount.heads_mib * MIB
-    deep = [b'{"text":' + b"[" * DEEP + b"]" * DEEP + b"}", b'{"a":' * DEEP + b"1" + b"}" * DEEP]
-    large = (large_body(path, size, token), endless_chunks(path, size, token))
-    return [
-        *await in_turn(port, [request(path, body, token=token) for body in deep]),
-        *await asyncio.gather(*(attempt(port, parts, source=BOTNET) for parts in large)),
-    ]
 
 
 def foreign_clients(targets: Targets, said: list[tuple[str, int, str]]) -> Counter[str]:

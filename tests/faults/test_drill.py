@@ -19,7 +19,8 @@ from serving.loadtest import read_texts
 from serving.loadtest.sender import LOST, REFUSED, TIMEOUT
 from tests.bench.meter import Meter, Pace
 from tests.conftest import ROOT, Project
-from tests.faults import drill, killed, overload, swaps
+from tests.faults import drill, intruder, killed, overload, swaps
+from tests.faults.intruder_environment import with_tokens
 from tests.faults.memory import Sample, middle, slope
 from tests.faults.open_load import wrong_answers
 from tests.faults.running_stack import DrillSettings, RunningStack, running_stack
@@ -102,6 +103,18 @@ def test_a_killed_triton_comes_back_and_no_answer_is_wrong(running: RunningStack
     leaves_a_report(tmp_path, "killed", outcome)
 
 
+def test_an_intruder_writes_nothing_and_disturbs_nobody(running: RunningStack, tmp_path: Path) -> None:
+    """Last, because the gateway asks for tokens from here on. Without the attacks that only a limit in seconds ends."""
+    targets = with_tokens(running.installation)
+    amount = intruder.Amount(
+        normal_per_s=4.0, connections=0, heads_mib=4, floods=4, labels=4, replays=3, requests=4, is_slow=False, stretch_s=1.0
+    )
+    outcome, timeline = intruder.run(running, targets, [], amount)
+    assert broken(outcome) == [], outcome.notes
+    drill.report(outcome, timeline, tmp_path, running.setting.console)
+    leaves_a_report(tmp_path, "intruder", outcome)
+
+
 def leaves_a_report(folder: Path, name: str, outcome: Outcome) -> None:
     told = json.loads((folder / f"{name}.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert [one["what"] for one in told["promises"]] == [one.what for one in outcome.promises]
@@ -135,6 +148,22 @@ OVERLOAD = overload.Figures(
 )
 TRITON = killed.Fault("triton", at_s=10.0, outage_s=4.0, not_answered={"503": 90}, not_allowed=0)
 LOG = killed.Log(answered=1000, cut_off=2, stored=950, counted=51.0)
+INTRUDER = intruder.Figures(
+    requests=900,
+    failed=0,
+    wrong=0,
+    attempts=4000,
+    unexpected=0,
+    uncounted=0,
+    forged_rows=0,
+    past_the_rate=0,
+    wrong_for_clients=0,
+    leaks=0,
+    raw_controls=0,
+    replaced=0,
+    gateway_mib=12.0,
+    alerts_mib=2.0,
+)
 KILLED = killed.Figures(faults=[TRITON], wrong=0, without_retry_after=0, failed_in_peace=0, log=LOG, missing=0, left_mib=0.0)
 
 
@@ -143,7 +172,7 @@ def broken_by(promises: list[Promise]) -> list[str]:
 
 
 def test_good_numbers_break_no_promise() -> None:
-    assert broken_by([*swaps.judge(SWAPS), *overload.judge(OVERLOAD), *killed.judge(KILLED)]) == []
+    assert broken_by([*swaps.judge(SWAPS), *overload.judge(OVERLOAD), *killed.judge(KILLED), *intruder.judge(INTRUDER)]) == []
 
 
 @pytest.mark.parametrize(
@@ -207,6 +236,29 @@ def test_an_overload_is_judged(change: dict[str, float], promise: str) -> None:
 )
 def test_kills_are_judged(change: dict[str, object], promise: str) -> None:
     assert broken_by(killed.judge(KILLED._replace(**change))) == [promise]
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        ({"requests": 0}, "requests of the normal caller"),
+        ({"failed": 1}, "refused or failed of these"),
+        ({"wrong": 1}, "wrong answers to these"),
+        ({"attempts": 0}, "attempts of the intruder"),
+        ({"unexpected": 1}, "that ended neither refused nor harmless"),
+        ({"uncounted": 1}, "refusals that were not counted"),
+        ({"forged_rows": 1}, "rows that forged calls have written"),
+        ({"past_the_rate": 1}, "answers past the rate limit"),
+        ({"wrong_for_clients": 1}, "wrong answers to foreign clients, or after them"),
+        ({"leaks": 1}, "files and arguments that hold a secret"),
+        ({"raw_controls": 1}, "logs with characters that a terminal obeys"),
+        ({"replaced": 1}, "processes that ended or were replaced"),
+        ({"gateway_mib": 1615.0}, "the gateway grows at most by"),
+        ({"alerts_mib": 409.0}, "receiver and inbox grow at most by"),
+    ],
+)
+def test_an_intruder_is_judged(change: dict[str, float], promise: str) -> None:
+    assert broken_by(intruder.judge(INTRUDER._replace(**change))) == [promise]
 
 
 def test_the_command_ends_with_1_when_a_promise_was_broken(
