@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evergreen import inspection, tokens
+from evergreen import inspection, labelling, tokens
 from evergreen.inspection import out
 from pipeline.errors import EvergreenError
 from pipeline.plain_logs import log_as_plain_text
@@ -23,6 +23,8 @@ app = typer.Typer(
 for _command in (inspection.status, inspection.why, inspection.backtest, inspection.gate):
     app.command()(_command)
 app.add_typer(tokens.app, name="token")
+app.add_typer(labelling.labels, name="labels")
+app.add_typer(labelling.disputes, name="disputes")
 
 PACKAGE = Path("artifacts/package")
 DVC_LOCK = Path("dvc.lock")

@@ -1,8 +1,8 @@
 """The schema of the state database: every table of every process, in one place.
 
 They are together because one database has one history of migrations. Queries live with the package that owns a table:
-`serving.release` has releases and routing, `serving.jobs` jobs, `monitoring.monitor` windows and signals, `monitoring.retrain`
-alerts, decisions and retrains.
+`serving.release` has releases and routing, `serving.jobs` jobs, `monitoring.monitor` windows and signals, `monitoring.labels`
+feedback, labellers and settlements, `monitoring.retrain` alerts, decisions and retrains.
 
 A time from which a wait is measured is stored as three columns: seconds since the epoch (`_wall`), seconds since boot (`_mono`)
 and the id of that boot (`_boot`). So a clock that jumps changes no wait. Other `Float` times are seconds since the epoch.
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-# --- releases and routing (serving.release), jobs and feedback (serving.jobs, serving.gateway), monitor (monitoring.monitor) ---
+# --- releases and routing (serving.release), jobs (serving.jobs), labels (monitoring.labels), monitor (monitoring.monitor) ---
 releases = sa.Table(
     "releases",
     metadata,
@@ -68,9 +68,31 @@ feedback = sa.Table(
     sa.Column("prediction_id", sa.String(64), nullable=False),
     sa.Column("label", sa.String(200), nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),  # label: in the champion's schema; proposal: outside of it
-    sa.Column("source", sa.String(64), nullable=False),  # who gave it
+    sa.Column("labeller", sa.String(64), nullable=False),  # name of the caller who gave it
     sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
-    sa.UniqueConstraint("prediction_id", "source", "label", name="one_opinion_once"),
+    sa.Column("note", sa.String(64)),  # the request's `source`: a remark, which decides nothing
+    sa.Column("version", sa.Integer),  # of the prediction; null: a control text, or a row from before its id was checked
+    sa.Column("withdrawn_at", sa.DateTime(timezone=True)),  # null: in force
+    sa.UniqueConstraint("prediction_id", "labeller", "label", name="one_opinion_once"),
+)
+labellers = sa.Table(
+    "labellers",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("controls", sa.Integer, nullable=False),  # answers on texts whose label is trusted
+    sa.Column("controls_right", sa.Integer, nullable=False),
+    sa.Column("is_counted", sa.Boolean, nullable=False),  # false: too many of them were wrong
+    sa.Column("measured_at", sa.DateTime(timezone=True), nullable=False),
+)
+settlements = sa.Table(
+    "settlements",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("text_id", sa.String(64), nullable=False),  # content id of a protected row
+    sa.Column("label", sa.String(200), nullable=False),  # that feedback gives it
+    sa.Column("verdict", sa.String(16), nullable=False),  # keep (the row's label), change (to this one)
+    sa.Column("settled_by", sa.String(64), nullable=False),
+    sa.Column("settled_at", sa.DateTime(timezone=True), nullable=False),
 )
 monitor = sa.Table(
     "monitor",
@@ -123,6 +145,7 @@ judgements = sa.Table(
     sa.Column("prediction_id", sa.String(64), nullable=False, unique=True),  # the first feedback counts
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("correct", sa.Boolean, nullable=False),
+    sa.Column("feedback_id", sa.Integer),  # that decided it
     sa.Index("judgements_of_version", "version", "number"),
 )
 

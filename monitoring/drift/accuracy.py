@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from monitoring.detectors.e_process import bernoulli_payoffs, log_wealth_of_restarts
 from monitoring.detectors.kolmogorov_smirnov import ks_distance
 from monitoring.detectors.label_shift import bbse_shares, em_shares
+from monitoring.detectors.wilson import wilson_interval
 from monitoring.drift.calibration import reference_rows
 from monitoring.drift.text_kinds import (
     CORRUPTED,
@@ -120,10 +121,7 @@ def labelled_accuracy(correct: Flags, settings: Monitor) -> AccuracyInterval | N
     n = len(correct)
     if n < settings.min_labels:
         return None
-    z, share = _z(settings), float(correct.mean())
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
-    return AccuracyInterval(share, max(0.0, centre - half), min(1.0, centre + half))
+    return AccuracyInterval(*wilson_interval(int(correct.sum()), n, _z(settings)))
 
 
 def estimate_accuracy(estimator: AccuracyEstimator, window: PredictionRows, settings: Monitor) -> AccuracyEstimate | None:

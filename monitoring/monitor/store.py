@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects import postgresql, sqlite
 
 from monitoring.drift.stream import EvaluatedWindow
+from monitoring.labels.entries import is_counted
 from pipeline.params import Monitor
 from state.tables import answers, feedback, judgements, monitor, signals, windows
 
@@ -73,17 +74,28 @@ def add_answers(connection: sa.Connection, version: int, labels: Sequence[tuple[
 
 
 def add_judgements(connection: sa.Connection, version: int) -> int:
-    """Compare feedback with the predictions it names, whichever came first; the first feedback on a prediction counts."""
+    """Compare feedback with the predictions it names, whichever came first; return the number of judgements that changed.
+
+    The first feedback on a prediction counts. A judgement is forgotten when its feedback is withdrawn or no longer counts.
+    """
+    is_based = sa.exists().where(feedback.c.id == judgements.c.feedback_id, is_counted())
+    stale = judgements.delete().where(judgements.c.version == version, judgements.c.feedback_id.is_not(None), ~is_based)
+    forgotten = connection.execute(stale).rowcount
     is_judged = sa.exists().where(judgements.c.prediction_id == feedback.c.prediction_id)
     first = (
         sa.select(sa.func.min(feedback.c.id).label("id"))
         .join(answers, answers.c.id == feedback.c.prediction_id)
-        .where(answers.c.version == version, ~is_judged)
+        .where(answers.c.version == version, ~is_judged, is_counted())
         .group_by(feedback.c.prediction_id)
         .subquery()
     )
     new = (
-        sa.select(feedback.c.prediction_id, answers.c.version, (feedback.c.label == answers.c.label).label("correct"))
+        sa.select(
+            feedback.c.prediction_id,
+            answers.c.version,
+            (feedback.c.label == answers.c.label).label("correct"),
+            feedback.c.id.label("feedback_id"),
+        )
         .join(first, first.c.id == feedback.c.id)
         .join(answers, answers.c.id == feedback.c.prediction_id)
         .order_by(feedback.c.id)
@@ -91,7 +103,7 @@ def add_judgements(connection: sa.Connection, version: int) -> int:
     rows = [dict(row._mapping) for row in connection.execute(new)]
     if rows:
         connection.execute(judgements.insert(), rows)
-    return len(rows)
+    return forgotten + len(rows)
 
 
 def correct_flags(connection: sa.Connection, version: int) -> NDArray[np.bool_]:

@@ -1,19 +1,11 @@
 """Counts the labels given since the last retrain: enough of them are a reason for the next one."""
 
-from typing import NamedTuple
-
 import sqlalchemy as sa
 
+from monitoring.labels.agreement import LabelCount, is_agreed
+from monitoring.labels.entries import is_counted, is_known
 from pipeline.params import Retrain
 from state.tables import feedback, retrains
-
-
-class LabelCount(NamedTuple):
-    """The number of texts that got a label, and of people who gave it."""
-
-    label: str
-    texts: int
-    people: int
 
 
 def last_learnt_feedback(connection: sa.Connection, model: str) -> int:
@@ -24,17 +16,16 @@ def last_learnt_feedback(connection: sa.Connection, model: str) -> int:
 
 
 def count_labels_since(connection: sa.Connection, feedback_id: int) -> list[LabelCount]:
-    """Count distinct predictions and people for each label given after this row of feedback."""
-    texts, people = (sa.func.count(sa.distinct(column)) for column in (feedback.c.prediction_id, feedback.c.source))
-    rows = sa.select(feedback.c.label, texts, people).where(feedback.c.id > feedback_id).group_by(feedback.c.label)
+    """Count distinct predictions and people for each label given after this row of feedback.
+
+    Counted are labels of answers that were given, by labellers who count.
+    """
+    texts, people = (sa.func.count(sa.distinct(column)) for column in (feedback.c.prediction_id, feedback.c.labeller))
+    new = (feedback.c.id > feedback_id) & is_counted() & is_known()
+    rows = sa.select(feedback.c.label, texts, people).where(new).group_by(feedback.c.label)
     return [LabelCount(*row) for row in connection.execute(rows)]
 
 
 def count_new_labels(counts: list[LabelCount], known: frozenset[str], settings: Retrain) -> int:
     """Count the texts whose label a retrain would learn: the champion has it, or enough people agree on it."""
     return sum(count.texts for count in counts if count.label in known or is_agreed(count, settings))
-
-
-def is_agreed(count: LabelCount, settings: Retrain) -> bool:
-    """Return whether a label that the champion lacks is more than a proposal."""
-    return count.people >= settings.proposal_people and count.texts >= settings.proposal_texts

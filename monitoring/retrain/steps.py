@@ -6,8 +6,10 @@ from typing import Any, NamedTuple, Protocol
 
 import structlog
 
+from monitoring.labels.book import read_book
+from monitoring.labels.entries import read_state_of_labels
+from monitoring.labels.feedback_file import FILE, write_file
 from monitoring.retrain.decision_inputs import labels_of
-from monitoring.retrain.feedback_rows import FILE, find_texts, merge_feedback, read_feedback, read_file, write_file
 from monitoring.retrain.gate.verdict import RunGate, Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import PipelineRun
@@ -20,6 +22,7 @@ from serving.release.release_table import CheckLease
 from serving.release.swap import swap, unpark
 from state.database import open_state
 
+NO_LABELS = (0, 0)
 Heartbeat = Callable[[str], None]  # gets the progress; raises when the step must stop
 log = structlog.get_logger()
 
@@ -64,20 +67,20 @@ class LocalSteps:
 
     def __init__(self, params: Params, home: Path, run: PipelineRun, gate: RunGate, wait: Callable[[], None]) -> None:
         self._params, self._home, self._run, self._gate, self._wait = params, home, run, gate, wait
+        self._measured = NO_LABELS
 
     def collect(self, job: RetrainJob) -> StepResult:
-        """Merge new feedback into the cumulative file in the home, and copy it to the tree: labels outlive the log."""
+        """Write the rows that all feedback makes to the home and to the tree."""
         tree = self._run.prepare(job)
-        path = self._home / "retrain" / FILE
-        with open_state(self._home) as engine, engine.begin() as connection:
-            entries = read_feedback(connection)
-        labels = labels_of(self._champion_folder())
-        merged = merge_feedback(read_file(path), entries, find_texts(self._params, self._home, entries), labels, self._params)
-        write_file(path, merged.rows)
+        champion = self._champion_folder()
+        labels = labels_of(champion)
+        book = read_book(self._params, self._home, tree, champion, labels)
+        merged = book.merge(labels, self._params)
+        write_file(self._home / "retrain" / FILE, merged.rows)
         write_file(tree / "data" / "feedback" / FILE, merged.rows)
         self._run.commit(job, f"Feedback for retrain {job.id}: {len(merged.rows)} labelled texts")
         log.info("feedback collected", retrain=job.id, summary=merged.summary)
-        return StepResult(merged.summary, {"labels": len(merged.rows), "feedback_upto": merged.last_id})
+        return StepResult(merged.summary, {"labels": len(merged.rows), "feedback_upto": book.last_id})
 
     def reproduce(self, job: RetrainJob, heartbeat: Heartbeat) -> StepResult:
         """Wait for an existing run, whoever started it, or start one."""
@@ -133,9 +136,20 @@ class LocalSteps:
         self._run.clean(job)
 
     def sweep(self, running_id: int | None) -> int:
-        """End left-over runs on this machine and close left-over MLflow runs of this home."""
+        """End left-over runs on this machine, close left-over MLflow runs of this home, and measure the labellers."""
         self._run.sweep(running_id)
-        return len(tracking.close_orphans(self._home))
+        closed = len(tracking.close_orphans(self._home))
+        self._measure_labellers()
+        return closed
+
+    def _measure_labellers(self) -> None:
+        """Score the labellers where labels have changed: the next decision leaves out those who do not count."""
+        with open_state(self._home) as engine, engine.begin() as connection:
+            state = read_state_of_labels(connection)
+        if state not in (NO_LABELS, self._measured):
+            champion = self._champion_folder()
+            read_book(self._params, self._home, Path(), champion, labels_of(champion))
+        self._measured = state
 
     def _champion_folder(self) -> Path | None:
         release = release_of(self._home, "champion")

@@ -142,10 +142,14 @@ class Retrain(Section):
 
 
 class Labels(Section):
-    """How many people a label needs before a model learns it."""
+    """How many labellers a label needs, how labellers are measured, and how long their labels are kept."""
 
     new_text_people: Count
     overrule_people: Count
+    control_share: Share
+    min_control_answers: Count
+    min_control_accuracy: Share
+    retention_s: Positive
 
 
 class Gate(Section):

@@ -27,10 +27,12 @@ from serving.gateway.middleware import GatewayMiddleware, RateLimit
 from serving.gateway.predictor import Predictor, Query
 from serving.gateway.routes import PredictFastPath, Services, add_routes
 from serving.gateway.tracing import open_tracing
-from serving.jobs.callbacks import deliver, read_key
+from serving.jobs.callbacks import deliver
 from serving.jobs.outbound import allowed_addresses, open_post, resolve
 from serving.jobs.queue import Claim
 from serving.jobs.workers import work
+from serving.key_file import read_key
+from serving.prediction_ids import PredictionIds
 from serving.prediction_log.writer import PredictionLog
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
@@ -87,7 +89,8 @@ async def open_services(params: Params, home: Path, metrics: Metrics, callers: C
         async def reread() -> Routes:
             return await asyncio.to_thread(_read_routes, engine)
 
-        predictor = Predictor(connection, params.gateway, prediction_log, metrics, reread)
+        ids = PredictionIds(read_key(home, "prediction"))
+        predictor = Predictor(connection, params.gateway, prediction_log, metrics, ids, reread)
         add_gauges(metrics, predictor, prediction_log)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -97,7 +100,7 @@ async def open_services(params: Params, home: Path, metrics: Metrics, callers: C
                 await _start_jobs(tasks, stack, JobContext(params, engine, predictor, metrics, home, session, stop))
             try:
                 rate_limit = RateLimit(params.gateway.rate_limit_per_s, time.monotonic)
-                yield Services(params, engine, predictor, metrics, rate_limit, tracing)
+                yield Services(params, engine, predictor, metrics, rate_limit, tracing, ids)
             finally:
                 stop.set()
 
@@ -130,7 +133,7 @@ async def _start_jobs(tasks: asyncio.TaskGroup, stack: AsyncExitStack, context: 
             tls=ssl.create_default_context(),
         )
     )
-    key = read_key(context.home)
+    key = read_key(context.home, "callback")
     draw = random.Random().random  # noqa: S311 (jitter)
 
     def count_callback(outcome: str) -> None:

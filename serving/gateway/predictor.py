@@ -4,7 +4,6 @@ Belongs to one event loop; knows neither HTTP nor SQL.
 """
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from serving.gateway.batch_queue import BatchQueue, Limits, OverloadedError
 from serving.gateway.metrics import Metrics
 from serving.gateway.response_cache import ResponseCache
 from serving.prediction import ModelOutput, Prediction, Role
+from serving.prediction_ids import PredictionIds
 from serving.prediction_log.writer import PredictionLog
 from serving.release.manifest import model_name
 from serving.release.routing import NO_ROUTES, Routes, choose_version, is_shadowed
@@ -50,10 +50,12 @@ class Predictor:
         settings: Gateway,
         log: PredictionLog,
         metrics: Metrics,
+        ids: PredictionIds,
         reread: Callable[[], Awaitable[Routes]],
     ) -> None:
         self.routes = NO_ROUTES
-        self._triton, self._settings, self._log, self._metrics, self._reread = triton, settings, log, metrics, reread
+        self._triton, self._settings, self._log, self._metrics = triton, settings, log, metrics
+        self._ids, self._reread = ids, reread
         self.cache = ResponseCache(settings.cache_bytes, settings.cache_ttl_s)
         self._in_flight: dict[tuple[int, str], asyncio.Future[ModelOutput]] = {}
         self._queues: dict[int, BatchQueue] = {}
@@ -100,12 +102,13 @@ class Predictor:
             if version == old:
                 raise
             outputs = await self._infer(version, query.texts, wait_s)
-        stem, now, latency_ms = secrets.token_hex(12), time.time(), 1000 * (time.perf_counter() - begun)
+        now, latency_ms = time.time(), 1000 * (time.perf_counter() - begun)
+        ids = self._ids.issue(now, version, len(query.texts))
         predictions = [
             Prediction(
                 time=now,
                 request_id=query.request_id,
-                id=f"{stem}-{number}",
+                id=id,
                 unit=query.unit,
                 text=text,
                 text_hash=None,
@@ -121,7 +124,7 @@ class Predictor:
                 latency_ms=latency_ms,
                 cache_hit=is_cached,
             )
-            for number, (text, (output, is_cached)) in enumerate(zip(query.texts, outputs, strict=True))
+            for id, text, (output, is_cached) in zip(ids, query.texts, outputs, strict=True)
         ]
         for text, prediction in zip(query.texts, predictions, strict=True):
             self._record(prediction)

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from pipeline.params import Params
 from serving.gateway.batch_queue import OverloadedError
 from serving.gateway.errors import ApiError, add_error_handlers, json_response, on_api_error, on_fault
+from serving.gateway.feedback import check_id, labeller_of, store_feedback
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import RateLimit, Scope, Send
 from serving.gateway.predictor import NothingServedError, NotServedError, Predictor, Query
@@ -33,9 +33,9 @@ from serving.gateway.tracing import Tracing
 from serving.jobs import queue as jobs
 from serving.jobs.outbound import CallbackRefusedError
 from serving.prediction import Prediction
+from serving.prediction_ids import PredictionIds
 from serving.processes.http_body import Receive
 from serving.triton.client import TritonError
-from state.tables import feedback
 
 PREDICT = "/v1/predict"
 IDEMPOTENCY_KEY = {
@@ -66,6 +66,7 @@ class Services(NamedTuple):
     metrics: Metrics
     rate_limit: RateLimit
     tracing: Tracing
+    ids: PredictionIds
 
 
 def add_routes(app: FastAPI, params: Params) -> None:
@@ -78,7 +79,7 @@ def add_routes(app: FastAPI, params: Params) -> None:
     job_errors = (400, 401, 403, 408, 409, 413, 415, 422, 429, 503)
     app.post("/v1/jobs", **_openapi(job_body, JobResponse, *job_errors, success=202, parameters=[IDEMPOTENCY_KEY]))(create_job)
     app.get("/v1/jobs/{id}", **_openapi(None, JobResponse, 400, 401, 403, 404))(get_job)
-    feedback_errors = (400, 401, 403, 408, 413, 415, 422, 429, 503)
+    feedback_errors = (400, 401, 403, 404, 408, 410, 413, 415, 422, 429, 503)
     app.post("/v1/feedback", **_openapi(feedback_body, FeedbackResponse, *feedback_errors, success=201))(create_feedback)
     app.get("/v1/routes", **_openapi(None, RoutesResponse, 400, 401, 403))(get_routes)
     for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
@@ -122,15 +123,17 @@ async def get_job(id: str, request: Request) -> Response:
 
 
 async def create_feedback(request: Request) -> Response:
-    """Record which label a prediction should have had; the same feedback twice counts once."""
+    """Record which label a prediction should have had, under the caller's name; the same feedback twice counts once."""
     services: Services = request.app.state.services
     _charge(services, request, 1)
     body = parse(FeedbackRequest, await receive_body(request, services.params))
+    issued = check_id(services.ids, body.id, services.params.retrain, time.time())
     labels = services.predictor.labels()
     if not labels:
         raise ApiError(503, "not_ready", "the champion's labels are not known yet; try again", 1)
     kind = "label" if body.label in labels else "proposal"
-    await asyncio.to_thread(_store_feedback, services.engine, body, kind)
+    labeller = labeller_of(request.scope["caller"].name, body.source or None)
+    await asyncio.to_thread(store_feedback, services.engine, body, kind, labeller, issued)
     return json_response(201, {"id": body.id, "kind": kind})
 
 
@@ -238,19 +241,6 @@ def _job_response(job: jobs.Job) -> dict[str, Any]:
     fields = job._asdict()
     fields["predictions"] = fields.pop("result")
     return fields
-
-
-def _store_feedback(engine: sa.Engine, given: FeedbackRequest, kind: str) -> None:
-    row = {"prediction_id": given.id, "label": given.label, "source": given.source}
-    same = sa.and_(*(feedback.c[name] == value for name, value in row.items()))
-    with engine.begin() as connection:
-        if connection.execute(sa.select(feedback.c.id).where(same)).first():
-            return
-        try:
-            with connection.begin_nested():
-                connection.execute(feedback.insert().values(**row, kind=kind, received_at=datetime.now(UTC)))
-        except sa.exc.IntegrityError:
-            return  # another gateway stored the same feedback at the same moment
 
 
 def _describe_tokens(app: FastAPI) -> None:

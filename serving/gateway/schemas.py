@@ -59,9 +59,11 @@ class JobRequest(PredictRequest):
 class FeedbackRequest(Record):
     """The label that a prediction should have had."""
 
-    id: str = Field(pattern=r"^[0-9a-f]{24}-[0-9]{1,5}$", description="the id of a prediction")
+    id: str = Field(pattern=r"^[0-9a-f-]{1,64}$", description="the id of a prediction")
     label: Name
-    source: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]+$")] = Field("api", description="the labeller")
+    source: Annotated[str, Field(min_length=1, max_length=58, pattern=r"^[^\x00]+$")] = Field(
+        "", description="a remark; the labeller is the caller", json_schema_extra=_without_default
+    )
 
 
 class PredictionRecord(BaseModel):

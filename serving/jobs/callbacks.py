@@ -7,17 +7,13 @@ State is in the table: a process that dies between sending and recording the out
 import asyncio
 import hmac
 import json
-import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 import structlog
 
-from pipeline.errors import InputError
 from pipeline.params import Jobs
 from serving.jobs.outbound import CallbackRefusedError, Post, check_url
 from serving.jobs.queue import backoff_s, longest_due
@@ -26,7 +22,6 @@ from state.tables import jobs
 
 ID_HEADER, TIME_HEADER, SIGNATURE_HEADER = "Idempotency-Key", "Evergreen-Timestamp", "Evergreen-Signature"
 MAX_CONCURRENT = 8  # deliveries; a slow receiver delays seven others at most
-MIN_KEY_BYTES = 16
 DELIVERY_COLUMNS = [jobs.c[name] for name in ("id", "status", "result", "error", "callback_url", "callback_attempts")]
 DUE = ("sending", "pending")  # an expired attempt first
 TIMESTAMP = re.compile(r"[0-9]{1,12}")
@@ -41,24 +36,6 @@ class Delivery(NamedTuple):
     url: str
     body: bytes
     attempt: int
-
-
-def read_key(home: Path) -> bytes:
-    """Return the signing key from `EVERGREEN_CALLBACK_KEY_FILE`, by default `callback.key` in the home, created when absent.
-
-    Raises `InputError` when the file cannot be read or the key is too short.
-    """
-    chosen = os.environ.get("EVERGREEN_CALLBACK_KEY_FILE")
-    path = Path(chosen) if chosen else home / "callback.key"
-    try:
-        if not chosen:
-            _create_key(path)
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise InputError(str(path), f"there is no callback key: {error.strerror}", "name a file that can be read") from None
-    if len(key) < MIN_KEY_BYTES:
-        raise InputError(str(path), f"the callback key is shorter than {MIN_KEY_BYTES} bytes", "openssl rand -hex 32")
-    return key
 
 
 def sign(body: bytes, key: bytes, timestamp: int) -> dict[str, str]:
@@ -176,18 +153,3 @@ def _body(row: sa.Row[*tuple[Any, ...]]) -> bytes:
 
 def _signature(body: bytes, key: bytes, timestamp: str) -> str:
     return hmac.new(key, timestamp.encode() + b"." + body, "sha256").hexdigest()
-
-
-def _create_key(path: Path) -> None:
-    """Create the key file unless it exists; two processes that try at once both read the same whole key afterwards."""
-    if path.exists():
-        return
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123  # of a descriptor
-        file.write(secrets.token_hex(32).encode())
-    try:
-        path.hardlink_to(draft)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

@@ -17,7 +17,7 @@ from serving.release.release_table import add_release, find_release, promote, ro
 from serving.release.routing import read_routes, set_routing
 from state import database as database_module
 from state.database import migrate, open_state, state_url
-from state.tables import alerts, metadata, releases, routing
+from state.tables import alerts, feedback, judgements, metadata, releases, routing
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:
@@ -143,6 +143,32 @@ def test_rows_written_before_the_columns_got_plain_names_are_there_afterwards(st
     again = {name: value for name, value in OLD_ROWS["alerts"].items() if name != "heard_at"}
     with pytest.raises(sa.exc.IntegrityError), state.begin() as connection:  # an alert is still entered once
         connection.execute(alerts.insert().values(again | {"received_at": 9.0}))
+
+
+def test_labels_of_an_older_database_keep_their_labellers_and_judgements_their_feedback(state: sa.Engine) -> None:
+    downgrade(state, "0005")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    old = sa.table("feedback", *(sa.column(name) for name in ("prediction_id", "label", "kind", "source", "received_at")))
+    judged = sa.table("judgements", *(sa.column(name) for name in ("prediction_id", "version", "correct")))
+    with state.begin() as connection:
+        for label, person in (("a", "ann"), ("b", "ben")):
+            row = {"prediction_id": "p", "label": label, "kind": "label", "source": person}
+            connection.execute(old.insert().values(**row, received_at=at.isoformat(" ") if state.name == "sqlite" else at))
+        connection.execute(judged.insert().values(prediction_id="p", version=1, correct=True))
+    migrate(state)
+    with state.begin() as connection:
+        rows = connection.execute(sa.select(feedback).order_by(feedback.c.id)).mappings().all()
+        assert [(row["labeller"], row["version"], row["withdrawn_at"]) for row in rows] == [
+            ("ann", None, None),
+            ("ben", None, None),
+        ]
+        assert connection.execute(sa.select(judgements.c.feedback_id)).scalar_one() == rows[0]["id"]
+    again = {"prediction_id": "p", "label": "a", "kind": "label", "labeller": "ann", "received_at": at}
+    with pytest.raises(sa.exc.IntegrityError), state.begin() as connection:  # an opinion still counts once
+        connection.execute(feedback.insert().values(again))
+    downgrade(state, "0005")
+    with state.begin() as connection:
+        assert connection.execute(sa.select(old.c.source).order_by(old.c.label)).scalars().all() == ["ann", "ben"]
 
 
 def test_eight_threads_can_open_a_fresh_database_at_once(database: str, tmp_path: Path) -> None:

@@ -108,8 +108,11 @@ def _observations(sources: Sources) -> Observations:
     """Read the observations by time. A judgement counts from the first label of its prediction."""
     columns = sa.select(windows.c.ended_at, windows.c.version, windows.c.accuracy_upper).order_by(windows.c.ended_at)
     ends = sources.rows(columns, windows)
-    given = sources.rows(sa.select(feedback).order_by(feedback.c.id), feedback)
-    labels = sorted(GivenLabel(_seconds(row["received_at"]), row["prediction_id"], row["label"], row["source"]) for row in given)
+    in_force = sa.select(feedback).where(feedback.c.withdrawn_at.is_(None)).order_by(feedback.c.id)
+    given = sources.rows(in_force, feedback)
+    labels = sorted(
+        GivenLabel(_seconds(row["received_at"]), row["prediction_id"], row["label"], row["labeller"]) for row in given
+    )
     first: dict[str, float] = {}
     for label in labels:
         first.setdefault(label.prediction_id, label.at)

@@ -117,7 +117,8 @@ def _prediction_entry(row: Row, sources: Sources) -> Entry:
         ("request", row["request_id"]),
     ]
     for given in sources.rows(sa.select(feedback).where(feedback.c.prediction_id == row["id"]), feedback):
-        origin = f"by {given['source']}, {given['received_at']:%Y-%m-%d %H:%M}"
+        withdrawn = ", withdrawn" if given["withdrawn_at"] else ""
+        origin = f"by {given['labeller']}, {given['received_at']:%Y-%m-%d %H:%M}{withdrawn}"
         facts.append(("feedback", f"{given['label']} ({given['kind']}), {origin}"))
     judged = sources.rows(sa.select(judgements).where(judgements.c.prediction_id == row["id"]), judgements)
     facts += [("correct", "yes" if judgement["correct"] else "no") for judgement in judged]

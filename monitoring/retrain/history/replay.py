@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from monitoring.drift.accuracy import harm_log_e, is_harm
+from monitoring.labels.agreement import LabelCount
 from monitoring.retrain.clock import Moment
 from monitoring.retrain.decide import DAY_S, Episode, Harm, Inputs, Outcome, PastRetrain, decide
 from monitoring.retrain.decision_inputs import commit_of, labels_of, reference_accuracy
-from monitoring.retrain.new_labels import LabelCount, count_new_labels
+from monitoring.retrain.new_labels import count_new_labels
 from pipeline.params import Monitor, Retrain
 from serving.release.manifest import model_name, repository
 
@@ -39,7 +40,7 @@ class GivenLabel(NamedTuple):
     at: float
     prediction_id: str
     label: str
-    source: str
+    labeller: str
 
 
 class VersionFacts(NamedTuple):
@@ -174,7 +175,7 @@ def _label_counts(now: float, observations: Observations, retrains: Sequence[Rep
     people: dict[str, set[str]] = {}
     for given in observations.labels[first:last]:
         texts.setdefault(given.label, set()).add(given.prediction_id)
-        people.setdefault(given.label, set()).add(given.source)
+        people.setdefault(given.label, set()).add(given.labeller)
     return [LabelCount(label, len(texts[label]), len(people[label])) for label in texts]
 
 

@@ -73,7 +73,7 @@ def add_feedback(home: Path, *labels: tuple[str, str]) -> None:
     """Insert feedback of (prediction id, label)."""
     with open_state(home) as engine, engine.begin() as connection:
         for id, label in labels:
-            row = {"prediction_id": id, "label": label, "kind": "label", "source": "desk", "received_at": datetime.now(UTC)}
+            row = {"prediction_id": id, "label": label, "kind": "label", "labeller": "desk", "received_at": datetime.now(UTC)}
             connection.execute(tables.feedback.insert().values(row))
 
 

@@ -20,9 +20,8 @@ import sqlalchemy as sa
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from pipeline.errors import InputError
 from pipeline.params import Jobs, Params
-from serving.jobs.callbacks import Delivery, deliver, next_delivery, read_key, record, sign, verify
+from serving.jobs.callbacks import Delivery, deliver, next_delivery, record, sign, verify
 from serving.jobs.outbound import is_public, open_post
 from serving.jobs.queue import claim_next, fail, finish, submit
 from state.tables import jobs
@@ -169,28 +168,6 @@ def test_anything_else_is_not(changed: dict[str, Any]) -> None:
 
 def test_without_headers_nothing_is_verified() -> None:
     assert not verify(BODY, {}, KEY, NOW, 300)
-
-
-def test_the_key_is_created_once_and_for_its_owner_only(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: read_key(tmp_path), range(16)))
-    assert len(keys) == 1
-    assert len(keys.pop()) == 64
-    assert [path.name for path in tmp_path.iterdir()] == ["callback.key"]
-    assert (tmp_path / "callback.key").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_configured_key_file_is_read_and_never_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = tmp_path / "secret"
-    monkeypatch.setenv("EVERGREEN_CALLBACK_KEY_FILE", str(chosen))
-    with pytest.raises(InputError, match="secret"):
-        read_key(tmp_path)
-    chosen.write_bytes(b"too short\n")
-    with pytest.raises(InputError, match="shorter"):
-        read_key(tmp_path)
-    chosen.write_bytes(KEY + b"\n")
-    assert read_key(tmp_path) == KEY
-    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
 def test_the_end_of_a_job_is_delivered_signed_and_once(state: sa.Engine, settings: Jobs) -> None:

@@ -149,7 +149,7 @@ def test_windows_of_an_older_schema_are_not_replayed_before_they_are_migrated(ho
 def test_labels_and_judgements_are_read_by_the_time_they_became_known(home: Path, params: Params) -> None:
     at = datetime(2026, 11, 24, 12, tzinfo=UTC)
     rows = [
-        {"prediction_id": "p", "label": "refund", "kind": "label", "source": person, "received_at": at + timedelta(hours=hours)}
+        {"prediction_id": "p", "label": "refund", "kind": "label", "labeller": person, "received_at": at + timedelta(hours=hours)}
         for hours, person in ((0, "ann"), (2, "bob"))
     ]
     with open_state(home) as engine, engine.begin() as connection:

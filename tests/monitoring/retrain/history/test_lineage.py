@@ -83,7 +83,7 @@ def history(state: sa.Engine, tmp_path: Path) -> sa.Engine:
         connection.execute(retrains.insert().values({name: value for name, value in whole.items() if name in retrains.c}))
         step = {"retrain_id": 1, "step": "reproduce", "attempt": 1, "fence": 1, "began_at": NOON + 61, "ended_at": NOON + 150.5}
         connection.execute(retrain_steps.insert().values(**step, outcome="done", detail="dvc repro"))
-        label = {"prediction_id": "p-0", "label": "app_pairing", "kind": "label", "source": "anna"}
+        label = {"prediction_id": "p-0", "label": "app_pairing", "kind": "label", "labeller": "anna"}
         connection.execute(feedback.insert().values(**label, received_at=datetime(2026, 11, 24, tzinfo=UTC)))
     predicted = ("champion", "battery_problem", 0.7, "app_pairing")
     answer = Prediction(NOON + 300, "1" * 24, "p-0", "customer-7", HOSTILE, None, 9, 1.5, 2, *predicted, b"", b"", 3.25, False)

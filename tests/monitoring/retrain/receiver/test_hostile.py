@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from monitoring.retrain.feedback_rows import FILE, read_file
+from monitoring.labels.feedback_file import FILE, read_file
+from monitoring.labels.texts import TEXTS as TEXTS_FILE
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run_local import RunLocal
@@ -19,7 +20,7 @@ from serving.gateway.schemas import FeedbackRequest
 from state.database import open_state
 from state.tables import feedback
 from tests.monitoring.homes import NOON, Gateway
-from tests.monitoring.retrain.test_feedback_rows import NASTY, logged
+from tests.monitoring.labels.test_agreement import NASTY, logged
 
 TEXTS = 4  # a label
 REFUSED = ("x" * 100_000, "\x00", "\ud800")  # by the API
@@ -71,7 +72,7 @@ def test_a_hostile_label_ends_up_in_no_name_of_a_file_branch_or_commit(params: P
     assert shown.split() == f"Evergreen retrain Feedback for retrain 1: {len(rows)} labelled texts data/feedback/{FILE}".split()
     assert git(clone, "branch", "--format=%(refname:short)").split() == ["main", "retrain/1"]
     created = {path for path in files(tmp_path) - earlier if not path.startswith(("live/retrain/1/tree/", "clone/.git/"))}
-    assert created == {"live/retrain/1/prepared", f"live/retrain/{FILE}"}
+    assert created == {"live/retrain/1/prepared", f"live/retrain/{FILE}", f"live/{TEXTS_FILE}"}
 
 
 def test_a_hostile_alert_name_becomes_a_tag_of_limited_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,11 +86,12 @@ def give(home: Path, labels: list[str]) -> None:
     """Let two people give each label to some texts of the prediction log."""
     count = TEXTS * len(labels)
     Gateway(home, "one").write([logged(number) for number in range(count)])
+    given = {"kind": "proposal", "version": 1, "received_at": datetime.fromtimestamp(NOON + 3600, UTC)}
     with open_state(home) as engine, engine.begin() as connection:
         for number in range(count):
             for person in ("ann", "'; DELETE FROM feedback; --"):
-                row = {"prediction_id": f"p{number}", "label": labels[number % len(labels)], "kind": "proposal", "source": person}
-                connection.execute(feedback.insert().values(**row, received_at=datetime.fromtimestamp(NOON + 3600, UTC)))
+                row = {"prediction_id": f"p{number}", "label": labels[number % len(labels)], "labeller": person}
+                connection.execute(feedback.insert().values(**row, **given))
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -1,0 +1,203 @@
+"""The commands about labels: who gave them and who counts, batches for labellers, withdrawal, and disputes."""
+
+import getpass
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from evergreen.inspection import out
+from pipeline.errors import InputError
+from pipeline.plain_text import plain_json, print_line
+from pipeline.terminal import joined, styled
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from monitoring.labels.book import LabelBook
+    from monitoring.labels.disputes import Dispute
+
+    ChangeLabels = Callable[[sa.Connection, str, datetime | None], int]
+
+labels = typer.Typer(help="Show the labellers and whether their labels count; withdraw labels; draw texts to label.")
+disputes = typer.Typer(help="Show the labels that contradict test rows, and settle them.")
+By = Annotated[str, typer.Option(help="name of the labeller, as `evergreen labels` shows it")]
+Since = Annotated[
+    datetime | None, typer.Option(help="only labels received since then, UTC", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"])
+]
+
+
+@labels.callback(invoke_without_command=True)
+def show_labels(context: typer.Context) -> None:
+    """Show each labeller's labels, accuracy on texts whose label is known, and whether the labels count."""
+    if context.invoked_subcommand is not None:
+        return
+    from pipeline.params import load_params
+
+    settings, book = load_params().labels, _read_book()
+    if not book.counts:
+        out.print("nobody has given a label yet; docs/retraining.md shows how")
+        return
+    table = Table("labeller", "labels", "withdrawn", "right on known texts", "95 % interval", "counts", box=None)
+    for name, (in_force, withdrawn) in sorted(book.counts.items()):
+        score = book.scores.get(name)
+        interval = score.interval() if score else None
+        table.add_row(
+            name,
+            str(in_force),
+            str(withdrawn),
+            f"{score.right} of {score.controls}" if score else "none met",
+            f"{interval.lower:.0%} to {interval.upper:.0%}" if interval else "",
+            _standing(book, name, settings.min_control_answers, settings.min_control_accuracy),
+        )
+    out.print(table)
+    skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(book.opinions.skipped.items()))
+    is_open = sum(dispute.settlement is None for dispute in book.disputes())
+    out.print(f"{len(book.opinions.texts)} texts with labels that count{f'; left out: {skipped}' if skipped else ''}")
+    if is_open:
+        out.print(f"{is_open} labels contradict test rows; to see them: .venv/bin/evergreen disputes")
+
+
+@labels.command()
+def revoke(by: By, since: Since = None) -> None:
+    """Withdraw all labels of a labeller; the next retrain is made without them."""
+    from monitoring.labels.entries import withdraw
+
+    changed = _change_labels(withdraw, by, since)
+    out.print(f"{changed} labels by {by} are withdrawn; the monitor forgets them in its next cycle")
+    out.print(f'to put them back: .venv/bin/evergreen labels restore --by "{by}"')
+    out.print('to make a model without them: .venv/bin/python -m monitoring.retrain --ask "labels were withdrawn"')
+
+
+@labels.command()
+def restore(by: By, since: Since = None) -> None:
+    """Put withdrawn labels of a labeller in force again."""
+    from monitoring.labels.entries import restore as put_back
+
+    out.print(f"{_change_labels(put_back, by, since)} labels by {by} are in force again")
+
+
+@labels.command("next")
+def next_batch(
+    size: Annotated[int, typer.Option(help="number of texts", min=1)] = 20,
+    seed: Annotated[int | None, typer.Option(help="for a reproducible draw")] = None,
+) -> None:
+    """Print texts to label, one JSON object a line: answers of the last day, mixed with texts whose label is known."""
+    from monitoring.labels.controls import BatchSources, make_batch
+    from monitoring.labels.entries import labelled_ids
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from serving.release.publish import champion
+    from state.database import open_state
+
+    home, params = find_home(), load_params()
+    with open_state(home) as engine, engine.begin() as connection:
+        labelled = labelled_ids(connection)
+    release = champion(home)
+    corpus = [row.text for row in _read_book().trusted.corpus.values()]
+    sources = BatchSources(labelled, corpus, release.version if release else 1)
+    rng = random.Random(seed)  # noqa: S311
+    for task in make_batch(params, home, sources, size, rng, time.time()):
+        print_line(plain_json(task._asdict()))
+
+
+@disputes.callback(invoke_without_command=True)
+def show_disputes(
+    context: typer.Context, everything: Annotated[bool, typer.Option("--all", help="settled ones too")] = False
+) -> None:
+    """Show the open disputes: test rows to which people give another label."""
+    if context.invoked_subcommand is not None:
+        return
+    listed = _read_book().disputes()
+    is_open = [dispute for dispute in listed if dispute.settlement is None]
+    for dispute in listed if everything else is_open:
+        _print_dispute(dispute)
+    out.print(f"{len(is_open)} open, {len(listed) - len(is_open)} settled")
+    if is_open:
+        out.print("to settle one: .venv/bin/evergreen disputes settle TEXT_ID --keep (or --change)")
+
+
+@disputes.command("settle")
+def settle_dispute(
+    text_id: Annotated[str, typer.Argument(help="id of the text, as `evergreen disputes` shows it")],
+    keep: Annotated[bool, typer.Option("--keep", help="the row's label is right")] = False,
+    change: Annotated[bool, typer.Option("--change", help="the disputed label is right: the next data set has it")] = False,
+    label: Annotated[str | None, typer.Option(help="the disputed label, where a text has several")] = None,
+) -> None:
+    """Settle a dispute under your user name; the settlement is stored with its date."""
+    from monitoring.labels.disputes import settle
+    from pipeline.home import find_home
+    from state.database import open_state
+
+    if keep == change:
+        raise InputError("evergreen disputes settle", "say how it is settled", "add either --keep or --change")
+    matches = [
+        dispute
+        for dispute in _read_book().disputes()
+        if dispute.settlement is None and dispute.text_id == text_id and label in (None, dispute.label)
+    ]
+    if not matches:
+        raise InputError(text_id, "there is no open dispute about this text and label", ".venv/bin/evergreen disputes lists them")
+    if change and len(matches) > 1:
+        named = ", ".join(dispute.label for dispute in matches)
+        raise InputError(text_id, f"people give it several labels: {named}", "choose one with --label")
+    with open_state(find_home()) as engine, engine.begin() as connection:
+        for dispute in matches:
+            settle(connection, dispute, "keep" if keep else "change", getpass.getuser()[:64])
+    for dispute in matches:
+        kept, dropped = (dispute.protected_label, dispute.label)[:: 1 if keep else -1]
+        out.print(f"settled: “{dispute.text}” is {kept}, not {dropped}")
+    if change:
+        out.print("the next retrain has the new label; until then the model is measured with the old one")
+
+
+def _read_book() -> "LabelBook":
+    from pathlib import Path
+
+    from monitoring.labels.book import read_book
+    from monitoring.retrain.decision_inputs import labels_of
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from serving.release.manifest import model_name, repository
+    from serving.release.publish import champion
+
+    home = find_home()
+    release = champion(home)
+    folder = repository(home) / model_name(release.version) if release else None
+    return read_book(load_params(), home, Path(), folder, labels_of(folder))
+
+
+def _standing(book: "LabelBook", name: str, least: int, accuracy: float) -> str | Text:
+    score = book.scores.get(name)
+    if score is None or score.controls < least:
+        return f"yes: fewer than {least} known texts"
+    interval = score.interval()
+    upper = interval.upper if interval else 1.0
+    return styled("yes", "green") if upper >= accuracy else joined(styled("no", "red"), f": surely below {accuracy:.0%}")
+
+
+def _change_labels(change: "ChangeLabels", by: str, since: datetime | None) -> int:
+    from pipeline.home import find_home
+    from state.database import open_state
+
+    with open_state(find_home()) as engine, engine.begin() as connection:
+        changed = change(connection, by, since.replace(tzinfo=UTC) if since else None)
+    if not changed:
+        raise InputError(by, "there is no such label of this labeller", ".venv/bin/evergreen labels lists the labellers")
+    return changed
+
+
+def _print_dispute(dispute: "Dispute") -> None:
+    settled = dispute.settlement
+    out.print(f"{dispute.text_id}  “{dispute.text}”")
+    first, last = (f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}" for at in (dispute.first_at, dispute.last_at))
+    people = ", ".join(dispute.labellers)
+    out.print(f"  is {dispute.protected_label}, called {dispute.label} by {people}, {first} to {last}")
+    if settled:
+        day = f"{datetime.fromtimestamp(settled.settled_at, UTC):%Y-%m-%d}"
+        out.print(f"  settled by {settled.settled_by} on {day}: {settled.verdict}")

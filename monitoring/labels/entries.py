@@ -1,0 +1,79 @@
+"""Rows of the feedback table: read, withdrawn, restored and, when they are too old, deleted."""
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from state.tables import answers, feedback, labellers
+
+
+class FeedbackEntry(NamedTuple):
+    """A row of the feedback table."""
+
+    id: int  # ordered by time of receipt
+    prediction_id: str
+    label: str
+    labeller: str
+    received_at: float  # seconds of the epoch
+
+
+def is_counted() -> sa.ColumnElement[bool]:
+    """Return the condition that a label is in force: not withdrawn, and not by a labeller who does not count."""
+    left_out = sa.select(labellers.c.name).where(~labellers.c.is_counted)
+    return feedback.c.withdrawn_at.is_(None) & feedback.c.labeller.not_in(left_out)
+
+
+def is_known() -> sa.ColumnElement[bool]:
+    """Return the condition that an answer was given: the gateway checked its id, or the monitor has read it in the log."""
+    return feedback.c.version.is_not(None) | sa.exists().where(answers.c.id == feedback.c.prediction_id)
+
+
+def read_entries(connection: sa.Connection) -> list[FeedbackEntry]:
+    """Read all feedback that is not withdrawn."""
+    c = feedback.c
+    columns = sa.select(c.id, c.prediction_id, c.label, c.labeller, c.received_at)
+    rows = connection.execute(columns.where(c.withdrawn_at.is_(None)).order_by(c.id))
+    return [FeedbackEntry(id, prediction_id, label, labeller, at.timestamp()) for id, prediction_id, label, labeller, at in rows]
+
+
+def read_state_of_labels(connection: sa.Connection) -> tuple[int, int]:
+    """Return the newest row and the number of withdrawn ones: equal pairs mean that no label has changed."""
+    newest, withdrawn = sa.func.max(feedback.c.id), sa.func.count(feedback.c.withdrawn_at)
+    row = connection.execute(sa.select(newest, withdrawn)).one()
+    return row[0] or 0, row[1]
+
+
+def withdraw(connection: sa.Connection, labeller: str, since: datetime | None) -> int:
+    """Withdraw a labeller's labels, all or those since a time; return how many."""
+    matches = _labels_of(labeller, since) & feedback.c.withdrawn_at.is_(None)
+    return connection.execute(feedback.update().where(matches).values(withdrawn_at=datetime.now(UTC))).rowcount
+
+
+def restore(connection: sa.Connection, labeller: str, since: datetime | None) -> int:
+    """Put withdrawn labels of a labeller in force again; return how many."""
+    matches = _labels_of(labeller, since) & feedback.c.withdrawn_at.is_not(None)
+    return connection.execute(feedback.update().where(matches).values(withdrawn_at=None)).rowcount
+
+
+def delete_expired(connection: sa.Connection, retention_s: float) -> int:
+    """Delete the labels that are older than their retention; return how many."""
+    oldest = datetime.now(UTC) - timedelta(seconds=retention_s)
+    return connection.execute(feedback.delete().where(feedback.c.received_at < oldest)).rowcount
+
+
+def labelled_ids(connection: sa.Connection) -> set[str]:
+    """Return the ids of predictions that have a label."""
+    return set(connection.execute(sa.select(feedback.c.prediction_id).distinct()).scalars())
+
+
+def count_by_labeller(connection: sa.Connection) -> dict[str, tuple[int, int]]:
+    """Return for each labeller the number of labels in force and of withdrawn ones."""
+    columns = sa.func.count(), sa.func.count(feedback.c.withdrawn_at)
+    rows = connection.execute(sa.select(feedback.c.labeller, *columns).group_by(feedback.c.labeller))
+    return {name: (total - withdrawn, withdrawn) for name, total, withdrawn in rows}
+
+
+def _labels_of(labeller: str, since: datetime | None) -> sa.ColumnElement[bool]:
+    condition: sa.ColumnElement[bool] = feedback.c.labeller == labeller
+    return condition if since is None else condition & (feedback.c.received_at >= since)
