@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from monitoring.labels.book import LabelBook
     from monitoring.labels.disputes import Dispute
 
-    ChangeLabels = Callable[[sa.Connection, str, datetime | None], int]
-
 labels = typer.Typer(help="Show the labellers and whether their labels count; withdraw labels; draw texts to label.")
 disputes = typer.Typer(help="Show the labels that contradict test rows, and settle them.")
 By = Annotated[str, typer.Option(help="name of the labeller, as `evergreen labels` shows it")]
@@ -181,7 +179,7 @@ def _standing(book: "LabelBook", name: str, least: int, accuracy: float) -> str 
     return styled("yes", "green") if upper >= accuracy else joined(styled("no", "red"), f": surely below {accuracy:.0%}")
 
 
-def _change_labels(change: "ChangeLabels", by: str, since: datetime | None) -> int:
+def _change_labels(change: Callable[["sa.Connection", str, datetime | None], int], by: str, since: datetime | None) -> int:
     from pipeline.home import find_home
     from state.database import open_state
 
