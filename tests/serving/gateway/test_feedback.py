@@ -1,5 +1,7 @@
 """Feedback at the gateway: whose it is, on which answers, and that a label is stored once."""
 
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 
@@ -8,7 +10,9 @@ from serving.gateway.errors import ApiError
 from serving.gateway.feedback import Labeller, check_id, labeller_of, store_feedback
 from serving.gateway.schemas import FeedbackRequest
 from serving.prediction_ids import PredictionIds
+from state.database import open_state
 from state.tables import feedback
+from tests.serving.gateway.test_callers import gateway
 
 IDS = PredictionIds(b"k" * 32)
 NOW = 1_790_000_000.0
@@ -38,6 +42,18 @@ def test_feedback_on_an_answer_beyond_its_reach_is_refused(params: Params) -> No
     with pytest.raises(ApiError, match="90 days") as refused:
         check_id(IDS, id, params.retrain, NOW + params.retrain.feedback_reach_s + 1)
     assert (refused.value.status, refused.value.code) == (410, "prediction_too_old")
+
+
+def test_sixty_invented_ids_are_refused_and_nothing_is_stored(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVERGREEN_STATE_URL", raising=False)
+    with gateway(params, tmp_path) as client:
+        invented = [{"id": f"{number:024x}-3-0-{number:016x}", "label": "track_order"} for number in range(60)]
+        answers = [client.post("/v1/feedback", json=body) for body in invented]
+    assert {(answer.status_code, answer.json()["error"]["code"]) for answer in answers} == {(404, "no_such_prediction")}
+    with open_state(tmp_path) as engine, engine.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(feedback)).scalar_one() == 0
 
 
 def test_a_label_is_stored_once_with_its_labeller_note_and_version(state: sa.Engine) -> None:

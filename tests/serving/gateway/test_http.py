@@ -196,6 +196,8 @@ def test_feedback_is_a_label_or_a_proposal_and_the_same_twice_counts_once(runnin
         rows = connection.exec_driver_sql("SELECT label, kind FROM feedback WHERE prediction_id = ?", (prediction["id"],)).all()
     assert sorted(map(tuple, rows)) == [("battery_problem", "proposal"), ("track_order", "label")]
     assert send(running.stack, "/v1/feedback", b'{"id": "nonsense", "label": "x"}').status == 422
+    forged = prediction["id"][:-1] + ("0" if prediction["id"][-1] != "0" else "1")
+    assert send(running.stack, "/v1/feedback", json.dumps({"id": forged, "label": "track_order"}).encode()).status == 404
 
 
 def test_a_job_is_answered_found_again_by_its_key_and_announced_by_a_signed_callback(running: Running) -> None:

@@ -13,6 +13,7 @@ from serving.gateway.app import answer_job
 from serving.gateway.metrics import Metrics
 from serving.gateway.predictor import Predictor
 from serving.jobs.queue import Claim
+from serving.prediction_ids import PredictionIds
 from serving.release.routing import NO_ROUTES, Routes
 
 TEXTS = [f"text {number}" for number in range(200)]
@@ -51,7 +52,7 @@ def answers(params: Params, id: str, unit: str | None = None) -> tuple[list[dict
         async def reread() -> Routes:
             return NO_ROUTES
 
-        predictor = Predictor(Triton(), params.gateway, log, Metrics(), reread)  # type: ignore[arg-type]
+        predictor = Predictor(Triton(), params.gateway, log, Metrics(), PredictionIds(b"k" * 32), reread)  # type: ignore[arg-type]
         await predictor.follow(HALF)
         return await answer_job(predictor, Claim(id, {"texts": TEXTS, "unit": unit, "version": None}, 1, 1))
 
