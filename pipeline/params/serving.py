@@ -60,6 +60,7 @@ class Jobs(Section):
     workers: Annotated[int, Field(ge=0)]
     max_texts: Count
     max_waiting: Count
+    max_stored_bytes: Count
     max_attempts: Count
     lease_s: Positive
     poll_ms: Count

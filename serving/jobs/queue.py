@@ -65,7 +65,7 @@ class KeyReusedError(EvergreenError):
 
 
 class QueueFullError(EvergreenError):
-    """More jobs wait than `jobs.max_waiting`; the gateway's 503."""
+    """More jobs wait than `jobs.max_waiting`, or all need more space than `jobs.max_stored_bytes`; the gateway's 503."""
 
 
 def submit(
@@ -94,6 +94,8 @@ def submit(
         return existing
     if _waiting(connection) >= settings.max_waiting:
         raise QueueFullError("jobs", f"{settings.max_waiting} jobs are waiting already", "submit this one again later")
+    if stored_bytes(connection) + len(text) > settings.max_stored_bytes:
+        raise QueueFullError("jobs", "the stored jobs need too much space", "submit this one again when old ones are deleted")
     row = _new_row(text, digest, now) | {"caller": caller, "idempotency_key": key, "callback_url": callback_url}
     try:
         with connection.begin_nested():
@@ -240,6 +242,18 @@ def _new_row(payload: str, digest: str, now: float) -> dict[str, Any]:
 
 def _waiting(connection: sa.Connection) -> int:
     return connection.execute(sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == "queued")).scalar_one()
+
+
+def stored_bytes(connection: sa.Connection) -> int:
+    """Return the space of all jobs in bytes; on SQLite, which cannot tell it apart quickly, that of the whole database."""
+    if connection.dialect.name == "sqlite":
+        pages, unused, size = (
+            connection.execute(sa.select(getattr(sa.func, f"pragma_{name}")().table_valued(name).c[name])).scalar_one()
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - unused) * size)
+    sizes = sa.func.pg_column_size(jobs.c.payload) + sa.func.coalesce(sa.func.pg_column_size(jobs.c.result), 0)
+    return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(sizes), 0))).scalar_one())
 
 
 def _find_by_key(connection: sa.Connection, key: str | None, digest: str) -> Job | None:

@@ -1,5 +1,7 @@
 """The queue on SQLite and PostgreSQL: an accepted job ends once, whichever worker dies."""
 
+import json
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,6 +24,7 @@ from serving.jobs.queue import (
     finish,
     release,
     renew,
+    stored_bytes,
     submit,
     sweep,
 )
@@ -154,6 +157,18 @@ def test_a_full_queue_refuses_new_jobs_and_knows_old_ones(state: sa.Engine, sett
     assert submit_job(state, small, "a", key="k") == known
     claim_due(state, small)  # what runs does not wait
     submit_job(state, small, "c")
+
+
+def test_jobs_that_need_too_much_space_together_are_refused_until_old_ones_are_deleted(state: sa.Engine, settings: Jobs) -> None:
+    text = secrets.token_hex(50_000)  # PostgreSQL compresses what repeats
+    with state.begin() as connection:
+        small = settings.model_copy(update={"max_stored_bytes": stored_bytes(connection) + 250_000})
+    submit_job(state, small, text)
+    assert finish(state, claim_due(state, small), json.dumps([text]), now=NOW)
+    with pytest.raises(QueueFullError, match="space"):
+        submit_job(state, small, text)
+    assert sweep(state, now=NOW + small.retention_s, settings=small) == 1
+    submit_job(state, small, text)
 
 
 def test_a_callback_that_could_never_be_sent_is_refused_at_once(state: sa.Engine, settings: Jobs) -> None:
