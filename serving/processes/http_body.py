@@ -11,7 +11,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 DISCARD_S, DISCARD_BYTES = 2.0, 16 * 2**20
-HELD_BODY = "evergreen.held_body"  # key of a scope: the request's `HeldBody`
+HELD_BODY = "evergreen.held_body"  # keys of a scope: the request's `HeldBody`,
+HEADERS = "evergreen.headers"  # its headers as a dictionary,
+WHOLE_BODY = "evergreen.whole_body"  # and there when the body has arrived already: a timer costs as much as its parsing
 GZIP = zlib.MAX_WBITS | 16
 BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
@@ -81,6 +83,8 @@ class HeldBodies:
 class HeldBody:
     """The part of one request, from its first byte until it is answered."""
 
+    __slots__ = ("_bodies", "_bytes")
+
     def __init__(self, bodies: HeldBodies) -> None:
         self._bodies, self._bytes = bodies, 0
 
@@ -101,12 +105,22 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, within_s:
 
     A body that is too large, by its bytes or by its Content-Length, is discarded first, so that the client can read the answer.
     """
-    headers = dict(scope["headers"])
+    headers = scope.get(HEADERS) or dict(scope["headers"])
     encoding = headers.get(b"content-encoding", b"").strip().lower()
     if encoding not in (b"", b"identity", b"gzip", b"x-gzip"):
         raise BodyEncodingError("send the body as it is, or with Content-Encoding: gzip")
     held = scope.get(HELD_BODY)
-    body = await _receive_body(receive, held, max_bytes, within_s, headers.get(b"content-length", b""))
+    parts = _receive_parts(receive, held, max_bytes, headers.get(b"content-length", b""))
+    if WHOLE_BODY in scope:
+        body = await parts
+    else:
+        try:
+            async with asyncio.timeout(within_s):
+                body = await parts
+        except TimeoutError:
+            raise BodyTooSlowError(f"the body did not arrive within {within_s:g} s") from None
+    if body is None:
+        raise BodyTooLargeError(f"a body has at most {max_bytes} bytes; send less in one request")
     if encoding.endswith(b"gzip"):
         body = _decompress(body, max_bytes)
         if held:
@@ -114,28 +128,23 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, within_s:
     return _as_utf8(body) if body[:1] in b"\xef\xfe\xff\0" else body
 
 
-async def _receive_body(receive: Receive, held: HeldBody | None, max_bytes: int, within_s: float, content_length: bytes) -> bytes:
+async def _receive_parts(receive: Receive, held: HeldBody | None, max_bytes: int, content_length: bytes) -> bytes | None:
+    """Return the body as it was sent; None when it is too large, and then the rest has been discarded."""
     parts, size = [], 0
     is_too_large, has_more = exceeds(content_length, max_bytes), True
-    try:
-        async with asyncio.timeout(within_s):
-            while has_more and not is_too_large:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise BodyCutOffError("the connection was closed before the body was complete")
-                part, has_more = message.get("body", b""), message.get("more_body", False)
-                if held:
-                    held.add(len(part))
-                parts.append(part)
-                size += len(part)
-                is_too_large = size > max_bytes
-    except TimeoutError:
-        raise BodyTooSlowError(f"the body did not arrive within {within_s:g} s") from None
-    if is_too_large:
-        if has_more:
-            await discard_body(receive)
-        raise BodyTooLargeError(f"a body has at most {max_bytes} bytes; send less in one request")
-    return b"".join(parts)
+    while has_more and not is_too_large:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BodyCutOffError("the connection was closed before the body was complete")
+        part, has_more = message.get("body", b""), message.get("more_body", False)
+        if held:
+            held.add(len(part))
+        parts.append(part)
+        size += len(part)
+        is_too_large = size > max_bytes
+    if is_too_large and has_more:
+        await discard_body(receive)
+    return None if is_too_large else b"".join(parts)
 
 
 def _decompress(body: bytes, max_bytes: int) -> bytes:

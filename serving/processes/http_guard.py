@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from pipeline.params import Http
-from serving.processes.http_body import HELD_BODY, HeldBodies, HeldBody, Receive, Scope
+from serving.processes.http_body import HEADERS, HELD_BODY, HeldBodies, HeldBody, Receive, Scope
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -68,11 +68,11 @@ class HttpGuard:
             await self._app({**scope, "method": "GET"} if method == "HEAD" else scope, receive, send)
 
     def _refusal(self, scope: Scope) -> GuardRefusal | None:
-        headers = dict(scope["headers"])
+        headers = scope[HEADERS] = dict(scope["headers"])
         host = headers.get(b"host", b"")
         if not self._is_allowed(host) and not (not host and scope["http_version"] == "1.0"):
             return BAD_HOST
-        if is_cross_site(scope["method"], headers, host):
+        if (b"origin" in headers or b"sec-fetch-site" in headers) and is_cross_site(scope["method"], headers, host):
             return BAD_ORIGIN
         if scope["method"] == "POST":
             content_type = headers.get(b"content-type", b"")

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pipeline.params import Http
+from serving.processes.http_body import WHOLE_BODY
 from serving.processes.http_connections import OpenConnections
 
 MAX_PIPELINED = 32  # requests that wait on one connection for the answer to an earlier one
@@ -73,6 +74,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._limits, self._open, self._count_refusal = limits, connections, refused
         self._refusal = MALFORMED  # what the end of the parsing means
         self._undelivered = 0  # bytes since the parser last completed a head or returned a part of a body
+        self._answered: RequestResponseCycle | None = None  # the request that is being answered; `cycle` is the newest
         self._head_timer: asyncio.TimerHandle | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
 
@@ -90,6 +92,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         self._stop_abort_timer()
         self._unset_keepalive_if_required()
+        self._silence()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -152,7 +155,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._undelivered = 0
         super().on_message_complete()
         if self._is_answering():
+            self.cycle.scope[WHOLE_BODY] = True  # type: ignore[literal-required]
             self._open.work(self)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Note that the peer may send the next request."""
@@ -176,6 +184,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def abort(self) -> None:
         """End the connection at once, whatever has not been sent yet."""
+        self._silence()
         self.transport.abort()
 
     def _is_answering(self) -> bool:
@@ -194,8 +203,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         """End the connection once everything is sent, and after a while in any case."""
+        self._silence()
         self.transport.close()
         self._start_abort_timer()
+
+    def _silence(self) -> None:
+        """Drop what the app still sends: uvloop raises when a closed connection is written to."""
+        if self._answered:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def _head_overdue(self) -> None:
         if self._undelivered:

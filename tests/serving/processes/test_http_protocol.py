@@ -190,11 +190,22 @@ def test_one_peer_cannot_take_the_places_of_another(patient: Service) -> None:
         connection.close()
 
 
-def test_more_pipelined_requests_than_anyone_sends_end_the_connection(patient: Service) -> None:
+def test_more_pipelined_requests_than_anyone_sends_end_the_connection_and_no_app_fails(
+    patient: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     patient.go.clear()
     with connect(patient.port) as connection:
         connection.sendall(get("/wait") + get() * (MAX_PIPELINED + 1))
         assert is_closed(connection)
+    patient.go.set()
+    with connect(patient.port) as connection:  # answered after the request that had lost its connection
+        connection.sendall(get("/wait"))
+        assert read_answer(connection).status == 200
+    assert not [record for record in caplog.records if record.name == "uvicorn.error"]
+
+
+def test_a_few_pipelined_requests_are_answered_in_order(patient: Service) -> None:
+    patient.go.clear()
     with connect(patient.port) as connection:
         connection.sendall(get("/wait") + get() * 10)
         patient.go.set()
