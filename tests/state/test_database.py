@@ -17,7 +17,7 @@ from serving.release.release_table import add_release, find_release, promote, ro
 from serving.release.routing import read_routes, set_routing
 from state import database as database_module
 from state.database import migrate, open_state, state_url
-from state.tables import alerts, feedback, judgements, metadata, releases, routing
+from state.tables import alerts, feedback, jobs, judgements, metadata, releases, routing
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:
@@ -222,3 +222,16 @@ def test_the_url_of_the_database_can_come_from_a_file(tmp_path: Path, monkeypatc
     (tmp_path / "url").write_text("postgresql+psycopg://me@host/db\n")
     monkeypatch.setenv("EVERGREEN_STATE_URL_FILE", str(tmp_path / "url"))
     assert state_url(tmp_path) == "postgresql+psycopg://me@host/db"
+
+
+def test_jobs_that_were_added_before_jobs_had_callers_are_the_local_users(state: sa.Engine) -> None:
+    downgrade(state, "0005")
+    row = {
+        "id": "1" * 32, "payload": "{}", "payload_digest": "d", "status": "queued", "attempts": 0, "due_at": 1.0, "fence": 0,
+        "created_at": 1.0, "callback_status": "none", "callback_attempts": 0, "callback_due_at": 1.0,
+    }  # fmt: skip
+    with state.begin() as connection:
+        connection.execute(sa.table("jobs", *map(sa.column, row)).insert().values(row))
+    migrate(state)
+    with state.begin() as connection:
+        assert connection.execute(sa.select(jobs.c.caller)).scalar_one() == "local"
