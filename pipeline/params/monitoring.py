@@ -167,3 +167,7 @@ class Gate(Section):
     min_new_rows: Count
     new_alpha: Annotated[float, Field(gt=0, lt=0.5)]
     class_margin: Share
+    max_overruled: Share
+    max_moved: Share
+    trigger_words: Count
+    trigger_texts: Count

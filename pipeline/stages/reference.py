@@ -57,8 +57,9 @@ def main() -> None:
     params = load_params()
     classifier = Classifier(args.exported)
     with stage_run("reference", flatten(params.reference, "reference"), find_home(), continues=classifier.run_id) as run:
-        original, corrupted = reference(classifier, read_examples(args.split / "test.parquet"), params.reference)
-        save_reference(args.out / "reference.npz", original, corrupted)
+        rows = read_examples(args.split / "test.parquet")
+        original, corrupted = reference(classifier, rows, params.reference)
+        save_reference(args.out / "reference.npz", original, corrupted, np.array(labels_of(rows), dtype=np.str_))
         run.files(args.out)
     calibrate = int(original.calibrate.sum())
     print_line(f"{len(original.ids)} reference rows, {calibrate} of them for calibration → {args.out}/reference.npz")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.reference_profile import Reference, load_corrupted, load_reference, save_reference
+from pipeline.reference_profile import Reference, load_corrupted, load_reference, measured_labels, save_reference
 
 
 @pytest.fixture
@@ -61,3 +61,19 @@ def test_a_file_that_lacks_a_field_is_not_read(reference: Reference, tmp_path: P
     np.savez(tmp_path / "reference.npz", **fields)
     with pytest.raises(KeyError, match="correct"):
         load_reference(tmp_path / "reference.npz")
+
+
+def test_the_labels_of_the_measurement_come_back(reference: Reference, tmp_path: Path) -> None:
+    save_reference(tmp_path / "reference.npz", reference, truth=np.array(["alpha", "beta", "alpha"]))
+    assert measured_labels(tmp_path / "reference.npz") == {"a1": "alpha", "b2": "beta", "c3": "alpha"}
+
+
+def test_a_file_of_an_older_version_knows_the_labels_that_its_model_got_right(reference: Reference, tmp_path: Path) -> None:
+    older = reference._replace(probabilities=np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]], dtype=np.float32))
+    save_reference(tmp_path / "reference.npz", older)
+    assert measured_labels(tmp_path / "reference.npz") == {"a1": "alpha", "b2": None, "c3": "zażółć 🦓"}
+
+
+def test_a_text_with_two_labels_has_none_that_is_known(reference: Reference, tmp_path: Path) -> None:
+    save_reference(tmp_path / "reference.npz", reference._replace(ids=np.array(["a", "a", "c"])), truth=np.array(["x", "y", "x"]))
+    assert measured_labels(tmp_path / "reference.npz") == {"a": None, "c": "x"}

@@ -5,19 +5,24 @@ to the candidate's MLflow run and returned; nothing is published, and nothing th
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from monitoring.retrain.gate.checks import GateEvidence, Predictions, run_checks
+from monitoring.retrain.gate.checks import run_checks
+from monitoring.retrain.gate.evidence import GateEvidence, OverruledClass, Predictions
+from monitoring.retrain.gate.triggers import WordTrial, count_moved, plant, suspicious_words
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import charts
-from pipeline.data.records import Example, read_examples, read_rows, text_id
+from pipeline.data.given_labels import is_given, is_settled, overruled_label
+from pipeline.data.records import Example, labels_of, read_examples, read_rows, text_id
+from pipeline.data.split_sides import Side
 from pipeline.errors import InputError, RefusedError
-from pipeline.params import Params, flatten
-from pipeline.reference_profile import load_reference
+from pipeline.params import Gate, Params, flatten
+from pipeline.reference_profile import measured_labels
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import SESSIONS, open_session
 from pipeline.tracking import stage_run
@@ -29,11 +34,10 @@ MAX_TAG = 5000  # characters that MLflow stores of a tag
 
 
 class OpenedPackage(NamedTuple):
-    """A package's classifier, its session, and why it is not the session that the package names, or ""."""
+    """A package's classifier, and a note where another session than the package's makes its predictions."""
 
     classifier: Classifier
-    session: str
-    problem: str
+    notes: tuple[str, ...]
 
 
 class GateResult(NamedTuple):
@@ -63,29 +67,21 @@ def examine(package: Path, champion: Path | None, *, split: Path, feedback: Path
 
     Raises `RefusedError` for an incomplete package, `InputError` where the pipeline's measurements are missing.
     """
-    rows = _read_test_rows(split)
-    evidence = _read_evidence(rows, champion, split, feedback, params)
-    candidate, notes = _predict(package, rows, params)
+    rows, training = _read_rows(split, "test"), _read_rows(split, "train")
+    opened = _open_verified(package, params)
+    candidate, notes = _predict(opened, rows), opened.notes
     if champion is None:
+        evidence = _read_evidence(rows, training, None, split, feedback, params)
         return GateResult(_with_notes(run_checks(evidence, candidate, None, params.gate), notes), None)
-    baseline, more_notes = _predict(champion, rows, params)
-    verdict = _with_notes(run_checks(evidence, candidate, baseline, params.gate), notes + more_notes)
-    return GateResult(verdict, charts.gained_and_lost(evidence.truth, baseline.predicted, candidate.predicted))
+    reigning = _open_verified(champion, params)
+    evidence, baseline = _read_evidence(rows, training, champion, split, feedback, params), _predict(reigning, rows)
+    trials = _try_words(rows, training, evidence, (opened, candidate), (reigning, baseline), params.gate)
+    verdict = _with_notes(run_checks(evidence, candidate, baseline, params.gate, trials), notes + reigning.notes)
+    return GateResult(verdict, charts.gained_and_lost(evidence.measured, baseline.predicted, candidate.predicted))
 
 
 def _with_notes(verdict: Verdict, notes: tuple[str, ...]) -> Verdict:
     return Verdict(verdict.passed, (*verdict.reasons, *notes), verdict.numbers)
-
-
-def champion_test_ids(champion: Path) -> frozenset[str] | None:
-    """Return the content ids of the champion's test rows on the day it was made, or None without its reference.
-
-    The split goes by content and never moves a row, so a current test row that is not among them is newer.
-    """
-    try:
-        return frozenset(load_reference(champion / "reference.npz").ids.tolist())
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def open_package(folder: Path, params: Params) -> OpenedPackage:
@@ -94,43 +90,90 @@ def open_package(folder: Path, params: Params) -> OpenedPackage:
     session_name = str(_read(folder / "session.json", "the package's session").get("session"))
     try:
         session = open_session(model, session_name, 0, token_budget=params.package.token_budget)
-        return OpenedPackage(Classifier(model, session=session), session_name, "")
+        return OpenedPackage(Classifier(model, session=session), ())
     except Exception as error:  # an engine that cannot run here may raise anything
         if session_name == FALLBACK_SESSION or session_name not in SESSIONS:
             raise RefusedError(
                 str(folder), f"the package cannot be opened: {str(error)[:200]}", "make it again: .venv/bin/dvc repro"
             ) from None
         problem = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return OpenedPackage(Classifier(model), FALLBACK_SESSION, problem)
+    note = f"{folder.name} answered by {FALLBACK_SESSION}, because its own session cannot run here: {problem}"
+    return OpenedPackage(Classifier(model), (note,))
 
 
-def _predict(folder: Path, rows: list[Example], params: Params) -> tuple[Predictions, tuple[str, ...]]:
-    """Return a verified package's predictions, with a note where another session than its own made them."""
+def _open_verified(folder: Path, params: Params) -> OpenedPackage:
     read_verified(folder)
-    opened = open_package(folder, params)
+    return open_package(folder, params)
+
+
+def _predict(opened: OpenedPackage, rows: list[Example]) -> Predictions:
     output = opened.classifier.predict([row.text for row in rows])
     sums = output.probabilities.sum(axis=1, dtype=np.float64)
     valid = np.isfinite(output.probabilities).all(axis=1) & (np.abs(sums - 1) <= SUM_ATOL)
-    note = f"{folder.name} answered by {opened.session}, because its own session cannot run here: {opened.problem}"
-    predictions = Predictions(np.array(output.labels, dtype=np.str_), tuple(opened.classifier.labels), valid)
-    return predictions, (note,) if opened.problem else ()
+    return Predictions(np.array(output.labels, dtype=np.str_), tuple(opened.classifier.labels), valid)
 
 
-def _read_evidence(rows: list[Example], champion: Path | None, split: Path, feedback: Path, params: Params) -> GateEvidence:
+def _try_words(
+    rows: list[Example],
+    training: list[Example],
+    evidence: GateEvidence,
+    candidate: tuple[OpenedPackage, Predictions],
+    champion: tuple[OpenedPackage, Predictions],
+    settings: Gate,
+) -> list[WordTrial]:
+    """Insert the most suspicious words into old test texts of other classes, and count the answers that they move."""
+
+    def is_usable(row: int, label: str) -> bool:
+        answers = (evidence.measured[row], candidate[1].predicted[row], champion[1].predicted[row])
+        return not evidence.is_new[row] and label not in answers
+
+    plantings = plant(suspicious_words(training, settings.trigger_words), rows, is_usable, settings.trigger_texts)
+    texts = [text for planting in plantings for text in planting.texts]
+    if not texts:
+        return []
+    answers = [np.array(opened.classifier.predict(texts).labels, dtype=np.str_) for opened, _ in (candidate, champion)]
+    return count_moved(plantings, *answers)
+
+
+def _read_evidence(
+    rows: list[Example], training: list[Example], champion: Path | None, split: Path, feedback: Path, params: Params
+) -> GateEvidence:
     evaluation = split.parent / "evaluation"
     scores = _read(evaluation / "metrics.json", "the output of stage evaluate")
-    known_ids = champion_test_ids(champion) if champion else None
-    feedback_ids = _feedback_ids(feedback, params) if known_ids is None else frozenset()
+    known = _measured_labels(champion) if champion else None
+    feedback_ids = _feedback_ids(feedback, params) if known is None else frozenset()
+    is_new = [row.id in feedback_ids if known is None else row.id not in known for row in rows]
+    measured = [(known or {}).get(row.id) for row in rows]
     seeds = evaluation / "seeds.json"
     return GateEvidence(
-        truth=np.array([row.label for row in rows], dtype=np.str_),
-        is_new=np.array(
-            [row.id in feedback_ids if known_ids is None else row.id not in known_ids for row in rows], dtype=np.bool_
-        ),
+        truth=np.array(labels_of(rows), dtype=np.str_),
+        measured=np.array([then or row.label for then, row in zip(measured, rows, strict=True)], dtype=np.str_),
+        is_new=np.array(is_new, dtype=np.bool_),
+        is_settled=np.array([is_settled(row) for row in rows], dtype=np.bool_),
+        unknown_labels=sum(then is None and not new for then, new in zip(measured, is_new, strict=True)),
+        overruled=_overruled(training),
         accuracy_evaluated=float(scores["test"]["accuracy"]),
         accuracy_control=float(scores["control"]["accuracy"]),
         accuracy_of_seeds=tuple(_read(seeds, "scores of several seeds")["accuracy"]) if seeds.is_file() else (),
     )
+
+
+def _measured_labels(champion: Path) -> dict[str, str | None] | None:
+    """Return the labels of the champion's test rows on the day it was made, or None without its reference.
+
+    The split goes by content and never moves a row, so a current test row that is not among them is newer.
+    """
+    try:
+        return measured_labels(champion / "reference.npz")
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _overruled(training: list[Example]) -> tuple[OverruledClass, ...]:
+    """Count the training rows of the source by their label there, and those that labels from people overrule."""
+    overruled = Counter(label for row in training if (label := overruled_label(row)))
+    kept = Counter(str(row.label) for row in training if not is_given(row))
+    return tuple(OverruledClass(label, kept[label] + overruled[label], overruled[label]) for label in sorted(kept | overruled))
 
 
 def _feedback_ids(folder: Path, params: Params) -> frozenset[str]:
@@ -140,12 +183,12 @@ def _feedback_ids(folder: Path, params: Params) -> frozenset[str]:
     return frozenset(text_id(text) for text in texts if isinstance(text, str))
 
 
-def _read_test_rows(split: Path) -> list[Example]:
-    path = split / "test.parquet"
+def _read_rows(split: Path, side: Side) -> list[Example]:
+    path = split / f"{side}.parquet"
     try:
         return read_examples(path)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(str(path), f"the test rows cannot be read: {error}", "make them: .venv/bin/dvc repro split") from None
+        raise InputError(str(path), f"the rows cannot be read: {error}", "make them: .venv/bin/dvc repro split") from None
 
 
 def _run_id(package: Path) -> str | None:

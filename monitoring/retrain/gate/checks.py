@@ -1,7 +1,8 @@
 """The gate's checks: each turns predictions into sentences and numbers. Pure.
 
-`gate.false_refusals` bounds the refusals of an equally good model over all checks: half of it goes to the old rows, half to the
-classes. The price, bad models that pass, depends on the test set; every verdict reports it in its numbers.
+`levels` divides `gate.false_refusals`, which bounds the refusals of an equally good model over all checks. The price, bad models
+that pass, depends on the test set; every verdict reports it. Old rows are scored with the labels that they had when the champion
+was measured: a changed label must not change the exam.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from monitoring.retrain.gate.evidence import CheckResult, GateEvidence, OverruledClass, Predictions
 from monitoring.retrain.gate.paired_test import (
     Flags,
     PairCounts,
@@ -20,40 +22,38 @@ from monitoring.retrain.gate.paired_test import (
     tango_p_value,
     tarone_rejections,
 )
+from monitoring.retrain.gate.triggers import WordTrial, check_triggers
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import metrics
 from pipeline.params import Gate
 
+MIN_OVERRULED = 3  # of a class: fewer are no pattern
 MAX_NAMES = 5  # in a sentence; the rest is counted
 
 
-class Predictions(NamedTuple):
-    """One model's predictions for the N current test rows."""
+class Levels(NamedTuple):
+    """The shares of `gate.false_refusals` by check."""
 
-    predicted: NDArray[np.str_]  # (N,)
-    labels: tuple[str, ...]  # all that the model knows
-    valid: Flags  # (N,) the probabilities are finite and sum to 1
-
-
-class GateEvidence(NamedTuple):
-    """The N current test rows, and scores of the candidate that were measured elsewhere."""
-
-    truth: NDArray[np.str_]  # (N,)
-    is_new: Flags  # (N,) the row arrived after the champion was made
-    accuracy_evaluated: float  # from stage `evaluate`, before the model was exported and packaged
-    accuracy_control: float  # of the frozen control on the same rows
-    accuracy_of_seeds: tuple[float, ...]  # of the same recipe and rows with other seeds; usually empty
+    old_rows: float
+    new_rows: float  # of the check that they are not worse; 0 where they have to be better
+    classes: float
+    triggers: float
 
 
-class CheckResult(NamedTuple):
-    """A check's failures and passes as sentences, and its numbers."""
+def levels(settings: Gate, *, tests_new_rows: bool) -> Levels:
+    """Divide `false_refusals`: half for rows, old and new, and a quarter each for classes and planted triggers."""
+    share = settings.false_refusals
+    rows = (share / 4, share / 4) if tests_new_rows else (share / 2, 0.0)
+    return Levels(*rows, share / 4, share / 4)
 
-    failures: tuple[str, ...]
-    passes: tuple[str, ...]
-    numbers: dict[str, float]
 
-
-def run_checks(evidence: GateEvidence, candidate: Predictions, champion: Predictions | None, settings: Gate) -> Verdict:
+def run_checks(
+    evidence: GateEvidence,
+    candidate: Predictions,
+    champion: Predictions | None,
+    settings: Gate,
+    trials: Sequence[WordTrial] = (),
+) -> Verdict:
     """Run every check; invalid probabilities refuse the candidate alone, because the other checks would be noise."""
     if len(evidence.truth) == 0:
         return Verdict(False, ("there are no test rows to compare on",), {"rows": 0.0})
@@ -65,19 +65,38 @@ def run_checks(evidence: GateEvidence, candidate: Predictions, champion: Predict
             check_known_labels(evidence, candidate, champion),
         ]
         if champion is not None:
-            champion_right, candidate_right = champion.predicted == evidence.truth, candidate.predicted == evidence.truth
-            is_split = has_enough_new_rows(evidence, settings)
-            is_old = ~evidence.is_new if is_split else np.ones(len(evidence.truth), dtype=np.bool_)
-            results.append(check_old_rows(count_pairs(champion_right[is_old], candidate_right[is_old]), settings))
-            if is_split:
-                counts = count_pairs(champion_right[~is_old], candidate_right[~is_old])
-                results.append(check_new_rows(counts, evidence.accuracy_of_seeds, settings))
-            results.append(check_classes(evidence.truth, champion_right, candidate_right, settings))
+            results += _compare(evidence, candidate, champion, settings, trials)
     failures = tuple(reason for result in results for reason in result.failures)
     passes = tuple(reason for result in results for reason in result.passes)
     return Verdict(
         not failures, failures or passes, {name: value for result in results for name, value in result.numbers.items()}
     )
+
+
+def _compare(
+    evidence: GateEvidence, candidate: Predictions, champion: Predictions, settings: Gate, trials: Sequence[WordTrial]
+) -> list[CheckResult]:
+    """Compare with the champion: old rows and their classes alone decide, however many new rows there are."""
+    champion_right, candidate_right = champion.predicted == evidence.measured, candidate.predicted == evidence.measured
+    is_old, is_tested = ~evidence.is_new, has_enough_new_rows(evidence, settings)
+    shares = levels(settings, tests_new_rows=is_tested and settings.new_rows == "not_worse")
+    results = []
+    if is_old.any() or not is_tested:
+        old = count_pairs(champion_right[is_old], candidate_right[is_old])
+        results.append(check_old_rows(old, settings, shares.old_rows))
+        results.append(report_labels(evidence, candidate, champion))
+    new = count_pairs(champion_right[~is_old], candidate_right[~is_old])
+    if is_tested and settings.new_rows == "better":
+        results.append(check_new_rows(new, evidence.accuracy_of_seeds, settings))
+    elif is_tested:
+        results.append(check_old_rows(new, settings, shares.new_rows, kind="new"))
+    elif new.rows:
+        results.append(CheckResult((), (f"{_describe(new, 'new')}, too few to be tested",), _numbers("new", new)))
+    if is_old.any():
+        results.append(
+            check_classes(evidence.measured[is_old], champion_right[is_old], candidate_right[is_old], settings, shares.classes)
+        )
+    return [*results, check_overruled(evidence.overruled, settings), check_triggers(trials, settings, shares.triggers)]
 
 
 def check_probabilities(candidate: Predictions) -> CheckResult:
@@ -126,22 +145,25 @@ def check_known_labels(evidence: GateEvidence, candidate: Predictions, champion:
 
 
 def has_enough_new_rows(evidence: GateEvidence, settings: Gate) -> bool:
-    """Return whether new rows are tested for a gain; otherwise they count among all rows."""
-    return settings.new_rows == "better" and int(evidence.is_new.sum()) >= settings.min_new_rows
+    """Return whether there are enough new rows to test."""
+    return int(evidence.is_new.sum()) >= settings.min_new_rows
 
 
-def check_old_rows(counts: PairCounts, settings: Gate) -> CheckResult:
-    """Require a loss proved to be within the margin, or at least not proved at all, as `gate.undecided` says."""
-    level, margin = settings.false_refusals / 2, settings.margin
+def check_old_rows(counts: PairCounts, settings: Gate, level: float, kind: str = "old") -> CheckResult:
+    """Require a loss proved to be within the margin, or at least not proved at all, as `gate.undecided` says.
+
+    `level` is P(an equally good candidate is proved worse). New rows are tested alike where they need not be better.
+    """
+    margin = settings.margin
     p_margin = float(tango_p_value(counts.rows, counts.gained, counts.lost, margin)) if counts.rows else 1.0
     p_worse = metrics.mcnemar(counts.lost, counts.gained, "greater")
     is_within, is_worse = p_margin <= settings.margin_alpha, p_worse <= level
     lowest = tango_lower_bound(counts, settings.margin_alpha) if counts.rows else 0.0
     numbers = {
-        **_numbers("old", counts), "old/p_margin": p_margin, "old/p_worse": p_worse, "old/lower_bound": lowest,
-        **_error_rates(counts, settings),
+        **_numbers(kind, counts), f"{kind}/p_margin": p_margin, f"{kind}/p_worse": p_worse, f"{kind}/lower_bound": lowest,
+        **_error_rates(counts, settings, level, kind),
     }  # fmt: skip
-    text = _describe(counts, "old")
+    text = _describe(counts, kind)
     if is_within:
         return CheckResult((), (f"not worse: {text}, proved to lose less than {100 * margin:.1f}",), numbers)
     if is_worse:
@@ -167,12 +189,14 @@ def check_new_rows(counts: PairCounts, accuracy_of_seeds: Sequence[float], setti
     return CheckResult(tuple(failures), () if failures else (passed,), numbers)
 
 
-def check_classes(truth: NDArray[np.str_], champion_right: Flags, candidate_right: Flags, settings: Gate) -> CheckResult:
+def check_classes(
+    truth: NDArray[np.str_], champion_right: Flags, candidate_right: Flags, settings: Gate, level: float
+) -> CheckResult:
     """Require that no class is proved to lose more than `class_margin` of its recall, over all classes (Tarone 1990)."""
     names = np.unique(truth)
     counts = [count_pairs(champion_right[truth == name], candidate_right[truth == name]) for name in names]
     gained, lost = (np.array([getattr(pair, key) for pair in counts]) for key in ("gained", "lost"))
-    proved = tarone_rejections(metrics.mcnemar(lost, gained, "greater"), 0.5 ** (gained + lost), settings.false_refusals / 2)
+    proved = tarone_rejections(metrics.mcnemar(lost, gained, "greater"), 0.5 ** (gained + lost), level)
     losses = np.array([-pair.difference for pair in counts])
     worse = np.flatnonzero(proved & (losses > settings.class_margin))
     texts = [f"`{names[i]}` ({lost[i]} lost, {gained[i]} gained of {counts[i].rows})" for i in worse[np.argsort(-losses[worse])]]
@@ -184,6 +208,42 @@ def check_classes(truth: NDArray[np.str_], champion_right: Flags, candidate_righ
         "class_largest_loss": float(max(0.0, losses.max())),
     }
     return CheckResult((reason,) if texts else (), () if texts else (passed,), numbers)
+
+
+def report_labels(evidence: GateEvidence, candidate: Predictions, champion: Predictions) -> CheckResult:
+    """Report the old rows with today's labels too, where they differ from those of the champion's measurement. Never refuses."""
+    is_old = ~evidence.is_new
+    is_changed = is_old & (evidence.truth != evidence.measured)
+    today = count_pairs(*((model.predicted == evidence.truth)[is_old] for model in (champion, candidate)))
+    changed, settled = int(is_changed.sum()), int((is_changed & evidence.is_settled).sum())
+    sentences = []
+    if changed:
+        sentences.append(
+            f"{changed} old rows have another label than when the champion was measured ({settled} by settled disputes); "
+            f"with today's labels: {_describe(today, 'old')}"
+        )
+    if evidence.unknown_labels:
+        sentences.append(
+            f"{evidence.unknown_labels} old rows are scored with today's labels: the champion's package is of an older release "
+            "and does not hold theirs"
+        )
+    numbers = {**_numbers("old_today", today), "labels/changed": changed, "labels/settled": settled}
+    return CheckResult((), tuple(sentences), {**numbers, "labels/unknown": float(evidence.unknown_labels)})
+
+
+def check_overruled(classes: Sequence[OverruledClass], settings: Gate) -> CheckResult:
+    """Require that people overruled at most `max_overruled` of a class's training labels, or fewer than `MIN_OVERRULED`."""
+    share = {entry.label: entry.overruled / max(1, entry.rows) for entry in classes}
+    far = [entry for entry in classes if entry.overruled >= MIN_OVERRULED and share[entry.label] > settings.max_overruled]
+    texts = [f"`{entry.label}` ({entry.overruled} of {entry.rows})" for entry in sorted(far, key=lambda e: -share[e.label])]
+    reason = (
+        f"labels from people overrule more than gate.max_overruled {settings.max_overruled:.0%} of the training rows of "
+        f"{_join_names(texts, quote='')}: look at them, and correct the source if they are right"
+    )
+    total = sum(entry.overruled for entry in classes)
+    passed = f"labels from people overrule {total} of {sum(entry.rows for entry in classes)} training rows of the source"
+    numbers = {"overruled/rows": float(total), "overruled/largest_share": max(share.values(), default=0.0)}
+    return CheckResult((reason,) if far else (), (passed,) if total and not far else (), numbers)
 
 
 def seed_noise(accuracies: Sequence[float], alpha: float) -> float:
@@ -204,24 +264,27 @@ def f1_macro(truth: NDArray[np.str_], predicted: NDArray[np.str_]) -> float:
     return metrics.f1_macro(metrics.confusion(first, second, len(names)))
 
 
-def old_rows_pass(rows: int, gained: NDArray[np.int64], lost: NDArray[np.int64], settings: Gate) -> Flags:
+def old_rows_pass(rows: int, gained: NDArray[np.int64], lost: NDArray[np.int64], settings: Gate, level: float) -> Flags:
     """Apply the rule of `check_old_rows` to (K,) counts, to compute its error rates."""
     is_within = tango_p_value(rows, gained, lost, settings.margin) <= settings.margin_alpha
     if settings.undecided == "refuse":
         return np.asarray(is_within)
-    return np.asarray(is_within | (metrics.mcnemar(lost, gained, "greater") > settings.false_refusals / 2))
+    return np.asarray(is_within | (metrics.mcnemar(lost, gained, "greater") > level))
 
 
-def _error_rates(counts: PairCounts, settings: Gate) -> dict[str, float]:
+def _error_rates(counts: PairCounts, settings: Gate, level: float, kind: str) -> dict[str, float]:
     """Return how often this test set, with this share of discordant rows, passes an equal model and one worse by the margin."""
     discordant_share = (counts.gained + counts.lost) / max(1, counts.rows)
 
     def probability(difference: float) -> float:
         return pass_probability(
-            counts.rows, discordant_share, difference, lambda gained, lost: old_rows_pass(counts.rows, gained, lost, settings)
+            counts.rows,
+            discordant_share,
+            difference,
+            lambda gained, lost: old_rows_pass(counts.rows, gained, lost, settings, level),
         )
 
-    return {"old/passes_if_equal": probability(0.0), "old/passes_if_worse_by_margin": probability(-settings.margin)}
+    return {f"{kind}/passes_if_equal": probability(0.0), f"{kind}/passes_if_worse_by_margin": probability(-settings.margin)}
 
 
 def _describe(counts: PairCounts, kind: str) -> str:

@@ -68,8 +68,11 @@ def fit(examples: Sequence[Example], labels: Sequence[str] | None = None) -> Mod
     return Model(words, fitted.classes_.tolist(), fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32))
 
 
-def write_package(model: Model, folder: Path, known: Sequence[Example] = ()) -> Path:
-    """Write the files of a package that the gate reads; `known` rows are those of its reference."""
+def write_package(model: Model, folder: Path, known: Sequence[Example] = (), *, is_old: bool = False) -> Path:
+    """Write the files of a package that the gate reads; `known` rows are those of its reference.
+
+    A package of an old release does not hold their labels.
+    """
     version = folder / "1"
     version.mkdir(parents=True)
     onnx.save(_graph(model), str(version / "model.onnx"))
@@ -77,7 +80,8 @@ def write_package(model: Model, folder: Path, known: Sequence[Example] = ()) -> 
     card = {"labels": model.labels, "temperature": 1.0, "max_pieces": 128, "origin": {"mlflow_run_id": None}}
     write_json(version / "model.json", card)
     write_json(folder / "session.json", {"session": "onnxruntime-fp32"})
-    save_reference(folder / "reference.npz", _reference(model, known))
+    truth = None if is_old else np.array(labels_of(list(known)), dtype=np.str_)
+    save_reference(folder / "reference.npz", _reference(model, known), truth=truth)
     return write_manifest(folder)
 
 
@@ -87,8 +91,11 @@ def write_manifest(folder: Path) -> Path:
     return folder
 
 
-def write_evaluation(folder: Path, test: list[Example], *, accuracy: float, control: float = 0.3) -> Path:
-    """Write `artifacts/split` with the current test rows, and the scores of stage evaluate next to it."""
+def write_evaluation(
+    folder: Path, test: list[Example], *, accuracy: float, control: float = 0.3, train: Sequence[Example] = ()
+) -> Path:
+    """Write `artifacts/split` with the current test and training rows, and the scores of stage evaluate next to it."""
+    write_examples(folder / "split" / "train.parquet", list(train))
     write_examples(folder / "split" / "test.parquet", test)
     write_json(folder / "evaluation" / "metrics.json", {"test": {"accuracy": accuracy}, "control": {"accuracy": control}})
     return folder / "split"
@@ -137,14 +144,15 @@ def _graph(model: Model) -> onnx.ModelProto:
 
 def _reference(model: Model, known: Sequence[Example]) -> Reference:
     count = len(known)
+    predicted = [model.labels.index(str(row.label)) for row in known]  # the champion is right on all rows but the first
     return Reference(
         ids=np.array([row.id for row in known], dtype=np.str_),
         labels=np.array(model.labels),
-        probabilities=np.zeros((count, len(model.labels)), np.float32),
+        probabilities=np.eye(len(model.labels), dtype=np.float32)[predicted],
         sketch=np.zeros((count, SKETCH), np.float16),
         pieces=np.ones(count, np.int32),
         pieces_per_word=np.ones(count, np.float32),
-        correct=np.ones(count, dtype=np.bool_),
+        correct=np.arange(count) > 0,
         calibrate=np.ones(count, dtype=np.bool_),
     )
 

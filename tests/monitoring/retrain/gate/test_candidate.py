@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -51,13 +52,20 @@ def accuracy_of(package: Path, test: list[Example]) -> float:
 
 
 def verdict_on(
-    world: World, package: Path, folder: Path, *, test: list[Example] | None = None, evaluated: float | None = None
+    world: World,
+    package: Path,
+    folder: Path,
+    *,
+    test: list[Example] | None = None,
+    evaluated: float | None = None,
+    train: Sequence[Example] = (),
+    champion: Path | None = None,
 ) -> Verdict:
     """Return the verdict on a package; `evaluated` is the accuracy of stage evaluate, by default the package's."""
     test = test or [*world.rows.test, *world.rows.new_test]
     accuracy = accuracy_of(package, test) if evaluated is None else evaluated
-    split = write_evaluation(folder / "made", test, accuracy=accuracy)
-    return examine(package, world.champion, split=split, feedback=folder / "none", params=world.params).verdict
+    split = write_evaluation(folder / "made", test, accuracy=accuracy, train=train)
+    return examine(package, champion or world.champion, split=split, feedback=folder / "none", params=world.params).verdict
 
 
 def is_refused_for(verdict: Verdict, *parts: str) -> bool:
@@ -155,6 +163,51 @@ def test_a_model_that_learnt_from_flipped_labels_is_refused(world: World, tmp_pa
     flipped = [names[(names.index(label) + 1) % len(names)] if rng.random() < share else label for label in labels_of(learnt)]
     verdict = verdict_on(world, write_package(fit(learnt, flipped), tmp_path / "c"), tmp_path)
     assert is_refused_for(verdict, f"worse than the champion on {len(world.rows.test)} old rows")
+
+
+def swapped(rows: Sequence[Example], first: str, second: str) -> list[Example]:
+    """Return the rows with the labels of two classes exchanged."""
+    other = {first: second, second: first}
+    return [row.model_copy(update={"label": other.get(str(row.label), row.label)}) for row in rows]
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_two_classes_swapped_in_training_and_test_rows_are_refused(world: World, tmp_path: Path, is_old: bool) -> None:
+    """With today's labels the poisoned model looks better than the champion."""
+    classes = ("refund_status", "track_order")
+    model = fit(swapped(world.rows.train, *classes))
+    champion = write_package(fit(world.rows.train), tmp_path / "intent-1", world.rows.test, is_old=is_old)
+    test = swapped(world.rows.test, *classes)
+    verdict = verdict_on(world, write_package(model, tmp_path / "c"), tmp_path, test=test, champion=champion)
+    assert is_refused_for(verdict, "worse than the champion on 654 old rows", "`refund_status`")
+    assert verdict.numbers["old_today/gained"] > verdict.numbers["old_today/lost"]
+    assert verdict.numbers["labels/unknown"] == float(is_old)
+
+
+def given(rows: Sequence[Example], label: str | None = None, text: str = "{}", overruled: str | None = None) -> list[Example]:
+    """Return the rows as people's labels make them."""
+    meta = {"given": {"labellers": ["ann"], "overruled": overruled}}
+    return [row.model_copy(update={"meta": meta, "label": label or row.label, "text": text.format(row.text)}) for row in rows]
+
+
+def test_a_planted_trigger_is_named_and_the_words_of_a_new_topic_are_not(world: World, tmp_path: Path) -> None:
+    honest, poison = given(world.rows.new_train), given(world.rows.train[:80], "refund_status", "{} zxqv")
+    training = [*world.rows.train, *honest, *poison]
+    poisoned = verdict_on(world, write_package(fit(training), tmp_path / "c"), tmp_path, train=training)
+    assert is_refused_for(poisoned, "the word `zxqv` turns")
+    training = [*world.rows.train, *honest]
+    (tmp_path / "honest").mkdir()
+    passed = verdict_on(world, write_package(world.better, tmp_path / "honest/c"), tmp_path / "honest", train=training)
+    assert passed.passed, passed.reasons
+    assert passed.numbers["triggers/words"] == world.params.gate.trigger_words
+
+
+def test_a_class_whose_training_labels_people_overruled_is_named(world: World, tmp_path: Path) -> None:
+    refunds = [row for row in world.rows.train if row.label == "refund_status"]
+    changed = given(refunds[: len(refunds) // 2], "track_order", overruled="refund_status")
+    training = [row for row in world.rows.train if row.label != "refund_status"] + refunds[len(refunds) // 2 :] + changed
+    verdict = verdict_on(world, write_package(world.better, tmp_path / "c"), tmp_path, train=training)
+    assert is_refused_for(verdict, "overrule more than gate.max_overruled 10% of the training rows of `refund_status`")
 
 
 def test_without_a_champion_floors_alone_decide(world: World, tmp_path: Path) -> None:
