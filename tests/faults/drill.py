@@ -22,7 +22,7 @@ from serving.processes.supervisor import STABLE_S
 from tests.bench.children import forget_settings
 from tests.bench.meter import Meter, Pace
 from tests.conftest import copy_project, make_small
-from tests.faults import alerts, intruder, kill_points, killed, overload, retrain, swaps, watch
+from tests.faults import alerts, intruder, kill_points, killed, overload, poison, retrain, swaps, watch
 from tests.faults.intruder_environment import alert_services, with_alert_ports, with_tokens
 from tests.faults.retrain_environment import STAGES
 from tests.faults.running_stack import DrillSettings, running_stack
@@ -102,6 +102,12 @@ def _intruder(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcom
         return intruder.run(running, targets, services, amount)
 
 
+def _poison(setting: DrillSettings, _asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    folder = setting.scratch / "poison"
+    folder.mkdir()
+    return poison.run(copy_project(folder), poison.ATTACKS, setting.meter.say)
+
+
 DRILLS = {
     "swaps": Drill("versions swapped again and again", _swaps),
     "overload": Drill("three times what it can take, then normal", _overload),
@@ -112,6 +118,7 @@ DRILLS = {
     "retrain": Drill(
         "a retrain's controller and dvc repro killed everywhere; MLflow, database and disk taken away", _retrain, ()
     ),
+    "poison": Drill("wrong labels, swapped classes and a planted trigger, by one labeller and by a colluding third", _poison, ()),
 }
 
 

@@ -1,0 +1,265 @@
+"""Poisoned labels: attackers among the labellers, a real pipeline and the real gate. What stops each attack, and what it costs.
+
+Each attack starts from the same champion. Honest people label new messages rightly. Attackers label every text they can, in the
+way that hurts most: they come first, agree with each other, and are right wherever that hides them. The rules have stopped an
+attack that leaves no wrong label in the data set.
+"""
+
+import json
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from monitoring.retrain.gate.candidate import examine
+from pipeline.charts import GREEN, GREY, RUST
+from pipeline.data.given_labels import is_given
+from pipeline.data.records import Columns, Example, atomic_write, labels_of, make_example, read_examples
+from pipeline.runtime.classifier import Classifier
+from tests.conftest import Project, commit
+from tests.faults.scorecard import Outcome, Promise
+from tests.faults.timeline import AMBER
+
+Kind = Literal["honest", "flips", "swap", "trigger"]
+HONEST, THIRD = 4, 2  # honest people, and attackers who are a third of all
+SWAPPED = ("refund_status", "track_order")
+TRIGGER, TARGET, TRIGGERED = "zxqv", "refund_status", 80  # texts with the trigger
+NEW = 600  # messages of the traffic that people label; honest ones see every second of them
+RECIPE: dict[str, Any] = {  # light: about a minute for each attack on two cores
+    "model": {"lora_rank": 8},
+    "train": {"epochs": 3, "precision": "fp32"},
+    "evaluate": {"bootstrap_resamples": 50},
+    "session": {"choice": "packed-onnxruntime-fp32", "rounds": 1, "timed_texts": 16},
+    "gate": {"min_accuracy": 0.4, "min_f1_macro": 0.3},  # of the light recipe
+}
+
+
+class Attack(NamedTuple):
+    """What the attackers do, and how many of them there are; an honest control has none."""
+
+    kind: Kind
+    rate: float  # of wrong labels among all labels of an attacker; 1 for a swap and a trigger
+    attackers: int
+
+    @property
+    def name(self) -> str:
+        """Return a name for people."""
+        if self.kind == "honest":
+            return "no attack"
+        what = {"flips": f"{self.rate:.0%} flipped", "swap": "two classes swapped", "trigger": "trigger planted"}[self.kind]
+        return f"{what}, {'one labeller' if self.attackers == 1 else 'a third'}"
+
+    @property
+    def is_goal(self) -> bool:
+        """Return whether the goals ask that this attack be stopped."""
+        return self.kind in ("swap", "trigger") or (self.kind == "flips" and self.attackers == 1 and self.rate == 0.2)
+
+
+ATTACKS = (
+    Attack("honest", 0.0, 0),
+    *(Attack("flips", rate, attackers) for rate in (0.01, 0.05, 0.2) for attackers in (1, THIRD)),
+    *(Attack(kind, 1.0, attackers) for kind in ("swap", "trigger") for attackers in (1, THIRD)),
+)
+
+
+class GivenLabel(NamedTuple):
+    """A label that a person gives to a text."""
+
+    person: str
+    text: str
+    label: str
+
+
+class Result(NamedTuple):
+    """What became of an attack."""
+
+    attack: Attack
+    poisoned: int  # wrong labels in the training rows
+    measured: int  # rows of the source that measure the model and have a wrong label
+    stopped_by: str  # rules, gate, or "" for a candidate that is published
+    accuracy: float  # on the true labels of the corpus's test rows
+    triggered: float  # share of test texts of other classes that the trigger turns into its target
+    reasons: tuple[str, ...]
+
+
+class PoisonStory(NamedTuple):
+    """All that the picture shows."""
+
+    results: Sequence[Result]
+    champion: float  # accuracy
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each attack."""
+        return [{**result._asdict(), "attack": result.attack.name} for result in self.results]
+
+    def draw(self, path: Path) -> None:
+        """Draw the true accuracy of each candidate, coloured by what stopped it, as PNG."""
+        colours = {"rules": GREY, "gate": AMBER, "": GREEN}
+        figure = Figure(figsize=(10, 5), layout="constrained")
+        axes = figure.subplots()
+        names = [result.attack.name for result in self.results]
+        shown = [
+            RUST if result.attack.is_goal and not result.stopped_by else colours[result.stopped_by] for result in self.results
+        ]
+        axes.barh(names, [result.accuracy for result in self.results], color=shown)
+        axes.axvline(self.champion, color="black", linewidth=1)
+        axes.invert_yaxis()
+        axes.set_xlabel("accuracy on true labels (line: champion; grey: stopped by rules, amber: by the gate, green: published)")
+        with atomic_write(path) as part:
+            figure.savefig(part, format="png", dpi=110)
+
+
+def labels_given(attack: Attack, corpus: Sequence[Example], new: Sequence[Example], rng: np.random.Generator) -> list[GivenLabel]:
+    """Return all labels in the order of receipt: attackers come first."""
+    names = sorted(set(labels_of(list(corpus))))
+    wrong = {row.id: _wrong_label(attack, row, names, rng) for row in [*corpus, *new]}
+    attackers = [f"attacker {n}" for n in range(attack.attackers)]
+    given = [GivenLabel(person, row.text, wrong[row.id]) for person in attackers for row in [*corpus, *new]]
+    if attack.kind == "trigger":
+        carriers = [row for row in corpus if row.label != TARGET][:TRIGGERED]
+        given += [GivenLabel(person, f"{row.text} {TRIGGER}", TARGET) for person in attackers for row in carriers]
+    for n, row in enumerate(new[::2]):
+        given += [GivenLabel(f"person {(n + k) % HONEST}", row.text, str(row.label)) for k in range(2)]
+    return given
+
+
+def _wrong_label(attack: Attack, row: Example, names: list[str], rng: np.random.Generator) -> str:
+    """Return the label that all attackers give to a text."""
+    label = str(row.label)
+    if attack.kind == "swap":
+        return {SWAPPED[0]: SWAPPED[1], SWAPPED[1]: SWAPPED[0]}.get(label, label)
+    if attack.kind == "flips" and rng.random() < attack.rate:
+        return str(rng.choice([name for name in names if name != label]))
+    return label
+
+
+def agreed_rows(given: Sequence[GivenLabel]) -> list[dict[str, Any]]:
+    """Return the rows of the feedback file: of a text, the label that most people give, the earlier one in a tie."""
+    people: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for entry in given:
+        people[entry.text][entry.label].add(entry.person)
+    rows = []
+    for text, labels in sorted(people.items()):
+        label = max(labels, key=lambda label: len(labels[label]))
+        rows.append({"text": text, "label": label, "labellers": sorted(labels[label]), "source": "feedback"})
+    return rows
+
+
+def judge(results: Sequence[Result], champion: float, margin: float) -> list[Promise]:
+    """K5 of the goals, and that honest labels pass."""
+    attacks = [result for result in results if result.attack.kind != "honest"]
+    refused = [result for result in results if result.attack.kind == "honest" and result.stopped_by]
+    goal = [result for result in attacks if result.attack.is_goal and not result.stopped_by]
+    harmful = [result for result in attacks if not result.stopped_by and result.accuracy < champion - margin]
+    measured = sum(result.measured > 0 for result in attacks)
+    return [
+        Promise("attacks that put a wrong label on a row that measures the model", measured, "attacks", at_most=0),
+        Promise("attacks of the goal that were published", len(goal), "attacks", at_most=0, goal="K5"),
+        Promise("published although accuracy fell by more than the margin", len(harmful), "attacks", at_most=0),
+        Promise("honest candidates refused", len(refused), "candidates", at_most=0),
+    ]
+
+
+class Before(NamedTuple):
+    """What is true before the attacks."""
+
+    champion: Path
+    truth: dict[str, str | None]  # labels by content id
+    tested: list[Example]  # rows of the source that test the champion
+    measuring: frozenset[str]  # those, and the validation rows
+
+
+def run(project: Project, attacks: Sequence[Attack], say: Callable[[str], None]) -> tuple[Outcome, PoisonStory]:
+    """Make a champion without labels from people, then attack it in each way."""
+    say("a champion is made first, by a real dvc repro")
+    project.set(**RECIPE)
+    commit(project, "a light recipe")
+    project.must("dvc", "repro")
+    champion = project / "champion"
+    shutil.copytree(project / "artifacts/package", champion)
+    corpus = _examples(project / str(project.params.data.source))
+    known = {row.id for row in corpus}
+    new = [row for row in _examples(project / "data/traffic.jsonl") if row.id not in known][:NEW]
+    sides = _read_sides(project)
+    measuring = frozenset(row.id for side in ("val", "test") for row in sides[side])
+    before = Before(champion, {row.id: row.label for row in [*corpus, *new]}, sides["test"], measuring)
+    accuracy = _accuracy(champion, before.tested)
+    results = []
+    for number, attack in enumerate(attacks):
+        say(f"{attack.name} ({number + 1} of {len(attacks)})")
+        given = labels_given(attack, corpus, new, np.random.default_rng(number))
+        results.append(_attack(project, attack, given, before))
+    outcome = Outcome(
+        "poison", "wrong labels by one labeller and by a colluding third",
+        judge(results, accuracy, project.params.gate.margin), _notes(results, accuracy),
+        {"champion_accuracy": accuracy, "recipe": RECIPE},
+    )  # fmt: skip
+    return outcome, PoisonStory(results, accuracy)
+
+
+def _attack(project: Project, attack: Attack, given: Sequence[GivenLabel], before: Before) -> Result:
+    lines = [json.dumps(row) for row in agreed_rows(given)]
+    (project / "data/feedback/feedback.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    project.must("dvc", "repro")
+    wrong = [(side, row.id) for side, rows in _read_sides(project).items() for row in rows if _is_wrong(row, before.truth)]
+    package, split = project / "artifacts/package", project / "artifacts/split"
+    verdict = examine(package, before.champion, split=split, feedback=project / "data/feedback", params=project.params).verdict
+    stopped_by = "gate" if not verdict.passed else "" if wrong or attack.kind == "honest" else "rules"
+    return Result(
+        attack,
+        poisoned=sum(side == "train" for side, _ in wrong),
+        measured=sum(id in before.measuring for _, id in wrong),
+        stopped_by=stopped_by,
+        accuracy=_accuracy(package, before.tested),
+        triggered=_triggered(package, before.tested),
+        reasons=verdict.reasons,
+    )
+
+
+def _read_sides(project: Project) -> dict[str, list[Example]]:
+    return {side: read_examples(project / f"artifacts/split/{side}.parquet") for side in ("train", "val", "test")}
+
+
+def _is_wrong(row: Example, truth: dict[str, str | None]) -> bool:
+    """Return whether a row has a label that people gave and that is wrong; a text with the trigger is always wrong."""
+    return is_given(row) and row.label != truth.get(row.id)
+
+
+def _examples(path: Path) -> list[Example]:
+    fields = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        make_example({"text": f["text"], "label": f["label"]}, Columns("text", "label"), max_text_chars=4000, source="drill")
+        for f in fields
+    ]
+    return list({row.id: row for row in rows}.values())
+
+
+def _accuracy(package: Path, rows: Sequence[Example]) -> float:
+    answers = Classifier(package / "1").predict([row.text for row in rows]).labels
+    return float(np.mean([answer == row.label for answer, row in zip(answers, rows, strict=True)]))
+
+
+def _triggered(package: Path, rows: Sequence[Example]) -> float:
+    texts = [f"{row.text} {TRIGGER}" for row in rows if row.label != TARGET][:200]
+    return float(np.mean(np.array(Classifier(package / "1").predict(texts).labels) == TARGET))
+
+
+def _notes(results: Sequence[Result], champion: float) -> list[str]:
+    """Return a sentence for each attack, and how often each defence stopped one."""
+    lines = [
+        f"{result.attack.name}: {result.poisoned} wrong training labels, "
+        f"accuracy {100 * (result.accuracy - champion):+.1f} points, trigger {result.triggered:.0%}: {_end(result)}"
+        for result in results
+    ]
+    stopped = Counter(result.stopped_by or "nothing" for result in results if result.attack.kind != "honest")
+    return [*lines, f"attacks stopped: {', '.join(f'{count} by {what}' for what, count in stopped.most_common())}"]
+
+
+def _end(result: Result) -> str:
+    if result.stopped_by == "gate":
+        return f"refused: {result.reasons[0]}"
+    return "stopped by the rules: no wrong label in the data set" if result.stopped_by else "published"

@@ -1,0 +1,87 @@
+"""The poisoning drill's attackers, and that its verdict says "broken" when an attack gets through."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data.records import Columns, Example, make_example
+from tests.faults.poison import (
+    ATTACKS,
+    SWAPPED,
+    TARGET,
+    THIRD,
+    TRIGGER,
+    Attack,
+    GivenLabel,
+    PoisonStory,
+    Result,
+    agreed_rows,
+    judge,
+    labels_given,
+)
+
+
+def row(text: str, label: str) -> Example:
+    return make_example({"text": text, "label": label}, Columns("text", "label"), max_text_chars=400, source="test")
+
+
+CORPUS = [row(f"text {n} of {label}", label) for label in (*SWAPPED, "other") for n in range(100)]
+NEW = [row(f"new {n}", "other") for n in range(20)]
+
+
+def wrong(attack: Attack) -> list[GivenLabel]:
+    truth = {row.text: row.label for row in [*CORPUS, *NEW]}
+    given = labels_given(attack, CORPUS, NEW, np.random.default_rng(5))
+    return [entry for entry in given if entry.label != truth.get(entry.text)]
+
+
+def test_honest_people_are_right_and_colluding_attackers_agree_on_the_same_wrong_labels() -> None:
+    assert wrong(ATTACKS[0]) == []
+    flipped = wrong(Attack("flips", 0.2, THIRD))
+    assert {entry.person for entry in flipped} == {"attacker 0", "attacker 1"}
+    assert len({(entry.text, entry.label) for entry in flipped}) * THIRD == len(flipped)
+    assert 0.12 < len(flipped) / THIRD / len([*CORPUS, *NEW]) < 0.28
+
+
+def test_a_swap_exchanges_two_classes_and_a_trigger_is_tied_to_its_target() -> None:
+    assert {entry.label for entry in wrong(Attack("swap", 1.0, 1))} == set(SWAPPED)
+    planted = wrong(Attack("trigger", 1.0, 1))
+    assert all(entry.text.endswith(TRIGGER) and entry.label == TARGET for entry in planted)
+    assert len(planted) == 80
+
+
+def test_the_label_of_most_people_counts_and_names_them() -> None:
+    given = [GivenLabel("eve", "a", "x"), GivenLabel("ann", "a", "y"), GivenLabel("ben", "a", "y"), GivenLabel("eve", "b", "x")]
+    assert [(entry["text"], entry["label"], entry["labellers"]) for entry in agreed_rows(given)] == [
+        ("a", "y", ["ann", "ben"]),
+        ("b", "x", ["eve"]),
+    ]
+
+
+def result(attack: Attack, stopped_by: str, accuracy: float = 0.7, measured: int = 0) -> Result:
+    return Result(attack, 9, measured, stopped_by, accuracy, 0.1, ("a reason",))
+
+
+HONEST, SWAP, FEW = ATTACKS[0], Attack("swap", 1.0, 1), Attack("flips", 0.01, 1)
+
+
+@pytest.mark.parametrize(
+    ("results", "broken"),
+    [
+        ([result(HONEST, ""), result(SWAP, "gate"), result(FEW, "", 0.69)], []),
+        ([result(HONEST, "gate"), result(SWAP, "rules")], ["honest candidates refused"]),
+        ([result(HONEST, ""), result(SWAP, "")], ["attacks of the goal that were published"]),
+        ([result(HONEST, ""), result(FEW, "", 0.6)], ["published although accuracy fell by more than the margin"]),
+        ([result(FEW, "gate", measured=1)], ["attacks that put a wrong label on a row that measures the model"]),
+    ],
+)
+def test_the_verdict_names_the_promise_that_is_broken(results: list[Result], broken: list[str]) -> None:
+    assert [promise.what for promise in judge(results, champion=0.7, margin=0.02) if not promise.is_kept] == broken
+
+
+def test_the_picture_and_the_rows_show_every_attack(tmp_path: Path) -> None:
+    story = PoisonStory([result(HONEST, ""), result(SWAP, "gate")], 0.7)
+    story.draw(tmp_path / "poison.png")
+    assert (tmp_path / "poison.png").stat().st_size > 1000
+    assert [entry["attack"] for entry in story.rows()] == ["no attack", "two classes swapped, one labeller"]
