@@ -67,7 +67,7 @@ bench-drift: .venv/dev .peers/ready  ## measure monitoring goals D1 to D6 agains
 bench-train: .venv/dev  ## measure training goals T1a to T6 against Hugging Face's Trainer; 20 minutes
 	@$(BIN)/python -m tests.bench.train
 
-drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains, poisoned labels; more than two hours
+drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains, intruders, poisoned labels; more than two hours
 	@$(BIN)/python -m tests.monitoring.retrain.simulation --seeds 10000
 	@$(BIN)/python -m tests.faults.drill
 
