@@ -83,7 +83,7 @@ def test_no_file_of_the_repository_holds_a_secret() -> None:
             assert not SECRET.search(path.read_text(encoding="utf-8", errors="replace")), path
 
 
-@pytest.mark.parametrize("text", ["-----BEGIN EC PRIVATE KEY-----", "AKIA" + "A" * 16, "hf_" + "a" * 34, "ghp_" + "a" * 36])
+@pytest.mark.parametrize("text", ["-----BEGIN EC " + "PRIVATE KEY-----", "AKIA" + "A" * 16, "hf_" + "a" * 34, "ghp_" + "a" * 36])
 def test_a_secret_would_be_noticed(text: str) -> None:
     assert SECRET.search(f'key = "{text}"')
 

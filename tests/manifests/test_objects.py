@@ -3,12 +3,14 @@
 import copy
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import kubernetes_validate
 import pytest
 from kubernetes_validate.utils import all_versions
 
 from pipeline.params import Params
+from serving.key_file import read_key
 from tests.conftest import ROOT
 from tests.manifests.conftest import RENDERED
 from tests.manifests.rendered import (
@@ -137,6 +139,7 @@ def test_the_code_reads_every_variable_that_we_set(objects: list[Object]) -> Non
     for workload in workloads(objects):
         code = sources + "".join(workload.main["command"])
         used = {variable["name"] for container in containers(workload.pod) for variable in container["env"]}
+        used -= {f"EVERGREEN_{purpose.upper()}_KEY_FILE" for purpose in get_args(get_type_hints(read_key)["purpose"])}
         used -= {"HOME"} | {name for container in containers(workload.pod) for name in expanded(container)}
         assert {name for name in used if name not in code} == set()
 
