@@ -44,6 +44,7 @@ class Amount(NamedTuple):
     labels: int  # that a person gives
     replays: int  # of each of them, and of one webhook
     requests: int  # of the rate flood
+    rounds: int  # of KServe clients
     is_slow: bool  # also what the limits in seconds have to end
     stretch_s: float  # of the normal load, which ends with a whole number of them
 

@@ -95,6 +95,7 @@ def _intruder(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcom
         labels=20,
         replays=20,
         requests=2000,
+        rounds=4,
         is_slow=True,
         stretch_s=5.0,
     )

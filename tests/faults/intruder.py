@@ -170,14 +170,14 @@ def intrude(
         attacks.append(asyncio.run(attack(name, allowed, attempts())))
     running.say("[dim]foreign clients[/]")
     since_s = time.monotonic()
-    answers = foreign_clients(targets, said)
+    answers = foreign_clients(targets, amount.rounds, said)
     attacks.append(Attack("Triton: single outputs, then the gateway", answers, frozenset({"200"}), since_s, time.monotonic()))
 
 
-def foreign_clients(targets: Targets, said: list[tuple[str, int, str]]) -> Counter[str]:
+def foreign_clients(targets: Targets, rounds: int, said: list[tuple[str, int, str]]) -> Counter[str]:
     """Ask Triton for one output of a text, then the gateway for its answer to the same text; collect the answers."""
     answers: Counter[str] = Counter()
-    for number, outputs in enumerate((["label"], ["probabilities"], ["label", "probabilities"], ["pieces"], ["label"]) * 4):
+    for number, outputs in enumerate((["label"], ["probabilities"], ["label", "probabilities"], ["pieces"], ["label"]) * rounds):
         text = f"the lamp of order {number} does not light up"
         tensor = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
         direct = call(targets.triton, "/v2/models/intent-1/infer", inputs=[tensor], outputs=[{"name": name} for name in outputs])

@@ -107,7 +107,16 @@ def test_an_intruder_writes_nothing_and_disturbs_nobody(running: RunningStack, t
     """Last, because the gateway asks for tokens from here on. Without the attacks that only a limit in seconds ends."""
     targets = with_tokens(running.installation)
     amount = intruder.Amount(
-        normal_per_s=4.0, connections=0, heads_mib=4, floods=4, labels=4, replays=3, requests=4, is_slow=False, stretch_s=1.0
+        normal_per_s=4.0,
+        connections=0,
+        heads_mib=4,
+        floods=4,
+        labels=4,
+        replays=3,
+        requests=4,
+        rounds=1,
+        is_slow=False,
+        stretch_s=1.0,
     )
     outcome, timeline = intruder.run(running, targets, [], amount)
     assert broken(outcome) == [], outcome.notes
