@@ -49,7 +49,7 @@ def exported(text: str) -> dict[str, set[str]]:
 def gateway_metrics() -> dict[str, set[str]]:
     """Return the gateway's metrics after calling each method once."""
     metrics = Metrics()
-    parts: Any = SimpleNamespace(waiting=0, cached=0)
+    parts: Any = SimpleNamespace(waiting=0, cache=ResponseCache(0, 1.0))
     add_gauges(metrics, parts, SimpleNamespace(**dict.fromkeys(log_counters(), 0)))  # type: ignore[arg-type]
     metrics.count_prediction(1, "champion", True, 3.0)
     metrics.count_request("/v1/predict", 200, 0.01)
