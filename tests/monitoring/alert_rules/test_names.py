@@ -22,6 +22,7 @@ from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from pipeline.params import Params
 from serving.gateway.app import add_gauges
 from serving.gateway.metrics import SECONDS, Metrics
+from serving.gateway.response_cache import ResponseCache
 from tests.monitoring.alert_rules.promql import selectors
 from tests.monitoring.conftest import with_every_metric
 
