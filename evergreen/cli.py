@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from evergreen import inspection, labelling, tokens
+from evergreen.doctor import doctor
 from evergreen.inspection import out
 from pipeline.errors import EvergreenError
 from pipeline.plain_logs import log_as_plain_text
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keep a fine-tuned language model good while the world it serves changes.",
 )
-for _command in (inspection.status, inspection.why, inspection.backtest, inspection.gate):
+for _command in (inspection.status, inspection.why, inspection.backtest, inspection.gate, doctor):
     app.command()(_command)
 app.add_typer(tokens.app, name="token")
 app.add_typer(labelling.labels, name="labels")

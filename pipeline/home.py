@@ -60,12 +60,12 @@ def project_folder() -> Path | None:
 
 def require_commit() -> None:
     """Raise `ToolError` unless the project is in a git repository of its own with a commit: DVC and lineage need both."""
-    git("rev-parse", "--verify", "HEAD")
     project = project_folder()
-    if project and not git("ls-files", "--", PROJECT_FILE, folder=project):
-        where = git("rev-parse", "--show-toplevel", folder=project)
+    where = git("rev-parse", "--show-toplevel", folder=project)
+    if project and Path(where) != project and not git("ls-files", "--", PROJECT_FILE, folder=project):
         what = f"the project is a folder inside the git repository {where}, which does not track it"
         raise ToolError(str(project), what, _make_repository(project))
+    git("rev-parse", "--verify", "HEAD", folder=project)
 
 
 def is_dirty() -> bool:

@@ -1,14 +1,12 @@
-"""All calls to MLflow: one run for the stages that make a model, and the registry that `publish` writes.
+"""The run in MLflow of the stages that make a model.
 
 Telemetry never stops a stage: failed calls are logged and the stage continues, because `publish` reads only files.
-Registry calls are not telemetry: they raise.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,19 +15,17 @@ from warnings import catch_warnings, simplefilter
 import mlflow
 import pandas as pd
 import structlog
-from filelock import FileLock
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
 from pipeline.errors import ToolError
 from pipeline.home import git, is_dirty
+from pipeline.mlflow_store import ARTIFACTS, EXPERIMENT, connect, restore_run, tracking_uri
 from pipeline.process_identity import is_gone, this_process
 from pipeline.runtime.classifier import MODEL_FILES, model_digest
 
-EXPERIMENT = "evergreen"
 GIVE_UP_AFTER = 3  # failed calls in a row
 MODEL_NAME_IN_RUN = "model"
 OWNER = "evergreen.owner"
@@ -84,48 +80,20 @@ class Run:
         if self._failures >= GIVE_UP_AFTER:
             return
         try:
-            call()
+            self._call(call)
             self._failures = 0
         except Exception as error:  # stores, drivers and plug-ins raise anything, and telemetry must not stop a stage
             self._failures += 1
             log.warning("mlflow_call_failed", error=str(error)[:300], giving_up=self._failures >= GIVE_UP_AFTER)
 
-
-def connect(home: Path) -> None:
-    """Point MLflow at `MLFLOW_TRACKING_URI`, by default an SQLite file in the home of state."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    uri, named = tracking_uri(home), os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    if named is None:  # MLflow has set it now, and another home would take this store for the user's choice
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-    with FileLock(home / "mlflow.lock"):  # two processes must not both create the tables
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            local = uri == default_uri(home)
-            mlflow.create_experiment(EXPERIMENT, artifact_location=(home / "mlartifacts").as_uri() if local else None)
-    mlflow.set_experiment(EXPERIMENT)
-
-
-def tracking_uri(home: Path) -> str:
-    """Return the store that the environment names, else the SQLite file in the home of state."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
-
-
-def default_uri(home: Path) -> str:
-    """Return the URI of the SQLite database in the home of state."""
-    return f"sqlite:///{home / 'mlflow.db'}"
-
-
-@contextmanager
-def registry(home: Path) -> Iterator[None]:
-    """Connect to MLflow for registry calls, and raise `ToolError` with advice when one of them fails."""
-    try:
-        connect(home)
-        yield
-    except MlflowException as error:
-        what = f"a registry call failed: {str(error)[:300]}"
-        do = "check that MLflow runs, then repeat `.venv/bin/evergreen publish`: it continues where it stopped"
-        raise ToolError(f"MLflow at {tracking_uri(home)}", what, do) from None
+    def _call(self, call: Callable[[], Any]) -> None:
+        """Call again when the run was deleted in MLflow's pages meanwhile, and could be restored."""
+        try:
+            call()
+        except MlflowException:
+            if not restore_run(str(self.id)):
+                raise
+            call()
 
 
 def show(home: Path, port: int) -> NoReturn:
@@ -134,7 +102,7 @@ def show(home: Path, port: int) -> NoReturn:
         raise ToolError("MLFLOW_TRACKING_URI", "the runs are on a server with its own pages", f"open {tracking_uri(home)}")
     connect(home)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", tracking_uri(home), "--default-artifact-root", (home / "mlartifacts").as_uri()]
+    store = ["--backend-store-uri", tracking_uri(home), "--default-artifact-root", (home / ARTIFACTS).as_uri()]
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # unused here, and its routes need no login
     sys.stdout.flush()
     os.execv(sys.executable, [*command, *store])  # noqa: S606  # without a shell
@@ -169,14 +137,26 @@ def stage_run(
         raise
     finally:
         try:
-            mlflow.end_run(status)
+            _end(run, status)
         except Exception as error:
             log.warning("mlflow_run_left_open", run=run.id, error=str(error)[:300])
+
+
+def _end(run: Run, status: str) -> None:
+    try:
+        mlflow.end_run(status)
+    except MlflowException:
+        if not restore_run(str(run.id)):
+            raise
+        mlflow.MlflowClient().set_terminated(run.id, status)
 
 
 def _open_run(stage: str, params: dict[str, str], continues: str | None, parent: str | None) -> mlflow.ActiveRun:
     mlflow.set_system_metrics_sampling_interval(2)
     nested = parent is not None
+    for run_id in filter(None, (parent, continues)):
+        with suppress(MlflowException):  # unknown here
+            restore_run(run_id)
     if continues is None:
         name = stage if nested else None
         return mlflow.start_run(run_name=name, log_system_metrics=not nested, tags=_origin(), nested=nested, parent_run_id=parent)
@@ -237,38 +217,3 @@ def ensure_model(run_id: str, exported: Path) -> str:
     finally:
         sys.path.remove(str(here))
     return str(logged.model_uri)
-
-
-def register(name: str, run_id: str | None, exported: Path, tags: dict[str, str]) -> int:
-    """Return the version number of the content `tags['content_digest']`; register it first when it is absent. May raise."""
-    digest = tags["content_digest"]
-    client = mlflow.MlflowClient()
-    versions: list[ModelVersion] = client.search_model_versions(f"name = '{name}' and tags.content_digest = '{digest}'")
-    if versions:
-        return min(int(entry.version) for entry in versions)
-    with _in_run(run_id):
-        uri = ensure_model(mlflow.active_run().info.run_id, exported)
-    return int(mlflow.register_model(uri, name, tags=tags).version)
-
-
-@contextmanager
-def _in_run(run_id: str | None) -> Iterator[None]:
-    """Continue the run, or start a new one when this store does not know it."""
-    try:
-        known = run_id if run_id and mlflow.get_run(run_id) else None
-    except MlflowException:
-        known = None
-    tags = None if known else {"evergreen.trained_in": str(run_id)}
-    with mlflow.start_run(run_id=known, tags=tags):
-        yield
-
-
-def set_alias(name: str, alias: str, number: int | None) -> None:
-    """Point `models:/name@alias` to version `number`, or remove the alias."""
-    client = mlflow.MlflowClient()
-    aliases = client.get_registered_model(name).aliases
-    if number is None:
-        if alias in aliases:
-            client.delete_registered_model_alias(name, alias)
-    elif str(aliases.get(alias)) != str(number):
-        client.set_registered_model_alias(name, alias, str(number))

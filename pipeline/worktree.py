@@ -8,17 +8,24 @@ from pipeline.errors import run_stage
 from pipeline.home import find_home, main_worktree
 
 
-def main() -> None:
+def set_up_dvc() -> bool:
+    """Write the settings of this working tree; return True when others were there."""
     remote = find_home() / "dvc-remote"
     remote.mkdir(exist_ok=True)
     path = Path(".dvc/config.local")
     config = ConfigParser(interpolation=None)
     config.read(path, encoding="utf-8")  # existing settings stay, such as credentials of other remotes
     ours = {"cache": {"dir": str(main_worktree() / ".dvc" / "cache")}, "'remote \"home\"'": {"url": str(remote)}}
-    for section, values in ours.items():
-        config.read_dict({section: values})
+    wanted = [(section, key, value) for section, values in ours.items() for key, value in values.items()]
+    had_others = any(config.get(section, key, fallback=value) != value for section, key, value in wanted)
+    config.read_dict(ours)
     with atomic_write(path) as part, part.open("w", encoding="utf-8") as file:
         config.write(file)
+    return had_others
+
+
+def main() -> None:
+    set_up_dvc()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Every step checks what is done already: the next call completes a publish that w
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from pipeline import tracking
+from pipeline import model_registry
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError
 from serving.release.manifest import LINEAGE, content_digest, content_of, model_name, read_verified, repository
@@ -46,15 +47,16 @@ def publish(
     """
     digest = content_digest(read_verified(package))
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / "publish.lock"), open_state(home) as engine, tracking.registry(home):
+    with FileLock(home / "publish.lock"), open_state(home) as engine, model_registry.registry(home):
         with engine.begin() as connection:
             check_lease(connection)
             known = find_release(connection, digest=digest)
             parent = find_release(connection, role="champion")
         lineage = _lineage(package, dvc_lock, digest, parent, decision)
         reached("before registering")
+        restore_registry(name, home)
         tags = {key: str(value) for key, value in lineage.items()}
-        version = known.version if known else tracking.register(name, lineage["mlflow_run_id"], package / "1", tags)
+        version = known.version if known else model_registry.register(name, lineage["mlflow_run_id"], package / "1", tags)
         reached("registered")
         folder = _copy_live(package, home, version, lineage, reached)
         reached("copied")
@@ -64,8 +66,25 @@ def publish(
             version_by_role = roles(connection)
         reached("released")
         for role in UNIQUE_ROLES:
-            tracking.set_alias(name, role, version_by_role.get(role))
+            model_registry.set_alias(name, role, version_by_role.get(role))
     return Published(release, folder, known is not None)
+
+
+def restore_registry(name: str, home: Path) -> list[int]:
+    """Register the published versions again when the registry has lost the whole model; return their numbers.
+
+    Without them MLflow would count from 1 again, and a new version would take the number of another.
+    """
+    if model_registry.has_registered_model(name):
+        return []
+    found = {}
+    for folder in (*repository(home).glob("*"), *(home / "parked").glob("*")):
+        with suppress(OSError, ValueError, KeyError):
+            lineage = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+            found[int(lineage["version"])] = folder / "1", {key: str(value) for key, value in lineage.items()}
+    if found:
+        model_registry.register_again(name, found)
+    return sorted(found)
 
 
 def differs(release: Release, package: Path) -> bool:

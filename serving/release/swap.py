@@ -14,7 +14,7 @@ import numpy as np
 import sqlalchemy as sa
 from filelock import FileLock
 
-from pipeline import tracking
+from pipeline import model_registry
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Params, Serve
 from pipeline.session.golden_answers import GoldenAnswers, golden_differences, read_golden
@@ -73,9 +73,9 @@ def swap(
         announce(f"version {version} is champion; gateways follow within {params.gateway.routing_poll_ms} ms")
         if served:
             unload_unused(serve, home, wanted, 2 * params.gateway.routing_poll_ms / 1000, announce)
-        with tracking.registry(home):
+        with model_registry.registry(home):
             for role in UNIQUE_ROLES:
-                tracking.set_alias(params.publish.name, role, version_by_role.get(role))
+                model_registry.set_alias(params.publish.name, role, version_by_role.get(role))
         park(home, set(version_by_role.values()))
     return Swapped(version, previous, served)
 

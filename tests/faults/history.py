@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import mlflow
 import sqlalchemy as sa
 
-from pipeline import tracking
+from pipeline import mlflow_store
 from pipeline.errors import RefusedError
 from pipeline.process_identity import is_gone
+from pipeline.tracking import OWNER
 from serving.release.manifest import LINEAGE, content_digest, model_name, read_verified, repository
 from serving.release.release_table import roles
 from state.database import open_state
@@ -194,15 +195,15 @@ def read_history(clone: Path, home: Path, model: str, acknowledged: frozenset[Dr
 
 def unowned(home: Path) -> int:
     """Runs that stand as RUNNING though their owner is gone, or unknown."""
-    client = mlflow.MlflowClient(tracking.default_uri(home))
+    client = mlflow.MlflowClient(mlflow_store.default_uri(home))
     experiments = [one.experiment_id for one in client.search_experiments()]
-    owners = [one.data.tags.get(tracking.OWNER) for one in client.search_runs(experiments, "attributes.status = 'RUNNING'")]
+    owners = [one.data.tags.get(OWNER) for one in client.search_runs(experiments, "attributes.status = 'RUNNING'")]
     return sum(owner is None or is_gone(owner) for owner in owners)
 
 
 def aliases(home: Path, model: str) -> dict[str, int]:
     """Roles by the registry."""
-    found = mlflow.MlflowClient(tracking.default_uri(home)).get_registered_model(model).aliases
+    found = mlflow.MlflowClient(mlflow_store.default_uri(home)).get_registered_model(model).aliases
     return {alias: int(version) for alias, version in found.items()}
 
 

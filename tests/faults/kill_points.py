@@ -17,7 +17,7 @@ from monitoring.retrain import steps as work
 from monitoring.retrain.journal import STEPS, Journal, Step
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
-from pipeline import tracking
+from pipeline import model_registry
 from pipeline.errors import run_stage
 from serving.processes.lifetime import end_with_parent
 from serving.release import swap
@@ -49,10 +49,10 @@ def _points() -> dict[str, Point]:
         | _around(RunLocal, "commit", "dvc.lock is committed", "reproduce"),
         "gate": {"after the verdict": Point(LocalSteps, "gate", True)},
         "publish": {f"publish: {at}": Point(work, "publish", False) for at in PUBLISHING}
-        | {"publish: one alias is set": Point(tracking, "set_alias", True)},
+        | {"publish: one alias is set": Point(model_registry, "set_alias", True)},
         "swap": {
             "swap: promoted, not committed": Point(swap, "promote", True),
-            "swap: committed": Point(tracking, "set_alias", False),
+            "swap: committed": Point(model_registry, "set_alias", False),
             "swap: aliases set": Point(swap, "park", False),
         },
     }

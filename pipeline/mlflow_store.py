@@ -1,0 +1,116 @@
+"""Where MLflow keeps runs and models: connects to it, follows a home of state that was moved, restores what was deleted.
+
+MLflow's pages delete softly, and a deleted experiment or run refuses every later call. What Evergreen still needs is restored,
+and the log says so; what was removed for good (`mlflow gc`) is made anew.
+"""
+
+import logging
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import mlflow
+import structlog
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+
+EXPERIMENT = "evergreen"
+ARTIFACTS = "mlartifacts"
+LOCATIONS = (  # columns of MLflow's database that hold the place of files
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
+DELETED, MISSING = "deleted", "RESOURCE_DOES_NOT_EXIST"
+log = structlog.get_logger()
+
+
+def connect(home: Path) -> list[str]:
+    """Point MLflow at `MLFLOW_TRACKING_URI`, by default an SQLite file in the home of state; return what was mended."""
+    mended = []
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    uri, named = tracking_uri(home), os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if named is None:  # MLflow has set it now, and another home would take this store for the user's choice
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with FileLock(home / "mlflow.lock"):  # two processes must not both create the tables
+        is_local = uri == default_uri(home)
+        if is_local and (before := follow_moved_home(home)):
+            mended.append(f"the home was moved, and runs and models were still sought in {before}; now they are found here")
+        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            mlflow.create_experiment(EXPERIMENT, artifact_location=(home / ARTIFACTS).as_uri() if is_local else None)
+        elif experiment.lifecycle_stage == DELETED:
+            _restore_experiment(experiment.experiment_id)
+            mended.append(f"the experiment {EXPERIMENT} was deleted; it is restored, with its runs")
+    mlflow.set_experiment(EXPERIMENT)
+    return mended
+
+
+def tracking_uri(home: Path) -> str:
+    """Return the store that the environment names, else the SQLite file in the home of state."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
+
+
+def default_uri(home: Path) -> str:
+    """Return the URI of the SQLite database in the home of state."""
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def follow_moved_home(home: Path) -> str | None:
+    """Let MLflow's database name files in this home again when it still names another; return the place it named.
+
+    A location that is not the folder `mlartifacts` of some home was chosen by a person, and stays.
+    """
+    database, new = home / "mlflow.db", (home / ARTIFACTS).as_uri()
+    if not database.is_file():
+        return None
+    with closing(sqlite3.connect(database, timeout=30)) as store, store:
+        columns = [(table, column) for table, column in LOCATIONS if _has_table(store, table)]
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        row = store.execute(query, (EXPERIMENT,)).fetchone() if columns else None
+        old = str(row[0]) if row and row[0] else new
+        if old == new or not (old.startswith("file:") and old.endswith(f"/{ARTIFACTS}")):
+            return None
+        old_path = unquote(urlparse(old).path)
+        for before, after in ((old, new), (old_path, str(home / ARTIFACTS))):
+            for table, column in columns:
+                change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?"  # noqa: S608
+                store.execute(change, (after, len(before) + 1, len(before) + 1, f"{before}/"))
+    log.warning("mlflow_follows_moved_home", before=old_path, now=str(home / ARTIFACTS))
+    return old_path
+
+
+def restore_run(run_id: str) -> bool:
+    """Restore a run that was deleted in MLflow's pages, with its experiment; return False when there was nothing to restore."""
+    client = mlflow.MlflowClient()
+    info = client.get_run(run_id).info
+    experiment = client.get_experiment(info.experiment_id)
+    if experiment.lifecycle_stage == DELETED:
+        _restore_experiment(info.experiment_id)
+        info = client.get_run(run_id).info
+    elif info.lifecycle_stage != DELETED:
+        return False
+    if info.lifecycle_stage == DELETED:
+        client.restore_run(run_id)
+    log.warning("mlflow_run_restored", run=run_id, reason="it was deleted, and is still in use")
+    return True
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Return True when MLflow says that it has no such object."""
+    return bool(error.error_code == MISSING)
+
+
+def _restore_experiment(experiment_id: str) -> None:
+    mlflow.MlflowClient().restore_experiment(experiment_id)
+    log.warning("mlflow_experiment_restored", experiment=EXPERIMENT, reason="it was deleted, and Evergreen writes into it")
+
+
+def _has_table(store: sqlite3.Connection, table: str) -> bool:
+    return store.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone() is not None
