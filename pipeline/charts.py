@@ -37,7 +37,7 @@ def schedule(factors: Sequence[float], peaks: dict[str, float], note: str) -> Fi
         axes.plot(range(1, len(factors) + 1), [peaks[name] * f for f in factors], color=GREEN, alpha=shade, label=name)
     if max(peaks.values()) > 20 * min(peaks.values()):
         axes.set_yscale("log")
-    axes.set_title(note, fontsize=9)
+    axes.set_title(note, fontsize=9, parse_math=False)
     axes.set_xlabel("step")
     axes.set_ylabel("learning rate")
     axes.legend(frameon=False, fontsize=8)
@@ -175,7 +175,7 @@ def arms(arms: Sequence[tuple[str, Mapping[str, Sequence[float]], float]], rows:
             if len(values) > 1:
                 scores.plot(values, [line + lift] * len(values), "|", color=colour, markersize=10)
         costs.barh(line, cpu_s, color=GREY, height=0.5)
-    scores.set_yticks(range(len(arms)), [name for name, _, _ in arms])
+    scores.set_yticks(range(len(arms)), [name for name, _, _ in arms], parse_math=False)
     scores.invert_yaxis()
     scores.set_xlabel("accuracy, % (bars: 95 % by rows; ticks: seeds)")
     handles, names = scores.get_legend_handles_labels()
@@ -203,7 +203,9 @@ def backtest(
         above.plot(times, [max(value, 0.0) for _, value in points], color=f"C{number}", linewidth=1.2, label=signal)
     for name, limit in limits.items():
         above.axhline(limit, color=GREY, linestyle="--", linewidth=1)
-        above.annotate(name, (1, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        above.annotate(
+            name, (1, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, parse_math=False
+        )
     above.set_ylabel("log e-value, highest in a window")
     above.legend(frameon=False, fontsize=8, ncols=2)
     for line, (name, alarms) in enumerate(spans.items()):
@@ -212,7 +214,7 @@ def backtest(
             below.plot(moments, [line, line], color=RUST if is_stream else GREY, linewidth=6, solid_capstyle="butt", alpha=0.7)
         marks = [datetime.fromtimestamp(moment, UTC) for moment in starts[name]]
         below.plot(marks, [line] * len(marks), "^", color=GREEN, markersize=9)
-    below.set_yticks(range(len(spans)), list(spans))
+    below.set_yticks(range(len(spans)), list(spans), parse_math=False)  # a policy is named by what was typed
     below.set_ylim(len(spans) - 0.5, -0.5)
     below.set_xlabel("rust: stream alarm, grey: window alarm, green: a retrain would start (UTC)")
     for axes in (above, below):

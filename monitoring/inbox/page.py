@@ -1,4 +1,4 @@
-"""The inbox page: groups messages into cards and renders them. The template engine escapes everything."""
+"""The inbox page: groups messages into cards and renders them. The template engine escapes everything, invisible text too."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from monitoring.alertmanager_webhook import CUT
 from monitoring.inbox.explanation import Explanation, Signal
 from monitoring.inbox.messages import Message, Status, Switch, overdue_s, status_of
 from pipeline.params import Alerts
+from pipeline.plain_text import printable_lines
 
 FILES = Path(__file__).parent / "files"
 ORDER: tuple[Status, ...] = ("firing", "unconfirmed", "unheard", "over")
@@ -208,7 +209,12 @@ def duration(seconds: float) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(FILES),
+        autoescape=True,
+        finalize=lambda value: printable_lines(value) if isinstance(value, str) else value,  # bidi overrides would reorder a line
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"when": when, "iso": iso, "duration": duration}
     return environment

@@ -1,7 +1,6 @@
 """Stage `evaluate`: score the trained model and the frozen control on the same rows, with calibration and intervals."""
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import charts, metrics
-from pipeline.atomic_write import atomic_write
+from pipeline.data.csv_tables import write_csv
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
@@ -138,9 +137,8 @@ def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
     write_json(folder / "metrics.json", evaluation.metrics)
     write_json(folder / "report.json", evaluation.report)
     write_json(folder / "temperature.json", {"temperature": evaluation.temperature})
-    with atomic_write(folder / "confusion.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
-        rows = [(labels[t], labels[p]) for t, p in zip(evaluation.truth, evaluation.predicted, strict=True)]
-        csv.writer(file).writerows([("actual", "predicted"), *rows])
+    rows = [(labels[t], labels[p]) for t, p in zip(evaluation.truth, evaluation.predicted, strict=True)]
+    write_csv(folder / "confusion.csv", ("actual", "predicted"), rows)
 
 
 def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evaluate, folder: Path) -> None:

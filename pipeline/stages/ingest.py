@@ -1,7 +1,6 @@
 """Stage `ingest`: turn source, test file and feedback into clean rows and a report. Bad rows are set aside, not lost."""
 
 import argparse
-import csv
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from pipeline.atomic_write import atomic_write
+from pipeline.data.csv_tables import write_csv
 from pipeline.data.given_labels import AppliedLabels, LabelRules, apply_given_labels, label_rules
 from pipeline.data.near_duplicates import Pair, find_near_duplicates
 from pipeline.data.records import (
@@ -257,8 +257,7 @@ def write(ingested: IngestResult, folder: Path) -> None:
     with atomic_write(folder / "quarantine.jsonl") as part:
         lines = [json.dumps({**q._asdict(), "path": str(q.path)}, default=str) for q in ingested.quarantined]
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    with atomic_write(folder / "classes.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("label", "rows"), *ingested.report["classes"].items()])
+    write_csv(folder / "classes.csv", ("label", "rows"), ingested.report["classes"].items())
     write_json(folder / "report.json", ingested.report)
 
 

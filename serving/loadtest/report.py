@@ -114,7 +114,7 @@ def run_figure(result: Result) -> Figure:
     figure = Figure(figsize=(10, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _latency_over_time(above, result)
-    above.set_title(f"{result.target}: {result.load.rate_per_s:g} requests/s, {result.load.arrivals} arrivals")
+    above.set_title(f"{result.target}: {result.load.rate_per_s:g} requests/s, {result.load.arrivals} arrivals", parse_math=False)
     rows = per_second(result)
     seconds = [row["second"] for row in rows]
     below.bar(seconds, [row["requests"] for row in rows], color=RUST, label="offered, and failed")
@@ -141,7 +141,7 @@ def limit_figure(limit: Limit) -> Figure:
     _log_ms(above)
     above.set_xlabel("offered requests/s")
     above.set_ylabel("latency, ms")
-    above.set_title(f"{limit.target}: {limit.rate_per_s:.0f} requests/s at P99 ≤ {limit.p99_limit_ms:g} ms")
+    above.set_title(f"{limit.target}: {limit.rate_per_s:.0f} requests/s at P99 ≤ {limit.p99_limit_ms:g} ms", parse_math=False)
     _finish(above)
     if held:
         best = max(held, key=lambda step: step.rate_per_s)

@@ -49,6 +49,7 @@ def http_config(
         http=protocol,  # type: ignore[arg-type] # uvicorn calls it with keywords only
         ws="none",
         log_level="error",  # refusals are counted and logged by `RefusalCounter`
+        log_config=None,  # as `log_in_json` has configured it: an error quotes what a client sent
         access_log=False,
         proxy_headers=False,  # X-Forwarded-For of any process on this machine would count; see `serving.access.proxies`
         server_header=False,

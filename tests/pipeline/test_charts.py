@@ -36,6 +36,9 @@ def classes(count: int) -> tuple[np.ndarray, list[str]]:
         lambda: charts.confusion_matrix(np.eye(2, dtype=np.int64), FORMULAS),
         lambda: charts.class_f1(FORMULAS, SCORES),
         lambda: charts.gained_and_lost(np.array(FORMULAS), np.array(["x", "x"]), np.array(FORMULAS)),
+        lambda: charts.backtest({}, {FORMULAS[0]: 3.0}, {FORMULAS[0]: []}, {FORMULAS[0]: []}),
+        lambda: charts.arms([(FORMULAS[0], {"val": [0.9], "test": [0.8]}, 3.0)], {"val": 10, "test": 10}),
+        lambda: charts.schedule([1.0], {"encoder": 1e-3}, FORMULAS[0]),
     ],
     ids=[
         "two epochs",
@@ -51,6 +54,9 @@ def classes(count: int) -> tuple[np.ndarray, list[str]]:
         "confusion of labels like formulas",
         "f1 of labels like formulas",
         "gained of labels like formulas",
+        "policies like formulas",
+        "arms like formulas",
+        "a note like a formula",
     ],
 )
 def test_a_chart_renders_as_png(draw: Callable[[], Figure]) -> None:

@@ -184,6 +184,24 @@ def test_everything_in_a_message_is_escaped(alerts: Alerts, tmp_path: Path) -> N
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 10
     assert 'href="javascript' not in page
     assert 'severity="' not in page
+    assert "\u202e" not in page
+    assert "\\u202e" in page
+
+
+def test_an_alert_that_is_wrong_or_too_large_loses_no_other(alerts: Alerts, tmp_path: Path) -> None:
+    large = drift("input_length", description="x" * 30_000) | {"startsAt": "0001-01-01T00:00:00+14:00"}
+    with running_inbox(alerts.model_copy(update={"monitor_port": 9}), tmp_path) as inbox:
+        assert inbox.post(drift(), {**drift(), "status": "perhaps"}, large) == 204
+        assert {message["labels"]["signal"] for message in inbox.state()["messages"]} == {"input_sketch", "input_length"}
+        page = inbox.page()
+    assert "[cut: 30,000 characters]" in page
+    assert "This message is not whole: it was too large" in page
+
+
+def test_an_end_that_cannot_be_read_counts_from_its_receipt(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts, tmp_path) as inbox:
+        inbox.post(drift(ended=NOW - 20) | {"endsAt": "soon"})
+        assert [message["ends_at"] for message in inbox.state()["messages"]] == [NOW]
 
 
 def test_the_page_works_by_keyboard_and_runs_no_injected_script(alerts: Alerts, tmp_path: Path) -> None:
