@@ -41,4 +41,4 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    print_lines("".join(traceback.format_exception(kind, error, trace)).rstrip(), file=sys.stderr)
+    print_lines("".join(traceback.format_exception(kind, error, trace)).removesuffix("\n"), file=sys.stderr)

@@ -16,7 +16,7 @@ class JsonFormatter(logging.Formatter):
         """Return one JSON object."""
         line = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower()}
         if record.exc_info:
-            line["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            line["exception"] = "".join(traceback.format_exception(*record.exc_info)).removesuffix("\n")
         return plain_json(line)
 
 
