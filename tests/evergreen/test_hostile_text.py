@@ -4,12 +4,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from evergreen import cli, doctor, inspection
+from evergreen import cli, doctor, inspection, labelling
 from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.display import Display
 from evergreen.loop.events import Event, Facts
@@ -119,9 +120,22 @@ def error_of_a_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> Non
         cli.main()
 
 
+def disputes_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
+    settled = SimpleNamespace(settled_at=0.0, settled_by=text, verdict="keep")
+    names = {"text_id": text, "text": text, "label": text, "protected_label": text, "labellers": [text]}
+    dispute = SimpleNamespace(**names, first_at=0.0, last_at=0.0, settlement=settled)
+    patch.setattr(labelling, "_read_book", lambda: SimpleNamespace(disputes=lambda: [dispute]))
+    labelling.show_disputes(SimpleNamespace(invoked_subcommand=None), everything=True)  # type: ignore[arg-type]
+
+
+def withdrawal(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
+    patch.setattr(labelling, "_change_labels", lambda *_: 3)
+    labelling.revoke(text)
+
+
 COMMANDS: tuple[Command, ...] = (
     check_command, fetch_command, ask_command, why_command, gate_command, status_command, announcements, scorecard, loop_display,
-    doctor_command, error_of_a_command,
+    doctor_command, error_of_a_command, disputes_command, withdrawal,
 )  # fmt: skip
 
 
