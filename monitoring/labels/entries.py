@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from state.tables import answers, feedback, labellers
+from state.tables import answers, feedback, labellers, settlements
 
 
 class FeedbackEntry(NamedTuple):
@@ -37,11 +37,12 @@ def read_entries(connection: sa.Connection) -> list[FeedbackEntry]:
     return [FeedbackEntry(id, prediction_id, label, labeller, at.timestamp()) for id, prediction_id, label, labeller, at in rows]
 
 
-def read_state_of_labels(connection: sa.Connection) -> tuple[int, int]:
-    """Return the newest row and the number of withdrawn ones: equal pairs mean that no label has changed."""
+def read_state_of_labels(connection: sa.Connection) -> tuple[int, int, int]:
+    """Return the newest label, the number of withdrawn ones and the newest settlement: equal if nothing has changed."""
     newest, withdrawn = sa.func.max(feedback.c.id), sa.func.count(feedback.c.withdrawn_at)
     row = connection.execute(sa.select(newest, withdrawn)).one()
-    return row[0] or 0, row[1]
+    settled = connection.execute(sa.select(sa.func.max(settlements.c.id))).scalar_one()
+    return row[0] or 0, row[1], settled or 0
 
 
 def withdraw(connection: sa.Connection, labeller: str, since: datetime | None) -> int:

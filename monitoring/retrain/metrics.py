@@ -83,6 +83,8 @@ class ControllerMetrics:
         )
         self._running = Gauge("evergreen_retrain_running", "1 while a retrain runs", registry=registry)
         self._spent = Gauge("evergreen_retrain_budget_spent_ratio", "Share of the daily compute budget", registry=registry)
+        self._withdrawn = Gauge("evergreen_labels_withdrawn", "Labels from people that were withdrawn", registry=registry)
+        self._disputes = Gauge("evergreen_disputes_open", "Disputes that nobody has settled", registry=registry)
         self._success = Gauge(
             "evergreen_retrain_controller_last_success_timestamp_seconds",
             "Last successful decision cycle",
@@ -121,6 +123,11 @@ class ControllerMetrics:
     def failed(self, part: str) -> None:
         """Count a fault that the controller survived."""
         self._failures.labels(part).inc()
+
+    def set_labels(self, withdrawn: int, open_disputes: int) -> None:
+        """Set the number of withdrawn labels and of open disputes."""
+        self._withdrawn.set(withdrawn)
+        self._disputes.set(open_disputes)
 
     def orphans_closed(self, orphans: int) -> None:
         """Count MLflow runs that were closed because their owner had died."""

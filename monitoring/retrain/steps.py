@@ -22,7 +22,8 @@ from serving.release.release_table import CheckLease
 from serving.release.swap import swap, unpark
 from state.database import open_state
 
-NO_LABELS = (0, 0)
+ReportLabels = Callable[[int, int], None]  # gets the number of withdrawn labels and of open disputes
+NO_LABELS = (0, 0, 0)
 Heartbeat = Callable[[str], None]  # gets the progress; raises when the step must stop
 log = structlog.get_logger()
 
@@ -65,9 +66,11 @@ class Steps(Protocol):
 class LocalSteps:
     """Steps on this machine, with the pipeline wherever `run` runs it."""
 
-    def __init__(self, params: Params, home: Path, run: PipelineRun, gate: RunGate, wait: Callable[[], None]) -> None:
+    def __init__(
+        self, params: Params, home: Path, run: PipelineRun, gate: RunGate, wait: Callable[[], None], report_labels: ReportLabels
+    ) -> None:
         self._params, self._home, self._run, self._gate, self._wait = params, home, run, gate, wait
-        self._measured = NO_LABELS
+        self._report_labels, self._measured = report_labels, NO_LABELS
 
     def collect(self, job: RetrainJob) -> StepResult:
         """Write the rows that all feedback makes to the home and to the tree."""
@@ -148,7 +151,9 @@ class LocalSteps:
             state = read_state_of_labels(connection)
         if state not in (NO_LABELS, self._measured):
             champion = self._champion_folder()
-            read_book(self._params, self._home, Path(), champion, labels_of(champion))
+            book = read_book(self._params, self._home, Path(), champion, labels_of(champion))
+            withdrawn = sum(withdrawn for _, withdrawn in book.counts.values())
+            self._report_labels(withdrawn, sum(dispute.settlement is None for dispute in book.disputes()))
         self._measured = state
 
     def _champion_folder(self) -> Path | None:

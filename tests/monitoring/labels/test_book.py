@@ -12,9 +12,12 @@ from monitoring.labels.controls import BatchSources, LabellingTask, issue_contro
 from monitoring.labels.entries import FeedbackEntry, count_by_labeller, labelled_ids, restore, withdraw
 from monitoring.labels.texts import TEXTS, find_texts
 from monitoring.monitor.store import add_answers, add_judgements, correct_flags
+from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.new_labels import LabelCount, count_labels_since, count_new_labels, last_learnt_feedback
-from monitoring.retrain.run_local import branch
+from monitoring.retrain.run_local import RunLocal, branch
+from monitoring.retrain.steps import LocalSteps
+from pipeline import tracking
 from pipeline.data.records import text_id
 from pipeline.params import Params
 from serving.key_file import read_key
@@ -169,6 +172,28 @@ def test_a_labeller_who_is_wrong_on_known_texts_does_not_count(params: Params, h
         assert connection.execute(counted).all() == [("ann", True), ("mallory", False)]
         assert sum(count.texts for count in count_labels_since(connection, 0)) == 21  # ann's
         assert {count.people for count in count_labels_since(connection, 0)} == {1}
+
+
+def test_the_controller_measures_labellers_when_labels_have_changed(
+    params: Params, home: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(tracking, "close_orphans", lambda _home: [])
+    reported: list[tuple[int, int]] = []
+    run = RunLocal(clone, home, params.retrain)
+    steps = LocalSteps(params, home, run, lambda *_, **__: Verdict(True, (), {}), lambda: None, lambda *n: reported.append(n))
+    steps.sweep(None)
+    ids = log_texts(home, list(CORPUS))
+    with open_state(home) as engine, engine.begin() as connection:
+        for id in ids:
+            label(connection, id, "nonsense", "mallory")
+    for _ in range(2):
+        steps.sweep(None)
+    with open_state(home) as engine, engine.begin() as connection:
+        assert count_labels_since(connection, 0) == []
+        withdraw(connection, "mallory", None)
+    steps.sweep(None)
+    assert reported == [(0, 0), (40, 0)]  # mallory's labels dispute nothing, because they do not count
 
 
 def test_few_answers_on_known_texts_judge_nobody(params: Params, home: Path, clone: Path) -> None:

@@ -61,7 +61,8 @@ def test_a_hostile_label_ends_up_in_no_name_of_a_file_branch_or_commit(params: P
     few = params.retrain.model_copy(update={"proposal_people": 2, "proposal_texts": TEXTS})
     settings = params.model_copy(update={"retrain": few})
     job = RetrainJob(1, 1, "collect", 1, None, None, None, "$(id)", "'; DROP TABLE alerts; --")
-    steps = LocalSteps(settings, home, RunLocal(clone, home, few), lambda *_, **__: Verdict(True, (), {}), lambda: None)
+    run = RunLocal(clone, home, few)
+    steps = LocalSteps(settings, home, run, lambda *_, **__: Verdict(True, (), {}), lambda: None, lambda *_: None)
     earlier = files(tmp_path)
     collected = steps.collect(job)
     tree = home / "retrain/1/tree"
