@@ -170,4 +170,4 @@ def _parse_headers(lines: Sequence[str]) -> Mapping[str, str]:
     parts = [line.partition(":") for line in lines]
     if any(not mark for _, mark, _ in parts):
         raise InputError("headers", "a header has no colon", "give each as `name: value`")
-    return {name.strip(): value.strip() for name, _, value in parts}
+    return {name.strip().lower(): value.strip() for name, _, value in parts}

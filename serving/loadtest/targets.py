@@ -38,7 +38,6 @@ def gateway_target(url: str, *, units: int, headers: Mapping[str, str]) -> Targe
     def body(text: str, number: int) -> bytes:
         return orjson.dumps({"text": text, "unit": f"unit-{number % units}"} if units else {"text": text})
 
-    headers = {"content-type": "application/json", **headers}
     return Target("gateway", _with_path(url, "/v1/predict"), "POST", headers, body, _read_gateway)
 
 
@@ -89,7 +88,9 @@ def encoder(target: Target) -> Callable[[str, int], bytes]:
     """Return a function from a text and the request's number to the encoded request."""
     parts = split_url(target.url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    headers = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"} | dict(target.headers)
+    defaults = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
+    given = {name.lower() for name in target.headers}
+    headers = {name: value for name, value in defaults.items() if name.lower() not in given} | dict(target.headers)
     head = f"{target.method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     if head.count("\r\n") != len(headers) + 1:
         raise InputError("headers", "a header holds a line break", "give each as `name: value`")

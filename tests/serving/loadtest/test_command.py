@@ -81,7 +81,7 @@ def test_the_token_of_the_environment_is_sent_to_a_gateway_and_to_no_other_serve
 
     monkeypatch.setattr(command, "require_answer", refuse)
     file, console = texts_file(tmp_path), Terminal(record=True)
-    for options in ({}, {"headers": ["authorization: mine"]}, {"body": '{"x": "{text}"}'}, {"triton_model": "intent-1"}):
+    for options in ({}, {"headers": ["Authorization: mine"]}, {"body": '{"x": "{text}"}'}, {"triton_model": "intent-1"}):
         with pytest.raises(ToolError, match="seen"):
             loadtest("http://127.0.0.1:1", file, params.data, console, rate=1, **options)  # type: ignore[arg-type]
     assert headers == [{"authorization": "Bearer evg_secret"}, {"authorization": "mine"}, {}, {}]

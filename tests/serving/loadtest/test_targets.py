@@ -55,3 +55,11 @@ def test_gateway_requests_name_as_many_units_as_asked_for() -> None:
     assert b"\r\nAuthorization: Bearer made-up\r\n" in encode("hello", 0)
     with pytest.raises(InputError, match="line break"):
         encoder(gateway_target("http://localhost:8080", units=0, headers={"a": "b\r\nc: d"}))
+
+
+@pytest.mark.parametrize("name", ["Content-Type", "content-type"])
+def test_a_header_that_is_given_replaces_ours_and_is_sent_once(name: str) -> None:
+    encode = encoder(gateway_target("http://localhost:8080", units=0, headers={name: "text/plain"}))
+    head = encode("hello", 0).partition(b"\r\n\r\n")[0].lower()
+    assert head.count(b"content-type:") == 1
+    assert b"content-type: text/plain" in head
