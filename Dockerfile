@@ -1,6 +1,6 @@
 # Three images:  docker build --target triton .   likewise gateway and monitor   (docs/kubernetes.md)
 #
-# Versions of Python packages come from requirements.lock alone: a stage selects its lines by name, and pip resolves nothing.
+# Versions and hashes of Python packages come from requirements.lock alone: a stage selects its lines by name, pip resolves nothing.
 # Base images are exact tags; add digests that you have verified: --build-arg TRITON_DIGEST=sha256:… --build-arg PYTHON_DIGEST=sha256:…
 
 # At least 26.07, for NVIDIA's security bulletin of May 2026; the build checks that it matches tritonclient in the lock.
@@ -17,14 +17,15 @@ FROM nvidia AS triton-packages
 USER root
 # Packages that serving/backend and pipeline/runtime import inside Triton.
 ARG PACKAGES="numpy onnxruntime openvino tokenizers"
-# The lock's ONNX Runtime runs on CPUs. For GPUs name a CUDA build that fits the image: --build-arg ONNXRUNTIME=onnxruntime-gpu==…
+# The lock's ONNX Runtime runs on CPUs. For GPUs name a CUDA build that fits the image, and its hash:
+# --build-arg ONNXRUNTIME="onnxruntime-gpu==… --hash=sha256:…"
 ARG ONNXRUNTIME=
 COPY requirements.lock /build/requirements.lock
 RUN set -eu; \
-    test "$TRITON_SERVER_VERSION" = "$(sed -n 's/^tritonclient==//p' /build/requirements.lock)"; \
+    test "$TRITON_SERVER_VERSION" = "$(sed -n 's/^tritonclient==\([^ ]*\).*/\1/p' /build/requirements.lock)"; \
     for name in $PACKAGES; do grep -E "^$name==" /build/requirements.lock; done > /build/wanted.txt; \
     if test -n "$ONNXRUNTIME"; then sed -i "s/^onnxruntime==.*/$ONNXRUNTIME/" /build/wanted.txt; fi; \
-    python3 -m pip install --no-cache-dir --no-deps --only-binary=:all: --target /opt/evergreen/packages -r /build/wanted.txt
+    python3 -m pip install --no-cache-dir --no-deps --require-hashes --only-binary=:all: --target /opt/evergreen/packages -r /build/wanted.txt
 
 
 FROM nvidia AS triton
@@ -59,7 +60,7 @@ ARG PACKAGES="\
 COPY requirements.lock /build/requirements.lock
 RUN set -eu; \
     for name in $PACKAGES; do grep -E "^$name==" /build/requirements.lock; done > /build/wanted.txt; \
-    python -m pip install --no-cache-dir --no-deps --only-binary=:all: --target /opt/evergreen/packages -r /build/wanted.txt
+    python -m pip install --no-cache-dir --no-deps --require-hashes --only-binary=:all: --target /opt/evergreen/packages -r /build/wanted.txt
 
 
 FROM python AS gateway
@@ -84,7 +85,7 @@ ARG PACKAGES="scipy threadpoolctl"
 COPY requirements.lock /build/requirements.lock
 RUN set -eu; \
     for name in $PACKAGES; do grep -E "^$name==" /build/requirements.lock; done > /build/wanted.txt; \
-    python -m pip install --no-cache-dir --no-deps --only-binary=:all: --target /opt/evergreen/packages -r /build/wanted.txt
+    python -m pip install --no-cache-dir --no-deps --require-hashes --only-binary=:all: --target /opt/evergreen/packages -r /build/wanted.txt
 
 
 FROM gateway AS monitor

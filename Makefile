@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PARALLEL ?= --numprocesses $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n))) --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro folds studies serve watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train drill ui test test-fast lint clean help
+.PHONY: repro folds studies serve watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train drill ui test test-fast lint hashes clean help
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -71,6 +71,9 @@ drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers
 	@$(BIN)/python -m tests.monitoring.retrain.simulation --seeds 10000
 	@$(BIN)/python -m tests.faults.drill
 
+hashes: .venv/dev  ## after a change of versions in the lock files: write the hashes of their files; needs uv
+	@$(BIN)/python -m tests.lock_hashes
+
 clean:  ## remove the pipeline's outputs, but not live/
 	rm -rf artifacts reports dvc_plots
 
@@ -80,23 +83,23 @@ clean:  ## remove the pipeline's outputs, but not live/
 # Other drift detectors, the controls of bench-drift, in a separate environment.
 .peers/ready: requirements-peers.lock
 	@$(PYTHON) -m venv .peers
-	@.peers/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-peers.lock
+	@.peers/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-peers.lock
 	@touch $@
 
-# One environment for everything. The locks are complete, so pip resolves nothing: it only downloads and unpacks. Modules are compiled
-# when they are first imported, which most never are. `ready` holds the seconds that the installation took.
+# One environment for everything. The locks are complete, so pip resolves nothing: it only downloads, compares hashes and unpacks.
+# torch has no hash: builds for CPUs and CUDA share a version. Modules are compiled when they are first imported, which most never are. `ready` holds the seconds that the installation took.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 .venv/ready: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=… to a Python 3.11"; exit 3; }
 	@echo "setting up .venv (a minute or two, once)"
 	@set -e; began=$$(date +%s); torch="$$(grep ^torch== requirements.lock)"; $(PYTHON) -m venv .venv; \
 	  $(PIP) --no-deps "$$torch" & pip=$$!; trap "kill $$pip 2>/dev/null || :" EXIT; trap 'exit 130' INT TERM; \
-	  grep -v ^torch== requirements.lock > .venv/others.txt; $(PIP) --no-deps --requirement .venv/others.txt; \
+	  grep -v ^torch== requirements.lock > .venv/others.txt; $(PIP) --no-deps --require-hashes --requirement .venv/others.txt; \
 	  wait $$pip; trap - EXIT; \
 	  $(PIP) "$$torch"; `: a CUDA build needs libraries that a CPU build lacks` \
 	  $(PIP) --no-deps --no-build-isolation --editable .; \
 	  echo $$(($$(date +%s) - began)) > $@
 
 .venv/dev: requirements-dev.lock .venv/ready
-	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@$(PIP) --no-deps --require-hashes --requirement requirements-dev.lock
 	@touch $@

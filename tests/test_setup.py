@@ -54,7 +54,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 def test_everything_is_installed_and_the_seconds_are_noted(project: Path) -> None:
     assert make(project, torch_s=0.3).wait(20) == 0
     calls = [line.removeprefix("install --quiet --disable-pip-version-check --no-compile ") for line in log(project)]
-    assert sorted(calls[:2]) == ["--no-deps --requirement .venv/others.txt", "--no-deps torch==2.13.0"]
+    assert sorted(calls[:2]) == ["--no-deps --require-hashes --requirement .venv/others.txt", "--no-deps torch==2.13.0"]
     assert calls[2:] == ["torch==2.13.0", "--no-deps --no-build-isolation --editable ."]
     assert (project / ".venv" / "others.txt").read_text() == "numpy==1.26.4\n"
     assert (project / ".venv" / "ready").read_text().strip().isdigit()

@@ -45,7 +45,7 @@ def dockerfile_stages() -> dict[str, Stage]:
 def locked_versions() -> dict[str, str]:
     """Return the version of each package in requirements.lock."""
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return dict(line.split()[0].split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 
 def normalised_name(name: str) -> str:

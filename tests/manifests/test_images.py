@@ -36,7 +36,9 @@ def test_the_shell_selects_the_locks_lines_and_no_others(image: str, tmp_path: P
     result = select_packages(image, tmp_path, (ROOT / "requirements.lock").read_text(encoding="utf-8"))
     assert result.returncode == 0, result.stderr
     names = dockerfile_stages()[f"{image}-packages"].packages
-    assert (tmp_path / "wanted.txt").read_text().splitlines() == [f"{name}=={locked_versions()[name]}" for name in names]
+    selected = (tmp_path / "wanted.txt").read_text().splitlines()
+    assert [line.split()[0] for line in selected] == [f"{name}=={locked_versions()[name]}" for name in names]
+    assert all(" --hash=sha256:" in line for line in selected)
     assert len(set(names)) == len(names)
 
 
@@ -48,9 +50,11 @@ def test_a_name_missing_from_the_lock_stops_the_build(tmp_path: Path) -> None:
 
 
 def test_another_onnxruntime_replaces_the_locks(tmp_path: Path) -> None:
-    select_packages("triton", tmp_path, (ROOT / "requirements.lock").read_text(), ONNXRUNTIME="onnxruntime-gpu==9.9")
+    select_packages(
+        "triton", tmp_path, (ROOT / "requirements.lock").read_text(), ONNXRUNTIME="onnxruntime-gpu==9.9 --hash=sha256:00"
+    )
     wanted = (tmp_path / "wanted.txt").read_text().splitlines()
-    assert "onnxruntime-gpu==9.9" in wanted
+    assert "onnxruntime-gpu==9.9 --hash=sha256:00" in wanted
     assert len(wanted) == len(image_packages("triton"))
 
 
@@ -59,7 +63,13 @@ def select_packages(image: str, folder: Path, lock: str, **variables: str) -> su
     stage = dockerfile_stages()[f"{image}-packages"]
     (script,) = stage.all("RUN")
     before, _, pip = script.rpartition("python")
-    for option in ("--no-deps", "--only-binary=:all:", "--target /opt/evergreen/packages", "-r /build/wanted.txt"):
+    for option in (
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--target /opt/evergreen/packages",
+        "-r /build/wanted.txt",
+    ):
         assert option in pip
     (folder / "requirements.lock").write_text(lock)
     environment = {"PATH": "/usr/bin:/bin", "PACKAGES": " ".join(stage.packages), "ONNXRUNTIME": "", **variables}
@@ -71,7 +81,7 @@ def select_packages(image: str, folder: Path, lock: str, **variables: str) -> su
 
 def test_an_image_of_another_release_stops_the_build(tmp_path: Path) -> None:
     (script,) = dockerfile_stages()["triton-packages"].all("RUN")
-    (tmp_path / "requirements.lock").write_text("tritonclient==2.73.0\n")
+    (tmp_path / "requirements.lock").write_text("tritonclient==2.73.0 --hash=sha256:00\n")
     check = script.partition("for name")[0].replace("/build", str(tmp_path))
     codes = [
         subprocess.run(["/bin/sh", "-c", check], env={"PATH": "/usr/bin:/bin", "TRITON_SERVER_VERSION": version}).returncode
