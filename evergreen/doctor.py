@@ -65,12 +65,13 @@ def check_git(_home: Path) -> Iterator[Finding]:
 
 def check_modes(home: Path) -> Iterator[Finding]:
     """Take from other users what they may read or change in the home: it holds texts of customers, tokens and keys."""
-    opened = 0
+    opened, owner = 0, home.stat().st_uid
     for folder, folders, files in os.walk(home):
         folders[:] = [name for name in folders if name not in PROTECTED]
         for path in (Path(folder), *(Path(folder) / name for name in files)):
-            mode = path.lstat().st_mode
-            if mode & OTHERS and not stat.S_ISLNK(mode) and path.owner() == home.owner():
+            found = path.lstat()
+            mode = found.st_mode
+            if mode & OTHERS and not stat.S_ISLNK(mode) and found.st_uid == owner:
                 path.chmod(stat.S_IMODE(mode) & ~OTHERS)
                 opened += 1
     if opened:
