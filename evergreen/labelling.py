@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from monitoring.labels.book import LabelBook
-    from monitoring.labels.disputes import Dispute
+    from monitoring.labels.disputes import DisputedLabel
 
 labels = typer.Typer(help="Show the labellers and whether their labels count; withdraw labels; draw texts to label.")
 disputes = typer.Typer(help="Show the labels that contradict test rows, and settle them.")
@@ -191,7 +191,7 @@ def _change_labels(change: Callable[["sa.Connection", str, datetime | None], int
     return changed
 
 
-def _print_dispute(dispute: "Dispute") -> None:
+def _print_dispute(dispute: "DisputedLabel") -> None:
     settled = dispute.settlement
     out.print(f"{dispute.text_id}  “{dispute.text}”")
     first, last = (f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}" for at in (dispute.first_at, dispute.last_at))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from monitoring.labels.agreement import MergedFeedback, merge_feedback
 from monitoring.labels.controls import read_controls
-from monitoring.labels.disputes import Dispute, Settlement, changed_labels, find_disputes, read_settlements
+from monitoring.labels.disputes import DisputedLabel, Settlement, changed_labels, find_disputes, read_settlements
 from monitoring.labels.entries import FeedbackEntry, count_by_labeller, delete_expired, read_entries
 from monitoring.labels.feedback_file import FILE, read_file
 from monitoring.labels.labellers import LabellerScore, score_labellers, store_scores
@@ -30,7 +30,7 @@ class LabelBook(NamedTuple):
     stored: list[dict[str, str]]  # rows of earlier retrains
     last_id: int  # of the feedback that was read
 
-    def disputes(self) -> list[Dispute]:
+    def disputes(self) -> list[DisputedLabel]:
         """Return the disputes, open and settled."""
         return find_disputes(self.opinions, self.trusted.protected, self.settlements)
 

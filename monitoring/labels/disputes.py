@@ -26,7 +26,7 @@ class Settlement(NamedTuple):
     settled_at: float  # seconds of the epoch
 
 
-class Dispute(NamedTuple):
+class DisputedLabel(NamedTuple):
     """A protected row, and another label that people give it."""
 
     text_id: str
@@ -39,7 +39,7 @@ class Dispute(NamedTuple):
     settlement: Settlement | None  # None: open
 
 
-def find_disputes(opinions: Opinions, protected: Mapping[str, str], settled: Sequence[Settlement]) -> list[Dispute]:
+def find_disputes(opinions: Opinions, protected: Mapping[str, str], settled: Sequence[Settlement]) -> list[DisputedLabel]:
     """Return the disputes, those of most people first; `protected` are the labels by content id. Pure."""
     changed = changed_labels(settled)
     disputes = []
@@ -52,11 +52,9 @@ def find_disputes(opinions: Opinions, protected: Mapping[str, str], settled: Seq
             if label == current:
                 continue
             times = [opinion.received_at for opinion in labelled.opinions if opinion.label == label]
-            labellers = tuple(labelled.labellers_of(label))
-            verdicts = [s for s in settled if (s.text_id, s.label) == (key, label) and (change is None or s.id > change.id)]
-            disputes.append(
-                Dispute(key, labelled.text, current, label, labellers, min(times), max(times), verdicts[-1] if verdicts else None)
-            )
+            later = [s for s in settled if (s.text_id, s.label) == (key, label) and (change is None or s.id > change.id)]
+            people, settlement = tuple(labelled.labellers_of(label)), later[-1] if later else None
+            disputes.append(DisputedLabel(key, labelled.text, current, label, people, min(times), max(times), settlement))
     return sorted(disputes, key=lambda dispute: (-len(dispute.labellers), dispute.first_at, dispute.text_id, dispute.label))
 
 
@@ -72,7 +70,7 @@ def read_settlements(connection: sa.Connection) -> list[Settlement]:
     return [Settlement(id, text, label, verdict, by, at.timestamp()) for id, text, label, verdict, by, at in rows]
 
 
-def settle(connection: sa.Connection, dispute: Dispute, verdict: Verdict, settled_by: str) -> None:
+def settle(connection: sa.Connection, dispute: DisputedLabel, verdict: Verdict, settled_by: str) -> None:
     """Store the settlement of a dispute."""
     row = {"text_id": dispute.text_id, "label": dispute.label, "verdict": verdict, "settled_by": settled_by}
     connection.execute(settlements.insert().values(**row, settled_at=datetime.now(UTC)))
