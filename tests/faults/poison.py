@@ -7,7 +7,7 @@ attack that leaves no wrong label in the data set.
 
 import json
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,10 +15,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from monitoring.labels.agreement import merge_feedback
+from monitoring.labels.entries import FeedbackEntry
+from monitoring.labels.feedback_file import FILE, write_file
+from monitoring.labels.labellers import score_labellers
+from monitoring.labels.opinions import collect_opinions
+from monitoring.labels.trusted_rows import TrustedRows, read_trusted
 from monitoring.retrain.gate.candidate import examine
 from pipeline.charts import GREEN, GREY, RUST
 from pipeline.data.given_labels import is_given
 from pipeline.data.records import Columns, Example, atomic_write, labels_of, make_example, read_examples
+from pipeline.params import Params
 from pipeline.runtime.classifier import Classifier
 from tests.conftest import Project, commit
 from tests.faults.scorecard import Outcome, Promise
@@ -137,16 +144,16 @@ def _wrong_label(attack: Attack, row: Example, names: list[str], rng: np.random.
     return label
 
 
-def agreed_rows(given: Sequence[GivenLabel]) -> list[dict[str, Any]]:
-    """Return the rows of the feedback file: of a text, the label that most people give, the earlier one in a tie."""
-    people: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for entry in given:
-        people[entry.text][entry.label].add(entry.person)
-    rows = []
-    for text, labels in sorted(people.items()):
-        label = max(labels, key=lambda label: len(labels[label]))
-        rows.append({"text": text, "label": label, "labellers": sorted(labels[label]), "source": "feedback"})
-    return rows
+def accepted_rows(given: Sequence[GivenLabel], trusted: TrustedRows, params: Params) -> list[dict[str, Any]]:
+    """Return the rows of the feedback file, as a retrain makes them: without labellers who are surely too often wrong."""
+    texts = {str(number): entry.text for number, entry in enumerate(given)}
+    entries = [FeedbackEntry(number, str(number), entry.label, entry.person, float(number)) for number, entry in enumerate(given)]
+    labels = {key: row.label for key, row in trusted.corpus.items()}
+    scores = score_labellers(collect_opinions(entries, texts, labels.values(), params.data), labels)
+    left_out = {name for name, score in scores.items() if not score.is_counted(params.labels)}
+    counted = [entry for entry in entries if entry.labeller not in left_out]
+    opinions = collect_opinions(counted, texts, labels.values(), params.data)
+    return merge_feedback([], opinions, trusted, [], set(labels.values()), params).rows
 
 
 def judge(results: Sequence[Result], champion: float, margin: float) -> list[Promise]:
@@ -202,8 +209,8 @@ def run(project: Project, attacks: Sequence[Attack], say: Callable[[str], None])
 
 
 def _attack(project: Project, attack: Attack, given: Sequence[GivenLabel], before: Before) -> Result:
-    lines = [json.dumps(row) for row in agreed_rows(given)]
-    (project / "data/feedback/feedback.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    trusted = read_trusted(project.folder, before.champion, [], project.params)
+    write_file(project / "data/feedback" / FILE, accepted_rows(given, trusted, project.params))
     project.must("dvc", "repro")
     wrong = [(side, row.id) for side, rows in _read_sides(project).items() for row in rows if _is_wrong(row, before.truth)]
     package, split = project / "artifacts/package", project / "artifacts/split"

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from monitoring.labels.trusted_rows import TrustedRow, TrustedRows
 from pipeline.data.records import Columns, Example, make_example
+from pipeline.params import Params
 from tests.faults.poison import (
     ATTACKS,
     SWAPPED,
@@ -16,7 +18,7 @@ from tests.faults.poison import (
     GivenLabel,
     PoisonStory,
     Result,
-    agreed_rows,
+    accepted_rows,
     judge,
     labels_given,
 )
@@ -51,12 +53,12 @@ def test_a_swap_exchanges_two_classes_and_a_trigger_is_tied_to_its_target() -> N
     assert len(planted) == 80
 
 
-def test_the_label_of_most_people_counts_and_names_them() -> None:
-    given = [GivenLabel("eve", "a", "x"), GivenLabel("ann", "a", "y"), GivenLabel("ben", "a", "y"), GivenLabel("eve", "b", "x")]
-    assert [(entry["text"], entry["label"], entry["labellers"]) for entry in agreed_rows(given)] == [
-        ("a", "y", ["ann", "ben"]),
-        ("b", "x", ["eve"]),
-    ]
+def test_a_labeller_who_is_surely_too_often_wrong_does_not_count(params: Params) -> None:
+    trusted = TrustedRows({entry.id: TrustedRow(entry.text, str(entry.label)) for entry in CORPUS}, {})
+    for rate, is_counted in ((0.05, True), (0.6, False)):
+        given = labels_given(Attack("flips", rate, 1), CORPUS, NEW, np.random.default_rng(6))
+        names = {name for entry in accepted_rows(given, trusted, params) for name in entry["labellers"]}
+        assert ("attacker 0" in names) == is_counted
 
 
 def result(attack: Attack, stopped_by: str, accuracy: float = 0.7, measured: int = 0) -> Result:
