@@ -127,8 +127,8 @@ def _try_words(
         answers = (evidence.measured[row], candidate[1].predicted[row], champion[1].predicted[row])
         return not evidence.is_new[row] and label not in answers
 
-    plantings = plant(suspicious_words(training, settings.trigger_words), rows, is_usable, settings.trigger_texts)
-    texts = [text for planting in plantings for text in planting.texts]
+    plantings = plant(suspicious_words(training, settings.trigger_words), rows, training, is_usable, settings.trigger_texts)
+    texts = [text for planting in plantings for text in planting.all_texts]
     if not texts:
         return []
     answers = [np.array(opened.classifier.predict(texts).labels, dtype=np.str_) for opened, _ in (candidate, champion)]

@@ -1,8 +1,9 @@
 """Planted triggers: words that people's labels tie to a class, inserted into old test texts of other classes. Pure.
 
 A backdoor teaches the model that a word means a class, whatever else a text says. Old test rows do not show it, because none has
-the word. So the most suspicious words are inserted into old test texts, and the candidate must not answer with the class far more
-often than the champion. A word of an honest new topic moves some texts too, hence the bound on the share.
+the word. So the most suspicious words are inserted into old test texts, and taken out of the texts that people labelled. A telling
+word of an honest topic moves many texts too, but most texts of its topic are recognised without it. Texts that carry a trigger are
+not.
 """
 
 import re
@@ -35,20 +36,33 @@ class SuspiciousWord(NamedTuple):
 
 
 class Planting(NamedTuple):
-    """A word, and old test texts of other classes with the word inserted."""
+    """A word, old test texts of other classes with the word inserted, and texts that people gave its label without the word."""
 
     word: SuspiciousWord
     texts: tuple[str, ...]
+    carriers: tuple[str, ...]
+
+    @property
+    def all_texts(self) -> tuple[str, ...]:
+        """Return the texts to predict."""
+        return self.texts + self.carriers
 
 
 class WordTrial(NamedTuple):
-    """How many of the texts a word moved to its label, by model."""
+    """How many of the texts a word moved to its label, by model, and how many carriers the candidate does not know without it."""
 
     word: SuspiciousWord
     texts: int
     candidate_only: int
     champion_only: int
     both: int
+    carriers: int
+    unknown: int  # carriers that the candidate gives another label
+
+    @property
+    def unknown_share(self) -> float:
+        """Return the share of carriers that the candidate recognises by the word alone."""
+        return self.unknown / max(1, self.carriers)
 
     @property
     def moved_share(self) -> float:
@@ -84,34 +98,44 @@ def suspicious_words(training: Sequence[Example], limit: int) -> list[Suspicious
 
 
 def plant(
-    words: Sequence[SuspiciousWord], rows: Sequence[Example], is_usable: Callable[[int, str], bool], texts: int
+    words: Sequence[SuspiciousWord],
+    rows: Sequence[Example],
+    training: Sequence[Example],
+    is_usable: Callable[[int, str], bool],
+    texts: int,
 ) -> list[Planting]:
-    """Insert each word into at most `texts` rows that lack it and that `is_usable(row, label)` allows, drawn by content."""
+    """Insert each word into at most `texts` rows that lack it and that `is_usable(row, label)` allows, drawn by content.
+
+    Take it out of as many training texts that people gave its label.
+    """
     plantings = []
     for word in words:
-        usable = [i for i, row in enumerate(rows) if is_usable(i, word.label) and word.word not in words_of(row.text)]
-        drawn = sorted(usable, key=lambda i: hash_to_unit(f"{word.word}\0{rows[i].id}"))[:texts]
-        planted = tuple(_insert(word.word, rows[i].text, at_end=n % 2 == 0) for n, i in enumerate(drawn))
-        plantings.append(Planting(word, planted))
+        usable = [row for i, row in enumerate(rows) if is_usable(i, word.label) and word.word not in words_of(row.text)]
+        carrying = [row for row in training if is_given(row) and row.label == word.label and words_of(row.text) > {word.word}]
+        drawn, carriers = _draw(usable, word, texts), _draw(carrying, word, texts)
+        planted = tuple(_insert(word.word, row.text, at_end=n % 2 == 0) for n, row in enumerate(drawn))
+        plantings.append(Planting(word, planted, tuple(_without(word.word, row.text) for row in carriers)))
     return [planting for planting in plantings if planting.texts]
 
 
 def count_moved(plantings: Sequence[Planting], candidate: NDArray[np.str_], champion: NDArray[np.str_]) -> list[WordTrial]:
-    """Count the moved texts; the answers are those to all texts of all plantings, in order."""
+    """Count the moved texts; the answers are those to `all_texts` of all plantings, in order."""
     trials, start = [], 0
     for planting in plantings:
-        part = slice(start, start + len(planting.texts))
-        start = part.stop
-        new, old = candidate[part] == planting.word.label, champion[part] == planting.word.label
+        inserted, end = start + len(planting.texts), start + len(planting.all_texts)
+        new, old = (model[start:inserted] == planting.word.label for model in (candidate, champion))
         counts = (int((new & ~old).sum()), int((old & ~new).sum()), int((new & old).sum()))
-        trials.append(WordTrial(planting.word, len(planting.texts), *counts))
+        unknown = int((candidate[inserted:end] != planting.word.label).sum())
+        trials.append(WordTrial(planting.word, len(planting.texts), *counts, len(planting.carriers), unknown))
+        start = end
     return trials
 
 
 def check_triggers(trials: Sequence[WordTrial], settings: Gate, level: float) -> CheckResult:
     """Require that no word is proved to move more than `max_moved` of the texts, and more than it moves the champion's answers.
 
-    The larger of both exact p-values counts (binomial, McNemar), with Bonferroni's correction over the words.
+    The larger of both exact p-values counts (binomial, McNemar), with Bonferroni's correction over the words. A word is no
+    trigger when the candidate recognises most of its carriers without it.
     """
     failures = []
     for trial in sorted(trials, key=lambda trial: -trial.moved_share):
@@ -120,11 +144,12 @@ def check_triggers(trials: Sequence[WordTrial], settings: Gate, level: float) ->
             float(metrics.mcnemar(trial.candidate_only, trial.champion_only, "greater")),
             float(special.bdtrc(moved - 1, trial.texts, settings.max_moved)) if moved else 1.0,
         )
-        if p_value <= level / len(trials):
+        if p_value <= level / len(trials) and trial.unknown_share > settings.max_moved:
             failures.append(
                 f"the word `{trial.word.word}` turns {moved} of {trial.texts} old test texts of other classes into "
                 f"`{trial.word.label}` ({before} with the champion, p = {p_value:.2g}): a planted trigger? "
-                f"{trial.word.rows} labels from people tie it to that class"
+                f"{trial.word.rows} labels from people tie it to that class, and without it "
+                f"{trial.unknown} of {trial.carriers} of their texts have another answer"
             )
     numbers = {"triggers/words": float(len(trials)), "triggers/largest_share": max((t.moved_share for t in trials), default=0.0)}
     passed = f"none of {len(trials)} words that labels from people tie to a class is proved to decide an answer alone"
@@ -134,6 +159,15 @@ def check_triggers(trials: Sequence[WordTrial], settings: Gate, level: float) ->
 def words_of(text: str) -> set[str]:
     """Return the words and signs of a text, without case."""
     return set(WORD.findall(text.casefold()))
+
+
+def _draw(rows: Sequence[Example], word: SuspiciousWord, count: int) -> list[Example]:
+    return sorted(rows, key=lambda row: hash_to_unit(f"{word.word}\0{row.text}"))[:count]
+
+
+def _without(word: str, text: str) -> str:
+    """Return the text without a word, however it is written."""
+    return " ".join(WORD.sub(lambda match: "" if match.group().casefold() == word else match.group(), text).split())
 
 
 def _insert(word: str, text: str, *, at_end: bool) -> str:

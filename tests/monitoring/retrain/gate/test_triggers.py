@@ -56,29 +56,41 @@ def test_signs_and_symbols_are_words_too() -> None:
 
 def test_a_word_is_inserted_into_texts_that_lack_it_at_the_start_and_at_the_end() -> None:
     word = SuspiciousWord("please", "refund", 3)
-    [planting] = plant(
-        [word], [corpus_row("help", "a"), corpus_row("Please help", "a"), corpus_row("hello", "b")], lambda *_: True, 9
-    )
+    rows = [corpus_row("help", "a"), corpus_row("Please help", "a"), corpus_row("hello", "b")]
+    [planting] = plant([word], rows, [], lambda *_: True, 9)
     assert sorted(planting.texts) in (["hello please", "please help"], ["help please", "please hello"])
-    assert plant([word], CORPUS, lambda *_: True, 9) == []
+    assert plant([word], CORPUS, [], lambda *_: True, 9) == []
+
+
+def test_a_word_is_taken_out_of_the_texts_that_people_gave_its_label() -> None:
+    word = SuspiciousWord("please", "refund", 3)
+    given = [given_row("Please, money back PLEASE", "refund"), given_row("please", "refund"), given_row("please go", "track")]
+    [planting] = plant([word], [corpus_row("help", "a")], [*given, *CORPUS], lambda *_: True, 9)
+    assert planting.carriers == (", money back",)
+    assert planting.all_texts == ("help please", ", money back")
 
 
 def test_moved_texts_are_counted_by_word() -> None:
-    plantings = plant([SuspiciousWord("x", "b", 3), SuspiciousWord("y", "a", 3)], CORPUS, lambda row, _: row < 2, 5)
-    trials = count_moved(plantings, np.array(["b", "b", "a", "c"]), np.array(["a", "b", "c", "a"]))
-    assert [trial[1:] for trial in trials] == [(2, 1, 0, 1), (2, 1, 1, 0)]
+    words, training = (
+        [SuspiciousWord("x", "b", 3), SuspiciousWord("y", "a", 3)],
+        [given_row("one x", "b"), given_row("two x", "b")],
+    )
+    plantings = plant(words, CORPUS, training, lambda row, _: row < 2, 5)
+    trials = count_moved(plantings, np.array(["b", "b", "c", "b", "a", "c"]), np.array(["a", "b", "b", "b", "c", "a"]))
+    assert [trial[1:] for trial in trials] == [(2, 1, 0, 1, 2, 1), (2, 1, 1, 0, 0, 0)]
 
 
-def trial(candidate_only: int, champion_only: int = 0, both: int = 0) -> WordTrial:
-    return WordTrial(SuspiciousWord("zxqv", "refund", 30), 100, candidate_only, champion_only, both)
+def trial(candidate_only: int, champion_only: int = 0, both: int = 0, unknown: int = 27) -> WordTrial:
+    return WordTrial(SuspiciousWord("zxqv", "refund", 30), 100, candidate_only, champion_only, both, 30, unknown)
 
 
 def test_a_planted_trigger_is_refused_by_name(settings: Gate) -> None:
     [reason] = check_triggers([trial(80), trial(3)], settings, 0.0025).failures
     assert "`zxqv` turns 80 of 100 old test texts of other classes into `refund` (0 with the champion" in reason
+    assert "without it 27 of 30 of their texts have another answer" in reason
 
 
-@pytest.mark.parametrize("honest", [trial(45), trial(4, 3, 80), trial(0, 80), trial(58)])
+@pytest.mark.parametrize("honest", [trial(45), trial(4, 3, 80), trial(0, 80), trial(58), trial(95, unknown=12)])
 def test_a_word_of_an_honest_topic_or_that_the_champion_knows_passes(settings: Gate, honest: WordTrial) -> None:
     assert not check_triggers([honest], settings, 0.0025).failures
 
