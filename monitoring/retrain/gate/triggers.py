@@ -1,9 +1,9 @@
 """Planted triggers: words that people's labels tie to a class, inserted into old test texts of other classes. Pure.
 
-A backdoor teaches the model that a word means a class, whatever else a text says. Old test rows do not show it, because none has
-the word. So the most suspicious words are inserted into old test texts, and taken out of the texts that people labelled. A telling
-word of an honest topic moves many texts too, but most texts of its topic are recognised without it. Texts that carry a trigger are
-not.
+A backdoor teaches the model that a word means a class, whatever else a text says. Old test rows do not show it, because none
+has the word. So the most suspicious words are inserted into old test texts, and taken out of the texts that people labelled. A
+telling word of an honest topic moves many texts too, but most texts of its topic are recognised without it. Texts that carry a
+trigger are not.
 """
 
 import re
