@@ -49,12 +49,12 @@ CMD ["tritonserver", "--help"]
 FROM python AS gateway-packages
 # Packages that serving.gateway and serving.release.fetch_repository import, with their dependencies.
 ARG PACKAGES="\
-  aiohappyeyeballs aiohttp aiosignal alembic annotated-doc annotated-types anyio attrs brotli cachetools certifi charset-normalizer \
-  click fastapi filelock frozenlist fsspec gevent geventhttpclient googleapis-common-protos greenlet grpcio h11 \
+  aiohappyeyeballs aiohttp aiosignal alembic annotated-doc annotated-types anyio attrs brotli cachetools certifi cffi charset-normalizer \
+  click cryptography fastapi filelock frozenlist fsspec gevent geventhttpclient googleapis-common-protos greenlet grpcio h11 \
   httptools idna Mako MarkupSafe ml_dtypes multidict numpy opentelemetry-api \
   opentelemetry-exporter-http-transport opentelemetry-exporter-otlp-common opentelemetry-exporter-otlp-proto-common \
   opentelemetry-exporter-otlp-proto-http opentelemetry-proto opentelemetry-sdk opentelemetry-semantic-conventions orjson \
-  packaging prometheus_client propcache protobuf psycopg psycopg-binary pyarrow pydantic pydantic_core python-rapidjson \
+  packaging prometheus_client propcache protobuf psycopg psycopg-binary pyarrow pycparser pydantic pydantic_core python-rapidjson \
   PyYAML requests SQLAlchemy starlette structlog tritonclient typing-inspection typing_extensions urllib3 uvicorn \
   uvloop yarl zope.event zope.interface"
 COPY requirements.lock /build/requirements.lock

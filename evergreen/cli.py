@@ -11,6 +11,7 @@ from evergreen import inspection, labelling, tokens
 from evergreen.doctor import doctor
 from evergreen.inspection import out
 from pipeline.errors import EvergreenError
+from pipeline.loopback import bypass_proxies
 from pipeline.plain_logs import log_as_plain_text
 from pipeline.plain_text import print_lines
 from pipeline.terminal import Terminal, styled
@@ -154,6 +155,7 @@ def ask(
     from pipeline.params import load_params
     from pipeline.runtime.classifier import model_digest
     from serving.release.manifest import model_name, repository
+    from serving.release.swap import verified
     from serving.triton.client import model_parameters, predict_labels, server_settings
     from serving.triton.server import run_server, with_free_ports
 
@@ -165,6 +167,7 @@ def ask(
         answers = predict_labels(settings, model, texts)
     elif start:
         _stop_on_signals()
+        verified(home, version)
         with run_server(repository(home), [model], with_free_ports(settings), home) as server:
             answers = predict_labels(server.serve, model, texts)
         server.log.unlink()
@@ -262,6 +265,7 @@ def _champion_version(home: Path) -> int:
 def main() -> None:
     """Run a command; an `EvergreenError` ends with its message and exit code."""
     log_as_plain_text()
+    bypass_proxies()
     try:
         app()
     except EvergreenError as error:

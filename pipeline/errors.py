@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from pipeline.loopback import bypass_proxies
 from pipeline.plain_text import indented, print_lines, printable, printable_lines
 
 EXIT_BAD_INPUT = 2
@@ -52,6 +53,7 @@ def run_stage(main: Callable[[], None]) -> None:
     from pipeline.plain_logs import log_as_plain_text  # structlog takes 0.1 s to import, and most modules import this one
 
     log_as_plain_text()
+    bypass_proxies()
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         main()

@@ -1,24 +1,92 @@
-"""The home of state: one folder outside git and DVC, shared by all worktrees of a clone."""
+"""The home of state: one folder outside git and DVC, shared by all worktrees of a clone, and its user's alone.
+
+Folders in it are 0700 and files 0600, whatever the umask was. A home that an earlier version left open is closed at the next
+start.
+"""
 
 import os
 import shlex
+import stat
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.errors import ToolError
+from pipeline.errors import InputError, ToolError
+from pipeline.plain_text import print_line
 
 PROJECT_FILE = "dvc.yaml"  # marks the project's own folder, wherever git keeps its files
 MAIN_TREE = "EVERGREEN_MAIN_TREE"  # handed to processes in a linked worktree whose main one git cannot name
 NO_REPOSITORY = "not a git repository (or any"
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+DVC_REMOTE = "dvc-remote"  # DVC sets the modes of its objects, and hashes those again that have others
+OURS = {
+    *(
+        "mlflow.db",
+        "mlflow.lock",
+        "state.db",
+        "state.lock",
+        "models",
+        "dvc-remote",
+        "checkpoints",
+        "prefix",
+        "studies",
+        "tokens.json",
+    ),
+    *("alerts", "callback.key", "gateway", "inbox", "log-sessions", "predictions", "references", "retrain", "triton"),
+}  # by which a home of earlier versions is known
 
 
 def find_home() -> Path:
-    """Return the absolute `EVERGREEN_HOME`, by default `live/` of the main working tree; create it when absent."""
+    """Return the absolute `EVERGREEN_HOME`, by default `live/` of the main working tree; create it, for this user alone."""
     chosen = os.environ.get("EVERGREEN_HOME")
     home = Path(chosen).resolve() if chosen else main_worktree() / "live"
-    home.mkdir(parents=True, exist_ok=True)
+    keep_private(home)
     return home
+
+
+def keep_private(home: Path) -> None:
+    """Create the home for this user alone; what this process and its children write from now on is theirs alone, too.
+
+    Raise `InputError` for a folder that other users can read and that holds other things: to close it might lock them out.
+    """
+    os.umask(OTHERS)
+    home.mkdir(parents=True, exist_ok=True)
+    status = home.stat()
+    if not status.st_mode & OTHERS or status.st_uid != os.geteuid():  # a volume of the cluster belongs to its storage
+        return
+    names = {path.name for path in home.iterdir()}
+    if status.st_mode & stat.S_ISVTX or (names and names.isdisjoint(OURS)):
+        what = "this folder is open to other users and holds other files, so it is no home of state"
+        raise InputError(str(home), what, "set EVERGREEN_HOME to a new folder")
+    closed = close_to_others(home)
+    _close(home)  # last: an open home means that this is not finished
+    if closed:
+        print_line(f"{home}: other users of this machine could read {closed} files and folders; now you alone can", sys.stderr)
+
+
+def close_to_others(folder: Path) -> int:
+    """Take the rights of group and others to everything in a folder away; return how many files and folders had any."""
+    return sum(_close(path) for path in _under(folder))
+
+
+def _under(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != DVC_REMOTE]
+        for name in (*folders, *files):
+            yield Path(root, name)
+
+
+def _close(path: Path) -> bool:
+    """Take the rights of group and others away, never through a link; return whether there were any."""
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) or not mode & OTHERS:
+            return False
+        path.chmod(stat.S_IMODE(mode) & ~OTHERS)
+    except FileNotFoundError:  # a running process has just removed it
+        return False
+    return True
 
 
 def main_worktree() -> Path:
@@ -66,6 +134,11 @@ def require_commit() -> None:
         what = f"the project is a folder inside the git repository {where}, which does not track it"
         raise ToolError(str(project), what, _make_repository(project))
     git("rev-parse", "--verify", "HEAD", folder=project)
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file; the characters that mean something in a URL are quoted, spaces stay."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
 def is_dirty() -> bool:

@@ -16,6 +16,8 @@ import structlog
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
+from pipeline.home import sqlite_url
+
 EXPERIMENT = "evergreen"
 ARTIFACTS = "mlartifacts"
 LOCATIONS = (  # columns of MLflow's database that hold the place of files
@@ -59,7 +61,7 @@ def tracking_uri(home: Path) -> str:
 
 def default_uri(home: Path) -> str:
     """Return the URI of the SQLite database in the home of state."""
-    return f"sqlite:///{home / 'mlflow.db'}"
+    return sqlite_url(home / "mlflow.db")
 
 
 def follow_moved_home(home: Path) -> str | None:

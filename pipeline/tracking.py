@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import unquote, urlparse
 from warnings import catch_warnings, simplefilter
 
 import mlflow
@@ -21,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
 from pipeline.errors import ToolError
-from pipeline.home import git, is_dirty
+from pipeline.home import close_to_others, git, is_dirty
 from pipeline.mlflow_store import ARTIFACTS, EXPERIMENT, connect, restore_run, tracking_uri
 from pipeline.process_identity import is_gone, this_process
 from pipeline.runtime.classifier import MODEL_FILES, model_digest
@@ -216,4 +217,7 @@ def ensure_model(run_id: str, exported: Path) -> str:
         )
     finally:
         sys.path.remove(str(here))
+        location = urlparse(experiment.artifact_location)
+        if location.scheme == "file":
+            close_to_others(Path(unquote(location.path)))  # MLflow has copied our files with their modes
     return str(logged.model_uri)

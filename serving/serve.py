@@ -14,14 +14,13 @@ from pipeline.params import Params
 from serving.processes import Announce
 from serving.processes.ports import require_free_port
 from serving.processes.supervisor import Child, Program
-from serving.release.manifest import model_name, repository
+from serving.release.manifest import repository
 from serving.release.routing import read_routes
-from serving.release.swap import catch_up
+from serving.release.swap import catch_up, verified
 from serving.triton.client import is_alive
-from serving.triton.server import Server, has_dead_model_process, last_errors, log_path, start_server, stop_server
+from serving.triton.server import DeadModelWatch, Server, last_errors, log_path, start_server, stop_server
 from state.database import open_state
 
-BURIED_WITHIN_S = 5.0  # Triton reaps a process that dies while loading after about a second, and one that is unloaded at once
 LOOK_S = 0.2
 
 
@@ -33,7 +32,7 @@ class Triton:
     def __init__(self, params: Params, home: Path, announce: Announce) -> None:
         self.server: Server | None = None
         self._params, self._home, self._announce = params, home, announce
-        self._crippled_since: float | None = None
+        self._watch = DeadModelWatch()
 
     @property
     def log(self) -> Path:
@@ -44,12 +43,13 @@ class Triton:
         """Start with the champion alone: Triton ends when a model of its start does not load, and a challenger may be broken."""
         with open_state(self._home) as engine, engine.begin() as connection:
             champion = read_routes(connection).champion
-        models = [model_name(champion)] if champion else []
+        models = [verified(self._home, champion).name] if champion else []
         self.server = start_server(repository(self._home), models, self._params.serve, self._home)
         return self.server.process
 
     def is_ready(self) -> bool:
         """Load and check what the release table says; False while Triton starts or a swap runs. Raises as `catch_up` does."""
+        self.kill_if_crippled(time.monotonic())
         if not is_alive(self._params.serve):
             return False
         try:
@@ -70,13 +70,9 @@ class Triton:
 
     def kill_if_crippled(self, now: float) -> None:
         """Kill a server that waits forever for a dead process of one model; its supervisor restarts it."""
-        if self.server is None or not has_dead_model_process(self.server):
-            self._crippled_since = None
-            return
-        self._crippled_since = now if self._crippled_since is None else self._crippled_since
-        if now - self._crippled_since >= BURIED_WITHIN_S:
-            self._announce("a model's process has died, and Triton does not replace it")
-            self._crippled_since = None
+        if self.server and self._watch.is_crippled(self.server, now):
+            self._watch = DeadModelWatch()
+            self._announce(f"a model's process has died, and Triton does not replace it; the last output:\n{self.last_output()}")
             self.server.process.kill()
             self.server.process.wait()
 

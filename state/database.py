@@ -9,6 +9,8 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from filelock import FileLock
 
+from pipeline.home import sqlite_url
+
 MIGRATING = 0x45564752  # number of the advisory lock: ASCII of EVGR
 
 
@@ -16,7 +18,7 @@ def state_url(home: Path) -> str:
     """Return `EVERGREEN_STATE_URL`, or the content of the file `EVERGREEN_STATE_URL_FILE`; by default SQLite in `home`."""
     if path := os.environ.get("EVERGREEN_STATE_URL_FILE"):
         return Path(path).read_text(encoding="utf-8").strip()
-    return os.environ.get("EVERGREEN_STATE_URL", f"sqlite:///{home / 'state.db'}")
+    return os.environ.get("EVERGREEN_STATE_URL") or sqlite_url(home / "state.db")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """dvc.yaml lists everything that a stage's result depends on, and nothing else.
 
-Some modules are exempt because they affect messages and telemetry but no results: errors, plain_logs, plain_text, terminal, home,
-process_identity, mlflow_store, and tracking with the pyfunc model that it logs. An `__init__` counts only when it holds more than
-a docstring.
+Some modules are exempt because they affect messages and telemetry but no results: errors, loopback, plain_logs, plain_text,
+terminal, home, process_identity, mlflow_store, and tracking with the pyfunc model that it logs. An `__init__` counts only when it
+holds more than a docstring.
 """
 
 import ast
@@ -17,7 +17,7 @@ import yaml
 from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
-MESSAGES = ("errors", "home", "plain_logs", "plain_text", "process_identity", "terminal")
+MESSAGES = ("errors", "home", "loopback", "plain_logs", "plain_text", "process_identity", "terminal")
 TELEMETRY = ("mlflow_store", "model_registry", "pyfunc_model", "tracking")
 EXEMPT = {f"pipeline/{name}.py" for name in (*MESSAGES, *TELEMETRY)}
 PACKAGES = {"pipeline", "serving"}

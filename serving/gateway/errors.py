@@ -1,6 +1,7 @@
-"""Answers that are not 2xx: the error a route raises, and the one JSON shape that every failure is returned in."""
+"""Answers that are not 2xx: the error a route raises, the one JSON shape of every failure, and the log of the causes of 5xx."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -11,6 +12,9 @@ from starlette.exceptions import HTTPException
 
 HTTP_CODES = {404: "no_such_path", 405: "method_not_allowed"}
 
+QUIET_S = 1.0  # overload refuses thousands of requests a second, all for the same cause
+MAX_CAUSES = 100
+
 log = structlog.get_logger()
 
 
@@ -20,6 +24,29 @@ class ApiError(Exception):
     def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
+
+
+class FailureLog:
+    """Logs the cause of each 5xx. Requests that fail for the same cause within `QUIET_S` share a line, and are counted."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._causes: dict[tuple[str, str], tuple[float, int]] = {}  # when it was last logged, and how often it came up since
+
+    def add(self, code: str, cause: str, request_id: str) -> None:
+        """Log the cause of a failed request, unless it has just been logged."""
+        now, key = self._clock(), (code, cause)
+        logged_at, unlogged = self._causes.get(key, (now - QUIET_S, 0))
+        if now - logged_at < QUIET_S:
+            self._causes[key] = logged_at, unlogged + 1
+            return
+        if len(self._causes) >= MAX_CAUSES:
+            self._causes.clear()
+        self._causes[key] = now, 0
+        log.warning("requests failed", code=code, cause=cause, request_id=request_id, others_since_last_line=unlogged)
+
+
+failures = FailureLog(time.monotonic)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -37,6 +64,9 @@ def json_response(status: int, content: Any, headers: dict[str, str] | None = No
 async def on_api_error(request: Request, error: Exception) -> Response:
     """Return the answer that an `ApiError` describes."""
     assert isinstance(error, ApiError)  # noqa: S101 (registered for this type)
+    if error.status >= 500:
+        cause = error.__cause__ or error
+        failures.add(error.code, str(getattr(cause, "what", cause)), str(request.scope.get("request_id", "")))
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
     return _failure(request, error.status, error.code, error.message, headers)
 

@@ -14,7 +14,7 @@ from pipeline.params import Gateway
 from serving.access.callers import Callers
 from serving.access.proxies import TrustedProxies
 from serving.access.tokens import Scope as TokenScope
-from serving.gateway.errors import log_fields
+from serving.gateway.errors import failures, log_fields
 from serving.gateway.metrics import Metrics
 from serving.processes.http_body import Receive, discard_body, exceeds
 
@@ -106,6 +106,8 @@ class GatewayMiddleware:
             if refusal:
                 if refusal.status == 413:
                     await discard_body(receive)
+                if refusal.status >= 500:
+                    failures.add(refusal.code, refusal.message, scope["request_id"])
                 await _refuse(send_with_id, scope["request_id"], refusal)
             else:
                 await self._app(scope, receive, send_with_id)
@@ -114,7 +116,7 @@ class GatewayMiddleware:
             took_s = time.perf_counter() - begun
             route = route_label(scope["path"])
             self.metrics.count_request(route, status, took_s)
-            if status >= 500 and status != 503:  # refusals under load are counted, not logged one by one
+            if status >= 500 and status != 503:  # `failures` logs the causes of these
                 log.error("request failed", **log_fields(scope), route=route, status=status, ms=round(1000 * took_s, 1))
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Refusal | None:

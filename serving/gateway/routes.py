@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from pipeline.params import Params
 from serving.gateway.batch_queue import OverloadedError
-from serving.gateway.errors import ApiError, add_error_handlers, json_response, on_api_error, on_fault
+from serving.gateway.errors import ApiError, add_error_handlers, failures, json_response, on_api_error, on_fault
 from serving.gateway.feedback import check_id, labeller_of, store_feedback
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import RateLimit, Scope, Send
@@ -154,6 +154,8 @@ async def readyz(request: Request) -> Response:
     """Answer 200 while there is a champion and Triton has it ready."""
     services: Services = request.app.state.services
     ready = services.metrics.is_ready()
+    if not ready:
+        failures.add("not_ready", "Triton does not have the champion ready", request.scope["request_id"])
     return json_response(200 if ready else 503, {"status": "ready" if ready else "Triton does not have the champion ready"})
 
 
@@ -199,9 +201,9 @@ async def _predictions(services: Services, query: Query) -> list[Prediction]:
     except OverloadedError as error:
         services.metrics.count_refusal("overloaded")
         raise ApiError(503, "overloaded", f"{error}; try again", 1) from None
-    except TritonError:
+    except TritonError as error:
         services.metrics.count_refusal("triton")
-        raise ApiError(503, "triton_unavailable", "Triton did not answer; try again", 1) from None
+        raise ApiError(503, "triton_unavailable", "Triton did not answer; try again", 1) from error
 
 
 def _charge(services: Services, request: Request, texts: int) -> None:

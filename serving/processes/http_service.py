@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 import uvicorn
 
+from pipeline.loopback import bypass_proxies
 from pipeline.params import Http
 from serving.processes.http_connections import OpenConnections
 from serving.processes.http_protocol import BoundedHttpProtocol, RefusalCounter
@@ -30,6 +31,7 @@ def run_http_service(
 
     `refused` is called with the reason whenever a connection is refused before the app has seen its request.
     """
+    bypass_proxies()
     require_free_port(host, port)
     server = uvicorn.Server(http_config(app, host, port, http, max_open=allow_open_files(max_open), refused=refused))
     with suppress(KeyboardInterrupt):

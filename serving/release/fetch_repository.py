@@ -4,9 +4,12 @@ The store is any folder that fsspec can read: `champion.json`, which is `{"versi
 `intent-8/` as publish writes them. Only named files are read, never a listing, so plain HTTP is enough. A writer uploads the
 folders first and `champion.json` last; a version's content never changes.
 
+Nothing is downloaded before the signature of a model is that of a trusted key, and then exactly the signed files, each no longer
+than the manifest says.
+
 Afterwards the target holds these folders, `champion.json` (written last) and no other model, so that Triton can load all of it.
 Exit codes: 0 done · 2 the store has no usable `champion.json`, or the target holds other files · 3 the store cannot be read or
-the target cannot be written · 4 a model is incomplete or altered · 143 stopped. After each a second call finishes the work.
+the target cannot be written · 4 a model is incomplete, altered or not signed · 143 stopped. A second call finishes the work.
 """
 
 import argparse
@@ -16,17 +19,22 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
+from fsspec.callbacks import Callback
 
 from pipeline.errors import InputError, RefusedError, ToolError, run_stage
 from pipeline.plain_text import print_line
-from serving.release.manifest import MANIFEST, content_digest, content_of, file_digests, model_name, read_verified
+from serving.release.manifest import MANIFEST, SIGNATURE, content_digest, file_digest, model_name, read_manifest
+from serving.release.signature import TrustedKeys, read_bundle, read_signed
+from serving.release.signing_keys import trusted_keys
 
 CHAMPION = "champion.json"
+SMALL_BYTES = 2**20  # of a manifest and what else no manifest lists
 STAGING = ".fetching"  # on the models' volume, so that a rename is atomic; removed before Triton starts
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no hidden name, no `..`, no character with a meaning in a URL
 MODEL = re.compile(r"intent-[1-9][0-9]*")
@@ -70,14 +78,14 @@ def open_store(url: str, *, attempts: int, wait_s: float, sleep: Callable[[float
     return Store(files, root.rstrip("/"), attempts, wait_s, sleep)
 
 
-def fetch(store: Store, to: Path) -> Fetched:
+def fetch(store: Store, to: Path, trusted: TrustedKeys) -> Fetched:
     """Fetch the released versions into the folder `to`; complete ones there stay, other models are removed last."""
     versions = released_versions(read_small_file(store, CHAMPION), f"{store.root}/{CHAMPION}")
     others = sorted(path.name for path in to.iterdir() if not _is_ours(path)) if to.is_dir() else []
     if others:
         raise InputError(str(to / others[0]), "this folder holds more than models", "give --to a folder for models alone")
     shutil.rmtree(to / STAGING, ignore_errors=True)
-    added = [version for version in versions if fetch_model(store, to, model_name(version))]
+    added = [version for version in versions if fetch_model(store, to, model_name(version), trusted)]
     _write_champion(to, versions)
     wanted = {model_name(version) for version in versions}
     removed = sorted(path.name for path in to.iterdir() if MODEL.fullmatch(path.name) and path.name not in wanted)
@@ -99,26 +107,29 @@ def released_versions(text: str, where: str) -> list[int]:
     return list(versions)
 
 
-def fetch_model(store: Store, to: Path, name: str) -> bool:
-    """Download one model folder, verify it and move it into place; returns False when it was there already.
+def fetch_model(store: Store, to: Path, name: str, trusted: TrustedKeys) -> bool:
+    """Download one signed model folder, verify it and move it into place; returns False when it was there already.
 
-    Raises `RefusedError` when the store's folder is incomplete, or the target holds different content under the same name.
+    Raises `RefusedError` when the store's folder is incomplete, when no trusted key has signed it, and when the target holds
+    different content under the same name.
     """
     where = f"{store.root}/{name}"
-    text = read_small_file(store, f"{name}/{MANIFEST}")
-    names = file_names(text, where)
+    signature, text = read_small_file(store, f"{name}/{SIGNATURE}"), read_small_file(store, f"{name}/{MANIFEST}")
+    signed = read_bundle(signature, f"{where}/{SIGNATURE}", trusted)
+    manifest = read_manifest(text, f"{where}/{MANIFEST}")
+    if sha256(text.encode()).hexdigest() != signed.digests.get(MANIFEST):
+        raise RefusedError(f"{where}/{MANIFEST}", "this file is not the one that was signed", "upload the published folder again")
     target, staged = to / name, to / STAGING / name
-    local = content_of(target)
-    if local == content_digest(json.loads(text)):
+    local = _content_of(target, trusted)
+    if local == content_digest(manifest):
         return False
     if local is not None:
         raise RefusedError(str(target), "this version is here with different content", "empty this folder and fetch again")
-    for file in names:
-        (staged / file).parent.mkdir(parents=True, exist_ok=True)
-        _with_retries(store, f"{where}/{file}", partial(store.files.get_file, f"{where}/{file}", str(staged / file)))
-    (staged / MANIFEST).write_text(text, encoding="utf-8")
+    for file in file_names(json.dumps({"files": signed.digests}), where):
+        _download(store, f"{where}/{file}", staged / file, manifest.get("sizes", {}).get(file, SMALL_BYTES))
+    (staged / SIGNATURE).write_text(signature, encoding="utf-8")
     try:
-        read_verified(staged)
+        read_signed(staged, trusted)
     except RefusedError as error:
         raise RefusedError(error.where, f"{error.what} in {where}", "upload the published folder again") from None
     shutil.rmtree(target, ignore_errors=True)  # a damaged one
@@ -133,7 +144,7 @@ def fetch_files(store: Store, name: str, digest: str, wanted: Sequence[str], to:
     """
     where = f"{store.root}/{name}"
     text = read_small_file(store, f"{name}/{MANIFEST}")
-    names, manifest = file_names(text, where), json.loads(text)
+    names, manifest = file_names(text, where), read_manifest(text, f"{where}/{MANIFEST}")
     if content_digest(manifest) != digest:
         what = "this is not the content that was released as this version"
         raise RefusedError(where, what, "upload the published folder")
@@ -143,9 +154,8 @@ def fetch_files(store: Store, name: str, digest: str, wanted: Sequence[str], to:
     for file in wanted:
         if file not in names:
             raise RefusedError(where, f"its manifest names no {file}", "publish a version that has one")
-        _with_retries(store, f"{where}/{file}", partial(store.files.get_file, f"{where}/{file}", str(staged / file)))
-    digests = file_digests(staged)
-    wrong = [file for file in wanted if digests.get(file) != manifest["files"][file]]
+        _download(store, f"{where}/{file}", staged / file, manifest.get("sizes", {}).get(file))
+    wrong = [file for file in wanted if file_digest(staged / file) != manifest["files"][file]]
     if wrong:
         what = "the file does not have the SHA-256 of the manifest"
         raise RefusedError(f"{where}/{wrong[0]}", what, "upload the published folder again")
@@ -175,6 +185,35 @@ def read_small_file(store: Store, name: str) -> str:
     return content.decode("utf-8", errors="replace")
 
 
+class Limit(Callback):  # type: ignore[misc]
+    """Ends a download that is longer than its file may be."""
+
+    def __init__(self, path: str, most: int | None) -> None:
+        super().__init__()
+        self._path, self._most = path, most
+
+    def relative_update(self, inc: int = 1) -> None:
+        """Count the bytes of a chunk; raise `RefusedError` once there are too many."""
+        super().relative_update(inc)
+        if self._most is not None and self.value > self._most:
+            what = f"the file is longer than the {self._most} bytes of the manifest"
+            raise RefusedError(self._path, what, "upload the published folder again")
+
+
+def _download(store: Store, path: str, to: Path, most: int | None) -> None:
+    """Download a file; raise `RefusedError` when it has more than `most` bytes."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    _with_retries(store, path, lambda: store.files.get_file(path, str(to), callback=Limit(path, most)))
+
+
+def _content_of(folder: Path, trusted: TrustedKeys) -> str | None:
+    """Return the content digest of a complete, unaltered and signed model, None for another or none."""
+    try:
+        return content_digest(read_signed(folder, trusted))
+    except RefusedError:
+        return None
+
+
 def _with_retries(store: Store, path: str, read: Callable[[], T]) -> T:
     """Return the result of `read`, repeated after failures; a missing file is refused at once."""
     for attempt in range(1, store.attempts + 1):
@@ -184,6 +223,8 @@ def _with_retries(store: Store, path: str, read: Callable[[], T]) -> T:
             if path.endswith(f"/{CHAMPION}"):
                 raise InputError(path, "nothing has been released to this store", "upload the models, then this file") from None
             raise RefusedError(path, "the file is missing", "upload the published folder again") from None
+        except RefusedError:
+            raise
         except Exception as error:  # every store raises different errors: aiohttp's, botocore's, the system's
             if attempt == store.attempts:
                 what = f"it could not be read in {attempt} attempts: {type(error).__name__}: {error}"
@@ -213,11 +254,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--from", dest="store", required=True, help="fsspec URL or path of the store")
     parser.add_argument("--to", type=Path, required=True, help="the folder that Triton serves from, for models alone")
+    parser.add_argument("--trusted", type=Path, required=True, help="the folder of public keys (*.pub) that may sign a model")
     parser.add_argument("--attempts", type=int, required=True, help="attempts to read each file")
     parser.add_argument("--wait-s", type=float, required=True, help="the first wait between attempts; it doubles")
     args = parser.parse_args()
     try:
-        fetched = fetch(open_store(args.store, attempts=args.attempts, wait_s=args.wait_s), args.to)
+        trusted = trusted_keys(args.trusted)
+        if not trusted:
+            do = "put the public key of who publishes there: live/signing/*.pub"
+            raise InputError(str(args.trusted), "there is no public key (*.pub) in this folder", do)
+        fetched = fetch(open_store(args.store, attempts=args.attempts, wait_s=args.wait_s), args.to, trusted)
     except OSError as error:
         raise ToolError(
             str(error.filename or args.to), str(error.strerror), "make room on the volume, and let this user write there"

@@ -16,6 +16,8 @@ from pipeline.plain_text import print_line
 from serving.release.manifest import repository
 from serving.release.model_repository import BACKEND_SOURCE, RUNTIME_SOURCE, write_model
 from serving.release.publish import champion
+from serving.release.signature import sign
+from serving.release.signing_keys import signing_key
 
 SESSIONS = {"torch": "torch_session.py", "control": "control_session.py"}
 
@@ -49,6 +51,7 @@ def main() -> None:
         target = repository(home) / name
         shutil.rmtree(target, ignore_errors=True)
         package_framework(args.made / kind, args.exported, args.session, target, load_params().package)
+        sign(target, name, signing_key(home))
         print_line(f"{kind} → {target}")
 
 

@@ -23,7 +23,7 @@ from pipeline.params import Package, load_params
 from pipeline.plain_text import print_line
 from pipeline.runtime.classifier import MODEL_FILES, model_digest
 from pipeline.session.golden_answers import read_golden
-from serving.release.manifest import MANIFEST, content_digest, file_digests
+from serving.release.manifest import MANIFEST, content_digest, describe_files
 
 WARMUP = ("short", "middle", "long")
 BACKEND_SOURCE = Path(__file__).parents[1] / "backend" / "model.py"
@@ -64,7 +64,7 @@ def write_model(
     config = config_text(output_widths(exported / "model.onnx"), parameters, settings)
     (out / "config.pbtxt").write_text(config, encoding="utf-8")
     write_warmup(read_golden(chosen).texts, out / "warmup")
-    manifest = {"files": file_digests(out)}
+    manifest = describe_files(out)
     write_json(out / MANIFEST, manifest)
     return manifest
 
@@ -112,7 +112,6 @@ def config_text(widths: dict[str, int], parameters: dict[str, str], settings: Pa
         ("intra_op_threads", settings.intra_op_threads),
     ):
         config.parameters[name].string_value = str(value)
-    config.response_cache.enable = True
     for name in WARMUP:
         warmup = config.model_warmup.add(name=name, batch_size=1)
         warmup.inputs["text"].CopyFrom(

@@ -1,4 +1,4 @@
-"""Publish a verified package as a numbered version in the registry, the live repository and the release table.
+"""Publish a verified package as a signed and numbered version in the registry, the live repository and the release table.
 
 Every step checks what is done already: the next call completes a publish that was killed, and a second call changes nothing.
 """
@@ -17,8 +17,10 @@ from filelock import FileLock
 from pipeline import model_registry
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError
-from serving.release.manifest import LINEAGE, content_digest, content_of, model_name, read_verified, repository
+from serving.release.manifest import LINEAGE, content_digest, content_of, model_name, package_files, read_verified, repository
 from serving.release.release_table import UNIQUE_ROLES, CheckLease, Release, Role, add_release, find_release, roles
+from serving.release.signature import is_signed, read_signed, sign
+from serving.release.signing_keys import signing_key, trusted_folder, trusted_keys
 from state.database import open_state
 
 
@@ -40,12 +42,12 @@ def publish(
     decision: int | None = None,
     check_lease: CheckLease = lambda _connection: None,
 ) -> Published:
-    """Register the package, copy it, add it to the release table and set the registry's aliases.
+    """Register the package, copy and sign it, add it to the release table and set the registry's aliases.
 
     `reached` is called with the name of each point passed. `decision` is the id of the retrain decision behind the package.
     `check_lease` raises when the caller has lost its lease: first of all, and again in the transaction that adds the version.
     """
-    digest = content_digest(read_verified(package))
+    digest = content_digest(read_verified(package, follow_links=True))
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / "publish.lock"), open_state(home) as engine, model_registry.registry(home):
         with engine.begin() as connection:
@@ -56,9 +58,10 @@ def publish(
         reached("before registering")
         restore_registry(name, home)
         tags = {key: str(value) for key, value in lineage.items()}
-        version = known.version if known else model_registry.register(name, lineage["mlflow_run_id"], package / "1", tags)
+        staged = _stage(package, home, digest)
+        version = known.version if known else model_registry.register(name, lineage["mlflow_run_id"], staged / "1", tags)
         reached("registered")
-        folder = _copy_live(package, home, version, lineage, reached)
+        folder = _make_live(staged, home, version, lineage, reached)
         reached("copied")
         with engine.begin() as connection:
             check_lease(connection)
@@ -89,7 +92,7 @@ def restore_registry(name: str, home: Path) -> list[int]:
 
 def differs(release: Release, package: Path) -> bool:
     """Return True when the package's content is not that of the release."""
-    return content_digest(read_verified(package)) != release.content_digest
+    return content_digest(read_verified(package, follow_links=True)) != release.content_digest
 
 
 def champion(home: Path) -> Release | None:
@@ -103,27 +106,62 @@ def release_of(home: Path, role: Role) -> Release | None:
         return find_release(connection, role=role)
 
 
-def _copy_live(package: Path, home: Path, version: int, lineage: dict[str, Any], reached: Callable[[str], None]) -> Path:
+def sign_released(folder: Path, release: Release, home: Path) -> bool:
+    """Sign a version that was published before versions were signed; return whether this was such a version.
+
+    Raise `RefusedError` when its content is not what was released.
+    """
+    if is_signed(folder):
+        return False
+    if content_digest(read_verified(folder)) != release.content_digest:
+        what = f"this is not the content that was released as version {release.version}"
+        raise RefusedError(str(folder), what, "publish its package again: .venv/bin/evergreen publish")
+    sign(folder, folder.name, signing_key(home))
+    return True
+
+
+def _stage(package: Path, home: Path, digest: str) -> Path:
+    """Return a copy of the package that has no links to anything outside, as DVC's may have."""
+    staged = home / "staging" / digest[:16]
+    shutil.rmtree(staged, ignore_errors=True)
+    for name, path in package_files(package, follow_links=True).items():
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, staged / name)
+    if content_digest(read_verified(staged)) != digest:
+        raise RefusedError(str(package), "the package has changed while it was published", "publish it again")
+    return staged
+
+
+def _make_live(staged: Path, home: Path, version: int, lineage: dict[str, Any], reached: Callable[[str], None]) -> Path:
     """Return the version's live folder. A complete one is never rewritten, a damaged one (power cut) is replaced."""
     target = repository(home) / model_name(version)
     live = content_of(target)
-    if live == lineage["content_digest"]:
-        return target
-    if live is not None:
+    if live is not None and live != lineage["content_digest"]:
         what = (
             f"version {version} of the registry is new, but this folder holds another model (the registry was lost or changed?)"
         )
         raise RefusedError(str(target), what, "restore the old registry, or move this folder and the state database away")
-    staged = home / "staging" / model_name(version)
+    if live is not None and not is_signed(target):  # published before versions were signed
+        sign(target, target.name, signing_key(home))
+    if live is None or not _is_trusted(target, home):
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(staged / LINEAGE, {"version": version, **lineage, "published_at": now})
+        sign(staged, target.name, signing_key(home))
+        reached("staged")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        staged.replace(target)
+    read_signed(target, trusted_keys(trusted_folder(home)))
     shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(package, staged, ignore=shutil.ignore_patterns("__pycache__"))
-    reached("staged")
-    write_json(staged / LINEAGE, {"version": version, **lineage, "published_at": datetime.now(UTC).isoformat(timespec="seconds")})
-    read_verified(staged)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    staged.replace(target)
     return target
+
+
+def _is_trusted(folder: Path, home: Path) -> bool:
+    try:
+        read_signed(folder, trusted_keys(trusted_folder(home)))
+    except RefusedError:
+        return False
+    return True
 
 
 def _lineage(package: Path, dvc_lock: Path, digest: str, parent: Release | None, decision: int | None) -> dict[str, Any]:

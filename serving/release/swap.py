@@ -19,9 +19,12 @@ from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Params, Serve
 from pipeline.session.golden_answers import GoldenAnswers, golden_differences, read_golden
 from serving.processes import Announce
-from serving.release.manifest import MANIFEST, model_name, read_verified, repository
-from serving.release.release_table import UNIQUE_ROLES, CheckLease, promote, roles, versions
+from serving.release.manifest import MANIFEST, model_name, repository
+from serving.release.publish import sign_released
+from serving.release.release_table import UNIQUE_ROLES, CheckLease, find_release, promote, roles, versions
 from serving.release.routing import Routes, read_routes, set_routing
+from serving.release.signature import read_signed
+from serving.release.signing_keys import trusted_folder, trusted_keys
 from serving.triton.client import (
     BATCH_TEXTS,
     TritonError,
@@ -35,6 +38,7 @@ from serving.triton.client import (
     server_settings,
     unload,
 )
+from serving.triton.server import close_shared_memory
 from state.database import open_state
 
 DRAIN_TIMEOUT_S = 30.0
@@ -61,11 +65,14 @@ def swap(
             check_lease(connection)
             previous = _champion_before(connection, version)
             in_use = read_routes(connection).served
+            release = find_release(connection, version=version)
+        if release and sign_released(unpark(home, version), release, home):
+            announce(f"version {version} is signed now: its content is what was released")
         served = is_alive(serve)
         if served:
             load_and_check(serve, home, version, announce, in_use=version in in_use)
         else:
-            read_verified(unpark(home, version))
+            verified(home, version)
         with engine.begin() as connection:
             check_lease(connection)
             promote(connection, version)
@@ -125,12 +132,12 @@ def load_and_check(serve: Serve, home: Path, version: int, announce: Announce, *
 
     A version that fails is unloaded again unless it is `in_use`: then a doubtful answer may be better than none.
     """
-    model, folder = model_name(version), unpark(home, version)
-    read_verified(folder)
+    model, folder = model_name(version), verified(home, version)
     golden, key = _golden(folder), _key(home, serve)
     if not is_ready(serve, [model]):
         load(serve, model, key)
         announce(f"{model} is loaded and warm")
+    close_shared_memory(home, serve)
     if problem := _golden_problem(serve, model, golden):
         if not in_use:
             unload(serve, model, key)
@@ -147,7 +154,9 @@ def load_companions(serve: Serve, home: Path, version: int, announce: Announce) 
     for model in (f"{model_name(version)}-torch", f"control-{version}"):
         if (repository(home) / model / MANIFEST).is_file() and not is_ready(serve, [model]):
             try:
+                read_signed(repository(home) / model, trusted_keys(trusted_folder(home)))
                 load(serve, model, _key(home, serve))
+                close_shared_memory(home, serve)
                 announce(f"{model} is loaded too")
             except EvergreenError as error:
                 announce(f"{model} is not served: {error}")
@@ -191,6 +200,13 @@ def unpark(home: Path, version: int) -> Path:
     folder, parked = repository(home) / model_name(version), _parked(home, version)
     if parked.is_dir() and not folder.exists():
         parked.replace(folder)
+    return folder
+
+
+def verified(home: Path, version: int) -> Path:
+    """Return the version's live folder, ready for Triton; raise `RefusedError` unless it is whole, unaltered and signed."""
+    folder = unpark(home, version)
+    read_signed(folder, trusted_keys(trusted_folder(home)))
     return folder
 
 

@@ -31,8 +31,11 @@ OUTPUTS = ("label", "probabilities", "sketch", "pieces", "pieces_per_word")
 REQUESTED = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
 
 
-class TritonError(Exception):
+class TritonError(ToolError):
     """The server cannot answer: it is gone, starting, overloaded or too slow."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("Triton", what, "see whether it runs (make serve) and what its log says")
 
 
 class UnknownModelError(TritonError):

@@ -1,10 +1,13 @@
 """The local Triton: the server from the `nvidia-pytriton` wheel as a child process.
 
-The wheel's server is 2.51, older than some security fixes: it listens on loopback only, and its admin API needs a key.
+The wheel's server is 2.51, older than some security fixes: it listens on loopback only. Its admin API is closed over HTTP; over
+gRPC it needs a key, which only this user can read. It has no response cache: Triton's would answer one caller with the outputs
+that another has asked for (triton-inference-server/server#4362).
 """
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -12,22 +15,29 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import psutil
 
+from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError
 from pipeline.params import Serve
+from pipeline.plain_text import print_line
 from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_ports, require_free_port
 from serving.triton.client import ADMIN_HEADER, is_ready, key_file
+from serving.triton.hidden_argument import start_with_hidden
+from serving.triton.shell_path import shell_path
 
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
-CACHE_BYTES = 64 * 2**20
+CLOSED = "closed\n"  # the name and the value of a header that no HTTP request can carry
+BURIED_WITHIN_S = 5.0  # Triton reaps a process that dies while loading after about a second, and one that is unloaded at once
+TRITON_LINE = re.compile(r"[IWEF]\d{4} \d\d:")
+NOISE = ("CudaDriverHelper has not been initialized", "pinned system memory")  # on every machine without a GPU
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX keeps it on Linux)
 
 
@@ -38,7 +48,7 @@ class Server(NamedTuple):
     serve: Serve
     admin_key: str
     log: Path
-    region: str  # prefix of its shared memory's names
+    home: Path
 
 
 @contextmanager
@@ -61,21 +71,31 @@ def start_server(repository: Path, models: Sequence[str], serve: Serve, home: Pa
     _free_shared_memory(_region(home, serve))
     key = _new_key(key_file(home, serve))
     log = log_path(home, serve)
-    options = _options(repository, models, serve, backends_folder(folder), key)
+    options = _options(shell_path(repository), models, serve, shell_path(backends_folder(folder)))
+    environment = server_environment(shell_path(interpreter_folder(folder)) / "bin")
     region = f"--backend-config=python,shm-region-prefix-name={_region(home, serve)}"
     command = [str(wheel_folder() / "bin" / "tritonserver"), *options, region]
     if log.exists():
         log.replace(log.with_suffix(".before.log"))  # the output of a server that died
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=server_environment(),
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
-    return Server(process, serve, key, log, _region(home, serve))
+        process = _start(command, f"--grpc-restricted-protocol={','.join(RESTRICTED)}:{ADMIN_HEADER}={key}", environment, output)
+    return Server(process, serve, key, log, home)
+
+
+def _start(command: Sequence[str], with_key: str, environment: Mapping[str, str], output: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start the server with its key as a hidden argument; where the kernel forbids that, as an open one, and say so."""
+    try:
+        return start_with_hidden(command, with_key, environment=environment, in_child=end_with_parent, output=output)
+    except OSError as error:
+        print_line(f"Triton's admin key is visible to every user of this machine: {error}", sys.stderr)
+    return subprocess.Popen(
+        [*command, with_key],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=end_with_parent,
+    )
 
 
 def stop_server(server: Server) -> None:
@@ -89,7 +109,22 @@ def stop_server(server: Server) -> None:
         with suppress(ProcessLookupError):
             os.killpg(server.process.pid, signal.SIGKILL)  # stubs of the Python backend included
         server.process.wait()
-        _free_shared_memory(server.region)
+        _free_shared_memory(_region(server.home, server.serve))
+
+
+class DeadModelWatch:
+    """Notices a server that waits for ever for the answer of a model's dead process."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def is_crippled(self, server: Server, now: float) -> bool:
+        """Return True once a process has been dead for longer than Triton needs to notice."""
+        if not has_dead_model_process(server):
+            self._since = None
+            return False
+        self._since = now if self._since is None else self._since
+        return now - self._since >= BURIED_WITHIN_S
 
 
 def has_dead_model_process(server: Server) -> bool:
@@ -102,12 +137,13 @@ def has_dead_model_process(server: Server) -> bool:
 
 
 def wait_ready(server: Server, models: Sequence[str]) -> None:
-    """Return once every model answers; raise `ToolError` with the server's output when it ends or takes too long."""
-    deadline = time.monotonic() + server.serve.ready_timeout_s
+    """Return once every model answers; raise `ToolError` with the server's output when it, or a model's process, ends."""
+    watch, deadline = DeadModelWatch(), time.monotonic() + server.serve.ready_timeout_s
     while time.monotonic() < deadline:
-        if server.process.poll() is not None:
+        if server.process.poll() is not None or watch.is_crippled(server, time.monotonic()):
             break
         if is_ready(server.serve, models):
+            close_shared_memory(server.home, server.serve)
             return
         time.sleep(0.1)
     raise ToolError(
@@ -115,15 +151,12 @@ def wait_ready(server: Server, models: Sequence[str]) -> None:
     )
 
 
-def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Path, key: str) -> list[str]:
-    restricted = f"{','.join(RESTRICTED)}:{ADMIN_HEADER}={key}"
+def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Path) -> list[str]:
     return [
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
         *(f"--load-model={model}" for model in models),
         f"--backend-directory={backends}",
-        f"--cache-directory={wheel_folder() / 'caches'}",
-        f"--cache-config=local,size={CACHE_BYTES}",
         "--disable-auto-complete-config",
         "--exit-timeout-secs=10",
         "--strict-readiness=false",  # otherwise the whole server is unready while a model loads or unloads
@@ -134,14 +167,20 @@ def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Pa
         f"--metrics-address={serve.host}",
         f"--metrics-port={serve.metrics_port}",
         "--allow-gpu-metrics=false",
-        f"--http-restricted-api={restricted}",
-        f"--grpc-restricted-protocol={restricted}",
+        f"--http-restricted-api={','.join(RESTRICTED)}:{CLOSED}={CLOSED}",
     ]
 
 
 def _region(home: Path, serve: Serve) -> str:
     """Return a prefix that no other server on this machine has: neither one of another home nor one on another port."""
     return f"evergreen-{serve.http_port}-{hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]}-"
+
+
+def close_shared_memory(home: Path, serve: Serve) -> None:
+    """Take the rights of other users to the memory through which Triton hands texts to its models; it creates it open to all."""
+    for path in SHARED_MEMORY.glob(f"{_region(home, serve)}*"):
+        with suppress(FileNotFoundError):  # of a model that is unloaded now
+            path.chmod(0o600)
 
 
 def _free_shared_memory(region: str) -> None:
@@ -187,14 +226,39 @@ def backends_folder(folder: Path) -> Path:
     return target.parent
 
 
-def server_environment() -> dict[str, str]:
+def interpreter_folder(folder: Path) -> Path:
+    """Return a virtual environment in the home of state that is ours, except that Python neither writes nor reads bytecode files.
+
+    A version's folder then holds what was verified, and nothing else, while it is served. The stub ignores PYTHON… variables.
+    """
+    ours = sysconfig.get_path("purelib")
+    packages = folder / "interpreter" / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    files = {
+        folder / "interpreter" / "pyvenv.cfg": f"home = {sysconfig.get_config_var('BINDIR')}\n",
+        packages / "ours.pth": f"import site; site.addsitedir({ours!r})\n",
+        packages / "sitecustomize.py": "import os, sys\nsys.dont_write_bytecode = True\nsys.pycache_prefix = os.devnull\n",
+    }
+    for path, text in files.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_write(path) as part:
+                part.write_text(text, encoding="utf-8")
+    python = folder / "interpreter" / "bin" / "python3"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    base = Path(sys.executable).resolve()
+    if not python.is_symlink() or python.readlink() != base:
+        python.unlink(missing_ok=True)
+        python.symlink_to(base)
+    return folder / "interpreter"
+
+
+def server_environment(interpreter: Path) -> dict[str, str]:
     """Return our environment with the wheel's libraries and the interpreter's on the loader path.
 
-    The backend's stub embeds Python and takes the first `python3` on PATH for its home. With ours first it sees our packages.
+    The backend's stub embeds Python and takes the first `python3` on PATH for its home.
     """
     site = sysconfig.get_path("purelib")
     libraries = [f"{site}/nvidia_pytriton.libs", str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    path = os.pathsep.join([str(interpreter), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)), "PATH": path}
 
 
@@ -210,7 +274,16 @@ def log_path(home: Path, serve: Serve) -> Path:
 
 
 def last_errors(log: Path) -> str:
-    """Return the last error lines of a log, or its last lines when it has none."""
+    """Return the last errors of a log, and what others than Triton have written; its last lines when there are none.
+
+    The shell, the interpreter and the loader of a model's process say why it ended; Triton does not.
+    """
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    errors = [line for line in lines if line.startswith("E") or "rror" in line]
-    return "\n".join((errors or lines)[-8:])
+    errors = [line for line in lines if _is_error(line) and not any(noise in line for noise in NOISE)]
+    return "\n".join(list(dict.fromkeys(errors or lines))[-8:])
+
+
+def _is_error(line: str) -> bool:
+    if TRITON_LINE.match(line):
+        return line[0] in "EF" or "rror" in line
+    return line[:1].isalnum()  # not the frames of a traceback, nor Triton's tables

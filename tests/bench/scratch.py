@@ -18,7 +18,7 @@ from pipeline.data.records import write_json
 from pipeline.errors import run_stage
 from pipeline.params import load_params
 from pipeline.runtime.classifier import model_digest
-from serving.release.manifest import MANIFEST, file_digests, repository
+from serving.release.manifest import MANIFEST, UNLISTED, file_digest, package_files, repository
 from serving.release.publish import publish
 
 SUFFIX = " (2)"  # behind each label of version 2, so that every answer shows which version gave it
@@ -90,7 +90,9 @@ def _sealed(folder: Path) -> Path:
     """A manifest that fits the files again."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     (folder / MANIFEST).unlink()
-    write_json(folder / MANIFEST, manifest | {"files": file_digests(folder)})
+    files = package_files(folder, follow_links=True)  # hard links to the large ones
+    digests = {name: file_digest(path) for name, path in files.items() if name not in UNLISTED}
+    write_json(folder / MANIFEST, {**manifest, "files": digests, "sizes": {}})
     return folder
 
 

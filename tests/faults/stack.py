@@ -29,7 +29,7 @@ from pipeline.runtime.sessions import open_session
 from pipeline.session.golden_answers import read_golden, write_golden
 from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_port
-from serving.release.manifest import LINEAGE, MANIFEST, file_digests
+from serving.release.manifest import LINEAGE, MANIFEST, SIGNATURE, describe_files
 from serving.release.publish import publish
 from serving.release.release_table import roles
 from serving.triton import client as triton
@@ -91,7 +91,7 @@ def write_params(installation: Installation) -> None:
 
 def variant(package: Path, out: Path, factor: float) -> Path:
     """The package with another temperature: golden answers and digests follow."""
-    shutil.copytree(package, out, ignore=shutil.ignore_patterns("__pycache__", LINEAGE, MANIFEST))
+    shutil.copytree(package, out, ignore=shutil.ignore_patterns(LINEAGE, MANIFEST, SIGNATURE))
     before = model_digest(out / "1")
     card = json.loads((out / "1" / "model.json").read_text(encoding="utf-8"))
     card["temperature"] *= factor
@@ -106,7 +106,7 @@ def variant(package: Path, out: Path, factor: float) -> Path:
 
 def sealed(package: Path) -> Path:
     """A package with a manifest that fits its files."""
-    write_json(package / MANIFEST, {"files": file_digests(package)})
+    write_json(package / MANIFEST, describe_files(package))
     return package
 
 

@@ -11,7 +11,7 @@ import requests
 from pipeline.errors import ToolError
 from pipeline.params import Params
 from serving.triton.client import ADMIN_HEADER, infer_grpc, unload
-from serving.triton.server import CACHE_BYTES, RESTRICTED
+from serving.triton.server import RESTRICTED
 from tests.manifests.rendered import Object, find_object, find_workload, flags
 from tests.manifests.triton_container import TritonContainer, start_triton
 from tests.monitoring.alert_rules.test_names import TRITON, exported
@@ -29,7 +29,6 @@ def test_triton_starts_with_the_options_advised_for_production(objects: list[Obj
         "--strict-readiness": "true",
         "--exit-on-error": "true",
         "--disable-auto-complete-config": "",
-        "--cache-config": f"local,size={CACHE_BYTES}",
         "--exit-timeout-secs": "30",
         "--grpc-max-connection-age": "5000",
         "--allow-client-shm": "false",

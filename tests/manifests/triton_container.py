@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from pipeline.params import Serve
 from serving.release.fetch_repository import fetch, open_store
-from serving.release.manifest import MANIFEST, file_digests
+from serving.release.manifest import MANIFEST, describe_files
+from serving.release.signature import sign
+from serving.release.signing_keys import signing_key, trusted_folder, trusted_keys
 from serving.triton.client import is_ready
-from serving.triton.server import backends_folder, server_environment, wheel_folder, with_free_ports
+from serving.triton.server import backends_folder, interpreter_folder, server_environment, wheel_folder, with_free_ports
 from tests.manifests.rendered import TRITON_PORTS, Object, flags
 
 VERSIONS = (7, 8)
@@ -65,9 +67,10 @@ def fetch_models(folder: Path) -> Path:
         (model / "1").mkdir(parents=True)
         (model / "1/model.py").write_text(MODEL)
         (model / "config.pbtxt").write_text(CONFIG)
-        (model / MANIFEST).write_text(json.dumps({"files": file_digests(model)}))
+        (model / MANIFEST).write_text(json.dumps(describe_files(model)))
+        sign(model, model.name, signing_key(folder))
     (folder / "store/champion.json").write_text(json.dumps({"versions": VERSIONS}))
-    fetch(open_store(str(folder / "store"), attempts=1, wait_s=0), folder / "models")
+    fetch(open_store(str(folder / "store"), attempts=1, wait_s=0), folder / "models", trusted_keys(trusted_folder(folder)))
     return folder / "models"
 
 
@@ -77,13 +80,10 @@ def start_triton(main: Object, repository: Path, serve: Serve, **changed: str) -
     options = {**flags(main), "--model-repository": str(repository)}
     for name, setting in TRITON_PORTS.items():
         options |= {f"--{name}-address": serve.host, f"--{name}-port": str(getattr(serve, setting))}
-    options |= {
-        "--backend-directory": str(backends_folder(repository.parent)),
-        "--cache-directory": str(wheel_folder() / "caches"),
-    }
+    options["--backend-directory"] = str(backends_folder(repository.parent))
     options |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
     arguments = [f"{name}={value}" if value else name for name, value in options.items() if name not in NEWER]
-    environment = server_environment()
+    environment = server_environment(interpreter_folder(repository.parent) / "bin")
     environment["PATH"] = f"{wheel_folder() / 'bin'}:{environment['PATH']}"
     log = repository.parent / f"log-{serve.http_port}"
     with log.open("wb") as output:

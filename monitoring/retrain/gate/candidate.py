@@ -102,7 +102,7 @@ def open_package(folder: Path, params: Params) -> OpenedPackage:
 
 
 def _open_verified(folder: Path, params: Params) -> OpenedPackage:
-    read_verified(folder)
+    read_verified(folder, follow_links=True)  # DVC may have linked the candidate
     return open_package(folder, params)
 
 

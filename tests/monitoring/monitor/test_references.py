@@ -12,7 +12,7 @@ from monitoring.monitor.service import MonitorService
 from pipeline.errors import RefusedError
 from pipeline.params import Params
 from pipeline.reference_profile import save_reference
-from serving.release.manifest import MANIFEST, content_digest, file_digests, model_name
+from serving.release.manifest import MANIFEST, content_digest, describe_files, model_name
 from serving.release.release_table import Release, add_release, promote
 from state.database import open_state
 from state.tables import windows
@@ -28,7 +28,7 @@ def put_model(store: Path, version: int, **changed: bytes) -> Release:
     (folder / "1/model.onnx").write_bytes(b"weights" * 1000)
     save_reference(folder / "reference.npz", World(version).reference(800))
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in sorted(LABELS.tolist(), reverse=True)))
-    manifest = {"files": file_digests(folder)}
+    manifest = describe_files(folder)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     for name, content in changed.items():
         (folder / f"{name}.txt").write_bytes(content)
@@ -128,7 +128,7 @@ def test_a_version_without_a_reference_is_named_in_the_error(home: Path, store: 
     put_model(store, 2)
     folder = store / "intent-2"
     (folder / "reference.npz").unlink()
-    manifest = {"files": file_digests(folder)}
+    manifest = describe_files(folder)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(RefusedError, match=r"names no reference\.npz"):
         folder_of(Release(2, content_digest(manifest), "champion"), home, store)

@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_MISSING_TOOL, EXIT_REFUSED, InputError, RefusedError, ToolError
 from serving.release import fetch_repository
 from serving.release.fetch_repository import CHAMPION, STAGING, Fetched, fetch, file_names, open_store, released_versions
-from serving.release.manifest import LINEAGE, MANIFEST, file_digests, read_verified
+from serving.release.manifest import LINEAGE, MANIFEST, SIGNATURE, describe_files, file_digest, read_verified
+from serving.release.signature import Statement, sign, write_bundle
+from serving.release.signing_keys import signing_key, trusted_folder, trusted_keys
 from tests.conftest import Project
 from tests.http_servers import serving_in_thread
 
@@ -36,8 +38,9 @@ def put_model(store: Path, version: int, weights: bytes = b"weights") -> Path:
     (folder / "config.pbtxt").write_text('backend: "python"\n')
     (folder / "1/model.onnx").write_bytes(weights * 1000)
     (folder / "1/runtime/__init__.py").write_text("")
-    (folder / MANIFEST).write_text(json.dumps({"files": file_digests(folder)}))
+    (folder / MANIFEST).write_text(json.dumps(describe_files(folder)))
     (folder / LINEAGE).write_text("{}")
+    sign(folder, folder.name, signing_key(store.parent))
     return folder
 
 
@@ -70,7 +73,8 @@ class Waits(NamedTuple):
 
 
 def fetch_into(url: str | Path, to: Path, waits: Waits | None = None) -> Fetched:
-    return fetch(open_store(str(url), attempts=3, wait_s=0.5, sleep=waits or Waits([])), to)
+    trusted = trusted_keys(trusted_folder(to.parent))
+    return fetch(open_store(str(url), attempts=3, wait_s=0.5, sleep=waits or Waits([])), to, trusted)
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -92,14 +96,13 @@ def test_only_files_of_the_manifest_are_fetched(store: Path, to: Path) -> None:
     (store / "intent-7/1/extra.py").write_text("import os")
     fetch_into(store, to)
     assert not (to / "intent-7/1/extra.py").exists()
-    assert not (to / "intent-7" / LINEAGE).exists()
 
 
 def test_a_second_run_changes_nothing_and_downloads_nothing(store: Path, to: Path) -> None:
     fetch_into(store, to)
     before = content(to)
     for path in store.rglob("*"):
-        if path.is_file() and path.name not in (CHAMPION, MANIFEST):
+        if path.is_file() and path.name not in (CHAMPION, MANIFEST, SIGNATURE):
             path.unlink()
     assert fetch_into(store, to) == Fetched([7, 8], [], [])
     assert content(to) == before
@@ -124,7 +127,8 @@ def test_a_store_in_memory_is_read_by_its_url(store: Path, to: Path) -> None:
 
 
 def test_a_model_of_the_real_pipeline_arrives_as_it_was_packed(made: Project, tmp_path: Path, to: Path) -> None:
-    shutil.copytree(made / "artifacts/package", tmp_path / "store/intent-1")
+    packaged = Path(shutil.copytree(made / "artifacts/package", tmp_path / "store/intent-1"))
+    sign(packaged, packaged.name, signing_key(tmp_path))
     release(tmp_path / "store", 1)
     assert fetch_into(tmp_path / "store", to).added == [1]
     assert read_verified(to / "intent-1") == read_verified(made / "artifacts/package")
@@ -182,8 +186,10 @@ def test_a_manifest_cannot_name_a_file_outside_of_its_folder(name: str, store: P
     manifest = json.loads((store / "intent-7" / MANIFEST).read_text())
     manifest["files"][name] = "0" * 64
     (store / "intent-7" / MANIFEST).write_text(json.dumps(manifest))
+    digests = {MANIFEST: file_digest(store / "intent-7" / MANIFEST), name: "0" * 64}
+    (store / "intent-7" / SIGNATURE).write_text(write_bundle(Statement("intent-7", digests), signing_key(store.parent)))
     before = sorted(to.parent.rglob("*"))
-    with pytest.raises(RefusedError, match="not a valid file name") as refused:
+    with pytest.raises(RefusedError, match=r"not a valid file name|of a kind that no package") as refused:
         fetch_into(store, to)
     assert refused.value.exit_code == EXIT_REFUSED
     assert sorted(to.parent.rglob("*")) == before
@@ -401,8 +407,9 @@ def test_stopped_before_any_line_it_leaves_whole_models_and_the_next_run_complet
     assert lines > 50
 
 
-def command(store: str | Path, to: Path, attempts: int = 2) -> list[str]:
-    options = ["--from", str(store), "--to", str(to), "--attempts", str(attempts), "--wait-s", "0.01"]
+def command(store: str | Path, to: Path, attempts: int = 2, home: Path | None = None) -> list[str]:
+    options = ["--from", str(store), "--to", str(to), "--trusted", str(trusted_folder(home or to.parent))]
+    options += ["--attempts", str(attempts), "--wait-s", "0.01"]
     return [sys.executable, "-m", "serving.release.fetch_repository", *options]
 
 
@@ -446,6 +453,6 @@ def test_the_command_ends_with_the_documented_codes(prepare, code: int, store: P
 
 def test_a_target_that_cannot_be_written_is_an_error_without_a_traceback(store: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = subprocess.run(command(store, tmp_path / "file/models"), cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command(store, tmp_path / "file/models", home=tmp_path), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == EXIT_MISSING_TOOL
     assert "Traceback" not in done.stderr

@@ -11,9 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.errors import InputError, RefusedError
-from serving.release.manifest import content_digest, read_verified, repository
+from serving.release.manifest import SIGNATURE, content_digest, read_verified, repository
 from serving.release.model_repository import package
 from serving.release.publish import Published, publish
+from serving.release.signature import read_signed
+from serving.release.signing_keys import trusted_folder, trusted_keys
 from state.database import open_state
 from state.tables import releases
 from tests.conftest import Project
@@ -171,6 +173,28 @@ def test_the_registered_champion_predicts(in_project: Project, tmp_path: Path) -
         [sys.executable, "-c", program, f"sqlite:///{tmp_path / 'mlflow.db'}"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stdout.strip() == "['track_order', 'payment_failed']", done.stderr
+
+
+def test_the_links_of_dvc_are_resolved(in_project: Project, tmp_path: Path) -> None:
+    """`dvc config cache.type symlink` and `dvc checkout --relink` leave links to DVC's cache."""
+    cache, linked = tmp_path / "cache", tmp_path / "package"
+    shutil.copytree(in_project / "artifacts/package", cache)
+    for path in [path for path in cache.rglob("*") if path.is_file()]:
+        link = linked / path.relative_to(cache)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    folder = publish_of(in_project, tmp_path, linked).folder
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    assert read_verified(folder) == read_verified(in_project / "artifacts/package")
+
+
+def test_a_version_that_was_published_before_versions_were_signed_is_signed(in_project: Project, tmp_path: Path) -> None:
+    folder = publish_of(in_project, tmp_path).folder
+    lineage = (folder / "lineage.json").read_bytes()
+    (folder / SIGNATURE).unlink()
+    publish_of(in_project, tmp_path)
+    read_signed(folder, trusted_keys(trusted_folder(tmp_path)))
+    assert (folder / "lineage.json").read_bytes() == lineage
 
 
 def test_a_damaged_live_folder_is_replaced(in_project: Project, tmp_path: Path) -> None:

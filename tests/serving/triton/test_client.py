@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import socket
+import stat
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,8 +27,11 @@ from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.text import clean
 from serving.release.manifest import repository
 from serving.release.publish import publish
+from serving.release.signature import read_signed
+from serving.release.signing_keys import trusted_folder, trusted_keys
 from serving.triton import client as triton
 from serving.triton import server as triton_server
+from serving.triton.server import SHARED_MEMORY
 from tests.conftest import Project
 from tests.serving.triton.kserve import infer_kserve
 
@@ -121,22 +126,46 @@ def test_a_text_that_is_not_utf8_is_refused_and_the_next_one_answered(served: Se
     assert triton.infer_grpc(served.serve, "intent-1", ["card declined"]).labels == ["payment_failed"]
 
 
-def test_repeats_are_answered_from_the_response_cache(served: Served) -> None:
-    for _ in range(3):
-        triton.infer_grpc(served.serve, "intent-1", ["a text that no other test sends"])
-    with urllib.request.urlopen(f"http://{served.serve.host}:{served.serve.metrics_port}/metrics") as page:
-        lines = page.read().decode().splitlines()
-    hits = [float(line.split()[-1]) for line in lines if line.startswith("nv_cache_num_hits_per_model")]
-    assert sum(hits) >= 2
+def ask_for(serve: Serve, text: str, *outputs: str) -> dict[str, Any]:
+    """Return the outputs that a KServe client gets when it asks for these alone."""
+    tensor = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
+    body = json.dumps({"inputs": [tensor], "outputs": [{"name": name} for name in outputs]}).encode()
+    with urllib.request.urlopen(f"http://{serve.host}:{serve.http_port}/v2/models/intent-1/infer", body) as answer:
+        return {output["name"]: output["data"] for output in json.load(answer)["outputs"]}
 
 
-def test_loading_and_unloading_need_the_key(served: Served) -> None:
-    url = f"http://{served.serve.host}:{served.serve.http_port}/v2/repository/models/intent-1/unload"
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST"))
-    assert refused.value.code == 403
-    refused.value.close()
+@pytest.mark.parametrize("first", ["label", "probabilities"])
+def test_an_answer_does_not_depend_on_what_was_asked_before(served: Served, first: str) -> None:
+    text = f"a text that no other test sends, asked first for its {first}"
+    part = ask_for(served.serve, text, first)
+    whole = ask_for(served.serve, text, "label", "probabilities", "pieces")
+    assert list(whole) == ["label", "probabilities", "pieces"]
+    assert whole[first] == pytest.approx(part[first]) if first == "probabilities" else whole[first] == part[first]
+    assert triton.infer_grpc(served.serve, "intent-1", [text]).labels == whole["label"]
+
+
+@pytest.mark.parametrize("header", [b"", b"evergreen-admin: %s\r\n", b"closed: closed\r\n", b"closed\n: closed\n\r\n"])
+def test_no_http_request_administers_the_server(served: Served, header: bytes) -> None:
+    key = served.server.admin_key.encode()
+    head = b"POST /v2/repository/models/intent-1/unload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+    with socket.create_connection((served.serve.host, served.serve.http_port), timeout=10) as connection:
+        connection.sendall(head + (header % key if b"%s" in header else header) + b"\r\n{}")
+        assert not connection.recv(1000).startswith(b"HTTP/1.1 200")
     assert triton.is_ready(served.serve, ["intent-1"])
+
+
+def test_only_the_owner_can_read_the_admin_key_and_what_goes_to_the_models(served: Served) -> None:
+    arguments = Path(f"/proc/{served.server.process.pid}/cmdline").read_bytes()
+    assert b"--http-port" in arguments
+    assert served.server.admin_key.encode() not in arguments
+    assert triton.ready_models(served.serve, served.server.admin_key) == ["intent-1"]
+    files = [path for path in SHARED_MEMORY.iterdir() if f"-{served.serve.http_port}-" in path.name]
+    assert files
+    assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600] * len(files)
+
+
+def test_a_version_that_is_served_still_holds_exactly_what_was_signed(served: Served) -> None:
+    read_signed(repository(served.home) / "intent-1", trusted_keys(trusted_folder(served.home)))
 
 
 SLOW = """

@@ -14,9 +14,9 @@ import pytest
 
 from pipeline.errors import ToolError
 from pipeline.params import Params
-from serving.serve import BURIED_WITHIN_S, Triton
+from serving.serve import Triton
 from serving.triton.client import is_ready, load
-from serving.triton.server import Server, has_dead_model_process, run_server, with_free_ports
+from serving.triton.server import BURIED_WITHIN_S, Server, has_dead_model_process, run_server, with_free_ports
 from tests.manifests.triton_container import CONFIG, MODEL
 
 # a parent of one process, which it reaps on SIGUSR1
@@ -34,7 +34,7 @@ while True:
 def parent(params: Params, tmp_path: Path) -> Iterator[tuple[Server, int]]:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        yield Server(process, params.serve, "key", tmp_path / "log", "region"), int(process.stdout.readline())
+        yield Server(process, params.serve, "key", tmp_path / "log", tmp_path), int(process.stdout.readline())
         process.kill()
 
 
@@ -75,7 +75,7 @@ def test_only_a_triton_that_does_not_reap_it_is_ended(parent: tuple[Server, int]
     assert announced == []
     triton.kill_if_crippled(200.0 + BURIED_WITHIN_S)
     assert server.process.returncode == -signal.SIGKILL
-    assert announced == ["a model's process has died, and Triton does not replace it"]
+    assert announced == ["a model's process has died, and Triton does not replace it; the last output:\n"]
 
 
 def test_a_model_that_dies_while_it_is_loaded_is_reaped_in_time(params: Params, tmp_path: Path) -> None:

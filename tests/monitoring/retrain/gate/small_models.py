@@ -17,7 +17,7 @@ from pipeline.data.records import Columns, Example, labels_of, make_example, wri
 from pipeline.data.split_sides import side_of
 from pipeline.params import Split
 from pipeline.reference_profile import Reference, save_reference
-from serving.release.manifest import MANIFEST, file_digests
+from serving.release.manifest import MANIFEST, describe_files
 from tests.conftest import ROOT
 
 SKETCH = 4
@@ -87,7 +87,7 @@ def write_package(model: Model, folder: Path, known: Sequence[Example] = (), *, 
 
 def write_manifest(folder: Path) -> Path:
     """Write the manifest of the files that are there now."""
-    write_json(folder / MANIFEST, {"files": file_digests(folder)})
+    write_json(folder / MANIFEST, describe_files(folder))
     return folder
 
 
