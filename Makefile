@@ -101,5 +101,5 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 	  echo $$(($$(date +%s) - began)) > $@
 
 .venv/dev: requirements-dev.lock .venv/ready
-	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@$(PIP) --no-deps --require-hashes --requirement requirements-dev.lock
 	@touch $@

@@ -14,7 +14,7 @@ from typing import Any
 from packaging.utils import parse_wheel_filename
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ("requirements.lock", "requirements-peers.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-peers.lock")
 WITHOUT = "torch"
 PYTHONS = re.compile(r"py3|py2\.py3|cp3(?:[2-9]|1[0-2])|py31[0-2]")
 PLATFORMS = re.compile(r"any|manylinux.*_(?:x86_64|aarch64)|linux_(?:x86_64|aarch64)")

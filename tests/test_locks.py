@@ -16,11 +16,11 @@ def test_every_locked_package_has_hashes_and_torch_alone_has_none(lock: str) -> 
 
 
 def test_pip_compares_the_hashes_in_the_environment_and_in_the_images() -> None:
-    for name, hashed in (("Makefile", len(LOCKS)), ("Dockerfile", 3)):
+    for name in ("Makefile", "Dockerfile"):
         text = (ROOT / name).read_text(encoding="utf-8")
         installs = re.findall(r"(?:\$\(PIP\)|\.peers/bin/pip install|pip install)[^;\n]*(?:--requirement|-r )[^;\n]*", text)
         assert len(installs) == 3
-        assert sum("--require-hashes" in line for line in installs) == hashed, name
+        assert all("--require-hashes" in line for line in installs), name
 
 
 def test_only_files_that_this_system_can_install_are_hashed() -> None:
