@@ -3,19 +3,19 @@
 import hashlib
 from typing import Literal
 
-from pipeline.data.records import Example
+from pipeline.data.records import Example, words_id
 
 Side = Literal["train", "val", "test"]
 MIN_TEST_ROWS = 2  # of a class
 
 
 def side_of(row: Example, seed: int, *, val_share: float, test_share: float) -> Side:
-    """Return the side of a row: SHA-256 of (seed, group or id) as a number in [0, 1); test, then validation, then train.
+    """Return the side of a row: SHA-256 of (seed, group or words) as a number in [0, 1); test, then validation, then train.
 
     The label is left out: a group may span classes, and a corrected label must not move a test row into training. Each class
     still gets its shares within binomial error, because the hash is independent of the class.
     """
-    number = hash_to_unit(f"{seed}\0{row.group or row.id}")
+    number = hash_to_unit(f"{seed}\0{row.group or words_id(row.text)}")
     if number < test_share:
         return "test"
     return "val" if number < test_share + val_share else "train"

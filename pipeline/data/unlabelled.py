@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.data.records import TEXT_COLUMNS, Columns, Example, describe_fault, make_example, read_rows
+from pipeline.data.columns import TEXT_COLUMNS, Columns, group_column
+from pipeline.data.records import Example, describe_fault, make_example
+from pipeline.data.row_files import read_rows, scan_names
 from pipeline.data.split_sides import side_of
 from pipeline.errors import InputError
 from pipeline.params import Data, Split
@@ -21,25 +23,27 @@ class UnlabelledTexts(NamedTuple):
 
 def read_unlabelled(path: Path, data: Data) -> UnlabelledTexts:
     """Read text and group and ignore labels; raise `InputError` as stage `ingest` does."""
-    rows = list(read_rows(path, data))
-    names = dict.fromkeys(name for row in rows if row.fields for name in row.fields)
-    column = _text_column(path, list(names), data) if names else ""
+    names = scan_names(path, data)
+    column = _text_column(path, names, data) if names else ""
+    columns = Columns("text", "label", "group" if group_column(data) else None)
     texts: dict[str, Example] = {}
     bad: list[str] = []
-    for row in rows:
+    rows = 0
+    for row in read_rows(path, data):
+        rows += 1
         if row.fields is None:
             bad.append(f"{row.line}: {row.fault}")
             continue
-        fields = {"text": row.fields.get(column), "group": row.fields.get("group")}
+        fields = {"text": row.fields.get(column), "group": row.fields.get(data.group_column)}
         try:
-            example = make_example(fields, Columns("text", "label"), max_text_chars=data.max_text_chars, source=path.stem)
+            example = make_example(fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
         except ValidationError as error:
             bad.append(f"{row.line}: {describe_fault(error)}")
         else:
             texts.setdefault(example.id, example)
-    if len(bad) > data.max_quarantined_share * len(rows):
+    if len(bad) > data.max_quarantined_share * rows:
         line, reason = bad[0].split(": ", 1)
-        what = f"{len(bad)} of {len(rows)} rows have no usable text; the first: {reason}"
+        what = f"{len(bad)} of {rows} rows have no usable text; the first: {reason}"
         do = "correct the rows, or raise data.max_quarantined_share to continue without them"
         raise InputError(f"{path}, line {line}", what, do)
     return UnlabelledTexts(list(texts.values()), bad)

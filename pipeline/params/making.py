@@ -1,7 +1,7 @@
 """Sections that the ML engineer changes: data, training, evaluation, export and the package."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -18,11 +18,22 @@ class Data(Section):
     unlabelled: Path
     text_column: str
     label_column: str
+    group_column: str
+    max_file_bytes: Count
+    max_rows: Count
     max_row_bytes: Count
     max_text_chars: Count
     max_quarantined_share: Share
     near_duplicates: Literal["report", "drop"]
     near_duplicate_jaccard: Annotated[float, Field(gt=0, le=1)]
+
+    @field_validator("source", "test", "unlabelled", mode="before")
+    @classmethod
+    def _a_file(cls, value: Any, info: ValidationInfo) -> Any:
+        without = {"test": "data/no_test.csv", "unlabelled": "data/no_unlabelled.csv"}.get(info.field_name or "")
+        if value is None or value == "":
+            raise ValueError(f"DVC needs a file here; for none, write {without}" if without else "write the name of a file")
+        return value
 
 
 class Split(Section):

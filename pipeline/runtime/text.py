@@ -3,6 +3,8 @@
 import unicodedata
 
 JOINERS = "\u200c\u200d"  # they join words of some scripts, and emoji
+SYMBOL_CATEGORIES = ("Sm", "Sc", "So")
+OTHER_SYMBOLS = frozenset("#%&*/@\\^\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")  # Unicode: punctuation, or skin tones
 
 
 def clean(text: str) -> str:
@@ -14,12 +16,29 @@ def clean(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Return the text without case and punctuation; accents and vowel signs stay with their letter."""
+    """Return the text without case and punctuation; symbols stay, as words of their own (`c++` is not `c#`)."""
+    return _fold(text, are_symbols_kept=True)
+
+
+def fold_to_words(text: str) -> str:
+    """Return the text without case, punctuation and symbols; a text without words stays as it is."""
+    return _fold(text, are_symbols_kept=False)
+
+
+def _fold(text: str, are_symbols_kept: bool) -> str:
+    """Fold; accents and vowel signs stay with their letter."""
     folded: list[str] = []
+    has_words = in_word = False
     for c in clean(text).casefold():
-        in_word = c.isalnum() or (unicodedata.category(c).startswith("M") and bool(folded) and folded[-1] != " ")
-        folded.append(c if in_word else " ")
-    return " ".join("".join(folded).split()) or clean(text)
+        in_word = c.isalnum() or (in_word and unicodedata.category(c).startswith("M"))
+        has_words |= in_word
+        folded.append(c if in_word else f" {c} " if are_symbols_kept and is_symbol(c) else " ")
+    return " ".join("".join(folded).split()) if has_words else clean(text)
+
+
+def is_symbol(c: str) -> bool:
+    """Return whether a character means something beside words: of mathematics, money and code, and emoji."""
+    return c in OTHER_SYMBOLS or unicodedata.category(c) in SYMBOL_CATEGORIES
 
 
 def word_count(text: str) -> int:

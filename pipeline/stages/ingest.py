@@ -9,27 +9,33 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from pipeline.atomic_write import atomic_write
+from pipeline.data.columns import Columns, Row, find_columns
 from pipeline.data.csv_tables import write_csv
 from pipeline.data.given_labels import AppliedLabels, LabelRules, apply_given_labels, label_rules
 from pipeline.data.near_duplicates import Pair, find_near_duplicates
 from pipeline.data.records import (
-    Columns,
     Example,
     describe_fault,
     digest_examples,
-    find_columns,
     labels_of,
     make_example,
     normalise_label,
-    read_rows,
     write_examples,
     write_json,
 )
+from pipeline.data.row_files import read_rows, scan_names
 from pipeline.errors import InputError, run_stage
 from pipeline.params import Data, load_params
 from pipeline.plain_text import print_line
 
 EXAMPLES_SHOWN = 20
+ADVICE = (  # words of a reason, what to do
+    ("data.max_text_chars", "shorten the texts, or raise data.max_text_chars"),
+    ("label is too long", "shorten the labels, or choose another column with data.label_column"),
+    ("several labels", "give each text one label"),
+    ("label is not a text", "write labels as texts or whole numbers"),
+    ("a quote joins", "close or double the quotes"),
+)
 
 
 class LocatedExample(NamedTuple):
@@ -63,13 +69,13 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
 
     Labels from people change the rows only as far as `rules` and `pipeline.data.given_labels` allow.
     """
-    source, bad = _read_file(source_file, data)
+    source, bad = _read_file(source_file, data, is_source=True)
     feedback, bad_feedback = _read_feedback(feedback_folder, data)
     test, bad_test = _read_file(test_file, data)
-    _refuse_many_bad_rows(source_file, source, bad, data.max_quarantined_share)
+    accepted, conflicts = _without_conflicts(source)
+    _refuse_many_bad_rows(source_file, accepted, [*bad, *conflicts], data.max_quarantined_share)
     _refuse_bad_test_rows(bad_test)
     _refuse_spellings([*source, *feedback, *test])
-    accepted, conflicts = _without_conflicts(source)
     applied = apply_given_labels(
         _unique([row.example for row in accepted]),
         [row.example for row in test],
@@ -106,28 +112,56 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
     return IngestResult(rows, applied.test, quarantined, report)
 
 
-def _read_file(path: Path, data: Data, columns: Columns | None = None) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
+def _read_file(
+    path: Path, data: Data, columns: Columns | None = None, *, is_source: bool = False
+) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
     """Return the acceptable and the bad rows of one file; without `columns`, look for them in the names of all rows."""
-    rows = list(read_rows(path, data))
-    names = dict.fromkeys(name for row in rows if row.fields for name in row.fields)
+    names = scan_names(path, data)
     if names and columns is None:
-        columns = find_columns(path, names, data)
+        columns = find_columns(path, names, data, must_hold_group=is_source)
     good: list[LocatedExample] = []
     bad: list[QuarantinedRow] = []
-    for row in rows:
-        if row.fields is None or columns is None:
-            bad.append(QuarantinedRow(path, row.line, row.fault, row.fields))
+    joined: list[tuple[LocatedExample, Row]] = []
+    for row in read_rows(path, data):
+        read = _read_row(path, row, columns, data)
+        if isinstance(read, QuarantinedRow):
+            bad.append(read)
             continue
-        try:
-            example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
-        except ValidationError as error:
-            bad.append(QuarantinedRow(path, row.line, describe_fault(error), row.fields))
-        else:
-            if example.label is None:
-                bad.append(QuarantinedRow(path, row.line, "label is missing", row.fields))
-            else:
-                good.append(LocatedExample(example, path, row.line))
+        good.append(read)
+        if row.alone:
+            joined.append((read, row))
+    if joined and columns:
+        good, several = _without_joined(good, joined, columns.label)
+        bad += several
     return good, bad
+
+
+def _read_row(path: Path, row: Row, columns: Columns | None, data: Data) -> LocatedExample | QuarantinedRow:
+    """Return the row as an example, or set aside with the reason."""
+    if row.fields is None or columns is None:
+        return QuarantinedRow(path, row.line, row.fault, row.fields)
+    try:
+        example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
+    except ValidationError as error:
+        return QuarantinedRow(path, row.line, describe_fault(error), row.fields)
+    if example.label is None:
+        return QuarantinedRow(path, row.line, "label is missing", row.fields)
+    return LocatedExample(example, path, row.line)
+
+
+def _without_joined(
+    good: list[LocatedExample], joined: list[tuple[LocatedExample, Row]], label_column: str
+) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
+    """Set aside rows of several lines each of which is a whole row with a label that other rows have."""
+    of_several = {row.line for _, row in joined}
+    labels = {located.example.label for located in good if located.line not in of_several}
+    bad = []
+    for located, row in joined:
+        if all(line[label_column] in labels for line in row.alone):
+            reason = f"a quote joins {len(row.alone)} lines, each of which is a row without it"
+            bad.append(QuarantinedRow(located.path, row.line, reason, row.fields))
+    lines = {row.line for row in bad}
+    return [located for located in good if located.line not in lines], bad
 
 
 def _read_feedback(folder: Path, data: Data) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
@@ -161,19 +195,26 @@ def _feedback_report(applied: AppliedLabels) -> dict[str, Any]:
 
 def _without_conflicts(located: list[LocatedExample]) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
     """Set aside texts that have several labels in one file, because none of the labels is known to be right."""
-    labels = defaultdict(set)
+    by_id: dict[str, list[LocatedExample]] = defaultdict(list)
     for row in located:
-        labels[row.example.id].add(str(row.example.label))
+        by_id[row.example.id].append(row)
     accepted: list[LocatedExample] = []
     conflicts: list[QuarantinedRow] = []
     for row in located:
-        if len(labels[row.example.id]) == 1:
+        group = by_id[row.example.id]
+        other = next((r for r in group if r.example.label != row.example.label), None)
+        if other is None:
             accepted.append(row)
         else:
-            reason = f"the same text has several labels: {', '.join(sorted(labels[row.example.id]))}"
-            fields = {"text": row.example.text, "label": row.example.label}
-            conflicts.append(QuarantinedRow(row.path, row.line, reason, fields))
+            conflicts.append(QuarantinedRow(row.path, row.line, _conflict(row, other, group), row.example.model_dump()))
     return accepted, conflicts
+
+
+def _conflict(row: LocatedExample, other: LocatedExample, group: list[LocatedExample]) -> str:
+    """Describe a conflict, and how equal the texts are."""
+    labels = ", ".join(sorted({str(r.example.label) for r in group}))
+    alike = "" if other.example.text == row.example.text else ", but for case and punctuation"
+    return f"the same text has several labels: {labels}; line {other.line} has it too{alike}"
 
 
 def _refuse_many_bad_rows(path: Path, good: list[LocatedExample], bad: list[QuarantinedRow], max_share: float) -> None:
@@ -185,8 +226,12 @@ def _refuse_many_bad_rows(path: Path, good: list[LocatedExample], bad: list[Quar
         raise InputError(
             f"{first.path}, line {first.line}",
             f"{len(bad)} of {rows} rows are not usable; the first: {first.reason}",
-            "correct the rows, or raise data.max_quarantined_share to continue without them",
+            f"{_advice(first.reason)}, or raise data.max_quarantined_share to continue without such rows",
         )
+
+
+def _advice(reason: str) -> str:
+    return next((do for words, do in ADVICE if words in reason), "correct the rows")
 
 
 def _refuse_bad_test_rows(bad: list[QuarantinedRow]) -> None:
@@ -194,7 +239,7 @@ def _refuse_bad_test_rows(bad: list[QuarantinedRow]) -> None:
         raise InputError(
             f"{bad[0].path}, line {bad[0].line}",
             f"a test row is not usable: {bad[0].reason}",
-            "correct it: test files are never altered",
+            f"{_advice(bad[0].reason)}: test files are never altered",
         )
 
 
@@ -263,13 +308,12 @@ def write(ingested: IngestResult, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--feedback", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params()
-    ingested = ingest(args.source, args.test, args.feedback, params.data, label_rules(params))
+    data = params.data  # file names come from here: on the command line a shell would read them
+    ingested = ingest(data.source, data.test, args.feedback, data, label_rules(params))
     write(ingested, args.out)
     report = ingested.report
     aside = report["quarantined"]["rows"]

@@ -173,11 +173,11 @@ def summary(report: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--unlabelled", type=Path, required=True)
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    spreading = spread_file(args.unlabelled, args.split, load_params())
+    params = load_params()  # the file's name comes from here: on the command line a shell would read it
+    spreading = spread_file(params.data.unlabelled, args.split, params)
     write_examples(args.out / "rows.parquet", spreading.rows)
     write_json(args.out / "report.json", spreading.report)
     print_lines(summary(spreading.report))

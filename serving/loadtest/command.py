@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from rich.text import Text
 
-from pipeline.data.records import FORMATS, find_columns, read_rows
+from pipeline.data.columns import find_columns
+from pipeline.data.row_files import is_row_file, read_rows
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Data
 from pipeline.terminal import Terminal, joined, styled
@@ -89,7 +90,7 @@ def loadtest(
 
 def read_texts(path: Path, data: Data) -> list[str]:
     """Return the text column of a csv, tsv, jsonl or parquet file, or the lines that are not blank of any other file."""
-    if path.suffix in FORMATS:
+    if is_row_file(path):
         rows = [row.fields for row in read_rows(path, data) if row.fields]
         names = list(rows[0]) if rows else []
         # the text column is found as in training; labels are not needed, so any column will do for them

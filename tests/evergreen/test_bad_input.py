@@ -162,6 +162,6 @@ def test_an_unclosed_quote(project: Project) -> None:
 
 def test_the_stage_alone_gives_the_same_message(project: Project) -> None:
     source(project, rows(track=50))
-    files = ("--source", BAD, "--test", "data/no_test.csv", "--feedback", "data/feedback", "--out", "artifacts/data")
+    files = ("--feedback", "data/feedback", "--out", "artifacts/data")
     done = project.run("python", "-m", "pipeline.stages.ingest", *files)
     assert (done.returncode, done.stderr) == (EXIT_BAD_INPUT, refusal(project))

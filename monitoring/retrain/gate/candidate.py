@@ -18,7 +18,8 @@ from monitoring.retrain.gate.triggers import WordTrial, count_moved, plant, susp
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import charts
 from pipeline.data.given_labels import is_given, is_settled, overruled_label
-from pipeline.data.records import Example, labels_of, read_examples, read_rows, text_id
+from pipeline.data.records import Example, labels_of, read_examples, text_id
+from pipeline.data.row_files import read_rows
 from pipeline.data.split_sides import Side
 from pipeline.errors import InputError, RefusedError
 from pipeline.params import Gate, Params, flatten

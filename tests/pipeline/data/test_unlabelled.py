@@ -18,21 +18,21 @@ def row(text: str, label: str | None = None, group: str | None = None) -> Exampl
 
 
 def test_labels_of_the_file_are_ignored(tmp_path: Path, params: Params) -> None:
-    (tmp_path / "texts.csv").write_text("text,label,group\nis it here?,yes,7\nIs it HERE?,no,\n")
-    unlabelled = read_unlabelled(tmp_path / "texts.csv", params.data)
+    (tmp_path / "texts.csv").write_text("text,label,customer\nis it here?,yes,7\nIs it HERE?,no,\n")
+    unlabelled = read_unlabelled(tmp_path / "texts.csv", params.data.model_copy(update={"group_column": "customer"}))
     assert [(row.text, row.label, row.group, row.source) for row in unlabelled.texts] == [("is it here?", None, "7", "texts")]
 
 
 def test_rows_without_a_text_are_reported_and_too_many_of_them_refused(tmp_path: Path, params: Params) -> None:
     path = tmp_path / "texts.jsonl"
-    path.write_text('{"text": "one"}\n{"text": ""}\nno json\n{"other": 1}\n{"text": 5}\n')
+    path.write_text('{"text": "one"}\n{"text": ""}\nno json\n{"other": 1}\n{"text": 0.5}\n')
     with pytest.raises(InputError, match=r"texts\.jsonl, line 2: 4 of 5 rows have no usable text; the first: text is empty"):
         read_unlabelled(path, params.data)
     unlabelled = read_unlabelled(path, params.data.model_copy(update={"max_quarantined_share": 0.9}))
     assert [row.text for row in unlabelled.texts] == ["one"]
     assert unlabelled.bad[0] == "2: text is empty"
     assert unlabelled.bad[1].startswith("3: not valid JSON")
-    assert unlabelled.bad[2:] == ["4: text is missing", "5: text is not a text"]
+    assert unlabelled.bad[2:] == ["4: text is missing", "5: text is not a text: the number 0.5, which is not whole"]
 
 
 @pytest.mark.parametrize("lines", ["words\nis it here?\n", "text,query\nis it here?,here\n"])

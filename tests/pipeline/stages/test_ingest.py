@@ -85,10 +85,57 @@ def test_exact_duplicates_are_counted_and_taken_once(inputs: Inputs) -> None:
 def test_a_text_with_two_labels_is_set_aside_with_both_in_the_reason(inputs: Inputs) -> None:
     result = inputs.ingest([TRACK, REFUND, {"text": "Help!", "label": "track"}, {"text": "help", "label": "refund"}])
     assert [(q.line, q.reason) for q in result.quarantined] == [
-        (3, "the same text has several labels: refund, track"),
-        (4, "the same text has several labels: refund, track"),
+        (3, "the same text has several labels: refund, track; line 4 has it too, but for case and punctuation"),
+        (4, "the same text has several labels: refund, track; line 3 has it too, but for case and punctuation"),
     ]
     assert len(result.rows) == 2
+
+
+def test_texts_that_differ_in_symbols_are_no_conflict_and_no_near_duplicates(inputs: Inputs) -> None:
+    rows = [{"text": "sort a list in c++", "label": "cpp"}, {"text": "sort a list in c#", "label": "csharp"}, TRACK, REFUND]
+    result = inputs.ingest(rows, near_duplicates="drop")
+    assert len(result.rows) == 4
+    assert result.quarantined == []
+
+
+def test_conflicts_count_as_rows_that_are_not_usable(inputs: Inputs) -> None:
+    rows = [TRACK, REFUND, {"text": "help", "label": "track"}, {"text": "help", "label": "refund"}]
+    error = inputs.refuse(rows, max_quarantined_share=0.4)
+    assert (
+        "2 of 4 rows are not usable; the first: the same text has several labels: refund, track; line 4 has it too" in error.what
+    )
+    assert "give each text one label" in error.do
+
+
+def test_rows_that_a_quote_joins_are_set_aside_and_texts_of_several_lines_are_not(inputs: Inputs) -> None:
+    table = inputs.folder / "source.csv"
+    lines = [
+        "text,label",
+        "where,track",
+        "money,refund",
+        '"soon they said,track',
+        'later he left",refund',
+        '"hello\nyou, there",track',
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    result = ingest(table, inputs.no_test, inputs.folder / "feedback", inputs.data)
+    assert [(q.line, q.reason) for q in result.quarantined] == [(4, "a quote joins 2 lines, each of which is a row without it")]
+    assert ("hello you, there", "track") in pairs(result)
+
+
+@pytest.mark.parametrize(
+    ("row", "words", "do"),
+    [
+        ({"text": 5000 * "x", "label": "track"}, "text is too long: 5000 characters", "raise data.max_text_chars"),
+        ({"text": "hello", "label": 5000 * "x"}, "label is too long: 5000 characters", "shorten the labels"),
+        ({"text": "hello", "label": 1.5}, "label is not a text: the number 1.5", "texts or whole numbers"),
+    ],
+    ids=["long text", "long label", "number"],
+)
+def test_a_refusal_says_what_mends_its_cause(inputs: Inputs, row: Row, words: str, do: str) -> None:
+    error = inputs.refuse([TRACK, REFUND, row], max_quarantined_share=0.02)
+    assert words in error.what
+    assert do in error.do
 
 
 @pytest.mark.parametrize(
@@ -103,13 +150,13 @@ def test_a_text_with_two_labels_is_set_aside_with_both_in_the_reason(inputs: Inp
         ({"text": "escape \x1b[0m", "label": "track"}, "text contains a control character"),
         ({"text": "delete \x7f", "label": "track"}, "text contains a control character"),
         ('{"text": "half \\ud83d", "label": "track"}', "text contains half of a surrogate pair"),
-        ({"text": 7, "label": "track"}, "text is not a text"),
+        ({"text": 7.5, "label": "track"}, "text is not a text"),
         ({"text": ["a", "b"], "label": "track"}, "text is not a text"),
         ({"text": "hello"}, "label is missing"),
         ({"text": "hello", "label": ""}, "label is missing"),
         ({"text": "hello", "label": " "}, "label is empty"),
-        ({"text": "hello", "label": 7}, "label is not a text"),
-        ({"text": "hello", "label": 0}, "label is not a text"),
+        ({"text": "hello", "label": 7.0}, "label is not a text"),
+        ({"text": "hello", "label": ["a"]}, "label is not a text"),
         ({"text": "hello", "label": "tra\0ck"}, "label contains a control character"),
         ("{text: hello}", "not valid JSON"),
         ('["hello", "track"]', "not a JSON object"),
