@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import ToolError
 from pipeline.home import find_home, require_commit
 from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_conflicts
-from pipeline.network.base_model import base_folder, check_lora, local_folder
+from pipeline.network.base_model import base_folder, check_lora, check_sizes, local_folder
 from pipeline.params import load_params
 
 FREE_BYTES_NEEDED = 2 * 2**30
@@ -39,6 +39,7 @@ def check_project(params_file: Path = Path("params.yaml")) -> Iterator[str]:
         texts = trainable(unlabelled, sides[:3], params.split, sides.test_share)
         yield f"{data.unlabelled}: {len(unlabelled)} texts, {len(texts)} of them to spread labels to"
     base = base_folder(params.model)
+    check_sizes(base, params.model)
     check_lora(base, params.model)
     how = "all weights trained" if params.model.method == "full" else f"adapters on {params.model.lora_targets}"
     yield f"base model: {base}, {how}"

@@ -83,8 +83,8 @@ def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: in
     """Return a validated example; raises pydantic's `ValidationError` for an invalid row."""
     text, label = as_text(fields.get(columns.text)), as_text(fields.get(columns.label))
     optional = {key: fields.get(key) for key in OPTIONAL_COLUMNS if key not in columns}
-    named = {key: used for key, value in optional.items() if (used := usable_text(value, max_text_chars))}
-    used = {"id", *columns, *named}
+    named = {key: value for key in optional if (value := usable_text(optional[key], max_text_chars))}
+    fielded = {"id", *columns, *named}
     values = {
         "source": source,
         **named,
@@ -92,7 +92,7 @@ def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: in
         "text": text,
         "label": None if label == "" else label,
         "group": (as_text(fields.get(columns.group)) or None) if columns.group else None,
-        "meta": {key: value for key, value in fields.items() if key not in used and value not in (None, "")},
+        "meta": {key: value for key, value in fields.items() if key not in fielded and value not in (None, "")},
     }
     return Example.model_validate(values, context={"max_text_chars": max_text_chars})
 
@@ -135,8 +135,8 @@ def _kind(value: Any) -> str:
     """Name what stands in place of a text."""
     if isinstance(value, float):
         return f"the number {value}, which is not whole" if value % 1 else f"{value}, a number with a decimal point"
-    names = {list: "a list", tuple: "a list", dict: "an object", bytes: "bytes that are not UTF-8"}
-    return names.get(type(value), f"a {type(value).__name__}")
+    names = {"list": "a list", "dict": "an object", "bytes": "bytes that are not UTF-8"}
+    return names.get(type(value).__name__, f"a {type(value).__name__}")
 
 
 def write_examples(path: Path, examples: list[Example]) -> None:

@@ -60,8 +60,10 @@ def read_records(path: Path, dialect: Dialect, data: Data) -> Iterator[Record]:
     """Yield each record, the header first; blank lines are skipped."""
     lines = _Lines(line for line in text_lines(path, data))
     csv.field_size_limit(data.max_row_bytes)
-    quoting = csv.QUOTE_MINIMAL if dialect.is_quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
+    if dialect.is_quoted:
+        reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE)
     while True:
         begun = lines.begin()
         try:

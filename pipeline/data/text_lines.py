@@ -56,7 +56,8 @@ def text_lines(path: Path, data: Data) -> Iterator[str]:
     """
     encoding = _encoding(path, read_head(path))
     number = 0
-    with _opened(path) as binary, io.TextIOWrapper(_Budget(binary, path, data), encoding=encoding, newline="") as text:
+    with _opened(path) as binary, io.BufferedReader(_Budget(binary, path, data)) as bounded:
+        text = io.TextIOWrapper(bounded, encoding=encoding, newline="")
         while True:
             number += 1
             try:
@@ -89,7 +90,7 @@ def read_head(path: Path) -> bytes:
     """Return the first bytes of a file, unpacked; raise `InputError` when they show that it is no table of texts."""
     try:
         with _opened(path) as file:
-            head = file.read(HEAD_BYTES)
+            head: bytes = file.read(HEAD_BYTES)
     except DAMAGED as error:
         raise _damaged(path, error) from None
     if head.startswith(LFS_POINTER):
@@ -130,15 +131,14 @@ class _Budget(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def read1(self, size: int = -1) -> bytes:
-        """Read a chunk; `TextIOWrapper` calls this."""
-        chunk = self._binary.read(size if size > 0 else io.DEFAULT_BUFFER_SIZE)
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as the file goes."""
+        chunk = self._binary.read(len(buffer))
         self._count += len(chunk)
         if self._count > self._data.max_file_bytes:
             raise too_large(self._path, self._count, self._data)
-        return chunk
-
-    read = read1  # type: ignore[assignment]
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
 
 
 def too_large(path: Path, size: int, data: Data) -> InputError:

@@ -23,7 +23,7 @@ from pipeline.learning.resume import Checkpoints
 from pipeline.learning.schedule import RunLength, lr_curve
 from pipeline.learning.task import Task
 from pipeline.learning.training_state import copy_parameters
-from pipeline.network.base_model import base_folder, local_folder, sha256_of
+from pipeline.network.base_model import base_folder, check_sizes, local_folder, sha256_of
 from pipeline.network.classifier import TextClassifier, build_classifier, trainable_state, use_fused_layers
 from pipeline.network.precision import Precision, choose_precision, fp32_operations
 from pipeline.params import Params, Train, flatten
@@ -50,6 +50,7 @@ def prepare(rows: list[Example], val: list[Example], params: Params) -> Prepared
     refuse_conflicts(params, local_folder(params.model), torch.cuda.is_available(), cpu_flags())
     labels = sorted(set(labels_of(rows)))
     base = base_folder(params.model)
+    check_sizes(base, params.model)
     tokenizer = load_tokenizer(base, params.model.max_pieces)
     index = {label: i for i, label in enumerate(labels)}
 

@@ -103,8 +103,12 @@ def tolerance(score: float, rows: int, settings: Train) -> float:
 
 
 def standard_error(share: float, rows: int) -> float:
-    """Return the binomial standard error of a share over so many rows; macro-F1 varies a little more."""
-    return sqrt(share * (1 - share) / rows)
+    """Return the binomial standard error of a share over so many rows; macro-F1 varies a little more.
+
+    The share is that of one more hit and one more miss (Laplace 1774): few rows that are all right are not certain to stay so.
+    """
+    smoothed = (share * rows + 1) / (rows + 2)
+    return sqrt(smoothed * (1 - smoothed) / rows)
 
 
 def _train_epoch(setup: TrainingSetup, state: TrainingState, rng: np.random.Generator, bar: Any) -> None:

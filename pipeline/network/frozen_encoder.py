@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from pipeline.network.base_model import base_folder
+from pipeline.network.base_model import base_folder, check_sizes
 from pipeline.network.classifier import CosineHead, TextClassifier, load_encoder
 from pipeline.network.inference import infer_in_batches
 from pipeline.params import Model
@@ -17,6 +17,7 @@ from pipeline.runtime.pieces import load_tokenizer, to_pieces
 def frozen_embeddings(texts: Sequence[str], model: Model, batch_size: int, progress: str | None = None) -> NDArray[np.float32]:
     """Return (N, width) unit-length embeddings of the untrained base encoder, in fp32."""
     base = base_folder(model)
+    check_sizes(base, model)
     pieces = to_pieces(load_tokenizer(base, model.max_pieces), list(texts))
     frozen = TextClassifier(load_encoder(base), CosineHead(1, 1, 1.0)).eval()
     embedded = infer_in_batches(frozen.embed, pieces, batch_size=batch_size, precision="fp32", progress=progress)

@@ -17,3 +17,8 @@ def load_tokenizer(folder: Path, max_pieces: int) -> Tokenizer:
 def to_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Return the piece ids of each text, special pieces included."""
     return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+
+def count_cut(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+    """Count the texts that have more pieces than the model reads."""
+    return sum(bool(encoding.overflowing) for encoding in tokenizer.encode_batch(list(texts)))

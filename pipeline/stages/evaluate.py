@@ -19,7 +19,7 @@ from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Evaluate, Model, flatten, load_params
 from pipeline.plain_text import print_line
-from pipeline.runtime.pieces import to_pieces
+from pipeline.runtime.pieces import count_cut, to_pieces
 from pipeline.tracking import Run, stage_run
 
 Arrays = NDArray[np.float64]
@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, dict[str, float]]
     report: dict[str, Any]
-    temperature: float
+    temperature: metrics.TemperatureFit
     truth: metrics.Indices
     predicted: metrics.Indices
     test_logits: Arrays
@@ -44,7 +44,8 @@ def evaluate(trained: TrainedModel, sides: dict[str, list[Example]], model: Mode
     truth = {side: np.array([index[label] for label in labels_of(rows)], dtype=np.int64) for side, rows in sides.items()}
     texts = {side: [row.text for row in rows] for side, rows in sides.items()}
     logits = {side: logits_of(trained, texts[side], settings.batch_size) for side in ("val", "test")}
-    temperature = metrics.fit_temperature(logits["val"], truth["val"])
+    fitted = metrics.fit_temperature(logits["val"], truth["val"])
+    temperature = fitted.value
     predicted = logits["test"].argmax(axis=1)
     control = frozen_control(texts, truth["train"], model, settings)
     bootstrap = metrics.Bootstrap(len(predicted), settings.bootstrap_resamples, settings.confidence, settings.seed)
@@ -55,6 +56,7 @@ def evaluate(trained: TrainedModel, sides: dict[str, list[Example]], model: Mode
         },
         "control": _label_scores(control, truth["test"], len(labels)),
         "val": _scores(logits["val"], truth["val"], len(labels)),
+        "temperature": {name: float(value) for name, value in fitted._asdict().items()},
     }
     if train_texts := texts["train"][: settings.training_rows]:
         train_logits = logits_of(trained, train_texts, settings.batch_size)
@@ -62,12 +64,13 @@ def evaluate(trained: TrainedModel, sides: dict[str, list[Example]], model: Mode
     classes = metrics.class_scores(truth["test"], predicted, len(labels), bootstrap)
     report = {
         "rows": {side: len(rows) for side, rows in texts.items()},
-        "temperature": temperature,
+        "cut_at_max_pieces": {side: count_cut(trained.tokenizer, rows) for side, rows in texts.items()},
+        "temperature": fitted._asdict(),
         "intervals": _intervals(truth["test"], predicted, control, len(labels), bootstrap),
         "classes": {name: {**score._asdict(), "f1": score.f1._asdict()} for name, score in zip(labels, classes, strict=True)},
         "confused_pairs": _confused_pairs(truth["test"], predicted, texts["test"], labels, settings),
     }
-    return Evaluation(scores, report, temperature, truth["test"], predicted, logits["test"], classes)
+    return Evaluation(scores, report, fitted, truth["test"], predicted, logits["test"], classes)
 
 
 def logits_of(trained: TrainedModel, texts: list[str], batch_size: int) -> Arrays:
@@ -136,7 +139,7 @@ def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
     """Write metrics, report, temperature and `confusion.csv`, which `dvc plots` draws as a confusion matrix."""
     write_json(folder / "metrics.json", evaluation.metrics)
     write_json(folder / "report.json", evaluation.report)
-    write_json(folder / "temperature.json", {"temperature": evaluation.temperature})
+    write_json(folder / "temperature.json", {"temperature": evaluation.temperature.value, "rows": evaluation.temperature.rows})
     rows = [(labels[t], labels[p]) for t, p in zip(evaluation.truth, evaluation.predicted, strict=True)]
     write_csv(folder / "confusion.csv", ("actual", "predicted"), rows)
 
@@ -149,7 +152,7 @@ def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evalua
     run.figure(charts.class_f1(labels, evaluation.classes), "f1_by_class")
     curves = [
         metrics.reliability(metrics.softmax(evaluation.test_logits / t), evaluation.truth, settings.calibration_bins)
-        for t in (1.0, evaluation.temperature)
+        for t in (1.0, evaluation.temperature.value)
     ]
     run.figure(charts.reliability_diagram(*curves), "reliability")
     run.files(folder)

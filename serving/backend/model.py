@@ -55,7 +55,12 @@ class TritonPythonModel:
                 continue
             spans.append((len(texts), len(texts) + len(decoded)))
             texts += decoded
-        outputs = self._outputs(texts) if texts else {}
+        try:
+            outputs = self._outputs(texts) if texts else {}
+        except Exception as error:  # one text may be the cause: the others get their answers
+            if len(requests) > 1:
+                return [response for request in requests for response in self.execute([request])]
+            return [pb_utils.InferenceResponse(error=pb_utils.TritonError(f"the model failed: {error!r}"))]
         responses = []
         for request, span in zip(requests, spans, strict=True):
             if isinstance(span, str):

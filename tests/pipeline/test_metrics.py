@@ -85,13 +85,37 @@ def test_calibrated_probabilities_have_almost_no_calibration_error() -> None:
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
 def test_a_known_temperature_is_recovered(temperature: float) -> None:
     logits, truth = drawn(20_000, 4, 3)
-    assert metrics.fit_temperature(logits * temperature, truth) == pytest.approx(temperature, rel=0.04)
+    fitted = metrics.fit_temperature(logits * temperature, truth)
+    assert fitted.value == pytest.approx(temperature, rel=0.04)
+    assert fitted.rows == len(truth)
+    assert fitted.right == int((logits.argmax(axis=1) == truth).sum())
 
 
-def test_the_temperature_stays_within_bounds_for_a_model_that_is_always_right_or_always_wrong() -> None:
-    logits = 5.0 * np.eye(3)
-    assert 1 / 20 <= metrics.fit_temperature(logits, np.array([0, 1, 2])) < 0.3  # the likelihood is flat once p rounds to 1
-    assert metrics.fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(20, rel=0.01)
+def test_few_rows_that_are_all_right_are_no_evidence_for_certainty() -> None:
+    """Their likelihood alone has no best temperature: it grows towards 0, and every answer would be certain."""
+    for rows in (1, 2, 17, 33):
+        logits = np.tile([[5.0, 1.0, 0.0]], (rows, 1))
+        fitted = metrics.fit_temperature(logits, np.zeros(rows, dtype=np.int64))
+        assert fitted.value > 0.5
+        assert (fitted.rows, fitted.right) == (rows, rows)
+
+
+def test_a_model_that_is_always_wrong_is_made_as_uncertain_as_bounds_allow() -> None:
+    assert metrics.fit_temperature(5.0 * np.eye(3), np.array([1, 2, 0])).value == pytest.approx(20, rel=0.01)
+
+
+def test_a_temperature_from_few_rows_is_hardly_ever_worse_than_none_and_one_from_many_is_the_likeliest() -> None:
+    """The logits are those of a calibrated model, and of one that is too uncertain, on 20 validation rows and on 2,000."""
+    logits, truth = drawn(6000, 8, 5)
+    for scale in (1.0, 0.5):
+        test_logits, test_truth = scale * logits[3000:], truth[3000:]
+        none = metrics.negative_log_likelihood(test_logits, test_truth)
+        few = [slice(start, start + 20) for start in range(0, 800, 20)]
+        fits = [metrics.fit_temperature(scale * logits[rows], truth[rows]).value for rows in few]
+        worse = [metrics.negative_log_likelihood(test_logits, test_truth, fit) - none for fit in fits]
+        assert np.mean(worse) < 0.01
+        fitted = metrics.fit_temperature(scale * logits[:2000], truth[:2000]).value
+        assert fitted == pytest.approx(scale, rel=0.1)
 
 
 def accuracy_interval(rows: int, seed: int, *, confidence: float = 0.9, resamples: int = 200) -> metrics.Interval:

@@ -1,12 +1,18 @@
 """The base model's files: present, complete and pinned."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from pipeline.errors import EXIT_BAD_INPUT, InputError
-from pipeline.network.base_model import REQUIRED_FILES, base_folder
+from pipeline.network.base_model import REQUIRED_FILES, base_folder, check_sizes
 from pipeline.params import Model, Params
 
 
@@ -71,3 +77,58 @@ def test_an_unknown_base_is_a_clear_error_when_the_hub_is_unreachable(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read from the environment once, at import
     with pytest.raises(InputError, match="what to do: name a folder, a reachable hub id"):
         base_folder(model.model_copy(update={"base": base}))
+
+
+def small_base(folder: Path, *, config: dict[str, Any], positions: int, embedded: int, pieces: int) -> Path:
+    """Write a base model of these sizes: its tables, and a tokenizer with this many words."""
+    save_file(
+        {
+            "embeddings.position_embeddings.weight": torch.zeros(positions, 4),
+            "embeddings.word_embeddings.weight": torch.zeros(embedded, 4),
+        },
+        folder / "model.safetensors",
+    )
+    (folder / "config.json").write_text(json.dumps(config))
+    Tokenizer(WordLevel({f"w{n}": n for n in range(pieces)}, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [({"model_type": "bert", "pad_token_id": 0}, 40), ({"model_type": "roberta", "pad_token_id": 1}, 38)],
+    ids=["bert", "roberta: the first position follows that of the padding"],
+)
+def test_more_pieces_than_positions_are_refused_with_the_nearest_that_works(
+    model: Model, tmp_path: Path, config: dict[str, Any], most: int
+) -> None:
+    folder = small_base(tmp_path, config=config, positions=40, embedded=10, pieces=10)
+    check_sizes(folder, model.model_copy(update={"max_pieces": most}))
+    with pytest.raises(InputError, match=f"{most + 1} pieces are more than the {most} positions") as refused:
+        check_sizes(folder, model.model_copy(update={"max_pieces": most + 1}))
+    assert refused.value.do == f"the nearest that works: {most}"
+
+
+def test_a_base_that_computes_its_positions_has_no_limit(model: Model, tmp_path: Path) -> None:
+    save_file({"embeddings.tok_embeddings.weight": torch.zeros(10, 4)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    Tokenizer(WordLevel({"w0": 0}, unk_token="w0")).save(str(tmp_path / "tokenizer.json"))
+    check_sizes(tmp_path, model.model_copy(update={"max_pieces": 8192}))
+
+
+def test_a_tokenizer_with_more_pieces_than_embeddings_is_refused_with_both_sizes(model: Model, tmp_path: Path) -> None:
+    folder = small_base(tmp_path, config={}, positions=512, embedded=10, pieces=12)
+    with pytest.raises(InputError, match="its tokenizer has 12 pieces, its embeddings have 10 rows"):
+        check_sizes(folder, model)
+
+
+def test_the_packaged_model_fits_its_tokenizer_up_to_its_positions(model: Model) -> None:
+    check_sizes(base_folder(model), model.model_copy(update={"max_pieces": 512}))
+    with pytest.raises(InputError, match="the 512 positions"):
+        check_sizes(base_folder(model), model.model_copy(update={"max_pieces": 1024}))
+
+
+def test_weights_that_are_a_pointer_of_git_lfs_are_named(model: Model, local: Path) -> None:
+    (local / "model.safetensors").unlink()
+    (local / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="git lfs pull"):
+        check_sizes(local, model)

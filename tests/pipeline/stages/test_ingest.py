@@ -118,7 +118,7 @@ def test_rows_that_a_quote_joins_are_set_aside_and_texts_of_several_lines_are_no
         '"hello\nyou, there",track',
     ]
     table.write_text("\n".join(lines) + "\n")
-    result = ingest(table, inputs.no_test, inputs.folder / "feedback", inputs.data)
+    result = ingest(table, inputs.no_test, inputs.folder / "feedback", inputs.data, inputs.rules)
     assert [(q.line, q.reason) for q in result.quarantined] == [(4, "a quote joins 2 lines, each of which is a row without it")]
     assert ("hello you, there", "track") in pairs(result)
 

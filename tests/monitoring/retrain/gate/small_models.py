@@ -13,7 +13,8 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from pipeline.data.records import Columns, Example, labels_of, make_example, write_examples, write_json
+from pipeline.data.columns import Columns
+from pipeline.data.records import Example, labels_of, make_example, write_examples, write_json
 from pipeline.data.split_sides import side_of
 from pipeline.params import Split
 from pipeline.reference_profile import Reference, save_reference
