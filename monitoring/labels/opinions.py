@@ -7,7 +7,8 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from monitoring.labels.entries import FeedbackEntry
-from pipeline.data.records import Columns, make_example, normalise_label, text_id
+from pipeline.data.columns import Columns
+from pipeline.data.records import make_example, normalise_label, text_id
 from pipeline.params import Data
 
 SOURCE = "feedback"

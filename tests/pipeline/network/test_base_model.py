@@ -89,7 +89,7 @@ def small_base(folder: Path, *, config: dict[str, Any], positions: int, embedded
         folder / "model.safetensors",
     )
     (folder / "config.json").write_text(json.dumps(config))
-    Tokenizer(WordLevel({f"w{n}": n for n in range(pieces)}, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    Tokenizer(WordLevel({f"w{n}": n for n in range(pieces)})).save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -111,7 +111,7 @@ def test_more_pieces_than_positions_are_refused_with_the_nearest_that_works(
 def test_a_base_that_computes_its_positions_has_no_limit(model: Model, tmp_path: Path) -> None:
     save_file({"embeddings.tok_embeddings.weight": torch.zeros(10, 4)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
-    Tokenizer(WordLevel({"w0": 0}, unk_token="w0")).save(str(tmp_path / "tokenizer.json"))
+    Tokenizer(WordLevel({"w0": 0})).save(str(tmp_path / "tokenizer.json"))
     check_sizes(tmp_path, model.model_copy(update={"max_pieces": 8192}))
 
 

@@ -11,7 +11,8 @@ from monitoring.retrain.gate.triggers import (
     plant,
     suspicious_words,
 )
-from pipeline.data.records import Columns, Example, make_example
+from pipeline.data.columns import Columns
+from pipeline.data.records import Example, make_example
 from pipeline.params import Gate, Params
 
 
