@@ -149,7 +149,8 @@ def _likeliest_temperature(logits: Floats, truth: Indices) -> float:
 
 def _row_losses(logits: Floats, truth: Indices, temperature: float) -> Floats:
     """Return −log p of the true class of each row."""
-    return -np.asarray(special.log_softmax(logits / temperature, axis=1))[np.arange(len(truth)), truth]
+    losses: Floats = -special.log_softmax(logits / temperature, axis=1)[np.arange(len(truth)), truth]
+    return losses
 
 
 def _imagined_loss(logits: Floats, temperature: float) -> float:

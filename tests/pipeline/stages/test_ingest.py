@@ -335,7 +335,8 @@ def test_a_training_row_overruled_into_a_class_that_waits_keeps_its_label(inputs
 
 def test_an_overruled_row_stays_in_its_group(inputs: Inputs) -> None:
     grouped = {"text": "help", "label": "track", "group": "customer 9"}
-    result = inputs.ingest([TRACK, REFUND, grouped], feedback=[[labelled("help", "refund", "ann", "ben")]])
+    opinion = labelled("help", "refund", "ann", "ben")
+    result = inputs.ingest([TRACK, REFUND, grouped], feedback=[[opinion]], group_column="group")
     assert result.rows[-1].group == "customer 9"
 
 
