@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pipeline.runtime.outputs import ModelOutputs
 from serving.prediction import ModelOutput, split_outputs
-from serving.triton.client import TritonError
+from serving.triton.client import ModelFailedError, TritonError
 
 
 class OverloadedError(Exception):
@@ -130,6 +130,11 @@ class BatchQueue:
         try:
             outputs = split_outputs(await self.infer([entry.text for entry in batch], left_s), self.labels)
         except Exception as error:  # every caller gets an end, whatever failed
+            if isinstance(error, ModelFailedError) and len(batch) > 1:  # one text may be the cause: the others get their answers
+                middle = len(batch) // 2
+                await self._call(batch[:middle])
+                await self._call(batch[middle:])
+                return
             if self._clock() - begun >= left_s:  # too slow: it takes at least this long
                 self._text_s = max(self._text_s, left_s / len(batch))
             known = error if isinstance(error, TritonError) else TritonError(repr(error))

@@ -26,6 +26,7 @@ from serving.triton.http_pool import MAX_AGE_S, HttpPool, HttpResponse
 ADMIN_HEADER = "evergreen-admin"
 GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
 ADMIN_TIMEOUT_S = 600.0
+MODEL_FAILED = "the model failed: "  # begins the message of serving/backend/model.py
 BATCH_TEXTS = 64  # in one call; `max_batch_size` of our models by default
 OUTPUTS = ("label", "probabilities", "sketch", "pieces", "pieces_per_word")
 REQUESTED = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
@@ -36,6 +37,10 @@ class TritonError(ToolError):
 
     def __init__(self, what: str) -> None:
         super().__init__("Triton", what, "see whether it runs (make serve) and what its log says")
+
+
+class ModelFailedError(TritonError):
+    """The model failed on these texts; on others it may not."""
 
 
 class UnknownModelError(TritonError):
@@ -186,7 +191,8 @@ class Connection:
             raise TritonError(f"{self._host}: {error or 'no answer in time'}") from None
         if response.status != 200:
             message = response.body.decode("utf-8", "replace")
-            error_type = UnknownModelError if _is_unknown_model(response.status, message) else TritonError
+            failed = ModelFailedError if MODEL_FAILED in message else TritonError
+            error_type = UnknownModelError if _is_unknown_model(response.status, message) else failed
             raise error_type(f"{response.status}: {message[:300]}")
         return response
 

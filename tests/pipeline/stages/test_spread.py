@@ -96,7 +96,7 @@ def test_training_uses_the_rows_of_the_stage_and_its_run_holds_the_report(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"epochs": 1, "batch_size": 4, "precision": "fp32", "log_every_steps": 1}
-    project.set(spread={"neighbours": 8}, model={"lora_rank": 2}, train=settings)
+    project.set(data={"unlabelled": "texts.csv"}, spread={"neighbours": 8}, model={"lora_rank": 2}, train=settings)
     sides = {"train": LABELLED, "val": [row("my parcel?", "parcel")], "test": [row("the parcel never arrived", "parcel")]}
     for side, rows in sides.items():
         write_examples(project / f"split/{side}.parquet", rows)
@@ -104,7 +104,7 @@ def test_training_uses_the_rows_of_the_stage_and_its_run_holds_the_report(
     (project / "texts.csv").write_text("text\n" + "".join(f"{text}\n" for text in NEW))
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("EVERGREEN_HOME", str(project.home))
-    monkeypatch.setattr(sys, "argv", ["spread", "--unlabelled", "texts.csv", "--split", "split", "--out", "spread"])
+    monkeypatch.setattr(sys, "argv", ["spread", "--split", "split", "--out", "spread"])
     spread_stage.main()
     output = capsys.readouterr().out
     assert "3 of 4 unlabelled texts have a label now, 1 held back (in the split, or test rows once labelled)" in output

@@ -10,7 +10,7 @@ import pytest
 from pipeline.runtime.outputs import ModelOutputs
 from serving.gateway.batch_queue import BatchQueue, Limits, OverloadedError
 from serving.prediction import ModelOutput
-from serving.triton.client import TritonError
+from serving.triton.client import ModelFailedError, TritonError
 
 DEADLINE_S, SERVICE_S, BATCH = 0.5, 0.02, 8  # a call of any size takes 20 ms: 400 texts/s
 
@@ -156,3 +156,24 @@ def test_a_model_too_slow_for_a_whole_batch_within_the_deadline_gets_smaller_one
         return await flood(model, batch_queue(model), times * capacity_per_s, 200 * text_s)
 
     assert len(simulate(run())) >= 0.8 * 200 * text_s * capacity_per_s
+
+
+def test_a_text_on_which_the_model_fails_fails_alone() -> None:
+    calls: list[list[str]] = []
+
+    async def infer(texts: Sequence[str], left_s: float) -> ModelOutputs:
+        calls.append(list(texts))
+        if "bad" in texts:
+            raise ModelFailedError("the model failed: IndexError()")
+        return outputs_for(texts)
+
+    async def ask() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        queue = BatchQueue(infer, ("a", "b"), Limits(1, 16, 16), loop.time)
+        futures = [queue.submit(text, loop.time() + 60) for text in ("one", "two", "bad", "three", "four")]
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    assert [isinstance(answer, ModelFailedError) for answer in answers] == [False, False, True, False, False]
+    assert calls[0] == ["one", "two", "bad", "three", "four"]
+    assert ["bad"] in calls
