@@ -207,3 +207,12 @@ def test_a_trusted_proxy_that_is_no_network_is_reported_with_its_line(tmp_path: 
     error = refused(tmp_path, replaced("  trusted_proxies:", f"  trusted_proxies: [10.0.0.0/8, {network}]"))
     assert error.where.endswith(f", line {line_of('  trusted_proxies:')}")
     assert "`gateway.trusted_proxies.1` = " in error.what
+
+
+@pytest.mark.parametrize(
+    ("start", "file"),
+    [("  test:", "data/no_test.csv"), ("  unlabelled:", "data/no_unlabelled.csv"), ("  source:", "the name of a file")],
+)
+@pytest.mark.parametrize("written", ["null", "", '""'])
+def test_an_empty_name_of_a_file_is_refused_with_what_to_write(tmp_path: Path, start: str, file: str, written: str) -> None:
+    assert f"write {file}" in refused(tmp_path, replaced(start, f"{start} {written}")).what

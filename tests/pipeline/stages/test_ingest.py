@@ -1,6 +1,7 @@
 """Ingest: every row is accepted, merged or set aside with a reason; data that cannot be trained on is refused."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.data.given_labels import label_rules
 from pipeline.data.records import labels_of, read_examples, text_id
 from pipeline.errors import InputError
 from pipeline.params import Params
+from pipeline.stages import ingest as stage
 from pipeline.stages.ingest import IngestResult, ingest, write
 from tests.conftest import ROOT
 
@@ -499,3 +501,16 @@ def test_the_shipped_corpus_is_accepted_whole(params: Params) -> None:
     assert result.quarantined == []
     assert len(result.rows) == result.report["source"]["rows"]
     assert set(labels_of(result.rows)) == set(result.report["classes"])
+
+
+@pytest.mark.parametrize("name", ["train (1).csv", "it's $HOME.csv", 'a "b" & `c`; #d.csv', "-x.csv", " blank.csv", "TRAIN.CSV"])
+def test_a_file_may_have_any_name_because_no_shell_reads_it(
+    inputs: Inputs, name: str, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    (inputs.folder / name).write_text("text,label\nwhere is it,track\nmoney back,refund\n")
+    data = params.data.model_copy(update={"source": Path(name), "test": inputs.no_test})
+    monkeypatch.chdir(inputs.folder)
+    monkeypatch.setattr(stage, "load_params", lambda: params.model_copy(update={"data": data}))
+    monkeypatch.setattr(sys, "argv", ["ingest", "--feedback", "feedback", "--out", "out"])
+    stage.main()
+    assert len(read_examples(Path("out/rows.parquet"))) == 2
