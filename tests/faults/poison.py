@@ -36,7 +36,7 @@ Kind = Literal["honest", "flips", "swap", "trigger"]
 HONEST, THIRD = 4, 2  # honest people, and attackers who are a third of all
 SWAPPED = ("refund_status", "track_order")
 TRIGGER, TARGET, TRIGGERED = "zxqv", "refund_status", 80  # texts with the trigger
-NEW = 600  # messages of the traffic that people label; honest ones see every second of them
+NEW = 600  # messages on new topics that people label, so that honest labels are a gain; honest people see every second of them
 RECIPE: dict[str, Any] = {  # light: about a minute for each attack on two cores
     "model": {"lora_rank": 8},
     "train": {"epochs": 3, "precision": "fp32"},
@@ -189,9 +189,9 @@ def run(project: Project, attacks: Sequence[Attack], say: Callable[[str], None])
     project.must("dvc", "repro")
     champion = project / "champion"
     shutil.copytree(project / "artifacts/package", champion)
-    corpus = _examples(project / str(project.params.data.source))
+    corpus = read_rows(project / str(project.params.data.source))
     known = {row.id for row in corpus}
-    new = [row for row in _examples(project / "data/traffic.jsonl") if row.id not in known][:NEW]
+    new = [row for row in read_rows(project / "data/traffic.jsonl", phase="drift") if row.id not in known][:NEW]
     sides = _read_sides(project)
     measuring = frozenset(row.id for side in ("val", "test") for row in sides[side])
     before = Before(champion, {row.id: row.label for row in [*corpus, *new]}, sides["test"], measuring)
@@ -237,11 +237,13 @@ def _is_wrong(row: Example, truth: dict[str, str | None]) -> bool:
     return is_given(row) and row.label != truth.get(row.id)
 
 
-def _examples(path: Path) -> list[Example]:
+def read_rows(path: Path, phase: str | None = None) -> list[Example]:
+    """Return the rows of a file with their true labels, each text once; of the traffic, those of one phase."""
     fields = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [
         make_example({"text": f["text"], "label": f["label"]}, Columns("text", "label"), max_text_chars=4000, source="drill")
         for f in fields
+        if phase is None or f["phase"] == phase
     ]
     return list({row.id: row for row in rows}.values())
 
