@@ -29,7 +29,7 @@ def row(text: str, label: str) -> Example:
     return make_example({"text": text, "label": label}, Columns("text", "label"), max_text_chars=400, source="test")
 
 
-CORPUS = [row(f"text {n} of {label}", label) for label in (*SWAPPED, "other") for n in range(100)]
+CORPUS = [row(f"text {n} of {label}", label) for label in (*SWAPPED, "other") for n in range(400)]
 NEW = [row(f"new {n}", "other") for n in range(20)]
 
 
@@ -56,7 +56,7 @@ def test_a_swap_exchanges_two_classes_and_a_trigger_is_tied_to_its_target() -> N
 
 def test_a_labeller_who_is_surely_too_often_wrong_does_not_count(params: Params) -> None:
     trusted = TrustedRows({entry.id: TrustedRow(entry.text, str(entry.label)) for entry in CORPUS}, {})
-    for rate, is_counted in ((0.05, True), (0.6, False)):
+    for rate, is_counted in ((0.05, True), (0.2, False)):
         given = labels_given(Attack("flips", rate, 1), CORPUS, NEW, np.random.default_rng(6))
         names = {name for entry in accepted_rows(given, trusted, params) for name in entry["labellers"]}
         assert ("attacker 0" in names) == is_counted
