@@ -31,6 +31,7 @@ from tests.faults.sampled import sampled
 from tests.faults.scorecard import Outcome, Promise
 from tests.faults.timeline import Mark, Timeline
 
+NAMED_S = 2.0  # a shorter attack is only shaded in the picture
 GATEWAY_MIB, ALERTS_MIB = 128.0, 64.0  # an intruder may make them grow by so much
 
 
@@ -121,7 +122,9 @@ def run(running: RunningStack, targets: Targets, services: Sequence[psutil.Proce
     ]
     counts = {entry.name: dict(entry.answers) for entry in attacks}
     outcome = Outcome("intruder", "an intruder at every door", judge(figures), notes, figures._asdict() | {"attacks": counts})
-    marks = [Mark(entry.name.partition(":")[2].strip(), entry.since_s, entry.until_s) for entry in attacks]
+    marks = [
+        Mark(entry.name if entry.until_s - entry.since_s >= NAMED_S else "", entry.since_s, entry.until_s) for entry in attacks
+    ]
     return outcome, Timeline("A normal caller while an intruder attacks", sent, samples, marks, [])
 
 
