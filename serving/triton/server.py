@@ -25,6 +25,7 @@ import psutil
 
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError
+from pipeline.home import close_to_others
 from pipeline.params import Serve
 from pipeline.plain_text import print_line
 from serving.processes.lifetime import end_with_parent
@@ -220,6 +221,7 @@ def backends_folder(folder: Path) -> Path:
     part = folder / f".{name}-{os.getpid()}"
     shutil.copytree(wheel / "backends" / "python", part / "python", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(stub, part / "python" / stub.name)
+    close_to_others(part)
     with suppress(OSError):  # another process was first: its copy is the same
         part.rename(target.parent)
     shutil.rmtree(part, ignore_errors=True)
