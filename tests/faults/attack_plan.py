@@ -46,7 +46,7 @@ class Amount(NamedTuple):
     requests: int  # of the rate flood
     rounds: int  # of KServe clients
     is_slow: bool  # also what the limits in seconds have to end
-    stretch_s: float  # of the normal load, which ends with a whole number of them
+    stretch_s: float  # of the normal load, two at least: the load tells its time once a second
 
 
 def plan(targets: Targets, amount: Amount, genuine: Sequence[dict[str, str]]) -> Iterator[Planned]:

@@ -116,7 +116,7 @@ def test_an_intruder_writes_nothing_and_disturbs_nobody(running: RunningStack, t
         requests=4,
         rounds=1,
         is_slow=False,
-        stretch_s=1.0,
+        stretch_s=2.0,
     )
     outcome, timeline = intruder.run(running, targets, [], amount)
     assert broken(outcome) == [], outcome.notes

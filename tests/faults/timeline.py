@@ -103,7 +103,7 @@ def draw(timeline: Timeline, path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for mark in timeline.marks:
-        name = latency.annotate(
+        latency.annotate(
             mark.name,
             (mark.since_s - timeline.zero_s, 1.0),
             xycoords=("data", "axes fraction"),
@@ -114,7 +114,6 @@ def draw(timeline: Timeline, path: Path) -> None:
             color=RUST,
             rotation=90,
         )
-        name.set_in_layout(False)  # many marks, or long names, must not squeeze the axes
     memory.set_xlabel("seconds; a request stands at the time at which it was meant to be sent, and its latency counts from there")
     memory.set_xlim(0, table[-1]["at_s"] + timeline.step_s)
     path.parent.mkdir(parents=True, exist_ok=True)
