@@ -12,9 +12,9 @@ from evergreen.doctor import doctor
 from evergreen.inspection import out
 from pipeline.errors import EvergreenError
 from pipeline.loopback import bypass_proxies
-from pipeline.plain_logs import log_as_plain_text
-from pipeline.plain_text import print_lines
-from pipeline.terminal import Terminal, styled
+from pipeline.output.plain_logs import log_as_plain_text
+from pipeline.output.plain_text import print_lines
+from pipeline.output.terminal import Terminal, styled
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -222,7 +222,7 @@ def loadtest(
 def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> None:
     """Open MLflow on the pipeline's store in the browser."""
     from pipeline.home import find_home
-    from pipeline.tracking import show
+    from pipeline.tracking.runs import show
 
     out.print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)")
     show(find_home(), port)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from evergreen.inspection import out
 from pipeline.errors import EvergreenError
-from pipeline.terminal import styled
+from pipeline.output.terminal import styled
 
 State = Literal["well", "mended", "open"]
 MARKS: dict[State, tuple[str, str]] = {"well": ("✓", "green"), "mended": ("mended", "yellow"), "open": ("✗", "red")}
@@ -94,9 +94,9 @@ def check_dvc(_home: Path) -> Iterator[Finding]:
 
 def check_mlflow(home: Path) -> Iterator[Finding]:
     """Connect to MLflow, which follows a moved home and restores a deleted experiment; close the runs of dead processes."""
-    from pipeline.mlflow_store import tracking_uri
-    from pipeline.model_registry import registry
-    from pipeline.tracking import close_orphans
+    from pipeline.tracking.registry import registry
+    from pipeline.tracking.runs import close_orphans
+    from pipeline.tracking.store import tracking_uri
 
     with registry(home) as mended:
         yield from (Finding("mended", f"MLflow: {text}") for text in mended)
@@ -108,8 +108,8 @@ def check_mlflow(home: Path) -> Iterator[Finding]:
 
 def check_versions(home: Path) -> Iterator[Finding]:
     """Compare the registry with the release table, which decides: versions, aliases, runs and files."""
-    from pipeline import model_registry
     from pipeline.params import load_params
+    from pipeline.tracking import registry as model_registry
     from serving.release.publish import release_of, restore_registry
     from serving.release.release_table import UNIQUE_ROLES
 

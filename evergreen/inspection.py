@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipeline.errors import InputError, RefusedError
-from pipeline.terminal import Terminal, joined, styled
+from pipeline.output.terminal import Terminal, joined, styled
 
 if TYPE_CHECKING:
     from monitoring.retrain.history.backtest import PolicyReplay

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from evergreen.inspection import out
 from pipeline.errors import InputError
-from pipeline.plain_text import plain_json, print_line
-from pipeline.terminal import joined, styled
+from pipeline.output.plain_text import plain_json, print_line
+from pipeline.output.terminal import joined, styled
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

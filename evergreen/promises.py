@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from pipeline.terminal import styled
+from pipeline.output.terminal import styled
 
 
 class Promise(NamedTuple):

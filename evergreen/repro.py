@@ -12,8 +12,8 @@ from typing import NamedTuple
 from rich.table import Table
 
 from pipeline.loopback import bypass_proxies
-from pipeline.plain_text import print_line
-from pipeline.terminal import Terminal
+from pipeline.output.plain_text import print_line
+from pipeline.output.terminal import Terminal
 
 BIN = Path(sys.executable).parent
 EVERGREEN = (sys.executable, "-m", "evergreen.cli")

@@ -6,8 +6,8 @@ import typer
 from rich.table import Table
 
 from evergreen.inspection import out
-from pipeline.plain_text import print_line
-from pipeline.terminal import Terminal
+from pipeline.output.plain_text import print_line
+from pipeline.output.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Tokens of the callers of the gateway; a running gateway follows within a second.")
 err = Terminal(stderr=True)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from pipeline.loopback import bypass_proxies
-from pipeline.plain_text import indented, print_lines, printable, printable_lines
+from pipeline.output.plain_text import indented, print_lines, printable, printable_lines
 
 EXIT_BAD_INPUT = 2
 EXIT_MISSING_TOOL = 3
@@ -50,7 +50,7 @@ def run_stage(main: Callable[[], None]) -> None:
 
     SIGTERM unwinds the stack, which closes open files and runs, and exits with 143.
     """
-    from pipeline.plain_logs import log_as_plain_text  # structlog takes 0.1 s to import, and most modules import this one
+    from pipeline.output.plain_logs import log_as_plain_text  # structlog takes 0.1 s to import, and most modules import this one
 
     log_as_plain_text()
     bypass_proxies()

@@ -19,8 +19,8 @@ from pipeline.network.base_model import base_folder
 from pipeline.network.classifier import ExportedModel, TextClassifier, load_encoder, merge_adapters, sketch_projection
 from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
 from pipeline.network.trained_model import TrainedModel, load_trained
+from pipeline.output.plain_text import print_line
 from pipeline.params import Params, load_params
-from pipeline.plain_text import print_line
 from pipeline.stages.export import export_padded
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.errors import InputError, ToolError
-from pipeline.plain_text import print_line
+from pipeline.output.plain_text import print_line
 
 PROJECT_FILE = "dvc.yaml"  # marks the project's own folder, wherever git keeps its files
 MAIN_TREE = "EVERGREEN_MAIN_TREE"  # handed to processes in a linked worktree whose main one git cannot name

@@ -147,7 +147,7 @@ def copy_made(made: Project, folder: Path) -> Project:
     """Copy a made project so that a test may change it; the files of its MLflow runs are in the copy."""
     shutil.copytree(made.folder, folder, symlinks=True)
     copied = Project(folder)
-    from pipeline.mlflow_store import follow_moved_home  # MLflow takes two seconds to import, and few workers need it
+    from pipeline.tracking.store import follow_moved_home  # MLflow takes two seconds to import, and few workers need it
 
     assert follow_moved_home(copied.home) == str(made.home / "mlartifacts")
     return copied

@@ -17,9 +17,13 @@ import yaml
 from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
-MESSAGES = ("errors", "home", "loopback", "plain_logs", "plain_text", "process_identity", "terminal")
-TELEMETRY = ("mlflow_store", "model_registry", "pyfunc_model", "tracking")
-EXEMPT = {f"pipeline/{name}.py" for name in (*MESSAGES, *TELEMETRY)}
+OUTPUT = ("__init__", "plain_logs", "plain_text", "terminal")
+TRACKING = ("__init__", "pyfunc_model", "registry", "runs", "store")
+EXEMPT = {
+    *(f"pipeline/{name}.py" for name in ("errors", "home", "loopback", "process_identity")),
+    *(f"pipeline/output/{name}.py" for name in OUTPUT),
+    *(f"pipeline/tracking/{name}.py" for name in TRACKING),
+}
 PACKAGES = {"pipeline", "serving"}
 
 

@@ -25,10 +25,10 @@ from evergreen.promises import Outcome, table
 from pipeline.data.records import json_values, write_json
 from pipeline.errors import run_stage
 from pipeline.home import git, is_dirty, main_worktree
+from pipeline.output.terminal import Terminal, styled
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import open_session
 from pipeline.session.golden_answers import read_golden
-from pipeline.terminal import Terminal, styled
 from serving.loadtest.replay import read_traffic
 
 TRAFFIC, OUT = Path("data/traffic.jsonl"), Path("reports")

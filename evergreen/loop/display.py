@@ -11,7 +11,7 @@ from rich.text import Text
 from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.events import Event, Facts
 from evergreen.loop.scorecard import curve
-from pipeline.terminal import Terminal, styled
+from pipeline.output.terminal import Terminal, styled
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WIDTH, REPEATED_EVERY_S = 60, 15.0

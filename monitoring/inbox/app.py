@@ -21,8 +21,8 @@ from monitoring.inbox.explanation import fetch_explanation
 from monitoring.inbox.messages import Message, MessageStore, overdue_s, status_of
 from monitoring.inbox.page import FILES, render_page
 from pipeline.home import find_home
+from pipeline.output.plain_text import print_line
 from pipeline.params import Alerts, Http, load_params
-from pipeline.plain_text import print_line
 from serving.processes.http_body import BodyError, read_body
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service

@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from monitoring.alertmanager_webhook import CUT
 from monitoring.inbox.explanation import Explanation, Signal
 from monitoring.inbox.messages import Message, Status, Switch, overdue_s, status_of
+from pipeline.output.plain_text import printable_lines
 from pipeline.params import Alerts
-from pipeline.plain_text import printable_lines
 
 FILES = Path(__file__).parent / "files"
 ORDER: tuple[Status, ...] = ("firing", "unconfirmed", "unheard", "over")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ToolError, run_stage
-from pipeline.plain_text import print_line
+from pipeline.output.plain_text import print_line
 from serving.processes import Announce
 
 READY = "ready"  # written last: the folder is complete

@@ -18,8 +18,8 @@ from monitoring.alert_rules.render import HEADER, rule_file
 from monitoring.local.tools import find_tool, working_directory
 from pipeline.errors import run_stage
 from pipeline.home import find_home
+from pipeline.output.plain_text import indented, print_line, print_lines
 from pipeline.params import Alerts, Params, load_params
-from pipeline.plain_text import indented, print_line, print_lines
 from serving.processes import Announce
 from serving.processes.supervisor import Child, Program, supervised
 from serving.release.release_table import find_release

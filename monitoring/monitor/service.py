@@ -35,8 +35,8 @@ from monitoring.monitor.report import Flags, build_report, export_metrics
 from monitoring.monitor.snapshot import from_bytes, to_bytes
 from pipeline.errors import ToolError
 from pipeline.home import find_home
+from pipeline.output.plain_text import plain_json, print_lines
 from pipeline.params import Params, load_params
-from pipeline.plain_text import plain_json, print_lines
 from serving.prediction_log.writer import log_url
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service

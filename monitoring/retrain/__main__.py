@@ -38,8 +38,8 @@ from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
 from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
+from pipeline.output.plain_text import indented, print_lines
 from pipeline.params import Params, load_params
-from pipeline.plain_text import indented, print_lines
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json

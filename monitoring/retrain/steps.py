@@ -13,9 +13,9 @@ from monitoring.retrain.decision_inputs import labels_of
 from monitoring.retrain.gate.verdict import RunGate, Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import PipelineRun
-from pipeline import tracking
 from pipeline.errors import ToolError
 from pipeline.params import Params
+from pipeline.tracking import runs as tracking
 from serving.release.manifest import model_name
 from serving.release.publish import differs, publish, release_of
 from serving.release.release_table import CheckLease

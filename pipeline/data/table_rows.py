@@ -15,7 +15,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}  # by suffix
 OTHER_DELIMITERS = (",", ";", "\t", "|")
 
 
-class Record(NamedTuple):
+class TableRecord(NamedTuple):
     """The cells of a row, the line on which it begins, and its lines as they stand in the file."""
 
     line: int
@@ -34,7 +34,7 @@ def read_table(path: Path, suffix: str, data: Data) -> Iterator[Row]:
     """Yield the rows of a csv or tsv file; raise `InputError` for a header or quoting that cannot be read."""
     dialect = find_dialect(path, suffix, data)
     records = read_records(path, dialect, data)
-    header = next(records, Record(1, [], []))
+    header = next(records, TableRecord(1, [], []))
     names = _column_names(f"{path}, line {header.line}", header.cells)
     for record in records:
         if any(cell.strip() for cell in record.cells):  # spreadsheets end in rows of empty cells
@@ -56,7 +56,7 @@ def find_dialect(path: Path, suffix: str, data: Data) -> Dialect:
     return Dialect(delimiter, is_quoted=delimiter != "\t" or _is_quoted(path, data))
 
 
-def read_records(path: Path, dialect: Dialect, data: Data) -> Iterator[Record]:
+def read_records(path: Path, dialect: Dialect, data: Data) -> Iterator[TableRecord]:
     """Yield each record, the header first; blank lines are skipped."""
     lines = _Lines(line for line in text_lines(path, data))
     csv.field_size_limit(data.max_row_bytes)
@@ -73,7 +73,7 @@ def read_records(path: Path, dialect: Dialect, data: Data) -> Iterator[Record]:
         if cells is None:
             return
         if cells and not (begun == 1 and _separator_line(lines.record[0])):
-            yield Record(begun, cells, lines.record)
+            yield TableRecord(begun, cells, lines.record)
 
 
 class _Lines:
@@ -145,7 +145,7 @@ def _row(line: int, names: list[str], cells: list[str]) -> Row:
     return Row(line, {name or f"column {number}": cell for number, (name, cell) in pairs if name or cell.strip()})
 
 
-def _lines_alone(record: Record, names: list[str], dialect: Dialect) -> list[dict[str, str]]:
+def _lines_alone(record: TableRecord, names: list[str], dialect: Dialect) -> list[dict[str, str]]:
     """Return what the lines of a record hold when each is read by itself, or nothing when one of them would be no row."""
     rows = list(csv.reader(record.lines, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE))
     if any(len(cells) != len(names) for cells in rows):

@@ -28,7 +28,7 @@ from pipeline.network.classifier import TextClassifier, build_classifier, traina
 from pipeline.network.precision import Precision, choose_precision, fp32_operations
 from pipeline.params import Params, Train, flatten
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
-from pipeline.tracking import Run
+from pipeline.tracking.runs import Run
 
 NOT_AFFECTING_RESULT = {"train.checkpoint_s", "train.folds", "train.max_seconds"}
 log = structlog.get_logger()

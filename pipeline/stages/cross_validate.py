@@ -16,9 +16,9 @@ from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.learning.fit import fine_tune, prepare, summary, training_inputs
 from pipeline.learning.resume import open_checkpoints
+from pipeline.output.plain_text import print_line
 from pipeline.params import Params, flatten, load_params
-from pipeline.plain_text import print_line
-from pipeline.tracking import Run, stage_run
+from pipeline.tracking.runs import Run, stage_run
 
 SCORES = ("val_accuracy", "val_f1_macro", "val_loss")
 

@@ -17,10 +17,10 @@ from pipeline.network.classifier import merge_adapters
 from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
 from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import TrainedModel, load_trained
+from pipeline.output.plain_text import print_line
 from pipeline.params import Evaluate, Model, flatten, load_params
-from pipeline.plain_text import print_line
 from pipeline.runtime.pieces import count_cut, to_pieces
-from pipeline.tracking import Run, stage_run
+from pipeline.tracking.runs import Run, stage_run
 
 Arrays = NDArray[np.float64]
 

@@ -24,11 +24,11 @@ from pipeline.home import find_home
 from pipeline.network.base_model import base_folder
 from pipeline.network.classifier import ExportedModel, PackedModel, TextClassifier, merge_adapters, sketch_projection
 from pipeline.network.trained_model import TrainedModel, load_trained
+from pipeline.output.plain_text import print_lines
 from pipeline.params import Export, Model, Params, flatten, integers, load_params
-from pipeline.plain_text import print_lines
 from pipeline.runtime.batches import pack, pad
 from pipeline.runtime.sessions import OUTPUTS, SESSIONS, Feeds, Floats, GraphRun, open_run
-from pipeline.tracking import stage_run
+from pipeline.tracking.runs import stage_run
 
 PADDED, PACKED = SESSIONS["onnxruntime-fp32"], SESSIONS["packed-onnxruntime-fp32"]
 Collate = Callable[[Sequence[list[int]]], Feeds]  # rows → inputs of the graph

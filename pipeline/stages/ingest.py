@@ -25,8 +25,8 @@ from pipeline.data.records import (
 )
 from pipeline.data.row_files import read_rows, scan_names
 from pipeline.errors import InputError, run_stage
+from pipeline.output.plain_text import print_line
 from pipeline.params import Data, load_params
-from pipeline.plain_text import print_line
 
 EXAMPLES_SHOWN = 20
 ADVICE = (  # words of a reason, what to do

@@ -10,12 +10,12 @@ from pipeline.data.corrupt import corrupt_texts
 from pipeline.data.records import Example, labels_of, read_examples
 from pipeline.errors import run_stage
 from pipeline.home import find_home
+from pipeline.output.plain_text import print_line
 from pipeline.params import Reference as ReferenceSettings
 from pipeline.params import flatten, load_params
-from pipeline.plain_text import print_line
 from pipeline.reference_profile import Reference, save_reference
 from pipeline.runtime.classifier import Classifier
-from pipeline.tracking import stage_run
+from pipeline.tracking.runs import stage_run
 
 
 class ReferencePair(NamedTuple):

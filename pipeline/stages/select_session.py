@@ -18,8 +18,8 @@ from pipeline import charts
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.home import find_home
+from pipeline.output.plain_text import print_lines
 from pipeline.params import Package, Session, flatten, load_params
-from pipeline.plain_text import print_lines
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
@@ -41,7 +41,7 @@ from pipeline.session.session_gate import (
     measure_candidates,
     time_in_turns,
 )
-from pipeline.tracking import Run, stage_run
+from pipeline.tracking.runs import Run, stage_run
 
 INT8, INT8_SOURCE = "packed-openvino-int8", "packed-onnxruntime-fp32"  # the int8 session quantises the source's graph
 

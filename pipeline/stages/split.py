@@ -9,8 +9,8 @@ from pipeline.data.near_duplicates import near_pairs_across
 from pipeline.data.records import Example, digest_examples, labels_of, read_examples, write_examples, write_json
 from pipeline.data.split_sides import MIN_TEST_ROWS, Side, hash_to_unit, side_of
 from pipeline.errors import InputError, run_stage
+from pipeline.output.plain_text import print_line
 from pipeline.params import Split, load_params
-from pipeline.plain_text import print_line
 
 
 class Sides(NamedTuple):

@@ -14,8 +14,8 @@ from pipeline.data.near_duplicates import near_pairs_across
 from pipeline.data.records import Example, labels_of, normalise_label, read_examples, write_examples, write_json
 from pipeline.data.unlabelled import read_unlabelled, trainable
 from pipeline.errors import run_stage
+from pipeline.output.plain_text import print_line, print_lines
 from pipeline.params import Model, Params, Spread, load_params
-from pipeline.plain_text import print_line, print_lines
 
 EXAMPLES_SHOWN = 10
 BATCH = 64

@@ -19,9 +19,9 @@ from pipeline.learning.loop import FitResult
 from pipeline.learning.resume import open_checkpoints
 from pipeline.learning.training_state import Table
 from pipeline.network.trained_model import save_trained
+from pipeline.output.plain_text import print_line
 from pipeline.params import Data, Params, flatten, load_params
-from pipeline.plain_text import print_line
-from pipeline.tracking import Run, stage_run
+from pipeline.tracking.runs import Run, stage_run
 
 
 def write_table(path: Path, table: Table) -> None:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Self
 from rich.table import Table
 
 from pipeline.errors import InputError, run_stage
+from pipeline.output.terminal import Terminal
 from pipeline.params import Causal, load_params
-from pipeline.terminal import Terminal
 
 GIB = 2**30
 CARDS_GIB = (12, 24)

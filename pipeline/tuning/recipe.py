@@ -18,9 +18,9 @@ import yaml
 from rich.table import Table
 
 from pipeline.errors import InputError, ToolError, run_stage
+from pipeline.output.plain_text import print_line
+from pipeline.output.terminal import Terminal
 from pipeline.params import load_params
-from pipeline.plain_text import print_line
-from pipeline.terminal import Terminal
 from pipeline.tuning.study import Overrides, dvc_argument, with_overrides
 
 METRICS = Path("artifacts/evaluation/metrics.json")

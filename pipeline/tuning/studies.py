@@ -19,8 +19,8 @@ from pathlib import Path
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError, run_stage
 from pipeline.home import MAIN_TREE, find_home, git, main_worktree
+from pipeline.output.plain_text import print_line
 from pipeline.params import load_params
-from pipeline.plain_text import print_line
 from pipeline.tuning.study import ArmMeasurement, ArmRun, dvc_argument, expand_runs, pack_bits, read_measurements, read_study
 from pipeline.tuning.study_page import write_page
 

@@ -13,8 +13,8 @@ from rich.text import Text
 from pipeline.data.columns import find_columns
 from pipeline.data.row_files import is_row_file, read_rows
 from pipeline.errors import InputError, ToolError
+from pipeline.output.terminal import Terminal, joined, styled
 from pipeline.params import Data
-from pipeline.terminal import Terminal, joined, styled
 from serving.access.bearer import bearer_header
 from serving.loadtest.limit import Limit, Step, find_limit
 from serving.loadtest.plan import Load, make_plan

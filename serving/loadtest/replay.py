@@ -17,8 +17,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from pipeline.errors import InputError, ToolError, run_stage
+from pipeline.output.plain_text import print_line
 from pipeline.params import load_params
-from pipeline.plain_text import print_line
 from serving.access.bearer import bearer_header
 from serving.processes import Announce
 

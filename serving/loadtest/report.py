@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline.atomic_write import atomic_write
 from pipeline.charts import GREEN, GREY, RUST
 from pipeline.data.records import json_values, write_json
-from pipeline.terminal import styled
+from pipeline.output.terminal import styled
 from serving.loadtest.limit import Limit, Step
 from serving.loadtest.result import Result, per_second, spread
 

@@ -6,7 +6,7 @@ import traceback
 
 import structlog
 
-from pipeline.plain_text import plain_json
+from pipeline.output.plain_text import plain_json
 
 
 class JsonFormatter(logging.Formatter):

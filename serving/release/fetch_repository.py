@@ -28,7 +28,7 @@ import fsspec
 from fsspec.callbacks import Callback
 
 from pipeline.errors import InputError, RefusedError, ToolError, run_stage
-from pipeline.plain_text import print_line
+from pipeline.output.plain_text import print_line
 from serving.release.manifest import MANIFEST, SIGNATURE, content_digest, file_digest, model_name, read_manifest
 from serving.release.signature import TrustedKeys, read_bundle, read_signed
 from serving.release.signing_keys import trusted_keys
@@ -185,7 +185,7 @@ def read_small_file(store: Store, name: str) -> str:
     return content.decode("utf-8", errors="replace")
 
 
-class Limit(Callback):  # type: ignore[misc]
+class DownloadLimit(Callback):  # type: ignore[misc]
     """Ends a download that is longer than its file may be."""
 
     def __init__(self, path: str, most: int | None) -> None:
@@ -203,7 +203,7 @@ class Limit(Callback):  # type: ignore[misc]
 def _download(store: Store, path: str, to: Path, most: int | None) -> None:
     """Download a file; raise `RefusedError` when it has more than `most` bytes."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    _with_retries(store, path, lambda: store.files.get_file(path, str(to), callback=Limit(path, most)))
+    _with_retries(store, path, lambda: store.files.get_file(path, str(to), callback=DownloadLimit(path, most)))
 
 
 def _content_of(folder: Path, trusted: TrustedKeys) -> str | None:

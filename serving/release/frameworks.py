@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.errors import run_stage
 from pipeline.home import find_home
+from pipeline.output.plain_text import print_line
 from pipeline.params import Package, load_params
-from pipeline.plain_text import print_line
 from serving.release.manifest import repository
 from serving.release.model_repository import BACKEND_SOURCE, RUNTIME_SOURCE, write_model
 from serving.release.publish import champion

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from pipeline import model_registry
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError
+from pipeline.tracking import registry as model_registry
 from serving.release.manifest import LINEAGE, content_digest, content_of, model_name, package_files, read_verified, repository
 from serving.release.release_table import UNIQUE_ROLES, CheckLease, Release, Role, add_release, find_release, roles
 from serving.release.signature import is_signed, read_signed, sign

@@ -14,10 +14,10 @@ import numpy as np
 import sqlalchemy as sa
 from filelock import FileLock
 
-from pipeline import model_registry
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Params, Serve
 from pipeline.session.golden_answers import GoldenAnswers, golden_differences, read_golden
+from pipeline.tracking import registry as model_registry
 from serving.processes import Announce
 from serving.release.manifest import MANIFEST, model_name, repository
 from serving.release.publish import sign_released

@@ -21,7 +21,7 @@ POINTER = struct.Struct("P")
 START_STACK, ENV_START, ENV_END = 28, 50, 51  # fields of /proc/<pid>/stat, counted from 1
 
 
-class Memory(NamedTuple):
+class ProcessMemory(NamedTuple):
     """Where a process that has just been started keeps its arguments and its environment."""
 
     start_stack: int  # the number of arguments, then a pointer to each
@@ -75,6 +75,6 @@ def _point_last_argument_at_variable(pid: int) -> None:
         memory.write(POINTER.pack(value))
 
 
-def _memory(pid: int) -> Memory:
+def _memory(pid: int) -> ProcessMemory:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the third field is the first after the name
-    return Memory(*(int(fields[number - 3]) for number in (START_STACK, ENV_START, ENV_END)))
+    return ProcessMemory(*(int(fields[number - 3]) for number in (START_STACK, ENV_START, ENV_END)))

@@ -26,8 +26,8 @@ import psutil
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError
 from pipeline.home import close_to_others
+from pipeline.output.plain_text import print_line
 from pipeline.params import Serve
-from pipeline.plain_text import print_line
 from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_ports, require_free_port
 from serving.triton.client import ADMIN_HEADER, is_ready, key_file

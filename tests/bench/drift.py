@@ -20,8 +20,8 @@ import numpy as np
 
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, ToolError, run_stage
+from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
-from pipeline.terminal import Terminal, styled
 from tests.bench import drift_errors, drift_peers_input, drift_pictures, drift_quality, drift_windows
 from tests.bench.drift_errors import Delays
 from tests.bench.drift_quality import Guess

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 from rich.text import Text
 
-from pipeline.terminal import Terminal, joined, styled
+from pipeline.output.terminal import Terminal, joined, styled
 from serving.loadtest import Load, Result, Target, run_load, without_warmup
 from serving.loadtest.limit import Verdict, decide_verdict
 from serving.loadtest.result import percentile

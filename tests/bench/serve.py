@@ -28,10 +28,10 @@ from tokenizers import Tokenizer
 from pipeline.charts import GREEN, GREY
 from pipeline.data.records import json_values
 from pipeline.errors import InputError, run_stage
+from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
 from pipeline.runtime.batches import pad
 from pipeline.runtime.text import clean
-from pipeline.terminal import Terminal, styled
 from serving.loadtest import (
     Answer,
     Result,

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from monitoring.detectors.e_detector import shiryaev_roberts
 from monitoring.detectors.e_process import bernoulli_payoffs
-from pipeline.terminal import Terminal
+from pipeline.output.terminal import Terminal
 from tests.bench.drift import peers
 from tests.bench.drift_errors import AFTER, CHANGE, simulated_threshold, streams, summed
 from tests.bench.drift_windows import Quiet

@@ -24,9 +24,9 @@ from pipeline.charts import GREEN, GREY
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, run_stage
 from pipeline.network.base_model import base_folder
+from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
-from pipeline.terminal import Terminal, styled
 from tests.bench.children import Child, child, forget_settings
 from tests.bench.report import Bar, Row, draw_ratios, paired_ratio, table, write
 from tests.bench.train_rows import BenchRows, Settings, with_settings, write_rows

@@ -82,7 +82,7 @@ def test_the_lock_of_a_killed_git_command_is_named_with_the_command_that_removes
 def test_a_moved_home_and_a_deleted_experiment_are_mended(mlflow_store: Path, tmp_path: Path) -> None:
     import mlflow
 
-    from pipeline.mlflow_store import EXPERIMENT, connect
+    from pipeline.tracking.store import EXPERIMENT, connect
 
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()

@@ -19,11 +19,12 @@ from monitoring.retrain.gate import candidate
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history import lineage
 from monitoring.retrain.history.lineage import Entry
-from pipeline import check, plain_logs
+from pipeline import check
 from pipeline.data import fetch
 from pipeline.errors import InputError, RefusedError
-from pipeline.plain_text import printable
-from pipeline.terminal import Terminal
+from pipeline.output import plain_logs
+from pipeline.output.plain_text import printable
+from pipeline.output.terminal import Terminal
 from serving.release import publish
 from serving.release.release_table import Release
 from serving.triton import client
@@ -156,7 +157,7 @@ def test_hostile_text_is_shown_and_not_obeyed(
 
 
 def test_what_the_monitor_prints_is_json_that_programs_read(capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.plain_text import plain_json, print_lines
+    from pipeline.output.plain_text import plain_json, print_lines
 
     print_lines(plain_json({"examples": list(HOSTILE)}, indent=2))
     shown = capsys.readouterr().out

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evergreen.repro import JUST_INSTALLED_S, Command, Timing, installation, run_step, stage_timings, table
-from pipeline.terminal import Terminal
+from pipeline.output.terminal import Terminal
 
 OUTPUT = """\
 Stage 'ingest' didn't change, skipping

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from monitoring.local.watch import TOOLS
 from pipeline.errors import InputError, run_stage
+from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
-from pipeline.terminal import Terminal, styled
 from serving.loadtest import read_texts
 from serving.processes.supervisor import STABLE_S
 from tests.bench.children import forget_settings

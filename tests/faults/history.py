@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import mlflow
 import sqlalchemy as sa
 
-from pipeline import mlflow_store
 from pipeline.errors import RefusedError
 from pipeline.process_identity import is_gone
-from pipeline.tracking import OWNER
+from pipeline.tracking import store as mlflow_store
+from pipeline.tracking.runs import OWNER
 from serving.release.manifest import LINEAGE, content_digest, model_name, read_verified, repository
 from serving.release.release_table import roles
 from state.database import open_state

@@ -17,8 +17,8 @@ from monitoring.retrain import steps as work
 from monitoring.retrain.journal import STEPS, Journal, Step
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
-from pipeline import model_registry
 from pipeline.errors import run_stage
+from pipeline.tracking import registry as model_registry
 from serving.processes.lifetime import end_with_parent
 from serving.release import swap
 

@@ -12,9 +12,9 @@ import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.errors import ToolError
+from pipeline.output.terminal import Terminal
 from pipeline.params import Params
 from pipeline.session.golden_answers import read_golden
-from pipeline.terminal import Terminal
 from serving.loadtest import gateway_target
 from tests.bench.meter import P99_LIMIT_MS, Arm, Meter
 from tests.faults import traffic

@@ -13,8 +13,8 @@ import pytest
 import requests
 from PIL import Image
 
+from pipeline.output.terminal import Terminal
 from pipeline.params import Params
-from pipeline.terminal import Terminal
 from serving.loadtest import read_texts
 from serving.loadtest.sender import LOST, REFUSED, TIMEOUT
 from tests.bench.meter import Meter, Pace

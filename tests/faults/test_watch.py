@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from pipeline.output.terminal import Terminal
 from pipeline.params import Params
-from pipeline.terminal import Terminal
 from tests.bench.meter import Meter, Pace
 from tests.faults import drill, watch
 from tests.faults.running_stack import DrillSettings

@@ -26,7 +26,7 @@ from pipeline.params import Gate, Params, flatten
 from pipeline.reference_profile import measured_labels
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import SESSIONS, open_session
-from pipeline.tracking import stage_run
+from pipeline.tracking.runs import stage_run
 from serving.release.manifest import read_verified
 
 FALLBACK_SESSION = "onnxruntime-fp32"  # runs everywhere

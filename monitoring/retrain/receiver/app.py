@@ -30,8 +30,8 @@ from monitoring.retrain.metrics import TEXT_FORMAT, ReceiverMetrics
 from monitoring.retrain.receiver.alert_writer import MAX_PENDING, AlertWriter, WriterFullError
 from pipeline.errors import InputError
 from pipeline.home import find_home
+from pipeline.output.plain_text import print_line
 from pipeline.params import Alerts, Params, load_params
-from pipeline.plain_text import print_line
 from serving.processes.http_body import BodyError, read_body
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service

@@ -17,9 +17,9 @@ from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.new_labels import LabelCount, count_labels_since, count_new_labels, last_learnt_feedback
 from monitoring.retrain.run_local import RunLocal, branch
 from monitoring.retrain.steps import LocalSteps
-from pipeline import tracking
 from pipeline.data.records import text_id
 from pipeline.params import Params
+from pipeline.tracking import runs as tracking
 from serving.key_file import read_key
 from serving.prediction_ids import PredictionIds
 from state.database import open_state

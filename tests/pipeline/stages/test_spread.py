@@ -6,12 +6,12 @@ import sys
 import mlflow
 import pytest
 
-from pipeline import tracking
 from pipeline.data.records import Example, labels_of, read_examples, text_id, write_examples, write_json
 from pipeline.params import Params
 from pipeline.stages import spread as spread_stage
 from pipeline.stages import train as train_stage
 from pipeline.stages.spread import spread, summary
+from pipeline.tracking import runs as tracking
 from tests.conftest import Project
 
 PARCEL = [

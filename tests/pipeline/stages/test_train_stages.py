@@ -11,14 +11,14 @@ from typing import cast
 import mlflow
 import pytest
 
-from pipeline import tracking
 from pipeline.data.records import Example, write_examples, write_json
 from pipeline.errors import RefusedError
 from pipeline.learning.fit import fine_tune, prepare
 from pipeline.network.trained_model import save_trained
 from pipeline.params import Params, flatten
 from pipeline.stages.cross_validate import cross_validate
-from pipeline.tracking import Run, stage_run
+from pipeline.tracking import runs as tracking
+from pipeline.tracking.runs import Run, stage_run
 from tests.conftest import Project
 from tests.pipeline.learning.toy import MONEY, PARCEL, Recorder
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, ToolError
+from pipeline.output.terminal import Terminal
 from pipeline.params import Params
-from pipeline.terminal import Terminal
 from serving.loadtest import (
     Limit,
     Result,

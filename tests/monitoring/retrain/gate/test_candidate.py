@@ -13,11 +13,11 @@ import pytest
 
 from monitoring.retrain.gate.candidate import examine, gate
 from monitoring.retrain.gate.verdict import RunGate, Verdict
-from pipeline import tracking
 from pipeline.data.records import Example, labels_of
 from pipeline.errors import InputError, RefusedError
 from pipeline.params import Params
 from pipeline.runtime.classifier import Classifier
+from pipeline.tracking import runs as tracking
 from tests.monitoring.retrain.gate.small_models import (
     Model,
     Rows,

@@ -14,8 +14,8 @@ from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
-from pipeline import tracking
 from pipeline.params import Params
+from pipeline.tracking import runs as tracking
 from serving.gateway.schemas import FeedbackRequest
 from state.database import open_state
 from state.tables import feedback

@@ -9,8 +9,9 @@ import mlflow
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline import model_registry, tracking
-from pipeline.mlflow_store import EXPERIMENT, connect, default_uri, follow_moved_home
+from pipeline.tracking import registry as model_registry
+from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import EXPERIMENT, connect, default_uri, follow_moved_home
 from serving.release.manifest import LINEAGE
 from serving.release.publish import restore_registry
 

@@ -13,8 +13,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import ToolError
-from pipeline.mlflow_store import EXPERIMENT, connect, is_missing, restore_run, tracking_uri
-from pipeline.tracking import ensure_model
+from pipeline.tracking.runs import ensure_model
+from pipeline.tracking.store import EXPERIMENT, connect, is_missing, restore_run, tracking_uri
 
 log = structlog.get_logger()
 

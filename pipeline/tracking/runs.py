@@ -23,9 +23,9 @@ from mlflow.utils.time import get_current_time_millis
 
 from pipeline.errors import ToolError
 from pipeline.home import close_to_others, git, is_dirty
-from pipeline.mlflow_store import ARTIFACTS, EXPERIMENT, connect, restore_run, tracking_uri
 from pipeline.process_identity import is_gone, this_process
 from pipeline.runtime.classifier import MODEL_FILES, model_digest
+from pipeline.tracking.store import ARTIFACTS, EXPERIMENT, connect, restore_run, tracking_uri
 
 GIVE_UP_AFTER = 3  # failed calls in a row
 MODEL_NAME_IN_RUN = "model"
@@ -203,20 +203,20 @@ def ensure_model(run_id: str, exported: Path) -> str:
     for model in known:
         if model.tags.get("model_digest") == digest:
             return f"models:/{model.model_id}"
-    here = Path(__file__).parent
-    sys.path.insert(0, str(here))  # MLflow runs the input example now, before it knows where `runtime` is
+    package = Path(__file__).parents[1]
+    sys.path.insert(0, str(package))  # MLflow runs the input example now, before it knows where `runtime` is
     try:
         logged = mlflow.pyfunc.log_model(
             name=MODEL_NAME_IN_RUN,
-            python_model=str(here / "pyfunc_model.py"),
-            code_paths=[str(here / "runtime")],
+            python_model=str(package / "tracking" / "pyfunc_model.py"),
+            code_paths=[str(package / "runtime")],
             artifacts={name: str(exported / name) for name in MODEL_FILES},
             tags={"model_digest": digest},
             input_example=["where is my parcel?", "the kettle leaks"],
             pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime", "tokenizers")],
         )
     finally:
-        sys.path.remove(str(here))
+        sys.path.remove(str(package))
         location = urlparse(experiment.artifact_location)
         if location.scheme == "file":
             close_to_others(Path(unquote(location.path)))  # MLflow has copied our files with their modes

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.plain_text import print_lines, printable, printable_lines
+from pipeline.output.plain_text import print_lines, printable, printable_lines
 
 
 def log_as_plain_text() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.plain_text import plain_json, print_line, print_lines, printable, printable_lines
+from pipeline.output.plain_text import plain_json, print_line, print_lines, printable, printable_lines
 from tests.hostile_text import CONTROLS, HOSTILE, INVISIBLE, ORDINARY, is_plain
 
 

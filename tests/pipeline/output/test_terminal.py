@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.plain_text import printable
-from pipeline.terminal import Terminal, joined, styled
+from pipeline.output.plain_text import printable
+from pipeline.output.terminal import Terminal, joined, styled
 from tests.hostile_text import HOSTILE, ORDINARY, is_plain
 
 

@@ -10,9 +10,9 @@ import mlflow
 import pytest
 from mlflow.server import security_utils
 
-from pipeline import tracking
 from pipeline.params import flatten
 from pipeline.process_identity import is_gone, this_process
+from pipeline.tracking import runs as tracking
 from tests.conftest import ROOT, Project
 
 
@@ -127,7 +127,7 @@ def test_registering_with_a_dead_server_is_an_error_with_advice(made: Project, t
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.tracking import stage_run
+from pipeline.tracking.runs import stage_run
 with stage_run("train", {}, Path(sys.argv[1])) as run:
     print(run.id, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

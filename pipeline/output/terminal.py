@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from pipeline.plain_text import printable, printable_lines
+from pipeline.output.plain_text import printable, printable_lines
 
 
 class Terminal(Console):

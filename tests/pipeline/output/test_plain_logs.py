@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from pipeline.plain_logs import log_as_plain_text, print_traceback
-from pipeline.plain_text import printable
+from pipeline.output.plain_logs import log_as_plain_text, print_traceback
+from pipeline.output.plain_text import printable
 from tests.hostile_text import HOSTILE, is_plain
 
 
