@@ -212,5 +212,21 @@ def test_a_registry_that_counts_from_one_again_is_refused(
     settings = in_project.params.package.model_copy(update={"queue_delay_us": 3000})
     package(*(in_project / name for name in PACKED), other, settings)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
+    mlflow.MlflowClient(f"sqlite:///{tmp_path / 'new.db'}").create_registered_model("evergreen")  # somebody else's
     with pytest.raises(RefusedError, match="another model"):
         publish_of(in_project, tmp_path, other)
+
+
+def test_a_registry_that_has_lost_the_model_gets_its_versions_again(
+    in_project: Project, mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_of(in_project, tmp_path)
+    other = tmp_path / "other"
+    settings = in_project.params.package.model_copy(update={"queue_delay_us": 3000})
+    package(*(in_project / name for name in PACKED), other, settings)
+    shutil.copy(mlflow_store, tmp_path / "new.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
+    published = publish_of(in_project, tmp_path, other)
+    assert (published.release.version, published.release.role) == (2, "challenger")
+    versions = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'new.db'}").search_model_versions("name = 'evergreen'")
+    assert sorted(int(version.version) for version in versions) == [1, 2]

@@ -28,6 +28,8 @@ from pipeline.session.golden_answers import read_golden, write_golden
 from serving.release import swap as swapping
 from serving.release.manifest import repository
 from serving.release.routing import read_routes
+from serving.release.signature import sign
+from serving.release.signing_keys import signing_key
 from serving.release.swap import Swapped, route, swap
 from serving.triton import client as triton
 from state.database import open_state
@@ -56,7 +58,9 @@ def set_shares(installation: Installation, weight: float, shadow: float = 0.0) -
 def ask(installation: Installation, text: str, unit: str | None = None) -> tuple[int, Answer]:
     """Return version and answer of the gateway; raises `HTTPError` for another status than 200."""
     body = json.dumps({"text": text} | ({"unit": unit} if unit else {})).encode()
-    with urlopen(Request(f"http://127.0.0.1:{installation.params.gateway.port}/v1/predict", data=body), timeout=10) as page:
+    url, headers = f"http://127.0.0.1:{installation.params.gateway.port}/v1/predict", {"content-type": "application/json"}
+    request = Request(url, data=body, headers=headers)  # noqa: S310 (the gateway of this file)
+    with urlopen(request, timeout=10) as page:  # noqa: S310
         prediction = json.load(page)["predictions"][0]
     return prediction["version"], (prediction["label"], prediction["confidence"])
 
@@ -310,13 +314,14 @@ def swap_until(version: int, folder: Path, home: Path, point: str) -> None:
 
 @contextmanager
 def altered(installation: Installation, version: int, change: Callable[[Path], object]) -> Iterator[Path]:
-    """Yield the version's folder, changed and sealed; restore it when the block ends."""
+    """Yield the version's folder, changed, sealed and signed by who may; restore it when the block ends."""
     folder = swapping.unpark(installation.home, version)
     original = installation.folder / f"original-{version}"
     shutil.copytree(folder, original)
     try:
         change(folder)
-        yield stack.sealed(folder)
+        sign(stack.sealed(folder), folder.name, signing_key(installation.home))
+        yield folder
     finally:
         shutil.rmtree(folder)
         original.replace(folder)
