@@ -59,7 +59,7 @@ def ask(installation: Installation, text: str, unit: str | None = None) -> tuple
     """Return version and answer of the gateway; raises `HTTPError` for another status than 200."""
     body = json.dumps({"text": text} | ({"unit": unit} if unit else {})).encode()
     url, headers = f"http://127.0.0.1:{installation.params.gateway.port}/v1/predict", {"content-type": "application/json"}
-    request = Request(url, data=body, headers=headers)  # noqa: S310 (the gateway of this file)
+    request = Request(url, data=body, headers=headers)
     with urlopen(request, timeout=10) as page:  # noqa: S310
         prediction = json.load(page)["predictions"][0]
     return prediction["version"], (prediction["label"], prediction["confidence"])
