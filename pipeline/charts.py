@@ -207,7 +207,8 @@ def backtest(
             name, (1, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, parse_math=False
         )
     above.set_ylabel("log e-value, highest in a window")
-    above.legend(frameon=False, fontsize=8, ncols=2)
+    if evidence:
+        above.legend(frameon=False, fontsize=8, ncols=2)
     for line, (name, alarms) in enumerate(spans.items()):
         for begin, end, is_stream in alarms:
             moments = [datetime.fromtimestamp(moment, UTC) for moment in (begin, end)]

@@ -72,10 +72,10 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
     source, bad = _read_file(source_file, data, is_source=True)
     feedback, bad_feedback = _read_feedback(feedback_folder, data)
     test, bad_test = _read_file(test_file, data)
+    _refuse_spellings([*source, *feedback, *test])
     accepted, conflicts = _without_conflicts(source)
     _refuse_many_bad_rows(source_file, accepted, [*bad, *conflicts], data.max_quarantined_share)
     _refuse_bad_test_rows(bad_test)
-    _refuse_spellings([*source, *feedback, *test])
     applied = apply_given_labels(
         _unique([row.example for row in accepted]),
         [row.example for row in test],

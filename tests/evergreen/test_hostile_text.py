@@ -69,7 +69,7 @@ def gate_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
 def status_command(text: str, patch: pytest.MonkeyPatch, home: Path) -> None:
     patch.setattr(inspection, "_is_listening", lambda *_: False)
     patch.setattr(inspection, "METRICS", home / "absent")
-    patch.setenv("COLUMNS", "1000")
+    patch.setattr(inspection.out, "width", 1000)
     row = {
         "fingerprint": "f",
         "starts_at": 1.0,

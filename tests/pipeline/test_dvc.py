@@ -83,7 +83,7 @@ def test_accepted_feedback_changes_the_data_set(would_run: dict[str, list[str]])
 def test_metrics_show_lists_the_model_and_its_control(scratch: Project) -> None:
     shown = json.loads(scratch.must("dvc", "metrics", "show", "--json").splitlines()[-1])
     metrics = shown[""]["data"]["artifacts/evaluation/metrics.json"]["data"]
-    assert {"test", "control", "val"} == metrics.keys()
+    assert {"test", "control", "val", "temperature"} == metrics.keys()
     assert {"accuracy", "f1_macro"} <= metrics["control"].keys()
 
 

@@ -171,6 +171,7 @@ def test_commands_and_files_named_in_texts_exist(params: Params) -> None:
     texts.append((ROOT / params.alerts.runbooks).read_text(encoding="utf-8"))
     named_commands = {name for text in texts for name in re.findall(r"\.venv/bin/evergreen (\w+)", text)}
     assert named_commands >= {"status", "rollback"}
-    assert named_commands <= {command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert named_commands <= commands | {str(group.name) for group in app.registered_groups}
     files = {name for text in texts for name in re.findall(r"(?<!\S)(?:data|docs)/\S+\.\w+", text)}
     assert {name for name in files if not (ROOT / name).exists()} == set()

@@ -10,6 +10,7 @@ from tests.serving.processes.test_http_service import answers, wait_until
 
 SERVICE = """
 import sys
+from pipeline.params import load_params
 from serving.processes.http_service import run_http_service
 
 async def app(scope, receive, send):
@@ -18,7 +19,7 @@ async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
         await send({"type": "http.response.body", "body": body})
 
-run_http_service(app, "127.0.0.1", int(sys.argv[1]))
+run_http_service(app, "127.0.0.1", int(sys.argv[1]), load_params().http)
 """
 
 

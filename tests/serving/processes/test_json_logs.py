@@ -28,7 +28,7 @@ def test_hostile_text_is_escaped_in_every_line(text: str, capsys: pytest.Capture
     try:
         raise ValueError(text)
     except ValueError:
-        logging.getLogger("asyncio").exception("a library reports %s", text)
+        logging.getLogger("a_library").exception("a library reports %s", text)
     ours, theirs = capsys.readouterr().err.splitlines()
     assert json.loads(ours)["label"] == text
     assert json.loads(theirs)["event"].endswith(text)

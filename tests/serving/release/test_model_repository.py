@@ -160,11 +160,13 @@ def test_an_unaltered_package_is_read(packaged: Path) -> None:
     assert set(read_verified(packaged)["files"]) >= {"1/model.onnx", "config.pbtxt"}
 
 
-def test_the_lineage_and_compiled_files_may_come_later(packaged: Path) -> None:
+def test_the_lineage_comes_later_and_compiled_files_never(packaged: Path) -> None:
     (packaged / LINEAGE).write_text("{}")
-    (packaged / "1/__pycache__").mkdir()
-    (packaged / "1/__pycache__/model.cpython-311.pyc").write_bytes(b"compiled by Triton's Python")
     assert LINEAGE not in read_verified(packaged)["files"]
+    (packaged / "1/__pycache__").mkdir()
+    (packaged / "1/__pycache__/model.cpython-311.pyc").write_bytes(b"planted")
+    with pytest.raises(RefusedError, match="lists no such file"):
+        read_verified(packaged)
 
 
 def flip(path: Path) -> None:
