@@ -17,6 +17,7 @@ import yaml
 
 from monitoring.retrain.run_local import RunLocal
 from pipeline.errors import InputError, ToolError
+from pipeline.home import keep_private
 from pipeline.params import Params, load_params
 from serving.processes.lifetime import processes_with
 from serving.processes.ports import free_ports
@@ -62,7 +63,7 @@ def create_environment(source: Path, scratch: Path) -> Environment:
     params = on_free_ports(with_fast_intervals(load_params(clone / "params.yaml")))
     values = json.loads(params.model_dump_json())
     (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    home.mkdir()
+    keep_private(home)
     return Environment(source, clone, home, params)
 
 
