@@ -47,7 +47,9 @@ class RunningReceiver(NamedTuple):
 @contextmanager
 def running_receiver(params: Params, home: Path, **changed: Any) -> Iterator[RunningReceiver]:
     """Run the app on a real server in a thread."""
-    params = params.model_copy(update={"retrain": params.retrain.model_copy(update=changed)})
+    http = {name: changed.pop(name) for name in sorted(changed.keys() & params.http.model_fields_set)}
+    sections = {"retrain": params.retrain.model_copy(update=changed), "http": params.http.model_copy(update=http)}
+    params = params.model_copy(update=sections)
     port = free_port()
     with open_state(home) as engine, serving_app(create_app(params, engine, TOKEN), "127.0.0.1", port):
         yield RunningReceiver(f"http://127.0.0.1:{port}", engine)
