@@ -2,28 +2,23 @@
 
 import argparse
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from pipeline.atomic_write import atomic_write
-from pipeline.data.columns import Columns, Row, find_columns
 from pipeline.data.csv_tables import write_csv
 from pipeline.data.given_labels import AppliedLabels, LabelRules, apply_given_labels, label_rules
+from pipeline.data.labelled_files import LocatedExample, QuarantinedRow, read_feedback, read_labelled, without_conflicts
 from pipeline.data.near_duplicates import Pair, find_near_duplicates
 from pipeline.data.records import (
     Example,
-    describe_fault,
     digest_examples,
     labels_of,
-    make_example,
     normalise_label,
     write_examples,
     write_json,
 )
-from pipeline.data.row_files import read_rows, scan_names
 from pipeline.errors import InputError, run_stage
 from pipeline.output.plain_text import print_line
 from pipeline.params import Data, load_params
@@ -36,23 +31,6 @@ ADVICE = (  # words of a reason, what to do
     ("label is not a text", "write labels as texts or whole numbers"),
     ("a quote joins", "close or double the quotes"),
 )
-
-
-class LocatedExample(NamedTuple):
-    """An example with the file and line it came from."""
-
-    example: Example
-    path: Path
-    line: int
-
-
-class QuarantinedRow(NamedTuple):
-    """A row set aside, and the reason."""
-
-    path: Path
-    line: int
-    reason: str
-    fields: dict[str, Any] | None
 
 
 class IngestResult(NamedTuple):
@@ -69,11 +47,11 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
 
     Labels from people change the rows only as far as `rules` and `pipeline.data.given_labels` allow.
     """
-    source, bad = _read_file(source_file, data, is_source=True)
-    feedback, bad_feedback = _read_feedback(feedback_folder, data)
-    test, bad_test = _read_file(test_file, data)
+    source, bad = read_labelled(source_file, data, is_source=True)
+    feedback, bad_feedback = read_feedback(feedback_folder, data)
+    test, bad_test = read_labelled(test_file, data)
     _refuse_spellings([*source, *feedback, *test])
-    accepted, conflicts = _without_conflicts(source)
+    accepted, conflicts = without_conflicts(source)
     _refuse_many_bad_rows(source_file, accepted, [*bad, *conflicts], data.max_quarantined_share)
     _refuse_bad_test_rows(bad_test)
     applied = apply_given_labels(
@@ -112,64 +90,6 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
     return IngestResult(rows, applied.test, quarantined, report)
 
 
-def _read_file(
-    path: Path, data: Data, columns: Columns | None = None, *, is_source: bool = False
-) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
-    """Return the acceptable and the bad rows of one file; without `columns`, look for them in the names of all rows."""
-    names = scan_names(path, data)
-    if names and columns is None:
-        columns = find_columns(path, names, data, must_hold_group=is_source)
-    good: list[LocatedExample] = []
-    bad: list[QuarantinedRow] = []
-    joined: list[tuple[LocatedExample, Row]] = []
-    for row in read_rows(path, data):
-        read = _read_row(path, row, columns, data)
-        if isinstance(read, QuarantinedRow):
-            bad.append(read)
-            continue
-        good.append(read)
-        if row.alone:
-            joined.append((read, row))
-    if joined and columns:
-        good, several = _without_joined(good, joined, columns.label)
-        bad += several
-    return good, bad
-
-
-def _read_row(path: Path, row: Row, columns: Columns | None, data: Data) -> LocatedExample | QuarantinedRow:
-    """Return the row as an example, or set aside with the reason."""
-    if row.fields is None or columns is None:
-        return QuarantinedRow(path, row.line, row.fault, row.fields)
-    try:
-        example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
-    except ValidationError as error:
-        return QuarantinedRow(path, row.line, describe_fault(error), row.fields)
-    if example.label is None:
-        return QuarantinedRow(path, row.line, "label is missing", row.fields)
-    return LocatedExample(example, path, row.line)
-
-
-def _without_joined(
-    good: list[LocatedExample], joined: list[tuple[LocatedExample, Row]], label_column: str
-) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
-    """Set aside rows of several lines each of which is a whole row with a label that other rows have."""
-    of_several = {row.line for _, row in joined}
-    labels = {located.example.label for located in good if located.line not in of_several}
-    bad = []
-    for located, row in joined:
-        if all(line[label_column] in labels for line in row.alone):
-            reason = f"a quote joins {len(row.alone)} lines, each of which is a row without it"
-            bad.append(QuarantinedRow(located.path, row.line, reason, row.fields))
-    lines = {row.line for row in bad}
-    return [located for located in good if located.line not in lines], bad
-
-
-def _read_feedback(folder: Path, data: Data) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
-    files = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size]
-    read = [_read_file(path, data, Columns("text", "label")) for path in files]
-    return [located for good, _ in read for located in good], [row for _, bad in read for row in bad]
-
-
 def _unique(rows: list[Example]) -> list[Example]:
     """Return the rows without those whose text comes again later."""
     return list({row.id: row for row in rows}.values())
@@ -191,30 +111,6 @@ def _feedback_report(applied: AppliedLabels) -> dict[str, Any]:
     names = ("new", "confirms", "overrules", "settled")
     disputed = [{**dispute._asdict(), "labellers": list(dispute.labellers)} for dispute in applied.disputed]
     return {**{name: applied.counts.get(name, 0) for name in names}, "waiting": len(applied.waiting), "disputed": disputed}
-
-
-def _without_conflicts(located: list[LocatedExample]) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
-    """Set aside texts that have several labels in one file, because none of the labels is known to be right."""
-    by_id: dict[str, list[LocatedExample]] = defaultdict(list)
-    for row in located:
-        by_id[row.example.id].append(row)
-    accepted: list[LocatedExample] = []
-    conflicts: list[QuarantinedRow] = []
-    for row in located:
-        group = by_id[row.example.id]
-        other = next((r for r in group if r.example.label != row.example.label), None)
-        if other is None:
-            accepted.append(row)
-        else:
-            conflicts.append(QuarantinedRow(row.path, row.line, _conflict(row, other, group), row.example.model_dump()))
-    return accepted, conflicts
-
-
-def _conflict(row: LocatedExample, other: LocatedExample, group: list[LocatedExample]) -> str:
-    """Describe a conflict, and how equal the texts are."""
-    labels = ", ".join(sorted({str(r.example.label) for r in group}))
-    alike = "" if other.example.text == row.example.text else ", but for case and punctuation"
-    return f"the same text has several labels: {labels}; line {other.line} has it too{alike}"
 
 
 def _refuse_many_bad_rows(path: Path, good: list[LocatedExample], bad: list[QuarantinedRow], max_share: float) -> None:

@@ -1,0 +1,112 @@
+"""Reads files of labelled texts: usable rows as examples with their place, other rows with the reason why they are set aside."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from pipeline.data.columns import Columns, Row, find_columns
+from pipeline.data.records import Example, describe_fault, make_example
+from pipeline.data.row_files import read_rows, scan_names
+from pipeline.params import Data
+
+
+class LocatedExample(NamedTuple):
+    """An example with the file and line it came from."""
+
+    example: Example
+    path: Path
+    line: int
+
+
+class QuarantinedRow(NamedTuple):
+    """A row set aside, and the reason."""
+
+    path: Path
+    line: int
+    reason: str
+    fields: dict[str, Any] | None
+
+
+def read_labelled(
+    path: Path, data: Data, columns: Columns | None = None, *, is_source: bool = False
+) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
+    """Return the acceptable and the bad rows of one file; without `columns`, look for them in the names of all rows."""
+    names = scan_names(path, data)
+    if names and columns is None:
+        columns = find_columns(path, names, data, must_hold_group=is_source)
+    good: list[LocatedExample] = []
+    bad: list[QuarantinedRow] = []
+    joined: list[tuple[LocatedExample, Row]] = []
+    for row in read_rows(path, data):
+        read = _read_row(path, row, columns, data)
+        if isinstance(read, QuarantinedRow):
+            bad.append(read)
+            continue
+        good.append(read)
+        if row.alone:
+            joined.append((read, row))
+    if joined and columns:
+        good, several = _without_joined(good, joined, columns.label)
+        bad += several
+    return good, bad
+
+
+def _read_row(path: Path, row: Row, columns: Columns | None, data: Data) -> LocatedExample | QuarantinedRow:
+    """Return the row as an example, or set aside with the reason."""
+    if row.fields is None or columns is None:
+        return QuarantinedRow(path, row.line, row.fault, row.fields)
+    try:
+        example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
+    except ValidationError as error:
+        return QuarantinedRow(path, row.line, describe_fault(error), row.fields)
+    if example.label is None:
+        return QuarantinedRow(path, row.line, "label is missing", row.fields)
+    return LocatedExample(example, path, row.line)
+
+
+def _without_joined(
+    good: list[LocatedExample], joined: list[tuple[LocatedExample, Row]], label_column: str
+) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
+    """Set aside rows of several lines each of which is a whole row with a label that other rows have."""
+    of_several = {row.line for _, row in joined}
+    labels = {located.example.label for located in good if located.line not in of_several}
+    bad = []
+    for located, row in joined:
+        if all(line[label_column] in labels for line in row.alone):
+            reason = f"a quote joins {len(row.alone)} lines, each of which is a row without it"
+            bad.append(QuarantinedRow(located.path, row.line, reason, row.fields))
+    lines = {row.line for row in bad}
+    return [located for located in good if located.line not in lines], bad
+
+
+def read_feedback(folder: Path, data: Data) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
+    """Return the acceptable and the bad rows of all files of labels from people."""
+    files = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size]
+    read = [read_labelled(path, data, Columns("text", "label")) for path in files]
+    return [located for good, _ in read for located in good], [row for _, bad in read for row in bad]
+
+
+def without_conflicts(located: list[LocatedExample]) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
+    """Set aside texts that have several labels in one file, because none of the labels is known to be right."""
+    by_id: dict[str, list[LocatedExample]] = defaultdict(list)
+    for row in located:
+        by_id[row.example.id].append(row)
+    accepted: list[LocatedExample] = []
+    conflicts: list[QuarantinedRow] = []
+    for row in located:
+        group = by_id[row.example.id]
+        other = next((r for r in group if r.example.label != row.example.label), None)
+        if other is None:
+            accepted.append(row)
+        else:
+            conflicts.append(QuarantinedRow(row.path, row.line, _conflict(row, other, group), row.example.model_dump()))
+    return accepted, conflicts
+
+
+def _conflict(row: LocatedExample, other: LocatedExample, group: list[LocatedExample]) -> str:
+    """Describe a conflict, and how equal the texts are."""
+    labels = ", ".join(sorted({str(r.example.label) for r in group}))
+    alike = "" if other.example.text == row.example.text else ", but for case and punctuation"
+    return f"the same text has several labels: {labels}; line {other.line} has it too{alike}"
