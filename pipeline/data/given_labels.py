@@ -1,8 +1,8 @@
-"""Which labels from people change the data set, and which wait or are disputed. Pure: rows in, rows and reasons out.
+"""Decides which labels from people change the data set, and which wait or are disputed. Pure: rows in, rows and reasons out.
 
-A row that measures a model (test or validation side of the split, or a supplied test file) keeps its label: otherwise the people
-who teach the model would also write its exam. Only a dated settlement of a dispute changes it. A training row changes when
-enough people agree.
+A row that measures a model (test or validation side of the split, or a supplied test file) keeps its label, because labels from
+people must not change both the training and the test. Only a dated settlement of a dispute changes it. A training row changes
+when enough people agree.
 """
 
 from collections import Counter
@@ -71,27 +71,27 @@ def apply_given_labels(
     settlements = {row.id: row for row in given if _is_settlement(row)}
     disputed: list[Dispute] = []
     waiting: list[WaitingLabel] = []
-    counts: Counter[str] = Counter()
+    uses: dict[str, str] = {}
     for id, row in latest.items():
-        known = tested.get(id) or rows.get(id)
-        side: Side = "test" if id in tested else _side(known or row, rules.split, has_test=bool(test))
         if id in settlements:
             continue
+        known = tested.get(id) or rows.get(id)
+        side: Side = "test" if id in tested else _side(known or row, rules.split, has_test=bool(test))
         if known is not None and known.label == row.label:
-            counts["confirms"] += 1
+            uses[id] = "confirms"
         elif known is not None and side != "train":
             disputed.append(Dispute(id, known.text, str(known.label), str(row.label), labellers_of(row), side))
         elif missing := _missing_people(row, side, is_new=known is None, rules=rules):
             waiting.append(WaitingLabel(row, missing))
         elif known is None:
-            counts["new"] += 1
+            uses[id] = "new"
             rows[id] = _with_meta(row, GIVEN, {"labellers": labellers_of(row), "overruled": None}, str(row.label))
         else:
-            counts["overrules"] += 1
+            uses[id] = "overrules"
             overruling = {"labellers": labellers_of(row), "overruled": known.label}
             rows[id] = _with_meta(known, GIVEN, overruling, str(row.label))
     for id, settlement in settlements.items():
-        counts["settled"] += 1
+        uses[id] = "settled"
         for side_rows in (tested, rows):
             if id in side_rows:
                 side_rows[id] = _settle(side_rows[id], settlement)
@@ -101,6 +101,8 @@ def apply_given_labels(
     ready = _without_untestable_classes(
         list(rows.values()), {str(row.label) for row in corpus}, changed_test, rules.split, waiting
     )
+    unused = {label.example.id for label in waiting}
+    counts = Counter(use for id, use in uses.items() if id not in unused)
     return AppliedLabels(ready, changed_test, disputed, waiting, dict(counts))
 
 
@@ -137,13 +139,13 @@ def _side(row: Example, split: Split, *, has_test: bool) -> Side:
 
 def _missing_people(row: Example, side: Side, *, is_new: bool, rules: LabelRules) -> str:
     """Return why a label needs more people, or "" when enough gave it; a row without names counts as one person."""
-    needed = rules.new_text_people if is_new and side == "train" else rules.overrule_people
+    if is_new and side == "train":
+        what, needed, key = "a new text", rules.new_text_people, "new_text_people"
+    else:
+        what = "a new text that would measure the model" if is_new else "a label that overrules the source"
+        needed, key = rules.overrule_people, "overrule_people"
     people = max(1, len(labellers_of(row)))
-    if people >= needed:
-        return ""
-    what = "a new text that would measure the model" if is_new else "a label that overrules the source"
-    key = "new_text_people" if needed == rules.new_text_people and is_new and side == "train" else "overrule_people"
-    return f"waits for more people: {what} needs {needed} (labels.{key}), {people} gave it"
+    return "" if people >= needed else f"waits for more people: {what} needs {needed} (labels.{key}), {people} gave it"
 
 
 def _settle(row: Example, settlement: Example) -> Example:

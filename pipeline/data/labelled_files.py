@@ -56,7 +56,7 @@ def read_labelled(
 def _read_row(path: Path, row: Row, columns: Columns | None, data: Data) -> LocatedExample | QuarantinedRow:
     """Return the row as an example, or set aside with the reason."""
     if row.fields is None or columns is None:
-        return QuarantinedRow(path, row.line, row.fault, row.fields)
+        return QuarantinedRow(path, row.line, row.fault or "the row has no fields", row.fields)
     try:
         example = make_example(row.fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
     except ValidationError as error:
@@ -74,7 +74,7 @@ def _without_joined(
     labels = {located.example.label for located in good if located.line not in of_several}
     bad = []
     for located, row in joined:
-        if all(line[label_column] in labels for line in row.alone):
+        if all(line.get(label_column) in labels for line in row.alone):
             reason = f"a quote joins {len(row.alone)} lines, each of which is a row without it"
             bad.append(QuarantinedRow(located.path, row.line, reason, row.fields))
     lines = {row.line for row in bad}
@@ -90,23 +90,22 @@ def read_feedback(folder: Path, data: Data) -> tuple[list[LocatedExample], list[
 
 def without_conflicts(located: list[LocatedExample]) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
     """Set aside texts that have several labels in one file, because none of the labels is known to be right."""
-    by_id: dict[str, list[LocatedExample]] = defaultdict(list)
+    first_by_label: dict[str, dict[str, LocatedExample]] = defaultdict(dict)  # of each text
     for row in located:
-        by_id[row.example.id].append(row)
+        first_by_label[row.example.id].setdefault(str(row.example.label), row)
     accepted: list[LocatedExample] = []
     conflicts: list[QuarantinedRow] = []
     for row in located:
-        group = by_id[row.example.id]
-        other = next((r for r in group if r.example.label != row.example.label), None)
+        first = first_by_label[row.example.id]
+        other = next((first[label] for label in first if label != row.example.label), None)
         if other is None:
             accepted.append(row)
         else:
-            conflicts.append(QuarantinedRow(row.path, row.line, _conflict(row, other, group), row.example.model_dump()))
+            conflicts.append(QuarantinedRow(row.path, row.line, _conflict(row, other, sorted(first)), row.example.model_dump()))
     return accepted, conflicts
 
 
-def _conflict(row: LocatedExample, other: LocatedExample, group: list[LocatedExample]) -> str:
+def _conflict(row: LocatedExample, other: LocatedExample, labels: list[str]) -> str:
     """Describe a conflict, and how equal the texts are."""
-    labels = ", ".join(sorted({str(r.example.label) for r in group}))
     alike = "" if other.example.text == row.example.text else ", but for case and punctuation"
-    return f"the same text has several labels: {labels}; line {other.line} has it too{alike}"
+    return f"the same text has several labels: {', '.join(labels)}; line {other.line} has it too{alike}"

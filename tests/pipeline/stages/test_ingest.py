@@ -309,6 +309,16 @@ def test_a_new_text_that_would_measure_the_model_needs_agreement_and_is_not_trai
     assert [q.reason.split(":")[0] for q in result.quarantined] == ([] if is_used else ["waits for more people"])
 
 
+def test_a_new_training_text_waits_for_as_many_people_as_params_require(inputs: Inputs) -> None:
+    inputs.rules = inputs.rules._replace(new_text_people=2)
+    [waiting] = inputs.ingest([TRACK, REFUND], feedback=[[labelled("battery is flat", "refund", "ann")]]).quarantined
+    assert waiting.reason == "waits for more people: a new text needs 2 (labels.new_text_people), 1 gave it"
+
+
+def test_a_row_without_fields_is_set_aside_with_a_reason(inputs: Inputs) -> None:
+    assert inputs.refuse(["{}"]).what == "1 of 1 rows are not usable; the first: the row has no fields"
+
+
 def test_a_settled_dispute_changes_a_row_that_measures_the_model_and_leaves_its_date(inputs: Inputs) -> None:
     settled = {**labelled(TRACK["text"], "refund", "eva"), "given_at": "2026-11-02T10:00:00+00:00", "source": "settlement"}
     rows = [TRACK, REFUND, {"text": "help", "label": "track"}]
@@ -324,6 +334,7 @@ def test_a_class_that_only_people_gave_waits_until_it_can_be_tested(inputs: Inpu
     early = inputs.ingest([TRACK, REFUND], feedback=[few])
     assert early.report["classes"] == {"refund": 1, "track": 1}
     assert {q.reason.split(":")[0] for q in early.quarantined} == {"waits for its class"}
+    assert (early.report["feedback"]["new"], early.report["feedback"]["waiting"]) == (0, 3)
     ready = inputs.ingest([TRACK, REFUND], feedback=[[*few, labelled(tested[1], "battery", "ann", "ben")]])
     assert ready.report["classes"]["battery"] == 4
 
