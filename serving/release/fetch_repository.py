@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -29,12 +29,12 @@ from fsspec.callbacks import Callback
 
 from pipeline.errors import InputError, RefusedError, ToolError, run_stage
 from pipeline.output.plain_text import print_line
-from serving.release.manifest import MANIFEST, SIGNATURE, content_digest, file_digest, model_name, read_manifest
+from serving.release.manifest import LINEAGE, MANIFEST, SIGNATURE, content_digest, file_digest, model_name, read_manifest
 from serving.release.signature import TrustedKeys, read_bundle, read_signed
 from serving.release.signing_keys import trusted_keys
 
 CHAMPION = "champion.json"
-SMALL_BYTES = 2**20  # of a manifest and what else no manifest lists
+SMALL_BYTES = 2**20  # of the manifest and of the lineage, which it does not list
 STAGING = ".fetching"  # on the models' volume, so that a rename is atomic; removed before Triton starts
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no hidden name, no `..`, no character with a meaning in a URL
 MODEL = re.compile(r"intent-[1-9][0-9]*")
@@ -125,8 +125,9 @@ def fetch_model(store: Store, to: Path, name: str, trusted: TrustedKeys) -> bool
         return False
     if local is not None:
         raise RefusedError(str(target), "this version is here with different content", "empty this folder and fetch again")
-    for file in file_names(json.dumps({"files": signed.digests}), where):
-        _download(store, f"{where}/{file}", staged / file, manifest.get("sizes", {}).get(file, SMALL_BYTES))
+    sizes = dict.fromkeys((MANIFEST, LINEAGE), SMALL_BYTES) | manifest.get("sizes", {})  # older manifests have no sizes
+    for file in valid_names(signed.digests, where):
+        _download(store, f"{where}/{file}", staged / file, sizes.get(file))
     (staged / SIGNATURE).write_text(signature, encoding="utf-8")
     try:
         read_signed(staged, trusted)
@@ -144,7 +145,7 @@ def fetch_files(store: Store, name: str, digest: str, wanted: Sequence[str], to:
     """
     where = f"{store.root}/{name}"
     text = read_small_file(store, f"{name}/{MANIFEST}")
-    names, manifest = file_names(text, where), read_manifest(text, f"{where}/{MANIFEST}")
+    manifest = read_manifest(text, f"{where}/{MANIFEST}")
     if content_digest(manifest) != digest:
         what = "this is not the content that was released as this version"
         raise RefusedError(where, what, "upload the published folder")
@@ -152,7 +153,7 @@ def fetch_files(store: Store, name: str, digest: str, wanted: Sequence[str], to:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     for file in wanted:
-        if file not in names:
+        if file not in manifest["files"]:
             raise RefusedError(where, f"its manifest names no {file}", "publish a version that has one")
         _download(store, f"{where}/{file}", staged / file, manifest.get("sizes", {}).get(file))
     wrong = [file for file in wanted if file_digest(staged / file) != manifest["files"][file]]
@@ -164,19 +165,14 @@ def fetch_files(store: Store, name: str, digest: str, wanted: Sequence[str], to:
     staged.rename(to)
 
 
-def file_names(text: str, where: str) -> list[str]:
-    """Return a manifest's file names; raises `RefusedError` for one that leaves the folder or is both a file and a folder."""
-    try:
-        names = sorted(dict(json.loads(text)["files"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        names = []
-    if not names:
-        raise RefusedError(f"{where}/{MANIFEST}", "the manifest is damaged", "upload the published folder again")
-    for name in names:
+def valid_names(names: Iterable[str], where: str) -> list[str]:
+    """Return a model's file names; raise `RefusedError` for one that leaves the folder or is both a file and a folder."""
+    files = sorted(names)
+    for name in files:
         parents = {str(parent) for parent in PurePosixPath(name).parents}
-        if not all(PART.fullmatch(part) for part in name.split("/")) or parents & set(names):
-            raise RefusedError(f"{where}/{MANIFEST}", f"{name!r} is not a valid file name in a model", "find out who wrote it")
-    return names
+        if not all(PART.fullmatch(part) for part in name.split("/")) or not parents.isdisjoint(files):
+            raise RefusedError(where, f"{name!r} is not a valid file name in a model", "find out who wrote it")
+    return files
 
 
 def read_small_file(store: Store, name: str) -> str:

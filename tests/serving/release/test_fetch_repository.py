@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_MISSING_TOOL, EXIT_REFUSED, InputError, RefusedError, ToolError
 from serving.release import fetch_repository
-from serving.release.fetch_repository import CHAMPION, STAGING, Fetched, fetch, file_names, open_store, released_versions
+from serving.release.fetch_repository import CHAMPION, STAGING, Fetched, fetch, open_store, released_versions, valid_names
 from serving.release.manifest import LINEAGE, MANIFEST, SIGNATURE, describe_files, file_digest, read_verified
 from serving.release.signature import Statement, sign, write_bundle
 from serving.release.signing_keys import signing_key, trusted_folder, trusted_keys
@@ -90,6 +90,14 @@ def test_the_released_models_are_fetched_and_nothing_else(store: Path, to: Path)
     assert json.loads((to / CHAMPION).read_text()) == {"versions": [7, 8]}
     for name in ("intent-7", "intent-8"):
         assert read_verified(to / name) == read_verified(store / name)
+
+
+def test_a_model_whose_manifest_has_no_sizes_is_fetched_whole(store: Path, to: Path) -> None:
+    folder = store / "intent-7"
+    (folder / "1/model.onnx").write_bytes(bytes(fetch_repository.SMALL_BYTES + 1))
+    (folder / MANIFEST).write_text(json.dumps({"files": describe_files(folder)["files"]}))
+    sign(folder, folder.name, signing_key(store.parent))
+    assert fetch_into(store, to).added == [7, 8]
 
 
 def test_only_files_of_the_manifest_are_fetched(store: Path, to: Path) -> None:
@@ -198,7 +206,7 @@ def test_a_manifest_cannot_name_a_file_outside_of_its_folder(name: str, store: P
 @given(st.dictionaries(st.text(), st.text(), min_size=1))
 def test_any_names_in_a_manifest_stay_inside_or_are_refused(files: dict[str, str]) -> None:
     try:
-        names = file_names(json.dumps({"files": files}), "store")
+        names = valid_names(files, "store")
     except RefusedError:
         return
     folder = Path("/models/intent-1")
@@ -207,7 +215,7 @@ def test_any_names_in_a_manifest_stay_inside_or_are_refused(files: dict[str, str
 
 def test_a_name_cannot_be_a_file_and_a_folder() -> None:
     with pytest.raises(RefusedError):
-        file_names(json.dumps({"files": {"1": "", "1/model.py": ""}}), "store")
+        valid_names(("1", "1/model.py"), "store")
 
 
 @pytest.mark.parametrize(
