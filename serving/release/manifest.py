@@ -98,7 +98,7 @@ def read_verified(folder: Path, *, follow_links: bool = False) -> dict[str, Any]
     if not (folder / MANIFEST).is_file():
         raise RefusedError(str(folder), "there is no complete package here (no manifest.json)", "make one: .venv/bin/dvc repro")
     files = package_files(folder, follow_links=follow_links)
-    manifest = read_manifest(files[MANIFEST].read_text(encoding="utf-8"), str(folder / MANIFEST))
+    manifest = read_manifest(files[MANIFEST].read_text(encoding="utf-8", errors="replace"), str(folder / MANIFEST))
     actual, listed = _listed(files), manifest["files"]
     _refuse_other_names(folder, set(actual), set(listed))
     for name, path in actual.items():

@@ -163,6 +163,23 @@ def test_an_unsigned_version_is_refused_with_the_command_that_signs_it(model: Pa
     verify(model)
 
 
+def test_bytecode_of_earlier_servers_does_not_keep_a_released_version_from_being_signed(model: Path, tmp_path: Path) -> None:
+    released = Release(7, content_digest(read_verified(model)), "champion")
+    (model / SIGNATURE).unlink()
+    bytecode = plant_bytecode(model)
+    with pytest.raises(RefusedError, match=r"not signed[^$]*evergreen publish 7"):
+        verify(model)
+    assert sign_released(model, released, tmp_path)
+    verify(model)
+    assert not bytecode.exists()
+
+
+def test_a_manifest_that_is_no_text_is_refused(model: Path) -> None:
+    (model / MANIFEST).write_bytes(b"\xff\xfe")
+    with pytest.raises(RefusedError, match="the manifest is damaged"):
+        verify(model)
+
+
 def test_a_signature_of_an_unknown_key_is_refused_until_its_public_key_is_trusted(model: Path, tmp_path: Path) -> None:
     team = tmp_path / "team"
     sign(model, model.name, signing_key(team))
