@@ -245,6 +245,7 @@ def main() -> None:
     log_in_json()
     params = load_params()
     host = os.environ.get("EVERGREEN_GATEWAY_HOST", params.gateway.host)
+    params = params.model_copy(update={"gateway": params.gateway.model_copy(update={"host": host})})
     home = find_home()
     app = create_app(params, home, Callers(tokens_path(home), host))
     max_open = params.gateway.max_connections + PROBE_CONNECTIONS
