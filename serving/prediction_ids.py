@@ -25,7 +25,10 @@ class PredictionIds:
     """Issues and checks ids with one key."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = hashlib.blake2b(key, digest_size=32).digest()  # BLAKE2 takes keys of at most 64 bytes
+        short = hashlib.blake2b(key, digest_size=32).digest()  # BLAKE2 takes keys of at most 64 bytes
+        self._answer, self._control = (
+            hashlib.blake2b(key=short, digest_size=DIGEST_BYTES, person=person) for person in (b"answer", b"control")
+        )
 
     def issue(self, now: float, version: int, count: int, *, is_control: bool = False) -> list[str]:
         """Return an id for each text of one call. Only the key tells controls from answers."""
@@ -41,8 +44,9 @@ class PredictionIds:
         return None
 
     def _digest(self, signed: str, is_control: bool) -> str:
-        person = b"control" if is_control else b"answer"
-        return hashlib.blake2b(signed.encode("ascii"), key=self._key, digest_size=DIGEST_BYTES, person=person).hexdigest()
+        digest = (self._control if is_control else self._answer).copy()
+        digest.update(signed.encode("ascii"))
+        return digest.hexdigest()
 
 
 def issued_at(id: str) -> int | None:

@@ -16,7 +16,7 @@ from serving.access.proxies import TrustedProxies
 from serving.access.tokens import Scope as TokenScope
 from serving.gateway.errors import failures, log_fields
 from serving.gateway.metrics import Metrics
-from serving.processes.http_body import Receive, discard_body, exceeds
+from serving.processes.http_body import HEADERS, Receive, discard_body, exceeds
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -85,7 +85,7 @@ class GatewayMiddleware:
             return
         begun, status = time.perf_counter(), 500
         self._proxies.resolve(scope)
-        headers = dict(scope["headers"])
+        headers = scope[HEADERS] = dict(scope["headers"])
         scope["request_id"] = secrets.token_hex(12)  # never the client's: predictions are found by it
         ids = [(b"x-request-id", scope["request_id"].encode())]
         correlation = headers.get(b"x-correlation-id") or headers.get(b"x-request-id", b"")

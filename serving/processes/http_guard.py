@@ -68,7 +68,7 @@ class HttpGuard:
             await self._app({**scope, "method": "GET"} if method == "HEAD" else scope, receive, send)
 
     def _refusal(self, scope: Scope) -> GuardRefusal | None:
-        headers = scope[HEADERS] = dict(scope["headers"])
+        headers = scope[HEADERS] = scope.get(HEADERS) or dict(scope["headers"])
         host = headers.get(b"host", b"")
         if not self._is_allowed(host) and not (not host and scope["http_version"] == "1.0"):
             return BAD_HOST
