@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ def read_key(home: Path, purpose: Literal["callback", "prediction"]) -> bytes:
     path = Path(chosen) if chosen else home / f"{purpose}.key"
     try:
         if not chosen:
-            _create_key(path)
+            create_private(path, lambda: secrets.token_hex(32).encode())
         key = path.read_bytes().strip()
     except OSError as error:
         raise InputError(str(path), f"there is no {purpose} key: {error.strerror}", "name a file that can be read") from None
@@ -28,13 +29,13 @@ def read_key(home: Path, purpose: Literal["callback", "prediction"]) -> bytes:
     return key
 
 
-def _create_key(path: Path) -> None:
-    """Create the key file unless it exists; two processes that try at once both read the same whole key afterwards."""
+def create_private(path: Path, make: Callable[[], bytes]) -> None:
+    """Create a file for this user alone unless it exists; two processes that try at once both read the same whole key then."""
     if path.exists():
         return
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123  # of a descriptor
-        file.write(secrets.token_hex(32).encode())
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(make())
     try:
         path.hardlink_to(draft)
     except FileExistsError:

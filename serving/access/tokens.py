@@ -140,7 +140,7 @@ def _change(path: Path, change: Callable[[tuple[StoredToken, ...]], tuple[Stored
             content = TokenFile(tokens=change(read_tokens(path) or ())).model_dump_json(indent=2)
             with atomic_write(path) as part:
                 part.unlink(missing_ok=True)  # of a writer that was killed
-                with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 (of a descriptor)
+                with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                     file.write(content + "\n")
                     file.flush()
                     os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.errors import InputError
+from serving.key_file import create_private
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 MAKE_KEY = "make one: openssl ecparam -name prime256v1 -genkey -noout"
@@ -22,8 +23,9 @@ def signing_key(home: Path) -> ec.EllipticCurvePrivateKey:
     """Return the key that signs, made when the home has none; by default its public key becomes a trusted one."""
     named = os.environ.get("EVERGREEN_SIGNING_KEY_FILE")
     path = Path(named) if named else home / "signing" / "key.pem"
-    if not named and not path.exists():
-        _make_key(path)
+    if not named:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        create_private(path, _new_key)
     key = _read_private(path)
     folder = trusted_folder(home)
     if key_id(key.public_key()) not in trusted_keys(folder):
@@ -50,21 +52,11 @@ def key_id(key: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(_public_pem(key)).hexdigest()
 
 
-def _make_key(path: Path) -> None:
-    """Write a new P-256 key, readable by its owner only; a key that another process has just made stays."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+def _new_key() -> bytes:
+    """Return the PEM form of a new P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    part = path.with_name(f".{path.name}-{os.getpid()}")
-    with os.fdopen(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(pem)
-    try:
-        path.hardlink_to(part)
-    except FileExistsError:
-        pass
-    finally:
-        part.unlink()
 
 
 def _read_private(path: Path) -> ec.EllipticCurvePrivateKey:
