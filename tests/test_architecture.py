@@ -48,7 +48,7 @@ def test_import_contracts_hold() -> None:
         "pipeline.data.records",
         "pipeline.reference_profile",
         "state.database",
-        "monitoring.monitor.service",
+        "monitoring.monitor.app",
         "monitoring.retrain.receiver.app",
         "evergreen.cli",
     ],

@@ -1,6 +1,6 @@
 """Run the monitor: `python -m monitoring.monitor`."""
 
-from monitoring.monitor.service import main
+from monitoring.monitor.app import main
 from pipeline.errors import run_stage
 
 if __name__ == "__main__":

@@ -4,12 +4,8 @@ One cycle is one transaction: the position in the log, the evidence at that posi
 monitor that is killed at any point continues from the last transaction.
 """
 
-import argparse
-import asyncio
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,6 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 import structlog
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from threadpoolctl import ThreadpoolController
 
 from monitoring.drift.baseline import Baseline, load_baseline
@@ -29,22 +20,14 @@ from monitoring.drift.logged_predictions import LoggedPredictions, champion_pred
 from monitoring.drift.stream import EvaluatedWindow, WatchedVersion, advance, watch_version
 from monitoring.monitor import store
 from monitoring.monitor.log_reader import Batch, cursor_from_json, cursor_to_json, read_new
-from monitoring.monitor.metrics import MonitorMetrics, listen_address
-from monitoring.monitor.references import References, model_store_url
+from monitoring.monitor.metrics import MonitorMetrics
+from monitoring.monitor.references import References
 from monitoring.monitor.report import Flags, build_report, export_metrics
 from monitoring.monitor.snapshot import from_bytes, to_bytes
-from pipeline.errors import ToolError
-from pipeline.home import find_home
-from pipeline.output.plain_text import plain_json, print_lines
-from pipeline.params import Params, load_params
+from pipeline.params import Params
 from serving.prediction_log.writer import log_url
-from serving.processes.http_guard import HttpGuard
-from serving.processes.http_service import run_http_service
-from serving.processes.json_logs import log_in_json
 from serving.release.release_table import Release, find_release
 from state.database import open_state
-
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 log = structlog.get_logger()
 
@@ -237,76 +220,5 @@ def _restored(data: bytes | None) -> WatchedVersion | None:
 
 
 def _differs(new: WatchedVersion | None, old: WatchedVersion | None) -> bool:
-    """Tell whether there is something to store without new rows: passing time alone can end an alarm."""
+    """Return whether there is something to store without new rows: passing time alone can end an alarm."""
     return (new and (new.baseline_key, new.version, new.signals)) != (old and (old.baseline_key, old.version, old.signals))
-
-
-def create_app(monitor: MonitorService, stop: threading.Event) -> Starlette:
-    """Serve /metrics and /report.json while the cycles run in a thread."""
-
-    async def metrics(_request: Request) -> Response:
-        return Response(monitor.metrics.text(), media_type=METRICS_TYPE)
-
-    async def report_json(request: Request) -> Response:
-        if not is_on_this_host(request):
-            return Response(
-                "the report holds customers' texts: read it on the monitor's own machine, or through kubectl port-forward", 403
-            )
-        if monitor.report is None:
-            return JSONResponse({"detail": "nothing was evaluated yet"}, 503)
-        return JSONResponse(monitor.report, headers={"cache-control": "no-store"})
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        cycles = asyncio.create_task(asyncio.to_thread(run_cycles, monitor, stop))
-        yield
-        stop.set()
-        await cycles
-
-    return Starlette(
-        routes=[Route("/metrics", metrics), Route("/report.json", report_json)],
-        middleware=[Middleware(HttpGuard, monitor.params.http, monitor.params.alerts.host)],
-        lifespan=lifespan,
-    )
-
-
-def is_on_this_host(request: Request) -> bool:
-    """Return True for a connection from the machine, or the pod, that the monitor runs on; the socket says so, no header.
-
-    `kubectl port-forward` connects inside the pod, for those whom the cluster allows it.
-    """
-    client, server = request.scope.get("client"), request.scope.get("server")
-    return bool(client and server and client[0] == server[0])
-
-
-def run_cycles(monitor: MonitorService, stop: threading.Event) -> None:
-    """Run cycles until stopped, without a pause while more waits."""
-    while not stop.is_set():
-        if not monitor.cycle():
-            stop.wait(monitor.params.monitor.poll_s)
-
-
-def run_once(monitor: MonitorService) -> None:
-    """Run cycles until nothing waits, then print the report; raises `ToolError` if a cycle fails."""
-    while monitor.cycle():
-        pass
-    if monitor.failed:
-        raise ToolError(f"the monitor's {monitor.failed}", "the cycle failed", "read the log lines above this message")
-    print_lines(plain_json(monitor.report, indent=2))
-
-
-def main() -> None:
-    """Run `python -m monitoring.monitor`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--once", action="store_true", help="evaluate what is in the log, print the report and exit")
-    args = parser.parse_args()
-    log_in_json()
-    params = load_params()
-    monitor = MonitorService(params, find_home(), time.time, model_store_url())
-    try:
-        if args.once:
-            run_once(monitor)
-            return
-        run_http_service(create_app(monitor, threading.Event()), *listen_address(params.alerts), params.http)
-    finally:
-        monitor.close()

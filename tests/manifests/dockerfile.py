@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 ENTRIES = {
     "gateway": ("serving.gateway.app", "serving.release.fetch_repository"),
-    "monitor": ("monitoring.monitor.service",),
+    "monitor": ("monitoring.monitor.app",),
     "triton": ("pipeline.runtime.classifier",),
 }
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from monitoring.monitor import service as monitor
+from monitoring.monitor import app as monitor
+from monitoring.monitor.service import MonitorService
 from monitoring.retrain import __main__ as retrain
 from monitoring.retrain.metrics import ControllerMetrics
 from pipeline.params import load_params
@@ -47,7 +48,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
         ports["receiver"] = _port(stack.enter_context(running_receiver(params, folder / "receiver")).url)
         ports["inbox"] = _port(stack.enter_context(running_inbox(params.alerts, folder / "inbox")).url)
         idle: Any = IdleController()
-        watched = monitor.MonitorService(params, folder / "monitor", lambda: 0.0)
+        watched = MonitorService(params, folder / "monitor", lambda: 0.0)
         stack.callback(watched.close)
         apps = {
             "controller": retrain.create_app(idle, ControllerMetrics(), params, threading.Event()),

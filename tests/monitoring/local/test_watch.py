@@ -33,7 +33,7 @@ MONITOR = """
 import os, sys
 os.chdir(sys.argv[1])
 os.environ["EVERGREEN_HOME"] = sys.argv[2]
-from monitoring.monitor.service import main
+from monitoring.monitor.app import main
 sys.argv[1:] = []
 main()
 """

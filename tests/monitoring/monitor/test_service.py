@@ -20,7 +20,8 @@ from starlette.testclient import TestClient
 
 from monitoring.drift.histogram_distances import BINNED_SIGNALS
 from monitoring.monitor import service as monitor_module
-from monitoring.monitor.service import MonitorService, create_app
+from monitoring.monitor.app import create_app
+from monitoring.monitor.service import MonitorService
 from pipeline.params import Params
 from serving.processes.ports import free_port
 from serving.release.release_table import promote
