@@ -37,12 +37,21 @@ def read_entries(connection: sa.Connection) -> list[FeedbackEntry]:
     return [FeedbackEntry(id, prediction_id, label, labeller, at.timestamp()) for id, prediction_id, label, labeller, at in rows]
 
 
-def read_state_of_labels(connection: sa.Connection) -> tuple[int, int, int]:
-    """Return the newest label, the number of withdrawn ones and the newest settlement: equal if nothing has changed."""
-    newest, withdrawn = sa.func.max(feedback.c.id), sa.func.count(feedback.c.withdrawn_at)
-    row = connection.execute(sa.select(newest, withdrawn)).one()
+class StateOfLabels(NamedTuple):
+    """Equal if no label was given, withdrawn, restored or deleted, and no dispute settled."""
+
+    newest: int  # id
+    rows: int
+    withdrawn: int
+    settled: int  # id of the newest settlement
+
+
+def read_state_of_labels(connection: sa.Connection) -> StateOfLabels:
+    """Read what tells whether labels have changed."""
+    columns = sa.func.max(feedback.c.id), sa.func.count(feedback.c.id), sa.func.count(feedback.c.withdrawn_at)
+    newest, rows, withdrawn = connection.execute(sa.select(*columns)).one()
     settled = connection.execute(sa.select(sa.func.max(settlements.c.id))).scalar_one()
-    return row[0] or 0, row[1], settled or 0
+    return StateOfLabels(newest or 0, rows, withdrawn, settled or 0)
 
 
 def withdraw(connection: sa.Connection, labeller: str, since: datetime | None) -> int:

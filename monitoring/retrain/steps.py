@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 
 from monitoring.labels.book import read_book
-from monitoring.labels.entries import read_state_of_labels
+from monitoring.labels.entries import StateOfLabels, delete_expired, read_state_of_labels
 from monitoring.labels.feedback_file import FILE, write_file
 from monitoring.retrain.decision_inputs import labels_of
 from monitoring.retrain.gate.verdict import RunGate, Verdict
@@ -16,14 +16,14 @@ from monitoring.retrain.run import PipelineRun
 from pipeline.errors import ToolError
 from pipeline.params import Params
 from pipeline.tracking import runs as tracking
-from serving.release.manifest import model_name
+from serving.release.manifest import model_name, repository
 from serving.release.publish import differs, publish, release_of
 from serving.release.release_table import CheckLease
 from serving.release.swap import swap, unpark
 from state.database import open_state
 
 ReportLabels = Callable[[int, int], None]  # gets the number of withdrawn labels and of open disputes
-NO_LABELS = (0, 0, 0)
+NO_LABELS = StateOfLabels(0, 0, 0, 0)
 Heartbeat = Callable[[str], None]  # gets the progress; raises when the step must stop
 log = structlog.get_logger()
 
@@ -146,10 +146,11 @@ class LocalSteps:
         return closed
 
     def _measure_labellers(self) -> None:
-        """Score the labellers where labels have changed: the next decision leaves out those who do not count."""
+        """Delete expired labels; where labels have changed, score the labellers: decisions count only reliable ones."""
         with open_state(self._home) as engine, engine.begin() as connection:
+            delete_expired(connection, self._params.labels.retention_s)
             state = read_state_of_labels(connection)
-        if state not in (NO_LABELS, self._measured):
+        if state != self._measured:
             champion = self._champion_folder()
             book = read_book(self._params, self._home, Path(), champion, labels_of(champion))
             withdrawn = sum(withdrawn for _, withdrawn in book.counts.values())
@@ -158,4 +159,4 @@ class LocalSteps:
 
     def _champion_folder(self) -> Path | None:
         release = release_of(self._home, "champion")
-        return self._home / "models" / model_name(release.version) if release else None
+        return repository(self._home) / model_name(release.version) if release else None

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from monitoring.labels.book import NOT_COUNTED, LabelBook, read_book
 from monitoring.labels.controls import BatchSources, LabellingTask, issue_controls, make_batch, mix_batch
 from monitoring.labels.entries import FeedbackEntry, count_by_labeller, labelled_ids, restore, withdraw
-from monitoring.labels.texts import TEXTS, find_texts
+from monitoring.labels.texts import TEXTS, find_texts, read_texts
 from monitoring.monitor.store import add_answers, add_judgements, correct_flags
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import RetrainJob
@@ -194,6 +194,27 @@ def test_the_controller_measures_labellers_when_labels_have_changed(
         withdraw(connection, "mallory", None)
     steps.sweep(None)
     assert reported == [(0, 0), (40, 0)]  # mallory's labels dispute nothing, because they do not count
+
+
+def test_the_controller_deletes_expired_labels_and_their_texts_though_nobody_gives_a_new_one(
+    params: Params, home: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(tracking, "close_orphans", lambda _home: [])
+    run = RunLocal(clone, home, params.retrain)
+    steps = LocalSteps(params, home, run, lambda *_, **__: Verdict(True, (), {}), lambda: None, lambda *_: None)
+    (id,) = log_texts(home, ["new text"])
+    with open_state(home) as engine, engine.begin() as connection:
+        label(connection, id, "track_order", "ann")
+    steps.sweep(None)
+    assert read_texts(home / TEXTS) == {id: "new text"}
+    expired = datetime.now(UTC) - timedelta(seconds=params.labels.retention_s + 60)
+    with open_state(home) as engine, engine.begin() as connection:
+        connection.execute(feedback.update().values(received_at=expired))
+    steps.sweep(None)
+    with open_state(home) as engine, engine.begin() as connection:
+        assert labelled_ids(connection) == set()
+    assert read_texts(home / TEXTS) == {}
 
 
 def test_few_answers_on_known_texts_judge_nobody(params: Params, home: Path, clone: Path) -> None:
