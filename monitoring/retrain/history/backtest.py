@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from monitoring.drift.calibration import calibrate, log_thresholds, window_alpha
 from monitoring.drift.features import SIGNALS
+from monitoring.labels.entries import is_counted, is_known
 from monitoring.retrain.history.replay import (
     Alert,
     GivenLabel,
@@ -32,7 +33,7 @@ from pipeline.errors import InputError
 from pipeline.params import Monitor, Retrain
 from pipeline.reference_profile import load_reference
 from serving.release.manifest import model_name, repository
-from state.tables import feedback, judgements, retrains, signals, windows
+from state.tables import answers, feedback, judgements, labellers, retrains, signals, windows
 
 STREAM, WINDOW = "EvergreenDrift", "EvergreenWindowDrift"
 MEASUREMENT_KEYS = (  # of params.yaml, section monitor: another value would have stored other signals
@@ -105,17 +106,19 @@ def read_stored_signals(sources: Sources) -> StoredSignals:
 
 
 def _observations(sources: Sources) -> Observations:
-    """Read the observations by time. A judgement counts from the first label of its prediction."""
+    """Read the observations by time: labels as the controller counts them, a judgement from the first label of its prediction."""
     columns = sa.select(windows.c.ended_at, windows.c.version, windows.c.accuracy_upper).order_by(windows.c.ended_at)
     ends = sources.rows(columns, windows)
-    in_force = sa.select(feedback).where(feedback.c.withdrawn_at.is_(None)).order_by(feedback.c.id)
-    given = sources.rows(in_force, feedback)
+    counted = sa.select(feedback, is_known().label("is_known")).where(is_counted()).order_by(feedback.c.id)
+    given = sources.rows(counted, feedback, labellers, answers)
     labels = sorted(
-        GivenLabel(_seconds(row["received_at"]), row["prediction_id"], row["label"], row["labeller"]) for row in given
+        GivenLabel(_seconds(row["received_at"]), row["prediction_id"], row["label"], row["labeller"])
+        for row in given
+        if row["is_known"]
     )
     first: dict[str, float] = {}
-    for label in labels:
-        first.setdefault(label.prediction_id, label.at)
+    for row in given:
+        first.setdefault(row["prediction_id"], _seconds(row["received_at"]))
     judged = sources.rows(sa.select(judgements).order_by(judgements.c.number), judgements)
     return Observations(
         champions=[(row["ended_at"], row["version"]) for row in ends],

@@ -149,8 +149,15 @@ def test_windows_of_an_older_schema_are_not_replayed_before_they_are_migrated(ho
 def test_labels_and_judgements_are_read_by_the_time_they_became_known(home: Path, params: Params) -> None:
     at = datetime(2026, 11, 24, 12, tzinfo=UTC)
     rows = [
-        {"prediction_id": "p", "label": "refund", "kind": "label", "labeller": person, "received_at": at + timedelta(hours=hours)}
-        for hours, person in ((0, "ann"), (2, "bob"))
+        {
+            "prediction_id": id,
+            "label": "refund",
+            "kind": "label",
+            "labeller": person,
+            "version": version,
+            "received_at": at + timedelta(hours=hours),
+        }
+        for id, version, hours, person in (("p", 1, 0, "ann"), ("p", 1, 2, "bob"), ("a control text", None, 3, "bob"))
     ]
     with open_state(home) as engine, engine.begin() as connection:
         connection.execute(feedback.insert(), rows)
