@@ -176,6 +176,7 @@ class Before(NamedTuple):
     """What is true before the attacks."""
 
     champion: Path
+    trusted: TrustedRows  # read once: the split that an attack leaves would protect its labels from the next attack
     truth: dict[str, str | None]  # labels by content id
     tested: list[Example]  # rows of the source that test the champion
     measuring: frozenset[str]  # those, and the validation rows
@@ -194,7 +195,8 @@ def run(project: Project, attacks: Sequence[Attack], say: Callable[[str], None])
     new = [row for row in read_rows(project / "data/traffic.jsonl", phase="drift") if row.id not in known][:NEW]
     sides = _read_sides(project)
     measuring = frozenset(row.id for side in ("val", "test") for row in sides[side])
-    before = Before(champion, {row.id: row.label for row in [*corpus, *new]}, sides["test"], measuring)
+    trusted = read_trusted(project.folder, champion, [], project.params)
+    before = Before(champion, trusted, {row.id: row.label for row in [*corpus, *new]}, sides["test"], measuring)
     accuracy = _accuracy(champion, before.tested)
     results = []
     for number, attack in enumerate(attacks):
@@ -210,8 +212,7 @@ def run(project: Project, attacks: Sequence[Attack], say: Callable[[str], None])
 
 
 def _attack(project: Project, attack: Attack, given: Sequence[GivenLabel], before: Before) -> Result:
-    trusted = read_trusted(project.folder, before.champion, [], project.params)
-    write_file(project / "data/feedback" / FILE, accepted_rows(given, trusted, project.params))
+    write_file(project / "data/feedback" / FILE, accepted_rows(given, before.trusted, project.params))
     project.must("dvc", "repro")
     wrong = [(side, row.id) for side, rows in _read_sides(project).items() for row in rows if _is_wrong(row, before.truth)]
     package, split = project / "artifacts/package", project / "artifacts/split"
