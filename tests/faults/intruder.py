@@ -169,9 +169,9 @@ def intrude(
 ) -> None:
     """Attack, one kind after the other."""
     for name, allowed, attempts in plan(targets, amount, genuine):
-        running.say(f"[dim]{name}[/]")
+        running.say(name)
         attacks.append(asyncio.run(attack(name, allowed, attempts())))
-    running.say("[dim]foreign clients[/]")
+    running.say("foreign clients")
     since_s = time.monotonic()
     answers = foreign_clients(targets, amount.rounds, said)
     attacks.append(Attack("Triton: single outputs, then the gateway", answers, frozenset({"200"}), since_s, time.monotonic()))
