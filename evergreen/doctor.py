@@ -4,9 +4,7 @@ Only what has one right answer is mended; the rest is named, with the command to
 """
 
 import json
-import os
 import shlex
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,8 +16,6 @@ from pipeline.output.terminal import styled
 State = Literal["well", "mended", "open"]
 MARKS: dict[State, tuple[str, str]] = {"well": ("✓", "green"), "mended": ("mended", "yellow"), "open": ("✗", "red")}
 RWLOCK = Path(".dvc/tmp/rwlock")
-OTHERS = stat.S_IRWXG | stat.S_IRWXO  # what other users may do
-PROTECTED = {"dvc-remote"}  # DVC sets the modes of its objects
 
 
 class Finding(NamedTuple):
@@ -65,15 +61,9 @@ def check_git(_home: Path) -> Iterator[Finding]:
 
 def check_modes(home: Path) -> Iterator[Finding]:
     """Take from other users what they may read or change in the home: it holds texts of customers, tokens and keys."""
-    opened, owner = 0, home.stat().st_uid
-    for folder, folders, files in os.walk(home):
-        folders[:] = [name for name in folders if name not in PROTECTED]
-        for path in (Path(folder), *(Path(folder) / name for name in files)):
-            found = path.lstat()
-            mode = found.st_mode
-            if mode & OTHERS and not stat.S_ISLNK(mode) and found.st_uid == owner:
-                path.chmod(stat.S_IMODE(mode) & ~OTHERS)
-                opened += 1
+    from pipeline.home import close_to_others
+
+    opened = close_to_others(home)
     if opened:
         yield Finding("mended", f"{home}: {opened} files and folders were open to other users; now they are yours alone")
     else:

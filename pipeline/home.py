@@ -84,7 +84,7 @@ def _close(path: Path) -> bool:
         if stat.S_ISLNK(mode) or not mode & OTHERS:
             return False
         path.chmod(stat.S_IMODE(mode) & ~OTHERS)
-    except FileNotFoundError:  # a running process has just removed it
+    except (FileNotFoundError, PermissionError):  # a running process has just removed it; it belongs to another user
         return False
     return True
 
