@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from monitoring.labels.book import LabelBook
     from monitoring.labels.disputes import DisputedLabel
+    from monitoring.labels.labellers import LabellerScore
+    from pipeline.params import Labels
 
 labels = typer.Typer(help="Show the labellers and whether their labels count; withdraw labels; draw texts to label.")
 disputes = typer.Typer(help="Show the labels that contradict test rows, and settle them.")
@@ -52,7 +54,7 @@ def show_labels(context: typer.Context) -> None:
             str(withdrawn),
             f"{score.right} of {score.controls}" if score else "none met",
             f"{interval.lower:.0%} to {interval.upper:.0%}" if interval else "",
-            _standing(book, name, settings.min_control_answers, settings.min_control_accuracy),
+            _standing(score, settings),
         )
     out.print(table)
     skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(book.opinions.skipped.items()))
@@ -171,13 +173,12 @@ def _read_book() -> "LabelBook":
     return read_book(load_params(), home, Path(), folder, labels_of(folder))
 
 
-def _standing(book: "LabelBook", name: str, least: int, accuracy: float) -> str | Text:
-    score = book.scores.get(name)
-    if score is None or score.controls < least:
-        return f"yes: fewer than {least} known texts"
-    interval = score.interval()
-    upper = interval.upper if interval else 1.0
-    return styled("yes", "green") if upper >= accuracy else joined(styled("no", "red"), f": surely below {accuracy:.0%}")
+def _standing(score: "LabellerScore | None", settings: "Labels") -> str | Text:
+    if score is None or score.controls < settings.min_control_answers:
+        return f"yes: fewer than {settings.min_control_answers} known texts"
+    if score.is_counted(settings):
+        return styled("yes", "green")
+    return joined(styled("no", "red"), f": surely below {settings.min_control_accuracy:.0%}")
 
 
 def _change_labels(change: Callable[["sa.Connection", str, datetime | None], int], by: str, since: datetime | None) -> int:
