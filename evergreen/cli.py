@@ -117,6 +117,7 @@ def serve() -> None:
     from pipeline.home import find_home
     from pipeline.params import load_params
     from serving import serve as server
+    from serving.access.tokens import read_tokens, tokens_path
 
     home, params = find_home(), load_params()
     version = _champion_version(home)
@@ -132,9 +133,9 @@ def serve() -> None:
         out.print(f"  Triton   http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  (KServe v2)")
         out.print(f"  logs     {'  '.join(str(log) for log in logs)}")
         out.print("  in another terminal:")
-        out.print(
-            f'    curl -s {gateway}/v1/predict -H "content-type: application/json" -d \'{{"text": "where is my parcel?"}}\''
-        )
+        token = "" if read_tokens(tokens_path(home)) is None else ' -H "authorization: Bearer $TOKEN"'
+        json_type = '-H "content-type: application/json"'
+        out.print(f'    curl -s {gateway}/v1/predict{token} {json_type} -d \'{{"text": "where is my parcel?"}}\'')
         out.print('    .venv/bin/evergreen ask "where is my parcel?"')
         out.print("  Ctrl-C stops it")
 
