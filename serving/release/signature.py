@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import RefusedError
-from serving.release.manifest import LINEAGE, MANIFEST, SIGNATURE, file_digest, package_files, read_verified
+from serving.release.manifest import LINEAGE, MANIFEST, SIGNATURE, file_digest, model_name, package_files, read_verified
 from serving.release.signing_keys import key_id
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -45,7 +45,7 @@ def sign(folder: Path, name: str, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def is_signed(folder: Path) -> bool:
-    """Return whether there is a signature, of whatever worth."""
+    """Return whether there is a signature, valid or not."""
     return (folder / SIGNATURE).exists()
 
 
@@ -55,9 +55,7 @@ def read_signed(folder: Path, trusted: TrustedKeys) -> dict[str, Any]:
     Raise `RefusedError` for anything else. To be called before Triton sees the folder.
     """
     if (folder / MANIFEST).is_file() and not is_signed(folder):
-        version = folder.name.rpartition("-")[2]
-        do = f"sign it, if its content is what was released: .venv/bin/evergreen publish {version}"
-        raise RefusedError(str(folder), "this version is not signed", do)
+        raise RefusedError(str(folder), "this version is not signed", _how_to_sign(folder.name))
     manifest = read_verified(folder)
     where = str(folder / SIGNATURE)
     statement = read_bundle((folder / SIGNATURE).read_text(encoding="utf-8", errors="replace"), where, trusted)
@@ -124,6 +122,13 @@ def read_bundle(text: str, where: str, trusted: TrustedKeys) -> Statement:
         raise RefusedError(where, "the signature does not fit what it signs", PUBLISH_AGAIN) from None
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise RefusedError(where, "the signature is damaged, or of an unknown kind", PUBLISH_AGAIN) from None
+
+
+def _how_to_sign(model: str) -> str:
+    version = model.rpartition("-")[2]
+    if not version.isdigit() or model != model_name(int(version)):
+        return "make it again: make frameworks"
+    return f"sign it, if its content is what was released: .venv/bin/evergreen publish {version}"
 
 
 def _to_be_signed(payload: bytes) -> bytes:

@@ -163,6 +163,14 @@ def test_an_unsigned_version_is_refused_with_the_command_that_signs_it(model: Pa
     verify(model)
 
 
+@pytest.mark.parametrize("name", ["intent-7-torch", "control-7"])
+def test_an_unsigned_model_of_another_framework_is_refused_with_the_command_that_makes_it(name: str, model: Path) -> None:
+    other = model.rename(model.with_name(name))
+    (other / SIGNATURE).unlink()
+    with pytest.raises(RefusedError, match=r"not signed[^$]*make frameworks"):
+        verify(other)
+
+
 def test_bytecode_of_earlier_servers_does_not_keep_a_released_version_from_being_signed(model: Path, tmp_path: Path) -> None:
     released = Release(7, content_digest(read_verified(model)), "champion")
     (model / SIGNATURE).unlink()
