@@ -86,7 +86,7 @@ class LocalSteps:
         return StepResult(merged.summary, {"labels": len(merged.rows), "feedback_upto": book.last_id})
 
     def reproduce(self, job: RetrainJob, heartbeat: Heartbeat) -> StepResult:
-        """Wait for an existing run, whoever started it, or start one."""
+        """Wait for a run that exists, or start one."""
         tree = self._run.tree(job)
         if self._run.observe(job).state not in ("running", "done"):
             self._run.start(job)
