@@ -20,21 +20,10 @@ MAIN_TREE = "EVERGREEN_MAIN_TREE"  # handed to processes in a linked worktree wh
 NO_REPOSITORY = "not a git repository (or any"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 DVC_REMOTE = "dvc-remote"  # DVC sets the modes of its objects, and hashes those again that have others
-OURS = {
-    *(
-        "mlflow.db",
-        "mlflow.lock",
-        "state.db",
-        "state.lock",
-        "models",
-        "dvc-remote",
-        "checkpoints",
-        "prefix",
-        "studies",
-        "tokens.json",
-    ),
-    *("alerts", "callback.key", "gateway", "inbox", "log-sessions", "predictions", "references", "retrain", "triton"),
-}  # by which a home of earlier versions is known
+OURS = {  # names by which a home of an earlier version is recognised
+    *(DVC_REMOTE, "mlflow.db", "mlflow.lock", "state.db", "state.lock", "tokens.json", "callback.key", "models", "checkpoints"),
+    *("prefix", "studies", "alerts", "gateway", "inbox", "log-sessions", "predictions", "references", "retrain", "triton"),
+}
 
 
 def find_home() -> Path:
@@ -46,7 +35,7 @@ def find_home() -> Path:
 
 
 def keep_private(home: Path) -> None:
-    """Create the home for this user alone; what this process and its children write from now on is theirs alone, too.
+    """Create the home for this user alone, and let this process and its children create files for this user alone.
 
     Raise `InputError` for a folder that other users can read and that holds other things: to close it might lock them out.
     """
@@ -60,13 +49,13 @@ def keep_private(home: Path) -> None:
         what = "this folder is open to other users and holds other files, so it is no home of state"
         raise InputError(str(home), what, "set EVERGREEN_HOME to a new folder")
     closed = close_to_others(home)
-    _close(home)  # last: an open home means that this is not finished
+    _close(home)  # last: an open home means that closing was interrupted
     if closed:
-        print_line(f"{home}: other users of this machine could read {closed} files and folders; now you alone can", sys.stderr)
+        print_line(f"{home}: other users of this machine could read {closed} files and folders; now only you can", sys.stderr)
 
 
 def close_to_others(folder: Path) -> int:
-    """Take the rights of group and others to everything in a folder away; return how many files and folders had any."""
+    """Remove the rights of group and others from everything in a folder; return how many files and folders had any."""
     return sum(_close(path) for path in _under(folder))
 
 
@@ -78,7 +67,7 @@ def _under(folder: Path) -> Iterator[Path]:
 
 
 def _close(path: Path) -> bool:
-    """Take the rights of group and others away, never through a link; return whether there were any."""
+    """Remove the rights of group and others, never through a link; return whether there were any."""
     try:
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode) or not mode & OTHERS:

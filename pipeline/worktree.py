@@ -5,12 +5,12 @@ from pathlib import Path
 
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import run_stage
-from pipeline.home import find_home, main_worktree
+from pipeline.home import DVC_REMOTE, find_home, main_worktree
 
 
 def set_up_dvc() -> bool:
     """Write the settings of this working tree; return True when others were there."""
-    remote = find_home() / "dvc-remote"
+    remote = find_home() / DVC_REMOTE
     remote.mkdir(exist_ok=True)
     path = Path(".dvc/config.local")
     config = ConfigParser(interpolation=None)
