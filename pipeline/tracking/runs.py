@@ -217,7 +217,7 @@ def ensure_model(run_id: str, exported: Path) -> str:
         )
     finally:
         sys.path.remove(str(package))
-        location = urlparse(experiment.artifact_location)
-        if location.scheme == "file":
-            close_to_others(Path(unquote(location.path)))  # MLflow has copied our files with their modes
+    location = urlparse(logged.artifact_path)
+    if location.scheme == "file":
+        close_to_others(Path(unquote(location.path)))  # MLflow copies files with their modes
     return str(logged.model_uri)
