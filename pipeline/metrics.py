@@ -123,26 +123,29 @@ def fit_temperature(logits: Floats, truth: Indices) -> TemperatureFit:
     `FOLDS` folds and on the imagined row, its gain over 1 is above one standard error.
     """
     rows = len(truth)
+    runner_up = np.argsort(logits, axis=1)[:, -2]
     fold = np.arange(rows) % FOLDS
     gains: list[float] = []
     imagined: list[float] = []
     for number in range(min(FOLDS, rows) if rows > 1 else 0):
         held = fold == number
-        fitted = _likeliest_temperature(logits[~held], truth[~held])
+        fitted = _likeliest_temperature(logits[~held], truth[~held], runner_up[~held])
         gains += (_row_losses(logits[held], truth[held], 1.0) - _row_losses(logits[held], truth[held], fitted)).tolist()
-        imagined.append(_imagined_loss(logits, 1.0) - _imagined_loss(logits, fitted))
+        imagined.append(negative_log_likelihood(logits, runner_up) - negative_log_likelihood(logits, runner_up, fitted))
     all_gains = np.array([*gains, np.mean(imagined)]) if gains else np.zeros(2)
     gain, error = float(all_gains.mean()), float(all_gains.std(ddof=1) / np.sqrt(len(all_gains)))
-    value = _likeliest_temperature(logits, truth) if gain > error else 1.0
+    value = _likeliest_temperature(logits, truth, runner_up) if gain > error else 1.0
     return TemperatureFit(value, rows, int((logits.argmax(axis=1) == truth).sum()), gain, error)
 
 
-def _likeliest_temperature(logits: Floats, truth: Indices) -> float:
+def _likeliest_temperature(logits: Floats, truth: Indices, runner_up: Indices) -> float:
+    """Return the temperature that minimises the losses of the rows and of the imagined row."""
     bound = np.log(20.0)
 
     def loss(log_temperature: float) -> float:
         temperature = float(np.exp(log_temperature))
-        return float(_row_losses(logits, truth, temperature).sum()) + _imagined_loss(logits, temperature)
+        imagined = negative_log_likelihood(logits, runner_up, temperature)
+        return float(_row_losses(logits, truth, temperature).sum()) + imagined
 
     return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
 
@@ -151,11 +154,6 @@ def _row_losses(logits: Floats, truth: Indices, temperature: float) -> Floats:
     """Return −log p of the true class of each row."""
     losses: Floats = -special.log_softmax(logits / temperature, axis=1)[np.arange(len(truth)), truth]
     return losses
-
-
-def _imagined_loss(logits: Floats, temperature: float) -> float:
-    """Return the mean −log p of the runner-up."""
-    return float(_row_losses(logits, np.argsort(logits, axis=1)[:, -2], temperature).mean())
 
 
 def calibration_error(probabilities: Floats, truth: Indices, bins: int) -> float:

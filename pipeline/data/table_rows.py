@@ -58,7 +58,7 @@ def find_dialect(path: Path, suffix: str, data: Data) -> Dialect:
 
 def read_records(path: Path, dialect: Dialect, data: Data) -> Iterator[TableRecord]:
     """Yield each record, the header first; blank lines are skipped."""
-    lines = _Lines(line for line in text_lines(path, data))
+    lines = _Lines(text_lines(path, data))
     csv.field_size_limit(data.max_row_bytes)
     if dialect.is_quoted:
         reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True)

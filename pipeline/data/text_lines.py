@@ -27,8 +27,6 @@ BYTE_ORDER_MARKS = (  # the longest first: UTF-32 begins as UTF-16 does
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
 DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error, pa.ArrowException)
-
-
 COMPRESSIONS: dict[str, Callable[[Path], Any]] = {  # suffix → open for reading
     ".gz": gzip.GzipFile,
     ".bz2": bz2.BZ2File,

@@ -4,7 +4,6 @@ import hashlib
 import importlib.resources
 import json
 import struct
-from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,8 +72,7 @@ def _positions(shapes: dict[str, list[int]], config: dict[str, Any]) -> int | No
 
 def _rows_of(shapes: dict[str, list[int]], names: tuple[str, ...]) -> int | None:
     """Return the rows of the first matrix whose name ends in one of these, and that belongs to no decoder."""
-    found = [shape[0] for name, shape in shapes.items() if name.split(".")[-1] in names and "decoder" not in name]
-    return found[0] if found else None
+    return next((shape[0] for name, shape in shapes.items() if name.split(".")[-1] in names and "decoder" not in name), None)
 
 
 def lora_target_modules(lora: Lora) -> list[str] | str:
@@ -94,18 +92,13 @@ def refuse_unknown_targets(lora: Lora, base: Path) -> None:
     """Raise `InputError` for adapters on modules that the base model lacks."""
     if lora.method == "full" or lora.lora_targets == ALL_LINEAR:
         return
-    modules = set(matrix_modules(base / "model.safetensors"))
+    modules = set(matrix_shapes(base / "model.safetensors"))
     for target in lora_target_modules(lora):
         if not any(name == target or name.endswith(f".{target}") for name in modules):
             valid = sorted({name.rsplit(".", 1)[-1] for name in modules})
             near = get_close_matches(target, valid, n=1, cutoff=0)
             do = f"did you mean `{near[0]}`? Valid here: all-linear, {', '.join(valid)}"
             raise InputError("params.yaml, model.lora_targets", f"the base model has no module `{target}`", do)
-
-
-def matrix_modules(weights: Path) -> Iterator[str]:
-    """Yield the names of modules whose weight is a matrix."""
-    yield from matrix_shapes(weights)
 
 
 def matrix_shapes(weights: Path) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from pipeline.errors import InputError
 from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_conflicts, refuse_precision
-from pipeline.network.base_model import base_folder, matrix_modules
+from pipeline.network.base_model import base_folder, matrix_shapes
 from pipeline.params import Params
 
 
@@ -71,13 +71,13 @@ def test_matrices_are_those_that_safetensors_reads(params: Params) -> None:
     path = base_folder(params.model) / "model.safetensors"
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if name.endswith(".weight") and len(file.get_slice(name).get_shape()) == 2]  # noqa: SIM118
-    assert sorted(f"{name}.weight" for name in matrix_modules(path)) == sorted(names)
+    assert sorted(f"{name}.weight" for name in matrix_shapes(path)) == sorted(names)
 
 
 def test_a_header_is_read_without_the_weights(tmp_path: Path) -> None:
     header = b'{"a.weight": {"dtype": "F32", "shape": [2, 2]}, "b.weight": {"shape": [2]}, "__metadata__": {}}'
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    assert list(matrix_modules(tmp_path / "model.safetensors")) == ["a"]
+    assert list(matrix_shapes(tmp_path / "model.safetensors")) == ["a"]
 
 
 def test_the_machine_is_read_from_the_kernel(tmp_path: Path) -> None:
