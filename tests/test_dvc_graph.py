@@ -1,8 +1,7 @@
 """dvc.yaml lists everything that a stage's result depends on, and nothing else.
 
-Some modules are exempt because they affect messages and telemetry but no results: errors, loopback, plain_logs, plain_text,
-terminal, home, process_identity, mlflow_store, and tracking with the pyfunc model that it logs. An `__init__` counts only when it
-holds more than a docstring.
+Some modules are exempt because they affect messages and telemetry but no results: errors, home, loopback, process_identity, and
+those of the folders output and tracking. An `__init__` counts only when it holds more than a docstring.
 """
 
 import ast

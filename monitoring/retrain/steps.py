@@ -15,7 +15,7 @@ from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import PipelineRun
 from pipeline.errors import ToolError
 from pipeline.params import Params
-from pipeline.tracking import runs as tracking
+from pipeline.tracking import runs
 from serving.release.manifest import model_name, repository
 from serving.release.publish import differs, publish, release_of
 from serving.release.release_table import CheckLease
@@ -141,7 +141,7 @@ class LocalSteps:
     def sweep(self, running_id: int | None) -> int:
         """End left-over runs on this machine, close left-over MLflow runs of this home, and measure the labellers."""
         self._run.sweep(running_id)
-        closed = len(tracking.close_orphans(self._home))
+        closed = len(runs.close_orphans(self._home))
         self._measure_labellers()
         return closed
 

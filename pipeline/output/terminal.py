@@ -1,4 +1,4 @@
-"""The only console of every command: what it prints is plain text, and style comes from `styled` alone.
+"""The only console of every command: it prints plain text, and style comes from `styled` alone.
 
 Rich reads `[red]` in a string as a style, which made the label `[refund]` print as nothing. Here no string is ever read: a style
 is an object of its own.

@@ -1,7 +1,7 @@
-"""Where MLflow keeps runs and models: connects to it, follows a home of state that was moved, restores what was deleted.
+"""Connects to MLflow's store of runs and models, follows a moved home of state, and restores deleted objects.
 
-MLflow's pages delete softly, and a deleted experiment or run refuses every later call. What Evergreen still needs is restored,
-and the log says so; what was removed for good (`mlflow gc`) is made anew.
+MLflow's pages delete softly, and a deleted experiment or run refuses every later call. Objects that Evergreen still needs are
+restored, and the log says so; objects that were removed for good (`mlflow gc`) are created again.
 """
 
 import logging
@@ -43,7 +43,7 @@ def connect(home: Path) -> list[str]:
     with FileLock(home / "mlflow.lock"):  # two processes must not both create the tables
         is_local = uri == default_uri(home)
         if is_local and (before := follow_moved_home(home)):
-            mended.append(f"the home was moved, and runs and models were still sought in {before}; now they are found here")
+            mended.append(f"the home was moved, and MLflow still named files in {before}; now it names those in this home")
         experiment = mlflow.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             mlflow.create_experiment(EXPERIMENT, artifact_location=(home / ARTIFACTS).as_uri() if is_local else None)

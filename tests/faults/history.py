@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from pipeline.errors import RefusedError
 from pipeline.process_identity import is_gone
-from pipeline.tracking import store as mlflow_store
 from pipeline.tracking.runs import OWNER
+from pipeline.tracking.store import default_uri
 from serving.release.manifest import LINEAGE, content_digest, model_name, read_verified, repository
 from serving.release.release_table import roles
 from state.database import open_state
@@ -195,7 +195,7 @@ def read_history(clone: Path, home: Path, model: str, acknowledged: frozenset[Dr
 
 def unowned(home: Path) -> int:
     """Runs that stand as RUNNING though their owner is gone, or unknown."""
-    client = mlflow.MlflowClient(mlflow_store.default_uri(home))
+    client = mlflow.MlflowClient(default_uri(home))
     experiments = [one.experiment_id for one in client.search_experiments()]
     owners = [one.data.tags.get(OWNER) for one in client.search_runs(experiments, "attributes.status = 'RUNNING'")]
     return sum(owner is None or is_gone(owner) for owner in owners)
@@ -203,7 +203,7 @@ def unowned(home: Path) -> int:
 
 def aliases(home: Path, model: str) -> dict[str, int]:
     """Roles by the registry."""
-    found = mlflow.MlflowClient(mlflow_store.default_uri(home)).get_registered_model(model).aliases
+    found = mlflow.MlflowClient(default_uri(home)).get_registered_model(model).aliases
     return {alias: int(version) for alias, version in found.items()}
 
 

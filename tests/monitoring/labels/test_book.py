@@ -19,7 +19,7 @@ from monitoring.retrain.run_local import RunLocal, branch
 from monitoring.retrain.steps import LocalSteps
 from pipeline.data.records import text_id
 from pipeline.params import Params
-from pipeline.tracking import runs as tracking
+from pipeline.tracking import runs
 from serving.key_file import read_key
 from serving.prediction_ids import PredictionIds
 from state.database import open_state
@@ -178,7 +178,7 @@ def test_the_controller_measures_labellers_when_labels_have_changed(
     params: Params, home: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(clone)
-    monkeypatch.setattr(tracking, "close_orphans", lambda _home: [])
+    monkeypatch.setattr(runs, "close_orphans", lambda _home: [])
     reported: list[tuple[int, int]] = []
     run = RunLocal(clone, home, params.retrain)
     steps = LocalSteps(params, home, run, lambda *_, **__: Verdict(True, (), {}), lambda: None, lambda *n: reported.append(n))
@@ -200,7 +200,7 @@ def test_the_controller_deletes_expired_labels_and_their_texts_though_nobody_giv
     params: Params, home: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(clone)
-    monkeypatch.setattr(tracking, "close_orphans", lambda _home: [])
+    monkeypatch.setattr(runs, "close_orphans", lambda _home: [])
     run = RunLocal(clone, home, params.retrain)
     steps = LocalSteps(params, home, run, lambda *_, **__: Verdict(True, (), {}), lambda: None, lambda *_: None)
     (id,) = log_texts(home, ["new text"])

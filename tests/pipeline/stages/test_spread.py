@@ -11,7 +11,7 @@ from pipeline.params import Params
 from pipeline.stages import spread as spread_stage
 from pipeline.stages import train as train_stage
 from pipeline.stages.spread import spread, summary
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import EXPERIMENT
 from tests.conftest import Project
 
 PARCEL = [
@@ -115,7 +115,7 @@ def test_training_uses_the_rows_of_the_stage_and_its_run_holds_the_report(
     train_stage.main()
     assert len((project / "curves/steps.csv").read_text().splitlines()) - 1 == 4  # 10 rows and 3, in batches of 4
     client = mlflow.MlflowClient(f"sqlite:///{project.home / 'mlflow.db'}")
-    (run,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     report = json.loads((project / "spread/report.json").read_text())
     assert run.data.metrics["spread/spread"] == 3
     assert run.data.metrics["spread/held_out_accuracy"] == report["held_out"]["accuracy"]

@@ -17,8 +17,8 @@ from pipeline.learning.fit import fine_tune, prepare
 from pipeline.network.trained_model import save_trained
 from pipeline.params import Params, flatten
 from pipeline.stages.cross_validate import cross_validate
-from pipeline.tracking import runs as tracking
 from pipeline.tracking.runs import Run, stage_run
+from pipeline.tracking.store import EXPERIMENT
 from tests.conftest import Project
 from tests.pipeline.learning.toy import MONEY, PARCEL, Recorder
 
@@ -90,7 +90,7 @@ def test_a_killed_training_resumes_in_the_same_run_and_writes_the_bytes_of_an_un
     assert sha256_of(ready / "model/adapter.safetensors") == sha256_of(tmp_path / "expected/adapter.safetensors")
     assert list((ready.home / "checkpoints").iterdir()) == []
     client = mlflow.MlflowClient(f"sqlite:///{ready.home / 'mlflow.db'}")
-    (stored,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    (stored,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert stored.info.status == "FINISHED"
     assert int(stored.data.tags["resumed_from_step"]) >= 1
 

@@ -12,13 +12,14 @@ from mlflow.server import security_utils
 
 from pipeline.params import flatten
 from pipeline.process_identity import is_gone, this_process
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.runs import close_orphans, show, stage_run
+from pipeline.tracking.store import EXPERIMENT
 from tests.conftest import ROOT, Project
 
 
 def run_of(project: Project) -> mlflow.entities.Run:
     client = mlflow.MlflowClient(f"sqlite:///{project.home / 'mlflow.db'}")
-    (run,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     return run
 
 
@@ -62,40 +63,40 @@ def test_metric_names_stay_few(made: Project) -> None:
 
 
 def test_a_stage_continues_the_run_it_is_given(tmp_path: Path) -> None:
-    with tracking.stage_run("train", {"train.epochs": "1"}, tmp_path) as first:
+    with stage_run("train", {"train.epochs": "1"}, tmp_path) as first:
         pass
-    with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, tmp_path, continues=first.id) as second:
+    with stage_run("evaluate", {"evaluate.seed": "1"}, tmp_path, continues=first.id) as second:
         pass
     assert second.id == first.id
     assert mlflow.get_run(first.id).data.params == {"train.epochs": "1", "evaluate.seed": "1"}
 
 
 def test_a_stage_repeated_with_other_params_gets_a_child_run(tmp_path: Path) -> None:
-    with tracking.stage_run("train", {"train.epochs": "1"}, tmp_path) as first:
+    with stage_run("train", {"train.epochs": "1"}, tmp_path) as first:
         pass
-    with tracking.stage_run("evaluate", {"evaluate.seed": "1"}, tmp_path, continues=first.id):
+    with stage_run("evaluate", {"evaluate.seed": "1"}, tmp_path, continues=first.id):
         pass
-    with tracking.stage_run("evaluate", {"evaluate.seed": "2"}, tmp_path, continues=first.id) as again:
+    with stage_run("evaluate", {"evaluate.seed": "2"}, tmp_path, continues=first.id) as again:
         pass
     assert again.id != first.id
     assert mlflow.get_run(again.id).data.tags["mlflow.parentRunId"] == first.id
 
 
 def test_a_run_that_continues_one_of_another_store_names_it(tmp_path: Path) -> None:
-    with tracking.stage_run("evaluate", {}, tmp_path, continues="0123456789abcdef0123456789abcdef") as run:
+    with stage_run("evaluate", {}, tmp_path, continues="0123456789abcdef0123456789abcdef") as run:
         pass
     assert mlflow.get_run(run.id).data.tags["evergreen.trained_in"] == "0123456789abcdef0123456789abcdef"
 
 
 def test_a_stage_that_fails_leaves_a_failed_run(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), tracking.stage_run("train", {}, tmp_path) as run:
+    with pytest.raises(ZeroDivisionError), stage_run("train", {}, tmp_path) as run:
         raise ZeroDivisionError
     assert mlflow.get_run(run.id).info.status == "FAILED"
 
 
 def test_a_dead_tracking_server_stops_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with tracking.stage_run("train", {"train.epochs": "1"}, tmp_path) as run:
+    with stage_run("train", {"train.epochs": "1"}, tmp_path) as run:
         run.metrics({"train/loss": 1.0}, 1)
         reached = True
     assert reached
@@ -103,7 +104,7 @@ def test_a_dead_tracking_server_stops_no_stage(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_server_that_dies_in_the_middle_stops_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with tracking.stage_run("train", {}, tmp_path) as run:
+    with stage_run("train", {}, tmp_path) as run:
 
         def broken(*_: object, **__: object) -> None:
             raise OSError("disk full")
@@ -141,14 +142,14 @@ def test_a_run_whose_process_was_killed_is_closed_and_a_living_one_is_not(tmp_pa
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     dead = done.stdout.split()[-1]
-    with tracking.stage_run("train", {}, tmp_path) as run:
-        assert tracking.close_orphans(tmp_path) == [dead]
+    with stage_run("train", {}, tmp_path) as run:
+        assert close_orphans(tmp_path) == [dead]
         assert mlflow.get_run(str(run.id)).info.status == "RUNNING"
     closed = mlflow.get_run(dead)
     assert closed.info.status == "KILLED"
     assert closed.data.tags["evergreen.decision"] == "7"
     assert closed.data.tags["evergreen.alert"] == cause["EVERGREEN_ALERT"]
-    assert tracking.close_orphans(tmp_path) == []
+    assert close_orphans(tmp_path) == []
 
 
 def test_a_process_is_gone_when_its_pid_was_reused_or_the_machine_was_restarted() -> None:
@@ -165,7 +166,7 @@ def test_mlflows_pages_are_for_this_machine_alone(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "execv", lambda _program, command: commands.append(command))
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracking.show(tmp_path, 5000)
+    show(tmp_path, 5000)
     options = dict(zip(commands[0][4::2], commands[0][5::2], strict=True))
     assert options["--host"] == "127.0.0.1"
     assert options["--default-artifact-root"] == (tmp_path / "mlartifacts").as_uri()

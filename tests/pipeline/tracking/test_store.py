@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.tracking import registry as model_registry
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.runs import stage_run
 from pipeline.tracking.store import EXPERIMENT, connect, default_uri, follow_moved_home
 from serving.release.manifest import LINEAGE
 from serving.release.publish import restore_registry
@@ -59,10 +59,10 @@ def release(home: Path, number: int) -> Path:
 
 
 def test_a_deleted_experiment_is_restored_with_its_runs_and_training_is_tracked(home: Path) -> None:
-    with tracking.stage_run("train", {"train.epochs": "1"}, home) as first:
+    with stage_run("train", {"train.epochs": "1"}, home) as first:
         pass
     mlflow.delete_experiment(experiment(home).experiment_id)
-    with capture_logs() as logs, tracking.stage_run("evaluate", {}, home, continues=first.id) as second:
+    with capture_logs() as logs, stage_run("evaluate", {}, home, continues=first.id) as second:
         second.metrics({"test/accuracy": 0.9})
     assert names(logs) == ["mlflow_experiment_restored"]
     assert experiment(home).lifecycle_stage == "active"
@@ -79,7 +79,7 @@ def test_an_experiment_that_was_removed_for_good_is_made_anew(mlflow_store: Path
 @pytest.mark.parametrize("what", ["run", "experiment"])
 def test_what_is_deleted_while_a_stage_runs_is_restored_and_nothing_is_lost(home: Path, what: str) -> None:
     with capture_logs() as logs:
-        with tracking.stage_run("train", {}, home) as run:
+        with stage_run("train", {}, home) as run:
             if what == "run":
                 mlflow.delete_run(str(run.id))
             else:
@@ -93,13 +93,13 @@ def test_what_is_deleted_while_a_stage_runs_is_restored_and_nothing_is_lost(home
 
 
 def test_a_deleted_run_is_restored_when_a_stage_continues_it_or_nests_in_it(home: Path) -> None:
-    with tracking.stage_run("train", {"train.epochs": "1"}, home) as first:
+    with stage_run("train", {"train.epochs": "1"}, home) as first:
         pass
     mlflow.delete_run(str(first.id))
-    with tracking.stage_run("evaluate", {}, home, continues=first.id) as second:
+    with stage_run("evaluate", {}, home, continues=first.id) as second:
         pass
     mlflow.delete_run(str(first.id))
-    with tracking.stage_run("fold 1", {}, home, parent=first.id) as nested:
+    with stage_run("fold 1", {}, home, parent=first.id) as nested:
         pass
     assert second.id == first.id
     assert mlflow.get_run(str(nested.id)).data.tags["mlflow.parentRunId"] == first.id
@@ -140,7 +140,7 @@ def test_a_deleted_version_costs_its_alias_and_no_more(home: Path) -> None:
 @pytest.mark.usefixtures("_cheap_models")
 def test_a_moved_home_is_followed(home: Path, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("a file of the run")
-    with tracking.stage_run("train", {}, home) as run:
+    with stage_run("train", {}, home) as run:
         run.file(tmp_path / "note.txt", "notes")
     model_registry.register("evergreen", run.id, release(home, 1), {"content_digest": "d1"})
     model_registry.set_alias("evergreen", "champion", 1)
@@ -153,7 +153,7 @@ def test_a_moved_home_is_followed(home: Path, tmp_path: Path) -> None:
     assert model_registry.registry_fault("evergreen", 1) == ""
     assert mlflow.artifacts.load_text(f"runs:/{run.id}/notes/note.txt") == "a file of the run"
     assert Path(mlflow.artifacts.download_artifacts("models:/evergreen@champion")).is_relative_to(moved)
-    with tracking.stage_run("train", {}, moved) as later:  # a new one: MLflow remembers in memory where files of a run lie
+    with stage_run("train", {}, moved) as later:  # a new one: MLflow remembers in memory where files of a run lie
         later.file(tmp_path / "note.txt", "more")
     assert list((moved / "mlartifacts").rglob("more/note.txt"))
     assert not home.exists()

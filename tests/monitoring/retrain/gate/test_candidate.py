@@ -17,7 +17,7 @@ from pipeline.data.records import Example, labels_of
 from pipeline.errors import InputError, RefusedError
 from pipeline.params import Params
 from pipeline.runtime.classifier import Classifier
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import EXPERIMENT
 from tests.monitoring.retrain.gate.small_models import (
     Model,
     Rows,
@@ -263,7 +263,7 @@ def test_the_mlflow_run_holds_verdict_and_picture(world: World, tmp_path: Path) 
     bound_gate: RunGate = partial(gate, params=world.params, home=home)
     verdict = bound_gate(package, world.champion, split=split, feedback=tmp_path / "none")
     client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     (run,) = client.search_runs([experiment], "tags.gate = 'passed'")
     assert run.data.metrics["gate/new/gained"] == verdict.numbers["new/gained"]
     assert run.data.params["gate.margin"] == str(world.params.gate.margin)

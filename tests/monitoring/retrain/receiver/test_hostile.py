@@ -15,7 +15,7 @@ from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
 from pipeline.params import Params
-from pipeline.tracking import runs as tracking
+from pipeline.tracking import runs
 from serving.gateway.schemas import FeedbackRequest
 from state.database import open_state
 from state.tables import feedback
@@ -80,7 +80,7 @@ def test_a_hostile_alert_name_becomes_a_tag_of_limited_length(monkeypatch: pytes
     for name in NASTY:
         if "\0" not in name and name != "\ud800":  # an environment variable cannot hold these; they never get there
             monkeypatch.setenv("EVERGREEN_ALERT", name)
-            assert tracking._origin()["evergreen.alert"] == name[:500]
+            assert runs._origin()["evergreen.alert"] == name[:500]
 
 
 def give(home: Path, labels: list[str]) -> None:
