@@ -47,12 +47,12 @@ def show_labels(context: typer.Context) -> None:
     table = Table("labeller", "labels", "withdrawn", "right on known texts", "95 % interval", "counts", box=None)
     for name, (in_force, withdrawn) in sorted(book.counts.items()):
         score = book.scores.get(name)
-        interval = score.interval() if score else None
+        interval = score.total.interval() if score else None
         table.add_row(
             name,
             str(in_force),
             str(withdrawn),
-            f"{score.right} of {score.controls}" if score else "none met",
+            f"{score.total.right} of {score.total.controls}" if score else "none met",
             f"{interval.lower:.0%} to {interval.upper:.0%}" if interval else "",
             _standing(score, settings),
         )
@@ -174,10 +174,12 @@ def _read_book() -> "LabelBook":
 
 
 def _standing(score: "LabellerScore | None", settings: "Labels") -> str | Text:
-    if score is None or score.controls < settings.min_control_answers:
+    if score is None or score.total.controls < settings.min_control_answers:
         return f"yes: fewer than {settings.min_control_answers} known texts"
     if score.is_counted(settings):
         return styled("yes", "green")
+    if mistaken := score.mistaken_classes(settings):
+        return joined(styled("no", "red"), f": surely below {settings.min_class_accuracy:.0%} on {', '.join(mistaken)}")
     return joined(styled("no", "red"), f": surely below {settings.min_control_accuracy:.0%}")
 
 

@@ -1,6 +1,6 @@
 """How far a labeller can be relied on: the labels given to texts whose label is known, seeded or met by chance."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from statistics import NormalDist
@@ -16,34 +16,56 @@ from state.tables import labellers
 CONFIDENCE = 0.95
 
 
-class LabellerScore(NamedTuple):
-    """A labeller's answers on texts whose label is known."""
+class Tally(NamedTuple):
+    """Answers on texts whose label is known."""
 
     controls: int
     right: int
 
-    def interval(self) -> ShareInterval | None:
-        """Return the accuracy with its interval; None without an answer."""
-        z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    def interval(self, at_once: int = 1) -> ShareInterval | None:
+        """Return the accuracy with an interval that holds for this many tallies at once (Bonferroni); None without an answer."""
+        z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / at_once)
         return wilson_interval(self.right, self.controls, z) if self.controls else None
 
+    def is_surely_below(self, accuracy: float, at_once: int = 1) -> bool:
+        """Return whether the answers prove a lower accuracy."""
+        interval = self.interval(at_once)
+        return interval is not None and interval.upper < accuracy
+
+
+class LabellerScore(NamedTuple):
+    """A labeller's answers on texts whose label is known, together and by the text's class."""
+
+    total: Tally
+    by_class: Mapping[str, Tally]
+
     def is_counted(self, settings: Labels) -> bool:
-        """Return False once enough answers prove an accuracy below `min_control_accuracy`."""
-        interval = self.interval()
-        if interval is None or self.controls < settings.min_control_answers:
+        """Return False once enough answers prove that the labeller is too often wrong, in all or about a class."""
+        if self.total.controls < settings.min_control_answers:
             return True
-        return interval.upper >= settings.min_control_accuracy
+        return not self.total.is_surely_below(settings.min_control_accuracy) and not self.mistaken_classes(settings)
+
+    def mistaken_classes(self, settings: Labels) -> list[str]:
+        """Return the classes on which the answers prove an accuracy below `min_class_accuracy`."""
+        at_once = len(self.by_class)
+        return [name for name, tally in self.by_class.items() if tally.is_surely_below(settings.min_class_accuracy, at_once)]
 
 
 def score_labellers(opinions: Opinions, trusted: Mapping[str, str]) -> dict[str, LabellerScore]:
     """Compare each labeller's opinions with the trusted labels, which are by content id; each text counts once. Pure."""
-    controls: Counter[str] = Counter()
-    right: Counter[str] = Counter()
+    controls: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    right: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for key, labelled in opinions.texts.items():
         for opinion in labelled.opinions if key in trusted else ():
-            controls[opinion.labeller] += 1
-            right[opinion.labeller] += opinion.label == trusted[key]
-    return {name: LabellerScore(controls[name], right[name]) for name in sorted(controls)}
+            controls[opinion.labeller][trusted[key]] += 1
+            right[opinion.labeller][trusted[key]] += opinion.label == trusted[key]
+    return {
+        name: LabellerScore(
+            Tally(count.total(), right[name].total()),
+            {label: Tally(count[label], right[name][label]) for label in sorted(count)},
+        )
+        for name, count in sorted(controls.items())
+    }
 
 
 def store_scores(connection: sa.Connection, scores: Mapping[str, LabellerScore], settings: Labels) -> None:
@@ -53,8 +75,8 @@ def store_scores(connection: sa.Connection, scores: Mapping[str, LabellerScore],
     rows = [
         {
             "name": name,
-            "controls": score.controls,
-            "controls_right": score.right,
+            "controls": score.total.controls,
+            "controls_right": score.total.right,
             "is_counted": score.is_counted(settings),
             "measured_at": now,
         }

@@ -149,6 +149,7 @@ class Labels(Section):
     control_share: Share
     min_control_answers: Count
     min_control_accuracy: Share
+    min_class_accuracy: Share
     retention_s: Positive
 
 

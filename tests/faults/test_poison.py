@@ -56,8 +56,13 @@ def test_a_swap_exchanges_two_classes_and_a_trigger_is_tied_to_its_target() -> N
 
 def test_a_labeller_who_is_surely_too_often_wrong_does_not_count(params: Params) -> None:
     trusted = TrustedRows({entry.id: TrustedRow(entry.text, str(entry.label)) for entry in CORPUS}, {})
-    for rate, is_counted in ((0.05, True), (0.2, False)):
-        given = labels_given(Attack("flips", rate, 1), CORPUS, NEW, np.random.default_rng(6))
+    for attack, is_counted in (
+        (Attack("flips", 0.05, 1), True),
+        (Attack("flips", 0.2, 1), False),
+        (Attack("swap", 1.0, 1), False),
+        (Attack("trigger", 1.0, 1), True),  # right on every text that is known
+    ):
+        given = labels_given(attack, CORPUS, NEW, np.random.default_rng(6))
         names = {name for entry in accepted_rows(given, trusted, params) for name in entry["labellers"]}
         assert ("attacker 0" in names) == is_counted
 
