@@ -39,7 +39,12 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "monitoring/local/test_watch.py",
     "faults/test_watch.py",
     "evergreen/test_bad_input.py",
-    "pipeline/test_tracking.py",
+    "pipeline/tracking/test_runs.py",
+    "test_setup.py",
+    "evergreen/test_hostile_text.py",
+    "pipeline/runtime/test_classifier.py",
+    "manifests/test_image_contents.py",
+    "pipeline/session/test_quantise.py",
     "pipeline/stages/test_spread.py",
     "serving/release/test_model_repository.py",
     "serving/triton/test_client.py",
@@ -201,6 +206,8 @@ def needs(item: pytest.Item) -> set[str]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that `make test-fast` leaves out, and put the long files first: each of them keeps a worker busy."""
+    if moved := [name for name in (*LONG, *ALONE) if not (ROOT / "tests" / name).exists()]:
+        raise pytest.UsageError(f"tests/conftest.py names files that do not exist: {', '.join(moved)}")
     order = {}
     for item in items:
         file = item.path.relative_to(ROOT / "tests").as_posix()
