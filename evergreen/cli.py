@@ -118,13 +118,14 @@ def serve() -> None:
     from pipeline.params import load_params
     from serving import serve as server
     from serving.access.tokens import read_tokens, tokens_path
+    from serving.processes.addresses import base_url, reach_host
 
     home, params = find_home(), load_params()
     version = _champion_version(home)
     _stop_on_signals()
 
     def ready(logs: list[Path]) -> None:
-        gateway = f"http://{params.gateway.host}:{params.gateway.port}"
+        gateway = base_url(reach_host("gateway", params.gateway.host), params.gateway.port)
         http, grpc, metrics = (
             f"{params.serve.host}:{port}" for port in (params.serve.http_port, params.serve.grpc_port, params.serve.metrics_port)
         )
@@ -200,10 +201,11 @@ def loadtest(
     """Run an open-loop load test and write a report; latency counts from the intended send time."""
     from pipeline.params import load_params
     from serving.loadtest import command
+    from serving.processes.addresses import base_url, reach_host
 
     params = load_params()
     command.loadtest(
-        url or f"http://{params.gateway.host}:{params.gateway.port}",
+        url or base_url(reach_host("gateway", params.gateway.host), params.gateway.port),
         texts,
         params.data,
         out,

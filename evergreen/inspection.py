@@ -170,17 +170,18 @@ def _print_running(sources: "Sources", params: "Params") -> None:
     import sqlalchemy as sa
 
     from monitoring.retrain.history.sources import format_time
+    from serving.processes.addresses import reach_host
     from state.tables import jobs, retrains
 
     addresses = {
-        "gateway": (params.gateway.host, params.gateway.port),
+        "gateway": (reach_host("gateway", params.gateway.host), params.gateway.port),
         "Triton": (params.serve.host, params.serve.http_port),
-        "monitor": (params.alerts.host, params.alerts.monitor_port),
+        "monitor": (reach_host("monitor", params.alerts.host), params.alerts.monitor_port),
         "Prometheus": (params.alerts.host, params.alerts.prometheus_port),
         "Alertmanager": (params.alerts.host, params.alerts.alertmanager_port),
         "inbox": (params.alerts.host, params.alerts.inbox_port),
-        "receiver": (params.alerts.host, params.alerts.receiver_port),
-        "controller": (params.alerts.host, params.alerts.controller_port),
+        "receiver": (reach_host("receiver", params.alerts.host), params.alerts.receiver_port),
+        "controller": (reach_host("controller", params.alerts.host), params.alerts.controller_port),
     }
     up = {name: _is_listening(*address) for name, address in addresses.items()}
     marks = [joined(styled("✓", "green") if is_up else styled("–", "dim"), f" {name}") for name, is_up in up.items()]

@@ -12,6 +12,7 @@ from filelock import Timeout
 
 from pipeline.params import Params
 from serving.processes import Announce
+from serving.processes.addresses import listen_host, reach_host
 from serving.processes.ports import require_free_port
 from serving.processes.supervisor import Child, Program
 from serving.release.manifest import repository
@@ -82,7 +83,7 @@ def gateway_program(params: Params, home: Path) -> Program:
     return Program(
         "gateway",
         [sys.executable, "-m", "serving.gateway"],
-        params.gateway.host,
+        reach_host("gateway", params.gateway.host),
         params.gateway.port,
         "/readyz",
         home / "gateway" / "gateway.log",
@@ -96,7 +97,7 @@ def serve(params: Params, home: Path, announce: Announce, ready: Callable[[list[
 
     Raises `ToolError` when one does not come up, and `RefusedError` for golden answers that differ. Later ends are restarted.
     """
-    require_free_port(params.gateway.host, params.gateway.port)
+    require_free_port(listen_host("gateway", params.gateway.host), params.gateway.port)
     triton = Triton(params, home, announce)
     children = [Child(triton), Child(gateway_program(params, home))]
     with ExitStack() as stack:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import HTTPServer
 from typing import Any
@@ -27,9 +27,16 @@ def serving_in_thread(server: HTTPServer) -> Iterator[str]:
 
 
 @contextmanager
-def serving_app(app: Any, host: str, port: int, http: Http | None = None, max_open: int = MAX_OPEN) -> Iterator[None]:
+def serving_app(
+    app: Any,
+    host: str,
+    port: int,
+    http: Http | None = None,
+    max_open: int = MAX_OPEN,
+    refused: Callable[[str], None] = lambda reason: None,
+) -> Iterator[None]:
     """Serve an app in a thread, with the limits of every service."""
-    server = uvicorn.Server(http_config(app, host, port, http or load_params().http, max_open=max_open))
+    server = uvicorn.Server(http_config(app, host, port, http or load_params().http, refused=refused, max_open=max_open))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.source_rules import offences
+from tests.style_rules import Fault, markdown_faults, shell_faults, yaml_faults
 
 PACKAGES = ("evergreen", "monitoring", "pipeline", "serving", "state")
 SECRET = re.compile(
@@ -105,6 +107,68 @@ def test_yaml_repeats_no_key() -> None:
         if path.suffix in (".yaml", ".yml"):
             for document in yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
                 check_keys(document, path)
+
+
+def style_of(path: Path) -> Callable[[str], Iterable[Fault]] | None:
+    """Return the rules of a file, or None when it has none."""
+    with path.open("rb") as file:
+        if file.read(2) == b"#!":
+            return shell_faults
+    return {".md": markdown_faults, ".yaml": yaml_faults, ".yml": yaml_faults, ".sh": shell_faults}.get(path.suffix)
+
+
+def test_yaml_markdown_and_shell_follow_their_style() -> None:
+    found, kinds = [], set()
+    for path in tracked_files():
+        if rules := style_of(path):
+            kinds.add(rules)
+            faults = rules(path.read_text(encoding="utf-8"))
+            found += [f"{path.relative_to(ROOT)}:{line}: {rule}" for line, rule in faults]
+    assert found == []
+    assert kinds == {yaml_faults, markdown_faults, shell_faults}
+
+
+def test_bash_can_parse_every_script() -> None:
+    scripts = [path for path in tracked_files() if style_of(path) is shell_faults]
+    assert scripts
+    for path in scripts:
+        assert subprocess.run(["bash", "-n", str(path)], capture_output=True).stderr == b""
+
+
+BASH = "#!/usr/bin/env bash\nset -euo pipefail\n"
+FAULTY: list[tuple[Callable[[str], Iterable[Fault]], str, Fault]] = [
+    (yaml_faults, "a: 1 \n", (1, "spaces at the end of a line")),
+    (yaml_faults, "a: 1\n\n", (3, "empty lines at the end")),
+    (yaml_faults, "a: 1", (1, "the last line does not end")),
+    (yaml_faults, "a: 'b\tc'\n", (1, "a tab")),
+    (yaml_faults, "a:\n   b: 1\n", (2, "indented by an odd number of spaces")),
+    (yaml_faults, "a: 1 #why\n", (1, "no space after #")),
+    (yaml_faults, "a: yes\n", (1, "a word that old parsers read as a boolean")),
+    (yaml_faults, "a:\n  - Off # why\n", (2, "a word that old parsers read as a boolean")),
+    (markdown_faults, "# A\n\n```\nx\n```\n", (3, "a code block without a language")),
+    (markdown_faults, "# A\n\n```text\nx\n", (5, "a code block without an end")),
+    (markdown_faults, "# A\n\n### B\n", (3, "a heading that skips a level")),
+    (markdown_faults, "# A\n\n##B\n", (3, "a heading that is not `# words`")),
+    (markdown_faults, "# A\n\n## B:\n", (3, "a heading that is not `# words`")),
+    (markdown_faults, "# A\n\nx\n## B\n", (4, "no empty line above a heading")),
+    (markdown_faults, "# A\n\n\nx\n", (3, "two empty lines")),
+    (markdown_faults, "## A\n", (1, "0 titles")),
+    (shell_faults, "#!/bin/sh\nset -euo pipefail\n", (1, "no line `#!/usr/bin/env bash`")),
+    (shell_faults, "#!/usr/bin/env bash\nls\n", (1, "the first command is not `set -euo pipefail`")),
+    (shell_faults, f"{BASH}rm $file\n", (3, "an unquoted expansion")),
+    (shell_faults, f"{BASH}echo `ls`\n", (3, "backticks: write $(…)")),
+]
+
+
+@pytest.mark.parametrize(("rules", "text", "fault"), FAULTY)
+def test_each_fault_of_style_would_be_noticed(rules: Callable[[str], Iterable[Fault]], text: str, fault: Fault) -> None:
+    assert fault in list(rules(text))
+
+
+def test_good_style_is_not_reported() -> None:
+    assert list(yaml_faults("a: 'yes' # why\nb: |\n   odd #y\n\n   on\nc: {d: 1}\n")) == []
+    assert list(markdown_faults("# A\n\n```text\n# b\n\n\n```\n\n## C\n")) == []
+    assert list(shell_faults(f'{BASH}cd "$(dirname "$0")/.."\n')) == []
 
 
 def check_keys(node: yaml.Node | None, path: Path) -> None:

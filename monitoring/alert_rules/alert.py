@@ -13,6 +13,7 @@ JOBS = {
     "monitor": "evergreen-monitor",
     "receiver": "evergreen-receiver",
     "controller": "evergreen-controller",
+    "inbox": "evergreen-inbox",
 }
 NOTHING_AUTOMATIC = "Nothing happens automatically"
 SHARE, DURATION = "{{ $value | humanizePercentage }}", "{{ $value | humanizeDuration }}"  # templates of the alert's value

@@ -14,6 +14,7 @@ from monitoring.alert_rules.monitoring import SWITCH
 from monitoring.alert_rules.render import HEADER
 from pipeline.errors import InputError
 from pipeline.params import Alerts
+from serving.processes.addresses import base_url, reach_host
 
 TEMPLATES = "messages.tmpl"
 SYMPTOMS = ("LatencyHigh", "VersionSlow", "ErrorsHigh", "Refusing", "QueueFull", "TritonNotReady")
@@ -138,7 +139,7 @@ def switch_receiver(alerts: Alerts) -> dict[str, Any]:
 def controller_receiver(alerts: Alerts, folder: Path) -> dict[str, Any]:
     """Return the retrain controller; it reads each alert's own status, so it also receives the end of an alert."""
     token = {"type": "Bearer", "credentials_file": str(folder / alerts.controller_token_file)}
-    local_url = f"http://{alerts.host}:{alerts.receiver_port}/v1/alerts"
+    local_url = f"{base_url(reach_host('receiver', alerts.host), alerts.receiver_port)}/v1/alerts"
     url = local_url if alerts.controller_url == "here" else alerts.controller_url
     webhook = {"url": url, "send_resolved": True, "max_alerts": 0, "http_config": {"authorization": token}}
     return {"webhook_configs": [webhook]}

@@ -123,7 +123,11 @@ def serving(params: Params) -> list[Panel]:
         ),
         Panel("Requests slower than the limit", "percentunit", {"5 min": share_slow("5m", params.alerts), **tolerated}),
         Panel("Responses by code", "reqps", {"{{code}}": f"sum by (code) (rate(evergreen_requests_total[{PERIOD}]))"}),
-        Panel("Refused requests", "reqps", {"{{reason}}": f"sum by (reason) (rate(evergreen_refused_total[{PERIOD}]))"}),
+        Panel(
+            "Refused requests",
+            "reqps",
+            {"{{job}}: {{reason}}": f"sum by (job, reason) (rate(evergreen_refused_total[{PERIOD}]))"},
+        ),
         Panel("Waiting texts", "none", {"{{instance}}": "evergreen_waiting_texts"}, limit=params.gateway.max_waiting_texts),
         Panel(
             "Answered from the cache",
@@ -229,11 +233,10 @@ def retraining(_params: Params) -> list[Panel]:
     return [
         Panel("Alerts received", "none", {"{{kind}}": f"sum by (kind) (increase({prefix}alerts_total[{PERIOD}]))"}),
         Panel(
-            "Webhooks: waiting, refused, not stored",
+            "Webhooks: waiting, not stored",
             "none",
             {
                 "waiting": f"{prefix}webhooks_waiting",
-                "refused: {{reason}}": f"increase({prefix}webhooks_refused_total[{PERIOD}])",
                 "not stored": f"increase({prefix}receiver_failures_total[{PERIOD}])",
                 "alerts cut off": f"increase({prefix}alerts_truncated_total[{PERIOD}])",
             },

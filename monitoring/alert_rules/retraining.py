@@ -1,9 +1,10 @@
 """Alerts on retraining itself: a failed retrain, a refused candidate, a stale controller, refused webhooks."""
 
-from monitoring.alert_rules.alert import COUNT, NOTHING_AUTOMATIC, Rule, last_known
+from monitoring.alert_rules.alert import COUNT, JOBS, NOTHING_AUTOMATIC, Rule, last_known
 from pipeline.params import Alerts
 
 LAST_SUCCESS = "evergreen_retrain_controller_last_success_timestamp_seconds"
+RETRIED = ("full", "database", "overloaded", "connections")  # answers with 503; Alertmanager repeats what gets a 5xx
 STATUS = ".venv/bin/evergreen status"
 
 
@@ -64,11 +65,11 @@ def alerts_refused(alerts: Alerts) -> Rule:
         name="EvergreenAlertsNotTaken",
         area="retrain",
         severity="warning",
-        expr="sum by (reason) (increase(evergreen_retrain_webhooks_refused_total[15m])) > 0",
+        expr=f'sum by (reason) (increase(evergreen_refused_total{{job="{JOBS["receiver"]}"}}[15m])) > 0',
         for_s=alerts.for_s,
         summary="The retrain receiver refuses alerts: {{ $labels.reason }}",
         description=f"{COUNT} webhooks were refused in the last 15 minutes; `alert` counts those that held an unreadable alert "
         "beside others that were stored.",
-        next_step="Alertmanager retries after `full` and `database`. It does not retry after any other reason.",
+        next_step=f"Alertmanager retries after {', '.join(f'`{reason}`' for reason in RETRIED)}, and after no other reason.",
         look=f"curl -s http://{alerts.host}:{alerts.receiver_port}/metrics | grep refused",
     )

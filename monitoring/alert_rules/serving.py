@@ -121,7 +121,7 @@ def slow_version(alerts: Alerts) -> Rule:
 def refused(alerts: Alerts, gateway_url: str) -> Rule:
     """Fire on requests turned away for any reason: too busy, no token, too fast, too large."""
     requests = 'evergreen_requests_total{route=~"/v1/.*"}[10m]'
-    share = f"sum by (reason) (rate(evergreen_refused_total[10m]))\n/ on () group_left ()\nsum (rate({requests}))"
+    share = f"sum by (reason) (rate(evergreen_refused_total{{{GATEWAY}}}[10m]))\n/ on () group_left ()\nsum (rate({requests}))"
     enough = f"sum (increase({requests})) >= {alerts.min_requests}"
     return Rule(
         name="EvergreenRefusing",

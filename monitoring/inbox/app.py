@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -19,10 +20,12 @@ from starlette.routing import Route
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
 from monitoring.inbox.explanation import fetch_explanation
 from monitoring.inbox.messages import Message, MessageStore, overdue_s, status_of
+from monitoring.inbox.metrics import InboxMetrics
 from monitoring.inbox.page import FILES, render_page
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
 from pipeline.params import Alerts, Http, load_params
+from serving.processes.addresses import base_url, reach_host
 from serving.processes.http_body import BodyError, read_body
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
@@ -44,8 +47,10 @@ log = structlog.get_logger()
 class Inbox:
     """The HTTP handlers over one message store."""
 
-    def __init__(self, alerts: Alerts, body_within_s: float, home: Path, clock: Callable[[], float]) -> None:
-        self.alerts, self.body_within_s, self.clock = alerts, body_within_s, clock
+    def __init__(
+        self, alerts: Alerts, body_within_s: float, home: Path, clock: Callable[[], float], count_refusal: Callable[[str], None]
+    ) -> None:
+        self.alerts, self.body_within_s, self.clock, self._count_refusal = alerts, body_within_s, clock, count_refusal
         self.store = MessageStore(home / "inbox" / "messages.json", alerts)
         self.started_at = clock()
         self._lock = asyncio.Lock()
@@ -57,16 +62,20 @@ class Inbox:
             body = await read_body(request.scope, request.receive, max_bytes=MAX_BODY_BYTES, within_s=self.body_within_s)
             webhook = parse_webhook(body)
         except BodyError as error:
+            self._count_refusal(error.code)
             return Response(str(error), error.status)
         except WebhookError as error:
+            self._count_refusal("body")
             log.warning("refused a body that is not Alertmanager's webhook", error=str(error))
             return Response("this is not Alertmanager's webhook", 422)
         if webhook.unreadable:
+            self._count_refusal("alert")
             log.warning("left out alerts that cannot be read", alerts=webhook.unreadable, first=webhook.fault)
         try:
             async with self._lock:
                 messages = await asyncio.to_thread(self.store.receive, webhook, self.clock())
         except OSError as error:
+            self._count_refusal("store")
             log.error("could not store a message", error=str(error))
             return Response("the message could not be stored; send it again", 503)
         self._explain(
@@ -85,7 +94,7 @@ class Inbox:
             task.add_done_callback(self._fetches.discard)
 
     async def _add_explanation(self, version: str | None, messages: list[Message]) -> None:
-        url = f"http://{self.alerts.host}:{self.alerts.monitor_port}/report.json"
+        url = f"{base_url(reach_host('monitor', self.alerts.host), self.alerts.monitor_port)}/report.json"
         explanation, error = await asyncio.to_thread(fetch_explanation, url, version)
         try:
             async with self._lock:
@@ -109,12 +118,15 @@ class Inbox:
         return JSONResponse({"messages": messages, "switch": switch and switch.model_dump(), "overdue_s": late_s})
 
 
-def create_app(alerts: Alerts, http: Http, home: Path, clock: Callable[[], float]) -> Starlette:
+def create_app(alerts: Alerts, http: Http, home: Path, clock: Callable[[], float], metrics: InboxMetrics) -> Starlette:
     """Build the app over the messages in this home."""
-    inbox = Inbox(alerts, http.body_within_s, home, clock)
+    inbox = Inbox(alerts, http.body_within_s, home, clock, metrics.count_refusal)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "alive"})
+
+    async def metrics_text(_request: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     def static_file(name: str, media_type: str) -> Route:
         async def send(_request: Request) -> Response:
@@ -128,10 +140,11 @@ def create_app(alerts: Alerts, http: Http, home: Path, clock: Callable[[], float
             Route("/alerts", inbox.alerts_webhook, methods=["POST"]),
             Route("/messages.json", inbox.messages_json),
             Route("/healthz", healthz),
+            Route("/metrics", metrics_text),
             static_file("inbox.css", "text/css"),
             static_file("inbox.js", "text/javascript"),
         ],
-        middleware=[Middleware(HttpGuard, http, alerts.host)],
+        middleware=[Middleware(HttpGuard, http, alerts.host, metrics.count_refusal)],
     )
 
 
@@ -141,4 +154,6 @@ def main() -> None:
     params, home = load_params(), find_home()
     alerts = params.alerts
     print_line(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}))
-    run_http_service(create_app(alerts, params.http, home, time.time), alerts.host, alerts.inbox_port, params.http)
+    metrics = InboxMetrics()
+    app = create_app(alerts, params.http, home, time.time, metrics)
+    run_http_service(app, alerts.host, alerts.inbox_port, params.http, refused=metrics.count_refusal)

@@ -21,6 +21,7 @@ from pipeline.home import find_home
 from pipeline.output.plain_text import indented, print_line, print_lines
 from pipeline.params import Alerts, Params, load_params
 from serving.processes import Announce
+from serving.processes.addresses import Service, authority, base_url, reach_host
 from serving.processes.supervisor import Child, Program, supervised
 from serving.release.release_table import find_release
 from serving.triton.client import server_settings
@@ -28,6 +29,7 @@ from state.database import open_state
 
 TOOLS = Path(".tools")
 POLL_S = 0.5
+MOVABLE: tuple[Service, ...] = ("monitor", "receiver", "controller")  # an environment variable names the host
 PAGES = {
     "inbox": "/",
     "prometheus": "/",
@@ -57,12 +59,14 @@ def scrape_config(params: Params) -> dict[str, Any]:
     """Return prometheus.yml as a tree: scrape jobs, the rule file, the Alertmanager."""
     alerts, triton = params.alerts, server_settings(params.serve)
     targets = {
-        "gateway": f"{params.gateway.host}:{params.gateway.port}",
-        "triton": f"{triton.host}:{triton.metrics_port}",
-        "monitor": f"{alerts.host}:{alerts.monitor_port}",
+        "gateway": authority(reach_host("gateway", params.gateway.host), params.gateway.port),
+        "triton": authority(triton.host, triton.metrics_port),
+        "monitor": authority(reach_host("monitor", alerts.host), alerts.monitor_port),
     }
+    if alerts.inbox == "here":
+        targets["inbox"] = authority(alerts.host, alerts.inbox_port)
     if alerts.controller_url == "here":
-        targets |= {name: f"{alerts.host}:{port}" for name, port in retrain_ports(alerts).items()}
+        targets |= {name: authority(reach_host(name, alerts.host), port) for name, port in retrain_ports(alerts).items()}
     return {
         "global": {
             "scrape_interval": f"{alerts.scrape_s}s",
@@ -77,7 +81,7 @@ def scrape_config(params: Params) -> dict[str, Any]:
     }
 
 
-def retrain_ports(alerts: Alerts) -> dict[str, int]:
+def retrain_ports(alerts: Alerts) -> dict[Service, int]:
     """Return the ports of the two retrain processes."""
     return {"receiver": alerts.receiver_port, "controller": alerts.controller_port}
 
@@ -139,13 +143,15 @@ def running_stack(
     """Yield the processes, ready; stop them when the block ends in any way. A process without a command is not started."""
     alerts, folder, tools = params.alerts, folder.absolute(), tools.absolute()
     write_config(params, folder)
+    hosts: dict[str, str] = {name: reach_host(name, alerts.host) for name in MOVABLE}
     with ExitStack() as stack:
 
         def start(name: str, command: list[str], port: int, path: str) -> Child:
             cwd = working_directory(tools) if name in ("prometheus", "alertmanager") else None
-            program = Program(name, command, alerts.host, port, path, folder / f"{name}.log", cwd)
+            host = hosts.get(name, alerts.host)
+            program = Program(name, command, host, port, path, folder / f"{name}.log", cwd)
             child = stack.enter_context(supervised(program))
-            announce(f"{name:<14}http://{alerts.host}:{port}{PAGES[name]}")
+            announce(f"{name:<14}{base_url(host, port)}{PAGES[name]}")
             return child
 
         inbox = start("inbox", inbox_command, alerts.inbox_port, "/healthz") if alerts.inbox == "here" else None
@@ -192,12 +198,12 @@ def missing_prerequisites(params: Params, home: Path) -> list[str]:
     with open_state(home) as engine, engine.begin() as connection:
         champion = find_release(connection, role="champion")
     lines = [] if champion else ["no version is published yet, so there is nothing to monitor: make repro"]
-    gateway = params.gateway
+    host, port = reach_host("gateway", params.gateway.host), params.gateway.port
     try:
-        with socket.create_connection((gateway.host, gateway.port), timeout=2):
+        with socket.create_connection((host, port), timeout=2):
             return lines
     except OSError:
-        return [*lines, f"no gateway answers at http://{gateway.host}:{gateway.port} yet: make serve"]
+        return [*lines, f"no gateway answers at {base_url(host, port)} yet: make serve"]
 
 
 def main() -> None:

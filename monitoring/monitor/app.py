@@ -7,34 +7,35 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monitoring.monitor.metrics import listen_address
 from monitoring.monitor.references import model_store_url
 from monitoring.monitor.service import MonitorService
 from pipeline.errors import ToolError
 from pipeline.home import find_home
 from pipeline.output.plain_text import plain_json, print_lines
 from pipeline.params import load_params
+from serving.processes.addresses import listen_host
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 def create_app(monitor: MonitorService, stop: threading.Event) -> Starlette:
     """Serve /metrics and /report.json while the cycles run in a thread."""
+    host = listen_host("monitor", monitor.params.alerts.host)
 
     async def metrics(_request: Request) -> Response:
-        return Response(monitor.metrics.text(), media_type=METRICS_TYPE)
+        return Response(monitor.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def report_json(request: Request) -> Response:
         if not is_on_this_host(request):
+            monitor.metrics.count_refusal("another_host")
             return Response(
                 "the report holds customers' texts: read it on the monitor's own machine, or through kubectl port-forward", 403
             )
@@ -51,7 +52,7 @@ def create_app(monitor: MonitorService, stop: threading.Event) -> Starlette:
 
     return Starlette(
         routes=[Route("/metrics", metrics), Route("/report.json", report_json)],
-        middleware=[Middleware(HttpGuard, monitor.params.http, monitor.params.alerts.host)],
+        middleware=[Middleware(HttpGuard, monitor.params.http, host, monitor.metrics.count_refusal)],
         lifespan=lifespan,
     )
 
@@ -93,6 +94,7 @@ def main() -> None:
         if args.once:
             run_once(monitor)
             return
-        run_http_service(create_app(monitor, threading.Event()), *listen_address(params.alerts), params.http)
+        host, app = listen_host("monitor", params.alerts.host), create_app(monitor, threading.Event())
+        run_http_service(app, host, params.alerts.monitor_port, params.http, refused=monitor.metrics.count_refusal)
     finally:
         monitor.close()

@@ -4,13 +4,12 @@ An unknown value is absent, never 0, so that "not yet" is not mistaken for "no d
 `remove_version` removes a version's gauges.
 """
 
-import os
 from collections.abc import Iterable
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from pipeline.params import Alerts
+from serving.processes.http_refusals import refusal_counter
 
 Bound = Literal["estimate", "lower", "upper"]
 BOUNDS: tuple[Bound, ...] = ("estimate", "lower", "upper")
@@ -27,17 +26,13 @@ SIGNALS = (
 CYCLE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-def listen_address(alerts: Alerts) -> tuple[str, int]:
-    """Return host and port of params, or the host that `EVERGREEN_MONITOR_HOST` names."""
-    return os.environ.get("EVERGREEN_MONITOR_HOST", alerts.host), alerts.monitor_port
-
-
 class MonitorMetrics:
     """The metrics of one monitor, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.count_refusal = refusal_counter(self.registry)
         self._version_gauges: list[Gauge] = []
         self._statistic = self._version_gauge("drift_statistic", "Statistic of a signal in the current window", "signal")
         self._log_e = self._version_gauge("drift_log_e", "Log e-value of the sequential test on a signal", "signal")

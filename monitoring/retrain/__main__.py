@@ -19,6 +19,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -33,13 +34,14 @@ from monitoring.retrain.decision_inputs import read_inputs
 from monitoring.retrain.gate.candidate import gate
 from monitoring.retrain.gate.verdict import RunGate
 from monitoring.retrain.journal import Begin, Journal
-from monitoring.retrain.metrics import TEXT_FORMAT, ControllerMetrics
+from monitoring.retrain.metrics import ControllerMetrics
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
 from pipeline.errors import EXIT_REFUSED, run_stage
 from pipeline.home import find_home, git
 from pipeline.output.plain_text import indented, print_lines
 from pipeline.params import Params, load_params
+from serving.processes.addresses import listen_host
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
@@ -76,7 +78,7 @@ def create_app(controller: Controller, metrics: ControllerMetrics, params: Param
     """Build the app: /metrics, while one thread decides and another works on the retrain."""
 
     async def metrics_text(_request: Request) -> Response:
-        return Response(metrics.text(), media_type=TEXT_FORMAT)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -94,7 +96,7 @@ def create_app(controller: Controller, metrics: ControllerMetrics, params: Param
 
     return Starlette(
         routes=[Route("/metrics", metrics_text), Route("/healthz", healthz)],
-        middleware=[Middleware(HttpGuard, params.http, params.alerts.host)],
+        middleware=[Middleware(HttpGuard, params.http, listen_host("controller", params.alerts.host), metrics.count_refusal)],
         lifespan=lifespan,
     )
 
@@ -169,8 +171,9 @@ def main() -> None:
         elif args.once:
             _exit_with(run_once(controller))
         else:
-            host, port = os.environ.get("EVERGREEN_CONTROLLER_HOST", params.alerts.host), params.alerts.controller_port
-            run_http_service(create_app(controller, metrics, params, stopping), host, port, params.http)
+            host, port = listen_host("controller", params.alerts.host), params.alerts.controller_port
+            app = create_app(controller, metrics, params, stopping)
+            run_http_service(app, host, port, params.http, refused=metrics.count_refusal)
 
 
 def _exit_with(ended: EndedRetrain | None) -> None:

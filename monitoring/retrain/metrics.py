@@ -6,8 +6,8 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from monitoring.retrain.journal import STEPS, FinalState
+from serving.processes.http_refusals import refusal_counter
 
-TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STEP_SECONDS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
 
@@ -27,7 +27,7 @@ class ReceiverMetrics:
         )
         self._received = Counter("evergreen_retrain_alerts_total", "Alerts received", ["kind"], registry=registry)
         self._truncated = Counter("evergreen_retrain_alerts_truncated_total", "Alerts Alertmanager cut off", registry=registry)
-        self._refused = Counter("evergreen_retrain_webhooks_refused_total", "Webhooks refused", ["reason"], registry=registry)
+        self.count_refusal = refusal_counter(registry)
         self._failures = Counter("evergreen_retrain_receiver_failures_total", "Commits that failed", registry=registry)
         queue = Gauge("evergreen_retrain_webhooks_waiting", "Webhooks that wait for a commit", registry=registry)
         queue.set_function(pending)
@@ -45,10 +45,6 @@ class ReceiverMetrics:
         """Count alerts that Alertmanager cut off."""
         self._truncated.inc(alerts)
 
-    def refused(self, reason: str) -> None:
-        """Count a refused webhook."""
-        self._refused.labels(reason).inc()
-
     def failed(self) -> None:
         """Count a failed commit."""
         self._failures.inc()
@@ -64,6 +60,7 @@ class ControllerMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        self.count_refusal = refusal_counter(registry)
         self._decisions = Counter("evergreen_retrain_decisions_total", "Decisions", ["verdict", "reason"], registry=registry)
         self._ended = Counter("evergreen_retrain_ended_total", "Retrains that ended", ["state", "step"], registry=registry)
         self._step_failures = Counter(

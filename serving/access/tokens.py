@@ -22,7 +22,8 @@ from pipeline.errors import InputError, ToolError
 Scope = Literal["predict", "label", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 ALL_SCOPES: frozenset[Scope] = frozenset(SCOPES)
-LOCAL, ANONYMOUS = "local", "anonymous"  # callers without a token; no token may have these names
+LOCAL, ANONYMOUS = "local", "anonymous"  # callers without a token
+RESERVED = frozenset({LOCAL, ANONYMOUS})  # in upper case too: labels and logs show names to people
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 PREFIX = "evg_"  # lets scanners for leaked secrets recognise a token
 ID_DIGITS = 8  # of the SHA-256: tells apart two tokens of one name
@@ -100,7 +101,7 @@ def add_token(path: Path, name: str, scopes: Sequence[str], now: datetime) -> st
         raise InputError(
             name, "this is not a name", "use a letter, then at most 63 letters, digits, dots, dashes and underscores"
         )
-    if name in (LOCAL, ANONYMOUS):
+    if name.lower() in RESERVED:
         raise InputError(name, "this name stands for callers without a token", "name the person or the system")
     for scope in scopes:
         if scope not in SCOPES:
@@ -153,7 +154,7 @@ def _change(path: Path, change: Callable[[tuple[StoredToken, ...]], tuple[Stored
 def _parse(path: Path, content: bytes) -> tuple[StoredToken, ...]:
     """Return the tokens of the file's content. The message quotes no value, because a value may be a token."""
     try:
-        return TokenFile.model_validate_json(content).tokens
+        tokens = TokenFile.model_validate_json(content).tokens
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -162,3 +163,8 @@ def _parse(path: Path, content: bytes) -> tuple[StoredToken, ...]:
             what = "this file has plain tokens, one a line, which are no longer accepted"
         do = "make new tokens: move the file away, then .venv/bin/evergreen token add NAME --scope predict"
         raise InputError(str(path), what, do) from None
+    for number, token in enumerate(tokens):
+        if token.name.lower() in RESERVED:
+            what = f"tokens.{number}.name: {token.name} stands for callers without a token"
+            raise InputError(str(path), what, "delete this entry, then .venv/bin/evergreen token add NAME --scope predict")
+    return tokens

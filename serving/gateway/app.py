@@ -34,6 +34,7 @@ from serving.jobs.workers import work
 from serving.key_file import read_key
 from serving.prediction_ids import PredictionIds
 from serving.prediction_log.writer import PredictionLog
+from serving.processes.addresses import listen_host
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
@@ -244,7 +245,7 @@ def main() -> None:
     """Run `python -m serving.gateway`."""
     log_in_json()
     params = load_params()
-    host = os.environ.get("EVERGREEN_GATEWAY_HOST", params.gateway.host)
+    host = listen_host("gateway", params.gateway.host)
     params = params.model_copy(update={"gateway": params.gateway.model_copy(update={"host": host})})
     home = find_home()
     app = create_app(params, home, Callers(tokens_path(home), host))

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+CONTENT_ERRORS = frozenset({404, 409, 410, 422})  # what the request asks for does not exist or is not valid: no refusal
 HTTP_CODES = {404: "no_such_path", 405: "method_not_allowed"}
 
 QUIET_S = 1.0  # overload refuses thousands of requests a second, all for the same cause
@@ -62,8 +63,10 @@ def json_response(status: int, content: Any, headers: dict[str, str] | None = No
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
-    """Return the answer that an `ApiError` describes."""
+    """Return the answer that an `ApiError` describes, and count a refusal by its code."""
     assert isinstance(error, ApiError)  # noqa: S101 (registered for this type)
+    if error.status not in CONTENT_ERRORS:
+        request.app.state.services.metrics.count_refusal(error.code)
     if error.status >= 500:
         cause = error.__cause__ or error
         failures.add(error.code, str(getattr(cause, "what", cause)), str(request.scope.get("request_id", "")))

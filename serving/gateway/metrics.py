@@ -7,6 +7,8 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from serving.processes.http_refusals import refusal_counter
+
 # fine around the thresholds of the rules (10 to 100 ms), so that a P99 read off the buckets is within a quarter of the truth
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5)
 TEXTS = (1, 2, 4, 8, 16, 32, 64)
@@ -28,7 +30,7 @@ class Metrics:
         self._prediction_seconds = Histogram(
             "evergreen_prediction_seconds", "From request to answer", ["version", "role"], buckets=SECONDS, registry=registry
         )
-        self._refused = Counter("evergreen_refused_total", "Requests refused, by reason", ["reason"], registry=registry)
+        self.count_refusal = refusal_counter(registry)
         self._call_seconds = Histogram(
             "evergreen_triton_call_seconds", "One call to Triton", ["version"], buckets=SECONDS, registry=registry
         )
@@ -71,10 +73,6 @@ class Metrics:
             raise
         finally:
             self._call_seconds.labels(version).observe(time.perf_counter() - begun)
-
-    def count_refusal(self, reason: str) -> None:
-        """Count one refused request."""
-        self._refused.labels(reason).inc()
 
     def count_shadow_drop(self, reason: str) -> None:
         """Count one shadow copy that the challenger did not answer."""

@@ -104,6 +104,7 @@ class GatewayMiddleware:
         try:
             refusal = self._refusal(scope, headers)
             if refusal:
+                self.metrics.count_refusal(refusal.code)
                 if refusal.status == 413:
                     await discard_body(receive)
                 if refusal.status >= 500:
@@ -124,12 +125,10 @@ class GatewayMiddleware:
         if path in PUBLIC:
             return None
         if self._open > self._settings.max_connections:
-            self.metrics.count_refusal("connections")
-            return Refusal(503, "overloaded", "too many requests are open; try again", ((b"retry-after", b"1"),))
+            return Refusal(503, "connections", "too many requests are open; try again", ((b"retry-after", b"1"),))
         if refusal := self._refusal_of_caller(scope, headers):
             return refusal
         if exceeds(headers.get(b"content-length", b""), self._settings.max_body_bytes):
-            self.metrics.count_refusal("body")
             return Refusal(413, "body_too_large", f"a body has at most {self._settings.max_body_bytes} bytes")
         return None
 
@@ -143,10 +142,8 @@ class GatewayMiddleware:
             scope["caller"] = caller
             return None
         if caller is None or not self._callers.has_tokens:
-            self.metrics.count_refusal("token")
             message = f"send a valid token: Authorization: Bearer …; {ADVICE} {needed or 'predict'}"
             return Refusal(401, "no_token", message, ((b"www-authenticate", b"Bearer"),))
-        self.metrics.count_refusal("scope")
         message = f"the token of {caller.name} lacks the scope {needed}; {ADVICE} {needed}"
         return Refusal(403, "scope_missing", message)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 
 from pipeline.params import Params
@@ -162,7 +163,7 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Return the metrics for Prometheus."""
     services: Services = request.app.state.services
-    return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(services.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class PredictFastPath:
@@ -196,13 +197,10 @@ async def _predictions(services: Services, query: Query) -> list[Prediction]:
     except NotServedError as error:
         raise ApiError(404, "version_not_served", str(error)) from None
     except NothingServedError:
-        services.metrics.count_refusal("nothing_served")
         raise ApiError(503, "nothing_served", "no version has been published yet: evergreen publish", 5) from None
     except OverloadedError as error:
-        services.metrics.count_refusal("overloaded")
         raise ApiError(503, "overloaded", f"{error}; try again", 1) from None
     except TritonError as error:
-        services.metrics.count_refusal("triton")
         raise ApiError(503, "triton_unavailable", "Triton did not answer; try again", 1) from error
 
 
@@ -210,7 +208,6 @@ def _charge(services: Services, request: Request, texts: int) -> None:
     """Charge the caller's rate limit; raise `ApiError` 429 when it is used up."""
     wait_s = services.rate_limit.wait_s(request.scope["caller"].key, texts)
     if wait_s:
-        services.metrics.count_refusal("rate")
         raise ApiError(429, "too_fast", "this caller sends too many texts; slow down", max(1, round(wait_s + 0.5)))
 
 

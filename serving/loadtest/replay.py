@@ -21,6 +21,7 @@ from pipeline.output.plain_text import print_line
 from pipeline.params import load_params
 from serving.access.bearer import bearer_header
 from serving.processes import Announce
+from serving.processes.addresses import base_url, reach_host
 
 TIMEOUT_S = 10.0
 PROGRESS_EVERY_S = 15.0
@@ -122,7 +123,7 @@ def _parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """`python -m serving.loadtest.replay data/traffic.jsonl`."""
     args, gateway = _parse_arguments(), load_params().gateway
-    rows, url = read_traffic(args.file), f"http://{gateway.host}:{gateway.port}"
+    rows, url = read_traffic(args.file), base_url(reach_host("gateway", gateway.host), gateway.port)
     require_gateway(url)
 
     def announce(line: str) -> None:

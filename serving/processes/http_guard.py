@@ -41,7 +41,7 @@ NOT_JSON = GuardRefusal(415, "content_type", "send JSON with the header Content-
 class HttpGuard:
     """Wraps an app. Answers HEAD where the app answers GET, and counts the bodies that the app holds."""
 
-    def __init__(self, app: App, settings: Http, host: str, refused: Callable[[str], None] = lambda code: None) -> None:
+    def __init__(self, app: App, settings: Http, host: str, refused: Callable[[str], None]) -> None:
         """Allow the host that the service listens on besides those of params; `refused` is called with each refusal's code."""
         self._app, self._refused = app, refused
         self._bodies = HeldBodies(settings.held_body_bytes)

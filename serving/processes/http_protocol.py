@@ -5,13 +5,11 @@ not read its answer in time is disconnected. Knows no routes.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import httptools
-import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pipeline.params import Http
@@ -19,10 +17,7 @@ from serving.processes.http_body import WHOLE_BODY
 from serving.processes.http_connections import OpenConnections
 
 MAX_PIPELINED = 32  # requests that wait on one connection for the answer to an earlier one
-LOG_EVERY_S = 10.0
 Headers = list[tuple[bytes, bytes]]
-
-log = structlog.get_logger()
 
 
 class ConnectionRefusal(NamedTuple):
@@ -45,25 +40,6 @@ NO_PLACE = ConnectionRefusal(HTTPStatus.SERVICE_UNAVAILABLE, "connections", "too
 
 class RefusalError(Exception):
     """Ends the parsing of a request inside a callback of httptools."""
-
-
-class RefusalCounter:
-    """Counts refusals by reason, and logs each reason at most once in `LOG_EVERY_S`: a flood must not fill the disk."""
-
-    def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._count, self._clock = count, clock
-        self._logged_at: dict[str, float] = {}
-        self._not_logged: dict[str, int] = {}
-
-    def __call__(self, reason: str) -> None:
-        """Count a refusal."""
-        self._count(reason)
-        count, now = self._not_logged.get(reason, 0) + 1, self._clock()
-        if now - self._logged_at.get(reason, -LOG_EVERY_S) < LOG_EVERY_S:
-            self._not_logged[reason] = count
-            return
-        self._logged_at[reason], self._not_logged[reason] = now, 0
-        log.warning("requests refused", reason=reason, count=count)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):

@@ -12,7 +12,8 @@ import uvicorn
 from pipeline.loopback import bypass_proxies
 from pipeline.params import Http
 from serving.processes.http_connections import OpenConnections
-from serving.processes.http_protocol import BoundedHttpProtocol, RefusalCounter
+from serving.processes.http_protocol import BoundedHttpProtocol
+from serving.processes.http_refusals import RefusalLog
 from serving.processes.ports import require_free_port
 
 KEEP_ALIVE_S = 75  # longer than any scrape interval, so that clients reuse their connections
@@ -25,7 +26,7 @@ log = structlog.get_logger()
 
 
 def run_http_service(
-    app: Any, host: str, port: int, http: Http, *, max_open: int = MAX_OPEN, refused: Callable[[str], None] = lambda reason: None
+    app: Any, host: str, port: int, http: Http, *, refused: Callable[[str], None], max_open: int = MAX_OPEN
 ) -> None:
     """Serve an ASGI app until SIGTERM or SIGINT; raise `ToolError` when the port cannot be used.
 
@@ -39,11 +40,11 @@ def run_http_service(
 
 
 def http_config(
-    app: Any, host: str, port: int, http: Http, *, max_open: int = MAX_OPEN, refused: Callable[[str], None] = lambda reason: None
+    app: Any, host: str, port: int, http: Http, *, refused: Callable[[str], None], max_open: int = MAX_OPEN
 ) -> uvicorn.Config:
     """Return uvicorn's configuration of a service: connections within the limits of params."""
     connections = OpenConnections(max_open, max(1, int(http.peer_share * max_open)))
-    protocol = partial(BoundedHttpProtocol, limits=http, connections=connections, refused=RefusalCounter(refused))
+    protocol = partial(BoundedHttpProtocol, limits=http, connections=connections, refused=RefusalLog(refused))
     return uvicorn.Config(
         app,
         host=host,

@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 from pipeline.errors import ToolError
 from serving.processes import Announce
+from serving.processes.addresses import authority
 from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import require_free_port
 
@@ -84,7 +85,7 @@ class Program(NamedTuple):
 
     def is_ready(self) -> bool:
         """Return True when the page answers with a 2xx."""
-        with suppress(OSError, HTTPException), urlopen(f"http://{self.host}:{self.port}{self.path}", timeout=2):
+        with suppress(OSError, HTTPException), urlopen(f"http://{authority(self.host, self.port)}{self.path}", timeout=2):
             return True
         return False
 

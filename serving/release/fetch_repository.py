@@ -18,9 +18,9 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -34,7 +34,8 @@ from serving.release.signature import TrustedKeys, read_bundle, read_signed
 from serving.release.signing_keys import trusted_keys
 
 CHAMPION = "champion.json"
-SMALL_BYTES = 2**20  # of the manifest and of the lineage, which it does not list
+SMALL_BYTES = 2**20  # of files whose size nobody has signed: champion.json, signature, manifest, lineage
+LARGE_BYTES = 2**30  # of a file that is fetched by its digest: the sizes beside it are not part of that
 STAGING = ".fetching"  # on the models' volume, so that a rename is atomic; removed before Triton starts
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no hidden name, no `..`, no character with a meaning in a URL
 MODEL = re.compile(r"intent-[1-9][0-9]*")
@@ -155,7 +156,8 @@ def fetch_files(store: Store, name: str, digest: str, wanted: Sequence[str], to:
     for file in wanted:
         if file not in manifest["files"]:
             raise RefusedError(where, f"its manifest names no {file}", "publish a version that has one")
-        _download(store, f"{where}/{file}", staged / file, manifest.get("sizes", {}).get(file))
+        size = manifest.get("sizes", {}).get(file, LARGE_BYTES)
+        _download(store, f"{where}/{file}", staged / file, min(size, LARGE_BYTES))
     wrong = [file for file in wanted if file_digest(staged / file) != manifest["files"][file]]
     if wrong:
         what = "the file does not have the SHA-256 of the manifest"
@@ -176,9 +178,11 @@ def valid_names(names: Iterable[str], where: str) -> list[str]:
 
 
 def read_small_file(store: Store, name: str) -> str:
-    """Return a small file of the store as text."""
-    content: bytes = _with_retries(store, f"{store.root}/{name}", partial(store.files.cat_file, f"{store.root}/{name}"))
-    return content.decode("utf-8", errors="replace")
+    """Return a small file of the store as text; raise `RefusedError` when it is longer, because nobody has signed its size."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "file"
+        _download(store, f"{store.root}/{name}", file, SMALL_BYTES)
+        return file.read_bytes().decode("utf-8", errors="replace")
 
 
 class DownloadLimit(Callback):  # type: ignore[misc]
@@ -191,15 +195,25 @@ class DownloadLimit(Callback):  # type: ignore[misc]
     def relative_update(self, inc: int = 1) -> None:
         """Count the bytes of a chunk; raise `RefusedError` once there are too many."""
         super().relative_update(inc)
-        if self._most is not None and self.value > self._most:
-            what = f"the file is longer than the {self._most} bytes of the manifest"
+        self.check(self.value)
+
+    def check(self, size: int) -> None:
+        """Raise `RefusedError` for a file of this size if it is too long."""
+        if self._most is not None and size > self._most:
+            what = f"the file has more than the {self._most} bytes that it may have"
             raise RefusedError(self._path, what, "upload the published folder again")
 
 
 def _download(store: Store, path: str, to: Path, most: int | None) -> None:
     """Download a file; raise `RefusedError` when it has more than `most` bytes."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    _with_retries(store, path, lambda: store.files.get_file(path, str(to), callback=DownloadLimit(path, most)))
+
+    def get() -> None:
+        limit = DownloadLimit(path, most)
+        store.files.get_file(path, str(to), callback=limit)
+        limit.check(to.stat().st_size)  # a file system that copies whole files reports no chunks
+
+    _with_retries(store, path, get)
 
 
 def _content_of(folder: Path, trusted: TrustedKeys) -> str | None:

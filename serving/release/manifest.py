@@ -83,11 +83,13 @@ def read_manifest(text: str, where: str) -> dict[str, Any]:
     """Return a manifest; raise `RefusedError` when it names no files, or a file of a kind that no package has."""
     try:
         manifest: dict[str, Any] = json.loads(text)
-        names = sorted(dict(manifest["files"]))
-        dict(manifest.get("sizes", {}))
+        files, sizes = manifest["files"], manifest.get("sizes", {})
+        is_whole = isinstance(files, dict) and isinstance(sizes, dict) and all(type(size) is int for size in sizes.values())
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise RefusedError(where, "the manifest is damaged", PACKAGE_AGAIN) from None
-    for name in names:
+        is_whole = False
+    if not is_whole:
+        raise RefusedError(where, "the manifest is damaged", PACKAGE_AGAIN)
+    for name in sorted(files):
         if not _is_known_kind(PurePosixPath(name)):
             raise RefusedError(where, f"{name!r} is of a kind that no package holds", "find out who wrote it")
     return manifest

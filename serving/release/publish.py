@@ -114,7 +114,7 @@ def sign_released(folder: Path, release: Release, home: Path) -> bool:
     if is_signed(folder):
         return False
     for cache in [path for path in folder.rglob("__pycache__") if not path.is_symlink()]:
-        shutil.rmtree(cache)  # the servers of that time let Python write bytecode there
+        shutil.rmtree(cache, ignore_errors=True)  # the servers of that time let Python write bytecode there
     if content_digest(read_verified(folder)) != release.content_digest:
         what = f"this is not the content that was released as version {release.version}"
         raise RefusedError(str(folder), what, "publish its package again: .venv/bin/evergreen publish")

@@ -23,12 +23,13 @@ INBOX = """
 import sys, time
 from pathlib import Path
 from monitoring.inbox.app import create_app
+from monitoring.inbox.metrics import InboxMetrics
 from pipeline.params import Alerts, Http
 from serving.processes.http_service import run_http_service
 
 alerts = Alerts.model_validate_json(sys.argv[1])
-app = create_app(alerts, Http.model_validate_json(sys.argv[2]), Path(sys.argv[3]), time.time)
-run_http_service(app, alerts.host, alerts.inbox_port, Http.model_validate_json(sys.argv[2]))
+app = create_app(alerts, Http.model_validate_json(sys.argv[2]), Path(sys.argv[3]), time.time, InboxMetrics())
+run_http_service(app, alerts.host, alerts.inbox_port, Http.model_validate_json(sys.argv[2]), refused=lambda reason: None)
 """
 
 

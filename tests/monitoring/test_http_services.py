@@ -4,6 +4,7 @@ import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ Ports = dict[str, int]
 PAGES = {
     "gateway": ("/metrics", "/v1/routes", "/docs", "/openapi.json"),
     "receiver": ("/metrics",),
-    "inbox": ("/", "/messages.json", "/inbox.css"),
+    "inbox": ("/", "/messages.json", "/metrics", "/inbox.css"),
     "monitor": ("/metrics", "/report.json"),
     "controller": ("/metrics",),
 }
@@ -48,15 +49,16 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
         ports["receiver"] = _port(stack.enter_context(running_receiver(params, folder / "receiver")).url)
         ports["inbox"] = _port(stack.enter_context(running_inbox(params.alerts, folder / "inbox")).url)
         idle: Any = IdleController()
+        controller = ControllerMetrics()
         watched = MonitorService(params, folder / "monitor", lambda: 0.0)
         stack.callback(watched.close)
         apps = {
-            "controller": retrain.create_app(idle, ControllerMetrics(), params, threading.Event()),
-            "monitor": monitor.create_app(watched, threading.Event()),  # last: Alembic migrates in one thread at a time
-        }
-        for name, app in apps.items():
+            "controller": (retrain.create_app(idle, controller, params, threading.Event()), controller.count_refusal),
+            "monitor": (monitor.create_app(watched, threading.Event()), watched.metrics.count_refusal),
+        }  # the monitor last: Alembic migrates in one thread at a time
+        for name, (app, refused) in apps.items():
             ports[name] = free_port()
-            stack.enter_context(serving_app(app, "127.0.0.1", ports[name]))
+            stack.enter_context(serving_app(app, "127.0.0.1", ports[name], refused=refused))
         yield ports
 
 
@@ -122,7 +124,7 @@ CLUSTER_HOSTS = ["gateway:8080", "gateway.evergreen", "monitor", "gateway.shop.s
 def test_people_probes_and_scrapes_reach_a_service_by_any_address_and_by_its_own_names(
     ports: Ports, service: str, host: str
 ) -> None:
-    assert exchange(ports[service], get("/metrics" if service != "inbox" else "/", host=host)).status == 200
+    assert exchange(ports[service], get("/metrics", host=host)).status == 200
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -172,3 +174,58 @@ def test_every_service_reads_a_compressed_body_and_bounds_it(ports: Ports, servi
     assert exchange(ports[service], post(POSTS[service], bomb, *sent)).status == 413
     good = gzip.compress(GOOD[service])
     assert exchange(ports[service], post(POSTS[service], good, *sent)).status in (200, 204)
+
+
+def refusals(ports: Ports, service: str, reason: str) -> float:
+    """Return how many refusals the service has counted for a reason."""
+    page = exchange(ports[service], get("/metrics")).body.decode()
+    counts = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    return float(counts.get(f'evergreen_refused_total{{reason="{reason}"}}', 0))
+
+
+REFUSED = {
+    "host_not_allowed": get("/metrics", host="evil.example.org"),
+    "cross_site": get("/metrics", f"Origin: {SITE}"),
+    "head_size": get("/metrics", *(f"x-{number}: {'y' * 1000}" for number in range(17))),
+    "malformed": b"not HTTP at all\r\n\r\n",
+    "content_type": post("/", b"{}", content_type="text/plain"),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_counts_a_refusal_by_the_code_of_its_answer(ports: Ports, service: str, reason: str) -> None:
+    before = refusals(ports, service, reason)
+    assert exchange(ports[service], REFUSED[reason]).code == reason
+    assert refusals(ports, service, reason) == before + 1
+
+
+BAD_BODIES = {
+    "body_too_large": (gzip.compress(b" " * 50_000_000), ("Content-Encoding: gzip",)),
+    "body_encoding": (b"{}", ("Content-Encoding: br",)),
+    "body_damaged": (b"{}", ("Content-Encoding: gzip",)),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_BODIES)
+@pytest.mark.parametrize("service", POSTS)
+def test_a_body_that_is_refused_while_it_is_read_is_counted(ports: Ports, service: str, reason: str) -> None:
+    body, headers = BAD_BODIES[reason]
+    before = refusals(ports, service, reason)
+    exchange(ports[service], post(POSTS[service], body, *headers, f"Authorization: Bearer {TOKEN}"))
+    assert refusals(ports, service, reason) == before + 1
+
+
+def test_bodies_beyond_the_memory_for_all_of_them_are_counted(tmp_path: Path) -> None:
+    params = load_params()
+    params = params.model_copy(update={"http": params.http.model_copy(update={"held_body_bytes": 10})})
+    with running_gateway(params, tmp_path) as port:
+        assert exchange(port, post("/v1/predict", b'{"text": "hello"}')).code == "overloaded"
+        assert refusals({"gateway": port}, "gateway", "overloaded") == 1
+
+
+def test_a_report_that_another_machine_asks_for_is_counted(monkeypatch: pytest.MonkeyPatch, ports: Ports) -> None:
+    monkeypatch.setattr(monitor, "is_on_this_host", lambda _request: False)
+    before = refusals(ports, "monitor", "another_host")
+    assert exchange(ports["monitor"], get("/report.json")).status == 403
+    assert refusals(ports, "monitor", "another_host") == before + 1

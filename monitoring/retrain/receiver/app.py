@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -26,12 +27,13 @@ from starlette.routing import Route
 
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
 from monitoring.retrain.alerts import received_alerts
-from monitoring.retrain.metrics import TEXT_FORMAT, ReceiverMetrics
+from monitoring.retrain.metrics import ReceiverMetrics
 from monitoring.retrain.receiver.alert_writer import MAX_PENDING, AlertWriter, WriterFullError
 from pipeline.errors import InputError
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
-from pipeline.params import Alerts, Params, load_params
+from pipeline.params import Alerts, Http, Params, load_params
+from serving.processes.addresses import listen_host
 from serving.processes.http_body import BodyError, read_body
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
@@ -66,7 +68,7 @@ class Receiver:
         try:
             response = await self._receive(request)
         except RejectedError as rejected:
-            self.metrics.refused(rejected.reason)
+            self.metrics.count_refusal(rejected.reason)
             headers = {"retry-after": RETRY_AFTER_S} if rejected.status == 503 else {}
             headers |= {"www-authenticate": "Bearer"} if rejected.status == 401 else {}
             headers |= {"connection": "close"} if rejected.status in (408, 413) else {}
@@ -97,7 +99,7 @@ class Receiver:
             raise RejectedError(503, "database", "the alerts could not be stored; send them again") from None
         self.metrics.truncated(webhook.truncated)
         if webhook.unreadable:
-            self.metrics.refused("alert")
+            self.metrics.count_refusal("alert")
             log.warning("left out alerts that cannot be read", alerts=webhook.unreadable, first=webhook.fault)
         return Response(status_code=204)
 
@@ -115,15 +117,14 @@ class Receiver:
             raise RejectedError(error.status, error.code, str(error)) from None
 
 
-def create_app(params: Params, engine: sa.Engine, token: str) -> Starlette:
+def create_app(receiver: Receiver, http: Http, host: str) -> Starlette:
     """Build the app; its lifespan runs the alert writer."""
-    receiver = Receiver(params, engine, token)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
     async def metrics(_request: Request) -> Response:
-        return Response(receiver.metrics.text(), media_type=TEXT_FORMAT)
+        return Response(receiver.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -141,7 +142,7 @@ def create_app(params: Params, engine: sa.Engine, token: str) -> Starlette:
             Route("/healthz", healthz),
             Route("/metrics", metrics),
         ],
-        middleware=[Middleware(HttpGuard, params.http, params.alerts.host, receiver.metrics.refused)],
+        middleware=[Middleware(HttpGuard, http, host, receiver.metrics.count_refusal)],
         lifespan=lifespan,
     )
 
@@ -166,8 +167,10 @@ def main() -> None:
     """Run `python -m monitoring.retrain.receiver`."""
     log_in_json()
     params, home = load_params(), find_home()
-    host, port = os.environ.get("EVERGREEN_RECEIVER_HOST", params.alerts.host), params.alerts.receiver_port
+    host, port = listen_host("receiver", params.alerts.host), params.alerts.receiver_port
     token = ensure_token(token_file(params.alerts, home))
     print_line(json.dumps({"event": "receiver", "url": f"http://{host}:{port}/v1/alerts"}))
     with open_state(home) as engine:
-        run_http_service(create_app(params, engine, token), host, port, params.http, max_open=MAX_OPEN)
+        receiver = Receiver(params, engine, token)
+        app, refused = create_app(receiver, params.http, host), receiver.metrics.count_refusal
+        run_http_service(app, host, port, params.http, refused=refused, max_open=MAX_OPEN)

@@ -146,7 +146,7 @@ FILL = 'evergreen_window_fill_ratio{version="3"}'
 KNOWN = EVALUATED | {SKETCH: "1x200", HARM: "1x200", MONITOR: "1x200"}
 ENDED = 'evergreen_retrain_ended_total{state="%s",step="%s"}'
 LAST_SUCCESS = "evergreen_retrain_controller_last_success_timestamp_seconds"
-REFUSED = 'evergreen_retrain_webhooks_refused_total{reason="full"}'
+REFUSED = 'evergreen_refused_total{job="evergreen-receiver",reason="full"}'
 RETRAIN = [
     Case(
         "one retrain fails",

@@ -60,15 +60,18 @@ LATENCY_AND_ERRORS = [
         "EvergreenRefusing",
         {
             **traffic(within="0+120x60", total="0+120x60"),
-            'evergreen_refused_total{reason="token"}': "0+24x60",
-            'evergreen_refused_total{reason="body"}': "0+2x60",
+            'evergreen_refused_total{job="evergreen-gateway",reason="no_token"}': "0+24x60",
+            'evergreen_refused_total{job="evergreen-gateway",reason="body_too_large"}': "0+2x60",
         },
-        {20: [{"reason": "token"}]},
+        {20: [{"reason": "no_token"}]},
     ),
     Case(
         "few refusals",
         "EvergreenRefusing",
-        {**traffic(within="0+120x60", total="0+120x60"), 'evergreen_refused_total{reason="token"}': "0+10x60"},
+        {
+            **traffic(within="0+120x60", total="0+120x60"),
+            'evergreen_refused_total{job="evergreen-gateway",reason="no_token"}': "0+10x60",
+        },
         {20: []},
     ),
 ]

@@ -67,7 +67,7 @@ def retrain_metrics() -> dict[str, set[str]]:
     receiver.answered(204, 0.01)
     receiver.received(1, 1)
     receiver.truncated(1)
-    receiver.refused("full")
+    receiver.count_refusal("full")
     receiver.failed()
     controller.decided("refused", "over")
     controller.cycle_done(1.0, waiting={"settling": 1}, is_running=True, spent_ratio=0.5)

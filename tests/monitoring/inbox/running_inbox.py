@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import requests
 
 from monitoring.inbox.app import create_app
+from monitoring.inbox.metrics import InboxMetrics
 from pipeline.params import Alerts, load_params
 from serving.processes.ports import free_port
 from tests.http_servers import serving_app, serving_in_thread
@@ -86,7 +87,9 @@ class RunningInbox(NamedTuple):
 def running_inbox(alerts: Alerts, home: Path, clock: Callable[[], float] = lambda: NOW) -> Iterator[RunningInbox]:
     """Run the app on a real server in a thread."""
     alerts = alerts.model_copy(update={"inbox_port": free_port()})
-    with serving_app(create_app(alerts, load_params().http, home, clock), alerts.host, alerts.inbox_port):
+    metrics = InboxMetrics()
+    app = create_app(alerts, load_params().http, home, clock, metrics)
+    with serving_app(app, alerts.host, alerts.inbox_port, refused=metrics.count_refusal):
         yield RunningInbox(f"http://{alerts.host}:{alerts.inbox_port}", alerts, home)
 
 

@@ -12,6 +12,7 @@ from monitoring.monitor.service import MonitorService
 from pipeline.errors import RefusedError
 from pipeline.params import Params
 from pipeline.reference_profile import save_reference
+from serving.release import fetch_repository
 from serving.release.manifest import MANIFEST, content_digest, describe_files, model_name
 from serving.release.release_table import Release, add_release, promote
 from state.database import open_state
@@ -121,6 +122,18 @@ def test_a_file_that_was_altered_in_the_store_is_not_installed(home: Path, store
 def test_a_folder_with_other_content_than_the_release_is_refused(home: Path, store: Path) -> None:
     release = put_model(store, 2)._replace(content_digest="0" * 64)
     with pytest.raises(RefusedError, match="intent-2: this is not the content that was released"):
+        folder_of(release, home, store)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"reference.npz": 10**15, "labels.txt": 10**15}])
+def test_a_store_cannot_raise_the_limit_by_the_sizes_of_its_manifest(
+    monkeypatch: pytest.MonkeyPatch, home: Path, store: Path, sizes: dict[str, int]
+) -> None:
+    release = put_model(store, 2)
+    path = store / "intent-2" / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sizes": sizes}))
+    monkeypatch.setattr(fetch_repository, "LARGE_BYTES", 1000)
+    with pytest.raises(RefusedError, match=r"reference\.npz: the file has more than the 1000 bytes"):
         folder_of(release, home, store)
 
 

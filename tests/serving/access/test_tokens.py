@@ -16,12 +16,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from serving.access.tokens import SCOPES, add_token, read_tokens, revoke_tokens, tokens_path
+from serving.access.tokens import RESERVED, SCOPES, add_token, read_tokens, revoke_tokens, tokens_path
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 LETTERS, SIGNS = string.ascii_letters, "._-"
 names = st.builds(str.__add__, st.sampled_from(LETTERS), st.text(LETTERS + string.digits + SIGNS, max_size=63)).filter(
-    lambda name: name not in ("local", "anonymous")
+    lambda name: name.lower() not in RESERVED
 )
 scopes = st.lists(st.sampled_from(SCOPES), min_size=1, max_size=4)
 
@@ -72,11 +72,21 @@ def test_the_file_of_the_last_revoked_token_stays_so_that_nobody_may_call(tmp_pa
     assert read_tokens(path) == ()
 
 
-@pytest.mark.parametrize("name", ["", "two words", "a/b", "\x1b[2J", "ünal", "a" * 65, "9lives", "local", "anonymous"])
+@pytest.mark.parametrize("name", ["", "two words", "a/b", "\x1b[2J", "ünal", "a" * 65, "9lives", "local", "anonymous", "Local"])
 def test_a_name_that_could_be_mistaken_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError):
         add_token(tmp_path / "tokens.json", name, ["predict"], NOW)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["local", "anonymous", "LOCAL"])
+def test_a_reserved_name_that_was_written_by_hand_is_refused_with_file_and_key(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "tokens.json"
+    for good in ("shop", "anna"):
+        add_token(path, good, ["label"], NOW)
+    path.write_text(path.read_text().replace('"anna"', f'"{name}"'))
+    with pytest.raises(InputError, match=rf"(?s)tokens\.json.*tokens\.1\.name: {name} stands for callers without a token"):
+        read_tokens(path)
 
 
 def test_an_unknown_scope_name_or_id_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -54,5 +54,6 @@ def running_gateway(params: Params, home: Path, connection: type = FakeConnectio
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway_app, "Connection", connection)
-        with serving_app(gateway_app.create_app(params, home, Callers(home / "tokens.json", "127.0.0.1")), "127.0.0.1", port):
+        app = gateway_app.create_app(params, home, Callers(home / "tokens.json", "127.0.0.1"))
+        with serving_app(app, "127.0.0.1", port, refused=app.metrics.count_refusal):
             yield port

@@ -19,7 +19,7 @@ async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
         await send({"type": "http.response.body", "body": body})
 
-run_http_service(app, "127.0.0.1", int(sys.argv[1]), load_params().http)
+run_http_service(app, "127.0.0.1", int(sys.argv[1]), load_params().http, refused=lambda reason: None)
 """
 
 

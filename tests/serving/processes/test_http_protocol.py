@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipeline.params import Http, load_params
-from serving.processes import http_protocol
+from serving.processes import http_refusals
 from serving.processes.http_body import BodyError, read_body
 from serving.processes.http_connections import OpenConnections, peer_name
 from serving.processes.http_guard import HttpGuard
-from serving.processes.http_protocol import LOG_EVERY_S, MAX_PIPELINED, RefusalCounter
+from serving.processes.http_protocol import MAX_PIPELINED
+from serving.processes.http_refusals import LOG_EVERY_S, RefusalLog
 from serving.processes.ports import free_port
 from tests.http_servers import serving_app
 from tests.raw_http import chunked, connect, exchange, get, is_closed, post, read_answer
@@ -62,7 +63,7 @@ def hasty() -> Iterator[Service]:
 class running:  # noqa: N801 (a context manager)
     def __init__(self, limits: Http) -> None:
         self.service = Service(free_port(), threading.Event(), threading.Semaphore(0), threading.Event())
-        app = HttpGuard(self._app, limits, "127.0.0.1")
+        app = HttpGuard(self._app, limits, "127.0.0.1", lambda reason: None)
         self._serving = serving_app(app, "127.0.0.1", self.service.port, limits, max_open=OPEN)
 
     def __enter__(self) -> Service:
@@ -284,9 +285,9 @@ def test_a_flood_of_refusals_is_counted_whole_and_logged_seldom(monkeypatch: pyt
     counted: list[str] = []
     lines: list[tuple[str, int]] = []
     log = SimpleNamespace(warning=lambda event, reason, count: lines.append((reason, count)))
-    monkeypatch.setattr(http_protocol, "log", log)
+    monkeypatch.setattr(http_refusals, "log", log)
     now = 0.0
-    refused = RefusalCounter(counted.append, lambda: now)
+    refused = RefusalLog(counted.append, lambda: now)
     for _ in range(1000):
         refused("head_size")
     now = LOG_EVERY_S

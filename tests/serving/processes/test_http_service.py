@@ -37,7 +37,7 @@ async def app(scope, receive, send):
 
 log_in_json()
 http = Http.model_validate_json(sys.argv[2]).model_copy(update={"peer_share": 1.0})
-run_http_service(app, "127.0.0.1", int(sys.argv[1]), http, max_open=2)
+run_http_service(app, "127.0.0.1", int(sys.argv[1]), http, refused=lambda reason: None, max_open=2)
 """
 
 
@@ -76,7 +76,7 @@ def test_a_port_in_use_is_named() -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ToolError, match=f"127.0.0.1:{port}"):
-            run_http_service(None, "127.0.0.1", port, load_params().http)
+            run_http_service(None, "127.0.0.1", port, load_params().http, refused=lambda reason: None)
 
 
 def test_a_process_gets_the_file_descriptors_that_its_connections_need(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,17 +11,27 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import NamedTuple
 
 import fsspec
 import pytest
+from fsspec.callbacks import Callback
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_MISSING_TOOL, EXIT_REFUSED, InputError, RefusedError, ToolError
 from serving.release import fetch_repository
-from serving.release.fetch_repository import CHAMPION, STAGING, Fetched, fetch, open_store, released_versions, valid_names
+from serving.release.fetch_repository import (
+    CHAMPION,
+    SMALL_BYTES,
+    STAGING,
+    Fetched,
+    fetch,
+    open_store,
+    released_versions,
+    valid_names,
+)
 from serving.release.manifest import LINEAGE, MANIFEST, SIGNATURE, describe_files, file_digest, read_verified
 from serving.release.signature import Statement, sign, write_bundle
 from serving.release.signing_keys import signing_key, trusted_folder, trusted_keys
@@ -352,6 +362,32 @@ def test_a_store_that_keeps_failing_is_given_up(web: Web, to: Path) -> None:
     assert refused.value.exit_code == EXIT_MISSING_TOOL
     assert waits.seconds == [0.5, 1.0]
     assert not to.exists()
+
+
+@pytest.mark.parametrize("name", [CHAMPION, f"intent-7/{SIGNATURE}", f"intent-7/{MANIFEST}"])
+def test_a_file_whose_size_nobody_has_signed_is_bounded(web: Web, store: Path, to: Path, name: str) -> None:
+    path = store / name
+    path.write_bytes(path.read_bytes() + b" " * SMALL_BYTES)
+    for url in (store, f"http://127.0.0.1:{web.server_port}"):
+        with pytest.raises(RefusedError, match=f"(?s){name}.*more than the {SMALL_BYTES} bytes"):
+            fetch_into(url, to)
+
+
+def test_a_file_without_end_is_given_up_before_it_fills_memory_or_disk(to: Path) -> None:
+    url = f"memory://endless-{os.urandom(4).hex()}"
+    opened = open_store(url, attempts=3, wait_s=0.5, sleep=Waits([]))
+    read = 0
+
+    def get_file(path: str, to: str, callback: Callback) -> None:
+        nonlocal read
+        while True:
+            read += 2**16
+            callback.relative_update(2**16)
+
+    endless = SimpleNamespace(get_file=get_file)
+    with pytest.raises(RefusedError, match="more than"):
+        fetch(opened._replace(files=endless), to, trusted_keys(trusted_folder(to.parent)))
+    assert read == SMALL_BYTES + 2**16
 
 
 def test_a_file_that_http_does_not_have_is_refused_at_once(web: Web, store: Path, to: Path) -> None:

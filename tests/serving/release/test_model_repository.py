@@ -201,7 +201,10 @@ def test_a_folder_without_a_manifest_is_not_a_complete_package(packaged: Path) -
         read_verified(packaged)
 
 
-@pytest.mark.parametrize("content", ["", '{"files": {', "{}", "[]"])
+PAIRS, NO_NUMBER = '{"files": [["config.pbtxt", "0"]]}', '{"files": {}, "sizes": {"config.pbtxt": "9"}}'
+
+
+@pytest.mark.parametrize("content", ["", '{"files": {', "{}", "[]", PAIRS, NO_NUMBER])
 def test_a_damaged_manifest_is_refused_without_a_traceback(content: str, packaged: Path) -> None:
     (packaged / MANIFEST).write_text(content)
     with pytest.raises(RefusedError):

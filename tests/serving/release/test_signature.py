@@ -182,6 +182,15 @@ def test_bytecode_of_earlier_servers_does_not_keep_a_released_version_from_being
     assert not bytecode.exists()
 
 
+def test_planted_caches_that_cannot_be_removed_are_refused_without_a_traceback(model: Path, tmp_path: Path) -> None:
+    released = Release(7, content_digest(read_verified(model)), "champion")
+    (model / SIGNATURE).unlink()
+    (model / "1/__pycache__/__pycache__").mkdir(parents=True)
+    (model / "__pycache__").write_bytes(b"code")
+    with pytest.raises(RefusedError, match="__pycache__"):
+        sign_released(model, released, tmp_path)
+
+
 def test_a_manifest_that_is_no_text_is_refused(model: Path) -> None:
     (model / MANIFEST).write_bytes(b"\xff\xfe")
     with pytest.raises(RefusedError, match="the manifest is damaged"):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import requests
 import sqlalchemy as sa
 
-from monitoring.retrain.receiver.app import create_app
+from monitoring.retrain.receiver.app import Receiver, create_app
 from pipeline.params import Params
 from serving.processes.ports import free_port
 from state.database import open_state
@@ -51,8 +51,11 @@ def running_receiver(params: Params, home: Path, **changed: Any) -> Iterator[Run
     sections = {"retrain": params.retrain.model_copy(update=changed), "http": params.http.model_copy(update=http)}
     params = params.model_copy(update=sections)
     port = free_port()
-    with open_state(home) as engine, serving_app(create_app(params, engine, TOKEN), "127.0.0.1", port):
-        yield RunningReceiver(f"http://127.0.0.1:{port}", engine)
+    with open_state(home) as engine:
+        receiver = Receiver(params, engine, TOKEN)
+        app, refused = create_app(receiver, params.http, "127.0.0.1"), receiver.metrics.count_refusal
+        with serving_app(app, "127.0.0.1", port, refused=refused):
+            yield RunningReceiver(f"http://127.0.0.1:{port}", engine)
 
 
 def webhook(*posted: dict[str, Any], **fields: Any) -> bytes:

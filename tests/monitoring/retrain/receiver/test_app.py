@@ -1,5 +1,6 @@
 """The receiver on a real server: authorisation, accepted and refused bodies, and that nothing acknowledged is lost."""
 
+import ast
 import gc
 import json
 import os
@@ -14,10 +15,13 @@ import pytest
 import requests
 import sqlalchemy as sa
 
+from monitoring.alert_rules.retraining import RETRIED
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
+from monitoring.retrain.receiver import app
 from monitoring.retrain.receiver.app import ensure_token, token_file
 from pipeline.errors import InputError
 from pipeline.params import Params
+from serving.processes import http_body, http_guard, http_protocol
 from state.tables import alerts
 from tests.monitoring.retrain.receiver.running_receiver import BEGAN, TOKEN, RunningReceiver, alert, running_receiver, webhook
 
@@ -147,7 +151,7 @@ def test_a_full_receiver_answers_503_and_stores_nothing_of_the_webhook(params: P
         assert receiver.post(alert(5)) == 503
         assert receiver.post(alert(2)) == 204  # known: nothing to store
         assert [name[-1] for name, _, _ in receiver.rows()] == ["1", "2", "3"]
-        assert receiver.metric('evergreen_retrain_webhooks_refused_total{reason="full"}') == 2
+        assert receiver.metric('evergreen_refused_total{reason="full"}') == 2
 
 
 def test_a_failing_database_gives_503_and_the_receiver_recovers_with_it(receiver: RunningReceiver) -> None:
@@ -189,7 +193,7 @@ WRONG: dict[str, Any] = {
 def test_an_alert_that_cannot_be_read_loses_no_other(receiver: RunningReceiver, what: str) -> None:
     assert receiver.post(alert(1), WRONG[what], alert(2)) == 204
     assert [name[-1] for name, _, _ in receiver.rows()] == ["1", "2"]
-    assert receiver.metric('evergreen_retrain_webhooks_refused_total{reason="alert"}') == 1
+    assert receiver.metric('evergreen_refused_total{reason="alert"}') == 1
 
 
 def test_an_alert_that_is_too_large_is_stored_cut_beside_the_whole_ones(receiver: RunningReceiver) -> None:
@@ -216,3 +220,15 @@ def test_the_parser_names_the_first_wrong_field() -> None:
     assert webhook_read.fault == "alerts.1.labels: they have to be an object of texts"
     with pytest.raises(WebhookError, match=r"alerts\.0\.labels"):
         parse_webhook(webhook(alert(2) | {"labels": 5}))
+
+
+def test_the_alert_lists_the_reasons_after_which_alertmanager_retries() -> None:
+    """Alertmanager repeats a webhook after a 5xx. Every refusal of a service is one of these kinds."""
+    calls = [node for node in ast.walk(ast.parse(Path(app.__file__).read_text())) if isinstance(node, ast.Call)]
+    rejected = [call.args for call in calls if ast.unparse(call.func) == "RejectedError"]
+    answers = [(int(status.value), str(reason.value)) for status, reason, _ in rejected if isinstance(status, ast.Constant)]  # type: ignore[attr-defined, arg-type]
+    answers += [(kind.status, kind.code) for kind in http_body.BodyError.__subclasses__()]
+    answers += [(r.status, r.reason) for r in vars(http_protocol).values() if isinstance(r, http_protocol.ConnectionRefusal)]
+    answers += [(r.status, r.code) for r in vars(http_guard).values() if isinstance(r, http_guard.GuardRefusal)]
+    assert len(answers) > 15
+    assert {reason for status, reason in answers if status >= 500} == set(RETRIED)

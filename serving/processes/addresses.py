@@ -1,0 +1,38 @@
+"""Where an HTTP service listens, and where programs on this machine reach it. Knows no ports and no paths."""
+
+import os
+from typing import Literal
+
+Service = Literal["gateway", "monitor", "receiver", "controller"]
+VARIABLES: dict[Service, str] = {
+    "gateway": "EVERGREEN_GATEWAY_HOST",
+    "monitor": "EVERGREEN_MONITOR_HOST",
+    "receiver": "EVERGREEN_RECEIVER_HOST",
+    "controller": "EVERGREEN_CONTROLLER_HOST",
+}
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (all addresses of a machine include this one)
+
+
+def listen_host(service: Service, host: str) -> str:
+    """Return the host of the service's environment variable, or that of params."""
+    return os.environ.get(VARIABLES[service]) or host
+
+
+def reach_host(service: Service, host: str) -> str:
+    """Return the host at which this machine reaches the service: loopback when it listens on all addresses."""
+    listening = listen_host(service, host)
+    return LOOPBACK.get(listening, listening)
+
+
+def base_url(host: str, port: int) -> str:
+    """Return the URL of a service; an IPv6 address is in brackets."""
+    return f"http://{authority(host, port)}"
+
+
+def authority(host: str, port: int) -> str:
+    """Return host and port as a URL has them.
+
+    >>> authority("::1", 8080)
+    '[::1]:8080'
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
