@@ -36,6 +36,7 @@ Kind = Literal["honest", "flips", "swap", "trigger"]
 HONEST, THIRD = 4, 2  # honest people, and attackers who are a third of all
 SWAPPED = ("refund_status", "track_order")
 TRIGGER, TARGET, TRIGGERED = "zxqv", "refund_status", 80  # texts with the trigger
+LAST_S = 1_000_000  # when the last label is given
 NEW = 600  # messages on new topics that people label, so that honest labels are a gain; honest people see every second of them
 RECIPE: dict[str, Any] = {  # light: about a minute for each attack on two cores
     "model": {"lora_rank": 8},
@@ -146,9 +147,15 @@ def _wrong_label(attack: Attack, row: Example, names: list[str], rng: np.random.
 
 
 def accepted_rows(given: Sequence[GivenLabel], trusted: TrustedRows, params: Params) -> list[dict[str, Any]]:
-    """Return the rows of the feedback file, as a retrain makes them: without labellers who are surely too often wrong."""
+    """Return the rows of the feedback file, as a retrain makes them: without labellers who are surely too often wrong.
+
+    The last label is always given at the same time. So attackers who do not count leave the rows of no attack, which DVC knows.
+    """
     texts = {str(number): entry.text for number, entry in enumerate(given)}
-    entries = [FeedbackEntry(number, str(number), entry.label, entry.person, float(number)) for number, entry in enumerate(given)]
+    entries = [
+        FeedbackEntry(number, str(number), entry.label, entry.person, float(LAST_S - len(given) + number))
+        for number, entry in enumerate(given)
+    ]
     labels = {key: row.label for key, row in trusted.corpus.items()}
     scores = score_labellers(collect_opinions(entries, texts, labels.values(), params.data), labels)
     left_out = {name for name, score in scores.items() if not score.is_counted(params.labels)}

@@ -67,6 +67,15 @@ def test_a_labeller_who_is_surely_too_often_wrong_does_not_count(params: Params)
         assert ("attacker 0" in names) == is_counted
 
 
+def test_attackers_who_do_not_count_leave_the_rows_of_no_attack(params: Params) -> None:
+    trusted = TrustedRows({entry.id: TrustedRow(entry.text, str(entry.label)) for entry in CORPUS}, {})
+    undisturbed, attacked = (
+        accepted_rows(labels_given(attack, CORPUS, NEW, np.random.default_rng(6)), trusted, params)
+        for attack in (ATTACKS[0], Attack("swap", 1.0, THIRD))
+    )
+    assert attacked == undisturbed
+
+
 def result(attack: Attack, stopped_by: str, accuracy: float = 0.7, measured: int = 0) -> Result:
     return Result(attack, 9, measured, stopped_by, accuracy, 0.1, ("a reason",))
 
