@@ -1,1 +1,1 @@
-"""Benches: `make bench-<name>` measures rows of the goals side by side with their controls. pytest runs none of them."""
+"""Measure goals side by side with their controls: `make bench-<name>`. pytest runs no bench."""

@@ -1,4 +1,4 @@
-"""The processes of the serving bench: each one is ended with the block that started it, and by the kernel if the bench dies."""
+"""Start and end the processes of the benches: each ends with the block that started it, and with the bench if that dies."""
 
 import json
 import os
@@ -25,18 +25,18 @@ from serving.triton.server import Server, run_server, with_free_ports
 
 ROOT = Path(serving.__file__).parents[1]
 HOST = "127.0.0.1"
-PATIENCE_S = 90.0
+START_TIMEOUT_S = 90.0
 
 
 class Stack(NamedTuple):
-    """A gateway before a Triton, on a home of their own; `folder` holds their params.yaml."""
+    """Describe a running gateway and its Triton; `folder` holds their params.yaml, `home` their state."""
 
     home: Path
     folder: Path
     params: Params
     triton: Server
     gateway: psutil.Process
-    processes: tuple[psutil.Process, ...]  # whose CPU time is that of the stack
+    processes: tuple[psutil.Process, ...]  # those whose CPU time counts for the stack
 
     @property
     def triton_url(self) -> str:
@@ -48,35 +48,35 @@ class Stack(NamedTuple):
 
 
 class Child(NamedTuple):
-    """A process that answers JSON lines."""
+    """Talk to a process that answers each JSON line with one."""
 
     name: str
     process: subprocess.Popen[str]
     log: Path
 
-    def ask(self, **asked: Any) -> dict[str, Any]:
-        """One answer to one question; raises `ToolError` with the child's last words when it has ended."""
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and return its answer; raise `ToolError` with the end of the child's log when it has ended."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except OSError:
-            raise _ended(self.name, self.log) from None
-        return self.listen()
+            raise _ended_error(self.name, self.log) from None
+        return self.read_answer()
 
-    def listen(self) -> dict[str, Any]:
-        """The next line."""
+    def read_answer(self) -> dict[str, Any]:
+        """Return the next line; raise `ToolError` when there is none."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise _ended(self.name, self.log)
-        said: dict[str, Any] = json.loads(line)
-        return said
+            raise _ended_error(self.name, self.log)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 @contextmanager
 def stack(home: Path, params: Params, *, models: Sequence[str], cache_bytes: int) -> Iterator[Stack]:
-    """Triton with these models and a gateway in front, on free ports, with the settings of params but for the gateway's cache."""
+    """Run Triton with these models and a gateway on free ports, with the settings of params but for the gateway's cache."""
     params = _on_free_ports(params, cache_bytes)
     folder = home / "bench"
     folder.mkdir(exist_ok=True)
@@ -87,33 +87,34 @@ def stack(home: Path, params: Params, *, models: Sequence[str], cache_bytes: int
 
 @contextmanager
 def server(arguments: Sequence[str], url: str, log: Path) -> Iterator[psutil.Process]:
-    """A Python program of ours, once it answers a GET at this address in any way."""
+    """Run a Python program; yield its process when it answers a GET at this address."""
     with _program(arguments, Path.cwd(), None, log, stdin=None) as process:
-        _wait(process, url, log)
+        _wait_for_answer(process, url, log)
         yield psutil.Process(process.pid)
 
 
 @contextmanager
 def child(arguments: Sequence[str], folder: Path, home: Path | None, log: Path) -> Iterator[Child]:
-    """A Python program of ours that answers JSON lines, once it has said its first one."""
+    """Run a Python program that answers JSON lines; yield it when its first line has come."""
     with _program(arguments, folder, home, log, stdin=subprocess.PIPE) as process:
-        made = Child(arguments[1], process, log)
-        made.listen()
-        yield made
+        started = Child(arguments[1], process, log)
+        started.read_answer()
+        yield started
 
 
-def forget_settings() -> None:
-    """Take what leads to somebody's state or collector out of our environment, and so out of every child's."""
-    for name in [name for name in os.environ if name.startswith(("EVERGREEN_", "MLFLOW_", "OTEL_"))]:
-        del os.environ[name]
+def clear_settings() -> None:
+    """Remove the settings of a user's state and collector from the environment that the children inherit."""
+    for name in list(os.environ):
+        if name.startswith(("EVERGREEN_", "MLFLOW_", "OTEL_")):
+            del os.environ[name]
 
 
 def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """CPU seconds so far of these processes and their children that live."""
+    """Return the CPU seconds used so far by these processes and their living children."""
     total = 0.0
-    for one in processes:
-        for process in (one, *one.children(recursive=True)):
-            times = process.cpu_times()
+    for root in processes:
+        for member in (root, *root.children(recursive=True)):
+            times = member.cpu_times()
             total += times.user + times.system
     return total
 
@@ -122,7 +123,7 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
 def _gateway(home: Path, folder: Path, params: Params) -> Iterator[psutil.Process]:
     log = home / "gateway.log"
     with _program(["-m", "serving.gateway"], folder, home, log, stdin=None) as process:
-        _wait(process, f"http://{HOST}:{params.gateway.port}/readyz", log)
+        _wait_for_answer(process, f"http://{HOST}:{params.gateway.port}/readyz", log)
         yield psutil.Process(process.pid)
 
 
@@ -141,7 +142,7 @@ def _program(
             stdout=subprocess.PIPE if stdin else errors,
             stderr=errors,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the bench, which ends its children in order
+            start_new_session=True,  # Ctrl-C reaches the bench only, which ends its children in order
             preexec_fn=end_with_parent,
         )
     try:
@@ -158,9 +159,9 @@ def _program(
                 pipe.close()
 
 
-def _wait(process: subprocess.Popen[str], url: str, log: Path) -> None:
-    """Return once there is an HTTP answer of 2xx, or 404 and 405 where a page has no GET."""
-    deadline = time.monotonic() + PATIENCE_S
+def _wait_for_answer(process: subprocess.Popen[str], url: str, log: Path) -> None:
+    """Return when the address answers 2xx, or 404 or 405: the page exists only for other methods."""
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urlopen(url, timeout=2):  # noqa: S310 (http)
@@ -169,7 +170,7 @@ def _wait(process: subprocess.Popen[str], url: str, log: Path) -> None:
             if getattr(error, "code", 0) in (404, 405):
                 return
             time.sleep(0.1)
-    raise _ended(url, log)
+    raise _ended_error(url, log)
 
 
 def _on_free_ports(params: Params, cache_bytes: int) -> Params:
@@ -178,6 +179,6 @@ def _on_free_ports(params: Params, cache_bytes: int) -> Params:
     return params.model_copy(update={"serve": serve, "gateway": gateway})
 
 
-def _ended(name: str, log: Path) -> ToolError:
-    words = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
-    return ToolError(name, f"it does not answer; its last words:\n{words}", f"read {log}")
+def _ended_error(name: str, log: Path) -> ToolError:
+    log_end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
+    return ToolError(name, f"it does not answer; its log ends with:\n{log_end}", f"read {log}")

@@ -1,7 +1,7 @@
-"""Control of S4, a model.py for Triton: pieces in, padded; the batch that Triton makes of them is one run of the session.
+"""Run padded pieces in Triton, as the control of S4: each batch that Triton makes is one run of the session.
 
-The client tokenises and pads to a fixed length. Threads and answers are those of the text model, precision and engine too where
-they have a padded form.
+The client tokenises and pads to a fixed length. Threads and outputs match the text model, and so do precision and engine where
+these exist for padded input.
 """
 
 import json
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 class TritonPythonModel:
-    """One instance, as in serving/backend/model.py."""
+    """Implement Triton's Python backend, as serving/backend/model.py does."""
 
     def initialize(self, args: dict[str, Any]) -> None:
         sys.path.insert(0, str(HERE))
@@ -29,7 +29,7 @@ class TritonPythonModel:
         self.run = open_run(HERE, kind, int(settings["intra_op_threads"]["string_value"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One answer a request, in order."""
+        """Return one response for each request, in order."""
         from runtime.classifier import softmax
 
         ids = [pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy() for request in requests]
@@ -37,10 +37,10 @@ class TritonPythonModel:
         logits, _ = self.run({"input_ids": np.concatenate(ids), "attention_mask": np.concatenate(masks)})
         probabilities = softmax(logits / self.temperature)
         labels = np.array([self.labels[best] for best in probabilities.argmax(axis=1)], dtype=np.object_).reshape(-1, 1)
-        answers, start = [], 0
-        for own in ids:
-            rows = slice(start, start + len(own))
+        responses, start = [], 0
+        for request_ids in ids:
+            rows = slice(start, start + len(request_ids))
             tensors = [pb_utils.Tensor("label", labels[rows]), pb_utils.Tensor("probabilities", probabilities[rows])]
-            answers.append(pb_utils.InferenceResponse(tensors))
-            start += len(own)
-        return answers
+            responses.append(pb_utils.InferenceResponse(tensors))
+            start += len(request_ids)
+        return responses

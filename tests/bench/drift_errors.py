@@ -1,6 +1,6 @@
-"""Row D3: how long a rise of errors from .10 to .15 stays unseen, for detectors that all alarm falsely in one stream of twenty.
+"""Measure goal D3: the delay until a rise of errors from .10 to .15 is seen, by detectors with false alarms in 5 % of streams.
 
-Ours and the oracle get their thresholds in the same way: from simulated streams of the promise's length at the tolerated rate.
+Our detector and the oracles get their thresholds in the same way: from simulated streams of 10,000 items at the tolerated rate.
 """
 
 from statistics import NormalDist
@@ -18,11 +18,11 @@ CERTAINTY = 0.99
 
 
 class Delays(NamedTuple):
-    """One detector over all streams."""
+    """Hold one detector's results over all streams."""
 
     name: str
     false_alarms: float  # share of streams of 10,000 without change
-    missed: float  # share of changes not seen in 3,000 items, of streams without an earlier alarm
+    missed: float  # share of changes not seen within 3,000 items, in streams without an earlier alarm
     delays: list[int]  # items from the change to the alarm; missed ones are AFTER
 
     @property
@@ -31,7 +31,7 @@ class Delays(NamedTuple):
 
 
 def streams(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(count, 10000) errors without change, and (count, 6000) with one after 3,000."""
+    """Return (count, 10000) errors without change, and (count, 6000) with a change after 3,000."""
     rng = np.random.default_rng(seed)
     changed = rng.random((count, CHANGE + AFTER))
     risen = np.concatenate([changed[:, :CHANGE] < TOLERATED, changed[:, CHANGE:] < RISEN], axis=1)
@@ -39,7 +39,7 @@ def streams(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
 
 
 def ours_and_oracles(count: int, simulated: int, seed: int) -> list[Delays]:
-    """The mixture, which knows the tolerated rate only; the oracles know both rates."""
+    """Run the mixture, which knows only the tolerated rate, and the oracles, which know both rates."""
     mixture = TOLERATED * SUSPECTED_RATIOS
     kinds = {
         "e-detector (ours)": (mixture, "shiryaev-roberts"),
@@ -48,7 +48,7 @@ def ours_and_oracles(count: int, simulated: int, seed: int) -> list[Delays]:
         "oracle, CUSUM": (np.array([RISEN]), "cusum"),
     }
     null, changed = streams(count, seed)
-    found = []
+    results = []
     for number, (name, (suspected, kind)) in enumerate(kinds.items()):
         table = bernoulli_payoffs(TOLERATED, suspected)
         weights = np.full(len(suspected), 1 / len(suspected))
@@ -65,9 +65,9 @@ def ours_and_oracles(count: int, simulated: int, seed: int) -> list[Delays]:
                 streams=simulated,
                 rng=rng,
             )
-        alarms = [_first(table, own, weights, kind, threshold) for own in (null, changed)]
-        found.append(summed(name, alarms[0], alarms[1]))
-    return found
+        alarms = [_first_alarms(table, outcomes, weights, kind, threshold) for outcomes in (null, changed)]
+        results.append(summarise(name, alarms[0], alarms[1]))
+    return results
 
 
 def simulated_threshold(
@@ -97,18 +97,18 @@ def simulated_threshold(
     return float(np.sort(highest)[::-1][max(0, int(np.floor(alpha * streams - margin)) - 1)])
 
 
-def summed(name: str, null: NDArray[np.int64], changed: NDArray[np.int64]) -> Delays:
-    """First alarms (−1: none) of both kinds of streams."""
+def summarise(name: str, null: NDArray[np.int64], changed: NDArray[np.int64]) -> Delays:
+    """Summarise the first alarms (−1: none) in streams without and with a change."""
     due = changed[(changed < 0) | (changed >= CHANGE)]
     delays = np.where(due < 0, AFTER, due - CHANGE + 1)
     return Delays(name, float((null >= 0).mean()), float((due < 0).mean()), delays.tolist())
 
 
-def _first(table: Floats, outcomes: NDArray[np.uint8], weights: Floats, kind: str, threshold: float) -> NDArray[np.int64]:
-    """Payoffs (J, 2) and outcomes (streams, T) → the index of each stream's first alarm, −1 where there is none."""
+def _first_alarms(table: Floats, outcomes: NDArray[np.uint8], weights: Floats, kind: str, threshold: float) -> NDArray[np.int64]:
+    """Return the index of each stream's first alarm (−1: none), of payoffs (J, 2) and outcomes (streams, T)."""
     wealth = np.zeros((len(weights), len(outcomes)))
-    found = np.full(len(outcomes), -1)
+    alarms = np.full(len(outcomes), -1)
     for index, outcome in enumerate(outcomes.T):
         wealth = (np.maximum(wealth, 1.0) if kind == "cusum" else wealth + 1.0) * table[:, outcome]
-        found[(weights @ wealth >= threshold) & (found < 0)] = index
-    return found
+        alarms[(weights @ wealth >= threshold) & (alarms < 0)] = index
+    return alarms

@@ -1,6 +1,7 @@
-"""Controls of the drift bench, run by the Python of their own environment (`requirements-peers.lock`): arrays in, JSON out.
+"""Run the controls of the drift bench in the Python of `requirements-peers.lock`: arrays in, JSON out.
 
-`python drift_peers.py in.npz out.json`. Defaults everywhere: what a person gets who installs them. Nothing of ours is imported.
+`python drift_peers.py in.npz out.json`. All settings are the tools' defaults. The script imports nothing of
+this project.
 """
 
 import json
@@ -22,24 +23,24 @@ from river import drift
 from scipy.stats import ks_2samp
 
 ALPHA, PERMUTATIONS, FEW = 0.05, 19, 8
-SLOW = ("Evidently mmd, bootstrap", "frouros MMD, permutation")  # seconds a check: fewer of them
+SLOW = ("Evidently mmd, bootstrap", "frouros MMD, permutation")  # a check takes seconds: they see FEW windows
 Alarm = Callable[[Any, Any], bool]
 
 
 def evidently_alarm(method: str, **settings: Any) -> Alarm:
-    """One of Evidently's embedding drift methods."""
-    made = getattr(evidently, method)(**settings)
-    return lambda reference, current: bool(made(_frame(reference), _frame(current))[1])
+    """Return one of Evidently's embedding drift methods."""
+    detect = getattr(evidently, method)(**settings)
+    return lambda reference, current: bool(detect(_frame(reference), _frame(current))[1])
 
 
 def ks_alarm(reference: Any, current: Any) -> bool:
-    """scipy's KS on every dimension, Bonferroni."""
+    """Test every dimension with scipy's KS and Bonferroni's correction."""
     values = [ks_2samp(reference[:, d], current[:, d]).pvalue for d in range(reference.shape[1])]
     return bool(min(values) <= ALPHA / len(values))
 
 
 def frouros_alarm(reference: Any, current: Any) -> bool:
-    """frouros' MMD with its permutation test."""
+    """Test with frouros' MMD and its permutation test."""
     test = PermutationTestDistanceBased(num_permutations=PERMUTATIONS, random_state=1, num_jobs=1, name="p")
     detector = MMD(callbacks=[test])
     detector.fit(X=reference)
@@ -60,22 +61,22 @@ WINDOW_ALARMS: dict[str, Alarm] = {
 
 
 def windows(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Share of alarms and median seconds a check, by detector and kind of window."""
-    found: dict[str, Any] = {name: {} for name in WINDOW_ALARMS}
+    """Return the share of alarms and the median seconds of a check, by detector and kind of window."""
+    results: dict[str, Any] = {name: {} for name in WINDOW_ALARMS}
     for kind in [key.removeprefix("window-") for key in arrays if key.startswith("window-")]:
         for name, alarm in WINDOW_ALARMS.items():
             alarms, seconds = [], []
             pairs = list(zip(arrays["reference"], arrays[f"window-{kind}"], strict=True))
             for reference, current in pairs[: FEW if name in SLOW else len(pairs)]:
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 alarms.append(alarm(reference, current))
-                seconds.append(time.perf_counter() - begun)
-            found[name][kind] = {"rate": float(np.mean(alarms)), "seconds": float(np.median(seconds))}
-    return found
+                seconds.append(time.perf_counter() - started)
+            results[name][kind] = {"rate": float(np.mean(alarms)), "seconds": float(np.median(seconds))}
+    return results
 
 
 class Hundredth:
-    """A dummy that fires at every hundredth item."""
+    """Fire at every hundredth item."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -86,21 +87,21 @@ class Hundredth:
 
 
 def river_alarm(detector: Any) -> Callable[[int], bool]:
-    def take(value: int) -> bool:
+    def update(value: int) -> bool:
         detector.update(value)
         return bool(detector.drift_detected)
 
-    return take
+    return update
 
 
 def frouros_stream() -> Callable[[int], bool]:
     detector = HDDMA(config=HDDMAConfig())
 
-    def take(value: int) -> bool:
+    def update(value: int) -> bool:
         detector.update(value=value)
         return bool(detector.status["drift"])
 
-    return take
+    return update
 
 
 STREAM_ALARMS: dict[str, Callable[[], Callable[[int], bool]]] = {
@@ -114,20 +115,23 @@ STREAM_ALARMS: dict[str, Callable[[], Callable[[int], bool]]] = {
 
 
 def streams(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Index of each stream's first alarm (−1: none) on streams without a change, and of the first one after a change."""
+    """Return the index of each stream's first alarm, −1 without one.
+
+    In streams with a change, only alarms after the change count.
+    """
     change = int(arrays["change"])
     return {
         name: {
-            "null": [_first(make(), own.tolist(), 0) for own in arrays["null"]],
-            "changed": [_first(make(), own.tolist(), change) for own in arrays["changed"]],
+            "null": [_first_alarm(make(), stream.tolist(), 0) for stream in arrays["null"]],
+            "changed": [_first_alarm(make(), stream.tolist(), change) for stream in arrays["changed"]],
         }
         for name, make in STREAM_ALARMS.items()
     }
 
 
-def _first(take: Callable[[int], bool], values: list[int], since: int) -> int:
-    """Alarms before `since` are passed over; the detector has begun anew after them, as it does by itself."""
-    return next((index for index, value in enumerate(values) if take(value) and index >= since), -1)
+def _first_alarm(update: Callable[[int], bool], values: list[int], since: int) -> int:
+    """Skip the alarms before `since`: the detector restarts by itself after each."""
+    return next((index for index, value in enumerate(values) if update(value) and index >= since), -1)
 
 
 def _frame(rows: Any) -> pd.DataFrame:
@@ -135,7 +139,7 @@ def _frame(rows: Any) -> pd.DataFrame:
 
 
 def import_seconds() -> float:
-    """Evidently in a fresh interpreter, the third time."""
+    """Return the seconds that a fresh interpreter takes to import Evidently, at the third try."""
     code = "import time; t = time.perf_counter(); import evidently; from evidently import Report; print(time.perf_counter() - t)"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     return float(runs[-1].stdout)
@@ -144,8 +148,8 @@ def import_seconds() -> float:
 def main() -> None:
     warnings.simplefilter("ignore")
     arrays = dict(np.load(Path(sys.argv[1])))
-    found = {"windows": windows(arrays), "streams": streams(arrays), "import_s": import_seconds()}
-    Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")
+    results = {"windows": windows(arrays), "streams": streams(arrays), "import_s": import_seconds()}
+    Path(sys.argv[2]).write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of the drift bench: realised against promised false alarms, power, delays, accuracy without labels."""
+"""Draw the drift bench: false alarms beside the promise, power, delays, and accuracy without labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ DASHES = dict(zip(WINDOWS, ("--", "-"), strict=True))
 
 
 def draw(quiet: Sequence[Quiet], power: Sequence[Power], delays: Sequence[Delays], guesses: Sequence[Guess], path: Path) -> None:
-    """Four panels."""
+    """Draw the four panels."""
     figure = Figure(figsize=(17, 12), layout="constrained")
     (first, second), (third, fourth) = figure.subplots(2, 2)
     draw_quiet(first, quiet)
@@ -28,37 +28,36 @@ def draw(quiet: Sequence[Quiet], power: Sequence[Power], delays: Sequence[Delays
 
 
 def draw_quiet(axes: Axes, quiet: Sequence[Quiet]) -> None:
-    """A line a setting: what was promised, what it may be by chance, what it was."""
-    for line, one in enumerate(quiet):
-        bound = one.bound(len(quiet))
+    """Draw each setting's promised rate, the bound that chance allows, and the measured rate."""
+    for line, setting in enumerate(quiet):
+        bound = setting.bound(len(quiet))
         axes.barh(line, bound, color=GREY, alpha=0.25, height=0.7)
-        axes.plot(one.alpha, line, "|", color="black", markersize=16)
-        axes.plot(one.rate, line, "o", color=GREEN if one.rate <= bound else RUST)
-    axes.set_yticks(range(len(quiet)), [f"{one.world}, windows of {one.window}, {one.alpha:g}" for one in quiet], fontsize=8)
+        axes.plot(setting.alpha, line, "|", color="black", markersize=16)
+        axes.plot(setting.rate, line, "o", color=GREEN if setting.rate <= bound else RUST)
+    axes.set_yticks(
+        range(len(quiet)), [f"{setting.world}, windows of {setting.window}, {setting.alpha:g}" for setting in quiet], fontsize=8
+    )
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("share of streams with a false alarm; | promised, grey: what chance allows, jointly over the settings")
+    axes.set_xlabel("share of streams with a false alarm; | promised, grey: allowed by chance, jointly over the settings")
     axes.set_title(f"false alarms over whole streams without drift, {quiet[0].runs} streams each")
 
 
 def draw_power(axes: Axes, power: Sequence[Power]) -> None:
-    """Power over contamination; solid lines are windows of 1,000."""
-    for foreign, colour in zip(dict.fromkeys(one.foreign for one in power), (GREEN, RUST), strict=False):
+    """Draw power over contamination; solid lines are windows of 1,000."""
+    for foreign, colour in zip(dict.fromkeys(point.foreign for point in power), (GREEN, RUST), strict=False):
         for window in WINDOWS:
-            own = [one for one in power if (one.foreign, one.window) == (foreign, window)]
-            shares = [100 * one.share for one in own]
-            axes.plot(
-                shares, [one.jointly for one in own], DASHES[window], color=colour, marker="o", label=f"{foreign}, {window} texts"
-            )
-            axes.plot(shares, [one.stream for one in own], DASHES[window], color=colour, alpha=0.3, linewidth=4)
-    bbsd = [one for one in power if (one.foreign, one.window) == (power[0].foreign, WINDOWS[0])]
-    softmax = [one.alone["prediction_softmax"] for one in bbsd]
-    axes.plot(
-        [100 * one.share for one in bbsd], softmax, ":", color=GREY, label=f"BBSD alone, {power[0].foreign}, {WINDOWS[0]} texts"
-    )
+            points = [point for point in power if (point.foreign, point.window) == (foreign, window)]
+            shares, jointly = [100 * point.share for point in points], [point.jointly for point in points]
+            axes.plot(shares, jointly, DASHES[window], color=colour, marker="o", label=f"{foreign}, {window} texts")
+            axes.plot(shares, [point.stream for point in points], DASHES[window], color=colour, alpha=0.3, linewidth=4)
+    bbsd = [point for point in power if (point.foreign, point.window) == (power[0].foreign, WINDOWS[0])]
+    shares = [100 * point.share for point in bbsd]
+    softmax = [point.alone["prediction_softmax"] for point in bbsd]
+    axes.plot(shares, softmax, ":", color=GREY, label=f"BBSD alone, {power[0].foreign}, {WINDOWS[0]} texts")
     axes.axhline(0.05, color=GREY, linewidth=1)
     axes.set_xscale("symlog", linthresh=2)
-    axes.set_xticks([100 * one.share for one in bbsd], [f"{100 * one.share:g}" for one in bbsd])
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.set_xlim(left=-0.1)
     axes.set_xlabel("foreign texts in the window, %; pale: the e-detectors alone")
     axes.set_ylabel("share of windows that alarm")
@@ -67,15 +66,17 @@ def draw_power(axes: Axes, power: Sequence[Power]) -> None:
 
 
 def draw_delays(axes: Axes, delays: Sequence[Delays]) -> None:
-    """Distribution of delays; missed ones stand at the end."""
-    for line, one in enumerate(delays):
-        low, first, middle, third, high = np.percentile(one.delays, [5, 25, 50, 75, 95])
-        colour = GREEN if "ours" in one.name else RUST if "oracle" in one.name else GREY
+    """Draw the distribution of delays; missed changes stand at the end."""
+    for line, detector in enumerate(delays):
+        low, first, middle, third, high = np.percentile(detector.delays, [5, 25, 50, 75, 95])
+        colour = GREEN if "ours" in detector.name else RUST if "oracle" in detector.name else GREY
         axes.plot([low, high], [line, line], color=colour, linewidth=1.5)
         axes.plot([first, third], [line, line], color=colour, linewidth=7, alpha=0.5, solid_capstyle="butt")
         axes.plot(middle, line, "o", color=colour)
-        axes.annotate(f"{one.false_alarms:.2f} false, {one.missed:.2f} missed", (AFTER * 1.02, line), va="center", fontsize=8)
-    axes.set_yticks(range(len(delays)), [one.name for one in delays])
+        axes.annotate(
+            f"{detector.false_alarms:.2f} false, {detector.missed:.2f} missed", (AFTER * 1.02, line), va="center", fontsize=8
+        )
+    axes.set_yticks(range(len(delays)), [detector.name for detector in delays])
     axes.invert_yaxis()
     axes.set_xlim(0, AFTER * 1.35)
     axes.set_xlabel(f"items from the change to the alarm: 5, 25, 50, 75, 95 %; {AFTER:,} is never")
@@ -83,14 +84,14 @@ def draw_delays(axes: Axes, delays: Sequence[Delays]) -> None:
 
 
 def draw_guesses(axes: Axes, guesses: Sequence[Guess]) -> None:
-    """Mean absolute error by kind of shift and estimator."""
+    """Draw the mean absolute error by kind of shift and estimator."""
     styles = {"ours": (GREEN, "o"), "CBPE": (RUST, "s"), "ATC": (GREY, "^"), "DoC": (GREY, "+"), "unchanged": (GREY, "x")}
     for name, (colour, marker) in styles.items():
-        axes.plot([one.error[name] for one in guesses], range(len(guesses)), marker, color=colour, label=name)
+        axes.plot([guess.error[name] for guess in guesses], range(len(guesses)), marker, color=colour, label=name)
     axes.axvline(3, color=GREY, linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(guesses)), [f"{one.kind} (true {100 * one.truth:.0f} %)" for one in guesses], fontsize=8)
+    axes.set_yticks(range(len(guesses)), [f"{guess.kind} (true {100 * guess.truth:.0f} %)" for guess in guesses], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.legend(frameon=False)
-    axes.set_xlabel("mean error of the estimated accuracy, points; dashed: what the goal allows")
+    axes.set_xlabel("mean error of the estimated accuracy, points; dashed: the goal's limit")
     axes.set_title("accuracy without labels")

@@ -1,7 +1,7 @@
-"""Row D6: accuracy without labels, on windows whose labels are known to the bench alone.
+"""Measure goal D6: accuracy without labels, on windows whose labels only the bench knows.
 
-A window holds no text twice, as in the monitor. Typos, run-together words and greetings are other changes than those by which the
-reference spoils its texts; of foreign texts it knows nothing.
+A window holds no text twice, as in the monitor. Typos, run-together words and greetings differ from the corruption that the
+reference is built with, and the reference has no foreign texts.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 
 from monitoring.drift.accuracy import AccuracyEstimator, estimate_accuracy, fit_accuracy_estimator
 from pipeline.params import Monitor
-from tests.bench.drift_worlds import CHANGES, World, drawn, mixed, monitor, right, to_reference, to_rows
+from tests.bench.drift_worlds import CHANGES, World, draw_rows, is_right, mixed, monitor, to_reference, to_rows
 from tests.bench.embedded import Texts
 
 WINDOW, SPREAD = 500, 0.3
@@ -19,43 +19,43 @@ FOREIGN = ("hotels", "support desk")
 
 
 class Guess(NamedTuple):
-    """One kind of shift over all its windows; errors in points of accuracy (estimate − truth)."""
+    """Summarise the estimates for one kind of shift; errors in points of accuracy (estimate − truth)."""
 
     kind: str
     windows: int
     truth: float
     error: dict[str, float]  # mean absolute, by estimator
     bias: dict[str, float]  # mean signed
-    covered: float  # share of windows whose truth lies between our bounds
-    width: float  # mean distance of the bounds, points
+    covered: float  # share of windows whose true accuracy lies within our bounds
+    width: float  # mean distance between the bounds, points
 
 
 Make = Callable[[Texts, np.random.Generator], Texts]
 
 
 def guesses(worlds: dict[str, World], runs: int, shipped: Monitor, seed: int) -> list[Guess]:
-    """Every kind of shift, each run with a reference and windows of its own."""
+    """Estimate accuracy under every kind of shift; each run has a new reference and new windows."""
     bank, desk = worlds["banking77"], worlds["shipped"]
-    strangers = {f"{share:.0%} {name}": mixing(bank.others[name], share) for name in FOREIGN for share in (0.1, 0.3)}
+    foreign = {f"{share:.0%} {name}": mixing(bank.others[name], share) for name in FOREIGN for share in (0.1, 0.3)}
     launch = {f"launch, {name}": mixing(desk.others["launch"], share) for name, share in (("a third", 1 / 3), ("all", 1.0))}
     hotels = {f"{share:.0%} hotels": mixing(desk.others["hotels"], share) for share in (0.1, 0.3)}
-    same: dict[str, Make] = {"no shift": taken, "class shares": label_shifted}
-    found = [
-        _guesses(world, same | own | {kind: mixing(world.others[kind], 1.0) for kind in CHANGES}, runs, shipped, seed)
-        for world, own in ((bank, strangers), (desk, launch | hotels))
+    same: dict[str, Make] = {"no shift": unshifted, "class shares": label_shifted}
+    by_world = [
+        _guesses(world, same | extra | {kind: mixing(world.others[kind], 1.0) for kind in CHANGES}, runs, shipped, seed)
+        for world, extra in ((bank, foreign), (desk, launch | hotels))
     ]
-    return [one for own in found for one in own]
+    return [guess for summaries in by_world for guess in summaries]
 
 
-def taken(rest: Texts, rng: np.random.Generator) -> Texts:
-    """A window as it comes."""
+def unshifted(rest: Texts, rng: np.random.Generator) -> Texts:
+    """Return a random window without any shift."""
     return rest.take(rng.permutation(len(rest.text))[:WINDOW])
 
 
 def label_shifted(rest: Texts, rng: np.random.Generator) -> Texts:
-    """Class shares drawn from a Dirichlet, as far as there are rows: a few classes make most of the window.
+    """Return a window whose class shares are drawn from a Dirichlet, as far as there are rows: a few classes dominate it.
 
-    Drawn without replacement (Efraimidis and Spirakis 2006, as Gumbel keys).
+    Rows are drawn without replacement (Efraimidis and Spirakis 2006, as Gumbel keys).
     """
     labels, index = np.unique(rest.label, return_inverse=True)
     chance = rng.dirichlet(np.full(len(labels), SPREAD))[index] / np.bincount(index)[index]
@@ -64,12 +64,12 @@ def label_shifted(rest: Texts, rng: np.random.Generator) -> Texts:
 
 
 def mixing(foreign: Texts, share: float) -> Make:
-    """So many rows of another kind."""
+    """Return a maker of windows with this share of foreign rows."""
     return lambda rest, rng: mixed(rest, foreign, share, WINDOW, rng)
 
 
-class Told(NamedTuple):
-    """One window."""
+class Estimates(NamedTuple):
+    """Hold the true accuracy of one window and its estimates."""
 
     truth: float
     guesses: dict[str, float]
@@ -77,21 +77,21 @@ class Told(NamedTuple):
 
 
 def _guesses(world: World, kinds: dict[str, Make], runs: int, shipped: Monitor, seed: int) -> list[Guess]:
-    told: dict[str, list[Told]] = {kind: [] for kind in kinds}
+    estimates: dict[str, list[Estimates]] = {kind: [] for kind in kinds}
     for run in range(runs):
-        reference_rows, rest = drawn(world, np.random.default_rng([seed, run]))
+        reference_rows, rest = draw_rows(world, np.random.default_rng([seed, run]))
         settings = monitor(shipped, window_rows=WINDOW, seed=run)
-        spoilt = to_reference(world.spoilt.take(reference_rows), world.head) if world.spoilt else None
+        corrupted = to_reference(world.corrupted.take(reference_rows), world.head) if world.corrupted else None
         reference = to_reference(world.pool.take(reference_rows), world.head)
-        estimator = fit_accuracy_estimator(reference, spoilt, settings)
+        estimator = fit_accuracy_estimator(reference, corrupted, settings)
         atc_threshold = float(np.quantile(reference.probabilities.max(axis=1).astype(np.float64), 1 - estimator.accuracy))
         for number, (kind, make) in enumerate(kinds.items()):
             window = make(world.pool.take(rest), np.random.default_rng([seed, run, number]))
-            told[kind].append(_told(world, window, estimator, atc_threshold, settings))
-    return [_summed(f"{world.name}: {kind}", own) for kind, own in told.items()]
+            estimates[kind].append(_estimates(world, window, estimator, atc_threshold, settings))
+    return [_summarise(f"{world.name}: {kind}", of_kind) for kind, of_kind in estimates.items()]
 
 
-def _told(world: World, window: Texts, estimator: AccuracyEstimator, atc_threshold: float, settings: Monitor) -> Told:
+def _estimates(world: World, window: Texts, estimator: AccuracyEstimator, atc_threshold: float, settings: Monitor) -> Estimates:
     """Estimate one window; the controls are NannyML's CBPE, ATC (Garg et al. 2022), DoC, and no change of accuracy."""
     rows = to_rows(window, world.head, "any")
     estimate = estimate_accuracy(estimator, rows, settings)
@@ -99,20 +99,20 @@ def _told(world: World, window: Texts, estimator: AccuracyEstimator, atc_thresho
     ours, confidence = estimate.accuracy, rows.probabilities.max(axis=1).astype(np.float64)
     cbpe, atc = float(confidence.mean()), float((confidence >= atc_threshold).mean())
     others = {"CBPE": cbpe, "ATC": atc, "DoC": cbpe + estimator.underconfidence, "unchanged": estimator.accuracy}
-    truth = float(right(window, rows, world.head).mean())
-    return Told(truth, {"ours": ours.estimate, **others}, (ours.lower, ours.upper))
+    truth = float(is_right(window, rows, world.head).mean())
+    return Estimates(truth, {"ours": ours.estimate, **others}, (ours.lower, ours.upper))
 
 
-def _summed(kind: str, told: list[Told]) -> Guess:
-    truth = np.array([one.truth for one in told])
-    errors = {name: 100 * (np.array([one.guesses[name] for one in told]) - truth) for name in told[0].guesses}
-    lower, upper = np.array([one.bounds for one in told]).T
+def _summarise(kind: str, estimates: list[Estimates]) -> Guess:
+    truth = np.array([window.truth for window in estimates])
+    errors = {name: 100 * (np.array([window.guesses[name] for window in estimates]) - truth) for name in estimates[0].guesses}
+    lower, upper = np.array([window.bounds for window in estimates]).T
     return Guess(
         kind=kind,
-        windows=len(told),
+        windows=len(estimates),
         truth=float(truth.mean()),
-        error={name: float(np.abs(own).mean()) for name, own in errors.items()},
-        bias={name: float(own.mean()) for name, own in errors.items()},
+        error={name: float(np.abs(values).mean()) for name, values in errors.items()},
+        bias={name: float(values.mean()) for name, values in errors.items()},
         covered=float(((lower <= truth) & (truth <= upper)).mean()),
         width=100 * float((upper - lower).mean()),
     )

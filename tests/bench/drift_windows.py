@@ -1,4 +1,4 @@
-"""Rows D1, D2 and D4: false alarms over whole streams without drift, power in one window, and what a check costs."""
+"""Measure goals D1, D2 and D4: false alarms over whole streams without drift, power in one window, and the cost of a check."""
 
 import math
 import pickle
@@ -18,11 +18,11 @@ from tests.bench.drift_worlds import World, draw, mixed, monitor, to_reference, 
 
 ALPHAS, WINDOWS, SHARES = (0.05, 0.01), (200, 1000), (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 POWER_ALPHA, POWER_DRAWS, CHECKED_ROWS = 0.05, 2000, 1000
-NULL_DRAWS = {200: 10_000, 1000: 5000}  # as many as the level of one window out of a stream asks for
+NULL_DRAWS = {200: 10_000, 1000: 5000}  # enough for the level of one window of a stream
 
 
 class Quiet(NamedTuple):
-    """Streams without drift under one setting; an alarm is any of any signal, anywhere in the stream."""
+    """Count false alarms in streams under one setting; an alarm may come from any signal, anywhere in the stream."""
 
     world: str
     window: int
@@ -38,14 +38,14 @@ class Quiet(NamedTuple):
         return self.alarms / self.runs
 
     def bound(self, settings: int) -> float:
-        """What the rate stays below with 95 % over all settings at once (Bonferroni) if the promise is kept: Clopper-Pearson."""
+        """Return the 95 % bound of the rate over all settings (Bonferroni, Clopper-Pearson) if the promise is kept."""
         from scipy.stats import binom
 
         return float(binom.ppf(1 - 0.05 / settings, self.runs, self.alpha) / self.runs)
 
 
 class Power(NamedTuple):
-    """Alarms in one window at 5 % false alarms: all window statistics jointly, the stream's e-detectors, each statistic alone."""
+    """Hold the alarm rates in one window at 5 % false alarms: all statistics jointly, the e-detectors, each statistic alone."""
 
     foreign: str
     share: float
@@ -57,8 +57,8 @@ class Power(NamedTuple):
 
 
 def quiet_streams(world: World, runs: int, shipped: Monitor, seed: int) -> list[Quiet]:
-    """Every run draws reference and stream anew. The stream is a week long, the promise is `alpha` false alarms a week."""
-    length, found = world.stream_rows, []
+    """Run streams of one week, each with a new reference; the promise is `alpha` false alarms a week."""
+    length, results = world.stream_rows, []
     alarms = {(window, alpha): [] for window in WINDOWS for alpha in ALPHAS}
     for run in range(runs):
         rng = np.random.default_rng([seed, run])
@@ -84,20 +84,20 @@ def quiet_streams(world: World, runs: int, shipped: Monitor, seed: int) -> list[
                 above = {name: bool((values[name] > threshold_at(calibrated.null[name], level)).any()) for name in SIGNALS}
                 grown = {name: peak[name] >= math.log(length * len(SIGNALS) / (alpha / 2)) for name in SIGNALS}
                 alarms[window, alpha].append((above, grown))
-    for (window, alpha), own in alarms.items():
-        by_signal = {name: sum(above[name] or grown[name] for above, grown in own) for name in SIGNALS}
-        in_windows = [any(above.values()) for above, _ in own]
-        in_stream = [any(grown.values()) for _, grown in own]
-        either = sum(one or other for one, other in zip(in_windows, in_stream, strict=True))
-        found.append(Quiet(world.name, window, alpha, runs, either, sum(in_windows), sum(in_stream), by_signal))
-    return found
+    for (window, alpha), outcomes in alarms.items():
+        by_signal = {name: sum(above[name] or grown[name] for above, grown in outcomes) for name in SIGNALS}
+        in_windows = [any(above.values()) for above, _ in outcomes]
+        in_stream = [any(grown.values()) for _, grown in outcomes]
+        either = sum(in_window or in_evidence for in_window, in_evidence in zip(in_windows, in_stream, strict=True))
+        results.append(Quiet(world.name, window, alpha, runs, either, sum(in_windows), sum(in_stream), by_signal))
+    return results
 
 
 def power(world: World, foreign: str, runs: int, shipped: Monitor, seed: int, windows: Sequence[int] = WINDOWS) -> list[Power]:
-    """One window, a share of it foreign, at 5 % false alarms: at 0 % the power is the realised rate of false alarms."""
-    found = []
+    """Measure the power in one window with a share of foreign texts; at 0 % it is the rate of false alarms."""
+    results = []
     for window in windows:
-        seen: dict[float, list[tuple[bool, bool, dict[str, bool]]]] = {share: [] for share in SHARES}
+        outcomes: dict[float, list[tuple[bool, bool, dict[str, bool]]]] = {share: [] for share in SHARES}
         for run in range(runs):
             rng = np.random.default_rng([seed, window, run])
             reference, rest = draw(world, rng)
@@ -114,52 +114,55 @@ def power(world: World, foreign: str, runs: int, shipped: Monitor, seed: int, wi
                 alone = {name: bool(values[name][0] > threshold_at(calibrated.null[name], POWER_ALPHA)) for name in SIGNALS}
                 peak = update_evidence(calibrated, initial_evidence(calibrated), rows, settings)[1]
                 limit = math.log(window * len(SIGNALS) / POWER_ALPHA)
-                seen[share].append((any_above, max(peak.values()) >= limit, alone))
-        for share, own in seen.items():
-            alone = {name: float(np.mean([one[2][name] for one in own])) for name in SIGNALS}
-            jointly, stream = (float(np.mean([one[part] for one in own])) for part in (0, 1))
-            found.append(Power(foreign, share, window, runs, jointly, stream, alone))
-    return found
+                outcomes[share].append((any_above, max(peak.values()) >= limit, alone))
+        for share, runs_at_share in outcomes.items():
+            alone = {name: float(np.mean([outcome[2][name] for outcome in runs_at_share])) for name in SIGNALS}
+            jointly, stream = (float(np.mean([outcome[part] for outcome in runs_at_share])) for part in (0, 1))
+            results.append(Power(foreign, share, window, runs, jointly, stream, alone))
+    return results
 
 
 class Cost(NamedTuple):
-    """Of one version with 77 classes."""
+    """Hold the cost of watching one version with 77 classes."""
 
     check_ms: list[float]  # of a window of 1,000 texts
     update_us: list[float]  # of a row
-    bytes_by_reference: dict[int, int]  # of what is kept, by the reference's rows
+    bytes_by_reference: dict[int, int]  # of the calibration, by the reference's rows
     calibrate_s: float
 
 
 def cost(world: World, pairs: int, shipped: Monitor, seed: int) -> Cost:
-    """Wall-clock on one core."""
+    """Measure the cost on one core, in wall-clock time."""
     settings = monitor(shipped, window_rows=CHECKED_ROWS)
     rng = np.random.default_rng(seed)
     reference, rest = draw(world, rng)
     rows = to_rows(rest.take(np.arange(CHECKED_ROWS)), world.head, "cost")
-    begun = time.perf_counter()
+    started = time.perf_counter()
     calibrated = calibrate(to_reference(reference, world.head), settings)
-    took = time.perf_counter() - begun
+    calibrate_s = time.perf_counter() - started
     assert calibrated is not None
     evidence = initial_evidence(calibrated)
     checks, updates = [], []
     for _ in range(pairs):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         evaluate_window(calibrated, rows, log_e_values(calibrated, evidence), (), settings)
-        checks.append(1000 * (time.perf_counter() - begun))
-        begun = time.perf_counter()
+        checks.append(1000 * (time.perf_counter() - started))
+        started = time.perf_counter()
         update_evidence(calibrated, evidence, rows, settings)
-        updates.append(1e6 * (time.perf_counter() - begun) / CHECKED_ROWS)
-    kept = {}
+        updates.append(1e6 * (time.perf_counter() - started) / CHECKED_ROWS)
+    sizes = {}
     for count in (500, world.reference_rows, len(world.pool.text)):
-        made = calibrate(to_reference(world.pool.take(np.arange(count)), world.head), settings)
-        kept[count] = len(pickle.dumps(made))
-    return Cost(checks, updates, kept, took)
+        calibration = calibrate(to_reference(world.pool.take(np.arange(count)), world.head), settings)
+        sizes[count] = len(pickle.dumps(calibration))
+    return Cost(checks, updates, sizes, calibrate_s)
 
 
 def _window_values(calibrated: Calibration, rows: PredictionRows, window: int) -> dict[str, NDArray[np.float64]]:
-    """(windows,) a signal: statistics of the whole windows one after the other."""
-    held = window_columns(calibrated.features, rows)
+    """Return the statistics (windows,) of each signal, over consecutive whole windows."""
+    columns = window_columns(calibrated.features, rows)
     count = len(rows.id) // window
-    means = {name: own[: count * window].reshape(count, window, -1).mean(axis=1, dtype=np.float64) for name, own in held.items()}
+    means = {
+        name: column[: count * window].reshape(count, window, -1).mean(axis=1, dtype=np.float64)
+        for name, column in columns.items()
+    }
     return window_statistics(calibrated.means, means, (calibrated.rows, window))

@@ -1,4 +1,4 @@
-"""The traffic of the drift bench: three corpora without drift, and what is mixed into them. Rows as the monitor has them."""
+"""Make the traffic of the drift bench: three corpora without drift, and the texts that are mixed into them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ from monitoring.drift.window import PredictionRows
 from pipeline.data.corrupt import corrupt_texts
 from pipeline.params import Monitor, Params
 from pipeline.reference_profile import Reference
-from tests.bench.embedded import Head, Texts, fit_head, load, retyped
+from tests.bench.embedded import Head, Texts, fit_head, load, with_texts
 
 HEAD_SEED = 3
 FOREIGN_LABEL = "foreign"
@@ -21,11 +21,11 @@ GREETINGS = ("Hello there, I hope you are well.", "Good morning!", "Hi team,", "
 
 
 class World(NamedTuple):
-    """A pool of rows that one reference and one stream are drawn from; `others` are answered by the same head."""
+    """Hold a pool from which references and streams are drawn; the same head answers `others`."""
 
     name: str
     pool: Texts
-    spoilt: Texts | None  # the pool's rows, as the stage `reference` spoils them
+    corrupted: Texts | None  # the pool's rows, as the stage `reference` corrupts them
     head: Head
     reference_rows: int
     stream_rows: int
@@ -33,7 +33,7 @@ class World(NamedTuple):
 
 
 def make_worlds(data: Path, params: Params, cache: Path) -> dict[str, World]:
-    """Embedded once (minutes), then read from the cache. The head never learns a row of its pool."""
+    """Embed the corpora, which takes minutes, or read them from the cache. The head never learns a row of its pool."""
     model = params.model
     train, test = (load(data / "banking77" / f"{side}.csv", model, cache) for side in ("train", "test"))
     hotels, styled = (load(data / "nlupp" / f"{name}.csv", model, cache) for name in ("hotels", "banking"))
@@ -44,38 +44,43 @@ def make_worlds(data: Path, params: Params, cache: Path) -> dict[str, World]:
     stable = traffic.take(traffic.phase == "stable")
     desk_pool = joined(desk_pool, stable)
 
-    def spoilt(pool: Texts, name: str) -> Texts:
-        own = params.reference
-        return retyped(pool, corrupt_texts(pool.text.tolist(), own.mistyped, own.kept_words, own.seed), name, model, cache)
+    def corrupted(pool: Texts, name: str) -> Texts:
+        settings = params.reference
+        texts = corrupt_texts(pool.text.tolist(), settings.mistyped, settings.kept_words, settings.seed)
+        return with_texts(pool, texts, name, model, cache)
 
     def disturbed(texts: Texts, name: str) -> dict[str, Texts]:
         kinds = {kind: [change(text, row) for row, text in enumerate(texts.text.tolist())] for kind, change in CHANGES.items()}
-        return {kind: retyped(texts, own, name, model, cache) for kind, own in kinds.items()}
+        return {kind: with_texts(texts, changed, name, model, cache) for kind, changed in kinds.items()}
 
-    bank_others = {"hotels": strange(hotels), "support desk": strange(desk), **disturbed(test, "test")}
-    desk_others = {"launch": traffic.take(traffic.phase == "drift"), "hotels": strange(hotels), **disturbed(stable, "stable")}
+    bank_others = {"hotels": wrongly_labelled(hotels), "support desk": wrongly_labelled(desk), **disturbed(test, "test")}
+    desk_others = {
+        "launch": traffic.take(traffic.phase == "drift"),
+        "hotels": wrongly_labelled(hotels),
+        **disturbed(stable, "stable"),
+    }
     worlds = (
-        World("banking77", bank_pool, spoilt(bank_pool, "banking-spoilt"), bank_head, 1500, 1000, bank_others),
+        World("banking77", bank_pool, corrupted(bank_pool, "banking-spoilt"), bank_head, 1500, 1000, bank_others),
         World("nlupp banking", styled, None, bank_head, 700, 1000, {}),
-        World("shipped", desk_pool, spoilt(desk_pool, "desk-spoilt"), desk_head, 700, 1000, desk_others),
+        World("shipped", desk_pool, corrupted(desk_pool, "desk-spoilt"), desk_head, 700, 1000, desk_others),
     )
     return {world.name: world for world in worlds}
 
 
 def mistyped(text: str, row: int, share: float) -> str:
-    """Letters dropped or doubled: not the ways in which the reference spoils its texts."""
+    """Drop or double letters, unlike the corruption of the reference."""
     rng = np.random.default_rng(row)
     return "".join(c if rng.random() >= share else str(rng.choice(["", c + c])) for c in text) or text
 
 
 def run_together(text: str, row: int) -> str:
-    """A third of the spaces left out."""
+    """Remove a third of the spaces."""
     rng = np.random.default_rng(row)
     return "".join("" if c == " " and rng.random() < 1 / 3 else c for c in text)
 
 
 def greeted(text: str, row: int) -> str:
-    """One of a few greetings before it."""
+    """Put a greeting before the text."""
     return f"{GREETINGS[row % len(GREETINGS)]} {text}"
 
 
@@ -87,19 +92,19 @@ CHANGES: dict[str, Callable[[str, int], str]] = {
 
 
 def draw(world: World, rng: np.random.Generator) -> tuple[Texts, Texts]:
-    """Reference and stream: disjoint, in random order; all that is left of the pool may be streamed."""
-    reference, rest = drawn(world, rng)
+    """Return reference and stream: disjoint, in random order; the stream is the rest of the pool."""
+    reference, rest = draw_rows(world, rng)
     return world.pool.take(reference), world.pool.take(rest)
 
 
-def drawn(world: World, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pool's rows of a reference, and all others."""
+def draw_rows(world: World, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pool's rows for a reference, and all others."""
     order = rng.permutation(len(world.pool.text))
     return order[: world.reference_rows], order[world.reference_rows :]
 
 
 def to_reference(texts: Texts, head: Head) -> Reference:
-    """All rows in the calibrate half: the A/A half of these runs is the stream."""
+    """Return a reference with all rows in the calibration half; the stream replaces the A/A half in these runs."""
     probabilities = head(texts.embedding)
     return Reference(
         ids=np.array([f"r{row}" for row in range(len(texts.text))]),
@@ -114,7 +119,7 @@ def to_reference(texts: Texts, head: Head) -> Reference:
 
 
 def to_rows(texts: Texts, head: Head, name: str) -> PredictionRows:
-    """Answered by the head; `name` makes the ids of a run its own, and so how ties are broken."""
+    """Return the head's predictions; `name` makes their ids unique, and with them how ties are broken."""
     count = len(texts.text)
     return PredictionRows(
         time=np.arange(count, dtype=np.float64),
@@ -129,35 +134,35 @@ def to_rows(texts: Texts, head: Head, name: str) -> PredictionRows:
 
 
 def mixed(texts: Texts, foreign: Texts, share: float, count: int, rng: np.random.Generator) -> Texts:
-    """`count` rows, a share of them foreign (exactly, rounded), shuffled."""
-    strangers = round(share * count)
-    own = texts.take(rng.choice(len(texts.text), count - strangers, replace=False))
-    other = foreign.take(rng.choice(len(foreign.text), strangers, replace=strangers > len(foreign.text)))
-    return joined(own, other).take(rng.permutation(count))
+    """Return `count` rows in random order, exactly this share of them (rounded) foreign."""
+    foreign_count = round(share * count)
+    known = texts.take(rng.choice(len(texts.text), count - foreign_count, replace=False))
+    unknown = foreign.take(rng.choice(len(foreign.text), foreign_count, replace=foreign_count > len(foreign.text)))
+    return joined(known, unknown).take(rng.permutation(count))
 
 
-def strange(texts: Texts) -> Texts:
-    """Texts to which every answer is wrong."""
+def wrongly_labelled(texts: Texts) -> Texts:
+    """Return the texts with a label that makes every answer wrong."""
     return texts._replace(label=np.full(len(texts.text), FOREIGN_LABEL))
 
 
 def joined(first: Texts, second: Texts) -> Texts:
-    """One after the other."""
-    return Texts._make(np.concatenate([own, other]) for own, other in zip(first, second, strict=True))
+    """Concatenate two sets of texts."""
+    return Texts._make(np.concatenate([head, tail]) for head, tail in zip(first, second, strict=True))
 
 
 def monitor(shipped: Monitor, **changed: float) -> Monitor:
-    """The shipped section with what a run changes."""
+    """Return the shipped section with the settings that a run changes."""
     return Monitor.model_validate(shipped.model_dump() | changed)
 
 
-def right(texts: Texts, rows: PredictionRows, head: Head) -> NDArray[np.bool_]:
-    """Which answers are right."""
+def is_right(texts: Texts, rows: PredictionRows, head: Head) -> NDArray[np.bool_]:
+    """Return which answers are right."""
     return np.asarray(head.labels[rows.probabilities.argmax(axis=1)] == texts.label)
 
 
 def _halves(texts: Texts, share: float) -> tuple[Head, Texts]:
-    """A head learnt on a share of the rows (by class, so that it knows them all), and the rest."""
+    """Return a head learnt on a share of each class's rows, and the remaining rows."""
     rng = np.random.default_rng(HEAD_SEED)
     taken = np.zeros(len(texts.text), dtype=np.bool_)
     for label in np.unique(texts.label):

@@ -1,6 +1,6 @@
-"""Texts of the drift bench as the monitor sees them: embedded once by the untouched base model, kept in a cache folder.
+"""Embed the texts of the drift bench with the untouched base model, and cache the result in a folder.
 
-The head is logistic regression on part of the rows, calibrated by a temperature: no training run is needed to bench detectors.
+The head is logistic regression on part of the rows, calibrated by a temperature: detectors are measured without a training run.
 """
 
 import csv
@@ -17,11 +17,11 @@ from pipeline.metrics import fit_temperature, softmax
 from pipeline.params import Model
 from pipeline.runtime.text import word_count
 
-BATCH, SHOWN_EACH = 64, 1024
+BATCH, PROGRESS_STEP = 64, 1024
 
 
 class Texts(NamedTuple):
-    """N texts; `unit` and `time` only where the file has them."""
+    """Hold N texts; `unit` and `phase` are empty where the file has none."""
 
     text: NDArray[np.str_]
     label: NDArray[np.str_]
@@ -33,12 +33,12 @@ class Texts(NamedTuple):
     phase: NDArray[np.str_]
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Texts":
-        """These rows of every column."""
+        """Return these rows of every column."""
         return Texts(*(column[rows] for column in self))
 
 
 class Head(NamedTuple):
-    """A classifier on embeddings."""
+    """Classify embeddings."""
 
     labels: NDArray[np.str_]
     weights: NDArray[np.float64]  # (width, classes)
@@ -46,37 +46,37 @@ class Head(NamedTuple):
     temperature: float
 
     def __call__(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, width) → calibrated probabilities (N, classes)."""
+        """Return calibrated probabilities (N, classes) of embeddings (N, width)."""
         return softmax((embedding @ self.weights + self.bias) / self.temperature).astype(np.float32)
 
 
 def load(path: Path, model: Model, cache: Path) -> Texts:
-    """Rows of a csv or jsonl file with distinct texts."""
+    """Return the rows of a csv or jsonl file that have distinct texts."""
     rows = _read(path)
     columns = [np.array([row.get(name, "") for row in rows]) for name in ("label", "unit", "phase")]
-    return _embedded([row["text"] for row in rows], columns, path.stem, model, cache)
+    return _embed_or_load([row["text"] for row in rows], columns, path.stem, model, cache)
 
 
-def retyped(texts: Texts, changed: Sequence[str], name: str, model: Model, cache: Path) -> Texts:
-    """The same rows with other texts."""
-    return _embedded(changed, [texts.label, texts.unit, texts.phase], name, model, cache)
+def with_texts(texts: Texts, changed: Sequence[str], name: str, model: Model, cache: Path) -> Texts:
+    """Return the same rows with other texts."""
+    return _embed_or_load(changed, [texts.label, texts.unit, texts.phase], name, model, cache)
 
 
-def _embedded(texts: Sequence[str], columns: Sequence[NDArray[np.str_]], name: str, model: Model, cache: Path) -> Texts:
-    """Computed once, then read from the cache."""
+def _embed_or_load(texts: Sequence[str], columns: Sequence[NDArray[np.str_]], name: str, model: Model, cache: Path) -> Texts:
+    """Embed the texts, or read them from the cache."""
     digest = hashlib.sha256(json.dumps([list(texts), model.base, model.sketch_size, model.sketch_seed]).encode()).hexdigest()[:16]
-    kept = cache / f"{name}-{digest}.npz"
-    if not kept.is_file():
+    cached = cache / f"{name}-{digest}.npz"
+    if not cached.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, **dict(zip(("embedding", "sketch", "pieces"), _embed(texts, name, model), strict=True)))
-    arrays = np.load(kept)
+        np.savez(cached, **dict(zip(("embedding", "sketch", "pieces"), _embed(texts, name, model), strict=True)))
+    arrays = np.load(cached)
     per_word = ((arrays["pieces"] - 2) / np.array([word_count(text) for text in texts])).astype(np.float32)
     label, unit, phase = columns
     return Texts(np.array(texts), label, arrays["embedding"], arrays["sketch"], arrays["pieces"], per_word, unit, phase)
 
 
 def fit_head(texts: Texts, seed: int) -> Head:
-    """Logistic regression on nine tenths of the rows, its temperature on the last."""
+    """Fit a logistic regression on nine tenths of the rows, and its temperature on the rest."""
     from sklearn.linear_model import LogisticRegression
 
     held = np.random.default_rng(seed).random(len(texts.text)) < 0.1
@@ -88,7 +88,7 @@ def fit_head(texts: Texts, seed: int) -> Head:
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """Distinct texts in the file's order."""
+    """Return the rows with distinct texts, in the file's order."""
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     else:
@@ -112,9 +112,9 @@ def _embed(texts: Sequence[str], name: str, model: Model) -> tuple[NDArray[np.fl
     tokenizer = load_tokenizer(base_folder(model), model.max_pieces)
     pieces = to_pieces(tokenizer, list(texts))
     frozen = TextClassifier(load_encoder(base_folder(model)), CosineHead(1, 1, 1.0)).eval()
-    parts = [pieces[at : at + SHOWN_EACH] for at in range(0, len(pieces), SHOWN_EACH)]
-    shown = track(parts, description=f"{len(texts)} texts of {name}")
-    embedded = [infer_in_batches(frozen.embed, part, batch_size=BATCH, precision="fp32") for part in shown]
+    parts = [pieces[at : at + PROGRESS_STEP] for at in range(0, len(pieces), PROGRESS_STEP)]
+    progress = track(parts, description=f"{len(texts)} texts of {name}")
+    embedded = [infer_in_batches(frozen.embed, part, batch_size=BATCH, precision="fp32") for part in progress]
     pooled = F.normalize(torch.cat(embedded), dim=-1)
     sketch = (pooled @ sketch_projection(pooled.shape[1], model)).numpy().astype(np.float16)
-    return pooled.numpy(), sketch, np.array([len(own) for own in pieces], dtype=np.int32)
+    return pooled.numpy(), sketch, np.array([len(row) for row in pieces], dtype=np.int32)

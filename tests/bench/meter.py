@@ -1,4 +1,4 @@
-"""Measures arms of a bench: one run at a rate, and the highest rate that keeps P99; every run is kept as a `Reading`."""
+"""Run the arms of a bench at a rate, or search for the highest rate that keeps P99; record every run as a `Reading`."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,38 +20,38 @@ from tests.bench.children import cpu_s
 
 P99_LIMIT_MS = 50.0
 TIMEOUT_S, CONNECTIONS, ZIPF_S = 10.0, 1024, 1.0
-LOWEST_PER_S = 1.0  # an arm that does not hold this has no limit
+LOWEST_PER_S = 1.0  # an arm that cannot keep this rate has no limit
 
 
 class Pace(NamedTuple):
-    """How long is measured; `--quick` shortens it."""
+    """Say how long runs last; `--quick` shortens them."""
 
-    warm_s: float  # at the start of each run; does not count
-    step_s: float  # of a run that counts
+    warm_s: float  # at the start of each run; not counted
+    step_s: float  # counted seconds of a run
     requests: int  # at least; slow arms run for longer
-    resolution: float  # the next rate tried and found too high is within this factor
+    resolution: float  # the search ends when the next rate is within this factor
 
 
 class Arm(NamedTuple):
-    """One thing that is measured: what is asked how, and whose CPU time it costs."""
+    """Describe what is measured: its target, its texts, and the processes whose CPU time counts."""
 
     name: str
     target: Target
     texts: Sequence[str]
     repeat_share: float
     processes: Sequence[psutil.Process]
-    guess_per_s: float  # where the first search begins
+    guess_per_s: float  # start of the first search
     p99_ms: float = P99_LIMIT_MS
 
 
 class Reading(NamedTuple):
-    """One run. Latencies are those of good answers; `p99_all_ms` counts failures as slower than any."""
+    """Record one run. Latencies are those of good answers; `p99_all_ms` ranks failures above all latencies."""
 
     part: str
     arm: str
     pair: int
     at_s: float  # since the bench began
-    seconds: float  # counted
+    seconds: float  # without the warm-up
     rate_per_s: float
     achieved_per_s: float
     requests: int
@@ -65,11 +65,11 @@ class Reading(NamedTuple):
 
 
 class OutOfTimeError(Exception):
-    """The time that a bench may take is used up."""
+    """Raised when the bench has used up its time."""
 
 
 class Meter:
-    """Runs loads, one at a time, keeps the readings and says each one on the console; `pair` is set by who measures pairs."""
+    """Run loads one at a time, record their readings and print them; the caller sets `pair` when it measures pairs."""
 
     def __init__(self, console: Terminal, pace: Pace, *, limit_s: float, seed: int) -> None:
         self.pace = pace
@@ -80,16 +80,16 @@ class Meter:
 
     @property
     def elapsed_s(self) -> float:
-        """Since the bench began."""
+        """Return the seconds since the bench began."""
         return time.monotonic() - self._begun
 
-    def say(self, line: str | Text, style: str = "") -> None:
-        """A line with the time before it."""
+    def report(self, line: str | Text, style: str = "") -> None:
+        """Print a line behind the elapsed time."""
         minutes, seconds = divmod(int(self.elapsed_s), 60)
         self._console.print(styled(f"{minutes:2d}:{seconds:02d}", "dim"), line if isinstance(line, Text) else styled(line, style))
 
     def load(self, arm: Arm, rate: float, seconds: float, arrivals: Literal["poisson", "constant"] = "poisson") -> Load:
-        """A load of this arm with texts that no cache has seen."""
+        """Return a load of this arm with texts that no cache has seen."""
         return Load(rate, seconds, arrivals, arm.repeat_share, ZIPF_S, next(self._seeds), TIMEOUT_S, CONNECTIONS)
 
     def run(
@@ -100,50 +100,50 @@ class Meter:
         *,
         seconds: float | None = None,
         arrivals: Literal["poisson", "constant"] = "poisson",
-        hopeless: bool = False,
+        give_up_early: bool = False,
         check: Check | None = None,
     ) -> Result:
-        """One run at this rate; with `hopeless` it ends as soon as it cannot keep the limit. Raises `KeyboardInterrupt`."""
+        """Run at this rate; `give_up_early` stops a run that cannot keep the limit. Raise `OutOfTimeError` at the bench's end."""
         if self.elapsed_s > self._limit_s:
             raise OutOfTimeError
         counted_s = seconds or max(self.pace.step_s, self.pace.requests / rate)
-        give_up = GiveUp(arm.p99_ms / 1000, self.pace.warm_s, int(0.01 * rate * counted_s)) if hopeless else None
+        give_up = GiveUp(arm.p99_ms / 1000, self.pace.warm_s, int(0.01 * rate * counted_s)) if give_up_early else None
         load = self.load(arm, rate, self.pace.warm_s + counted_s, arrivals)
-        with self.reading(part, arm, rate) as keep:
+        with self.reading(part, arm, rate) as record:
             result = run_load(arm.target, arm.texts, load, give_up=give_up, check=check)
-            keep(without_warmup(result, self.pace.warm_s))
+            record(without_warmup(result, self.pace.warm_s))
         if result.interrupted:
             raise KeyboardInterrupt
         return without_warmup(result, self.pace.warm_s)
 
     @contextmanager
     def reading(self, part: str, arm: Arm, rate: float) -> Iterator[Callable[[Result], None]]:
-        """Around a run: what is handed in becomes a reading, with the CPU time that its servers took."""
+        """Record the yielded call's result as a reading, with the CPU time that the servers used meanwhile."""
         at_s, before_s = self.elapsed_s, cpu_s(arm.processes)
 
-        def keep(result: Result) -> None:
+        def record(result: Result) -> None:
             used_ms = 1000 * (cpu_s(arm.processes) - before_s) / max(1, len(result.at_s)) * _counted_share(result)
             self.readings.append(_reading(part, arm, self.pair, at_s, rate, result, used_ms))
-            self.say(_line(self.readings[-1]))
+            self.report(_line(self.readings[-1]))
 
-        yield keep
+        yield record
 
     def limit(self, part: str, arm: Arm, start: float, factor: float) -> float:
-        """The highest rate at P99 within the limit and without an error; 0: there is none. A miss is repeated once."""
+        """Return the highest rate that keeps P99 without an error, 0 when none does. A rate that misses is tried twice."""
 
         def holds(rate: float) -> bool:
-            return any(decide_verdict(self.run(part, arm, rate, hopeless=True), arm.p99_ms) == "held" for _ in range(2))
+            return any(decide_verdict(self.run(part, arm, rate, give_up_early=True), arm.p99_ms) == "held" for _ in range(2))
 
-        found = search_near(holds, start=start, factor=factor, resolution=self.pace.resolution, lowest=LOWEST_PER_S)
-        self.say(f"{arm.name}: {found:.1f}/s at P99 ≤ {arm.p99_ms:g} ms", "bold")
-        return found
+        limit = search_near(holds, start=start, factor=factor, resolution=self.pace.resolution, lowest=LOWEST_PER_S)
+        self.report(f"{arm.name}: {limit:.1f}/s at P99 ≤ {arm.p99_ms:g} ms", "bold")
+        return limit
 
 
 def search_near(holds: Callable[[float], bool], *, start: float, factor: float, resolution: float, lowest: float) -> float:
-    """The highest rate found to hold, 0 when none above `lowest` does.
+    """Return the highest rate that was seen to hold, 0 when none above `lowest` does.
 
-    From `start` by `factor` up or down until one rate holds and the other does not; then the gap is halved until the two
-    are within `resolution`.
+    The search multiplies or divides `start` by `factor` until one rate holds and the next does not. It then halves the gap until
+    the two are within `resolution`.
     """
     good, bad, rate = 0.0, float("inf"), start
     while rate >= lowest:
@@ -158,7 +158,7 @@ def search_near(holds: Callable[[float], bool], *, start: float, factor: float, 
 
 
 def _counted_share(result: Result) -> float:
-    """Of the run's seconds, those that count: CPU time is read for all of them."""
+    """Return the share of the run that counts: CPU time is read for all of it."""
     return result.counted_s / max(result.until_s, 1e-9)
 
 
@@ -183,10 +183,10 @@ def _reading(part: str, arm: Arm, pair: int, at_s: float, rate: float, result: R
     )
 
 
-def _line(one: Reading) -> Text:
-    colour = "green" if one.verdict == "held" else "yellow"
+def _line(reading: Reading) -> Text:
+    colour = "green" if reading.verdict == "held" else "yellow"
     return joined(
-        f"{one.part:<8} {one.arm:<24} {one.rate_per_s:7.1f}/s  P50 {one.p50_ms:7.1f}  P99 {one.p99_ms:8.1f} ms"
-        f"  {one.server_cpu_ms:5.2f} ms CPU  ",
-        styled(one.verdict, colour),
+        f"{reading.part:<8} {reading.arm:<24} {reading.rate_per_s:7.1f}/s  P50 {reading.p50_ms:7.1f}  "
+        f"P99 {reading.p99_ms:8.1f} ms  {reading.server_cpu_ms:5.2f} ms CPU  ",
+        styled(reading.verdict, colour),
     )

@@ -1,7 +1,7 @@
-"""The control of the serving bench: FastAPI + torch the way people write it first.
+"""Serve the model with FastAPI and torch as a first version does: the control of the serving bench.
 
-The trained model in memory, one text a forward pass, `def predict` in FastAPI's thread pool, torch's default threads.
-It is spared what costs such servers more: no gradients are kept, adapters are merged, no access log is written.
+It runs one text in each forward pass, in FastAPI's thread pool with torch's default number of threads.
+To be fair, gradients are off, adapters are merged and no access log is written.
 """
 
 import argparse
@@ -20,33 +20,33 @@ from pipeline.network.trained_model import load_trained
 from pipeline.params import Model, load_params
 
 
-class Question(BaseModel):
-    """A request."""
+class Request(BaseModel):
+    """Hold a text to classify."""
 
     text: str
 
 
-class Said(BaseModel):
-    """An answer."""
+class Answer(BaseModel):
+    """Hold a prediction."""
 
     label: str
     confidence: float
 
 
 def create_app(folder: Path, settings: Model) -> FastAPI:
-    """The app on the model in the folder."""
+    """Return an app that serves the model in the folder."""
     trained = load_trained(folder, settings)
     model = merge_adapters(trained.classifier)
     tokenizer = AutoTokenizer.from_pretrained(base_folder(settings))
     app = FastAPI()
 
     @app.post("/predict")
-    def predict(question: Question) -> Said:
-        pieces = tokenizer(question.text, truncation=True, max_length=settings.max_pieces, return_tensors="pt")
+    def predict(request: Request) -> Answer:
+        pieces = tokenizer(request.text, truncation=True, max_length=settings.max_pieces, return_tensors="pt")
         with torch.inference_mode():
             logits = model(pieces["input_ids"], pieces["attention_mask"])
         confidence, index = logits.softmax(dim=-1).max(dim=-1)
-        return Said(label=trained.labels[int(index)], confidence=float(confidence))
+        return Answer(label=trained.labels[int(index)], confidence=float(confidence))
 
     return app
 

@@ -1,8 +1,8 @@
-"""The packaged session without a server, in a child process that answers one JSON line a line: how fast, and which labels.
+"""Run the packaged session without a server, in a child process that answers each JSON line with one.
 
-`{"speed": seconds, "batch": 32, "session": name}` → `{"texts_per_s": …}`: batches of texts sorted by length, both layouts of the
-cores tried (one session on all of them, a session a core) and the faster one kept. `{"labels": [text, …]}` → the labels
-that are right for each text: two when both classes are as good as equally probable, padding moves last digits.
+`{"speed": seconds, "batch": 32, "session": name}` → `{"texts_per_s": …}`: batches of texts sorted by length, with the faster of
+two layouts (one session on all cores, or one session on each core). `{"labels": [text, …]}` → the right labels of each text:
+two when both classes are almost equally probable, because padding changes the last digits.
 """
 
 import argparse
@@ -31,36 +31,36 @@ CALIBRATE_S = 1.0
 
 
 def packaged_session(package: Path) -> str:
-    """The name of the session that the package serves with."""
+    """Return the name of the session that the package serves with."""
     config = model_config_pb2.ModelConfig()
     text_format.Parse((package / "config.pbtxt").read_text(encoding="utf-8"), config)
     return str(config.parameters["session"].string_value) or PLAIN
 
 
 class Offline:
-    """The model of one package on these texts; sessions are opened when they are first asked for."""
+    """Run the model of one package on these texts; a session is opened when it is first needed."""
 
     def __init__(self, package: Path, texts: Sequence[str], tie: float) -> None:
         self._folder, self._tie, self._cores = package / "1", tie, available_cores()
         self._name = packaged_session(package)
         self._classifier = Classifier(self._folder, session=open_session(self._folder, self._name, self._cores))
         self._pieces = to_pieces(self._classifier.tokenizer, texts)
-        self.best = cache(self._best)  # layout by session and batch size, found once
+        self.best = cache(self._best)  # layout by session and batch size
 
     def speed(self, seconds: float, batch: int, session: str | None) -> float:
-        """Texts a second, every core busy."""
+        """Return the texts a second with every core busy."""
         name = session or self._name
         return self._run(seconds, batch, self._open(name, self.best(name, batch)))
 
     def labels(self, texts: Sequence[str]) -> list[list[str]]:
-        """The right labels of each text."""
-        found = self._classifier.predict(texts)
-        order = np.argsort(found.probabilities, axis=1)[:, ::-1][:, :2]
-        gaps = np.take_along_axis(found.probabilities, order, axis=1)
+        """Return the right labels of each text."""
+        predictions = self._classifier.predict(texts)
+        order = np.argsort(predictions.probabilities, axis=1)[:, ::-1][:, :2]
+        gaps = np.take_along_axis(predictions.probabilities, order, axis=1)
         names = self._classifier.labels
         return [
-            [names[i] for i in (best if one - two < self._tie else best[:1])]
-            for best, (one, two) in zip(order, gaps, strict=True)
+            [names[i] for i in (best if first - second < self._tie else best[:1])]
+            for best, (first, second) in zip(order, gaps, strict=True)
         ]
 
     def _best(self, name: str, batch: int) -> int:
@@ -68,7 +68,7 @@ class Offline:
         return max(layouts, key=lambda threads: self._run(CALIBRATE_S, batch, self._open(name, threads)))
 
     def _open(self, name: str, threads: int) -> list[Session]:
-        """As many sessions as fit on the cores with so many threads each."""
+        """Return as many sessions with this number of threads as fit on the cores."""
         return [open_session(self._folder, name, threads) for _ in range(self._cores // threads)]
 
     def _run(self, seconds: float, batch: int, sessions: Sequence[Session]) -> float:
@@ -106,11 +106,11 @@ def _add(counts: list[int], at: int) -> Callable[[int], None]:
     return add
 
 
-def answer(offline: Offline, asked: dict[str, Any]) -> dict[str, Any]:
-    """One line's answer."""
-    if "labels" in asked:
-        return {"labels": offline.labels(asked["labels"])}
-    return {"texts_per_s": offline.speed(asked["speed"], asked["batch"], asked.get("session"))}
+def answer(offline: Offline, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to one request."""
+    if "labels" in request:
+        return {"labels": offline.labels(request["labels"])}
+    return {"texts_per_s": offline.speed(request["speed"], request["batch"], request.get("session"))}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Rows T3 of `make bench-train`: epochs with the prefix cache beside the same without, 4 and 5 of 6 layers frozen; in pairs.
+"""Measure goals T3 of `make bench-train`: paired epochs with and without the prefix cache, 4 and 5 of 6 layers frozen.
 
-Both arms train the same layers from the same weights on equal batches; the cache is full, as after the first epoch. The losses
-of both arms are held against each other.
+Both arms train the same layers from the same weights on the same batches, and their losses are compared. The cache is full, as
+after the first epoch.
 """
 
 import io
@@ -31,7 +31,7 @@ LOSSES = "T3c"
 
 
 class Epoch(NamedTuple):
-    """One epoch of one arm."""
+    """Record one epoch of one arm."""
 
     seconds: float
     cpu_s: float
@@ -39,7 +39,7 @@ class Epoch(NamedTuple):
 
 
 class Arms(NamedTuple):
-    """Epochs without and with the cache, pair by pair, and what filling it cost."""
+    """Hold the epochs without and with the cache in pairs, and the time to fill it."""
 
     without: list[Epoch]
     cached: list[Epoch]
@@ -47,14 +47,14 @@ class Arms(NamedTuple):
 
 
 def measure(rows: Rows, classes: int, params: Params, frozen: int, pairs: int, precision: Precision) -> Arms:
-    """Pairs of epochs over the same batches."""
+    """Measure pairs of epochs over the same batches."""
     settings = params.train.model_copy(update={"epochs": 1, "trained_layers": LAYERS - frozen, "log_every_steps": 1})
 
     def epoch(arm: Rows, inside: AbstractContextManager[None]) -> Epoch:
         losses: list[float] = []
-        with inside, redirect_stderr(io.StringIO()):  # no bar of its own for each epoch
-            none = rows._replace(pieces=arm.pieces[:1], targets=arm.targets[:1])  # validation is no part of the row
-            task = classification_task(classifier, arm, none, settings, precision)._replace(validate=lambda: {"f1_macro": 0.5})
+        with inside, redirect_stderr(io.StringIO()):  # no progress bar for each epoch
+            one_row = rows._replace(pieces=arm.pieces[:1], targets=arm.targets[:1])  # validation is not measured
+            task = classification_task(classifier, arm, one_row, settings, precision)._replace(validate=lambda: {"f1_macro": 0.5})
             classifier.load_state_dict(before)
             torch.manual_seed(1)
             wall, cpu = perf_counter(), process_time()
@@ -67,37 +67,39 @@ def measure(rows: Rows, classes: int, params: Params, frozen: int, pairs: int, p
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     with TemporaryDirectory() as home:
         cache = PrefixCache(classifier.encoder, cut, Path(home), precision)
-        began = perf_counter()
+        started = perf_counter()
         cached = rows._replace(collate=cache.collate(rows.pieces, 2 * settings.batch_size))
-        fill_s = perf_counter() - began
+        fill_s = perf_counter() - started
         epoch(cached, cache.skip_lower_layers())  # warm
-        both = [(epoch(rows, nullcontext()), epoch(cached, cache.skip_lower_layers())) for _ in range(pairs)]
-    return Arms([a for a, _ in both], [b for _, b in both], fill_s)
+        epochs = [(epoch(rows, nullcontext()), epoch(cached, cache.skip_lower_layers())) for _ in range(pairs)]
+    return Arms([a for a, _ in epochs], [b for _, b in epochs], fill_s)
 
 
-def rows_of(arms: Arms, frozen: int, precision: Precision, lora: str) -> Iterator[Row]:
-    """How many times faster; and the largest difference of a step's loss between the arms."""
-    ratio = paired_ratio([one.seconds for one in arms.without], [one.seconds for one in arms.cached])
-    where = f"{precision}, LoRA {lora}, {frozen} of {LAYERS} layers frozen and cached"
-    without, cached = (median(one.seconds for one in own) for own in (arms.without, arms.cached))
-    shown = f"seconds an epoch after the first ({where}; once {arms.fill_s:.1f} s to fill)"
+def to_rows(arms: Arms, frozen: int, precision: Precision, lora: str) -> Iterator[Row]:
+    """Yield the row of the speed-up and the row of the largest difference of a step's loss between the arms."""
+    ratio = paired_ratio([epoch.seconds for epoch in arms.without], [epoch.seconds for epoch in arms.cached])
+    setting = f"{precision}, LoRA {lora}, {frozen} of {LAYERS} layers frozen and cached"
+    without, cached = (median(epoch.seconds for epoch in arm) for arm in (arms.without, arms.cached))
+    what = f"seconds an epoch after the first ({setting}; once {arms.fill_s:.1f} s to fill)"
     goal = GOALS[frozen] if precision == "fp32" else f"{GOALS[frozen]} bf16"
-    yield Row(goal, shown, cached, "s", "without the cache", without, ratio, len(arms.cached))
+    yield Row(goal, what, cached, "s", "without the cache", without, ratio, len(arms.cached))
     name = LOSSES if precision == "fp32" else f"{LOSSES} bf16"
-    yield Row(name, f"largest difference of a loss ({where})", largest_difference(arms), "", "none", None, None, len(arms.cached))
+    yield Row(
+        name, f"largest difference of a loss ({setting})", largest_difference(arms), "", "none", None, None, len(arms.cached)
+    )
 
 
 def largest_difference(arms: Arms) -> float:
-    """Of a step's loss between the arms."""
+    """Return the largest difference of a step's loss between the arms."""
     return max(
         abs(x - y) for a, b in zip(arms.without, arms.cached, strict=True) for x, y in zip(a.losses, b.losses, strict=True)
     )
 
 
 def prefix_rows(rows: Rows, params: Params, lora: str, pairs: int) -> Iterator[Row]:
-    """Both precisions, both depths."""
+    """Yield the rows of both precisions and both depths."""
     classes = 1 + int(rows.targets.max())
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     for precision in precisions:
         for frozen in GOALS:
-            yield from rows_of(measure(rows, classes, params, frozen, pairs, precision), frozen, precision, lora)
+            yield from to_rows(measure(rows, classes, params, frozen, pairs, precision), frozen, precision, lora)

@@ -1,4 +1,4 @@
-"""The serving bench's own homes of state, made of the packaged model: nobody's versions, routes or logs are touched.
+"""Make scratch homes of state from the packaged model, so that the serving bench touches no user's versions, routes or logs.
 
 `plain/` has every cache off, and Triton models that only serve as controls; `cached/` has the caches on and two versions.
 """
@@ -21,27 +21,30 @@ from pipeline.runtime.classifier import model_digest
 from serving.release.manifest import MANIFEST, UNLISTED, file_digest, package_files, repository
 from serving.release.publish import publish
 
-SUFFIX = " (2)"  # behind each label of version 2, so that every answer shows which version gave it
+SUFFIX = " (2)"  # after each label of version 2, so that every answer shows its version
 UNBATCHED, PLAIN_FP32, FIXED = "unbatched", "plain_fp32", "padded_fixed"
 CONTROLS = (UNBATCHED, PLAIN_FP32, FIXED)
-PADDED_LIKE = {"packed-openvino-bf16": "openvino-bf16", "packed-openvino-int8": "openvino-bf16"}  # else ONNX Runtime in fp32
+PADDED_SESSIONS = {
+    "packed-openvino-bf16": "openvino-bf16",
+    "packed-openvino-int8": "openvino-bf16",
+}  # other sessions: ONNX Runtime in fp32
 HERE = Path(__file__).parent
 Edit = Callable[[Any], None]  # of a model_config_pb2.ModelConfig, in place
 
 
 def make(package: Path, dvc_lock: Path, out: Path, name: str, max_pieces: int) -> None:
-    """Both homes under `out`; a version is published as a person would publish it."""
+    """Make both homes under `out`; versions are published as a user publishes them."""
     staged = out / "staged"
     publish(_variant(package, staged / "uncached", _without_cache), dvc_lock, name, out / "plain")
     for control in CONTROLS:
         _control(control, package, repository(out / "plain") / control, max_pieces)
     publish(package, dvc_lock, name, out / "cached")
-    publish(_relabelled(_variant(package, staged / "second", _nothing)), dvc_lock, name, out / "cached")
+    publish(_relabelled(_variant(package, staged / "second", _unchanged)), dvc_lock, name, out / "cached")
     shutil.rmtree(staged)
 
 
 def _control(control: str, package: Path, folder: Path, max_pieces: int) -> None:
-    """A Triton model for comparison only; caches are off."""
+    """Make a Triton model for comparison only; its caches are off."""
     edits: dict[str, Edit] = {
         UNBATCHED: lambda config: config.ClearField("dynamic_batching"),
         PLAIN_FP32: lambda config: _compute_with(config, "onnxruntime-fp32"),
@@ -56,21 +59,21 @@ def _control(control: str, package: Path, folder: Path, max_pieces: int) -> None
     if control == FIXED:
         (folder / "1" / "model.py").unlink()
         shutil.copy(HERE / "control_padded.py", folder / "1" / "model.py")
-    (folder / MANIFEST).unlink()  # no version of ours
+    (folder / MANIFEST).unlink()  # it is no version of the release
 
 
 def _variant(package: Path, out: Path, edit: Edit) -> Path:
-    """The package with another config.pbtxt, whole again; its large files are the same ones."""
+    """Make the package with another config.pbtxt and a matching manifest; its large files are hard links."""
     shutil.copytree(package, out, copy_function=_link_or_copy, ignore=shutil.ignore_patterns("__pycache__"))
     config = model_config_pb2.ModelConfig()
     text_format.Parse((package / "config.pbtxt").read_text(encoding="utf-8"), config)
     edit(config)
     _replace(out / "config.pbtxt", text_format.MessageToString(config))
-    return _sealed(out)
+    return _with_new_manifest(out)
 
 
 def _relabelled(folder: Path) -> Path:
-    """The same model under other labels; its digests and golden answers follow."""
+    """Give the same model other labels; its digests and golden answers follow."""
     card = json.loads((folder / "1" / "model.json").read_text(encoding="utf-8"))
     card["labels"] = [label + SUFFIX for label in card["labels"]]
     _replace(folder / "1" / "model.json", json.dumps(card, indent=2))
@@ -83,11 +86,11 @@ def _relabelled(folder: Path) -> Path:
     config.parameters["labels"].string_value = json.dumps(card["labels"])
     config.parameters["model_digest"].string_value = model_digest(folder / "1")
     _replace(folder / "config.pbtxt", text_format.MessageToString(config))
-    return _sealed(folder)
+    return _with_new_manifest(folder)
 
 
-def _sealed(folder: Path) -> Path:
-    """A manifest that fits the files again."""
+def _with_new_manifest(folder: Path) -> Path:
+    """Write a manifest that matches the files."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     (folder / MANIFEST).unlink()
     files = package_files(folder, follow_links=True)  # hard links to the large ones
@@ -100,7 +103,7 @@ def _without_cache(config: Any) -> None:
     config.ClearField("response_cache")
 
 
-def _nothing(_config: Any) -> None:
+def _unchanged(_config: Any) -> None:
     pass
 
 
@@ -109,15 +112,15 @@ def _compute_with(config: Any, session: str) -> None:
 
 
 def _take_pieces(config: Any, length: int) -> None:
-    """`input_ids` and `attention_mask` of one length instead of text, for the padded session most like the one chosen."""
+    """Take `input_ids` and `attention_mask` of one length instead of text, with the padded session closest to the chosen one."""
     session = str(config.parameters["session"].string_value)
-    _compute_with(config, session if not session.startswith("packed-") else PADDED_LIKE.get(session, "onnxruntime-fp32"))
+    _compute_with(config, session if not session.startswith("packed-") else PADDED_SESSIONS.get(session, "onnxruntime-fp32"))
     del config.input[:]
     for name in ("input_ids", "attention_mask"):
         config.input.add(name=name, data_type=model_config_pb2.TYPE_INT64, dims=[length])
-    kept = [output for output in config.output if output.name in ("label", "probabilities")]
+    outputs = [output for output in config.output if output.name in ("label", "probabilities")]
     del config.output[:]
-    config.output.extend(kept)
+    config.output.extend(outputs)
     del config.model_warmup[:]
 
 
@@ -130,7 +133,7 @@ def _link_or_copy(source: str, target: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """A new file in the place of this one: the old one may be shared with the package."""
+    """Write a new file in place of this one: the old one may be a hard link into the package."""
     path.unlink()
     path.write_text(text, encoding="utf-8")
 

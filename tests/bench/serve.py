@@ -1,9 +1,9 @@
-"""`make bench-serve`: rows S1a to S7b of the serving goals, everything open loop, latency from the intended send time.
+"""Run `make bench-serve`: goals S1a to S7b of serving, with open-loop load and latencies from the intended send time.
 
-One round measures every arm once, in turn, and a ratio is between the readings of one round: A B C … A B C …, so that a slow
-minute of the machine hits both. A capacity is the highest rate at P99 ≤ 50 ms without an error; it is searched from the last
-round's by steps of a tenth, and a rate that misses is tried once more. All servers live during the whole bench, and only one is
-asked at a time. Scratch homes of state are made of artifacts/package.
+Each round measures every arm once, in turn, and a ratio compares the readings of one round, so that a slow minute of the machine
+affects both. A capacity is the highest rate at P99 ≤ 50 ms without an error; its search starts from that of the last round in
+steps of a tenth, and a rate that misses is tried once more. All servers run during the whole bench, and only one is under load
+at a time. Their homes of state are made from artifacts/package.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from serving.loadtest import (
     without_warmup,
 )
 from serving.processes.ports import free_port
-from tests.bench.children import Stack, child, forget_settings, server, stack
+from tests.bench.children import Stack, child, clear_settings, server, stack
 from tests.bench.meter import Arm, Meter, OutOfTimeError, Pace
 from tests.bench.report import Bar, Ratio, Row, draw_ratios, median_interval, paired_ratio, table, write
 from tests.bench.scratch import FIXED, PLAIN_FP32, SUFFIX, UNBATCHED
@@ -55,9 +55,9 @@ PACKAGE, MODEL, LOCK, SESSIONS = (
 )
 OUTPUTS = ("label", "probabilities")
 REPEATS, LONG_SHARE, SWAP_SHARE, QUIET_PER_S = 0.6, 0.1, 0.3, 20.0
-OVERLOAD, CLIENTS = 3.0, 32  # more than the naive server can answer, by so many who each wait for their answer
-MIXED_P99_MS = 500.0  # requests padded to max_pieces hold 50 ms at no rate here: S4 compares at a limit that both can hold
-TIE = 1e-3  # two classes closer than this are both right: a batch's padding moves the last digits
+OVERLOAD, CLIENTS = 3.0, 32  # a rate above the naive server's capacity, from clients that wait for each answer
+MIXED_P99_MS = 500.0  # requests padded to max_pieces keep 50 ms at no rate: S4 uses a limit that both can keep
+TIE = 1e-3  # two classes closer than this are both right: padding of a batch changes the last digits
 BARS = {
     "S1a": Bar("ratio", at_least=8), "S1b": Bar("ratio", at_least=0.7), "S2": Bar("ratio", at_least=10),
     "S3a": Bar("ratio", at_least=2), "S3b": Bar("ratio", at_least=0.97), "S4": Bar("ratio", at_least=2),
@@ -82,7 +82,7 @@ LADDER = (
 
 
 class Bench(NamedTuple):
-    """What runs, and what is asked of it."""
+    """Hold the running servers and the settings of the measurement."""
 
     meter: Meter
     arms: dict[str, Arm]
@@ -94,21 +94,21 @@ class Bench(NamedTuple):
 
 
 class Offline(NamedTuple):
-    """The child that runs the session without a server."""
+    """Ask the child that runs the session without a server."""
 
     ask: Callable[..., dict[str, Any]]
 
     def texts_per_s(self, seconds: float, batch: int, session: str | None) -> float:
-        """Sorted batches of this size, by the packaged session when none is named; batch 1: in their order."""
+        """Return the speed on batches sorted by length, or on single texts; None is the packaged session."""
         return float(self.ask(speed=seconds, batch=batch, session=session)["texts_per_s"])
 
     def labels(self, texts: Sequence[str]) -> list[set[str]]:
-        """The right labels of each text."""
-        return [set(own) for own in self.ask(labels=list(texts))["labels"]]
+        """Return the right labels of each text."""
+        return [set(labels) for labels in self.ask(labels=list(texts))["labels"]]
 
 
-class Found(NamedTuple):
-    """What was measured, by arm and round."""
+class Measurements(NamedTuple):
+    """Collect capacities by arm, one for each round, and the finished rows."""
 
     limits: dict[str, list[float]]
     rows: list[Row]
@@ -119,130 +119,119 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, default=next((path for path in TEXTS if path.is_file()), TEXTS[-1]))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--swaps", type=int, default=50)
-    parser.add_argument("--quick", action="store_true", help="short runs, for trying out: figures are worth nothing")
+    parser.add_argument("--quick", action="store_true", help="short runs to try the bench; the figures mean nothing")
     parser.add_argument("--out", type=Path, default=Path("reports/bench"))
     args = parser.parse_args()
-    for path, do in ((PACKAGE, "make repro"), (MODEL, "make repro"), (LOCK, "make repro")):
+    for path, command in ((PACKAGE, "make repro"), (MODEL, "make repro"), (LOCK, "make repro")):
         if not path.exists():
-            raise InputError(str(path), "there is no such thing yet", f"run first: {do}")
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where it runs in the background, with SIGINT ignored
+            raise InputError(str(path), "it does not exist", f"run first: {command}")
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
-    forget_settings()
+    clear_settings()
     params, console = load_params(), Terminal(soft_wrap=True, width=160)
     texts = read_texts(args.texts, params.data)
     pace = Pace(0.5, 1.0, 20, 1.3) if args.quick else Pace(1.0, 3.5, 150, 1.1)
     meter = Meter(console, pace, limit_s=25 * 60, seed=int(np.random.default_rng().integers(2**31)))
     console.print(f"{len(texts)} texts of {args.texts}; {args.pairs} rounds; at most 25 minutes")
-    found = Found({}, [])
+    measured = Measurements({}, [])
     with tempfile.TemporaryDirectory(prefix="evergreen-bench-") as scratch:
         try:
             with running(Path(scratch), params, texts, meter, args.pairs, args.swaps) as bench:
-                measure(bench, texts, found)
+                measure(bench, texts, measured)
         except (KeyboardInterrupt, OutOfTimeError) as error:
             console.print(styled(f"stopped ({type(error).__name__}); what was measured so far is written", "yellow"))
-    finish(found, meter, args.out, console, str(args.texts))
+    finish(measured, meter, args.out, console, str(args.texts))
 
 
 @contextmanager
 def running(scratch: Path, params: Params, texts: Sequence[str], meter: Meter, pairs: int, swaps: int) -> Iterator[Bench]:
-    """Every server that is measured, started once."""
-    meter.say("two scratch homes of state from artifacts/package")
+    """Start every server that is measured."""
+    meter.report("two scratch homes of state from artifacts/package")
     (scratch / "texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
     arguments = ["-m", "tests.bench.scratch", "--package", str(PACKAGE), "--lock", str(LOCK), "--out", str(scratch)]
-    with server_less(arguments, scratch / "scratch.log"):
-        pass
-    with ExitStack() as open_:
+    run_program(arguments, scratch / "scratch.log")
+    with ExitStack() as servers:
         plain_home, cached_home = scratch / "plain", scratch / "cached"
         models = ["intent-1", UNBATCHED, PLAIN_FP32, FIXED]
-        bare = open_.enter_context(stack(plain_home, params, models=models, cache_bytes=0))
-        cached = open_.enter_context(stack(cached_home, params, models=["intent-1"], cache_bytes=params.gateway.cache_bytes))
+        plain = servers.enter_context(stack(plain_home, params, models=models, cache_bytes=0))
+        cached = servers.enter_context(stack(cached_home, params, models=["intent-1"], cache_bytes=params.gateway.cache_bytes))
         port = free_port()
-        naive = open_.enter_context(
+        naive = servers.enter_context(
             server(
                 ["-m", "tests.bench.naive_server", "--model", str(MODEL), "--port", str(port)],
                 f"http://127.0.0.1:{port}/docs",
                 scratch / "naive.log",
             )
         )
-        asked = [
-            "-m",
-            "tests.bench.offline",
-            "--package",
-            str(PACKAGE),
-            "--texts",
-            str(scratch / "texts.json"),
-            "--tie",
-            str(TIE),
-        ]
-        offline = open_.enter_context(child(asked, Path.cwd(), None, scratch / "offline.log"))
-        arms = make_arms(bare, cached, naive, f"http://127.0.0.1:{port}/predict", texts)
-        yield Bench(meter, arms, bare, cached, Offline(offline.ask), pairs, swaps)
+        settings = ["--package", str(PACKAGE), "--texts", str(scratch / "texts.json"), "--tie", str(TIE)]
+        log = scratch / "offline.log"
+        offline = servers.enter_context(child(["-m", "tests.bench.offline", *settings], Path.cwd(), None, log))
+        arms = make_arms(plain, cached, naive, f"http://127.0.0.1:{port}/predict", texts)
+        yield Bench(meter, arms, plain, cached, Offline(offline.ask), pairs, swaps)
 
 
-@contextmanager
-def server_less(arguments: Sequence[str], log: Path) -> Iterator[None]:
-    """A program that is waited for."""
+def run_program(arguments: Sequence[str], log: Path) -> None:
+    """Run a Python program to its end; raise `InputError` when it fails."""
     with log.open("w", encoding="utf-8") as out:
         done = subprocess.run([sys.executable, *arguments], stdout=out, stderr=out)
     if done.returncode:
-        raise InputError(str(log), log.read_text(encoding="utf-8")[-500:], "mend what it says")
-    yield
+        raise InputError(str(log), log.read_text(encoding="utf-8")[-500:], "fix what the log reports")
 
 
-def make_arms(bare: Stack, cached: Stack, naive: psutil.Process, naive_url: str, texts: Sequence[str]) -> dict[str, Arm]:
-    """What is asked, how, and where the first search begins."""
+def make_arms(plain: Stack, cached: Stack, naive: psutil.Process, naive_url: str, texts: Sequence[str]) -> dict[str, Arm]:
+    """Return the arms by name; each has a guess from which the first search starts."""
     mixed = mix(texts)
-    question = http_target(naive_url, method="POST", template='{"text": "{text}"}', headers={}, label="label")
-    triton = triton_target(bare.triton_url, "intent-1", outputs=OUTPUTS, headers={})
+    naive_target = http_target(naive_url, method="POST", template='{"text": "{text}"}', headers={}, label="label")
+    triton = triton_target(plain.triton_url, "intent-1", outputs=OUTPUTS, headers={})
     unbatched, padded_fp32 = (
-        triton_target(bare.triton_url, name, outputs=OUTPUTS, headers={}) for name in (UNBATCHED, PLAIN_FP32)
+        triton_target(plain.triton_url, name, outputs=OUTPUTS, headers={}) for name in (UNBATCHED, PLAIN_FP32)
     )
-    padded = padded_target(bare)
-    gateway, with_cache = (gateway_target(one.gateway_url, units=0, headers={}) for one in (bare, cached))
-    plain_, cached_, naive_ = bare.processes, cached.processes, (naive,)
-    listed = (
-        Arm("naive", question, texts, 0.0, naive_, 25.0),
-        Arm("triton", triton, texts, 0.0, plain_, 150.0),
-        Arm("triton, no batching", unbatched, texts, 0.0, plain_, 120.0),
-        Arm("triton, padded fp32", padded_fp32, texts, 0.0, plain_, 120.0),
-        Arm("triton, mixed lengths", triton, mixed, 0.0, plain_, 100.0, MIXED_P99_MS),
-        Arm("padded, mixed lengths", padded, mixed, 0.0, plain_, 15.0, MIXED_P99_MS),
-        Arm("gateway", gateway, texts, 0.0, plain_, 150.0),
-        Arm("gateway, no cache, repeats", gateway, texts, REPEATS, plain_, 150.0),
-        Arm("gateway, repeats", with_cache, texts, REPEATS, cached_, 300.0),
-        Arm("gateway, cache, no repeats", with_cache, texts, 0.0, cached_, 150.0),
+    padded = padded_target(plain)
+    gateway, with_cache = (gateway_target(home.gateway_url, units=0, headers={}) for home in (plain, cached))
+    on_plain, on_cached, on_naive = plain.processes, cached.processes, (naive,)
+    arms = (
+        Arm("naive", naive_target, texts, 0.0, on_naive, 25.0),
+        Arm("triton", triton, texts, 0.0, on_plain, 150.0),
+        Arm("triton, no batching", unbatched, texts, 0.0, on_plain, 120.0),
+        Arm("triton, padded fp32", padded_fp32, texts, 0.0, on_plain, 120.0),
+        Arm("triton, mixed lengths", triton, mixed, 0.0, on_plain, 100.0, MIXED_P99_MS),
+        Arm("padded, mixed lengths", padded, mixed, 0.0, on_plain, 15.0, MIXED_P99_MS),
+        Arm("gateway", gateway, texts, 0.0, on_plain, 150.0),
+        Arm("gateway, no cache, repeats", gateway, texts, REPEATS, on_plain, 150.0),
+        Arm("gateway, repeats", with_cache, texts, REPEATS, on_cached, 300.0),
+        Arm("gateway, cache, no repeats", with_cache, texts, 0.0, on_cached, 150.0),
     )
-    return {arm.name: arm for arm in listed}
+    return {arm.name: arm for arm in arms}
 
 
 def mix(texts: Sequence[str]) -> list[str]:
-    """A tenth of the texts become long ones, eight of them in one: a desk gets chats and letters."""
+    """Replace a tenth of the texts with long ones made of eight: a desk gets chats and letters."""
     rng = np.random.default_rng(4)
     return [" ".join(rng.choice(texts, size=8)) if rng.random() < LONG_SHARE else text for text in texts]
 
 
-def padded_target(bare: Stack) -> Target:
-    """A KServe v2 request of pieces that the client has padded to `model.max_pieces`, for Triton's own dynamic batching."""
-    length = bare.params.model.max_pieces
+def padded_target(plain: Stack) -> Target:
+    """Send KServe v2 requests of pieces that the client pads to `model.max_pieces`, for Triton's own dynamic batching."""
+    length = plain.params.model.max_pieces
     tokenizer = Tokenizer.from_file(str(PACKAGE / "1" / "tokenizer.json"))
     tokenizer.enable_truncation(length)
     tokenizer.no_padding()
-    plain_one = triton_target(bare.triton_url, FIXED, outputs=OUTPUTS, headers={})
+    text_target = triton_target(plain.triton_url, FIXED, outputs=OUTPUTS, headers={})
 
     def body(text: str, _number: int) -> bytes:
-        feeds = pad([tokenizer.encode(clean(text)).ids])
+        rows = {name: array[0] for name, array in pad([tokenizer.encode(clean(text)).ids]).items()}
         inputs = [
-            {"name": name, "shape": [1, length], "datatype": "INT64", "data": np.pad(own[0], (0, length - own.shape[1])).tolist()}
-            for name, own in feeds.items()
+            {"name": name, "shape": [1, length], "datatype": "INT64", "data": np.pad(row, (0, length - len(row))).tolist()}
+            for name, row in rows.items()
         ]
-        wanted = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
-        return json.dumps({"inputs": inputs, "outputs": wanted}).encode()
+        outputs = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
+        return json.dumps({"inputs": inputs, "outputs": outputs}).encode()
 
-    return Target(FIXED, plain_one.url, "POST", plain_one.headers, body, plain_one.read)
+    return Target(FIXED, text_target.url, "POST", text_target.headers, body, text_target.read)
 
 
-def measure(bench: Bench, texts: Sequence[str], found: Found) -> None:
-    """Everything, in the order of what one would miss most."""
+def measure(bench: Bench, texts: Sequence[str], measured: Measurements) -> None:
+    """Measure everything, the most important first."""
     offline: dict[str, list[float]] = {name: [] for name in OFFLINE}
     compared = [*LADDER[:1], *LADDER[3:], "triton, mixed lengths", "padded, mixed lengths"]
     for pair in range(bench.pairs):
@@ -250,24 +239,24 @@ def measure(bench: Bench, texts: Sequence[str], found: Found) -> None:
         for name, (batch, session) in OFFLINE.items():
             offline[name].append(bench.offline.texts_per_s(bench.meter.pace.step_s, batch, session))
         for name in compared:
-            limit_of(bench, name, found)
-    capacities(found, offline, bench.pairs)
-    latencies(bench, found)
-    swaps(bench, texts, found)
+            measure_limit(bench, name, measured)
+    capacities(measured, offline, bench.pairs)
+    latencies(bench, measured)
+    swaps(bench, texts, measured)
     for name in ("triton, no batching", "triton, padded fp32"):
-        limit_of(bench, name, found)
+        measure_limit(bench, name, measured)
 
 
-def limit_of(bench: Bench, name: str, found: Found) -> None:
-    """One more reading of an arm's capacity, searched near the last one."""
-    known, arm = found.limits.setdefault(name, []), bench.arms[name]
+def measure_limit(bench: Bench, name: str, measured: Measurements) -> None:
+    """Measure an arm's capacity once more, near the last value."""
+    known, arm = measured.limits.setdefault(name, []), bench.arms[name]
     start = next((limit for limit in reversed(known) if limit > 0), arm.guess_per_s)
     known.append(max(bench.meter.limit("capacity", arm, start, 1.5 if not known else bench.meter.pace.resolution), 1e-9))
 
 
-def capacities(found: Found, offline: dict[str, list[float]], pairs: int) -> None:
-    """Rows that compare capacities of the same rounds."""
-    limits = found.limits
+def capacities(measured: Measurements, offline: dict[str, list[float]], pairs: int) -> None:
+    """Add the rows that compare capacities of the same rounds."""
+    limits = measured.limits
     bound = offline[BOUND]
     without, mixed, padded = (
         limits[name] for name in ("gateway, no cache, repeats", "triton, mixed lengths", "padded, mixed lengths")
@@ -279,32 +268,32 @@ def capacities(found: Found, offline: dict[str, list[float]], pairs: int) -> Non
         ("S4", "mixed lengths, text in, QPS at P99 ≤ 500 ms", mixed, "Triton's batching of padded requests", padded),
         ("S6b", "gateway, QPS at P99 ≤ 50 ms, no cache", limits["gateway"], "Triton alone", limits["triton"]),
     ):  # fmt: skip
-        found.rows.append(row(goal, what, "requests/s", ours, control, theirs))
+        measured.rows.append(row(goal, what, "requests/s", ours, control, theirs))
     limits |= {f"offline, {name}": values for name, values in offline.items()}
 
 
-def saturated(bench: Bench, found: Found) -> float:
-    """What the naive server answers a second, however late, when some clients always wait for it.
+def measure_saturation(bench: Bench, measured: Measurements) -> float:
+    """Return how many requests a second the naive server answers, however late, when CLIENTS always wait for it.
 
-    More than that at a time and it answers nobody before the asking ends: its threads keep the event loop from the processor.
+    With more clients it answers none before the run ends: its threads keep the event loop from the processor.
     """
-    meter, arm, rate = bench.meter, bench.arms["naive"], OVERLOAD * statistics.median(found.limits["naive"])
+    meter, arm, rate = bench.meter, bench.arms["naive"], OVERLOAD * statistics.median(measured.limits["naive"])
     since_s, until_s = meter.pace.warm_s, meter.pace.warm_s + 2 * meter.pace.step_s
     answered = []
     for _ in range(3):
-        with meter.reading("S2", arm, rate) as keep:
+        with meter.reading("S2", arm, rate) as record:
             result = run_load(arm.target, arm.texts, meter.load(arm, rate, until_s)._replace(connections=CLIENTS))
-            keep(without_warmup(result, since_s))
+            record(without_warmup(result, since_s))
         arrived_s = result.at_s + result.latency_ms / 1000
         answered.append(float(((arrived_s > since_s) & (arrived_s <= until_s)).sum()) / (until_s - since_s))
-    found.limits["naive, all it can answer, however late"] = answered
+    measured.limits["naive, all it can answer, however late"] = answered
     return statistics.median(answered)
 
 
-def latencies(bench: Bench, found: Found) -> None:
-    """P99 near the naive server's capacity, what the gateway adds when nothing waits, what a miss costs."""
+def latencies(bench: Bench, measured: Measurements) -> None:
+    """Add the rows on P99 near the naive server's capacity, on the gateway's own latency, and on the cost of a cache miss."""
     meter, arms = bench.meter, bench.arms
-    rate = 0.9 * saturated(bench, found)
+    rate = 0.9 * measure_saturation(bench, measured)
     p99: dict[str, list[float]] = {"naive": [], "gateway": []}
     p50: dict[str, list[float]] = {"triton": [], "gateway": [], "gateway, cache, no repeats": []}
     for pair in range(bench.pairs):
@@ -314,7 +303,7 @@ def latencies(bench: Bench, found: Found) -> None:
         for name, values in p50.items():
             result = meter.run("S6a", arms[name], QUIET_PER_S, seconds=2 * meter.pace.step_s, arrivals="constant")
             values.append(float(np.median(result.latency_ms[result.ok])))
-    found.rows.append(
+    measured.rows.append(
         row(
             "S2",
             f"gateway, P99 at {rate:.0f}/s, 0.9x of all that naive can answer",
@@ -328,8 +317,9 @@ def latencies(bench: Bench, found: Found) -> None:
     added = [a - b for a, b in zip(p50["gateway"], p50["triton"], strict=True)]
     middle, low, high = median_interval(added)
     what = f"the gateway adds at P50, {QUIET_PER_S:.0f} requests/s [{low:.2f}, {high:.2f}]"
-    found.rows.append(Row("S6a", what, middle, "ms", "Triton alone, P50 ms", statistics.median(p50["triton"]), None, len(added)))
-    found.rows.append(
+    triton_ms = statistics.median(p50["triton"])
+    measured.rows.append(Row("S6a", what, middle, "ms", "Triton alone, P50 ms", triton_ms, None, len(added)))
+    measured.rows.append(
         row(
             "S3b",
             "P50 of a miss with the caches on",
@@ -342,43 +332,43 @@ def latencies(bench: Bench, found: Found) -> None:
     )
 
 
-def swaps(bench: Bench, texts: Sequence[str], found: Found) -> None:
-    """Versions swapped again and again under load; each label is held against the version that the answer names."""
-    capacity = statistics.median(found.limits["gateway"])
+def swaps(bench: Bench, texts: Sequence[str], measured: Measurements) -> None:
+    """Swap versions under load; each label is checked against the version that the answer names."""
+    capacity = statistics.median(measured.limits["gateway"])
     rate, arm = SWAP_SHARE * capacity, bench.arms["gateway, cache, no repeats"]
     steady = [bench.meter.run("S7", arm, rate, seconds=2 * bench.meter.pace.step_s).p99_all_ms for _ in range(3)]
-    took: list[float] = []
+    durations_s: list[float] = []
     errors: list[str] = []
     home = bench.cached.home
     with child(["-m", "tests.faults.swapper"], bench.cached.folder, home, home / "swaps.log") as swapper:
-        over = threading.Event()
+        done = threading.Event()
 
         def work() -> None:
             for number in range(bench.swaps):
-                said = swapper.ask(version=2 - number % 2)
-                if "error" in said:
-                    errors.append(str(said["error"]))
+                outcome = swapper.ask(version=2 - number % 2)
+                if "error" in outcome:
+                    errors.append(str(outcome["error"]))
                     break
-                took.append(float(said["ended_s"]) - float(said["began_s"]))
-            over.set()
+                durations_s.append(float(outcome["ended_s"]) - float(outcome["began_s"]))
+            done.set()
 
         threading.Thread(target=work, daemon=True).start()
         results: list[Result] = []
-        while not over.is_set():
+        while not done.is_set():
             load = bench.meter.load(arm, rate, 10.0)
             results.append(run_load(arm.target, arm.texts, load, check=lambda _text, answer: is_of_version(answer)))
-    during = [without_warmup(result, 0.0) for result in results]
-    failed = sum(one.failed for one in during)
-    wrong = sum(int(one.wrong.sum()) for one in during if one.wrong is not None)
-    asked = sum(len(one.at_s) for one in during)
-    for one in errors:
-        bench.meter.say(f"a swap failed: {one}", "red")
-    each = statistics.median(took) if took else float("nan")
-    what = f"failed or wrong answers of {asked} during {len(took)} swaps ({each:.1f} s each)"
-    found.rows.append(Row("S7a", what, float(failed + wrong + len(errors)), "answers", "", None, None, len(took)))
-    waits = np.concatenate([np.nan_to_num(one.latency_ms, nan=1e9) for one in during])
-    ratio = float(np.percentile(waits, 99)) / statistics.median(steady)
-    found.rows.append(
+    runs = [without_warmup(result, 0.0) for result in results]
+    failed = sum(run.failed for run in runs)
+    wrong = sum(int(run.wrong.sum()) for run in runs if run.wrong is not None)
+    requests = sum(len(run.at_s) for run in runs)
+    for error in errors:
+        bench.meter.report(f"a swap failed: {error}", "red")
+    swap_s = statistics.median(durations_s) if durations_s else float("nan")
+    what = f"failed or wrong answers of {requests} during {len(durations_s)} swaps ({swap_s:.1f} s each)"
+    measured.rows.append(Row("S7a", what, float(failed + wrong + len(errors)), "answers", "", None, None, len(durations_s)))
+    latencies_ms = np.concatenate([np.nan_to_num(run.latency_ms, nan=1e9) for run in runs])
+    ratio = float(np.percentile(latencies_ms, 99)) / statistics.median(steady)
+    measured.rows.append(
         Row(
             "S7b",
             f"P99 during swaps / steady, {rate:.0f} requests/s",
@@ -393,30 +383,29 @@ def swaps(bench: Bench, texts: Sequence[str], found: Found) -> None:
 
 
 def is_of_version(answer: Answer) -> bool:
-    """Version 2 has a mark behind each of its labels."""
+    """Return whether the label belongs to the version: those of version 2 have a suffix."""
     return bool(str(answer.label).endswith(SUFFIX) == (answer.version == "2"))
 
 
 def row(
     goal: str, what: str, unit: str, ours: Sequence[float], control: str, theirs: Sequence[float], *, less: bool = False
 ) -> Row:
-    """A compared row: medians, and the ratio of pairs; `less`: smaller is better."""
+    """Return a row with both medians and the ratio of pairs; `less`: smaller is better."""
     ratio: Ratio = paired_ratio(theirs, ours) if less else paired_ratio(ours, theirs)
     return Row(goal, what, statistics.median(ours), unit, control, statistics.median(theirs), ratio, len(ours))
 
 
-def finish(found: Found, meter: Meter, out: Path, console: Terminal, texts: str) -> None:
-    """Rows, readings, table and picture."""
-    rows = [*found.rows, *precisions()]
-    rows.sort(key=lambda one: one.goal)
+def finish(measured: Measurements, meter: Meter, out: Path, console: Terminal, texts: str) -> None:
+    """Write and print the rows, the readings and the pictures."""
+    rows = [*measured.rows, *precisions()]
+    rows.sort(key=lambda result: result.goal)
     path = write(rows, out, "serve")
-    medians = {name: statistics.median(values) for name, values in found.limits.items() if values}
-    (out / "serve-readings.json").write_text(
-        json.dumps({"texts": texts, "limits": found.limits, "readings": json_values(meter.readings)}, indent=1), encoding="utf-8"
-    )
+    medians = {name: statistics.median(values) for name, values in measured.limits.items() if values}
+    readings = {"texts": texts, "limits": measured.limits, "readings": json_values(meter.readings)}
+    (out / "serve-readings.json").write_text(json.dumps(readings, indent=1), encoding="utf-8")
     console.print(table(rows, BARS, "make bench-serve"))
     steps = Table("what answers", "requests/s at P99 ≤ 50 ms", title="which part brought what", title_justify="left")
-    for name, value in sorted(medians.items(), key=lambda one: one[1]):
+    for name, value in sorted(medians.items(), key=lambda item: item[1]):
         steps.add_row(name, f"{value:.0f}" + (" texts/s, no limit" if name.startswith("offline") else ""))
     console.print(steps)
     draw(rows, medians, out / "serve.png")
@@ -424,21 +413,22 @@ def finish(found: Found, meter: Meter, out: Path, console: Terminal, texts: str)
 
 
 def precisions() -> list[Row]:
-    """S5: what the gate of `select_session` measured when the package was made."""
+    """Return the rows of S5, from the report of stage `select_session`."""
     if not SESSIONS.is_file():
         return []
-    told = json.loads(SESSIONS.read_text(encoding="utf-8"))
-    base = next(one["texts_per_s"] for one in told["candidates"] if one["name"] == "onnxruntime-fp32")
-    ran = [one for one in told["candidates"] if one["agreement"]]  # the others were too slow to be compared
-    whats = [f"{one['name']}: {one['agreement']:.2%} agree, accuracy {one['accuracy']:.2%}, {one['verdict']}" for one in ran]
-    return [
-        Row("S5", what, one["texts_per_s"], "texts/s", "onnxruntime-fp32", base, None, 1)
-        for what, one in zip(whats, ran, strict=True)
-    ]
+    report = json.loads(SESSIONS.read_text(encoding="utf-8"))
+    base = next(session["texts_per_s"] for session in report["candidates"] if session["name"] == "onnxruntime-fp32")
+    rows = []
+    for session in report["candidates"]:
+        if session["agreement"]:  # the others were too slow to be compared
+            agreement = f"{session['agreement']:.2%} agree, accuracy {session['accuracy']:.2%}"
+            what = f"{session['name']}: {agreement}, {session['verdict']}"
+            rows.append(Row("S5", what, session["texts_per_s"], "texts/s", "onnxruntime-fp32", base, None, 1))
+    return rows
 
 
 def draw(rows: Sequence[Row], medians: dict[str, float], path: Path) -> None:
-    """Ratios beside the ladder."""
+    """Draw the ratios beside the capacities of the ladder."""
     figure = Figure(figsize=(13, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_ratios(left, rows, BARS)

@@ -1,4 +1,4 @@
-"""What the drift bench counts, by hand."""
+"""Check the drift bench's counts and bounds against values computed by hand."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from monitoring.detectors.e_detector import shiryaev_roberts
 from monitoring.detectors.e_process import bernoulli_payoffs
 from pipeline.output.terminal import Terminal
 from tests.bench.drift import peers
-from tests.bench.drift_errors import AFTER, CHANGE, simulated_threshold, streams, summed
+from tests.bench.drift_errors import AFTER, CHANGE, simulated_threshold, streams, summarise
 from tests.bench.drift_windows import Quiet
-from tests.bench.drift_worlds import mixed, strange
+from tests.bench.drift_worlds import mixed, wrongly_labelled
 from tests.bench.embedded import Texts
 
 
@@ -23,21 +23,21 @@ def texts(count: int, word: str) -> Texts:
 
 
 def test_delays_count_from_the_change_and_an_alarm_before_it_is_no_delay() -> None:
-    found = summed("any", np.array([-1, 50, -1, -1]), np.array([10, CHANGE, CHANGE + 99, -1]))
-    assert found.false_alarms == 0.25
-    assert found.delays == [1, 100, AFTER]
-    assert found.missed == pytest.approx(1 / 3)
-    assert found.median == 100
+    result = summarise("any", np.array([-1, 50, -1, -1]), np.array([10, CHANGE, CHANGE + 99, -1]))
+    assert result.false_alarms == 0.25
+    assert result.delays == [1, 100, AFTER]
+    assert result.missed == pytest.approx(1 / 3)
+    assert result.median == 100
 
 
-def test_streams_change_where_they_say() -> None:
+def test_streams_change_at_the_stated_item() -> None:
     null, changed = streams(200, 1)
     assert null.mean() == pytest.approx(0.10, abs=0.002)
     assert changed[:, :CHANGE].mean() == pytest.approx(0.10, abs=0.003)
     assert changed[:, CHANGE:].mean() == pytest.approx(0.15, abs=0.003)
 
 
-def test_a_simulated_threshold_keeps_its_promise_on_streams_it_has_not_seen() -> None:
+def test_a_simulated_threshold_keeps_its_promise_on_new_streams() -> None:
     table, weights = bernoulli_payoffs(0.10, np.array([0.12, 0.15, 0.2, 0.3])), np.full(4, 0.25)
     rates = np.array([0.9, 0.1])
     threshold = simulated_threshold(
@@ -52,25 +52,23 @@ def test_a_simulated_threshold_keeps_its_promise_on_streams_it_has_not_seen() ->
     assert 0.1 - 4 * np.sqrt(0.09 / runs) < alarms / runs <= 0.1 + 2 * np.sqrt(0.09 / runs)
 
 
-def test_the_joint_bound_is_passed_by_chance_in_one_bench_of_twenty_at_most() -> None:
-    one = Quiet("any", 200, 0.05, 200, 9, 5, 4, {})
-    beyond = binom.sf(round(one.bound(12) * 200), 200, 0.05)
+def test_chance_exceeds_the_joint_bound_in_at_most_one_bench_of_twenty() -> None:
+    setting = Quiet("any", 200, 0.05, 200, 9, 5, 4, {})
+    beyond = binom.sf(round(setting.bound(12) * 200), 200, 0.05)
     assert 12 * beyond <= 0.05
-    assert one.rate == 0.045
+    assert setting.rate == 0.045
 
 
-def test_a_mixture_has_the_share_that_was_asked_for() -> None:
-    found = mixed(texts(500, "own"), strange(texts(50, "other")), 0.1, 200, np.random.default_rng(1))
-    assert len(found.text) == 200
-    assert (found.label == "foreign").sum() == 20
-    assert len(set(found.text)) == 200
+def test_a_mixture_has_the_requested_share() -> None:
+    result = mixed(texts(500, "known"), wrongly_labelled(texts(50, "other")), 0.1, 200, np.random.default_rng(1))
+    assert len(result.text) == 200
+    assert (result.label == "foreign").sum() == 20
+    assert len(set(result.text)) == 200
 
 
-def test_the_controls_run_though_their_python_is_named_by_a_relative_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_controls_run_with_a_python_at_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("python").write_text('#!/bin/sh\necho \'{"import_s": 1.5}\' > "$3"\n')
     Path("python").chmod(0o755)
-    with peers(Path("python"), {"null": np.zeros(3)}, Terminal()) as answer:
-        assert answer() == {"import_s": 1.5}
+    with peers(Path("python"), {"null": np.zeros(3)}, Terminal()) as results:
+        assert results() == {"import_s": 1.5}

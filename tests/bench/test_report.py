@@ -1,4 +1,4 @@
-"""The arithmetic of bench reports: paired ratios, their intervals, what a row looks like as JSON, when a goal is met."""
+"""Test the bench reports: paired ratios, their intervals, rows as JSON, and when a goal is met."""
 
 import json
 from pathlib import Path
@@ -20,9 +20,9 @@ def make_row(value: float = 600.0, ratio: Ratio | None = EIGHT) -> Row:
 
 
 def test_the_ratio_is_the_median_of_the_ratios_of_pairs_and_not_the_ratio_of_medians() -> None:
-    found = paired_ratio([2.0, 9.0, 8.0], [1.0, 3.0, 8.0])  # pairs: 2, 3, 1; medians: 8 / 3
-    assert found.median == 2.0
-    assert found.pairs == 3
+    ratio = paired_ratio([2.0, 9.0, 8.0], [1.0, 3.0, 8.0])  # pairs: 2, 3, 1; medians: 8 / 3
+    assert ratio.median == 2.0
+    assert ratio.pairs == 3
 
 
 def test_noise_that_hits_both_of_a_pair_cancels() -> None:
@@ -31,12 +31,12 @@ def test_noise_that_hits_both_of_a_pair_cancels() -> None:
 
 
 def test_with_five_pairs_the_interval_is_the_whole_range() -> None:
-    # a resample's median is the smallest when 3 of 5 draws are: p = 0.058, more than 0.025
-    found = paired_ratio([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5)
-    assert (found.median, found.low, found.high) == (3.0, 1.0, 5.0)
+    # a resample's median is the smallest value when 3 of 5 draws are: p = 0.058 > 0.025
+    ratio = paired_ratio([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5)
+    assert (ratio.median, ratio.low, ratio.high) == (3.0, 1.0, 5.0)
 
 
-def test_with_many_pairs_the_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
+def test_with_many_pairs_the_interval_covers_the_true_median_at_about_its_nominal_rate() -> None:
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(200):
@@ -53,7 +53,7 @@ def test_the_same_values_give_the_same_interval() -> None:
 @pytest.mark.parametrize(
     ("better", "worse"), [([], []), ([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([float("nan")], [1.0]), ([float("inf")], [1.0])]
 )
-def test_what_is_no_ratio_is_refused(better: list[float], worse: list[float]) -> None:
+def test_values_without_a_ratio_are_refused(better: list[float], worse: list[float]) -> None:
     with pytest.raises(ValueError, match=r"pairs|above 0"):
         paired_ratio(better, worse)
 
@@ -62,7 +62,7 @@ def test_a_row_has_the_agreed_fields_in_their_order() -> None:
     assert list(flat(make_row())) == FIELDS
 
 
-def test_a_number_that_is_not_there_is_null_and_never_nan(tmp_path: Path) -> None:
+def test_a_missing_number_is_null_and_never_nan(tmp_path: Path) -> None:
     path = write([make_row(value=float("nan"), ratio=None)], tmp_path, "some")
     (row,) = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert row["value"] is None
@@ -81,7 +81,7 @@ def test_a_number_that_is_not_there_is_null_and_never_nan(tmp_path: Path) -> Non
         (Bar("value", at_most=0.0), make_row(value=float("nan")), False),
     ],
 )
-def test_a_goal_is_met_by_a_number_at_its_side_of_the_bar(bar: Bar, row: Row, met: bool) -> None:
+def test_a_goal_is_met_by_a_number_on_its_side_of_the_limit(bar: Bar, row: Row, met: bool) -> None:
     assert bar.is_met(row) is met
 
 

@@ -1,7 +1,8 @@
-"""`make bench-train`: rows T1a to T6 of the training goals, beside Hugging Face's Trainer with PEFT, stock and tuned.
+"""Run `make bench-train`: goals T1a to T6 of training, beside Hugging Face's Trainer with PEFT, stock and tuned.
 
-Each arm is a process that stands still between its windows of 60 steps. One round gives every arm a window, in turn, and a ratio
-is between the windows of one round, so that a slow minute of the machine hits both. Same base model, rows, LoRA, batch and rate.
+Each arm is a process that waits between its windows of 60 steps. One round gives every arm a window, in turn, and a ratio
+compares windows of one round, so that a slow minute of the machine affects both. The arms share base model, rows, LoRA, batch
+size and learning rate.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from pipeline.network.base_model import base_folder
 from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
 from pipeline.runtime.pieces import load_tokenizer, to_pieces
-from tests.bench.children import Child, child, forget_settings
+from tests.bench.children import Child, child, clear_settings
 from tests.bench.report import Bar, Row, draw_ratios, paired_ratio, table, write
 from tests.bench.train_rows import BenchRows, Settings, with_settings, write_rows
 
@@ -50,7 +51,7 @@ BARS = {
 
 
 class Window(NamedTuple):
-    """What one arm did in one window."""
+    """Record one window of one arm."""
 
     arm: str
     lora: str
@@ -59,7 +60,7 @@ class Window(NamedTuple):
     examples: int
     processed: int  # pieces, padding included
     real: int
-    peak_bytes: int  # since the process began
+    peak_bytes: int  # since the process started
 
     @property
     def per_s(self) -> float:
@@ -67,7 +68,7 @@ class Window(NamedTuple):
 
 
 class Size(NamedTuple):
-    """How much is run."""
+    """Say how much is run."""
 
     steps: int
     pairs: int  # of the article's LoRA
@@ -79,15 +80,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="a csv with the columns text and category")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="short windows, for trying out: figures are worth nothing")
+    parser.add_argument("--quick", action="store_true", help="short windows to try the bench; the figures mean nothing")
     parser.add_argument("--out", type=Path, default=Path("reports/bench"))
     args = parser.parse_args()
-    forget_settings()
+    clear_settings()
     params, console = load_params(), Terminal(soft_wrap=True, width=180)
     size = Size(3, 2, 0, 96) if args.quick else Size(60, args.pairs, 2, 960)
     rows = read_texts(args.data, params)
     console.print(f"{len(rows.targets)} texts of {args.data}; {size.pairs} rounds of {size.steps} steps; at most 25 minutes")
-    idle = idle_bytes()  # before this process grows: a child's peak begins at what its parent held
+    idle = idle_bytes()  # before this process grows: a child's peak starts at its parent's memory
     with tempfile.TemporaryDirectory(prefix="evergreen-bench-") as scratch:
         write_rows(Path(scratch) / "rows.json", rows)
         windows = measure(Path(scratch), params, size, console)
@@ -96,7 +97,7 @@ def main() -> None:
 
 
 def read_texts(path: Path, params: Params) -> BenchRows:
-    """Texts of a csv as pieces, and their classes."""
+    """Return the texts of a csv as pieces, and their classes."""
     if not path.is_file():
         raise InputError(str(path), "there is no such file", "name a csv with the columns text and category: --data")
     with path.open(encoding="utf-8", newline="") as file:
@@ -107,23 +108,23 @@ def read_texts(path: Path, params: Params) -> BenchRows:
 
 
 def loras(params: Params) -> dict[str, Settings]:
-    """The LoRA of the article on BERT's names, and that of the shipped recipe."""
-    batch, lr, own = params.train.batch_size, params.train.encoder_lr, params.model
+    """Return the LoRA of the original paper for BERT, and that of the shipped recipe."""
+    batch, lr, model = params.train.batch_size, params.train.encoder_lr, params.model
     return {
         "r8 query,value": Settings(8, 16, "query,value", batch, lr),
-        f"r{own.lora_rank} {own.lora_targets}": Settings(own.lora_rank, own.lora_alpha, own.lora_targets, batch, lr),
+        f"r{model.lora_rank} {model.lora_targets}": Settings(model.lora_rank, model.lora_alpha, model.lora_targets, batch, lr),
     }
 
 
 def measure(scratch: Path, params: Params, size: Size, console: Terminal) -> list[Window]:
-    """Windows of every arm, by rounds, as far as the time reaches."""
+    """Measure the windows of every arm in rounds, until the time is over."""
     until, windows = time.monotonic() + LIMIT_S, []
     article, recipe = loras(params).items()
     for (name, settings), pairs in ((article, size.pairs), (recipe, size.recipe_pairs)):
         if not pairs:
             continue
-        with ExitStack() as open_:
-            arms = {arm: open_.enter_context(started(arm, scratch, settings)) for arm in (OURS, WRITTEN, TUNED, STOCK)}
+        with ExitStack() as processes:
+            arms = {arm: processes.enter_context(started(arm, scratch, settings)) for arm in (OURS, WRITTEN, TUNED, STOCK)}
             windows += list(rounds(arms, name, size.steps, pairs, until, console))
     with started(FULL, scratch, article[1]) as full:
         windows += list(rounds({FULL: full}, "none", size.steps, size.pairs, until, console))  # peaks grow with the steps
@@ -131,7 +132,7 @@ def measure(scratch: Path, params: Params, size: Size, console: Terminal) -> lis
 
 
 def measure_prefix(rows: BenchRows, params: Params, size: Size, console: Terminal) -> Iterator[Row]:
-    """T3: epochs over some of the rows, once the activations of frozen layers are kept."""
+    """Measure T3: epochs over some of the rows with cached activations of frozen layers."""
     import torch
 
     from pipeline.learning.classification import Rows
@@ -146,7 +147,7 @@ def measure_prefix(rows: BenchRows, params: Params, size: Size, console: Termina
 
 @contextmanager
 def started(arm: str, scratch: Path, settings: Settings) -> Iterator[Child]:
-    """A process of this arm, everything loaded and a few steps made."""
+    """Start this arm; yield it after a few steps, with everything loaded."""
     arguments = [*ARMS[arm], "--rows", str(scratch / "rows.json"), "--settings", json.dumps(settings._asdict())]
     with child(arguments, Path.cwd(), None, scratch / "child.log") as process:
         process.ask(steps=3)
@@ -154,75 +155,77 @@ def started(arm: str, scratch: Path, settings: Settings) -> Iterator[Child]:
 
 
 def rounds(arms: dict[str, Child], lora: str, steps: int, pairs: int, until: float, console: Terminal) -> Iterator[Window]:
-    """Each arm's windows in turn; a round that would not end in time is not begun."""
-    took = 0.0
+    """Yield each arm's windows in turn; a round that would not end in time is not started."""
+    round_s = 0.0
     for number in range(pairs):
-        began = time.monotonic()
-        if began + took > until:
+        started_s = time.monotonic()
+        if started_s + round_s > until:
             console.print(styled(f"{lora}: {number} of {pairs} rounds, for lack of time", "yellow"))
             return
         for arm, process in arms.items():
             window = Window(arm, lora, **process.ask(steps=steps))
             console.print(styled(f"{lora}, round {number + 1} of {pairs}", "dim"), f" {arm}: {window.per_s:.1f} examples/s")
             yield window
-        took = time.monotonic() - began
+        round_s = time.monotonic() - started_s
 
 
 def idle_bytes() -> int:
-    """Peak memory of a process that has loaded torch and does nothing."""
+    """Return the peak memory of a process that has only loaded torch."""
     code = "from pipeline.learning.memory_use import peak_bytes; print(peak_bytes())"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 def to_rows(windows: Sequence[Window], idle: int) -> list[Row]:
-    """A row a goal and LoRA; what was not measured has none."""
+    """Return a row for each goal and LoRA that was measured."""
     rows: list[Row] = []
-    for lora in dict.fromkeys(one.lora for one in windows if one.arm == OURS):
-        for own, (goal, control) in product((OURS, WRITTEN), (("T1a", STOCK), ("T1b", TUNED))):
-            ours, theirs = ([one.per_s for one in windows if (one.arm, one.lora) == (arm, lora)] for arm in (own, control))
-            pairs = min(len(ours), len(theirs))
-            ratio = paired_ratio(ours[:pairs], theirs[:pairs])
-            value, control_value = statistics.median(ours), statistics.median(theirs)
-            rows.append(Row(goal, f"{own}, LoRA {lora}", value, "examples/s", control, control_value, ratio, pairs))
-    waste = {arm: padding([one for one in windows if one.arm == arm]) for arm in (OURS, STOCK)}
+    for lora in dict.fromkeys(window.lora for window in windows if window.arm == OURS):
+        for arm, (goal, control) in product((OURS, WRITTEN), (("T1a", STOCK), ("T1b", TUNED))):
+            speeds, control_speeds = (
+                [window.per_s for window in windows if (window.arm, window.lora) == (name, lora)] for name in (arm, control)
+            )
+            pairs = min(len(speeds), len(control_speeds))
+            ratio = paired_ratio(speeds[:pairs], control_speeds[:pairs])
+            value, control_value = statistics.median(speeds), statistics.median(control_speeds)
+            rows.append(Row(goal, f"{arm}, LoRA {lora}", value, "examples/s", control, control_value, ratio, pairs))
+    waste = {arm: padding([window for window in windows if window.arm == arm]) for arm in (OURS, STOCK)}
     ratio = paired_ratio([waste[STOCK]], [waste[OURS]])
     rows.append(Row("T2", "processed / real pieces", waste[OURS], "x", f"{STOCK}, dynamic padding", waste[STOCK], ratio, 1))
     return [*rows, *memory_rows(windows, idle)]
 
 
 def padding(windows: Sequence[Window]) -> float:
-    """Pieces computed over pieces that mean something."""
-    return sum(one.processed for one in windows) / sum(one.real for one in windows)
+    """Return the pieces computed for each real piece."""
+    return sum(window.processed for window in windows) / sum(window.real for window in windows)
 
 
 def memory_rows(windows: Sequence[Window], idle: int) -> list[Row]:
-    """T6a beside full fine-tuning, T6b beside adapters."""
-    article = next(one.lora for one in windows if one.arm == OURS)
-    above = {
-        arm: max(one.peak_bytes for one in windows if one.arm == arm and one.lora in (article, "none")) - idle
+    """Return T6a beside full fine-tuning and T6b beside adapters."""
+    lora = next(window.lora for window in windows if window.arm == OURS)
+    above_idle = {
+        arm: max(window.peak_bytes for window in windows if window.arm == arm and window.lora in (lora, "none")) - idle
         for arm in (OURS, WRITTEN, STOCK, FULL)
     }
-    what = f"peak memory above an idle process with torch ({idle / 2**20:.0f} MiB), LoRA {article}"
+    what = f"peak memory above an idle process with torch ({idle / 2**20:.0f} MiB), LoRA {lora}"
     return [
         Row(
             goal,
-            f"{own}: {what}",
-            above[own] / 2**20,
+            f"{arm}: {what}",
+            above_idle[arm] / 2**20,
             "MiB",
-            arm,
-            above[arm] / 2**20,
-            paired_ratio([above[arm]], [above[own]]),
+            control,
+            above_idle[control] / 2**20,
+            paired_ratio([above_idle[control]], [above_idle[arm]]),
             1,
         )
-        for own, (goal, arm) in product((OURS, WRITTEN), (("T6a", FULL), ("T6b", STOCK)))
+        for arm, (goal, control) in product((OURS, WRITTEN), (("T6a", FULL), ("T6b", STOCK)))
     ]
 
 
 def finish(windows: Sequence[Window], frozen: Sequence[Row], idle: int, out: Path, console: Terminal) -> None:
-    """Rows, readings, table and picture."""
+    """Write and print the rows, the readings and the picture."""
     rows = sorted([*to_rows(windows, idle), *frozen], key=lambda row: row.goal)
     path = write(rows, out, "train")
-    readings: list[dict[str, Any]] = [one._asdict() | {"examples_per_s": one.per_s} for one in windows]
+    readings: list[dict[str, Any]] = [window._asdict() | {"examples_per_s": window.per_s} for window in windows]
     write_json(out / "train-readings.json", {"idle_bytes": idle, "windows": readings})
     console.print(table(rows, BARS, "make bench-train"))
     draw(rows, windows, out / "train.png")
@@ -230,14 +233,14 @@ def finish(windows: Sequence[Window], frozen: Sequence[Row], idle: int, out: Pat
 
 
 def draw(rows: Sequence[Row], windows: Sequence[Window], path: Path) -> None:
-    """Ratios beside every window's speed."""
+    """Draw the ratios beside the speed of every window."""
     figure = Figure(figsize=(13, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_ratios(left, rows, BARS)
     left.set_title("goals")
-    arms = list(dict.fromkeys((one.arm, one.lora) for one in windows))
+    arms = list(dict.fromkeys((window.arm, window.lora) for window in windows))
     for line, arm in enumerate(arms):
-        speeds = [one.per_s for one in windows if (one.arm, one.lora) == arm]
+        speeds = [window.per_s for window in windows if (window.arm, window.lora) == arm]
         colour = GREEN if arm[0] in (OURS, WRITTEN) else GREY
         right.barh(line, statistics.median(speeds), color=colour, alpha=0.5)
         right.plot(speeds, [line] * len(speeds), "o", color=colour, markersize=4)

@@ -1,4 +1,4 @@
-"""Hugging Face Trainer as a child process of the training bench: PEFT or full fine-tuning, as people run it or tuned."""
+"""Train with Hugging Face's Trainer in a child process of the training bench: PEFT or full fine-tuning, stock or tuned."""
 
 import argparse
 import json
@@ -24,12 +24,12 @@ from pipeline.network.base_model import base_folder
 from pipeline.params import load_params
 from tests.bench.train_rows import BenchRows, Settings, Windows, read_rows
 
-STOCK: dict[str, Any] = {}  # the Trainer's own: random batches, fp32; the collator pads each batch to its longest row
+STOCK: dict[str, Any] = {}  # the Trainer's defaults: random batches, fp32; the collator pads each batch to its longest row
 TUNED: dict[str, Any] = {"bf16": True, "train_sampling_strategy": "group_by_length", "length_column_name": "length"}
 
 
-class Pauses(TrainerCallback):  # type: ignore[misc]
-    """Lets the Trainer run in windows."""
+class WindowCallback(TrainerCallback):  # type: ignore[misc]
+    """Run the Trainer in windows."""
 
     def __init__(self, windows: Windows) -> None:
         self.windows = windows
@@ -41,8 +41,8 @@ class Pauses(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = not self.windows.step()
 
 
-class Counted(DataCollatorWithPadding):  # type: ignore[misc]
-    """The stock collator, and how much it pads."""
+class CountingCollator(DataCollatorWithPadding):  # type: ignore[misc]
+    """Collate as the stock collator does, and count the padding."""
 
     windows: Windows | None = None
 
@@ -54,7 +54,7 @@ class Counted(DataCollatorWithPadding):  # type: ignore[misc]
 
 
 def make_model(folder: Path, settings: Settings, classes: int, full: bool) -> nn.Module:
-    """The base model with Hugging Face's own classification head, all of it trainable or only adapters and head."""
+    """Return the base model with Hugging Face's classification head; all of it is trained, or only adapters and head."""
     model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes, dtype=torch.float32)
     if full:
         return model
@@ -65,8 +65,8 @@ def make_model(folder: Path, settings: Settings, classes: int, full: bool) -> nn
 
 
 def as_dataset(rows: BenchRows) -> Dataset:
-    """Pieces, masks, labels and lengths as the Trainer wants them."""
-    masks, lengths = [[1] * len(own) for own in rows.pieces], [len(own) for own in rows.pieces]
+    """Return pieces, masks, labels and lengths as the Trainer needs them."""
+    masks, lengths = [[1] * len(pieces) for pieces in rows.pieces], [len(pieces) for pieces in rows.pieces]
     return Dataset.from_dict({"input_ids": rows.pieces, "attention_mask": masks, "labels": rows.targets, "length": lengths})
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     torch.manual_seed(7)
     settings, rows, folder = Settings(**args.settings), read_rows(args.rows), base_folder(load_params().model)
     windows = Windows()
-    collator = Counted(AutoTokenizer.from_pretrained(folder))
+    collator = CountingCollator(AutoTokenizer.from_pretrained(folder))
     collator.windows = windows
     arguments = TrainingArguments(
         output_dir=str(args.rows.parent / "hf"),
@@ -96,7 +96,7 @@ def main() -> None:
     )
     model = make_model(folder, settings, 1 + max(rows.targets), args.full)
     data = as_dataset(rows)
-    Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[Pauses(windows)]).train()
+    Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[WindowCallback(windows)]).train()
 
 
 if __name__ == "__main__":

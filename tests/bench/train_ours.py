@@ -1,4 +1,4 @@
-"""Our loop as a child process of the training bench: the stage's own parts, in windows of steps, without validation."""
+"""Train with our loop in a child process of the training bench: the stage's parts, in windows of steps, without validation."""
 
 import argparse
 import json
@@ -17,25 +17,25 @@ from pipeline.params import Params, load_params
 from tests.bench.train_rows import BenchRows, Settings, Windows, read_rows, with_settings
 
 
-class OverError(Exception):
-    """No window is asked for any more."""
+class NoMoreWindowsError(Exception):
+    """Raised to end training after the last window."""
 
 
 def make_task(rows: BenchRows, params: Params, windows: Windows) -> Task:
-    """As stage `train` makes it, counting batches."""
+    """Make the task as stage `train` does, with counted batches."""
     precision = native_precisions()[-1]
     torch.manual_seed(params.train.seed)
     classifier = build_classifier(base_folder(params.model), 1 + max(rows.targets), params.model)
     use_fused_layers(classifier, params.model, precision)
-    own = Rows(rows.pieces, torch.tensor(rows.targets))
+    trained = Rows(rows.pieces, torch.tensor(rows.targets))
     task = classification_task(
-        classifier, own, Rows(own.pieces[:1], own.targets[:1]), params.train, precision, params.model.lanes
+        classifier, trained, Rows(trained.pieces[:1], trained.targets[:1]), params.train, precision, params.model.lanes
     )
 
     def batch(numbers: list[int]) -> Batch:
-        made = task.batch(numbers)
-        windows.count(len(numbers), made["input_ids"].numel(), int(made["attention_mask"].sum()))
-        return made
+        result = task.batch(numbers)
+        windows.count(len(numbers), result["input_ids"].numel(), int(result["attention_mask"].sum()))
+        return result
 
     return task._replace(batch=batch, validate=lambda: {"loss": 0.0, "accuracy": 0.0, "f1_macro": 0.0})
 
@@ -53,12 +53,12 @@ def main() -> None:
 
     def log_step(_step: int, _values: dict[str, float]) -> None:
         if not windows.step():
-            raise OverError
+            raise NoMoreWindowsError
 
     if windows.wait():
         try:
             fit(task, params.train, log_step=log_step, log_epoch=lambda _epoch, _values: None)
-        except OverError:
+        except NoMoreWindowsError:
             return
 
 

@@ -19,7 +19,7 @@ from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
 from serving.loadtest import read_texts
 from serving.processes.supervisor import STABLE_S
-from tests.bench.children import forget_settings
+from tests.bench.children import clear_settings
 from tests.bench.meter import Meter, Pace
 from tests.conftest import copy_project, make_small
 from tests.faults import alerts, intruder, kill_points, killed, overload, poison, retrain, swaps, watch
@@ -130,7 +130,7 @@ def main() -> None:
             raise InputError(str(path), "there is no such thing yet", "run first: make repro")
     for number in (signal.SIGINT, signal.SIGTERM):  # also where it runs in the background, with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
-    forget_settings()
+    clear_settings()
     sys.exit(play(asked, load_params(), Terminal(soft_wrap=True, width=160)))
 
 
