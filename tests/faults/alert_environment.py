@@ -1,4 +1,4 @@
-"""Where alerts are drilled: a real receiver and real Alertmanagers in a scratch home, and what stands in their journal."""
+"""Run a real receiver and real Alertmanagers in a scratch home, and read what their journal holds."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ from tests.faults.stack import clean_environment, wait_until
 
 
 class Environment(NamedTuple):
-    """Where the receiver listens, and its state."""
+    """Name the receiver's params, its folder and its home of state."""
 
     params: Params
     folder: Path  # with params.yaml
@@ -43,7 +43,7 @@ class Environment(NamedTuple):
 
 
 def lay_out(folder: Path, params: Params) -> Environment:
-    """A scratch home, ports that are free."""
+    """Make a scratch folder with free ports."""
     folder.mkdir(parents=True)
     ports = {"receiver_port": free_port("127.0.0.1"), "controller_port": free_port("127.0.0.1")}
     params = params.model_copy(update={"alerts": params.alerts.model_copy(update=ports)})
@@ -52,18 +52,18 @@ def lay_out(folder: Path, params: Params) -> Environment:
 
 
 @contextmanager
-def receiving(environment: Environment, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The receiver, ready."""
-    process = begin(environment, **variables)
+def running_receiver(environment: Environment, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the receiver; yield its process when it is ready."""
+    process = start(environment, **variables)
     try:
-        wait_until(lambda: answers(environment), 60)
+        wait_until(lambda: receiver_is_up(environment), 60)
         yield process
     finally:
-        end(process)
+        stop(process)
 
 
-def begin(environment: Environment, **variables: str) -> subprocess.Popen[bytes]:
-    """The receiver, not waited for."""
+def start(environment: Environment, **variables: str) -> subprocess.Popen[bytes]:
+    """Start the receiver without waiting for it."""
     with (environment.folder / "receiver.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "monitoring.retrain.receiver"],
@@ -75,20 +75,20 @@ def begin(environment: Environment, **variables: str) -> subprocess.Popen[bytes]
         )
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and wait."""
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process with SIGTERM and wait for it."""
     if process.poll() is None:
         process.terminate()
     process.wait(timeout=30)
 
 
-def answers(environment: Environment) -> bool:
-    """Whether the receiver does."""
+def receiver_is_up(environment: Environment) -> bool:
+    """Return whether the receiver answers."""
     return is_up(f"http://127.0.0.1:{environment.port}/healthz")
 
 
 def is_up(url: str) -> bool:
-    """Whether something answers there."""
+    """Return whether anything answers at this address."""
     try:
         with urlopen(url, timeout=2):  # noqa: S310 (ours, on loopback)
             return True
@@ -98,7 +98,7 @@ def is_up(url: str) -> bool:
 
 @contextmanager
 def alertmanager(environment: Environment, tools: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A real one, alone, that tells the receiver alone."""
+    """Run a real Alertmanager without peers that notifies the receiver only."""
     folder = environment.folder / f"alertmanager-{port}"
     folder.mkdir(exist_ok=True)
     token = {"type": "Bearer", "credentials_file": str(token_file(environment.params.alerts, environment.home))}
@@ -107,60 +107,62 @@ def alertmanager(environment: Environment, tools: Path, port: int) -> Iterator[s
     config = {"route": route, "receivers": [{"name": "controller", "webhook_configs": [hook]}]}
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
     command = [str(find_tool(tools, "alertmanager")), f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder}"]
-    where = [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--log.level=error"]
+    options = [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--log.level=error"]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [*command, *where], stdout=log, stderr=log, cwd=working_directory(tools), preexec_fn=end_with_parent
+            [*command, *options], stdout=log, stderr=log, cwd=working_directory(tools), preexec_fn=end_with_parent
         )
     try:
         yield process
     finally:
-        end(process)
+        stop(process)
 
 
-def post_alerts(port: int, count: int, began: datetime) -> None:
-    """To Alertmanager's API, as Prometheus posts them."""
+def post_alerts(port: int, count: int, started_at: datetime) -> None:
+    """Post alerts to Alertmanager's API, as Prometheus does."""
     labels = {"alertname": "EvergreenDrift", "area": "drift", "version": "1", "by_alertmanager": "yes"}
-    told = [{"labels": labels | {"number": str(n)}, "annotations": {}, "startsAt": began.isoformat()} for n in range(count)]
+    posted = [
+        {"labels": labels | {"number": str(n)}, "annotations": {}, "startsAt": started_at.isoformat()} for n in range(count)
+    ]
     headers = {"content-type": "application/json"}
-    with urlopen(Request(f"http://127.0.0.1:{port}/api/v2/alerts", json.dumps(told).encode(), headers), timeout=10):
+    with urlopen(Request(f"http://127.0.0.1:{port}/api/v2/alerts", json.dumps(posted).encode(), headers), timeout=10):
         pass
 
 
-def theirs(environment: Environment) -> list[str]:
-    """Names of the drill's alerts that came by an Alertmanager, one a row."""
+def alertmanager_alerts(environment: Environment) -> list[str]:
+    """Return the numbers of the drill's alerts that an Alertmanager delivered, one for each row."""
     with open_state(environment.home) as engine, engine.connect() as connection:
         bodies = connection.execute(sa.select(alerts.c.body).where(alerts.c.body.contains("by_alertmanager"))).scalars()
         return [json.loads(body)["labels"]["number"] for body in bodies]
 
 
-def entered(environment: Environment) -> set[str]:
-    """Fingerprints in the journal."""
+def journal_fingerprints(environment: Environment) -> set[str]:
+    """Return the fingerprints in the journal."""
     with open_state(environment.home) as engine, engine.connect() as connection:
         return set(connection.execute(sa.select(alerts.c.fingerprint)).scalars())
 
 
-def verdicts(environment: Environment) -> list[str]:
-    """Of all decisions, after the controller's part of deciding has looked; nothing is worked on."""
+def decide_alerts(environment: Environment) -> list[str]:
+    """Decide on all alerts as the controller does, without working on a retrain; return the verdicts of all decisions."""
     settings = environment.params.retrain.model_copy(update={"settle_s": 0})
     with open_state(environment.home) as engine:
         journal = Journal(engine.begin, "evergreen")
         now: Moment = read_clock()
 
-        def think(_connection: sa.Connection, episodes: list[Episode], past: list[PastRetrain]) -> list[Decision]:
+        def decide_retrains(_connection: sa.Connection, episodes: list[Episode], past: list[PastRetrain]) -> list[Decision]:
             return decide(episodes, Inputs(1, None, "head", past, 1000, Harm(True, True)), settings, now)
 
         while journal.record_episodes(now):
             pass
-        journal.decide(think, now)
+        journal.decide(decide_retrains, now)
         with engine.connect() as connection:
             assert connection.execute(sa.select(sa.func.count()).select_from(retrains)).scalar_one() <= 1
             return list(connection.execute(sa.select(decisions.c.verdict)).scalars())
 
 
 def webhook(number: int) -> bytes:
-    """A webhook with one alert, by its number."""
+    """Return a webhook with one alert, identified by its number."""
     labels = {"alertname": "EvergreenDrift", "area": "drift", "severity": "warning", "version": "1", "signal": "input_sketch"}
     alert = {"status": "firing", "labels": labels, "annotations": {}, "startsAt": "2026-09-21T14:13:20.123456789Z"}
-    told = [alert | {"endsAt": "0001-01-01T00:00:00Z", "fingerprint": f"{number:016x}"}]
-    return json.dumps({"version": "4", "status": "firing", "receiver": "controller", "alerts": told}).encode()
+    alerts = [alert | {"endsAt": "0001-01-01T00:00:00Z", "fingerprint": f"{number:016x}"}]
+    return json.dumps({"version": "4", "status": "firing", "receiver": "controller", "alerts": alerts}).encode()

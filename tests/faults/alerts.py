@@ -1,6 +1,6 @@
-"""Alerts in every unkind way: ten thousand times the same, ten thousand at once, a receiver and Alertmanagers killed on the way.
+"""Send ten thousand equal webhooks, then ten thousand different ones; kill the receiver and Alertmanagers meanwhile.
 
-The receiver and both Alertmanagers are real processes; what they leave in the journal is counted afterwards, and decided on once.
+The receiver and both Alertmanagers are real processes. Afterwards the drill counts the journal's alerts, and decides on them.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,16 +26,16 @@ from serving.processes.ports import free_port
 from tests.faults.alert_environment import (
     Environment,
     alertmanager,
-    answers,
-    begin,
-    end,
-    entered,
+    alertmanager_alerts,
+    decide_alerts,
     is_up,
+    journal_fingerprints,
     lay_out,
     post_alerts,
-    receiving,
-    theirs,
-    verdicts,
+    receiver_is_up,
+    running_receiver,
+    start,
+    stop,
     webhook,
 )
 from tests.faults.scorecard import Outcome, Promise
@@ -43,91 +44,93 @@ from tests.faults.timeline import Line, Mark, Timeline
 from tests.faults.traffic import Traffic
 
 P99_MS, RSS_MIB = 50.0, 200.0
-LOST = -1  # the connection ended before there was an answer
+DISCONNECTED = -1  # the connection ended before an answer
 
 
 class Amount(NamedTuple):
-    """How much is done."""
+    """Say how much is done."""
 
-    webhooks: int  # of each kind: all the same, all different
-    callers: int  # at once
+    webhooks: int  # of each kind: all equal, all different
+    callers: int  # concurrent
     kills: int  # of the receiver
-    told: int  # alerts that two Alertmanagers both know
+    shared_alerts: int  # alerts that both Alertmanagers have
 
 
 class Figures(NamedTuple):
-    """What the verdict depends on."""
+    """Hold the figures that decide the verdict."""
 
     p99_same_ms: float
     p99_different_ms: float
-    started_by_one: int  # retrains decided on after many equal webhooks
+    started_by_one: int  # retrains started after many equal webhooks
     started: int  # in all
     episodes: int
     decisions: int
-    lost: int  # acknowledged, and not in the journal
-    felt: int  # tries that were not answered because of kills
-    missing: int  # alerts that two Alertmanagers knew and none brought
-    too_many: int  # rows of theirs
+    lost: int  # acknowledged but not in the journal
+    felt: int  # attempts that failed because of kills
+    missing: int  # alerts of both Alertmanagers that neither delivered
+    too_many: int  # superfluous rows of these
     rss_mib: float
 
 
-class Shot(NamedTuple):
-    """One webhook, by the monotonic clock."""
+class Attempt(NamedTuple):
+    """Record one sent webhook, by the monotonic clock."""
 
     at_s: float
     status: int
     took_ms: float
 
 
-def run(folder: Path, params: Params, tools: Path, amount: Amount, say: Announce) -> tuple[Outcome, Timeline]:
-    """The drill from an empty home."""
+def run(folder: Path, params: Params, tools: Path, amount: Amount, announce: Announce) -> tuple[Outcome, Timeline]:
+    """Run the drill in an empty home."""
     environment = lay_out(folder, params)
     with ExitStack() as stack:
-        receiver = stack.enter_context(receiving(environment))
-        say(f"{amount.webhooks} webhooks that are all the same, {amount.callers} callers at once")
-        same = storm(environment, [webhook(0)] * amount.webhooks, amount.callers)
-        started_by_one = verdicts(environment).count("started")
-        say(f"{amount.webhooks} different ones")
-        different = storm(environment, [webhook(number) for number in range(1, amount.webhooks + 1)], amount.callers)
+        receiver = stack.enter_context(running_receiver(environment))
+        announce(f"{amount.webhooks} equal webhooks, {amount.callers} concurrent callers")
+        equal = send_webhooks(environment, [webhook(0)] * amount.webhooks, amount.callers)
+        started_by_one = decide_alerts(environment).count("started")
+        announce(f"{amount.webhooks} different ones")
+        different = send_webhooks(environment, [webhook(number) for number in range(1, amount.webhooks + 1)], amount.callers)
         rss_mib = psutil.Process(receiver.pid).memory_info().rss / 2**20
-    verdicts(environment)  # seen by a controller, as all the time in life: the receiver is full at `retrain.max_unseen`
-    say(f"{amount.kills} x kill -9 in the middle")
-    again, kills = storm_with_kills(environment, amount)
-    verdicts(environment)
-    say(f"two Alertmanagers with the same {amount.told} alerts; one is killed while it tells, nobody listens at first")
-    missing, rows = by_alertmanagers(environment, tools, amount)
-    there = entered(environment)
-    acknowledged = same.acknowledged | different.acknowledged | again.acknowledged
-    made = verdicts(environment)
+    decide_alerts(environment)  # as a live controller does: the receiver is full at `retrain.max_unseen`
+    announce(f"{amount.kills} x kill -9 meanwhile")
+    with_kills, kills = send_webhooks_with_kills(environment, amount)
+    decide_alerts(environment)
+    announce(
+        f"two Alertmanagers with the same {amount.shared_alerts} alerts; the receiver starts late, and one Alertmanager is killed"
+    )
+    missing, rows = deliver_by_alertmanagers(environment, tools, amount)
+    in_journal = journal_fingerprints(environment)
+    acknowledged = equal.acknowledged | different.acknowledged | with_kills.acknowledged
+    verdicts = decide_alerts(environment)
     figures = Figures(
-        p99_same_ms=percentile([one.took_ms for one in same.shots], 99),
-        p99_different_ms=percentile([one.took_ms for one in different.shots], 99),
+        p99_same_ms=percentile([attempt.took_ms for attempt in equal.attempts], 99),
+        p99_different_ms=percentile([attempt.took_ms for attempt in different.attempts], 99),
         started_by_one=started_by_one,
-        started=made.count("started"),
-        episodes=len(there),
-        decisions=len(made),
-        lost=len(acknowledged - there),
-        felt=sum(one.status != 204 for one in again.shots),
+        started=verdicts.count("started"),
+        episodes=len(in_journal),
+        decisions=len(verdicts),
+        lost=len(acknowledged - in_journal),
+        felt=sum(attempt.status != 204 for attempt in with_kills.attempts),
         missing=missing,
-        too_many=max(0, rows - amount.told),
+        too_many=max(0, rows - amount.shared_alerts),
         rss_mib=rss_mib,
     )
-    told = figures._asdict() | {"verdicts": {verdict: made.count(verdict) for verdict in sorted(set(made))}}
-    what = "webhooks by the ten thousand, receiver and Alertmanagers killed"
-    outcome = Outcome("alerts", what, judge(figures, amount.webhooks), [], told)
-    shots = sorted([*same.shots, *different.shots, *again.shots])
-    return outcome, Timeline("Webhooks to the receiver", as_traffic(shots), [], kills, [Line("K2", P99_MS)])
+    report = figures._asdict() | {"verdicts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}
+    title = "webhooks by the ten thousand, receiver and Alertmanagers killed"
+    outcome = Outcome("alerts", title, judge(figures, amount.webhooks), [], report)
+    attempts = sorted([*equal.attempts, *different.attempts, *with_kills.attempts])
+    return outcome, Timeline("Webhooks to the receiver", as_traffic(attempts), [], kills, [Line("K2", P99_MS)])
 
 
-class Shots(NamedTuple):
-    """Every try, and the episodes that were acknowledged."""
+class Attempts(NamedTuple):
+    """Hold all attempts, and the fingerprints of acknowledged alerts."""
 
-    shots: list[Shot]
-    acknowledged: set[str]  # fingerprints
+    attempts: list[Attempt]
+    acknowledged: set[str]
 
 
 def judge(figures: Figures, webhooks: int) -> list[Promise]:
-    """What has to hold."""
+    """Return the drill's promises."""
     return [
         Promise(f"P99 of {webhooks} equal webhooks", figures.p99_same_ms, "ms", at_most=P99_MS, goal="K2"),
         Promise(f"P99 of {webhooks} different ones", figures.p99_different_ms, "ms", at_most=P99_MS, goal="K2"),
@@ -142,107 +145,111 @@ def judge(figures: Figures, webhooks: int) -> list[Promise]:
     ]
 
 
-def storm(environment: Environment, bodies: Sequence[bytes], callers: int) -> Shots:
-    """Closed loop: each caller sends its next webhook when the last was answered, and the same again when it was not."""
+def send_webhooks(environment: Environment, bodies: Sequence[bytes], callers: int) -> Attempts:
+    """Send in a closed loop: a caller sends its next webhook after an answer, and repeats a webhook that had none."""
     gc.collect()
-    gc.freeze()  # a collection would hold up the callers, and count as the receiver's time
+    gc.freeze()  # a collection would delay the callers and count as the receiver's latency
     try:
-        return asyncio.run(_storm(environment, list(bodies), callers))
+        return asyncio.run(_send_webhooks(environment, list(bodies), callers))
     finally:
         gc.unfreeze()
 
 
-async def _storm(environment: Environment, bodies: list[bytes], callers: int) -> Shots:
-    made, waiting = Shots([], set()), iter(bodies)
+async def _send_webhooks(environment: Environment, bodies: list[bytes], callers: int) -> Attempts:
+    result, queue = Attempts([], set()), iter(bodies)
     token = environment.token
 
     async def call() -> None:
         streams = None
-        for body in waiting:
+        for body in queue:
             head = (
                 f"POST /v1/alerts HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             ).encode()
             status = 0
             while status != 204:
-                begun = time.monotonic()
+                started_s = time.monotonic()
                 try:
                     streams = streams or await asyncio.open_connection("127.0.0.1", environment.port)
                     streams[1].write(head + body)
                     status = int((await streams[0].readuntil(b"\r\n\r\n"))[9:12])
                 except (OSError, asyncio.IncompleteReadError):
-                    status = LOST
-                made.shots.append(Shot(begun, status, 1000 * (time.monotonic() - begun)))
+                    status = DISCONNECTED
+                result.attempts.append(Attempt(started_s, status, 1000 * (time.monotonic() - started_s)))
                 if status != 204:
                     streams = None
                     await asyncio.sleep(0.05)
-            made.acknowledged.update(one["fingerprint"] for one in json.loads(body)["alerts"])
+            result.acknowledged.update(alert["fingerprint"] for alert in json.loads(body)["alerts"])
 
     await asyncio.gather(*(call() for _ in range(callers)))
-    return made
+    return result
 
 
-def storm_with_kills(environment: Environment, amount: Amount) -> tuple[Shots, list[Mark]]:
-    """A receiver that is killed in the middle, and started again at once."""
+def send_webhooks_with_kills(environment: Environment, amount: Amount) -> tuple[Attempts, list[Mark]]:
+    """Send webhooks to a receiver that is killed several times and restarted at once."""
     marks: list[Mark] = []
     is_over = threading.Event()
 
-    def kill_again_and_again() -> None:
-        process = begin(environment)
+    def kill_repeatedly() -> None:
+        process = start(environment)
         for _ in range(amount.kills):
-            wait_until(lambda: answers(environment), 60)
+            wait_until(lambda: receiver_is_up(environment), 60)
             is_over.wait(0.3)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            begun = time.monotonic()
-            process = begin(environment)
-            wait_until(lambda: answers(environment), 60)
-            marks.append(Mark("kill -9", begun, time.monotonic()))
+            killed_s = time.monotonic()
+            process = start(environment)
+            wait_until(lambda: receiver_is_up(environment), 60)
+            marks.append(Mark("kill -9", killed_s, time.monotonic()))
         is_over.wait(600)
-        end(process)
+        stop(process)
 
-    killer = threading.Thread(target=kill_again_and_again)
+    killer = threading.Thread(target=kill_repeatedly)
     killer.start()
     try:
-        wait_until(lambda: answers(environment), 60)
-        first = 2 * amount.webhooks
-        shots = storm(environment, [webhook(first + number) for number in range(amount.webhooks)], amount.callers)
-        while len(marks) < amount.kills and killer.is_alive():  # they were faster than the kills
-            first += amount.webhooks
-            verdicts(environment)
-            more = storm(environment, [webhook(first + number) for number in range(amount.webhooks)], amount.callers)
-            shots = Shots(shots.shots + more.shots, shots.acknowledged | more.acknowledged)
+        wait_until(lambda: receiver_is_up(environment), 60)
+        numbers = count(2 * amount.webhooks)
+        sent = Attempts([], set())
+        while not sent.attempts or (len(marks) < amount.kills and killer.is_alive()):  # at least until the last kill
+            if sent.attempts:
+                decide_alerts(environment)
+            more = send_webhooks(environment, [webhook(number) for number in islice(numbers, amount.webhooks)], amount.callers)
+            sent = Attempts(sent.attempts + more.attempts, sent.acknowledged | more.acknowledged)
     finally:
         is_over.set()
         killer.join()
-    return shots, marks
+    return sent, marks
 
 
-def by_alertmanagers(environment: Environment, tools: Path, amount: Amount) -> tuple[int, int]:
-    """Alerts of theirs that did not arrive, and rows that there are of them."""
+def deliver_by_alertmanagers(environment: Environment, tools: Path, amount: Amount) -> tuple[int, int]:
+    """Return how many alerts of the Alertmanagers did not arrive, and how many rows of them there are."""
     ports = [free_port("127.0.0.1") for _ in range(2)]
-    began = datetime.now(UTC) - timedelta(hours=1)  # told again, it is the same episode
+    started_at = datetime.now(UTC) - timedelta(hours=1)  # posted again, it is the same episode
     with ExitStack() as stack:
         managers = [stack.enter_context(alertmanager(environment, tools, port)) for port in ports]
         for port in ports:
             wait_until(lambda port=port: is_up(f"http://127.0.0.1:{port}/-/ready"), 60)  # type: ignore[misc]
-            post_alerts(port, amount.told, began)
-        time.sleep(1.0)  # both try in vain
-        stack.enter_context(receiving(environment))
+            post_alerts(port, amount.shared_alerts, started_at)
+        time.sleep(1.0)  # both fail to deliver
+        stack.enter_context(running_receiver(environment))
         managers[0].send_signal(signal.SIGKILL)
         managers[0].wait()
         stack.enter_context(alertmanager(environment, tools, ports[0]))
         wait_until(lambda: is_up(f"http://127.0.0.1:{ports[0]}/-/ready"), 60)
-        post_alerts(ports[0], amount.told, began)  # as Prometheus does
-        wait_until(lambda: len(theirs(environment)) >= amount.told, 60, lambda: str(theirs(environment)))
-        time.sleep(2.0)  # the other one tells too
-    own = theirs(environment)
-    return amount.told - len(set(own)), len(own)
+        post_alerts(ports[0], amount.shared_alerts, started_at)  # as Prometheus does
+        wait_until(
+            lambda: len(alertmanager_alerts(environment)) >= amount.shared_alerts,
+            60,
+            lambda: str(alertmanager_alerts(environment)),
+        )
+        time.sleep(2.0)  # the other one delivers too
+    delivered = alertmanager_alerts(environment)
+    return amount.shared_alerts - len(set(delivered)), len(delivered)
 
 
-def as_traffic(shots: Sequence[Shot]) -> Traffic:
-    """In the form that pictures are drawn from: 204 is what answers are elsewhere."""
-    status = np.array([200 if one.status == 204 else one.status for one in shots], dtype=np.int16)
-    at_s = np.array([one.at_s for one in shots])
-    took = np.array([one.took_ms for one in shots], dtype=np.float32)
-    return Traffic(at_s, status, took, np.zeros(len(shots), dtype=np.float32), 0, [], float(at_s[0]))
+def as_traffic(attempts: Sequence[Attempt]) -> Traffic:
+    """Convert the attempts to traffic for the picture, in which 200 marks an answer."""
+    status = np.array([200 if attempt.status == 204 else attempt.status for attempt in attempts], dtype=np.int16)
+    at_s = np.array([attempt.at_s for attempt in attempts])
+    took_ms = np.array([attempt.took_ms for attempt in attempts], dtype=np.float32)
+    return Traffic(at_s, status, took_ms, np.zeros(len(attempts), dtype=np.float32), 0, [], float(at_s[0]))

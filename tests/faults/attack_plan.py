@@ -1,4 +1,4 @@
-"""What an intruder does, one attack after the other: the name of each, how its attempts may end, and what starts it."""
+"""Plan the intruder's attacks: the name of each, the allowed ends of its attempts, and the call that starts it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -31,26 +31,26 @@ from tests.faults.payloads import (
 )
 
 FLOOD = "gateway: flood with invented addresses"
-Planned = tuple[str, str, Callable[[], Awaitable[Sequence[str]]]]  # name, how it may end, what starts it
+PlannedAttack = tuple[str, str, Callable[[], Awaitable[Sequence[str]]]]  # name, allowed ends, start
 
 
 class Amount(NamedTuple):
-    """How much is done."""
+    """Say how much is done."""
 
-    normal_per_s: float  # of the caller who must notice nothing
-    connections: int  # half-open at once, and slow at once
-    heads_mib: int  # in each of `floods` heads, and in each body that is too large
+    normal_per_s: float  # rate of the normal caller
+    connections: int  # concurrent half-open connections; an eighth of it slow ones
+    heads_mib: int  # size of each of `floods` heads, and of each body that is too large
     floods: int
-    labels: int  # that a person gives
-    replays: int  # of each of them, and of one webhook
+    labels: int  # given by a person
+    replays: int  # of each label, and of one webhook
     requests: int  # of the rate flood
     rounds: int  # of KServe clients
-    is_slow: bool  # also what the limits in seconds have to end
-    stretch_s: float  # of the normal load, two at least: the load tells its time once a second
+    is_slow: bool  # also attacks that only a time limit ends
+    stretch_s: float  # of the normal load, at least two: the load reports its time once a second
 
 
-def plan(targets: Targets, amount: Amount, genuine: Sequence[dict[str, str]]) -> Iterator[Planned]:
-    """Name each attack, how it may end, and what starts it."""
+def plan(targets: Targets, amount: Amount, genuine: Sequence[dict[str, str]]) -> Iterator[PlannedAttack]:
+    """Yield each attack's name, its allowed ends, and the call that starts it."""
     gateway, tokens = targets.gateway, targets.tokens
     curious, anna = tokens["curious"], tokens["anna"]
     text = as_json(text="where is my parcel?")
@@ -59,15 +59,15 @@ def plan(targets: Targets, amount: Amount, genuine: Sequence[dict[str, str]]) ->
         "431 closed",
         lambda: at_once(gateway, (head_flood(amount.heads_mib * MIB) for _ in range(amount.floods))),
     )
-    many = request("/v1/routes", None, *(f"X-{n}: 1" for n in range(500)), token=curious)
-    yield "gateway: five hundred headers", "431", lambda: in_turn(gateway, [many] * 20)
+    many_headers = request("/v1/routes", None, *(f"X-{n}: 1" for n in range(500)), token=curious)
+    yield "gateway: five hundred headers", "431", lambda: in_turn(gateway, [many_headers] * 20)
     yield "gateway: broken requests", "400 405 closed", lambda: in_turn(gateway, broken_requests())
     if amount.is_slow:
-        half = [b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"]
+        half_head = [b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"]
         yield (
             "gateway: half-open connections",
             "408 503 closed",
-            lambda: at_once(gateway, (half for _ in range(amount.connections))),
+            lambda: at_once(gateway, (half_head for _ in range(amount.connections))),
         )
         yield (
             "gateway: slow heads",
@@ -79,7 +79,11 @@ def plan(targets: Targets, amount: Amount, genuine: Sequence[dict[str, str]]) ->
             b"{",
         ]
         yield "gateway: slow bodies", "408 closed", lambda: at_once(gateway, (body for _ in range(amount.connections // 8)))
-    yield "gateway: bodies too large or too deep", "400 413 422 closed", lambda: too_much(gateway, "/v1/predict", curious, amount)
+    yield (
+        "gateway: bodies too large or too deep",
+        "400 413 422 closed",
+        lambda: oversized(gateway, "/v1/predict", curious, amount),
+    )
     yield "gateway: foreign pages", "400 403 415", lambda: in_turn(gateway, cross_site("/v1/predict", text, curious))
     label = as_json(**genuine[0])
     yield "gateway: foreign pages label", "400 403 415", lambda: in_turn(gateway, cross_site("/v1/feedback", label, anna))
@@ -107,13 +111,13 @@ def plan(targets: Targets, amount: Amount, genuine: Sequence[dict[str, str]]) ->
             yield from against_alert_service(targets, amount, port, path, name)
 
 
-def against_alert_service(targets: Targets, amount: Amount, port: int, path: str, name: str) -> Iterator[Planned]:
+def against_alert_service(targets: Targets, amount: Amount, port: int, path: str, name: str) -> Iterator[PlannedAttack]:
     """Forge and replay webhooks."""
     body, token = webhook(2), targets.webhook_token
-    if name == "receiver":  # the inbox shows messages to its own machine, and asks for no token
+    if name == "receiver":  # the inbox serves only its own machine and needs no token
         yield f"{name}: forged webhooks", "401", lambda: in_turn(port, unauthorised(path, body, targets.tokens))
     yield f"{name}: foreign pages", "400 403 415", lambda: in_turn(port, cross_site(path, body, token))
-    yield f"{name}: bodies too large or too deep", "400 413 422 closed", lambda: too_much(port, path, token, amount)
+    yield f"{name}: bodies too large or too deep", "400 413 422 closed", lambda: oversized(port, path, token, amount)
     yield f"{name}: endless heads", "431 closed", lambda: at_once(port, (head_flood(amount.heads_mib * MIB) for _ in range(4)))
     yield f"{name}: webhook replayed", "204", lambda: in_turn(port, [request(path, webhook(1), token=token)] * amount.replays)
     if amount.is_slow:
@@ -121,8 +125,8 @@ def against_alert_service(targets: Targets, amount: Amount, port: int, path: str
         yield f"{name}: slow bodies", "408 503 closed", lambda: at_once(port, (slow for _ in range(50)))
 
 
-async def too_much(port: int, path: str, token: str, amount: Amount) -> list[str]:
-    """Bodies that are too large, with and without their length, and JSON that is too deep."""
+async def oversized(port: int, path: str, token: str, amount: Amount) -> list[str]:
+    """Send bodies that are too large, with and without their length, and JSON that is too deep."""
     size = amount.heads_mib * MIB
     deep = [b'{"text":' + b"[" * DEEP + b"]" * DEEP + b"}", b'{"a":' * DEEP + b"1" + b"}" * DEEP]
     large = (large_body(path, size, token), endless_chunks(path, size, token))

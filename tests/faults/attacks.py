@@ -1,6 +1,6 @@
-"""What an intruder sends, over raw sockets. An attack counts how its attempts ended; every attempt ends after a while.
+"""Send an intruder's requests over raw sockets, and count how the attempts of an attack ended; each ends within a time limit.
 
-Attempts come from addresses of their own in 127.0.0.0/8, as from other machines.
+Attempts come from separate addresses in 127.0.0.0/8, as from other machines.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 INTRUDER, BOTNET = "127.0.0.66", "127.0.0.67"
-AT_ONCE = 100  # attempts of one attack, where their number is not the attack itself
+CONCURRENT = 100  # concurrent attempts, where their number is not the attack itself
 MIB = 2**20
-CLOSED, SILENT = "closed", "silent"  # the connection ended without an answer; nothing came within the time
+CLOSED, SILENT = "closed", "silent"  # the connection ended without an answer; no answer within the time limit
 DEEP = 10_000
 
 
 class Attack(NamedTuple):
-    """How the attempts of one attack ended: an HTTP status, `closed` or `silent`."""
+    """Count how the attempts of one attack ended: by an HTTP status, `closed` or `silent`."""
 
     name: str
     answers: Counter[str]
@@ -29,31 +29,31 @@ class Attack(NamedTuple):
 
     @property
     def unexpected(self) -> int:
-        """Return how many attempts ended as none may end."""
+        """Return how many attempts ended in a way that is not allowed."""
         return sum(count for answer, count in self.answers.items() if answer not in self.allowed)
 
     @property
     def refused(self) -> int:
-        """Return how many attempts were refused by a status."""
+        """Return how many attempts were refused with an HTTP status."""
         return sum(count for answer, count in self.answers.items() if answer.isdigit() and int(answer) >= 400)
 
 
 async def attack(name: str, allowed: str, attempts: Awaitable[Sequence[str]]) -> Attack:
-    """Run the attempts and count their ends; `allowed` names those that may be, separated by spaces."""
+    """Run the attempts and count their ends; `allowed` names the allowed ones, separated by spaces."""
     since_s = time.monotonic()
     answers = Counter(await attempts)
     return Attack(name, answers, frozenset(allowed.split()), since_s, time.monotonic())
 
 
 async def in_turn(port: int, requests: Sequence[bytes], *, source: str = INTRUDER) -> list[str]:
-    """Send each request on a connection of its own, `AT_ONCE` at a time."""
-    free = asyncio.Semaphore(AT_ONCE)
+    """Send each request on a separate connection, `CONCURRENT` at a time."""
+    slots = asyncio.Semaphore(CONCURRENT)
 
-    async def one(request: bytes) -> str:
-        async with free:
+    async def send(request: bytes) -> str:
+        async with slots:
             return await attempt(port, [request], source=source)
 
-    return await asyncio.gather(*map(one, requests))
+    return await asyncio.gather(*map(send, requests))
 
 
 async def at_once(port: int, attempts: Iterable[Iterable[bytes]], *, source: str = BOTNET, pause_s: float = 0.0) -> list[str]:
@@ -64,7 +64,7 @@ async def at_once(port: int, attempts: Iterable[Iterable[bytes]], *, source: str
 async def attempt(
     port: int, parts: Iterable[bytes], *, source: str = INTRUDER, pause_s: float = 0.0, within_s: float = 25.0
 ) -> str:
-    """Send the parts, with a pause behind each, and return the status of the first answer, `closed` or `silent`."""
+    """Send the parts, with a pause after each; return the status of the first answer, `closed` or `silent`."""
     try:
         async with asyncio.timeout(within_s):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
@@ -110,20 +110,20 @@ def as_json(**values: object) -> bytes:
 
 
 def head_flood(size: int) -> Iterable[bytes]:
-    """A head that does not end."""
+    """Yield a head of this size."""
     yield b"GET /v1/routes HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     line = b"X-Flood: " + b"a" * 65526 + b"\r\n"
     yield from (line for _ in range(size // len(line)))
 
 
 def slow_head(seconds: int) -> Iterable[bytes]:
-    """A head of one header a second."""
+    """Yield a head of so many header lines, to be sent once a second."""
     yield b"GET /v1/routes HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     yield from (b"X-Slow: 1\r\n" for _ in range(seconds))
 
 
 def endless_chunks(path: str, size: int, token: str) -> Iterable[bytes]:
-    """A body in chunks that is longer than any limit."""
+    """Yield a chunked body that is longer than any limit."""
     headers = ("Transfer-Encoding: chunked", "Content-Type: application/json")
     yield request(path, None, *headers, method="POST", token=token)
     chunk = b"10000\r\n" + b"[" * 65536 + b"\r\n"
@@ -131,7 +131,7 @@ def endless_chunks(path: str, size: int, token: str) -> Iterable[bytes]:
 
 
 def large_body(path: str, size: int, token: str) -> Iterable[bytes]:
-    """A body that names its length and is sent whatever is answered."""
+    """Yield a body with its length; it is sent whatever the answer is."""
     headers = (f"Content-Length: {size}", "Content-Type: application/json")
     yield request(path, None, *headers, method="POST", token=token)
     yield from (b"[" * 65536 for _ in range(size // 65536))

@@ -1,6 +1,6 @@
-"""`make drill`: faults injected on purpose into a real stack, and a verdict on every promise.
+"""Run `make drill`: inject faults into a real stack, and judge every promise.
 
-A drill is an entry of `DRILLS`. Each leaves `reports/drill/<name>.json` and a picture beside it; the exit code is 1 when a
+A drill is an entry of `DRILLS`. Each writes `reports/drill/<name>.json` and a picture beside it. The exit code is 1 when a
 promise was broken.
 """
 
@@ -31,64 +31,64 @@ from tests.faults.timeline import DrillTimeline
 from tests.faults.watch_faults import ALL
 
 PACKAGE, LOCK, TEXTS = Path("artifacts/package"), Path("dvc.lock"), Path("data/support_desk.jsonl")
-PACE = Pace(1.0, 3.0, 300, 1.2)  # of the search for the capacity
+PACE = Pace(1.0, 3.0, 300, 1.2)  # for the search of the capacity
 IN_PEACE = ("Prometheus stopped", "monitor killed", "Alertmanager killed", "Prometheus killed")
 Run = Callable[[DrillSettings, argparse.Namespace], tuple[Outcome, DrillTimeline]]
 
 
 class Drill(NamedTuple):
-    """One kind of fault."""
+    """Describe one kind of fault."""
 
     what: str
     run: Run
     needs: tuple[Path, ...] = (PACKAGE, LOCK)
 
 
-def _swaps(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+def _swaps(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
     with running_stack(setting, "swaps") as running:
-        return swaps.run(running, swaps.Amount(asked.swaps, quiet_s=15.0, stretch_s=30.0))
+        return swaps.run(running, swaps.Amount(options.swaps, quiet_s=15.0, stretch_s=30.0))
 
 
-def _overload(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+def _overload(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
     with running_stack(setting, "overload") as running:
-        return overload.run(running, overload.Amount(normal_s=30.0, overload_s=asked.overload_s, times=3.0))
+        return overload.run(running, overload.Amount(normal_s=30.0, overload_s=options.overload_s, times=3.0))
 
 
-def _killed(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
-    kills = [*["triton"] * asked.kills, "gateway", "model"]
+def _killed(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    kills = [*["triton"] * options.kills, "gateway", "model"]
     with running_stack(setting, "killed") as running:
-        return killed.run(running, killed.Amount(kills, quiet_s=asked.quiet_s, stretch_s=30.0))
+        return killed.run(running, killed.Amount(kills, quiet_s=options.quiet_s, stretch_s=30.0))
 
 
-def _watch(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
-    """Serves nothing: an invented world answers."""
-    amount = watch.Amount(IN_PEACE, ALL, watch.PACE, rows_per_s=20.0, quiet_s=asked.pause_s, is_ended=True)
+def _watch(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    """Run without a server: simulated answers are written to the prediction log."""
+    amount = watch.Amount(IN_PEACE, ALL, watch.PACE, rows_per_s=20.0, quiet_s=options.pause_s, is_ended=True)
     return watch.run(setting, amount)
 
 
-def _alerts(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
-    amount = alerts.Amount(asked.webhooks, asked.callers, kills=3, told=20)
-    return alerts.run(setting.scratch / "alerts", setting.params, TOOLS.absolute(), amount, setting.meter.say)
+def _alerts(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    amount = alerts.Amount(options.webhooks, options.callers, kills=3, shared_alerts=20)
+    return alerts.run(setting.scratch / "alerts", setting.params, TOOLS.absolute(), amount, setting.meter.report)
 
 
-def _retrain(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
-    setting.meter.say("a small model is made first, by a real dvc repro")
+def _retrain(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    setting.meter.report("making a small model with a real dvc repro")
     folder = setting.scratch / "retrain"
     folder.mkdir()
     project = copy_project(folder)
     make_small(project)
     amount = retrain.Amount(
-        list(kill_points.POINTS), list(STAGES), is_mlflow_away=True, is_database_locked=True, is_disk_full=True
+        list(kill_points.POINTS), list(STAGES), is_mlflow_stopped=True, is_database_locked=True, is_disk_full=True
     )
-    return retrain.run(project, amount, setting.meter.say)
+    return retrain.run(project, amount, setting.meter.report)
 
 
-def _intruder(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
-    limited = setting.params.gateway.model_copy(update={"rate_limit_per_s": 2 * asked.normal_per_s})
+def _intruder(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    limited = setting.params.gateway.model_copy(update={"rate_limit_per_s": 2 * options.normal_per_s})
     params = with_alert_ports(setting.params.model_copy(update={"gateway": limited}))
-    setting = setting._replace(params=params, capacity_per_s=asked.normal_per_s)
+    setting = setting._replace(params=params, capacity_per_s=options.normal_per_s)
     amount = intruder.Amount(
-        normal_per_s=asked.normal_per_s,
+        normal_per_s=options.normal_per_s,
         connections=1100,
         heads_mib=100,
         floods=16,
@@ -103,14 +103,14 @@ def _intruder(setting: DrillSettings, asked: argparse.Namespace) -> tuple[Outcom
         return intruder.run(running, targets, services, amount)
 
 
-def _poison(setting: DrillSettings, _asked: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+def _poison(setting: DrillSettings, _options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
     folder = setting.scratch / "poison"
     folder.mkdir()
-    return poison.run(copy_project(folder), poison.ATTACKS, setting.meter.say)
+    return poison.run(copy_project(folder), poison.ATTACKS, setting.meter.report)
 
 
 DRILLS = {
-    "swaps": Drill("versions swapped again and again", _swaps),
+    "swaps": Drill("versions swapped repeatedly", _swaps),
     "overload": Drill("three times what it can take, then normal", _overload),
     "killed": Drill("Triton, the gateway and a model's process killed", _killed),
     "intruder": Drill("floods, slow requests, forged labels and webhooks, foreign clients", _intruder),
@@ -124,30 +124,30 @@ DRILLS = {
 
 
 def main() -> None:
-    asked = arguments().parse_args()
-    for path in {path for name in asked.names or DRILLS for path in DRILLS[name].needs}:
+    options = arguments().parse_args()
+    for path in {path for name in options.names or DRILLS for path in DRILLS[name].needs}:
         if not path.exists():
-            raise InputError(str(path), "there is no such thing yet", "run first: make repro")
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where it runs in the background, with SIGINT ignored
+            raise InputError(str(path), "it does not exist", "run first: make repro")
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     clear_settings()
-    sys.exit(play(asked, load_params(), Terminal(soft_wrap=True, width=160)))
+    sys.exit(run_drills(options, load_params(), Terminal(soft_wrap=True, width=160)))
 
 
-def play(asked: argparse.Namespace, params: Params, console: Terminal) -> int:
-    """The drills that were asked for, one after the other; the exit code."""
-    texts = read_texts(asked.texts, params.data)
+def run_drills(options: argparse.Namespace, params: Params, console: Terminal) -> int:
+    """Run the chosen drills in turn; return the exit code."""
+    texts = read_texts(options.texts, params.data)
     broken = []
     with tempfile.TemporaryDirectory(prefix="evergreen-drill-") as scratch:
-        for name in asked.names or DRILLS:
+        for name in options.names or DRILLS:
             meter = Meter(console, PACE, limit_s=inf, seed=0)
-            setting = DrillSettings(PACKAGE, LOCK, params, texts, Path(scratch), console, meter, asked.capacity)
+            setting = DrillSettings(PACKAGE, LOCK, params, texts, Path(scratch), console, meter, options.capacity)
             try:
-                outcome, timeline = DRILLS[name].run(setting, asked)
+                outcome, timeline = DRILLS[name].run(setting, options)
             except KeyboardInterrupt:
-                console.print(styled("stopped; all that was started has ended", "yellow"))
+                console.print(styled("stopped; every started process has ended", "yellow"))
                 return 130
-            report(outcome, timeline, asked.out, console)
+            report(outcome, timeline, options.out, console)
             broken += [name] * (not outcome.is_kept)
     if broken:
         console.print(styled(f"promises were broken: {', '.join(broken)}", "bold red"))
@@ -155,20 +155,18 @@ def play(asked: argparse.Namespace, params: Params, console: Terminal) -> int:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What can be asked for."""
-    listed = "; ".join(f"{name}: {drill.what}" for name, drill in DRILLS.items())
+    """Return the parser of the options."""
+    descriptions = "; ".join(f"{name}: {drill.what}" for name, drill in DRILLS.items())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *DRILLS], metavar="drill", help=f"by default all: {listed}")
+    parser.add_argument("names", nargs="*", choices=[[], *DRILLS], metavar="drill", help=f"by default all: {descriptions}")
     parser.add_argument("--swaps", type=int, default=1000)
-    parser.add_argument("--overload-s", type=float, default=300.0, help="of the overload; buffers fill in the first 120")
-    parser.add_argument("--kills", type=int, default=5, help="of Triton; the gateway and a model's process are killed once")
-    parser.add_argument("--quiet-s", type=float, default=STABLE_S + 5, help="of peace between kills")
-    parser.add_argument("--pause-s", type=float, default=5.0, help="between faults of the watching")
-    parser.add_argument("--webhooks", type=int, default=10_000, help="of each kind")
-    parser.add_argument("--callers", type=int, default=50, help="of the receiver, at once")
-    parser.add_argument(
-        "--normal-per-s", type=float, default=15.0, help="requests of the caller whom an intruder must not disturb"
-    )
+    parser.add_argument("--overload-s", type=float, default=300.0, help="length of the overload; buffers fill in the first 120")
+    parser.add_argument("--kills", type=int, default=5, help="kills of Triton; the gateway and a model's process are killed once")
+    parser.add_argument("--quiet-s", type=float, default=STABLE_S + 5, help="pause between kills")
+    parser.add_argument("--pause-s", type=float, default=5.0, help="pause between faults of drill watch")
+    parser.add_argument("--webhooks", type=int, default=10_000, help="webhooks of each kind")
+    parser.add_argument("--callers", type=int, default=50, help="concurrent callers of the receiver")
+    parser.add_argument("--normal-per-s", type=float, default=15.0, help="requests of the normal caller during drill intruder")
     parser.add_argument("--capacity", type=float, help="requests/s at P99 ≤ 50 ms; by default measured")
     parser.add_argument("--texts", type=Path, default=TEXTS)
     parser.add_argument("--out", type=Path, default=Path("reports/drill"))
@@ -176,7 +174,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def report(outcome: Outcome, timeline: DrillTimeline, out: Path, console: Terminal) -> None:
-    """Scorecard, JSON and picture."""
+    """Print the scorecard; write the JSON report and the picture."""
     console.print(table(outcome))
     for note in outcome.notes:
         console.print_lines(f"  {note}")

@@ -1,6 +1,6 @@
-"""What retraining has left behind, held against the promises P1 to P8: read from the stores, judged without them.
+"""Read what retraining has stored, and check it against the promises P1 to P8.
 
-It may be read while nothing waits and nothing runs. What a timeline does not have (a registry, branches) is None, and not judged.
+It may be read while nothing waits and nothing runs. A part that a history lacks (registry, branches) is None and not checked.
 """
 
 import json
@@ -24,69 +24,69 @@ from state.database import open_state
 from state.tables import alerts, decisions, releases, retrain_steps, retrains
 from tests.faults.scorecard import Promise
 
-DrillTimeline = tuple[str, float, str]  # fingerprint, startsAt, status
-Row = Any  # of a table
+AlertKey = tuple[str, float, str]  # fingerprint, startsAt, status
+Row = Any  # a row of a table
 
 
-class Made(NamedTuple):
-    """A version as the files tell it."""
+class VersionFiles(NamedTuple):
+    """Describe a version by its files."""
 
-    digest: str  # of its content; "": torn, or gone
+    digest: str  # of its content; "": incomplete or missing
     decision: int | None
-    lock: str  # digest of the dvc.lock that it was published with
+    lock: str  # digest of the dvc.lock at publication
 
 
 class History(NamedTuple):
-    """All that is judged."""
+    """Hold everything that is checked."""
 
-    acknowledged: frozenset[DrillTimeline]
+    acknowledged: frozenset[AlertKey]
     first: int | None  # champion before the first retrain
-    heard: Sequence[Row]
-    decided: Sequence[Row]
+    alerts: Sequence[Row]
+    decisions: Sequence[Row]
     retrains: Sequence[Row]
     steps: Sequence[Row]
     releases: Mapping[int, str]  # content digest by version
     roles: Mapping[str, int]
-    running: int = 0  # runs of MLflow that nobody owns
+    running: int = 0  # MLflow runs that are RUNNING without an owner
     aliases: Mapping[str, int] | None = None  # of the registry
-    made: Mapping[int, Made] | None = None
+    versions: Mapping[int, VersionFiles] | None = None
     locks: Mapping[int, str] | None = None  # by retrain: digest of dvc.lock on its branch
 
 
 def promises(history: History) -> list[Promise]:
-    """One promise each: so many are broken."""
+    """Return a promise for each check; its value counts the violations."""
     return [
-        Promise(f"{name} broken: {check.__doc__}", len([*check(history)]), "times", at_most=0) for name, check in CHECKS.items()
+        Promise(f"{name} broken: {text}", len([*check(history)]), "times", at_most=0) for name, (text, check) in CHECKS.items()
     ]
 
 
 def broken(history: History) -> list[str]:
-    """Every violation in words, with the promise before it."""
-    return [f"{name}: {words}" for name, check in CHECKS.items() for words in check(history)]
+    """Return a description of each violation, after the promise that it breaks."""
+    return [f"{name}: {violation}" for name, (_text, check) in CHECKS.items() for violation in check(history)]
 
 
-def p1(history: History) -> Iterator[str]:
-    """an acknowledged alert is not in the journal, or there twice"""
-    told = Counter((row.fingerprint, row.starts_at, row.status) for row in history.heard)
-    yield from (f"in the journal twice: {alert}" for alert, count in told.items() if count > 1)
-    for lost in history.acknowledged - {(row.fingerprint, row.starts_at, row.status) for row in history.heard}:
+def check_alerts(history: History) -> Iterator[str]:
+    """Yield acknowledged alerts that the journal lacks, and alerts that it has twice."""
+    counts = Counter((row.fingerprint, row.starts_at, row.status) for row in history.alerts)
+    yield from (f"in the journal twice: {alert}" for alert, count in counts.items() if count > 1)
+    for lost in history.acknowledged - {(row.fingerprint, row.starts_at, row.status) for row in history.alerts}:
         yield f"acknowledged and not in the journal: {lost}"
 
 
-def p2(history: History) -> Iterator[str]:
-    """an episode has no decision, or two"""
-    told = Counter((row.fingerprint, row.starts_at) for row in history.decided)
-    for episode in {(row.fingerprint, row.starts_at) for row in history.heard} ^ set(told):
+def check_decisions(history: History) -> Iterator[str]:
+    """Yield episodes without exactly one decision, and decisions that do not match the retrains."""
+    counts = Counter((row.fingerprint, row.starts_at) for row in history.decisions)
+    for episode in {(row.fingerprint, row.starts_at) for row in history.alerts} ^ set(counts):
         yield f"an episode without decision, or a decision without episode: {episode}"
-    yield from (f"an episode has {count} decisions: {episode}" for episode, count in told.items() if count > 1)
-    known = {row.id: row for row in history.decided}
-    yield from (f"alert {row.id} leads to no decision" for row in history.heard if row.decision_id not in known)
-    for row in history.decided:
+    yield from (f"an episode has {count} decisions: {episode}" for episode, count in counts.items() if count > 1)
+    known = {row.id: row for row in history.decisions}
+    yield from (f"alert {row.id} leads to no decision" for row in history.alerts if row.decision_id not in known)
+    for row in history.decisions:
         if row.verdict not in ("started", "joined", "refused") or not row.reason:
             yield f"{row.verdict}: {row.reason!r} is no decision"
         elif (row.retrain_id is None) != (row.verdict == "refused"):
             yield f"{row.verdict} with retrain {row.retrain_id}"
-    started = sorted(row.retrain_id or 0 for row in history.decided if row.verdict == "started")
+    started = sorted(row.retrain_id or 0 for row in history.decisions if row.verdict == "started")
     if started != sorted(row.id for row in history.retrains):
         yield f"decided on {started}, run {[row.id for row in history.retrains]}"
     for row in history.retrains:
@@ -94,8 +94,8 @@ def p2(history: History) -> Iterator[str]:
             yield f"retrain {row.id} is not what decision {row.decision_id} started"
 
 
-def p3(history: History) -> Iterator[str]:
-    """two retrains lived at once, or a stale owner wrote"""
+def check_leases(history: History) -> Iterator[str]:
+    """Yield retrains that lived at the same time, and steps that a stale owner wrote."""
     live = [row.id for row in history.retrains if row.state == "running"]
     if len(live) > 1:
         yield f"retrains {live} live at once"
@@ -105,17 +105,16 @@ def p3(history: History) -> Iterator[str]:
         if step.fence < newest[step.retrain_id] or step.fence > fences.get(step.retrain_id, -1):
             yield f"retrain {step.retrain_id}: {step.step} was begun under fence {step.fence}"
         newest[step.retrain_id] = max(newest[step.retrain_id], step.fence)
-    for (retrain, step), count in Counter((one.retrain_id, one.step) for one in history.steps if one.outcome == "done").items():
-        if count > 1:
-            yield f"retrain {retrain}: {step} was done {count} times"
+    done = Counter((step.retrain_id, step.step) for step in history.steps if step.outcome == "done")
+    yield from (f"retrain {retrain}: {step} was done {count} times" for (retrain, step), count in done.items() if count > 1)
 
 
-def p4(history: History) -> Iterator[str]:
-    """what serves is not what the release table says, or did not pass the gate"""
+def check_champion(history: History) -> Iterator[str]:
+    """Yield disagreements about the champion, and versions that were published without the gate."""
     done = [row for row in history.retrains if row.state == "done"]
-    wanted, now = done[-1].version_out if done else history.first, history.roles.get("champion")
-    if now != wanted:
-        yield f"champion {now}, and the last retrain that was done made {wanted}"
+    expected, champion = done[-1].version_out if done else history.first, history.roles.get("champion")
+    if champion != expected:
+        yield f"champion {champion}, and the last retrain that was done made {expected}"
     if history.aliases is not None and dict(history.aliases) != dict(history.roles):
         yield f"the registry says {dict(history.aliases)}, the release table {dict(history.roles)}"
     for row in history.retrains:
@@ -124,38 +123,38 @@ def p4(history: History) -> Iterator[str]:
         if row.version_out is not None and row.version_out not in history.releases:
             yield f"version {row.version_out} of retrain {row.id} is no release"
     for version in history.roles.values():
-        if history.made is not None and history.made[version].digest != history.releases[version]:
+        if history.versions is not None and history.versions[version].digest != history.releases[version]:
             yield f"the folder of version {version} does not hold what was released"
-    asked = Counter(made.decision for made in (history.made or {}).values() if made.decision is not None)
-    yield from (f"decision {decision} made {count} versions" for decision, count in asked.items() if count > 1)
+    made = Counter(files.decision for files in (history.versions or {}).values() if files.decision is not None)
+    yield from (f"decision {decision} made {count} versions" for decision, count in made.items() if count > 1)
 
 
-def p5(history: History) -> Iterator[str]:
-    """the previous champion cannot be loaded any more"""
+def check_previous(history: History) -> Iterator[str]:
+    """Yield a previous champion that cannot be loaded."""
     previous, has_moved = history.roles.get("previous"), any(row.state == "done" for row in history.retrains)
     if has_moved and history.first is not None and previous not in history.releases:
         yield f"the previous champion is gone: {previous}"
-    if previous is not None and history.made is not None and not history.made[previous].digest:
+    if previous is not None and history.versions is not None and not history.versions[previous].digest:
         yield f"the folder of the previous champion, {previous}, is torn or gone"
 
 
-def p6(history: History) -> Iterator[str]:
-    """an interrupted run is not the run that its branch tells"""
+def check_locks(history: History) -> Iterator[str]:
+    """Yield versions whose dvc.lock differs from the one on their branch."""
     by_decision = {row.decision_id: row.id for row in history.retrains}
-    for version, made in (history.made or {}).items():
-        retrain = by_decision.get(made.decision or 0)
-        if history.locks is not None and retrain is not None and history.locks.get(retrain) != made.lock:
+    for version, files in (history.versions or {}).items():
+        retrain = by_decision.get(files.decision or 0)
+        if history.locks is not None and retrain is not None and history.locks.get(retrain) != files.lock:
             yield f"version {version} was not made by the dvc.lock on branch retrain/{retrain}"
 
 
-def p7(history: History) -> Iterator[str]:
-    """an MLflow run stays RUNNING without an owner"""
+def check_runs(history: History) -> Iterator[str]:
+    """Yield MLflow runs that stay RUNNING without an owner."""
     if history.running:
         yield f"{history.running} MLflow runs stay RUNNING"
 
 
-def p8(history: History) -> Iterator[str]:
-    """something ended without a word"""
+def check_ends(history: History) -> Iterator[str]:
+    """Yield retrains and steps that never ended, or ended without a reason."""
     for row in history.retrains:
         if row.state not in ("done", "refused", "failed") or row.ended_wall is None:
             yield f"retrain {row.id} never ended: {row.state} at {row.step}"
@@ -169,57 +168,66 @@ def p8(history: History) -> Iterator[str]:
 
 
 Check = Callable[[History], Iterator[str]]
-CHECKS: dict[str, Check] = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P7": p7, "P8": p8}
+CHECKS: dict[str, tuple[str, Check]] = {
+    "P1": ("an acknowledged alert is not in the journal, or there twice", check_alerts),
+    "P2": ("an episode has no decision, or two", check_decisions),
+    "P3": ("two retrains lived at once, or a stale owner wrote", check_leases),
+    "P4": ("what serves is not what the release table says, or did not pass the gate", check_champion),
+    "P5": ("the previous champion cannot be loaded any more", check_previous),
+    "P6": ("an interrupted run is not the run that its branch tells", check_locks),
+    "P7": ("an MLflow run stays RUNNING without an owner", check_runs),
+    "P8": ("something ended without a word", check_ends),
+}
 
 
-def read_tables(connection: sa.Connection, acknowledged: frozenset[DrillTimeline], first: int | None) -> History:
-    """What the state database tells."""
-    heard, decided, runs, steps = (
+def read_tables(connection: sa.Connection, acknowledged: frozenset[AlertKey], first: int | None) -> History:
+    """Read the state database."""
+    alert_rows, decision_rows, retrain_rows, step_rows = (
         connection.execute(sa.select(table).order_by(table.c.id)).all() for table in (alerts, decisions, retrains, retrain_steps)
     )
-    known = {row.version: row.content_digest for row in connection.execute(sa.select(releases))}
-    return History(acknowledged, first, heard, decided, runs, steps, known, {**roles(connection)})
+    digests = {row.version: row.content_digest for row in connection.execute(sa.select(releases))}
+    return History(acknowledged, first, alert_rows, decision_rows, retrain_rows, step_rows, digests, {**roles(connection)})
 
 
-def read_history(clone: Path, home: Path, model: str, acknowledged: frozenset[DrillTimeline], first: int | None) -> History:
-    """All of it: state database, registry and runs, folders of versions, branches of the clone."""
+def read_history(clone: Path, home: Path, model: str, acknowledged: frozenset[AlertKey], first: int | None) -> History:
+    """Read the state database, registry and runs, the versions' folders, and the clone's branches."""
     with open_state(home) as engine, engine.begin() as connection:
         history = read_tables(connection, acknowledged, first)
     return history._replace(
-        running=unowned(home),
+        running=count_unowned_runs(home),
         aliases=aliases(home, model),
-        made={version: made(home, version) for version in history.releases},
+        versions={version: read_version(home, version) for version in history.releases},
         locks={row.id: lock_on_branch(clone, row.id) for row in history.retrains},
     )
 
 
-def unowned(home: Path) -> int:
-    """Runs that stand as RUNNING though their owner is gone, or unknown."""
+def count_unowned_runs(home: Path) -> int:
+    """Count the RUNNING runs whose owner has ended or is unknown."""
     client = mlflow.MlflowClient(default_uri(home))
-    experiments = [one.experiment_id for one in client.search_experiments()]
-    owners = [one.data.tags.get(OWNER) for one in client.search_runs(experiments, "attributes.status = 'RUNNING'")]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    owners = [run.data.tags.get(OWNER) for run in client.search_runs(experiments, "attributes.status = 'RUNNING'")]
     return sum(owner is None or is_gone(owner) for owner in owners)
 
 
 def aliases(home: Path, model: str) -> dict[str, int]:
-    """Roles by the registry."""
-    found = mlflow.MlflowClient(default_uri(home)).get_registered_model(model).aliases
-    return {alias: int(version) for alias, version in found.items()}
+    """Return the roles of the registry."""
+    registered = mlflow.MlflowClient(default_uri(home)).get_registered_model(model).aliases
+    return {alias: int(version) for alias, version in registered.items()}
 
 
-def made(home: Path, version: int) -> Made:
-    """The version's folder, live or parked."""
+def read_version(home: Path, version: int) -> VersionFiles:
+    """Read the version's folder, live or parked."""
     for folder in (repository(home) / model_name(version), home / "parked" / model_name(version)):
         try:
             digest = content_digest(read_verified(folder))
         except RefusedError:
             continue
         lineage = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
-        return Made(digest, lineage["decision"], lineage["dvc_lock_digest"])
-    return Made("", None, "")
+        return VersionFiles(digest, lineage["decision"], lineage["dvc_lock_digest"])
+    return VersionFiles("", None, "")
 
 
 def lock_on_branch(clone: Path, retrain: int) -> str:
-    """Digest of dvc.lock as the retrain's branch has it; "" where there is none."""
-    shown = run(["git", "show", f"retrain/{retrain}:dvc.lock"], cwd=clone, capture_output=True)
-    return "" if shown.returncode else sha256(shown.stdout).hexdigest()
+    """Return the digest of dvc.lock on the retrain's branch, "" when there is none."""
+    result = run(["git", "show", f"retrain/{retrain}:dvc.lock"], cwd=clone, capture_output=True)
+    return "" if result.returncode else sha256(result.stdout).hexdigest()

@@ -1,6 +1,6 @@
-"""An intruder at every door while a normal caller keeps asking: floods, slow requests, forged labels and webhooks.
+"""Attack every service with floods, slow requests, forged labels and webhooks, while a normal caller keeps sending requests.
 
-The normal caller is answered, and right; what is forged writes nothing; memory stays bounded; every refusal is counted.
+The normal caller gets right answers; forged calls write nothing; memory stays bounded; every refusal is counted.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from tests.faults.attacks import MIB, Attack, attack
 from tests.faults.intruder_environment import (
     Targets,
     call,
-    counted_refusals,
     leaks,
     pids,
     raw_controls,
+    read_refusals,
     stored_rows,
 )
 from tests.faults.open_load import Part, wrong_answers
@@ -31,31 +31,33 @@ from tests.faults.sampled import sampled
 from tests.faults.scorecard import Outcome, Promise
 from tests.faults.timeline import Mark, Timeline
 
-NAMED_S = 2.0  # a shorter attack is only shaded in the picture
-GATEWAY_MIB, ALERTS_MIB = 128.0, 64.0  # an intruder may make them grow by so much
+ForeignAnswer = tuple[str, int, str]  # text, version, label and confidence
+
+NAMED_S = 2.0  # a shorter attack has no name in the picture
+GATEWAY_MIB, ALERTS_MIB = 128.0, 64.0  # growth that an intruder may cause
 
 
 class Figures(NamedTuple):
-    """What the verdict depends on."""
+    """Hold the figures that decide the verdict."""
 
     requests: int  # of the normal caller
     failed: int
     wrong: int
     attempts: int
-    unexpected: int  # attempts that ended as none may
-    uncounted: int  # refusals of the gateway that its metrics do not have
+    unexpected: int  # attempts that ended in a way that is not allowed
+    uncounted: int  # refusals of the gateway that its metrics lack
     forged_rows: int  # of labels, jobs, alerts and messages
-    past_the_rate: int  # answers beyond what one caller may have
-    wrong_for_clients: int  # KServe clients and h2c: other answers than offline
-    leaks: int  # places that hold a secret
-    raw_controls: int  # logs with what a terminal obeys
-    replaced: int  # processes that are not those of the beginning
-    gateway_mib: float  # its peak above the level before
+    past_the_rate: int  # answers beyond a caller's rate limit
+    wrong_for_clients: int  # answers to KServe clients and h2c that differ from the offline ones
+    leaks: int  # places that contain a secret
+    raw_controls: int  # logs with control characters
+    replaced: int  # processes that were replaced during the drill
+    gateway_mib: float  # its peak above the level before the attacks
     alerts_mib: float  # receiver and inbox together
 
 
 def judge(figures: Figures) -> list[Promise]:
-    """What has to hold."""
+    """Return the drill's promises."""
     return [
         Promise("requests of the normal caller", figures.requests, "requests", at_least=1),
         Promise("refused or failed of these", figures.failed, "requests", at_most=0),
@@ -75,65 +77,67 @@ def judge(figures: Figures) -> list[Promise]:
 
 
 def run(running: RunningStack, targets: Targets, services: Sequence[psutil.Process], amount: Amount) -> tuple[Outcome, Timeline]:
-    """The drill on a stack with tokens; the receiver and the inbox are attacked if they run."""
+    """Run the drill on a stack with tokens; the receiver and the inbox are attacked if they run."""
     genuine = give_labels(targets, amount.labels)
     acknowledge(targets)
-    before, rows, ran = counted_refusals(targets), stored_rows(targets.installation), pids(running.process)
+    refusals_before, rows_before, pids_before = read_refusals(targets), stored_rows(targets.installation), pids(running.process)
     attacks: list[Attack] = []
-    said: list[tuple[str, int, str]] = []
+    foreign_answers: list[ForeignAnswer] = []
     with (
-        memory.watching(running.process, 0.25) as samples,
+        memory.memory_sampled(running.process, 0.25) as samples,
         sampled(lambda: sum(process.memory_info().rss for process in services) / MIB, 0.25) as alerts_mib,
     ):
-        with beside(lambda _stop: intrude(running, targets, amount, genuine, attacks, said)) as is_over:
-            parts = traffic.stretches(is_over, Part(amount.normal_per_s, amount.stretch_s, 0.2))
-            folder, headers = running.setting.scratch / "intruder-said", {"authorization": f"Bearer {targets.tokens['shop']}"}
+        with beside(lambda _stop: intrude(running, targets, amount, genuine, attacks, foreign_answers)) as is_over:
+            parts = traffic.repeat_until(is_over, Part(amount.normal_per_s, amount.stretch_s, 0.2))
+            folder, headers = running.setting.scratch / "intruder-answers", {"authorization": f"Bearer {targets.tokens['shop']}"}
             sent = traffic.load(running.installation.url, running.setting.texts, parts, folder, lambda _s: None, headers=headers)
         time.sleep(0.5)
-    wrong, told = traffic.wrong(sent, running.offline, running.atol, lambda _share: None)
-    foreign = wrong_answers(said, running.offline, running.atol)
-    counted, now = counted_refusals(targets), stored_rows(targets.installation)
+    wrong, wrong_notes = traffic.find_wrong(sent, running.offline, running.atol, lambda _share: None)
+    wrong_foreign = wrong_answers(foreign_answers, running.offline, running.atol)
+    refusals, rows_now = read_refusals(targets), stored_rows(targets.installation)
+    refused = sum(result.refused for result in attacks if is_of_gateway(result))
     figures = Figures(
         requests=len(sent.status),
         failed=int((~sent.ok).sum()),
         wrong=wrong,
-        attempts=sum(entry.answers.total() for entry in attacks),
-        unexpected=sum(entry.unexpected for entry in attacks),
-        uncounted=max(0, round(sum(entry.refused for entry in attacks if is_of_gateway(entry)) - (counted.whole - before.whole))),
-        forged_rows=sum(max(0, now[name] - rows[name]) for name in rows),
+        attempts=sum(result.answers.total() for result in attacks),
+        unexpected=sum(result.unexpected for result in attacks),
+        uncounted=max(0, round(refused - (refusals.whole - refusals_before.whole))),
+        forged_rows=sum(max(0, rows_now[name] - rows_before[name]) for name in rows_before),
         past_the_rate=past_the_rate(attacks, running.installation.params.gateway.rate_limit_per_s),
-        wrong_for_clients=len(foreign),
-        leaks=len(held := leaks(targets, running.process)),
+        wrong_for_clients=len(wrong_foreign),
+        leaks=len(leaked := leaks(targets, running.process)),
         raw_controls=len(raw := raw_controls(targets.installation)),
-        replaced=sum(now_pids != ran[name] for name, now_pids in pids(running.process).items()),
+        replaced=sum(pids_now != pids_before[name] for name, pids_now in pids(running.process).items()),
         gateway_mib=max(sample.gateway for sample in samples) - samples[0].gateway,
         alerts_mib=max(alerts_mib) - alerts_mib[0],
     )
-    table = [
-        f"{entry.name}: {', '.join(f'{count} x {answer}' for answer, count in sorted(entry.answers.items()))}"
-        for entry in attacks
+    attack_notes = [
+        f"{result.name}: {', '.join(f'{count} x {answer}' for answer, count in sorted(result.answers.items()))}"
+        for result in attacks
     ]
     notes = [
-        *table,
-        *told,
-        *foreign[:5],
-        *(f"a secret in {place}" for place in held),
+        *attack_notes,
+        *wrong_notes,
+        *wrong_foreign[:5],
+        *(f"a secret in {place}" for place in leaked),
         *(f"control characters in {name}" for name in raw),
     ]
-    counts = {entry.name: dict(entry.answers) for entry in attacks}
+    counts = {result.name: dict(result.answers) for result in attacks}
     outcome = Outcome("intruder", "an intruder at every door", judge(figures), notes, figures._asdict() | {"attacks": counts})
     marks = [
-        Mark(entry.name if entry.until_s - entry.since_s >= NAMED_S else "", entry.since_s, entry.until_s) for entry in attacks
+        Mark(result.name if result.until_s - result.since_s >= NAMED_S else "", result.since_s, result.until_s)
+        for result in attacks
     ]
     return outcome, Timeline("A normal caller while an intruder attacks", sent, samples, marks, [])
 
 
-def is_of_gateway(entry: Attack) -> bool:
-    return entry.name.startswith("gateway:")
+def is_of_gateway(result: Attack) -> bool:
+    return result.name.startswith("gateway:")
 
 
 def past_the_rate(attacks: Sequence[Attack], per_s: float) -> int:
-    """Return how many answers the flood got beyond a full bucket and what flowed into it meanwhile; 0 without a limit."""
+    """Return how many answers the flood got beyond a full bucket and its refill; 0 without a limit."""
     if not per_s:
         return 0
     (flood,) = [entry for entry in attacks if entry.name == FLOOD]
@@ -141,19 +145,19 @@ def past_the_rate(attacks: Sequence[Attack], per_s: float) -> int:
 
 
 def give_labels(targets: Targets, count: int) -> list[dict[str, str]]:
-    """Let a person label some answers; return what was sent."""
+    """Label some answers as a person does; return the labels."""
     token = targets.tokens["anna"]
     reply = call(targets.gateway, "/v1/predict", token, texts=[f"my parcel number {n} has not arrived" for n in range(count)])
-    given = [{"id": entry["id"], "label": entry["label"]} for entry in reply.content["predictions"]]
-    for label in given:
-        while (reply := call(targets.gateway, "/v1/feedback", token, **label)).status == 429:  # labels have the rate limit too
+    labels = [{"id": entry["id"], "label": entry["label"]} for entry in reply.content["predictions"]]
+    for label in labels:
+        while (reply := call(targets.gateway, "/v1/feedback", token, **label)).status == 429:  # labels share the rate limit
             time.sleep(0.1)
         assert reply.status < 300, reply
-    return given
+    return labels
 
 
 def acknowledge(targets: Targets) -> None:
-    """Let Alertmanager bring one alert to each service."""
+    """Send one genuine alert to each service."""
     body = json.loads(webhook(1))
     for port, path in ((targets.receiver, "/v1/alerts"), (targets.inbox, "/alerts")):
         assert not port or call(port, path, targets.webhook_token, **body).status == 204
@@ -165,27 +169,27 @@ def intrude(
     amount: Amount,
     genuine: Sequence[dict[str, str]],
     attacks: list[Attack],
-    said: list[tuple[str, int, str]],
+    foreign_answers: list[ForeignAnswer],
 ) -> None:
-    """Attack, one kind after the other."""
+    """Run the attacks in turn."""
     for name, allowed, attempts in plan(targets, amount, genuine):
-        running.say(name)
+        running.report(name)
         attacks.append(asyncio.run(attack(name, allowed, attempts())))
-    running.say("foreign clients")
+    running.report("foreign clients")
     since_s = time.monotonic()
-    answers = foreign_clients(targets, amount.rounds, said)
+    answers = foreign_clients(targets, amount.rounds, foreign_answers)
     attacks.append(Attack("Triton: single outputs, then the gateway", answers, frozenset({"200"}), since_s, time.monotonic()))
 
 
-def foreign_clients(targets: Targets, rounds: int, said: list[tuple[str, int, str]]) -> Counter[str]:
-    """Ask Triton for one output of a text, then the gateway for its answer to the same text; collect the answers."""
-    answers: Counter[str] = Counter()
+def foreign_clients(targets: Targets, rounds: int, foreign_answers: list[ForeignAnswer]) -> Counter[str]:
+    """Send texts to Triton, each for some outputs, then to the gateway; collect the answers."""
+    statuses: Counter[str] = Counter()
     for number, outputs in enumerate((["label"], ["probabilities"], ["label", "probabilities"], ["pieces"], ["label"]) * rounds):
         text = f"the lamp of order {number} does not light up"
         tensor = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
         direct = call(targets.triton, "/v2/models/intent-1/infer", inputs=[tensor], outputs=[{"name": name} for name in outputs])
         reply = call(targets.gateway, "/v1/predict", targets.tokens["curious"], text=text)
-        answers += Counter([str(direct.status), str(reply.status)])
+        statuses += Counter([str(direct.status), str(reply.status)])
         predictions = reply.content.get("predictions", [])
-        said += [(text, entry["version"], f"{entry['label']} {entry['confidence']}") for entry in predictions]
-    return answers
+        foreign_answers += [(text, entry["version"], f"{entry['label']} {entry['confidence']}") for entry in predictions]
+    return statuses

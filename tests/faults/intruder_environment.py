@@ -1,4 +1,4 @@
-"""Where an intruder attacks: a stack with tokens, the webhook receiver and the inbox beside it, and what all of them keep."""
+"""Prepare the intruder's targets: a stack with tokens, the webhook receiver and the inbox; inspect what all of them store."""
 
 import json
 import subprocess
@@ -23,9 +23,16 @@ from state.tables import alerts, feedback, jobs
 from tests.faults import alert_environment
 from tests.faults.stack import Installation, clean_environment, programs, wait_until
 
-BEFORE_THE_APP = ("malformed", "tunnel", "head_size", "head_time", "pipeline", "connections")  # refusals that no app has seen
-SMALL = 64 * 2**20  # files beyond are models
-FORGERS = 8  # who together stay below the rate limit
+BEFORE_THE_APP = (
+    "malformed",
+    "tunnel",
+    "head_size",
+    "head_time",
+    "pipeline",
+    "connections",
+)  # refusals before the app
+SMALL = 64 * 2**20  # larger files are models
+FORGERS = 8  # enough to stay below the rate limit together
 CALLERS = {
     "shop": ["predict"],
     "curious": ["predict"],
@@ -37,17 +44,17 @@ CALLERS = {
 
 
 class Targets(NamedTuple):
-    """Ports of the services, and tokens: of callers by name, and of Alertmanager."""
+    """Hold the services' ports, the callers' tokens by name, and Alertmanager's token."""
 
     installation: Installation
     tokens: dict[str, str]
-    receiver: int = 0  # 0: does not run
+    receiver: int = 0  # 0: not running
     inbox: int = 0
     webhook_token: str = ""
 
     @property
     def forgers(self) -> list[str]:
-        """Return tokens with the scope label."""
+        """Return the forgers' tokens, which have the scope label."""
         return [self.tokens[f"forger-{n}"] for n in range(FORGERS)]
 
     @property
@@ -66,7 +73,7 @@ def with_alert_ports(params: Params) -> Params:
 
 
 def with_tokens(installation: Installation) -> Targets:
-    """Make the callers' tokens while the gateway runs, and wait until it asks for them; `former` has lost its token again."""
+    """Make the callers' tokens while the gateway runs, and wait until it requires one; revoke that of `former`."""
     path = tokens_path(installation.home)
     tokens = {name: add_token(path, name, scopes, datetime.now(UTC)) for name, scopes in CALLERS.items()}
     revoke_tokens(path, "former")
@@ -76,11 +83,11 @@ def with_tokens(installation: Installation) -> Targets:
 
 @contextmanager
 def alert_services(targets: Targets) -> Iterator[tuple[Targets, list[psutil.Process]]]:
-    """Run the webhook receiver and the inbox of this home; yield their targets and processes."""
+    """Run the webhook receiver and the inbox of this home; yield the targets and the processes."""
     installation = targets.installation
     environment = alert_environment.Environment(installation.params, installation.folder, installation.home)
     ports = installation.params.alerts
-    with alert_environment.receiving(environment) as receiver, (installation.folder / "inbox.log").open("ab") as log:
+    with alert_environment.running_receiver(environment) as receiver, (installation.folder / "inbox.log").open("ab") as log:
         inbox = subprocess.Popen(
             [sys.executable, "-m", "monitoring.inbox"],
             cwd=installation.folder,
@@ -94,18 +101,18 @@ def alert_services(targets: Targets) -> Iterator[tuple[Targets, list[psutil.Proc
             running = targets._replace(receiver=ports.receiver_port, inbox=ports.inbox_port, webhook_token=environment.token)
             yield running, [psutil.Process(receiver.pid), psutil.Process(inbox.pid)]
         finally:
-            alert_environment.end(inbox)
+            alert_environment.stop(inbox)
 
 
 class Reply(NamedTuple):
-    """A status, and the JSON that came with it."""
+    """Hold a status and the JSON body."""
 
     status: int
     content: dict[str, Any]
 
 
 def call(port: int, path: str, token: str = "", **values: object) -> Reply:
-    """Ask as a well-behaved client does: GET without values, POST with them."""
+    """Send a request as a well-behaved client does: GET without values, POST with them."""
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
     body = json.dumps(values).encode() if values else None
     try:
@@ -116,8 +123,8 @@ def call(port: int, path: str, token: str = "", **values: object) -> Reply:
         return Reply(error.code, {})
 
 
-class Counted(NamedTuple):
-    """Refusals that the gateway has counted."""
+class RefusalCounts(NamedTuple):
+    """Hold the gateway's counts of refusals."""
 
     by_code: float  # requests answered with 4xx or 5xx
     before: float  # refused before the app saw the request
@@ -127,8 +134,8 @@ class Counted(NamedTuple):
         return self.by_code + self.before
 
 
-def counted_refusals(targets: Targets) -> Counted:
-    """Read the gateway's metrics."""
+def read_refusals(targets: Targets) -> RefusalCounts:
+    """Read the refusals from the gateway's metrics."""
     with urlopen(f"http://127.0.0.1:{targets.gateway}/metrics", timeout=10) as page:
         text = page.read().decode()
     by_code = before = 0.0
@@ -138,11 +145,11 @@ def counted_refusals(targets: Targets) -> Counted:
                 by_code += sample.value
             if sample.name == "evergreen_refused_total" and sample.labels["reason"] in BEFORE_THE_APP:
                 before += sample.value
-    return Counted(by_code, before)
+    return RefusalCounts(by_code, before)
 
 
 def stored_rows(installation: Installation) -> dict[str, int]:
-    """Count what callers can write."""
+    """Count the rows that callers can write."""
     with open_state(installation.home) as engine, engine.connect() as connection:
         counts = {
             table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
@@ -153,34 +160,34 @@ def stored_rows(installation: Installation) -> dict[str, int]:
 
 
 def secrets_of(targets: Targets) -> set[str]:
-    """Return every secret of the installation: the tokens, and the content of each file of a key."""
+    """Return every secret of the installation: the tokens, and the contents of key files."""
     files = [path for path in targets.installation.home.rglob("*") if path.is_file() and path.suffix in (".key", ".token")]
-    kept = {path.read_bytes().strip().decode("ascii", "ignore") for path in files if path.stat().st_size < 4096}
-    return {secret for secret in {*targets.tokens.values(), targets.webhook_token, *kept} if len(secret) >= 16}
+    keys = {path.read_bytes().strip().decode("ascii", "ignore") for path in files if path.stat().st_size < 4096}
+    return {secret for secret in {*targets.tokens.values(), targets.webhook_token, *keys} if len(secret) >= 16}
 
 
 def leaks(targets: Targets, process: subprocess.Popen[bytes]) -> list[str]:
-    """Return the files, and arguments of processes, that hold a secret; the file that is the secret's own does not count."""
+    """Return the files and process arguments that contain a secret; a file that is itself a secret does not count."""
     secrets = {secret.encode() for secret in secrets_of(targets)}
-    found = []
+    places = []
     for path in targets.installation.folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.stat().st_size < SMALL:
             content = path.read_bytes()
             if content.strip() not in secrets and any(secret in content for secret in secrets):
-                found.append(str(path.relative_to(targets.installation.folder)))
+                places.append(str(path.relative_to(targets.installation.folder)))
     for name, children in programs(process).items():
         lines = [" ".join(child.cmdline()).encode() for child in children]
-        found += [f"arguments of {name}" for line in lines if any(secret in line for secret in secrets)]
-    return found
+        places += [f"arguments of {name}" for line in lines if any(secret in line for secret in secrets)]
+    return places
 
 
 def raw_controls(installation: Installation) -> list[str]:
-    """Return the logs with a character that a terminal obeys."""
-    obeyed = (b"\x1b", b"\x07", b"\x00", "‮".encode(), "⁦".encode())
+    """Return the logs that contain control characters."""
+    controls = (b"\x1b", b"\x07", b"\x00", "‮".encode(), "⁦".encode())
     logs = [*installation.folder.glob("*.log"), *installation.home.rglob("*.log")]
-    return [path.name for path in logs if any(mark in path.read_bytes() for mark in obeyed)]
+    return [path.name for path in logs if any(control in path.read_bytes() for control in controls)]
 
 
 def pids(process: subprocess.Popen[bytes]) -> dict[str, list[int]]:
-    """Return who runs."""
+    """Return the process ids of each program."""
     return {name: sorted(child.pid for child in children) for name, children in programs(process).items()}

@@ -1,6 +1,6 @@
-"""The real retrain controller as a process that kills itself with SIGKILL when it reaches a point.
+"""Run the real retrain controller as a process that kills itself with SIGKILL at a crash point.
 
-Points lie before and after every write of the journal, and between the parts of every step.
+Crash points lie before and after every write of the journal, and between the parts of every step.
 """
 
 import os
@@ -26,7 +26,7 @@ PUBLISHING = ("before registering", "registered", "staged", "copied", "released"
 
 
 class Point(NamedTuple):
-    """A call of the controller's: where its name is looked up, and the step at which the journal has to stand."""
+    """Name a call of the controller by the owner of its name, and the step that the journal has to be in."""
 
     owner: Any
     name: str
@@ -34,12 +34,12 @@ class Point(NamedTuple):
     step: Step | None = None
 
 
-def _around(owner: Any, name: str, what: str, step: Step | None = None) -> dict[str, Point]:
-    return {f"{when} {what}": Point(owner, name, when == "after", step) for when in ("before", "after")}
+def _around(owner: Any, name: str, event: str, step: Step | None = None) -> dict[str, Point]:
+    return {f"{when} {event}": Point(owner, name, when == "after", step) for when in ("before", "after")}
 
 
 def _points() -> dict[str, Point]:
-    """In the order in which a retrain comes by, each step's own between its begin and its end."""
+    """Return the crash points in the order of a retrain; those of a step stand between its begin and its end."""
     inside = {
         "collect": _around(RunLocal, "prepare", "the tree is laid out")
         | {"tree half made": Point(run_local, "_git", True), "after feedback is written": Point(work, "write_file", True)}
@@ -56,65 +56,65 @@ def _points() -> dict[str, Point]:
             "swap: aliases set": Point(swap, "park", False),
         },
     }
-    made = _around(Journal, "record_episodes", "the alert is seen")
-    made |= _around(Journal, "decide", "the decision is written") | _around(Journal, "claim", "the lease is taken")
+    points = _around(Journal, "record_episodes", "the alert is seen")
+    points |= _around(Journal, "decide", "the decision is written") | _around(Journal, "claim", "the lease is taken")
     for step in STEPS:
-        made |= _around(Journal, "begin_step", f"{step} is begun", step) | inside[step]
+        points |= _around(Journal, "begin_step", f"{step} is begun", step) | inside[step]
         if step != STEPS[-1]:
-            made |= _around(Journal, "end_step", f"{step} is ended", step)
-    return made | _around(Journal, "finish", "the end is written") | _around(RunLocal, "clean", "the tree is taken away")
+            points |= _around(Journal, "end_step", f"{step} is ended", step)
+    return points | _around(Journal, "finish", "the end is written") | _around(RunLocal, "clean", "the tree is taken away")
 
 
 POINTS = _points()
-OVER = ("before the tree is taken away", "after the tree is taken away")  # the end is written, and no other controller comes by
+OVER = ("before the tree is taken away", "after the tree is taken away")  # the end is written, and no other controller follows
 
 
 def arm(name: str) -> None:
-    """Let this process die there."""
+    """Make this process die at the point."""
     point = POINTS[name]
     call = getattr(point.owner, point.name)
     if name.startswith("publish: ") and point.owner is work:
         setattr(point.owner, point.name, partial(call, reached=partial(_die_at, name.removeprefix("publish: "))))
         return
-    setattr(point.owner, point.name, kill_points(call, point))
+    setattr(point.owner, point.name, with_death(call, point))
 
 
-def kill_points(call: Callable[..., Any], point: Point) -> Callable[..., Any]:
-    """The call, and death before or after it."""
+def with_death(call: Callable[..., Any], point: Point) -> Callable[..., Any]:
+    """Return the call with death before or after it."""
 
-    def called(*arguments: Any, **more: Any) -> Any:
+    def wrapper(*arguments: Any, **options: Any) -> Any:
         is_there = point.step is None or _step(arguments) == point.step
         if is_there and not point.is_after:
             die()
-        made = call(*arguments, **more)
+        result = call(*arguments, **options)
         if is_there:
             die()
-        return made
+        return result
 
-    return called
+    return wrapper
 
 
 def _step(arguments: tuple[Any, ...]) -> Step | None:
-    """Where the retrain stands: `RunLocal` is given the job, the journal can be asked."""
+    """Return the retrain's step: `RunLocal` gets the job, the journal is asked for it."""
     if isinstance(arguments[0], Journal):
-        live = arguments[0].running_job()
-        return live.step if live else None
+        job = arguments[0].running_job()
+        return job.step if job else None
     step: Step = arguments[1].step
     return step
 
 
-def _die_at(wanted: str, reached: str) -> None:
-    if reached == wanted:
+def _die_at(point: str, reached: str) -> None:
+    if reached == point:
         die()
 
 
 def die() -> None:
-    """Nothing is tidied, nothing is flushed."""
+    """Kill this process without any clean-up or flush."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def live(point: str, folder: Path, variables: Mapping[str, str]) -> None:
-    """Be `python -m monitoring.retrain` in this folder, until the point. Runs in a child that had everything imported."""
+def run_until(point: str, folder: Path, variables: Mapping[str, str]) -> None:
+    """Run `python -m monitoring.retrain` in this folder until the point. The child has imported everything before."""
     end_with_parent()
     os.chdir(folder)
     os.environ.clear()

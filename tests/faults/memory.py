@@ -1,4 +1,4 @@
-"""Resident memory of the stack's processes, read about once a second by a thread while a drill runs."""
+"""Sample the resident memory of the stack's processes during a drill."""
 
 import time
 from collections.abc import Sequence
@@ -17,40 +17,40 @@ MIB = 2**20
 
 
 class Sample(NamedTuple):
-    """MiB by kind of process; 0 while there is none."""
+    """Hold MiB by kind of process; 0 while there is none."""
 
     at_s: float  # of the monotonic clock
     triton: float
     models: float  # all stubs of the Python backend together
     gateway: float
-    stubs: int  # how many these are: twice as many while two versions are loaded
+    stubs: int  # their number: twice as many while two versions are loaded
 
 
-def watching(process: Popen[bytes], every_s: float) -> AbstractContextManager[list[Sample]]:
-    """The samples of `evergreen serve`'s children, a list that grows until the block ends."""
+def memory_sampled(process: Popen[bytes], every_s: float) -> AbstractContextManager[list[Sample]]:
+    """Yield samples of `evergreen serve`'s children, in a list that grows until the block ends."""
     return sampled(lambda: sample(process), every_s)
 
 
 def sample(process: Popen[bytes]) -> Sample:
-    """Memory of this moment."""
-    found = programs(process)
-    triton, models, gateway = (sum(map(_resident, found[kind])) for kind in ("triton", "model", "gateway"))
-    return Sample(time.monotonic(), triton, models, gateway, len(found["model"]))
+    """Sample the memory now."""
+    running = programs(process)
+    triton, models, gateway = (sum(map(_resident, running[kind])) for kind in ("triton", "model", "gateway"))
+    return Sample(time.monotonic(), triton, models, gateway, len(running["model"]))
 
 
-def middle(samples: Sequence[Sample], kind: str, since_s: float, until_s: float) -> float:
-    """Median over the samples of this time; NaN when there are none."""
-    own = [getattr(one, kind) for one in samples if since_s <= one.at_s <= until_s]
-    return float(np.median(own)) if own else float("nan")
+def median_between(samples: Sequence[Sample], kind: str, since_s: float, until_s: float) -> float:
+    """Return the median of the samples in this time; NaN when there are none."""
+    values = [getattr(sample, kind) for sample in samples if since_s <= sample.at_s <= until_s]
+    return float(np.median(values)) if values else float("nan")
 
 
 def slope(steps: Sequence[float], values: Sequence[float]) -> float:
-    """How much the values grow with each step: the median of the slopes of all pairs (Theil 1950, Sen 1968); NaN of one."""
+    """Return the growth with each step: the median slope over all pairs (Theil 1950, Sen 1968); NaN for a single value."""
     return float(theilslopes(values, steps).slope) if len(steps) > 1 else float("nan")
 
 
 def _resident(process: psutil.Process) -> float:
     try:
         return float(process.memory_info().rss) / MIB
-    except psutil.NoSuchProcess:  # it ended since it was listed
+    except psutil.NoSuchProcess:  # it has ended since it was listed
         return 0.0

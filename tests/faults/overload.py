@@ -1,4 +1,4 @@
-"""Overload: far more than the stack can take, then normal again. Every request gets a status, and nothing grows."""
+"""Overload the stack, then return to normal load; every request gets a status, and nothing grows."""
 
 from collections.abc import Sequence
 from math import inf
@@ -16,42 +16,42 @@ from tests.faults.timeline import Line, Mark, Timeline
 from tests.faults.traffic import Traffic
 
 NORMAL = 0.5  # of capacity
-SETTLE_S = 2.0  # at the start of a drill: not yet called normal
-WINDOW_S, STEP_S = 2.0, 0.25  # P99 is normal again when it is in a whole window
-NORMAL_RATIO, NORMAL_MS = 2.0, 50.0  # of P99 before the overload, and what is normal in any case
+SETTLE_S = 2.0  # start of a drill, not counted as normal
+WINDOW_S, STEP_S = 2.0, 0.25  # P99 is normal again when it is normal in a whole window
+NORMAL_RATIO, NORMAL_MS = 2.0, 50.0  # of P99 before the overload; a P99 below NORMAL_MS is always normal
 RECOVERY_S, PEAK_MIB, CREEP_MIB = 5.0, 64.0, 8.0
-ANSWERED_SHARE = 0.7  # of capacity: to refuse takes time too
-SLACK_MS = 500.0  # beyond the deadline, by which a text has left the queue: the call that took it
+ANSWERED_SHARE = 0.7  # of capacity: refusals take time too
+SLACK_MS = 500.0  # after the deadline, by which a text has left the queue: for the call that took it
 
 
 class Amount(NamedTuple):
-    """How much is done."""
+    """Say how much is done."""
 
     normal_s: float  # before and after
     overload_s: float
-    times: float  # capacity, in the overload
+    times: float  # the capacity, in the overload
 
 
 class Figures(NamedTuple):
-    """What the verdict depends on."""
+    """Hold the figures that decide the verdict."""
 
-    requests: int  # meant to be sent in the overload
+    requests: int  # due in the overload
     refused: int  # of these, with 503
-    other: int  # of all: neither 200 nor 503
-    without_retry_after: int  # of all
+    other: int  # all that ended with neither 200 nor 503
+    without_retry_after: int  # all answers of 503 without Retry-After
     failed_before: int  # in normal load, before the overload
     wrong: int
     answered_share: float  # of capacity, in the overload
     accepted_p99_ms: float  # in the overload
     refused_p99_ms: float
-    bound_ms: float  # a text waits so long at most, and its answer takes as long as a batch
+    bound_ms: float  # longest wait of a text, and the time of its batch
     recovery_s: float  # until P99 is normal again
-    gateway_peak: float  # MiB above the level before: what so many open connections take
-    gateway_creep: float  # MiB from the second quarter of the overload to the last: what does not end
+    gateway_peak: float  # MiB above the level before: memory of the open connections
+    gateway_creep: float  # MiB from the second quarter of the overload to the last: steady growth
 
 
 def judge(figures: Figures) -> list[Promise]:
-    """Every request has a status, nothing waits without an end, and it is over soon after it is over."""
+    """Return the drill's promises: every request has a status, waiting is bounded, and P99 recovers soon."""
     return [
         Promise("requests in the overload", figures.requests, "requests", at_least=1),
         Promise("refused with 503: it was one", figures.refused, "requests", at_least=1),
@@ -69,42 +69,48 @@ def judge(figures: Figures) -> list[Promise]:
 
 
 def run(running: RunningStack, amount: Amount) -> tuple[Outcome, Timeline]:
-    """The drill on a stack whose capacity is known."""
+    """Run the drill on a stack with a known capacity."""
     normal, over = (share * running.capacity_per_s for share in (NORMAL, amount.times))
     whole_s = 2 * amount.normal_s + amount.overload_s
-    running.say(f"{normal:.0f} requests/s, then {over:.0f} for {amount.overload_s:.0f} s, then {normal:.0f}")
-    parts = [Part(normal, amount.normal_s, 0.0), Part(over, amount.overload_s, 0.0), Part(normal, amount.normal_s, 0.0)]
-    folder = running.setting.scratch / "overload-said"
-    with memory.watching(running.process, 0.5) as samples, progress(running.setting, "overload") as tell:
+    running.report(f"{normal:.0f} requests/s, then {over:.0f} for {amount.overload_s:.0f} s, then {normal:.0f}")
+    parts = [
+        Part(normal, amount.normal_s, 0.0),
+        Part(over, amount.overload_s, 0.0),
+        Part(normal, amount.normal_s, 0.0),
+    ]
+    folder = running.setting.scratch / "overload-answers"
+    with memory.memory_sampled(running.process, 0.5) as samples, progress(running.setting, "overload") as show_progress:
         sent = traffic.load(
-            running.installation.url, running.setting.texts, iter([parts]), folder, lambda at_s: tell(at_s / whole_s)
+            running.installation.url, running.setting.texts, iter([parts]), folder, lambda at_s: show_progress(at_s / whole_s)
         )
-    wrong, told = wrong_answers(running, sent)
+    wrong, wrong_notes = wrong_answers(running, sent)
     times = times_of(amount, sent)
     normal_ms = percentile(sent.took_ms[sent.between(times.normal_s, times.since_s) & sent.ok], 99)
-    levels = {kind: level(samples, kind, times) for kind in ("gateway", "triton", "models")}
+    levels = {kind: memory_level(samples, kind, times) for kind in ("gateway", "triton", "models")}
     figures = Figures(
-        **counted(sent, times, running.capacity_per_s),
+        **count_requests(sent, times, running.capacity_per_s),
         wrong=wrong,
         bound_ms=running.installation.params.gateway.deadline_ms + SLACK_MS,
         recovery_s=seconds_until_normal(sent, times.until_s, max(NORMAL_MS, NORMAL_RATIO * normal_ms)),
         gateway_peak=levels["gateway"].peak - levels["gateway"].before,
         gateway_creep=levels["gateway"].late - levels["gateway"].early,
     )
-    return _outcome(running, sent, times, figures, normal_ms, levels, told), _story(sent, samples, times, figures, normal_ms)
+    return _outcome(running, sent, times, figures, normal_ms, levels, wrong_notes), _timeline(
+        sent, samples, times, figures, normal_ms
+    )
 
 
 class Times(NamedTuple):
-    """Of the monotonic clock."""
+    """Hold the times of the drill's parts, by the monotonic clock."""
 
-    normal_s: float  # from here P99 is called normal
-    since_s: float  # the overload
+    normal_s: float  # P99 counts as normal from here
+    since_s: float  # start of the overload
     until_s: float
     end_s: float
 
 
 class Level(NamedTuple):
-    """Memory in MiB: medians of normal load and of two quarters of the overload, and the highest of all."""
+    """Hold memory in MiB: medians in normal load and in two quarters of the overload, and the peak."""
 
     before: float
     early: float  # second quarter
@@ -114,14 +120,14 @@ class Level(NamedTuple):
 
 
 def times_of(amount: Amount, sent: Traffic) -> Times:
-    """When the parts of the load began."""
+    """Return when the parts of the load began."""
     since_s = sent.began_s + amount.normal_s
     settled_s = sent.began_s + min(SETTLE_S, amount.normal_s / 2)
     return Times(settled_s, since_s, since_s + amount.overload_s, since_s + amount.overload_s + amount.normal_s)
 
 
-def level(samples: Sequence[Sample], kind: str, times: Times) -> Level:
-    """Of one kind of process."""
+def memory_level(samples: Sequence[Sample], kind: str, times: Times) -> Level:
+    """Return the memory of one kind of process."""
     quarter_s = (times.until_s - times.since_s) / 4
     spans = (
         (times.normal_s, times.since_s),
@@ -129,11 +135,13 @@ def level(samples: Sequence[Sample], kind: str, times: Times) -> Level:
         (times.until_s - quarter_s, times.until_s),
         ((times.until_s + times.end_s) / 2, times.end_s),
     )
-    return Level(*(memory.middle(samples, kind, *span) for span in spans), max(getattr(one, kind) for one in samples))
+    return Level(
+        *(memory.median_between(samples, kind, *span) for span in spans), max(getattr(sample, kind) for sample in samples)
+    )
 
 
-def counted(sent: Traffic, times: Times, capacity_per_s: float) -> dict[str, Any]:
-    """Requests by how they ended."""
+def count_requests(sent: Traffic, times: Times, capacity_per_s: float) -> dict[str, Any]:
+    """Count requests by how they ended."""
     before, during = sent.between(times.normal_s, times.since_s), sent.between(times.since_s, times.until_s)
     answered_per_s = float((during & sent.ok).sum()) / (times.until_s - times.since_s)
     return {
@@ -149,12 +157,12 @@ def counted(sent: Traffic, times: Times, capacity_per_s: float) -> dict[str, Any
 
 
 def seconds_until_normal(sent: Traffic, since_s: float, limit_ms: float) -> float:
-    """From `since_s` to the first whole window in which P99 is within the limit and none fails; infinite when there is none."""
+    """Return the seconds until the first whole window without failures whose P99 is within the limit; infinite if none is."""
     last_s = float(sent.at_s[-1]) - WINDOW_S
-    for begin_s in np.arange(since_s, last_s, STEP_S):
-        own = sent.between(begin_s, begin_s + WINDOW_S)
-        if own.any() and sent.p99_ms(own) <= limit_ms and sent.ok[own].all():
-            return float(begin_s - since_s)
+    for start_s in np.arange(since_s, last_s, STEP_S):
+        window = sent.between(start_s, start_s + WINDOW_S)
+        if window.any() and sent.p99_ms(window) <= limit_ms and sent.ok[window].all():
+            return float(start_s - since_s)
     return inf
 
 
@@ -165,38 +173,38 @@ def _outcome(
     figures: Figures,
     normal_ms: float,
     levels: dict[str, Level],
-    told: list[str],
+    wrong_notes: list[str],
 ) -> Outcome:
     refused = sent.between(times.since_s, times.until_s) & ~sent.ok
     offered_per_s = figures.requests / (times.until_s - times.since_s)
     answered_per_s = figures.answered_share * running.capacity_per_s
     refused_p50_ms = percentile(sent.took_ms[refused], 50)
-    named = sent.by_status(sent.at_s >= sent.began_s)
+    by_status = sent.by_status(sent.at_s >= sent.began_s)
     notes = [
         f"capacity {running.capacity_per_s:.0f}/s; offered {offered_per_s:.0f}/s, answered {answered_per_s:.0f}/s",
-        f"requests by status: {', '.join(f'{status}: {count}' for status, count in named.items())}",
+        f"requests by status: {', '.join(f'{status}: {count}' for status, count in by_status.items())}",
         f"a refusal takes {refused_p50_ms:.0f} ms at P50; P99 in normal load {normal_ms:.1f} ms",
-        *(f"{kind}: {one.before:.0f}, at most {one.peak:.0f}, {one.after:.0f} MiB" for kind, one in levels.items()),
-        *told,
+        *(f"{kind}: {level.before:.0f}, at most {level.peak:.0f}, {level.after:.0f} MiB" for kind, level in levels.items()),
+        *wrong_notes,
     ]
-    more = {
+    details = {
         **figures._asdict(),
         "capacity_per_s": running.capacity_per_s,
         "answered_per_s": answered_per_s,
         "refused_p50_ms": refused_p50_ms,
         "normal_p99_ms": normal_ms,
-        "status": named,
+        "status": by_status,
         "late_p99_ms": percentile(sent.late_ms, 99),
         "memory_mib": levels,
     }
-    return Outcome("overload", _title(figures), judge(figures), notes, more)
+    return Outcome("overload", _title(figures), judge(figures), notes, details)
 
 
 def _title(figures: Figures) -> str:
     share = figures.refused / max(1, figures.requests)
-    return f"overload: {share:.0%} told to try again, {figures.other} lost; P99 normal again after {shown(figures.recovery_s)} s"
+    return f"overload: {share:.0%} refused with 503, {figures.other} lost; P99 normal again after {shown(figures.recovery_s)} s"
 
 
-def _story(sent: Traffic, samples: list[Sample], times: Times, figures: Figures, normal_ms: float) -> Timeline:
+def _timeline(sent: Traffic, samples: list[Sample], times: Times, figures: Figures, normal_ms: float) -> Timeline:
     lines = [Line("normal P99", normal_ms), Line("bound", figures.bound_ms)]
     return Timeline(_title(figures), sent, samples, [Mark("overload", times.since_s, times.until_s)], lines)

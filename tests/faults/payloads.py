@@ -1,4 +1,4 @@
-"""Requests that an intruder forges: as other people, from foreign pages, with hostile texts; and those of foreign clients."""
+"""Make an intruder's forged requests, with others' rights, from foreign pages or with hostile texts, and foreign clients' requests."""
 
 import gzip
 import json
@@ -11,15 +11,15 @@ H2C = ("Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEAAEAAAAIAAAABA
 
 
 def unauthorised(path: str, body: bytes, tokens: Mapping[str, str]) -> list[bytes]:
-    """The same request by everyone who may not send it."""
-    given = ["", "wrong", "evg_" + "A" * 43, tokens["former"], tokens["curious"], "\udcff\udcfe"]
-    basic = request(path, body, "Authorization: Basic YWRtaW46YWRtaW4=")
-    twice = request(path, body, "X-Evergreen-Scope: admin", "Authorization: Bearer", "X-Forwarded-For: 127.0.0.1")
-    return [*(request(path, body, token=token) for token in given), basic, twice]
+    """Return the request with the credentials of each caller who may not send it."""
+    unfit = ["", "wrong", "evg_" + "A" * 43, tokens["former"], tokens["curious"], "\udcff\udcfe"]
+    with_basic = request(path, body, "Authorization: Basic YWRtaW46YWRtaW4=")
+    with_many_headers = request(path, body, "X-Evergreen-Scope: admin", "Authorization: Bearer", "X-Forwarded-For: 127.0.0.1")
+    return [*(request(path, body, token=token) for token in unfit), with_basic, with_many_headers]
 
 
 def forged_labels(genuine: Sequence[dict[str, str]], forgers: Sequence[str]) -> list[bytes]:
-    """Labels on ids that no gateway gave out: invented, and genuine ones with one character changed."""
+    """Return labels on ids that no gateway issued: invented, or genuine with one changed character."""
     label = genuine[0]["label"]
     ids = [f"{n:032x}" for n in range(60)] + ["1", "../../state.db", "' OR 1=1 --", "\x00", "x" * 400]
     for entry in genuine:
@@ -46,7 +46,7 @@ def broken_requests() -> list[bytes]:
 
 
 def hostile_requests(token: str) -> list[bytes]:
-    """Hostile texts as JSON escapes and as raw characters, and hostile values of headers that are logged or returned."""
+    """Return hostile texts as JSON escapes and as raw characters, and hostile values of headers that are logged or returned."""
     escaped = [as_json(text=text) for text in hostile_texts()]
     raw = [json.dumps({"text": text}, ensure_ascii=False).encode("utf-8", "surrogatepass") for text in hostile_texts()]
     names = ("X-Request-Id", "X-Correlation-Id", "User-Agent", "Idempotency-Key")
@@ -57,9 +57,9 @@ def hostile_requests(token: str) -> list[bytes]:
 
 
 def clients(text: bytes, token: str) -> list[bytes]:
-    """What clients of other languages send: h2c of Java, a byte order mark of .NET, gzip, HTTP/1.0, HEAD."""
-    named = "Content-Type: application/json"
-    chunked = request("/v1/predict", None, *H2C, "Transfer-Encoding: chunked", named, method="POST", token=token)
+    """Return requests of clients in other languages: h2c of Java, a byte order mark of .NET, gzip, HTTP/1.0, HEAD."""
+    content_type = "Content-Type: application/json"
+    chunked = request("/v1/predict", None, *H2C, "Transfer-Encoding: chunked", content_type, method="POST", token=token)
     return [
         request("/v1/predict", text, *H2C, token=token),
         chunked + b"%x\r\n%s\r\n0\r\n\r\n" % (len(text), text),
@@ -72,7 +72,7 @@ def clients(text: bytes, token: str) -> list[bytes]:
 
 
 def cross_site(path: str, body: bytes, token: str) -> list[bytes]:
-    """What web pages of other sites make a browser send, under their own name or ours."""
+    """Return requests that pages of other sites can make a browser send, under their name or ours."""
     return [
         request(path, body, host="evil.example", token=token),
         request(path, body, host="127.0.0.1.evil.example", token=token),
@@ -86,7 +86,7 @@ def cross_site(path: str, body: bytes, token: str) -> list[bytes]:
 
 
 def hostile_texts() -> list[str]:
-    """Texts that change a terminal, a log or a parser that takes them for more than text."""
+    """Return texts that change a terminal, a log or a parser that does not treat them as plain text."""
     return [
         "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J",
         "‮evil‬ ⁦isolated⁩",
@@ -102,9 +102,9 @@ def hostile_texts() -> list[str]:
 
 
 def administration(version: int) -> list[bytes]:
-    """What only Triton's administrator may ask, without a key and with wrong ones."""
+    """Return requests that only Triton's administrator may send, without a key and with wrong keys."""
     model = f"/v2/models/intent-{version}"
-    asked = [
+    requests = [
         (f"/v2/repository/models/intent-{version}/unload", b"{}"),
         (f"/v2/repository/models/intent-{version}/load", as_json(parameters={"file:1/model.py": "eA=="})),
         ("/v2/repository/index", b"{}"),
@@ -115,4 +115,4 @@ def administration(version: int) -> list[bytes]:
         ("/v2/logging", as_json(log_file="/tmp/x")),  # noqa: S108
     ]
     keys = ((), ("evergreen-admin: wrong",), ("evergreen-admin: ",))
-    return [request(path, body, *headers) for path, body in asked for headers in keys]
+    return [request(path, body, *headers) for path, body in requests for headers in keys]

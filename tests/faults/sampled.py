@@ -1,4 +1,4 @@
-"""Look at something again and again, in a thread beside a drill."""
+"""Sample a value repeatedly, in a thread beside a drill."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,20 +9,20 @@ T = TypeVar("T")
 
 
 @contextmanager
-def sampled(look: Callable[[], T], every_s: float) -> Iterator[list[T]]:
-    """What was seen, a list that grows until the block ends."""
-    seen: list[T] = []
-    over = Event()
+def sampled(take_sample: Callable[[], T], every_s: float) -> Iterator[list[T]]:
+    """Yield the list of samples, which grows until the block ends."""
+    samples: list[T] = []
+    is_over = Event()
 
-    def watch() -> None:
-        while not over.is_set():
-            seen.append(look())
-            over.wait(every_s)
+    def run() -> None:
+        while not is_over.is_set():
+            samples.append(take_sample())
+            is_over.wait(every_s)
 
-    thread = Thread(target=watch, name="looks", daemon=True)
+    thread = Thread(target=run, name="sampler", daemon=True)
     thread.start()
     try:
-        yield seen
+        yield samples
     finally:
-        over.set()
+        is_over.set()
         thread.join()

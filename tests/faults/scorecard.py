@@ -1,4 +1,4 @@
-"""What a drill leaves: promises with a verdict each, and `reports/drill/<name>.json`."""
+"""Write a drill's report, `reports/drill/<name>.json`: promises with their verdicts, figures and time line."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,11 +13,16 @@ __all__ = ["Outcome", "Promise", "shown", "table", "write"]
 
 
 def write(outcome: Outcome, seconds: Sequence[Mapping[str, Any]], folder: Path) -> Path:
-    """`<folder>/<name>.json`: verdicts, figures and time line, with the command, the commit and the date (UTC) of now."""
+    """Write `<folder>/<name>.json` with the command, the commit and the current UTC date."""
     path = folder / f"{outcome.name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    promises = outcome.promises_with_verdicts()
     origin = {"command": command(), "commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    told = {"drill": outcome.name, "title": outcome.title, "kept": outcome.is_kept, "promises": promises, "notes": outcome.notes}
-    write_json(path, json_values({**told, **outcome.figures, **origin, "seconds": seconds}))
+    header = {
+        "drill": outcome.name,
+        "title": outcome.title,
+        "kept": outcome.is_kept,
+        "promises": outcome.promises_with_verdicts(),
+        "notes": outcome.notes,
+    }
+    write_json(path, json_values({**header, **outcome.figures, **origin, "seconds": seconds}))
     return path

@@ -1,6 +1,6 @@
-"""A stack of its own for tests and drills: `evergreen serve` on free ports, in a home with versions whose answers differ.
+"""Run a separate stack for tests and drills: `evergreen serve` on free ports, in a home with versions whose answers differ.
 
-A version is the packaged model with another temperature: labels stay, confidences move, so that an answer shows who gave it.
+A version is the packaged model with another temperature: labels stay and confidences change, so that an answer shows its version.
 """
 
 import json
@@ -37,28 +37,28 @@ from serving.triton.server import with_free_ports
 from state.database import open_state
 
 ROOT = Path(__file__).parents[2]
-FACTORS = (1.0, 2.0, 4.0)  # of the temperature, for versions 1, 2, 3: apart even where the model is sure
+FACTORS = (1.0, 2.0, 4.0)  # of the temperature, for versions 1, 2, 3: they differ even where the model is certain
 PROGRAMS = {"serving.gateway": "gateway", "bin/tritonserver": "triton", "triton_python_backend_stub": "model"}
-PATIENCE_S = 120.0  # with the end of a stack: a gateway and a Triton each have less than a minute
+END_TIMEOUT_S = 120.0  # gateway and Triton each have less than a minute
 Answer = tuple[str, float]  # label and confidence
 
 
-class Right(NamedTuple):
-    """What a version says offline of N texts."""
+class OfflineAnswers(NamedTuple):
+    """Hold a version's offline answers to N texts."""
 
     labels: list[str]
     probabilities: NDArray[np.float32]  # (N, classes), in the order of the labels
 
     def answers(self) -> list[Answer]:
-        """The most probable label of each text."""
-        return [(self.labels[int(own.argmax())], float(own.max())) for own in self.probabilities]
+        """Return the most probable label of each text, with its probability."""
+        return [(self.labels[int(row.argmax())], float(row.max())) for row in self.probabilities]
 
 
-Offline = Callable[[int, Sequence[str]], Right]  # of a version and texts
+Offline = Callable[[int, Sequence[str]], OfflineAnswers]  # from a version and texts
 
 
 class Installation(NamedTuple):
-    """Where commands run (`folder` holds params.yaml) and where the state lives; version 1 is champion at first."""
+    """Name the folder of commands and params.yaml, and the home of state; version 1 is champion at first."""
 
     folder: Path
     home: Path
@@ -71,82 +71,82 @@ class Installation(NamedTuple):
 
 
 def lay_out(folder: Path, package: Path, dvc_lock: Path, params: Params, factors: Sequence[float] = FACTORS) -> Installation:
-    """Publish one version a factor, as a person would, into a home in this folder."""
+    """Publish a version for each factor, as a user does, into a home in this folder."""
     ports = with_free_ports(params.serve)
     gateway = params.gateway.model_copy(update={"port": free_port(ports.host)})
     installation = Installation(folder, folder / "live", params.model_copy(update={"serve": ports, "gateway": gateway}), {})
     folder.mkdir(parents=True, exist_ok=True)
     write_params(installation)
     for factor in factors:
-        other = variant(package, folder / "packages" / str(factor), factor)
-        installation.packages[publish(other, dvc_lock, params.publish.name, installation.home).release.version] = other
+        changed = variant(package, folder / "packages" / str(factor), factor)
+        installation.packages[publish(changed, dvc_lock, params.publish.name, installation.home).release.version] = changed
     return installation
 
 
 def write_params(installation: Installation) -> None:
-    """params.yaml, where the stack's processes read it."""
+    """Write params.yaml for the stack's processes."""
     values = json.loads(installation.params.model_dump_json())
     (installation.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def variant(package: Path, out: Path, factor: float) -> Path:
-    """The package with another temperature: golden answers and digests follow."""
+    """Make the package with another temperature, matching golden answers and digests."""
     shutil.copytree(package, out, ignore=shutil.ignore_patterns(LINEAGE, MANIFEST, SIGNATURE))
-    before = model_digest(out / "1")
+    old_digest = model_digest(out / "1")
     card = json.loads((out / "1" / "model.json").read_text(encoding="utf-8"))
     card["temperature"] *= factor
     (out / "1" / "model.json").write_text(json.dumps(card), encoding="utf-8")
     config = (out / "config.pbtxt").read_text(encoding="utf-8")
-    (out / "config.pbtxt").write_text(config.replace(before, model_digest(out / "1")), encoding="utf-8")
+    (out / "config.pbtxt").write_text(config.replace(old_digest, model_digest(out / "1")), encoding="utf-8")
     golden = read_golden(package)
-    found = classifier(out, golden.session).predict(golden.texts)
-    write_golden(golden._replace(labels=found.labels, probabilities=found.probabilities), out)
-    return sealed(out)
+    predictions = classifier(out, golden.session).predict(golden.texts)
+    write_golden(golden._replace(labels=predictions.labels, probabilities=predictions.probabilities), out)
+    return with_manifest(out)
 
 
-def sealed(package: Path) -> Path:
-    """A package with a manifest that fits its files."""
+def with_manifest(package: Path) -> Path:
+    """Write a manifest that matches the package's files."""
     write_json(package / MANIFEST, describe_files(package))
     return package
 
 
 def classifier(package: Path, session: str) -> Classifier:
-    """The packaged model, offline."""
+    """Open the packaged model without a server."""
     return Classifier(package / "1", session=open_session(package / "1", session, 2))
 
 
 def offline(packages: Mapping[int, Path]) -> Offline:
-    """A function from a version and texts to what it says of them; each model is opened when first asked."""
+    """Return a function that computes a version's answers to texts; each model is opened when it is first needed."""
     models: dict[int, Classifier] = {}
 
-    def said(version: int, texts: Sequence[str]) -> Right:
+    def predict(version: int, texts: Sequence[str]) -> OfflineAnswers:
         if version not in models:
             models[version] = classifier(packages[version], read_golden(packages[version]).session)
         parts = [models[version].predict(texts[at : at + 256]).probabilities for at in range(0, len(texts), 256)]
-        return Right(models[version].labels, np.concatenate(parts))
+        return OfflineAnswers(models[version].labels, np.concatenate(parts))
 
-    return said
+    return predict
 
 
 @contextmanager
 def serving(installation: Installation, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve this installation with `evergreen serve`; end it with SIGTERM, and every process that it started."""
-    process = begin(installation, **variables)
+    """Run `evergreen serve` on this installation; end it with SIGTERM, and with it every process that it started."""
+    process = start(installation, **variables)
     try:
-        wait_until(lambda: ready(installation), 60, lambda: told(installation))
+        wait_until(lambda: is_ready(installation), 60, lambda: serve_log(installation))
         yield process
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=PATIENCE_S)
+            process.wait(timeout=END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            process.kill()  # its children are told to stop by the kernel
+            process.kill()  # the kernel then ends its children
             raise
 
 
-def begin(installation: Installation, **variables: str) -> subprocess.Popen[bytes]:
-    """`evergreen serve`, not waited for; what it says goes to serve.log."""
+def start(installation: Installation, **variables: str) -> subprocess.Popen[bytes]:
+    """Start `evergreen serve` without waiting for it; its output goes to serve.log."""
     with (installation.folder / "serve.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "evergreen.cli", "serve"],
@@ -161,13 +161,13 @@ def begin(installation: Installation, **variables: str) -> subprocess.Popen[byte
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours without anything that leads to somebody's state, and with the project on the path."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EVERGREEN_", "MLFLOW_", "OTEL_"))}
-    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    """Return the environment without settings of a user's state, and with the project on the path."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("EVERGREEN_", "MLFLOW_", "OTEL_"))}
+    return variables | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
-def ready(installation: Installation) -> bool:
-    """Whether the gateway says that it is ready."""
+def is_ready(installation: Installation) -> bool:
+    """Return whether the gateway reports that it is ready."""
     try:
         with urlopen(f"http://{installation.params.gateway.host}:{installation.params.gateway.port}/readyz", timeout=2) as page:
             return bool(page.status == 200)
@@ -175,24 +175,24 @@ def ready(installation: Installation) -> bool:
         return False
 
 
-def told(installation: Installation) -> str:
-    """What `evergreen serve` has said."""
+def serve_log(installation: Installation) -> str:
+    """Return the output of `evergreen serve`."""
     return (installation.folder / "serve.log").read_text(encoding="utf-8", errors="replace")
 
 
 def wait_until(happens: Callable[[], bool], within_s: float, otherwise: Callable[[], str] = lambda: "") -> float:
-    """Seconds until it happened; raises `TimeoutError` with what `otherwise` tells when it does not."""
-    begun = time.monotonic()
+    """Return the seconds until it happens; raise `TimeoutError` with the text of `otherwise` when it does not."""
+    started = time.monotonic()
     while not happens():
-        if time.monotonic() - begun > within_s:
+        if time.monotonic() - started > within_s:
             raise TimeoutError(f"not within {within_s} s; {otherwise()}")
         time.sleep(0.02)
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def programs(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]:
-    """Living children of `evergreen serve`: gateway, triton, and model (the stubs of the Python backend)."""
-    found: dict[str, list[psutil.Process]] = {name: [] for name in PROGRAMS.values()}
+    """Return the living children of `evergreen serve`: gateway, triton, and model (the stubs of the Python backend)."""
+    running: dict[str, list[psutil.Process]] = {name: [] for name in PROGRAMS.values()}
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
             line = " ".join(child.cmdline())
@@ -201,30 +201,30 @@ def programs(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]
             continue
         name = next((name for mark, name in reversed(PROGRAMS.items()) if mark in line), None)
         if name and alive:
-            found[name].append(child)
-    return found
+            running[name].append(child)
+    return running
 
 
-def followed(installation: Installation) -> dict[str, object]:
-    """What the gateway routes by."""
+def gateway_routes(installation: Installation) -> dict[str, object]:
+    """Return the routes that the gateway follows."""
     with urlopen(f"http://{installation.params.gateway.host}:{installation.params.gateway.port}/v1/routes", timeout=10) as page:
-        found: dict[str, object] = json.load(page)
-    return found
+        routes: dict[str, object] = json.load(page)
+    return routes
 
 
-def entered(installation: Installation) -> dict[str, int]:
-    """Roles of the release table."""
+def release_roles(installation: Installation) -> dict[str, int]:
+    """Return the roles of the release table."""
     with open_state(installation.home) as engine, engine.begin() as connection:
         return dict(roles(connection))
 
 
-def aliases(installation: Installation) -> dict[str, int]:
-    """Roles of the registry."""
+def registry_roles(installation: Installation) -> dict[str, int]:
+    """Return the roles of the registry."""
     client = mlflow.MlflowClient(f"sqlite:///{installation.home / 'mlflow.db'}")
     return {alias: int(version) for alias, version in client.get_registered_model("evergreen").aliases.items()}
 
 
-def in_triton(installation: Installation) -> list[str]:
-    """Models that Triton has ready."""
+def triton_models(installation: Installation) -> list[str]:
+    """Return the models that Triton has ready."""
     key = triton.key_file(installation.home, installation.params.serve).read_text()
     return sorted(triton.ready_models(installation.params.serve, key))

@@ -1,7 +1,7 @@
-"""Swaps versions in a process of its own, as `evergreen publish N` does, but without starting Python each time.
+"""Swap versions in a separate process, as `evergreen publish N` does, without starting Python for each swap.
 
-`{"version": 2}` → `{"version", "began_s", "ended_s", "steps": {name: [since_s, until_s]}}`, or with "error"; times of the
-monotonic clock. Runs in a folder whose params.yaml names the servers.
+`{"version": 2}` → `{"version", "began_s", "ended_s", "steps": {name: [since_s, until_s]}}`, or with "error"; times are of the
+monotonic clock. It runs in a folder whose params.yaml names the servers.
 """
 
 import json
@@ -17,33 +17,33 @@ from serving.release.swap import swap
 STEPS = {"is loaded": "load", "equal the offline ones": "check", "is champion": "move", "is unloaded": "drain"}
 
 
-def swapped(version: int, params: Params, home: Path) -> dict[str, object]:
-    """What one swap did, and when."""
+def timed_swap(version: int, params: Params, home: Path) -> dict[str, object]:
+    """Swap, and return the times of its steps."""
     began_s = since_s = time.monotonic()
     steps: dict[str, tuple[float, float]] = {}
 
-    def note(line: str) -> None:
+    def note_step(line: str) -> None:
         nonlocal since_s
         name = next((name for mark, name in STEPS.items() if mark in line), None)
         if name:
             now_s = time.monotonic()
             steps[name], since_s = (since_s, now_s), now_s
 
-    said: dict[str, object] = {"version": version, "began_s": began_s}
+    result: dict[str, object] = {"version": version, "began_s": began_s}
     try:
-        swap(version, params, home, note)
+        swap(version, params, home, note_step)
     except EvergreenError as error:
-        said["error"] = str(error)
+        result["error"] = str(error)
     ended_s = time.monotonic()
     steps["registry"] = (since_s, ended_s)
-    return {**said, "ended_s": ended_s, "steps": steps}
+    return {**result, "ended_s": ended_s, "steps": steps}
 
 
 def main() -> None:
     params, home = load_params(), find_home()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(swapped(json.loads(line)["version"], params, home)), flush=True)
+        print(json.dumps(timed_swap(json.loads(line)["version"], params, home)), flush=True)
 
 
 if __name__ == "__main__":

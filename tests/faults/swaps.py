@@ -1,7 +1,7 @@
-"""Swaps under load: versions follow each other again and again, and no caller gets a failed or a wrong answer.
+"""Swap versions repeatedly under load; no caller gets a failed or a wrong answer.
 
-Swaps come in blocks with quiet stretches between them, so that P99 during swaps has its control beside it: the quiet before and
-after the same block. The median over blocks is what counts.
+Swaps come in blocks with quiet stretches between them. P99 during a block is compared with P99 in the quiet before and after it,
+and the median ratio over the blocks counts.
 """
 
 import threading
@@ -26,43 +26,43 @@ from tests.faults.traffic import Traffic
 
 LOAD_SHARE, REPEATS = 0.3, 0.3  # of capacity; of texts
 BLOCK_SWAPS, MOST_BLOCKS = 6, 20
-SETTLE_S = 1.0  # after a block, before quiet is called quiet
-GROWTH_MIB = 32.0  # over a whole drill, in a thousand swaps as in ten; what a leak takes is more
+SETTLE_S = 1.0  # after a block, not counted as quiet
+GROWTH_MIB = 32.0  # over a whole drill, for ten swaps or a thousand; a leak takes more
 STEPS = ("load", "check", "move", "drain", "registry")
 
 
 class Amount(NamedTuple):
-    """How much is done."""
+    """Say how much is done."""
 
     swaps: int
     quiet_s: float  # before, between and after the blocks
-    stretch_s: float  # of load that is planned at a time
+    stretch_s: float  # length of a planned stretch of load
 
 
 class Block(NamedTuple):
-    """Swaps without a pause."""
+    """Record swaps without a pause between them."""
 
     since_s: float
     until_s: float
-    swaps: list[dict[str, Any]]  # what the swapper says of each
+    swaps: list[dict[str, Any]]  # the swapper's answer for each
 
 
 class Figures(NamedTuple):
-    """What the verdict depends on."""
+    """Hold the figures that decide the verdict."""
 
     asked: int
     done: int
-    requests: int  # meant to be sent during swaps
-    failed: int  # of all
+    requests: int  # due during swaps
+    failed: int  # of all requests
     wrong: int
     ratio: float  # P99 during swaps / steady: median over blocks
     triton_growth: float  # MiB, from the first quiet stretch to the last
     gateway_growth: float
-    astray: int  # sources that do not name the last version at the end
+    astray: int  # sources that name another version than the last at the end
 
 
 def judge(figures: Figures) -> list[Promise]:
-    """S7 of the goals, and that nothing grows."""
+    """Return the drill's promises: S7 of the goals, and that nothing grows."""
     return [
         Promise("swaps that were not done", figures.asked - figures.done, "swaps", at_most=0),
         Promise("requests during swaps", figures.requests, "requests", at_least=1),
@@ -76,54 +76,54 @@ def judge(figures: Figures) -> list[Promise]:
 
 
 def run(running: RunningStack, amount: Amount) -> tuple[Outcome, Timeline]:
-    """The drill on a stack that serves version 1."""
+    """Run the drill on a stack that serves version 1."""
     rate = LOAD_SHARE * running.capacity_per_s
-    running.say(f"{amount.swaps} swaps under {rate:.0f} requests/s, {LOAD_SHARE:.0%} of capacity")
+    running.report(f"{amount.swaps} swaps under {rate:.0f} requests/s, {LOAD_SHARE:.0%} of capacity")
     blocks: list[Block] = []
     log = running.installation.folder / "swapper.log"
     with (
-        memory.watching(running.process, 1.0) as samples,
+        memory.memory_sampled(running.process, 1.0) as samples,
         child(["-m", "tests.faults.swapper"], running.installation.folder, running.installation.home, log) as swapper,
-        progress(running.setting, "swaps") as tell,
+        progress(running.setting, "swaps") as show_progress,
     ):
 
         def work(stop: threading.Event) -> None:
-            swap_in_blocks(lambda version: swapper.ask(version=version), running, amount, blocks, samples, stop, tell)
+            swap_in_blocks(lambda version: swapper.ask(version=version), running, amount, blocks, samples, stop, show_progress)
 
         with beside(work) as is_over:
-            parts = traffic.stretches(is_over, Part(rate, amount.stretch_s, REPEATS))
+            parts = traffic.repeat_until(is_over, Part(rate, amount.stretch_s, REPEATS))
             sent = traffic.load(
-                running.installation.url, running.setting.texts, parts, running.setting.scratch / "swaps-said", lambda _s: None
+                running.installation.url, running.setting.texts, parts, running.setting.scratch / "swaps-answers", lambda _s: None
             )
     champions = named_champions(running)
-    wrong, told = wrong_answers(running, sent)
-    return _outcome(running, amount, blocks, sent, samples, champions, wrong, told)
+    wrong, wrong_notes = wrong_answers(running, sent)
+    return _outcome(running, amount, blocks, sent, samples, champions, wrong, wrong_notes)
 
 
 def swap_in_blocks(
-    ask: Callable[[int], dict[str, Any]],
+    swap: Callable[[int], dict[str, Any]],
     running: RunningStack,
     amount: Amount,
     blocks: list[Block],
     samples: Sequence[Sample],
     stop: threading.Event,
-    tell: Callable[[float], None],
+    show_progress: Callable[[float], None],
 ) -> None:
-    """Swap round the versions, a block after the other, until all is done, one swap fails, or the drill ends."""
+    """Swap through the versions in blocks, until all swaps are done, a swap fails, or the drill ends."""
     versions = sorted(running.installation.packages)
-    following = cycle([*versions[1:], versions[0]])
+    next_versions = cycle([*versions[1:], versions[0]])
     done = 0
     stay_quiet(amount.quiet_s, samples, stop)
     for size in block_sizes(amount.swaps):
         swaps: list[dict[str, Any]] = []
-        for version in islice(following, size):
+        for version in islice(next_versions, size):
             if stop.is_set():
                 return
-            swaps.append(ask(version))
+            swaps.append(swap(version))
             done += 1
-            tell(done / amount.swaps)
+            show_progress(done / amount.swaps)
             if "error" in swaps[-1]:
-                running.say(f"a swap failed: {swaps[-1]['error']}")
+                running.report(f"a swap failed: {swaps[-1]['error']}")
                 break
         blocks.append(Block(swaps[0]["began_s"], swaps[-1]["ended_s"], swaps))
         stay_quiet(amount.quiet_s, samples, stop)
@@ -132,7 +132,7 @@ def swap_in_blocks(
 
 
 def stay_quiet(seconds: float, samples: Sequence[Sample], stop: threading.Event) -> None:
-    """Wait; on a busy machine until memory has been sampled twice since the last block has settled."""
+    """Wait, on a busy machine until memory has been sampled twice since the last block settled."""
     settled_s = time.monotonic() + min(SETTLE_S, seconds)
     stop.wait(seconds)
     while sum(sample.at_s >= settled_s for sample in samples) < 2 and not stop.wait(0.1):
@@ -140,7 +140,7 @@ def stay_quiet(seconds: float, samples: Sequence[Sample], stop: threading.Event)
 
 
 def block_sizes(swaps: int) -> list[int]:
-    """About equal blocks, at most twenty."""
+    """Return at most twenty blocks of about equal size."""
     count = min(MOST_BLOCKS, max(1, swaps // BLOCK_SWAPS))
     return [swaps // count + (number < swaps % count) for number in range(count)]
 
@@ -148,41 +148,41 @@ def block_sizes(swaps: int) -> list[int]:
 def named_champions(running: RunningStack) -> dict[str, int]:
     """Return the version that each source calls champion, 0 when it names none or several."""
     poll_s = running.installation.params.gateway.routing_poll_ms / 1000
-    entered = stack.entered(running.installation).get("champion", 0)
+    champion = stack.release_roles(running.installation).get("champion", 0)
     try:
-        stack.wait_until(lambda: stack.followed(running.installation)["champion"] == entered, 10 * poll_s)
+        stack.wait_until(lambda: stack.gateway_routes(running.installation)["champion"] == champion, 10 * poll_s)
     except TimeoutError:
-        running.say("the gateway does not follow")
-    loaded = stack.in_triton(running.installation)
+        running.report("the gateway does not follow")
+    models = stack.triton_models(running.installation)
     return {
-        "release table": entered,
-        "registry": stack.aliases(running.installation).get("champion", 0),
-        "gateway": int(str(stack.followed(running.installation)["champion"] or 0)),
-        "Triton": int(loaded[0].rpartition("-")[2]) if len(loaded) == 1 else 0,
+        "release table": champion,
+        "registry": stack.registry_roles(running.installation).get("champion", 0),
+        "gateway": int(str(stack.gateway_routes(running.installation)["champion"] or 0)),
+        "Triton": int(models[0].rpartition("-")[2]) if len(models) == 1 else 0,
     }
 
 
-def quiets(blocks: Sequence[Block], sent: Traffic) -> list[tuple[float, float]]:
-    """Stretches without a swap: before each block, and after the last one."""
-    edges = [float(sent.at_s[0]), *(block.until_s + SETTLE_S for block in blocks)]
+def quiet_stretches(blocks: Sequence[Block], sent: Traffic) -> list[tuple[float, float]]:
+    """Return the stretches without a swap: before each block, and after the last."""
+    starts = [float(sent.at_s[0]), *(block.until_s + SETTLE_S for block in blocks)]
     ends = [*(block.since_s for block in blocks), float(sent.at_s[-1])]
-    return list(zip(edges, ends, strict=True))
+    return list(zip(starts, ends, strict=True))
 
 
 def ratios(blocks: Sequence[Block], sent: Traffic) -> list[tuple[float, float]]:
-    """P99 (ms) of each block, and of the quiet before and after it."""
-    around = [sent.between(*quiet) for quiet in quiets(blocks, sent)]
+    """Return P99 (ms) of each block, and of the quiet before and after it."""
+    around = [sent.between(*quiet) for quiet in quiet_stretches(blocks, sent)]
     during = [sent.between(block.since_s, block.until_s) for block in blocks]
-    return [(sent.p99_ms(own), sent.p99_ms(around[n] | around[n + 1])) for n, own in enumerate(during)]
+    return [(sent.p99_ms(block), sent.p99_ms(around[n] | around[n + 1])) for n, block in enumerate(during)]
 
 
-def levels_of(blocks: Sequence[Block], sent: Traffic, samples: Sequence[Sample], kind: str) -> list[float]:
-    """Median memory (MiB) of each quiet stretch."""
-    return [memory.middle(samples, kind, *quiet) for quiet in quiets(blocks, sent)]
+def quiet_levels(blocks: Sequence[Block], sent: Traffic, samples: Sequence[Sample], kind: str) -> list[float]:
+    """Return the median memory (MiB) of each quiet stretch."""
+    return [memory.median_between(samples, kind, *quiet) for quiet in quiet_stretches(blocks, sent)]
 
 
-def slope_of(blocks: Sequence[Block], levels: Sequence[float]) -> float:
-    """By how much memory grows with each 100 swaps (MiB), in the second half of the quiet stretches."""
+def growth_per_100_swaps(blocks: Sequence[Block], levels: Sequence[float]) -> float:
+    """Return the growth of memory with each 100 swaps (MiB), in the second half of the quiet stretches."""
     swaps = np.cumsum([0, *(len(block.swaps) for block in blocks)]).tolist()
     half = (len(levels) - 1) // 2
     return 100 * memory.slope(swaps[half:], levels[half:])
@@ -196,42 +196,42 @@ def _outcome(
     samples: Sequence[Sample],
     champions: Mapping[str, int],
     wrong: int,
-    told: Sequence[str],
+    wrong_notes: Sequence[str],
 ) -> tuple[Outcome, Timeline]:
-    good = [swap for block in blocks for swap in block.swaps if "error" not in swap]
-    took_s = np.array([swap["ended_s"] - swap["began_s"] for swap in good])
+    done = [swap for block in blocks for swap in block.swaps if "error" not in swap]
+    durations_s = np.array([swap["ended_s"] - swap["began_s"] for swap in done])
     pairs = ratios(blocks, sent)
     ratio, low, high = median_interval([during / steady if isfinite(during + steady) else inf for during, steady in pairs])
-    levels = {kind: levels_of(blocks, sent, samples, kind) for kind in ("triton", "gateway", "models")}
-    slopes = {kind: slope_of(blocks, own) for kind, own in levels.items()}
-    last = good[-1]["version"] if good else 0
-    swapping = sum(int(sent.between(block.since_s, block.until_s).sum()) for block in blocks)
+    levels = {kind: quiet_levels(blocks, sent, samples, kind) for kind in ("triton", "gateway", "models")}
+    slopes = {kind: growth_per_100_swaps(blocks, values) for kind, values in levels.items()}
+    last_version = done[-1]["version"] if done else 0
+    during_swaps = sum(int(sent.between(block.since_s, block.until_s).sum()) for block in blocks)
     figures = Figures(
         asked=amount.swaps,
-        done=len(good),
-        requests=swapping,
+        done=len(done),
+        requests=during_swaps,
         failed=int((~sent.ok).sum()),
         wrong=wrong,
         ratio=ratio,
         triton_growth=levels["triton"][-1] - levels["triton"][0],
         gateway_growth=levels["gateway"][-1] - levels["gateway"][0],
-        astray=sum(version != last for version in champions.values()),
+        astray=sum(version != last_version for version in champions.values()),
     )
     steady_ms = float(np.median([steady for _, steady in pairs]))
     notes = [
-        f"{len(sent.at_s)} requests, {swapping} of them during {len(good)} swaps",
-        f"a swap takes {np.median(took_s):.2f} s, P99 {percentile(took_s, 99):.2f} s",
+        f"{len(sent.at_s)} requests, {during_swaps} of them during {len(done)} swaps",
+        f"a swap takes {np.median(durations_s):.2f} s, P99 {percentile(durations_s, 99):.2f} s",
         f"P99 steady {steady_ms:.1f} ms; during swaps {ratio:.2f}x [{low:.2f}, {high:.2f}], {len(pairs)} blocks",
-        *(_level_in_words(kind, own, slopes[kind]) for kind, own in levels.items()),
-        *told,
+        *(_describe_levels(kind, values, slopes[kind]) for kind, values in levels.items()),
+        *wrong_notes,
     ]
-    more = {
+    details = {
         "offered_per_s": LOAD_SHARE * running.capacity_per_s,
         "capacity_per_s": running.capacity_per_s,
-        "swap_s": {"median": float(np.median(took_s)), "p99": percentile(took_s, 99)},
+        "swap_s": {"median": float(np.median(durations_s)), "p99": percentile(durations_s, 99)},
         "p99_ms": [{"during": during, "steady": steady} for during, steady in pairs],
         "ratio_interval": [low, high],
-        "p99_ms_of_steps": _steps(good, sent),
+        "p99_ms_of_steps": _p99_by_step(done, sent),
         "late_p99_ms": percentile(sent.late_ms, 99),
         "memory_mib": levels,
         "memory_mib_each_100_swaps": slopes,
@@ -239,25 +239,23 @@ def _outcome(
     }
     marks = [Mark(f"{len(block.swaps)} swaps", block.since_s, block.until_s) for block in blocks]
     lines = [Line("steady P99", steady_ms), Line("twice that", 2 * steady_ms)]
-    title = f"{len(good)} swaps under load: {figures.failed} failed, {wrong} wrong answers"
+    title = f"{len(done)} swaps under load: {figures.failed} failed, {wrong} wrong answers"
     timeline = Timeline(title, sent, samples, marks, lines)
-    return Outcome("swaps", title, judge(figures), notes, {**figures._asdict(), **more}), timeline
+    return Outcome("swaps", title, judge(figures), notes, {**figures._asdict(), **details}), timeline
 
 
-def _level_in_words(kind: str, levels: Sequence[float], slope: float) -> str:
+def _describe_levels(kind: str, levels: Sequence[float], slope: float) -> str:
     first, half, last = levels[0], levels[len(levels) // 2], levels[-1]
-    return (
-        f"{kind}: {first:.0f} MiB at first, {half:.0f} half way, {last:.0f} at the end; {slope:+.1f} with each 100 swaps by then"
-    )
+    return f"{kind}: {first:.0f} MiB at first, {half:.0f} half way, {last:.0f} at the end; then {slope:+.1f} with each 100 swaps"
 
 
-def _steps(swaps: Sequence[Mapping[str, Any]], sent: Traffic) -> dict[str, float]:
-    """P99 (ms) of the requests that came during each step of a swap."""
-    found = {}
+def _p99_by_step(swaps: Sequence[Mapping[str, Any]], sent: Traffic) -> dict[str, float]:
+    """Return P99 (ms) of the requests due during each step of a swap."""
+    p99_ms = {}
     for name in STEPS:
         among = np.zeros(len(sent.at_s), dtype=np.bool_)
         for swap in swaps:
             if name in swap["steps"]:
                 among |= sent.between(*swap["steps"][name])
-        found[name] = sent.p99_ms(among)
-    return found
+        p99_ms[name] = sent.p99_ms(among)
+    return p99_ms

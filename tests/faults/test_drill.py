@@ -1,4 +1,4 @@
-"""The drills, small, on one real stack; and that each verdict says "broken" when its numbers are."""
+"""Run the drills in small on one real stack; each verdict is broken by bad figures."""
 
 import io
 import json
@@ -21,17 +21,17 @@ from tests.bench.meter import Meter, Pace
 from tests.conftest import ROOT, Project
 from tests.faults import drill, intruder, killed, overload, swaps
 from tests.faults.intruder_environment import with_tokens
-from tests.faults.memory import Sample, middle, slope
+from tests.faults.memory import Sample, median_between, slope
 from tests.faults.open_load import wrong_answers
 from tests.faults.running_stack import DrillSettings, RunningStack, running_stack
 from tests.faults.scorecard import Outcome, Promise
-from tests.faults.stack import Right
+from tests.faults.stack import OfflineAnswers
 from tests.faults.timeline import Timeline
 from tests.faults.traffic import Traffic
 
-MEASURED_S, CALLERS = 2.0, 4  # of the closed loop that measures what this machine answers
-SHARE = 1 / 3  # of that is called capacity: other tests may take the cores meanwhile
-JOINED = 6  # texts in one: long ones overload a model at a rate that is nothing to the gateway
+MEASURED_S, CALLERS = 2.0, 4  # of the closed loop that measures this machine's capacity
+SHARE = 1 / 3  # of the measured rate is the drills' capacity: other tests may use the cores meanwhile
+JOINED = 6  # texts in one: long texts overload the model at a rate that is easy for the gateway
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,13 @@ def running(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def answers_per_s(url: str, texts: Sequence[str]) -> float:
-    """Return how many requests a closed loop gets answered in a second."""
-    waiting, until_s = iter(texts), time.monotonic() + MEASURED_S
+    """Return the rate at which a closed loop gets answers."""
+    queue, until_s = iter(texts), time.monotonic() + MEASURED_S
 
     def call() -> int:
         answered = 0
         while time.monotonic() < until_s:
-            answered += requests.post(f"{url}/v1/predict", json={"text": next(waiting)}, timeout=30).ok
+            answered += requests.post(f"{url}/v1/predict", json={"text": next(queue)}, timeout=30).ok
         return answered
 
     with ThreadPoolExecutor(CALLERS) as pool:
@@ -70,41 +70,41 @@ def broken(outcome: Outcome) -> list[str]:
 # on the real stack, in this order
 
 
-def test_three_swaps_under_load_fail_nobody_and_leave_all_sources_agreed(running: RunningStack, tmp_path: Path) -> None:
+def test_three_swaps_under_load_fail_no_request_and_all_sources_agree(running: RunningStack, tmp_path: Path) -> None:
     outcome, timeline = swaps.run(running, swaps.Amount(swaps=3, quiet_s=2.0, stretch_s=2.0))
     timed = {promise.what for promise in outcome.promises if promise.goal == "S7b"}
-    assert set(broken(outcome)) <= timed, outcome.notes  # which three swaps are too few to tell
+    assert set(broken(outcome)) <= timed, outcome.notes  # three swaps are too few for these
     assert set(outcome.figures["champions"].values()) == {1}
     assert isfinite(outcome.figures["ratio"])
     assert outcome.figures["swap_s"]["median"] > 0
     drill.report(outcome, timeline, tmp_path, running.setting.console)
-    leaves_a_report(tmp_path, "swaps", outcome)
+    check_report(tmp_path, "swaps", outcome)
 
 
-def test_a_flood_is_refused_politely_and_is_over_when_it_is_over(running: RunningStack, tmp_path: Path) -> None:
-    """In six seconds caches and buffers still fill, so that what does not end cannot be told from it: the peak is bounded."""
+def test_a_flood_is_refused_with_503_and_leaves_no_failures_behind(running: RunningStack, tmp_path: Path) -> None:
+    """Check no growth: in six seconds caches and buffers still fill. The peak is bounded."""
     outcome, timeline = overload.run(running, overload.Amount(normal_s=4.0, overload_s=6.0, times=12.0))
-    untold = ("the gateway creeps, within the overload, by", "P99 is normal again after")  # too short; beside other tests
-    assert set(broken(outcome)) <= set(untold), outcome.notes
+    too_short_for = ("the gateway creeps, within the overload, by", "P99 is normal again after")
+    assert set(broken(outcome)) <= set(too_short_for), outcome.notes
     sent = timeline.traffic
-    assert sent.ok[sent.at_s > sent.at_s[-1] - overload.WINDOW_S].all()  # it is over
+    assert sent.ok[sent.at_s > sent.at_s[-1] - overload.WINDOW_S].all()  # no failures at the end
     drill.report(outcome, timeline, tmp_path, running.setting.console)
-    leaves_a_report(tmp_path, "overload", outcome)
+    check_report(tmp_path, "overload", outcome)
 
 
 def test_a_killed_triton_comes_back_and_no_answer_is_wrong(running: RunningStack, tmp_path: Path) -> None:
-    dense = running._replace(capacity_per_s=running.capacity_per_s / SHARE)  # so that even a second without Triton is felt
-    for _ in range(4):  # on a busy machine no request may be sent while Triton is away: such a kill proves nothing
+    dense = running._replace(capacity_per_s=running.capacity_per_s / SHARE)  # even one second without Triton fails requests
+    for _ in range(4):  # on a busy machine no request may be due while Triton is away; such a kill proves nothing
         outcome, timeline = killed.run(dense, killed.Amount(["triton"], quiet_s=2.0, stretch_s=2.0))
         if broken(outcome) != [killed.FELT]:
             break
     assert broken(outcome) == [], outcome.notes
     drill.report(outcome, timeline, tmp_path, running.setting.console)
-    leaves_a_report(tmp_path, "killed", outcome)
+    check_report(tmp_path, "killed", outcome)
 
 
 def test_an_intruder_writes_nothing_and_disturbs_nobody(running: RunningStack, tmp_path: Path) -> None:
-    """Last, because the gateway asks for tokens from here on. Without the attacks that only a limit in seconds ends."""
+    """Run last: the gateway requires tokens from here on. Attacks that only a time limit ends are left out."""
     targets = with_tokens(running.installation)
     amount = intruder.Amount(
         normal_per_s=4.0,
@@ -121,20 +121,20 @@ def test_an_intruder_writes_nothing_and_disturbs_nobody(running: RunningStack, t
     outcome, timeline = intruder.run(running, targets, [], amount)
     assert broken(outcome) == [], outcome.notes
     drill.report(outcome, timeline, tmp_path, running.setting.console)
-    leaves_a_report(tmp_path, "intruder", outcome)
+    check_report(tmp_path, "intruder", outcome)
 
 
-def leaves_a_report(folder: Path, name: str, outcome: Outcome) -> None:
-    told = json.loads((folder / f"{name}.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
-    assert [one["what"] for one in told["promises"]] == [one.what for one in outcome.promises]
-    assert told["kept"] == outcome.is_kept
-    assert {"command", "commit", "date"} <= told.keys()
-    assert sum(row["requests"] for row in told["seconds"]) > 0
+def check_report(folder: Path, name: str, outcome: Outcome) -> None:
+    report = json.loads((folder / f"{name}.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert [entry["what"] for entry in report["promises"]] == [promise.what for promise in outcome.promises]
+    assert report["kept"] == outcome.is_kept
+    assert {"command", "commit", "date"} <= report.keys()
+    assert sum(row["requests"] for row in report["seconds"]) > 0
     with Image.open(folder / f"{name}.png") as picture:
         assert picture.size[0] > 1000
 
 
-# verdicts, on numbers made by hand
+# verdicts on hand-made figures
 
 
 SWAPS = swaps.Figures(
@@ -275,45 +275,48 @@ def test_the_command_ends_with_1_when_a_promise_was_broken(
 ) -> None:
     timeline = Timeline("by hand", traffic_of([200]), [Sample(0.0, 40.0, 400.0, 200.0, 2)], [], [])
     for figures, code in ((SWAPS, 0), (SWAPS._replace(wrong=1), 1)):
-        found = Outcome("made-up", "by hand", swaps.judge(figures), [], {}), timeline
-        monkeypatch.setattr(drill, "DRILLS", {"made-up": drill.Drill("by hand", lambda *_, found=found: found)})
-        asked = drill.arguments().parse_args(["made-up", "--out", str(tmp_path), "--texts", str(ROOT / drill.TEXTS)])
-        assert drill.play(asked, params, Terminal(file=io.StringIO())) == code
+        result = Outcome("made-up", "by hand", swaps.judge(figures), [], {}), timeline
+        monkeypatch.setattr(drill, "DRILLS", {"made-up": drill.Drill("by hand", lambda *_, result=result: result)})
+        options = drill.arguments().parse_args(["made-up", "--out", str(tmp_path), "--texts", str(ROOT / drill.TEXTS)])
+        assert drill.run_drills(options, params, Terminal(file=io.StringIO())) == code
         assert json.loads((tmp_path / "made-up.json").read_text())["kept"] is not bool(code)
 
 
-# what the figures are made of
+# how figures are computed
 
 
 def traffic_of(status: list[int], took_ms: list[float] | None = None, per_s: float = 10.0) -> Traffic:
-    """Requests with even gaps, the first at second 100 of the clock."""
+    """Return requests at equal intervals; the first is at second 100 of the clock."""
     at_s = 100.0 + np.arange(len(status)) / per_s
     took = np.array(took_ms or [10.0] * len(status), dtype=np.float32)
     return Traffic(at_s, np.array(status, dtype=np.int16), took, np.zeros(len(status), dtype=np.float32), 0, [], 100.0)
 
 
-def says(label: str, confidence: float) -> list[tuple[str, int, str]]:
+def answers_with(label: str, confidence: float) -> list[tuple[str, int, str]]:
     return [("the kettle leaks", 2, f"{label} {confidence}")]
 
 
 def test_an_answer_is_wrong_when_another_version_would_have_given_it() -> None:
-    right = {2: Right(["damaged", "return"], np.array([[0.80, 0.20]])), 1: Right(["damaged", "return"], np.array([[0.95, 0.05]]))}
+    answers = {
+        2: OfflineAnswers(["damaged", "return"], np.array([[0.80, 0.20]])),
+        1: OfflineAnswers(["damaged", "return"], np.array([[0.95, 0.05]])),
+    }
 
-    def offline(version: int, texts: list[str]) -> Right:
+    def offline(version: int, texts: list[str]) -> OfflineAnswers:
         assert texts == ["the kettle leaks"]
-        return right[version]
+        return answers[version]
 
-    assert wrong_answers(says("damaged", 0.805), offline, 0.01) == []
-    assert len(wrong_answers(says("damaged", 0.95), offline, 0.01)) == 1
-    assert len(wrong_answers(says("return", 0.20), offline, 0.01)) == 1
-    assert len(wrong_answers(says("unheard_of", 0.80), offline, 0.01)) == 1
-    assert len(wrong_answers(says("damaged", nan), offline, 0.01)) == 1
+    assert wrong_answers(answers_with("damaged", 0.805), offline, 0.01) == []
+    assert len(wrong_answers(answers_with("damaged", 0.95), offline, 0.01)) == 1
+    assert len(wrong_answers(answers_with("return", 0.20), offline, 0.01)) == 1
+    assert len(wrong_answers(answers_with("unheard_of", 0.80), offline, 0.01)) == 1
+    assert len(wrong_answers(answers_with("damaged", nan), offline, 0.01)) == 1
 
 
 def test_of_two_classes_that_are_as_probable_either_is_right() -> None:
-    tie = Right(["damaged", "return"], np.array([[0.505, 0.495]]))
-    assert wrong_answers(says("return", 0.497), lambda _version, _texts: tie, 0.01) == []
-    assert len(wrong_answers(says("return", 0.497), lambda _version, _texts: tie, 0.001)) == 1
+    tie = OfflineAnswers(["damaged", "return"], np.array([[0.505, 0.495]]))
+    assert wrong_answers(answers_with("return", 0.497), lambda _version, _texts: tie, 0.01) == []
+    assert len(wrong_answers(answers_with("return", 0.497), lambda _version, _texts: tie, 0.001)) == 1
 
 
 def test_recovery_is_counted_to_the_first_whole_window_that_is_normal() -> None:
@@ -328,20 +331,20 @@ def test_recovery_is_counted_to_the_first_whole_window_that_is_normal() -> None:
 def test_an_outage_lasts_from_the_kill_to_the_last_request_that_was_not_answered() -> None:
     kills = [killed.Kill("triton", 102.0, 1.0), killed.Kill("gateway", 106.0, 1.0)]
     sent = traffic_of([200] * 19 + [503] * 10 + [200] * 31 + [LOST, *[REFUSED] * 9] + [200] * 30)
-    triton, gateway = killed.as_seen(kills, sent, on_the_way_s=0.5)
+    triton, gateway = killed.to_faults(kills, sent, on_the_way_s=0.5)
     assert triton.outage_s == pytest.approx(0.8)
     assert (triton.not_answered, triton.not_allowed) == ({"503": 10}, 0)
     assert gateway.outage_s == pytest.approx(0.9)
     assert (gateway.not_answered, gateway.not_allowed) == ({"no connection": 9, "connection lost": 1}, 0)
 
 
-def test_who_still_fails_at_the_end_never_came_back_and_a_timeout_is_never_allowed() -> None:
+def test_a_server_that_fails_at_the_end_never_came_back_and_a_timeout_is_never_allowed() -> None:
     half = traffic_of([200, 503] * 40)
-    (fault,) = killed.as_seen([killed.Kill("model", 102.0, inf)], half, on_the_way_s=0.5)
+    (fault,) = killed.to_faults([killed.Kill("model", 102.0, inf)], half, on_the_way_s=0.5)
     assert fault.outage_s == inf
-    (fault,) = killed.as_seen([killed.Kill("model", 102.0, 1.0)], half, on_the_way_s=0.5)
+    (fault,) = killed.to_faults([killed.Kill("model", 102.0, 1.0)], half, on_the_way_s=0.5)
     assert fault.outage_s == inf
-    (fault,) = killed.as_seen(
+    (fault,) = killed.to_faults(
         [killed.Kill("gateway", 102.0, 1.0)], traffic_of([200] * 20 + [TIMEOUT] + [200] * 40), on_the_way_s=0.5
     )
     assert fault.not_allowed == 1
@@ -354,7 +357,7 @@ def test_swaps_are_cut_into_about_equal_blocks() -> None:
     assert swaps.block_sizes(1) == [1]
 
 
-def test_a_block_is_held_against_the_quiet_before_and_after_it() -> None:
+def test_a_block_is_compared_with_the_quiet_before_and_after_it() -> None:
     took_ms = [10.0] * 50 + [40.0] * 50 + [20.0] * 60
     blocks = [swaps.Block(105.0, 110.0, [{}] * 4)]
     assert swaps.ratios(blocks, traffic_of([200] * 160, took_ms)) == [(40.0, 20.0)]
@@ -365,13 +368,13 @@ def test_a_block_is_held_against_the_quiet_before_and_after_it() -> None:
 def test_growth_is_the_slope_of_the_second_half_of_the_quiet_stretches() -> None:
     blocks = [swaps.Block(110.0 + 20 * n, 120.0 + 20 * n, [{}] * 10) for n in range(4)]
     samples = [Sample(100.0 + n, 40.0 + max(0, n - 50), 0.0, 200.0, 2) for n in range(100)]  # MiB: one a second after 50 s
-    levels = swaps.levels_of(blocks, traffic_of([200] * 1000), samples, "triton")
+    levels = swaps.quiet_levels(blocks, traffic_of([200] * 1000), samples, "triton")
     assert levels[0] == 40.0
-    assert swaps.slope_of(blocks, levels) == pytest.approx(200.0, rel=0.1)  # 20 s and 10 swaps from quiet to quiet
-    assert swaps.slope_of(blocks, swaps.levels_of(blocks, traffic_of([200] * 1000), samples, "gateway")) == 0
+    assert swaps.growth_per_100_swaps(blocks, levels) == pytest.approx(200.0, rel=0.1)  # 20 s and 10 swaps from quiet to quiet
+    assert swaps.growth_per_100_swaps(blocks, swaps.quiet_levels(blocks, traffic_of([200] * 1000), samples, "gateway")) == 0
 
 
-def test_a_slope_is_not_moved_by_one_odd_level_and_is_nothing_for_one_point() -> None:
+def test_an_outlier_does_not_change_a_slope_and_a_single_point_has_none() -> None:
     assert slope([0, 1, 2, 3, 4, 5, 6], [1.0, 2.0, 90.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(1.0)
     assert np.isnan(slope([0], [1.0]))
-    assert np.isnan(middle([], "triton", 0.0, 1.0))
+    assert np.isnan(median_between([], "triton", 0.0, 1.0))

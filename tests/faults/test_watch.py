@@ -1,4 +1,4 @@
-"""The drill of the watching, small, with the real programs; and that its verdict says "broken" when its numbers are."""
+"""Run the drill of the monitoring in small, with the real programs; each of its promises can be broken."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from tests.bench.meter import Meter, Pace
 from tests.faults import drill, watch
 from tests.faults.running_stack import DrillSettings
 from tests.faults.scorecard import Promise
-from tests.faults.watch_timeline import apart, label
+from tests.faults.watch_timeline import draw_names, spread
 from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
 from tests.monitoring.fast_stack import PACE
 
@@ -27,7 +27,7 @@ IN_PEACE, IN_DRIFT = ("Alertmanager killed",), ("Prometheus stopped", "monitor k
 
 
 @pytest.mark.usefixtures("tools")
-def test_what_happens_to_the_watching_ends_no_alert_and_loses_no_window(params: Params, tmp_path: Path) -> None:
+def test_faults_of_the_monitoring_end_no_alert_and_lose_no_window(params: Params, tmp_path: Path) -> None:
     console = Terminal(file=io.StringIO())
     meter = Meter(console, Pace(0.5, 1.0, 20, 1.3), limit_s=inf, seed=0)
     setting = DrillSettings(tmp_path, tmp_path, params, [], tmp_path, console, meter, None)
@@ -35,14 +35,14 @@ def test_what_happens_to_the_watching_ends_no_alert_and_loses_no_window(params: 
     outcome, timeline = watch.run(setting, amount)
     assert [promise.what for promise in outcome.promises if not promise.is_kept] == [], outcome.notes
     drill.report(outcome, timeline, tmp_path, console)
-    told = json.loads((tmp_path / "watch.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
-    assert told["kept"]
-    assert max(row["judged"] or 0 for row in told["seconds"]) > 3
+    report = json.loads((tmp_path / "watch.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert report["kept"]
+    assert max(row["judged"] or 0 for row in report["seconds"]) > 3
     with Image.open(tmp_path / "watch.png") as picture:
         assert picture.size[0] > 1000
 
 
-STOPPED = watch.Done("Prometheus stopped", True, 10.0, 20.0, back_s=2.0, told_s=7.0)
+STOPPED = watch.FaultResult("Prometheus stopped", True, 10.0, 20.0, back_s=2.0, told_s=7.0)
 FIGURES = watch.Figures(
     fired_in_peace=0,
     onset_to_firing_s=9.0,
@@ -65,7 +65,7 @@ def test_good_numbers_break_no_promise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "what"),
+    ("changed", "expected"),
     [
         ({"fired_in_peace": 1}, "alerts on drift before it began"),
         ({"onset_to_firing_s": inf}, "from the first drifted answer to the message"),
@@ -80,17 +80,17 @@ def test_good_numbers_break_no_promise() -> None:
         ({"onset_to_over_s": inf}, "from the last drifted answer until it is over"),
     ],
 )
-def test_each_number_can_break_its_promise(changed: dict[str, Any], what: str) -> None:
-    assert [promise.what for promise in broken(FIGURES._replace(**changed))] == [what]
+def test_each_number_can_break_its_promise(changed: dict[str, Any], expected: str) -> None:
+    assert [promise.what for promise in broken(FIGURES._replace(**changed))] == [expected]
 
 
 def test_names_of_faults_close_together_stand_side_by_side_and_in_order() -> None:
-    assert apart([1.0, 1.5, 9.0, 9.0], 2.0) == [1.0, 3.0, 9.0, 11.0]
+    assert spread([1.0, 1.5, 9.0, 9.0], 2.0) == [1.0, 3.0, 9.0, 11.0]
     figure = Figure(figsize=(12, 7), dpi=110)
     axes = figure.subplots()
     axes.set_xlim(0, 320)
-    label(axes, [(at_s, "Alertmanager killed") for at_s in (60, 62, 66, 70, 250, 284, 286, 290, 295)], 320)
+    draw_names(axes, [(at_s, "Alertmanager killed") for at_s in (60, 62, 66, 70, 250, 284, 286, 290, 295)], 320)
     FigureCanvasAgg(figure).draw()
-    names = [Text.get_window_extent(text) for text in axes.texts]  # without the lines that lead to them
+    names = [Text.get_window_extent(text) for text in axes.texts]  # without their lines
     assert len(names) == 9
     assert all(left.x1 <= right.x0 for left, right in pairwise(names))

@@ -1,4 +1,4 @@
-"""The time line of a drill: latency, statuses and memory second by second, with the faults marked; as a picture and as rows."""
+"""Draw a drill's time line: latency, statuses and memory over time, with the faults marked; also as rows."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -17,28 +17,28 @@ from tests.faults.memory import Sample
 from tests.faults.traffic import Traffic
 
 AMBER, SHADE = "#d9a441", "#f3e3d3"
-BINS = 400  # at most so many on the time axis
-MANY = 5000  # dots
+BINS = 400  # most bins of the time axis
+MANY = 5000  # dots; with more they are drawn smaller
 SHARES = ((200, "answered", GREEN), (503, "503, try again", AMBER), (0, "anything else", RUST))
 
 
 class Mark(NamedTuple):
-    """Something that was done to the servers."""
+    """Mark a fault on the time line."""
 
-    name: str  # drawn beside the mark; "": only shaded
+    name: str  # drawn beside the mark; "": no name
     since_s: float  # of the monotonic clock
     until_s: float
 
 
 class Line(NamedTuple):
-    """A latency to compare with."""
+    """Mark a latency for comparison."""
 
     name: str
     ms: float
 
 
 class Timeline(NamedTuple):
-    """All that the picture shows."""
+    """Hold everything that the picture shows."""
 
     title: str
     traffic: Traffic
@@ -48,25 +48,25 @@ class Timeline(NamedTuple):
 
     @property
     def zero_s(self) -> float:
-        """Where the time axis begins."""
+        """Return the start of the time axis."""
         return float(self.traffic.at_s[0])
 
     @property
     def step_s(self) -> float:
-        """Seconds of one bin."""
+        """Return the seconds of one bin."""
         return float(max(1, ceil((self.traffic.at_s[-1] - self.zero_s) / BINS)))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a bin."""
+        """Return a row for each bin."""
         return rows(self)
 
     def draw(self, path: Path) -> None:
-        """The picture, as PNG."""
+        """Draw the time line as PNG."""
         draw(self, path)
 
 
 class DrillTimeline(Protocol):
-    """A time line of any kind, as rows and as a picture."""
+    """Any time line, as rows and as a picture."""
 
     def rows(self) -> list[dict[str, Any]]: ...
 
@@ -74,22 +74,22 @@ class DrillTimeline(Protocol):
 
 
 def rows(timeline: Timeline) -> list[dict[str, Any]]:
-    """One row a bin: requests by how they ended, P50 and P99 of the answered ones (ms), memory (MiB)."""
+    """Return a row for each bin: requests by how they ended, P50 and P99 of answers (ms), memory (MiB)."""
     traffic, step_s = timeline.traffic, timeline.step_s
     bins = ((traffic.at_s - timeline.zero_s) // step_s).astype(np.int64)
-    made = []
+    table = []
     for number in np.unique(bins):
-        own = bins == number
-        good = traffic.took_ms[own & traffic.ok]
+        in_bin = bins == number
+        answered_ms = traffic.took_ms[in_bin & traffic.ok]
         since_s = timeline.zero_s + number * step_s
-        row = {"at_s": float(number * step_s), "requests": int(own.sum()), "status": traffic.by_status(own)}
-        row |= {"p50_ms": percentile(good, 50), "p99_ms": percentile(good, 99)}
-        made.append(row | _memory(timeline.samples, since_s, since_s + step_s))
-    return made
+        row = {"at_s": float(number * step_s), "requests": int(in_bin.sum()), "status": traffic.by_status(in_bin)}
+        row |= {"p50_ms": percentile(answered_ms, 50), "p99_ms": percentile(answered_ms, 99)}
+        table.append(row | _memory(timeline.samples, since_s, since_s + step_s))
+    return table
 
 
 def draw(timeline: Timeline, path: Path) -> None:
-    """The picture, as PNG."""
+    """Draw the time line as PNG."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     latency, statuses, memory = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
     figure.suptitle(timeline.title)
@@ -114,7 +114,7 @@ def draw(timeline: Timeline, path: Path) -> None:
             color=RUST,
             rotation=90,
         )
-    memory.set_xlabel("seconds; a request stands at the time at which it was meant to be sent, and its latency counts from there")
+    memory.set_xlabel("seconds; requests stand at their intended send times, and latency counts from there")
     memory.set_xlim(0, table[-1]["at_s"] + timeline.step_s)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
@@ -159,19 +159,19 @@ def _draw_statuses(axes: Axes, timeline: Timeline, table: Sequence[dict[str, Any
     axes.set_ylabel("requests/s")
 
 
-def _count(named: dict[str, int], status: int) -> int:
-    """Requests of this status; of 0: all that are neither answered nor told to try again."""
-    return named.get(str(status), 0) if status else sum(n for name, n in named.items() if name not in ("200", "503"))
+def _count(by_status: dict[str, int], status: int) -> int:
+    """Count requests of this status; 0 stands for all statuses but 200 and 503."""
+    return by_status.get(str(status), 0) if status else sum(n for name, n in by_status.items() if name not in ("200", "503"))
 
 
 def _draw_memory(axes: Axes, timeline: Timeline) -> None:
-    at_s = [one.at_s - timeline.zero_s for one in timeline.samples]
+    at_s = [sample.at_s - timeline.zero_s for sample in timeline.samples]
     for kind, colour, name in (("triton", GREEN, "Triton"), ("gateway", "black", "gateway"), ("models", GREY, "model processes")):
-        axes.plot(at_s, [getattr(one, kind) for one in timeline.samples], color=colour, linewidth=1.4, label=name)
+        axes.plot(at_s, [getattr(sample, kind) for sample in timeline.samples], color=colour, linewidth=1.4, label=name)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("resident MiB")
 
 
 def _memory(samples: Sequence[Sample], since_s: float, until_s: float) -> dict[str, float]:
-    own = [one for one in samples if since_s <= one.at_s < until_s]
-    return {f"{kind}_mib": round(getattr(own[-1], kind), 1) for kind in ("triton", "models", "gateway")} if own else {}
+    in_bin = [sample for sample in samples if since_s <= sample.at_s < until_s]
+    return {f"{kind}_mib": round(getattr(in_bin[-1], kind), 1) for kind in ("triton", "models", "gateway")} if in_bin else {}

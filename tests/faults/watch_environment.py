@@ -1,7 +1,7 @@
-"""Where the drill of the watching takes place: `make watch` as a person starts it, on free ports, beside a stream of answers.
+"""Run `make watch` on free ports, beside a simulated stream of answers, for the drill of the monitoring.
 
-Monitor, Prometheus, Alertmanager and inbox are the real ones. The answers are not: an invented world's are written straight to
-the prediction log, as a gateway writes it, and pages stand for the metrics of gateway and Triton. So drift begins when told to.
+Monitor, Prometheus, Alertmanager and inbox are real. The simulated answers go straight to the prediction log, as a gateway writes
+it, and static pages replace the metrics of gateway and Triton. So the drill chooses when drift begins.
 """
 
 import json
@@ -31,14 +31,14 @@ from tests.monitoring.worlds import LABELS, World
 
 REFERENCE_ROWS, FOREIGN = 800, 0.4
 WRITES_EVERY_S = 0.5
-READY_WITHIN_S, ENDS_WITHIN_S = 120.0, 60.0
+READY_TIMEOUT_S, END_TIMEOUT_S = 120.0, 60.0
 PROGRAMS = {
     "monitoring.monitor": "monitor",
     "monitoring.inbox": "inbox",
     "bin/prometheus": "Prometheus",
     "bin/alertmanager": "Alertmanager",
 }
-JUDGED = {  # a promise that 10,000 draws of so small a window can tell, and that makes a false alarm in a drill unlikely
+MONITOR_SETTINGS = {  # 10,000 draws of a small window can calibrate this promise, and a false alarm during a drill is unlikely
     "window_rows": 100,
     "poll_s": 0.5,
     "expected_rows_per_week": 20_000,
@@ -47,7 +47,7 @@ JUDGED = {  # a promise that 10,000 draws of so small a window can tell, and tha
 
 
 class Stream:
-    """Answers of the champion, a segment twice a second; `foreign` of them lie where no class is."""
+    """Write the champion's answers, a segment twice a second; a share `foreign` of them is out of distribution."""
 
     def __init__(self, home: Path, rows_per_s: float) -> None:
         self.rows, self.foreign, self.is_away = 0, 0.0, False
@@ -72,7 +72,7 @@ class Stream:
 
 
 class Page:
-    """What Prometheus finds where a gateway or Triton would be; it can be taken away."""
+    """Serve a static page of metrics in place of a gateway or Triton; it can be stopped."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -85,7 +85,7 @@ class Page:
                 self.send_response(200)
                 self.send_header("content-type", "text/plain; version=0.0.4")
                 self.end_headers()
-                with suppress(ConnectionError):  # who asked was killed
+                with suppress(ConnectionError):  # Prometheus was killed
                     self.wfile.write(b"drill_page 1\n")
 
             def log_message(self, *_arguments: object) -> None:
@@ -104,7 +104,7 @@ class Page:
 
 
 class Environment(NamedTuple):
-    """All of it, running."""
+    """Hold the running parts."""
 
     params: Params
     home: Path
@@ -113,52 +113,53 @@ class Environment(NamedTuple):
     gateway: Page
 
     def pid(self, name: str) -> int | None:
-        """Of one of `PROGRAMS`; None between two lives."""
-        for one in psutil.Process(self.process.pid).children(recursive=True):
+        """Return the process id of one of `PROGRAMS`; None while it restarts."""
+        (mark,) = [mark for mark, program in PROGRAMS.items() if program == name]
+        for child in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                line = " ".join(one.cmdline()[:3])
-                if one.status() != psutil.STATUS_ZOMBIE and any(mark in line for mark, own in PROGRAMS.items() if own == name):
-                    return one.pid
+                line = " ".join(child.cmdline()[:3])
+                if child.status() != psutil.STATUS_ZOMBIE and mark in line:
+                    return child.pid
         return None
 
     def send(self, name: str, number: signal.Signals) -> None:
-        """A signal to one of them."""
+        """Send a signal to one of `PROGRAMS`."""
         pid = self.pid(name)
         assert pid is not None, f"{name} is not running"
         os.kill(pid, number)
 
     def inbox(self) -> dict[str, Any] | None:
-        """What the inbox shows; None while it does not answer."""
-        return _read(f"http://{self.params.alerts.host}:{self.params.alerts.inbox_port}/messages.json")
+        """Return the inbox's messages; None while it does not answer."""
+        return _read_json(f"http://{self.params.alerts.host}:{self.params.alerts.inbox_port}/messages.json")
 
-    def judged(self) -> int | None:
-        """Windows that the monitor has judged; None while it does not answer."""
-        report = _read(f"http://{self.params.alerts.host}:{self.params.alerts.monitor_port}/report.json")
+    def judged_windows(self) -> int | None:
+        """Return how many windows the monitor has judged; None while it does not answer."""
+        report = _read_json(f"http://{self.params.alerts.host}:{self.params.alerts.monitor_port}/report.json")
         return int(report["window"]["judged"]) if report else None
 
-    def said(self) -> str:
-        """What `make watch` has said."""
+    def log(self) -> str:
+        """Return the output of `make watch`."""
         return (self.home.parent / "watch.log").read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager
-def watched(params: Params, folder: Path, pace: Mapping[str, int], rows_per_s: float) -> Iterator[Environment]:
-    """A version of the invented world, its traffic, and `make watch` on it; all ended, and waited for, when the block ends."""
+def running_watch(params: Params, folder: Path, pace: Mapping[str, int], rows_per_s: float) -> Iterator[Environment]:
+    """Publish a simulated version, and run its traffic and `make watch`; end all of it with the block."""
     home = folder / "live"
-    own = drilled(params, pace)
+    drill = drill_params(params, pace)
     publish(home, 1, World(1).reference(REFERENCE_ROWS))
-    (folder / "params.yaml").write_text(yaml.safe_dump(json.loads(own.model_dump_json()), sort_keys=False), encoding="utf-8")
+    (folder / "params.yaml").write_text(yaml.safe_dump(json.loads(drill.model_dump_json()), sort_keys=False), encoding="utf-8")
     (folder / ".tools").symlink_to(ROOT / ".tools")
-    stream, pages = Stream(home, rows_per_s), [Page(own.gateway.port), Page(own.serve.metrics_port)]
+    stream, pages = Stream(home, rows_per_s), [Page(drill.gateway.port), Page(drill.serve.metrics_port)]
     try:
         with _make_watch(folder, home) as process:
-            environment = Environment(own, home, process, stream, pages[0])
+            environment = Environment(drill, home, process, stream, pages[0])
             wait_until(
-                lambda: "Ctrl-C stops everything" in environment.said() or process.poll() is not None,
-                READY_WITHIN_S,
-                environment.said,
+                lambda: "Ctrl-C stops everything" in environment.log() or process.poll() is not None,
+                READY_TIMEOUT_S,
+                environment.log,
             )
-            assert process.poll() is None, environment.said()
+            assert process.poll() is None, environment.log()
             stream.begin()
             try:
                 yield environment
@@ -169,13 +170,13 @@ def watched(params: Params, folder: Path, pace: Mapping[str, int], rows_per_s: f
             page.end()
 
 
-def drilled(params: Params, pace: Mapping[str, int]) -> Params:
-    """Free ports, another pace, small windows."""
+def drill_params(params: Params, pace: Mapping[str, int]) -> Params:
+    """Return params with free ports, a faster pace and small windows."""
     ports = {f"{name}_port": free_port(params.alerts.host) for name in ("prometheus", "alertmanager", "inbox", "monitor")}
     return params.model_copy(
         update={
             "alerts": type(params.alerts).model_validate(params.alerts.model_dump() | dict(pace) | ports),
-            "monitor": params.monitor.model_copy(update=JUDGED),
+            "monitor": params.monitor.model_copy(update=MONITOR_SETTINGS),
             "gateway": params.gateway.model_copy(update={"port": free_port(params.gateway.host)}),
             "serve": params.serve.model_copy(update={"metrics_port": free_port(params.serve.host)}),
         }
@@ -198,17 +199,17 @@ def _make_watch(folder: Path, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        for one in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
             with suppress(psutil.NoSuchProcess):
-                one.resume()  # one that was stopped could not end
+                child.resume()  # a stopped process could not end
         process.terminate()
-        process.wait(timeout=ENDS_WITHIN_S)
+        process.wait(timeout=END_TIMEOUT_S)
 
 
-def _read(url: str) -> dict[str, Any] | None:
+def _read_json(url: str) -> dict[str, Any] | None:
     try:
-        with urlopen(url, timeout=2) as page:  # noqa: S310 (of this drill)
-            found: dict[str, Any] = json.load(page)
-            return found
-    except (OSError, ValueError, HTTPException):  # the last: it was killed in the middle of its answer
+        with urlopen(url, timeout=2) as page:  # noqa: S310 (a server of this drill)
+            content: dict[str, Any] = json.load(page)
+            return content
+    except (OSError, ValueError, HTTPException):  # HTTPException: it was killed in the middle of its answer
         return None

@@ -8,11 +8,11 @@ from tests.faults.timeline import draw
 
 
 def test_nothing_acknowledged_is_lost_and_one_retrain_is_decided_on(params: Params, tools: Path, tmp_path: Path) -> None:
-    amount = alerts.Amount(webhooks=150, callers=6, kills=1, told=4)
-    outcome, story = alerts.run(tmp_path / "drill", params, tools.absolute(), amount, print)
+    amount = alerts.Amount(webhooks=150, callers=6, kills=1, shared_alerts=4)
+    outcome, timeline = alerts.run(tmp_path / "drill", params, tools.absolute(), amount, print)
     broken = [promise.what for promise in outcome.promises if not promise.is_kept and not promise.what.startswith("P99")]
     assert broken == [], outcome.figures  # its speed depends on the load of the machine
-    draw(story, tmp_path / "alerts.png")
+    draw(timeline, tmp_path / "alerts.png")
     assert (tmp_path / "alerts.png").stat().st_size > 10_000
 
 

@@ -15,7 +15,7 @@ from pipeline.params import Params
 from serving.processes.lifetime import end_with_parent
 from state.tables import alerts, decisions
 from tests.databases import running_postgres
-from tests.faults.alert_environment import Environment, end, lay_out, receiving
+from tests.faults.alert_environment import Environment, lay_out, running_receiver, stop
 from tests.faults.alerts import webhook
 from tests.faults.stack import clean_environment, wait_until
 
@@ -33,7 +33,7 @@ def test_nothing_acknowledged_is_lost_and_refused_alerts_are_accepted_later(para
         subprocess.run(["git", *command], cwd=environment.folder, check=True)
     with running_postgres() as server:
         url = server.url.render_as_string(hide_password=False)
-        with receiving(environment, EVERGREEN_STATE_URL=url) as receiver, controlling(environment, url) as controller:
+        with running_receiver(environment, EVERGREEN_STATE_URL=url) as receiver, controlling(environment, url) as controller:
             assert post(environment, BEFORE) == 204
             wait_until(lambda: decided(server.url) == 1, 30, lambda: controller_log(environment))
             server.stop()
@@ -66,7 +66,7 @@ def controlling(environment: Environment, url: str) -> Iterator[subprocess.Popen
     try:
         yield process
     finally:
-        end(process)
+        stop(process)
 
 
 def post(environment: Environment, number: int) -> int:

@@ -14,17 +14,16 @@ from tests.faults.retrain_environment import STAGES
 
 def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: Path) -> None:
     clone = copy_made(made, tmp_path / "clone")
-    amount = retrain.Amount(
-        ["after feedback is written", "publish: released"], [], is_mlflow_away=False, is_database_locked=False, is_disk_full=False
-    )
-    outcome, story = retrain.run(clone, amount, print)
+    points = ["after feedback is written", "publish: released"]
+    amount = retrain.Amount(points, [], is_mlflow_stopped=False, is_database_locked=False, is_disk_full=False)
+    outcome, timeline = retrain.run(clone, amount, print)
     assert [promise.what for promise in outcome.promises if not promise.is_kept] == [], (outcome.figures, outcome.notes)
-    assert [fault.name for fault in story.faults] == amount.points
-    assert story.ends == {1: "done, version 2"}
-    assert {(row["step"], row["outcome"]) for row in story.rows()} == {
+    assert [fault.name for fault in timeline.faults] == amount.points
+    assert timeline.ends == {1: "done, version 2"}
+    assert {(row["step"], row["outcome"]) for row in timeline.rows()} == {
         *((step, "done") for step in STEPS), ("collect", "lost"), ("publish", "lost")
     }  # fmt: skip
-    story.draw(tmp_path / "retrain.png")
+    timeline.draw(tmp_path / "retrain.png")
     assert (tmp_path / "retrain.png").stat().st_size > 10_000
 
 
@@ -37,7 +36,7 @@ def test_every_promise_of_the_drill_can_be_broken() -> None:
 
 
 def test_crash_points_after_the_end_have_separate_retrains() -> None:
-    amount = retrain.Amount(list(POINTS), [], is_mlflow_away=False, is_database_locked=False, is_disk_full=False)
+    amount = retrain.Amount(list(POINTS), [], is_mlflow_stopped=False, is_database_locked=False, is_disk_full=False)
     assert [case.name for case in retrain.cases(amount)] == ["controller killed", *(f"killed {point}" for point in OVER)]
 
 

@@ -35,7 +35,7 @@ from serving.triton import client as triton
 from state.database import open_state
 from tests.conftest import Project
 from tests.faults import stack
-from tests.faults.stack import Answer, Installation, aliases, entered, followed, in_triton, offline
+from tests.faults.stack import Answer, Installation, gateway_routes, offline, registry_roles, release_roles, triton_models
 
 TEXTS = ("where is my parcel?", "my card was declined twice", "the kettle leaks", "can I send the mixer back?")
 
@@ -71,10 +71,10 @@ def live_folders(installation: Installation) -> list[str]:
 
 def assert_serves_only(installation: Installation, version: int) -> None:
     """Check that table, registry, gateway and Triton agree on this version, and that it answers."""
-    assert entered(installation)["champion"] == version
-    assert aliases(installation) == entered(installation)
-    assert in_triton(installation) == [f"intent-{version}"]
-    stack.wait_until(lambda: followed(installation)["champion"] == version, 3)
+    assert release_roles(installation)["champion"] == version
+    assert registry_roles(installation) == release_roles(installation)
+    assert triton_models(installation) == [f"intent-{version}"]
+    stack.wait_until(lambda: gateway_routes(installation)["champion"] == version, 3)
     assert_answers_as(installation, version)
 
 
@@ -103,26 +103,26 @@ def test_a_challenger_is_loaded_and_checked_before_it_gets_traffic_and_unloaded_
     weights: dict[str, object] = {}  # weight at the time of each announced line
 
     def note(line: str) -> None:
-        weights[line] = followed(installation)["challenger_weight"]
+        weights[line] = gateway_routes(installation)["challenger_weight"]
 
     route(installation.params, installation.home, challenger_weight=0.5, shadow_share=0.0, announce=note)
     assert weights == {"intent-3 is loaded and warm": 0.0, "intent-3: 24 golden answers equal the offline ones": 0.0}
-    assert in_triton(installation) == ["intent-1", "intent-3"]
-    stack.wait_until(lambda: followed(installation)["challenger_weight"] == 0.5, 3)
+    assert triton_models(installation) == ["intent-1", "intent-3"]
+    stack.wait_until(lambda: gateway_routes(installation)["challenger_weight"] == 0.5, 3)
     expected = {version: right(installation, version)[0] for version in (1, 3)}
     answers = [ask(installation, TEXTS[0], f"unit {number}") for number in range(40)]
     assert {version for version, _ in answers} == {1, 3}
     assert all(answer == (expected[version][0], pytest.approx(expected[version][1], abs=0.003)) for version, answer in answers)
     set_shares(installation, 0.0)
-    assert in_triton(installation) == ["intent-1"]
+    assert triton_models(installation) == ["intent-1"]
     assert_answers_as(installation, 1)
 
 
 def test_an_invalid_share_is_refused_and_leaves_nothing_loaded(installation: Installation) -> None:
     with pytest.raises(InputError, match="is not a share"):
         set_shares(installation, 1.5)
-    assert in_triton(installation) == ["intent-1"]
-    assert followed(installation)["challenger_weight"] == 0
+    assert triton_models(installation) == ["intent-1"]
+    assert gateway_routes(installation)["challenger_weight"] == 0
 
 
 def test_a_challenger_with_other_answers_than_offline_gets_no_traffic(installation: Installation) -> None:
@@ -130,20 +130,20 @@ def test_a_challenger_with_other_answers_than_offline_gets_no_traffic(installati
         set_shares(installation, 0.5, shadow=0.5)
     with open_state(installation.home) as engine, engine.begin() as connection:
         assert read_routes(connection).served == {1}
-    assert in_triton(installation) == ["intent-1"]
+    assert triton_models(installation) == ["intent-1"]
 
 
 def test_a_swap_moves_release_table_registry_gateway_and_triton_together(installation: Installation) -> None:
     announced: list[str] = []
     assert swap_to(installation, 2, announced) == Swapped(2, 1, True)
-    assert entered(installation) == {"champion": 2, "previous": 1, "challenger": 3}
+    assert release_roles(installation) == {"champion": 2, "previous": 1, "challenger": 3}
     assert_serves_only(installation, 2)
     assert [line for line in announced if "golden" in line] == ["intent-2: 24 golden answers equal the offline ones"]
 
 
 def test_the_same_swap_again_changes_nothing(installation: Installation) -> None:
     assert swap_to(installation, 2) == Swapped(2, 2, True)
-    assert entered(installation) == {"champion": 2, "previous": 1, "challenger": 3}
+    assert release_roles(installation) == {"champion": 2, "previous": 1, "challenger": 3}
     assert_serves_only(installation, 2)
 
 
@@ -152,7 +152,7 @@ def test_rollback_returns_to_the_previous_version(installation: Installation, mo
     monkeypatch.setenv("EVERGREEN_HOME", str(installation.home))
     done = CliRunner().invoke(cli.app, ["rollback"])
     assert done.exit_code == 0, done.output
-    assert entered(installation) == {"champion": 1, "previous": 2, "challenger": 3}
+    assert release_roles(installation) == {"champion": 1, "previous": 2, "challenger": 3}
     assert_serves_only(installation, 1)
 
 
@@ -168,10 +168,10 @@ def test_a_retired_version_is_parked_and_can_come_back(installation: Installatio
 def test_a_version_that_does_not_load_fails_with_the_servers_message_and_the_champion_still_answers(
     installation: Installation,
 ) -> None:
-    before = entered(installation)
+    before = release_roles(installation)
     with altered(installation, 3, no_such_luck), pytest.raises(ToolError, match="no such luck"):
         swap_to(installation, 3)
-    assert entered(installation) == before
+    assert release_roles(installation) == before
     assert_serves_only(installation, 2)
 
 
@@ -181,10 +181,10 @@ def test_a_failed_load_does_not_stand_in_the_way_of_the_next_swap(installation: 
 
 
 def test_a_version_with_other_answers_than_offline_is_refused_and_unloaded(installation: Installation) -> None:
-    before = entered(installation)
+    before = release_roles(installation)
     with altered(installation, 2, less_sure_golden_answers), pytest.raises(RefusedError, match="24 of 24 golden answers differ"):
         swap_to(installation, 2)
-    assert entered(installation) == before
+    assert release_roles(installation) == before
     assert_serves_only(installation, 3)
 
 
@@ -279,7 +279,7 @@ def test_a_client_that_keeps_asking_the_old_version_delays_a_swap_for_a_limited_
 
 @pytest.mark.parametrize("point", ["is loaded and warm", "golden answers equal", "is champion", "is unloaded", "aliases are set"])
 def test_a_swap_killed_anywhere_is_completed_by_the_next_call(installation: Installation, point: str) -> None:
-    before = entered(installation)["champion"]
+    before = release_roles(installation)["champion"]
     version = 3 - before
     process = FORKS.Process(target=swap_until, args=(version, installation.folder, installation.home, point))
     process.start()
@@ -287,7 +287,7 @@ def test_a_swap_killed_anywhere_is_completed_by_the_next_call(installation: Inst
     assert process.exitcode == -signal.SIGKILL
     assert ask(installation, TEXTS[0])[0] in (before, version)
     swap_to(installation, version)
-    assert {"champion": version, "previous": before}.items() <= entered(installation).items()
+    assert {"champion": version, "previous": before}.items() <= release_roles(installation).items()
     assert live_folders(installation) == ["intent-1", "intent-2"]
     assert_serves_only(installation, version)
 
@@ -320,7 +320,7 @@ def altered(installation: Installation, version: int, change: Callable[[Path], o
     shutil.copytree(folder, original)
     try:
         change(folder)
-        sign(stack.sealed(folder), folder.name, signing_key(installation.home))
+        sign(stack.with_manifest(folder), folder.name, signing_key(installation.home))
         yield folder
     finally:
         shutil.rmtree(folder)
