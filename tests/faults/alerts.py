@@ -96,7 +96,7 @@ def run(folder: Path, params: Params, tools: Path, amount: Amount, announce: Ann
     with_kills, kills = send_webhooks_with_kills(environment, amount)
     decide_alerts(environment)
     announce(
-        f"two Alertmanagers with the same {amount.shared_alerts} alerts; the receiver starts late, and one Alertmanager is killed"
+        f"two Alertmanagers with the same {amount.shared_alerts} alerts; the receiver starts late, and an Alertmanager is killed"
     )
     missing, rows = deliver_by_alertmanagers(environment, tools, amount)
     in_journal = journal_fingerprints(environment)

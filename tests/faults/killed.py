@@ -257,7 +257,7 @@ def _outcome(
 
 def _title(figures: Figures) -> str:
     longest = max(fault.outage_s for fault in figures.faults)
-    outage = "one never came back" if longest == inf else f"longest outage {longest:.1f} s"
+    outage = "a server never came back" if longest == inf else f"longest outage {longest:.1f} s"
     return f"{len(figures.faults)} servers killed: {outage}, {figures.wrong} wrong answers"
 
 

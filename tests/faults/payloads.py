@@ -1,4 +1,4 @@
-"""Make an intruder's forged requests, with others' rights, from foreign pages or with hostile texts, and foreign clients' requests."""
+"""Make forged requests: with rights of others, from foreign pages, with hostile texts; and requests of foreign clients."""
 
 import gzip
 import json

@@ -30,7 +30,7 @@ from tests.faults.kill_points import run_until
 from tests.faults.sampled import sampled
 from tests.faults.stack import clean_environment, wait_until
 
-LEASE_S = 2  # short: each death costs one lease, and no other controller could take the retrain over
+LEASE_S = 2  # short: the drill waits for it after each death, and no other controller competes for the retrain
 DRILL_SETTINGS: dict[str, Any] = {  # no waiting beyond the drill's needs, and no limit on a retrain's attempts
     "settle_s": 0, "poll_s": 0.2, "min_labels": 1, "cooldown_s": 0, "lease_s": LEASE_S, "retry_s": 1, "attempts": 60,
     "budget_s": 10**6, "stop_within_s": 5,

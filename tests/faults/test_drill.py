@@ -82,7 +82,7 @@ def test_three_swaps_under_load_fail_no_request_and_all_sources_agree(running: R
 
 
 def test_a_flood_is_refused_with_503_and_leaves_no_failures_behind(running: RunningStack, tmp_path: Path) -> None:
-    """Check no growth: in six seconds caches and buffers still fill. The peak is bounded."""
+    """Bound the gateway's peak only: in six seconds caches and buffers still fill, which looks like steady growth."""
     outcome, timeline = overload.run(running, overload.Amount(normal_s=4.0, overload_s=6.0, times=12.0))
     too_short_for = ("the gateway creeps, within the overload, by", "P99 is normal again after")
     assert set(broken(outcome)) <= set(too_short_for), outcome.notes

@@ -1,4 +1,4 @@
-"""A history without a fault breaks no promise; each planted fault is reported under the promise that it breaks."""
+"""Check that a history without a fault breaks no promise, and that each planted fault breaks the promise it belongs to."""
 
 from collections.abc import Callable, Iterator
 

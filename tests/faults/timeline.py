@@ -66,7 +66,7 @@ class Timeline(NamedTuple):
 
 
 class DrillTimeline(Protocol):
-    """Any time line, as rows and as a picture."""
+    """Offer a time line of any kind as rows and as a picture."""
 
     def rows(self) -> list[dict[str, Any]]: ...
 

@@ -13,7 +13,7 @@ from pipeline.charts import GREEN, GREY, RUST
 from pipeline.data.records import atomic_write
 from tests.faults.sampled import sampled
 from tests.faults.timeline import AMBER, SHADE, Mark
-from tests.faults.watch_environment import Environment
+from tests.faults.watch_environment import MONITOR_SETTINGS, Environment
 
 EVERY_S = 0.25
 LABEL_SHARE = 0.022  # share of the axes' width that an upright name needs
