@@ -84,7 +84,7 @@ def fit_head(texts: Texts, seed: int) -> Head:
     labels, truth = np.unique(texts.label, return_inverse=True)
     assert list(labels) == list(fitted.classes_)
     logits = texts.embedding[held].astype(np.float64) @ fitted.coef_.T + fitted.intercept_
-    return Head(labels, fitted.coef_.T, fitted.intercept_, fit_temperature(logits, truth[held]))
+    return Head(labels, fitted.coef_.T, fitted.intercept_, fit_temperature(logits, truth[held]).value)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

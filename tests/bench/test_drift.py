@@ -13,7 +13,7 @@ from tests.bench.drift import peers
 from tests.bench.drift_errors import AFTER, CHANGE, simulated_threshold, streams, summarise
 from tests.bench.drift_windows import Quiet
 from tests.bench.drift_worlds import mixed, wrongly_labelled
-from tests.bench.embedded import Texts
+from tests.bench.embedded import Texts, fit_head
 
 
 def texts(count: int, word: str) -> Texts:
@@ -64,6 +64,16 @@ def test_a_mixture_has_the_requested_share() -> None:
     assert len(result.text) == 200
     assert (result.label == "foreign").sum() == 20
     assert len(set(result.text)) == 200
+
+
+def test_a_head_learns_classes_and_returns_their_probabilities() -> None:
+    label = np.array(["left", "middle", "right"] * 100)
+    centres = np.array([[-4, 0], [0, 4], [4, 0]] * 100)
+    embedding = np.random.default_rng(1).normal(centres, 1).astype(np.float32)
+    head = fit_head(texts(300, "any")._replace(label=label, embedding=embedding), seed=1)
+    probabilities = head(embedding)
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    assert (head.labels[probabilities.argmax(axis=1)] == label).mean() > 0.95
 
 
 def test_the_controls_run_with_a_python_at_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
