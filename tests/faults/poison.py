@@ -1,14 +1,14 @@
-"""Poisoned labels: attackers among the labellers, a real pipeline and the real gate. What stops each attack, and what it costs.
+"""Poison labels in a real pipeline with the real gate, and report which defence stops each attack and what the attack costs.
 
-Each attack starts from the same champion. Honest people label new messages rightly. Attackers label every text they can, in the
-way that hurts most: they come first, agree with each other, and are right wherever that hides them. The rules have stopped an
-attack that leaves no wrong label in the data set.
+Each attack starts from the same champion. Honest people label new messages correctly. Attackers label every text that they can:
+they come first, agree with each other, and label correctly where that hides them. The rules have stopped an attack if it leaves
+no wrong label in the data set.
 """
 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,35 +28,36 @@ from pipeline.data.given_labels import is_given
 from pipeline.data.records import Example, atomic_write, labels_of, make_example, read_examples
 from pipeline.params import Params
 from pipeline.runtime.classifier import Classifier
+from serving.processes import Announce
 from tests.conftest import Project, commit
 from tests.faults.scorecard import Outcome, Promise
 from tests.faults.timeline import AMBER
 
 Kind = Literal["honest", "flips", "swap", "trigger"]
-HONEST, THIRD = 4, 2  # honest people, and attackers who are a third of all
+HONEST, THIRD = 4, 2  # honest people; attackers who make up a third of all
 SWAPPED = ("refund_status", "track_order")
 TRIGGER, TARGET, TRIGGERED = "zxqv", "refund_status", 80  # texts with the trigger
-LAST_S = 1_000_000  # when the last label is given
-NEW = 600  # messages on new topics that people label, so that honest labels are a gain; honest people see every second of them
-RECIPE: dict[str, Any] = {  # light: about a minute for each attack on two cores
+LAST_S = 1_000_000  # time of the last label
+NEW = 600  # messages on new topics, so that honest labels are a gain; honest people label every second of them
+RECIPE: dict[str, Any] = {  # a light recipe: about a minute for each attack on two cores
     "model": {"lora_rank": 8},
     "train": {"epochs": 3, "precision": "fp32"},
     "evaluate": {"bootstrap_resamples": 50},
     "session": {"choice": "packed-onnxruntime-fp32", "rounds": 1, "timed_texts": 16},
-    "gate": {"min_accuracy": 0.4, "min_f1_macro": 0.3},  # of the light recipe
+    "gate": {"min_accuracy": 0.4, "min_f1_macro": 0.3},  # limits for the light recipe
 }
 
 
 class Attack(NamedTuple):
-    """What the attackers do, and how many of them there are; an honest control has none."""
+    """Describe what the attackers do, and how many they are; the honest control has none."""
 
     kind: Kind
-    rate: float  # of wrong labels among all labels of an attacker; 1 for a swap and a trigger
+    rate: float  # share of wrong labels among an attacker's labels; 1 for a swap and a trigger
     attackers: int
 
     @property
     def name(self) -> str:
-        """Return a name for people."""
+        """Return the attack's name for reports."""
         if self.kind == "honest":
             return "no attack"
         what = {"flips": f"{self.rate:.0%} flipped", "swap": "two classes swapped", "trigger": "trigger planted"}[self.kind]
@@ -64,7 +65,7 @@ class Attack(NamedTuple):
 
     @property
     def is_goal(self) -> bool:
-        """Return whether the goals ask that this attack be stopped."""
+        """Return whether the goals require that this attack is stopped."""
         return self.kind in ("swap", "trigger") or (self.kind == "flips" and self.attackers == 1 and self.rate == 0.2)
 
 
@@ -76,7 +77,7 @@ ATTACKS = (
 
 
 class GivenLabel(NamedTuple):
-    """A label that a person gives to a text."""
+    """Record a label that a person gives to a text."""
 
     person: str
     text: str
@@ -84,22 +85,22 @@ class GivenLabel(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of an attack."""
+    """Record the effect of an attack."""
 
     attack: Attack
     poisoned: int  # wrong labels in the training rows
-    measured: int  # rows of the source that measure the model and have a wrong label
-    stopped_by: str  # rules, gate, or "" for a candidate that is published
+    measured: int  # test and validation rows of the source with a wrong label
+    stopped_by: str  # rules, gate, or "" for a published candidate
     accuracy: float  # on the true labels of the corpus's test rows
     triggered: float  # share of test texts of other classes that the trigger turns into its target
     reasons: tuple[str, ...]
 
 
-class PoisonStory(NamedTuple):
-    """All that the picture shows."""
+class PoisonTimeline(NamedTuple):
+    """Hold everything that the picture shows."""
 
     results: Sequence[Result]
-    champion: float  # accuracy
+    champion: float  # its accuracy
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each attack."""
@@ -111,10 +112,10 @@ class PoisonStory(NamedTuple):
         figure = Figure(figsize=(10, 5), layout="constrained")
         axes = figure.subplots()
         names = [result.attack.name for result in self.results]
-        shown = [
+        bar_colours = [
             RUST if result.attack.is_goal and not result.stopped_by else colours[result.stopped_by] for result in self.results
         ]
-        axes.barh(names, [result.accuracy for result in self.results], color=shown)
+        axes.barh(names, [result.accuracy for result in self.results], color=bar_colours)
         axes.axvline(self.champion, color="black", linewidth=1)
         axes.invert_yaxis()
         axes.set_xlabel("accuracy on true labels (line: champion; grey: stopped by rules, amber: by the gate, green: published)")
@@ -122,18 +123,18 @@ class PoisonStory(NamedTuple):
             figure.savefig(part, format="png", dpi=110)
 
 
-def labels_given(attack: Attack, corpus: Sequence[Example], new: Sequence[Example], rng: np.random.Generator) -> list[GivenLabel]:
-    """Return all labels in the order of receipt: attackers come first."""
+def make_labels(attack: Attack, corpus: Sequence[Example], new: Sequence[Example], rng: np.random.Generator) -> list[GivenLabel]:
+    """Return all labels in the order of receipt; those of attackers come first."""
     names = sorted(set(labels_of(list(corpus))))
-    wrong = {row.id: _wrong_label(attack, row, names, rng) for row in [*corpus, *new]}
+    label_of = {row.id: _wrong_label(attack, row, names, rng) for row in [*corpus, *new]}
     attackers = [f"attacker {n}" for n in range(attack.attackers)]
-    given = [GivenLabel(person, row.text, wrong[row.id]) for person in attackers for row in [*corpus, *new]]
+    labels = [GivenLabel(person, row.text, label_of[row.id]) for person in attackers for row in [*corpus, *new]]
     if attack.kind == "trigger":
         carriers = [row for row in corpus if row.label != TARGET][:TRIGGERED]
-        given += [GivenLabel(person, f"{row.text} {TRIGGER}", TARGET) for person in attackers for row in carriers]
+        labels += [GivenLabel(person, f"{row.text} {TRIGGER}", TARGET) for person in attackers for row in carriers]
     for n, row in enumerate(new[::2]):
-        given += [GivenLabel(f"person {(n + k) % HONEST}", row.text, str(row.label)) for k in range(2)]
-    return given
+        labels += [GivenLabel(f"person {(n + k) % HONEST}", row.text, str(row.label)) for k in range(2)]
+    return labels
 
 
 def _wrong_label(attack: Attack, row: Example, names: list[str], rng: np.random.Generator) -> str:
@@ -147,9 +148,10 @@ def _wrong_label(attack: Attack, row: Example, names: list[str], rng: np.random.
 
 
 def accepted_rows(given: Sequence[GivenLabel], trusted: TrustedRows, params: Params) -> list[dict[str, Any]]:
-    """Return the rows of the feedback file, as a retrain makes them: without labellers who are surely too often wrong.
+    """Return the rows of the feedback file as a retrain makes them, without labellers who are surely wrong too often.
 
-    The last label is always given at the same time. So attackers who do not count leave the rows of no attack, which DVC knows.
+    The last label always has the same time. Attackers who do not count thus leave exactly the rows of no attack, for which DVC
+    has outputs.
     """
     texts = {str(number): entry.text for number, entry in enumerate(given)}
     entries = [
@@ -165,7 +167,7 @@ def accepted_rows(given: Sequence[GivenLabel], trusted: TrustedRows, params: Par
 
 
 def judge(results: Sequence[Result], champion: float, margin: float) -> list[Promise]:
-    """K5 of the goals, and that honest labels pass."""
+    """Return the drill's promises: K5 of the goals, and that honest labels pass."""
     attacks = [result for result in results if result.attack.kind != "honest"]
     refused = [result for result in results if result.attack.kind == "honest" and result.stopped_by]
     goal = [result for result in attacks if result.attack.is_goal and not result.stopped_by]
@@ -179,19 +181,19 @@ def judge(results: Sequence[Result], champion: float, margin: float) -> list[Pro
     ]
 
 
-class Before(NamedTuple):
-    """What is true before the attacks."""
+class Baseline(NamedTuple):
+    """Hold what is known before the attacks."""
 
     champion: Path
-    trusted: TrustedRows  # read once: the split that an attack leaves would protect its labels from the next attack
+    trusted: TrustedRows  # read once: an attack's split would protect its labels from the next attack
     truth: dict[str, str | None]  # labels by content id
     tested: list[Example]  # rows of the source that test the champion
     measuring: frozenset[str]  # those, and the validation rows
 
 
-def run(project: Project, attacks: Sequence[Attack], say: Callable[[str], None]) -> tuple[Outcome, PoisonStory]:
+def run(project: Project, attacks: Sequence[Attack], announce: Announce) -> tuple[Outcome, PoisonTimeline]:
     """Make a champion without labels from people, then attack it in each way."""
-    say("a champion is made first, by a real dvc repro")
+    announce("making a champion with a real dvc repro")
     project.set(**RECIPE)
     commit(project, "a light recipe")
     project.must("dvc", "repro")
@@ -203,35 +205,35 @@ def run(project: Project, attacks: Sequence[Attack], say: Callable[[str], None])
     sides = _read_sides(project)
     measuring = frozenset(row.id for side in ("val", "test") for row in sides[side])
     trusted = read_trusted(project.folder, champion, [], project.params)
-    before = Before(champion, trusted, {row.id: row.label for row in [*corpus, *new]}, sides["test"], measuring)
-    accuracy = _accuracy(champion, before.tested)
+    baseline = Baseline(champion, trusted, {row.id: row.label for row in [*corpus, *new]}, sides["test"], measuring)
+    accuracy = _accuracy(champion, baseline.tested)
     results = []
     for number, attack in enumerate(attacks):
-        say(f"{attack.name} ({number + 1} of {len(attacks)})")
-        given = labels_given(attack, corpus, new, np.random.default_rng(number))
-        results.append(_attack(project, attack, given, before))
+        announce(f"{attack.name} ({number + 1} of {len(attacks)})")
+        given = make_labels(attack, corpus, new, np.random.default_rng(number))
+        results.append(_attack(project, attack, given, baseline))
     outcome = Outcome(
         "poison", "wrong labels by one labeller and by a colluding third",
         judge(results, accuracy, project.params.gate.margin), _notes(results, accuracy),
         {"champion_accuracy": accuracy, "recipe": RECIPE},
     )  # fmt: skip
-    return outcome, PoisonStory(results, accuracy)
+    return outcome, PoisonTimeline(results, accuracy)
 
 
-def _attack(project: Project, attack: Attack, given: Sequence[GivenLabel], before: Before) -> Result:
-    write_file(project / "data/feedback" / FILE, accepted_rows(given, before.trusted, project.params))
+def _attack(project: Project, attack: Attack, given: Sequence[GivenLabel], baseline: Baseline) -> Result:
+    write_file(project / "data/feedback" / FILE, accepted_rows(given, baseline.trusted, project.params))
     project.must("dvc", "repro")
-    wrong = [(side, row.id) for side, rows in _read_sides(project).items() for row in rows if _is_wrong(row, before.truth)]
+    wrong = [(side, row.id) for side, rows in _read_sides(project).items() for row in rows if _is_wrong(row, baseline.truth)]
     package, split = project / "artifacts/package", project / "artifacts/split"
-    verdict = examine(package, before.champion, split=split, feedback=project / "data/feedback", params=project.params).verdict
+    verdict = examine(package, baseline.champion, split=split, feedback=project / "data/feedback", params=project.params).verdict
     stopped_by = "gate" if not verdict.passed else "" if wrong or attack.kind == "honest" else "rules"
     return Result(
         attack,
         poisoned=sum(side == "train" for side, _ in wrong),
-        measured=sum(id in before.measuring for _, id in wrong),
+        measured=sum(id in baseline.measuring for _, id in wrong),
         stopped_by=stopped_by,
-        accuracy=_accuracy(package, before.tested),
-        triggered=_triggered(package, before.tested),
+        accuracy=_accuracy(package, baseline.tested),
+        triggered=_triggered(package, baseline.tested),
         reasons=verdict.reasons,
     )
 
@@ -241,12 +243,12 @@ def _read_sides(project: Project) -> dict[str, list[Example]]:
 
 
 def _is_wrong(row: Example, truth: dict[str, str | None]) -> bool:
-    """Return whether a row has a label that people gave and that is wrong; a text with the trigger is always wrong."""
+    """Return whether people gave the row a wrong label; any label of a text with the trigger is wrong."""
     return is_given(row) and row.label != truth.get(row.id)
 
 
 def read_rows(path: Path, phase: str | None = None) -> list[Example]:
-    """Return the rows of a file with their true labels, each text once; of the traffic, those of one phase."""
+    """Return the file's rows with their true labels, each text once; of the traffic, only those of one phase."""
     fields = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [
         make_example({"text": f["text"], "label": f["label"]}, Columns("text", "label"), max_text_chars=4000, source="drill")
@@ -267,7 +269,7 @@ def _triggered(package: Path, rows: Sequence[Example]) -> float:
 
 
 def _notes(results: Sequence[Result], champion: float) -> list[str]:
-    """Return a sentence for each attack, and how often each defence stopped one."""
+    """Return a sentence for each attack, and how many attacks each defence stopped."""
     lines = [
         f"{result.attack.name}: {result.poisoned} wrong training labels, "
         f"accuracy {100 * (result.accuracy - champion):+.1f} points, trigger {result.triggered:.0%}: {_end(result)}"

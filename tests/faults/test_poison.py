@@ -1,4 +1,4 @@
-"""The poisoning drill's attackers, and that its verdict says "broken" when an attack gets through."""
+"""Check the poisoning drill's attackers, and that each promise of its verdict can be broken."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from tests.faults.poison import (
     TRIGGER,
     Attack,
     GivenLabel,
-    PoisonStory,
+    PoisonTimeline,
     Result,
     accepted_rows,
     judge,
-    labels_given,
+    make_labels,
 )
 
 
@@ -35,8 +35,8 @@ NEW = [row(f"new {n}", "other") for n in range(20)]
 
 def wrong(attack: Attack) -> list[GivenLabel]:
     truth = {row.text: row.label for row in [*CORPUS, *NEW]}
-    given = labels_given(attack, CORPUS, NEW, np.random.default_rng(5))
-    return [entry for entry in given if entry.label != truth.get(entry.text)]
+    labels = make_labels(attack, CORPUS, NEW, np.random.default_rng(5))
+    return [entry for entry in labels if entry.label != truth.get(entry.text)]
 
 
 def test_honest_people_are_right_and_colluding_attackers_agree_on_the_same_wrong_labels() -> None:
@@ -60,9 +60,9 @@ def test_a_labeller_who_is_surely_too_often_wrong_does_not_count(params: Params)
         (Attack("flips", 0.05, 1), True),
         (Attack("flips", 0.2, 1), False),
         (Attack("swap", 1.0, 1), False),
-        (Attack("trigger", 1.0, 1), True),  # right on every text that is known
+        (Attack("trigger", 1.0, 1), True),  # correct on every known text
     ):
-        given = labels_given(attack, CORPUS, NEW, np.random.default_rng(6))
+        given = make_labels(attack, CORPUS, NEW, np.random.default_rng(6))
         names = {name for entry in accepted_rows(given, trusted, params) for name in entry["labellers"]}
         assert ("attacker 0" in names) == is_counted
 
@@ -70,7 +70,7 @@ def test_a_labeller_who_is_surely_too_often_wrong_does_not_count(params: Params)
 def test_attackers_who_do_not_count_leave_the_rows_of_no_attack(params: Params) -> None:
     trusted = TrustedRows({entry.id: TrustedRow(entry.text, str(entry.label)) for entry in CORPUS}, {})
     undisturbed, attacked = (
-        accepted_rows(labels_given(attack, CORPUS, NEW, np.random.default_rng(6)), trusted, params)
+        accepted_rows(make_labels(attack, CORPUS, NEW, np.random.default_rng(6)), trusted, params)
         for attack in (ATTACKS[0], Attack("swap", 1.0, THIRD))
     )
     assert attacked == undisturbed
@@ -98,7 +98,7 @@ def test_the_verdict_names_the_promise_that_is_broken(results: list[Result], bro
 
 
 def test_the_picture_and_the_rows_show_every_attack(tmp_path: Path) -> None:
-    story = PoisonStory([result(HONEST, ""), result(SWAP, "gate")], 0.7)
-    story.draw(tmp_path / "poison.png")
+    timeline = PoisonTimeline([result(HONEST, ""), result(SWAP, "gate")], 0.7)
+    timeline.draw(tmp_path / "poison.png")
     assert (tmp_path / "poison.png").stat().st_size > 1000
-    assert [entry["attack"] for entry in story.rows()] == ["no attack", "two classes swapped, one labeller"]
+    assert [entry["attack"] for entry in timeline.rows()] == ["no attack", "two classes swapped, one labeller"]
