@@ -36,5 +36,5 @@ def test_the_learning_rate_is_plotted_before_the_first_step(events: list[str]) -
 
 def test_every_step_is_logged_with_its_rate_and_its_norm(events: list[str]) -> None:
     for step in (1, 2, 3, 4):
-        assert {f"train/{name} {step}" for name in ("loss", "lr", "grad_norm", "guard_rate")} <= set(events)
+        assert {f"train/{name} {step}" for name in ("loss", "lr", "grad_norm", "lr_backoff")} <= set(events)
     assert "epoch/val_f1_macro 1" in events
