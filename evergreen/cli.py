@@ -225,8 +225,16 @@ def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> N
     from pipeline.home import find_home
     from pipeline.tracking.runs import show
 
-    out.print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)")
-    show(find_home(), port)
+    show(find_home(), port, lambda url: out.print(f"MLflow: {url}  (Ctrl-C stops it)"))
+
+
+@app.command()
+def env() -> None:
+    """Print what a shell needs for MLflow's own tools and Python: eval "$(.venv/bin/evergreen env)"."""
+    from pipeline.home import find_home
+    from pipeline.tracking.address import export_line
+
+    print_lines(export_line(find_home()))
 
 
 def _swap_to(version: int, home: Path) -> None:

@@ -20,6 +20,7 @@ from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.output.plain_text import print_line
 from pipeline.params import Evaluate, Model, flatten, load_params
 from pipeline.runtime.pieces import count_cut, to_pieces
+from pipeline.tracking.descriptions import percent
 from pipeline.tracking.runs import Run, stage_run
 
 Arrays = NDArray[np.float64]
@@ -147,6 +148,10 @@ def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
 def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evaluate, folder: Path) -> None:
     """Log scores, figures and files to the MLflow run."""
     run.metrics({f"{side}/{name}": value for side, scores in evaluation.metrics.items() for name, value in scores.items()})
+    accuracy, control = (evaluation.metrics[side]["accuracy"] for side in ("test", "control"))
+    between = evaluation.report["intervals"]["accuracy"]
+    interval = f"{settings.confidence:.0%} interval {percent(between['low'])} to {percent(between['high'])}"
+    run.note("Test", f"accuracy {percent(accuracy)} ({interval}), frozen control {percent(control)}")
     matrix = metrics.confusion(evaluation.truth, evaluation.predicted, len(labels))
     run.figure(charts.confusion_matrix(matrix, labels), "confusion_matrix")
     run.figure(charts.class_f1(labels, evaluation.classes), "f1_by_class")

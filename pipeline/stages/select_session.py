@@ -179,6 +179,7 @@ def log_to(run: Run, selection: Selection, folder: Path) -> None:
     rows = [as_row(candidate) for candidate in selection.candidates if candidate.measured]
     run.metrics({f"session/{row['name']}/{key}": row[key] for row in rows for key in COLUMNS if row[key] is not None})
     run.tags({"session": selection.session})
+    run.note("Served by", selection.session)
     refused = [row["name"] for row in rows if row["verdict"] == "refused"]
     names, speeds = [row["name"] for row in rows], [row["texts_per_s"] for row in rows]
     run.figure(charts.sessions(names, speeds, selection.session, refused), "sessions")

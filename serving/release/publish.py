@@ -57,9 +57,8 @@ def publish(
         lineage = _lineage(package, dvc_lock, digest, parent, decision)
         reached("before registering")
         restore_registry(name, home)
-        tags = {key: str(value) for key, value in lineage.items()}
         staged = _stage(package, home, digest)
-        version = known.version if known else model_registry.register(name, lineage["mlflow_run_id"], staged / "1", tags)
+        version = known.version if known else model_registry.register(name, staged / "1", lineage)
         reached("registered")
         folder = _make_live(staged, home, version, lineage, reached)
         reached("copied")
@@ -84,7 +83,7 @@ def restore_registry(name: str, home: Path) -> list[int]:
     for folder in (*repository(home).glob("*"), *(home / "parked").glob("*")):
         with suppress(OSError, ValueError, KeyError):
             lineage = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
-            found[int(lineage["version"])] = folder / "1", {key: str(value) for key, value in lineage.items()}
+            found[int(lineage["version"])] = folder / "1", lineage
     if found:
         model_registry.register_again(name, found)
     return sorted(found)

@@ -57,7 +57,9 @@ def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path, p
     with stage_run("gate", flatten(params.gate, "gate"), home, continues=_run_id(package)) as run:
         verdict = result.verdict
         run.metrics({f"gate/{name}": value for name, value in verdict.numbers.items()})
-        run.tags({"gate": "passed" if verdict.passed else "refused", "gate.reasons": "\n".join(verdict.reasons)[:MAX_TAG]})
+        outcome, reasons = "passed" if verdict.passed else "refused", "\n".join(verdict.reasons)[:MAX_TAG]
+        run.tags({"gate": outcome, "gate.reasons": reasons})
+        run.note("Gate", f"{outcome}: {reasons}" if reasons else outcome)
         if result.picture is not None:
             run.figure(result.picture, "gate")
     return verdict
