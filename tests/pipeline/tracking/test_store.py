@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from pipeline.tracking import registry as model_registry
 from pipeline.tracking.address import default_uri
 from pipeline.tracking.runs import stage_run
-from pipeline.tracking.store import EXPERIMENT, connect, follow_moved_home
+from pipeline.tracking.store import EXPERIMENT, EXPERIMENT_TAGS, NOTE, connect, follow_moved_home
 from serving.release.manifest import LINEAGE
 from serving.release.publish import restore_registry
 
