@@ -87,7 +87,7 @@ def add_routes(app: FastAPI, params: Params) -> None:
     described = _openapi(JobResponse, *job_errors, success=202, body=job_body, examples=JOB_EXAMPLES, link=JOB_LINK)
     described["openapi_extra"]["parameters"] = [IDEMPOTENCY_KEY]
     app.post("/v1/jobs", **described)(create_job)
-    app.get("/v1/jobs/{id}", **_openapi(JobResponse, 400, 401, 403, 404))(get_job)
+    app.get("/v1/jobs/{id}", **_openapi(JobResponse, 400, 401, 403, 404, 422))(get_job)
     feedback_errors = (400, 401, 403, 404, 408, 410, 413, 415, 422, 429, 503)
     feedback_body = FeedbackRequest.model_json_schema()
     described = _openapi(FeedbackResponse, *feedback_errors, success=201, body=feedback_body, examples=FEEDBACK_EXAMPLES)

@@ -1,5 +1,6 @@
 """/docs works offline under a strict policy, its examples are accepted, and a refused body is told which fields exist."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,11 @@ async def execute(browser: Browser, operation: str, status: int) -> None:
     await browser.wait_for(f"{block}.querySelector('.live-responses-table .response-col_status')?.innerText.includes('{status}')")
 
 
-async def test_a_prediction_and_its_feedback_are_sent_from_the_page(url: str, tmp_path: Path) -> None:
+def test_a_prediction_and_its_feedback_are_sent_from_the_page(url: str, tmp_path: Path) -> None:
+    asyncio.run(send_from_the_page(url, tmp_path / "docs.png"))
+
+
+async def send_from_the_page(url: str, picture: Path) -> None:
     async with open_browser() as browser:
         await browser.open(f"{url}/docs")
         await browser.wait_for("!!document.querySelector('[id$=predict]')")
@@ -100,7 +105,7 @@ async def test_a_prediction_and_its_feedback_are_sent_from_the_page(url: str, tm
         await execute(browser, "create_feedback", 201)
         await execute(browser, "create_job", 202)
         await execute(browser, "get_job", 200)
-        await browser.screenshot(tmp_path / "docs.png", width=1200, height=900, scheme="light")
+        await browser.screenshot(picture, width=1200, height=900, scheme="light")
         assert browser.errors == []
         hosts = await browser.evaluate("JSON.stringify(performance.getEntriesByType('resource').map((entry) => entry.name))")
     assert {name.startswith((url, "data:")) for name in json.loads(hosts)} == {True}
