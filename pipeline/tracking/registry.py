@@ -19,7 +19,7 @@ from pipeline.tracking.descriptions import as_tags, version_description, version
 from pipeline.tracking.logged_models import ensure_model
 from pipeline.tracking.store import EXPERIMENT, connect, is_missing, restore_run
 
-VERSION_TAGS = ("parent_version", "decision", "content_digest")  # of the lineage; the last finds a version by its content
+PACKAGE, SHOWN = "package", 12  # a version's tag with the first characters of its content digest, by which it is found
 log = structlog.get_logger()
 
 
@@ -38,9 +38,10 @@ def register(name: str, exported: Path, lineage: Mapping[str, Any]) -> int:
     """Return the version number of the content `lineage['content_digest']`; register it first when it is absent. May raise."""
     digest = lineage["content_digest"]
     client = mlflow.MlflowClient()
-    versions: list[ModelVersion] = client.search_model_versions(f"name = '{name}' and tags.content_digest = '{digest}'")
-    if versions:
-        return min(int(entry.version) for entry in versions)
+    for key, value in ((PACKAGE, digest[:SHOWN]), ("content_digest", digest)):  # the second in versions of earlier releases
+        versions: list[ModelVersion] = client.search_model_versions(f"name = '{name}' and tags.{key} = '{value}'")
+        if versions:
+            return min(int(entry.version) for entry in versions)
     return _register(name, exported, lineage)
 
 
@@ -51,7 +52,8 @@ def _register(name: str, exported: Path, lineage: Mapping[str, Any]) -> int:
         uri = ensure_model(run_id, exported)
     run = mlflow.get_run(run_id)
     facts = version_tags(run.data.metrics, run.data.params)
-    tags = facts | as_tags({key: lineage.get(key) for key in VERSION_TAGS})
+    origin = {key: lineage.get(key) for key in ("parent_version", "decision")}
+    tags = facts | as_tags({**origin, PACKAGE: lineage["content_digest"][:SHOWN]})
     number = int(mlflow.register_model(uri, name, tags=tags).version)
     mlflow.MlflowClient().update_model_version(name, str(number), version_description(facts, run.info.run_name))
     return number

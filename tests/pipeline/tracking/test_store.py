@@ -147,10 +147,22 @@ def test_a_version_shows_scores_and_data_and_no_tag_says_none(home: Path) -> Non
     lineage |= {"mlflow_run_id": run.id, "parent_version": None, "decision": 7, "git_commit": "a" * 40}
     model_registry.register("evergreen", exported, lineage)
     version = mlflow.MlflowClient().get_model_version("evergreen", "1")
-    shown = {"accuracy": "90.0 %", "control": "80.0 %", "data": "data/few.jsonl", "decision": "7", "content_digest": "d1"}
+    shown = {"accuracy": "90.0 %", "control": "80.0 %", "data": "data/few.jsonl", "decision": "7", "package": "d1"}
     assert version.tags == shown
     assert version.description == "accuracy 90.0 %, control 80.0 %, data data/few.jsonl; run few"
     assert [tag for tag in mlflow.get_run(str(run.id)).data.tags.values() if tag == "None"] == []
+
+
+@pytest.mark.usefixtures("_cheap_models")
+def test_a_version_of_an_earlier_release_is_found_by_its_content(home: Path) -> None:
+    exported, lineage = release(home, 1)
+    lineage["content_digest"] = "ab" * 32
+    model_registry.register("evergreen", exported, lineage)
+    client = mlflow.MlflowClient()
+    client.delete_model_version_tag("evergreen", "1", "package")
+    client.set_model_version_tag("evergreen", "1", "content_digest", "ab" * 32)  # as earlier releases left it
+    assert model_registry.register("evergreen", exported, lineage) == 1
+    assert len(client.search_model_versions("name = 'evergreen'")) == 1
 
 
 @pytest.mark.usefixtures("_cheap_models")
