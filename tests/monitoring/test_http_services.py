@@ -34,11 +34,6 @@ WEBHOOK = b'{"version": "4", "status": "firing", "alerts": []}'
 GOOD = {"gateway": b'{"text": "hello"}', "receiver": WEBHOOK, "inbox": WEBHOOK}
 
 
-class IdleController:
-    def decide(self) -> None: ...
-    def advance(self) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
     """Run all five services once; a port for each name."""
@@ -47,11 +42,10 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
         ports = {"gateway": stack.enter_context(running_gateway(params, folder / "gateway"))}
         ports["receiver"] = _port(stack.enter_context(running_receiver(params, folder / "receiver")).url)
         ports["inbox"] = _port(stack.enter_context(running_inbox(params.alerts, folder / "inbox")).url)
-        idle: Any = IdleController()
         watched = MonitorService(params, folder / "monitor", lambda: 0.0)
         stack.callback(watched.close)
         apps = {
-            "controller": retrain.create_app(idle, ControllerMetrics(), params, threading.Event()),
+            "controller": retrain.create_app({}, ControllerMetrics(), params, threading.Event()),
             "monitor": monitor.create_app(watched, threading.Event()),  # last: Alembic migrates in one thread at a time
         }
         for name, app in apps.items():
