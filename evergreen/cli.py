@@ -153,6 +153,7 @@ def ask(
     """Ask the champion through Triton."""
     from pipeline.errors import ToolError
     from pipeline.home import find_home
+    from pipeline.output.shares import percent
     from pipeline.params import load_params
     from pipeline.runtime.classifier import model_digest
     from serving.release.manifest import model_name, repository
@@ -176,7 +177,7 @@ def ask(
         what = f"no Triton serves version {version} of this project there"
         raise ToolError(f"{settings.host}:{settings.http_port}", what, "start one: make serve (or add --start)")
     for text, (label, confidence) in zip(texts, answers, strict=True):
-        out.print(f"“{text}” →", styled(label, "bold green"), f" {confidence:.0%} sure, version {version}, by Triton")
+        out.print(f"“{text}” →", styled(label, "bold green"), f" {percent(confidence)} sure, version {version}, by Triton")
 
 
 @app.command()

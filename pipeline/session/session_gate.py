@@ -179,7 +179,7 @@ COLUMNS = {"agreement": "10.2%", "accuracy": "10.2%", "batch_effect": "14.4f", "
 
 def format_table(candidates: list[Candidate]) -> str:
     """Return the candidates as a table for the terminal; what was not measured is left blank."""
-    lines = [f"{'session':<24}{'agreement':>10}{'accuracy':>10}{'batch effect':>14}{'texts/s':>9}{'speed-up':>10}  verdict"]
+    lines = [f"{'engine':<24}{'agreement':>10}{'accuracy':>10}{'batch effect':>14}{'texts/s':>9}{'speed-up':>10}  verdict"]
     for row in map(as_row, candidates):
         numbers = "".join(
             " " * int(form.split(".")[0]) if row[name] is None else format(row[name], form) for name, form in COLUMNS.items()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,9 +137,21 @@ def _confused_pairs(
     return pairs
 
 
+def summary(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the few scores that `dvc metrics show` and `dvc exp show` print, four decimals each."""
+    chosen = {
+        "accuracy": scores["test"]["accuracy"],
+        "f1_macro": scores["test"]["f1_macro"],
+        "control_accuracy": scores["control"]["accuracy"],
+        "val_accuracy": scores["val"]["accuracy"],
+    }
+    return {name: round(value, 4) for name, value in chosen.items()}
+
+
 def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
     """Write metrics, report, temperature and `confusion.csv`, which `dvc plots` draws as a confusion matrix."""
     write_json(folder / "metrics.json", evaluation.metrics)
+    write_json(folder / "summary.json", summary(evaluation.metrics))
     write_json(folder / "report.json", evaluation.report)
     write_json(folder / "temperature.json", {"temperature": evaluation.temperature.value, "rows": evaluation.temperature.rows})
     rows = [(labels[t], labels[p]) for t, p in zip(evaluation.truth, evaluation.predicted, strict=True)]
