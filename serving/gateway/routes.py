@@ -241,7 +241,7 @@ def _submit_job(services: Services, payload: dict[str, Any], caller: str, key: s
     except jobs.KeyReusedError as error:
         raise ApiError(409, "key_reused", error.what) from None
     except (jobs.BadKeyError, CallbackRefusedError) as error:
-        raise ApiError(422, "not_valid", f"{error.where}: {error.what}") from None
+        raise ApiError(422, "not_valid", f"{error.where}: {error.what}; {error.do}") from None
     except jobs.QueueFullError as error:
         raise ApiError(503, "overloaded", error.what, 10) from None
 

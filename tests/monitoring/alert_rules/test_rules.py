@@ -97,6 +97,7 @@ FACTS = {
     'evergreen_accuracy_estimate_ratio{version="3",bound="lower"}': "0.8x200",
     'evergreen_accuracy_estimate_ratio{version="3",bound="upper"}': "0.86x200",
     'evergreen_accuracy_labelled_ratio{version="3",bound="estimate"}': "0.85x200",
+    'evergreen_accuracy_labelled_ratio{version="3",bound="lower"}': "0.8x200",
     'evergreen_accuracy_reference_ratio{version="3"}': "0.94x200",
     'evergreen_drift_log_e_threshold{signal="input_sketch"}': "9.2x200",
     'evergreen_drift_statistic_threshold{version="3",signal="input_sketch"}': "0.0128x200",
