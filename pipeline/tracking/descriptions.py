@@ -1,12 +1,11 @@
 """Names, notes and tags for people who look at MLflow's pages. Pure: values in, text out."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 DVC_NAME, RECIPE = "DVC_EXP_NAME", "EVERGREEN_RECIPE"  # of the environment
 MAX_NAME_CHARS = 120
-NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
+NOT_IN_MODEL_NAMES = str.maketrans({".": "·", **dict.fromkeys("/:%\"'", "-")})
 
 
 def run_name(params: Mapping[str, str], environment: Mapping[str, str]) -> str | None:
@@ -62,4 +61,4 @@ def version_description(tags: Mapping[str, str], run: str | None) -> str:
 
 def model_name(run: str | None) -> str:
     """Return a name that MLflow allows for a logged model: the run's, without the signs that it refuses."""
-    return NOT_IN_MODEL_NAMES.sub("-", run or "") or "model"
+    return (run or "model").translate(NOT_IN_MODEL_NAMES)

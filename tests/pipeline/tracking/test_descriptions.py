@@ -40,6 +40,6 @@ def test_a_version_shows_accuracy_control_and_data() -> None:
     assert version_description({}, None) == ""
 
 
-@pytest.mark.parametrize(("run", "name"), [("my.csv: 80%", "my-csv- 80-"), (None, "model"), ("", "model")])
+@pytest.mark.parametrize(("run", "name"), [("my.csv: 80%", "my·csv- 80-"), (None, "model"), ("", "model")])
 def test_a_logged_model_is_named_like_its_run_with_the_signs_that_mlflow_allows(run: str | None, name: str) -> None:
     assert model_name(run) == name
