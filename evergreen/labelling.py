@@ -162,9 +162,9 @@ def _read_book() -> "LabelBook":
     from pathlib import Path
 
     from monitoring.labels.book import read_book
-    from monitoring.retrain.decision_inputs import labels_of
     from pipeline.home import find_home
     from pipeline.params import load_params
+    from serving.release.label_change import labels_of
     from serving.release.manifest import model_name, repository
     from serving.release.publish import champion
 

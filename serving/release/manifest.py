@@ -71,6 +71,11 @@ def content_digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
 
 
+def package_digest(package: Path) -> str:
+    """Return the content digest of a complete package, whose files DVC may have linked; raise `RefusedError` for another."""
+    return content_digest(read_verified(package, follow_links=True))
+
+
 def content_of(folder: Path) -> str | None:
     """Return the content digest of a complete, unaltered package, None for a damaged or missing one."""
     try:
