@@ -104,7 +104,7 @@ def _promote(version: int, home: Path, *, force: bool) -> None:
 
 
 def _examine_version(release: "Release", champion: "Release", home: Path) -> "Promotion":
-    from serving.release.swap import version_folder
+    from serving.release.manifest import version_folder
 
     return _examine(version_folder(home, release.version), release.content_digest, champion, home)
 

@@ -4,12 +4,12 @@ DVC adds a stage's dependency to git when it is inside the project, not under `d
 experiment, under refs/exps. There it stays for good, and `dvc exp push` publishes it.
 """
 
-import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.check.finding import Finding
+from pipeline.errors import ToolError
 from pipeline.home import git
 from pipeline.params import Params
 
@@ -43,6 +43,8 @@ def _examine(path: Path) -> Iterator[Finding]:
 
 
 def _is_inside(path: Path) -> bool:
-    """Return whether a file is in the working tree, by its own place and not by that of a file that it links to."""
-    place = Path(os.path.realpath(path.parent)) / path.name
-    return place.is_relative_to(git("rev-parse", "--show-toplevel"))
+    """Return whether a file's folder is in the project's repository, and not in a submodule, which DVC leaves alone."""
+    try:
+        return git("rev-parse", "--show-toplevel", folder=path.parent) == git("rev-parse", "--show-toplevel")
+    except ToolError:  # in no repository
+        return False

@@ -31,6 +31,12 @@ def repository(home: Path) -> Path:
     return home / "models"
 
 
+def version_folder(home: Path, version: int) -> Path:
+    """Return the version's folder where it is: live, or parked without a role."""
+    live, parked = repository(home) / model_name(version), home / "parked" / model_name(version)
+    return parked if parked.is_dir() and not live.exists() else live
+
+
 def describe_files(folder: Path) -> dict[str, Any]:
     """Return the content of a manifest for the files of this folder."""
     paths = _listed(package_files(folder))

@@ -203,12 +203,6 @@ def unpark(home: Path, version: int) -> Path:
     return folder
 
 
-def version_folder(home: Path, version: int) -> Path:
-    """Return the version's folder where it is, live or parked; move nothing."""
-    folder, parked = repository(home) / model_name(version), _parked(home, version)
-    return parked if parked.is_dir() and not folder.exists() else folder
-
-
 def verified(home: Path, version: int) -> Path:
     """Return the version's live folder, ready for Triton; raise `RefusedError` unless it is whole, unaltered and signed."""
     folder = unpark(home, version)

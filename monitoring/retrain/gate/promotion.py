@@ -6,8 +6,8 @@ from typing import NamedTuple
 from monitoring.retrain.gate.recorded_verdicts import RecordedVerdict, find_verdict
 from pipeline.params import Params
 from serving.release.label_change import LabelChange, label_change, labels_of
+from serving.release.manifest import version_folder
 from serving.release.release_table import Release
-from serving.release.swap import version_folder
 from state.database import open_state
 
 COUNTED_ROWS = 10_000  # of the prediction log

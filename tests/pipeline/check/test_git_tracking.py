@@ -52,8 +52,8 @@ def warnings(params: Params, *files: str | Path) -> list[str]:
     """Return the warnings about these files of rows."""
     shown = []
     for file in files:
-        one = {name: Path(file) for name in ("source", "test", "unlabelled")}
-        findings = check_git(params.model_copy(update={"data": params.data.model_copy(update=one)}))
+        data = params.data.model_copy(update={name: Path(file) for name in ("source", "test", "unlabelled")})
+        findings = check_git(params.model_copy(update={"data": data}))
         shown += [finding.text for finding in findings if finding.mark == "warning"]
     return shown
 
