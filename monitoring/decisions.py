@@ -30,7 +30,7 @@ class Decided(NamedTuple):
 
 
 class Saying(NamedTuple):
-    """Why, as the end of a sentence, and the next step with its command or link."""
+    """Why there is no retrain, as the end of a sentence, and the next step with its command or link."""
 
     why: str
     next_step: str
@@ -41,11 +41,11 @@ ANSWER_LABELS = "Give labels to some of the newest texts: they show whether answ
 OVERRULE = "It is considered again by itself. To retrain all the same"
 NOTHING_TO_DO = Saying("", "Nothing to do", "")
 CAUSES = {
-    "asked": "a person asked for it",
-    "harm": "accuracy has fallen",
-    "labels": "enough new labels have arrived",
-    "disagreement": "two models disagree on many texts",
-    "running": "it was already running, and this alert joined it",
+    "asked": "because a person asked for it",
+    "harm": "because accuracy has fallen",
+    "labels": "because enough new labels have arrived",
+    "disagreement": "because two models disagree on many texts",
+    "running": "which began before this alert",
 }
 OBSTACLES = {
     "settling": Saying("an alert has to last for a while (retrain.settle_s)", "Wait a minute for the decision", STATUS),
@@ -123,7 +123,7 @@ def _retrain(row: Row) -> Decided:
     began = f"retrain {row.retrain_id} began {_clock(row.began_wall)}"
     if row.state == "running":
         detail = f"{began}; step {row.step}{': ' if row.progress else ''}{row.progress}"
-        text = f"A retrain runs: {CAUSES.get(row.reason, row.reason)}."
+        text = f"A retrain runs, {CAUSES.get(row.reason, row.reason)}."
         return Decided("running", text, detail, "Nothing to do: a better model replaces this one by itself. Follow it", STATUS)
     detail = f"{began}, ended {_clock(row.ended_wall)}" if row.ended_wall is not None else began
     if row.failure:

@@ -28,6 +28,14 @@ def when(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def readable(at: str) -> str:
+    """Format the time of a report for people; a text that is no time stays as it is."""
+    try:
+        return when(datetime.fromisoformat(at).timestamp())
+    except (ValueError, OverflowError, OSError):
+        return at
+
+
 def iso(at: float) -> str:
     """Format a time for programs."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
@@ -51,5 +59,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"when": when, "iso": iso, "duration": duration}
+    environment.filters |= {"when": when, "iso": iso, "duration": duration, "readable": readable}
     return environment

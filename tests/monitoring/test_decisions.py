@@ -55,14 +55,14 @@ def test_what_is_read_follows_the_decision_from_waiting_to_the_gates_refusal(sta
     assert read(state).text == "No retrain yet: nothing shows that answers got worse, and there are few new labels."
     assert read(state).command == "docs/retraining.md#labels"
     journal.decide(decide_all("started", "harm"), NOW)
-    assert read(state).text == "A retrain runs: accuracy has fallen."
+    assert read(state).text == "A retrain runs, because accuracy has fallen."
     claimed = journal.claim("one", NOW, lease_s=60)
     assert claimed is not None
     journal.renew(claimed[0], NOW, lease_s=60, progress="stage train, 39 %")
     assert read(state).detail.endswith("step collect: stage train, 39 %")
     receive(state, journal, "b")
     journal.decide(decide_all("joined", "running"), NOW)
-    assert read(state).text == "A retrain runs: accuracy has fallen."  # not: it was already running
+    assert read(state).text == "A retrain runs, because accuracy has fallen."  # not: it was already running
     journal.finish(claimed[0], after(60), "refused", "worse by 2 points", "")
     assert read(state).text == "A retrain made a model that was not good enough; version 1 stays."
     assert read(state).detail.endswith("worse by 2 points")
@@ -93,6 +93,6 @@ def test_the_controller_exports_one_decision_for_the_champion(state: sa.Engine, 
         export_decision(state, metrics, NOW.wall)
     lines = [line for line in metrics.text().decode().splitlines() if line.startswith("evergreen_retrain_decision_info{")]
     assert len(lines) == 1
-    assert 'decided="A retrain runs: enough new labels have arrived."' in lines[0]
+    assert 'decided="A retrain runs, because enough new labels have arrived."' in lines[0]
     assert 'version="1"' in lines[0]
     assert 'state="running"' in lines[0]

@@ -187,8 +187,8 @@ def test_the_card_follows_the_decisions_in_the_journal(alerts: Alerts, tmp_path:
         journal.decide(decide_all("waiting", "no_harm"), read_clock())
         assert "No retrain yet: nothing shows that answers got worse" in inbox.page()
         journal.decide(decide_all("started", "labels"), read_clock())
-        assert "A retrain runs: enough new labels have arrived." in inbox.page()
-        assert inbox.state()["incidents"][0]["decided"] == "A retrain runs: enough new labels have arrived."
+        assert "A retrain runs, because enough new labels have arrived." in inbox.page()
+        assert inbox.state()["incidents"][0]["decided"] == "A retrain runs, because enough new labels have arrived."
 
 
 def test_a_card_is_updated_while_its_incident_lives(alerts: Alerts, tmp_path: Path) -> None:
