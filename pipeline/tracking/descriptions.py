@@ -13,7 +13,7 @@ def run_name(params: Mapping[str, str], environment: Mapping[str, str]) -> str |
     if name := environment.get(DVC_NAME):
         return name[:MAX_NAME_CHARS]
     source = params.get("data.source")
-    return f"{Path(source).stem}, {recipe(params, environment)}"[:MAX_NAME_CHARS] if source else None
+    return ", ".join(filter(None, (Path(source).stem, recipe(params, environment))))[:MAX_NAME_CHARS] if source else None
 
 
 def recipe(params: Mapping[str, str], environment: Mapping[str, str]) -> str:
