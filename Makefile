@@ -58,13 +58,13 @@ lint: .venv/dev  ## check format, lint, types, import contracts and unused names
 	@$(BIN)/lint-imports
 	@$(BIN)/vulture
 
-bench-serve: .venv/dev  ## measure serving goals S1a to S7b against their controls; 25 minutes
+bench-serve: .venv/dev  ## measure serving against its controls; 25 minutes
 	@$(BIN)/python -m tests.bench.serve
 
-bench-drift: .venv/dev .peers/ready  ## measure monitoring goals D1 to D6 against their controls
+bench-drift: .venv/dev .peers/ready  ## measure monitoring against its controls
 	@$(BIN)/python -m tests.bench.drift
 
-bench-train: .venv/dev  ## measure training goals T1a to T6 against Hugging Face's Trainer; 20 minutes
+bench-train: .venv/dev  ## measure training against Hugging Face's Trainer; 20 minutes
 	@$(BIN)/python -m tests.bench.train
 
 drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains, intruders, poisoned labels; more than two hours

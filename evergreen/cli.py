@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from evergreen import inspection, labelling, tokens
+from evergreen import inspection, labelling, releasing, tokens
+from evergreen.checking import check
 from evergreen.doctor import doctor
-from evergreen.inspection import out
+from evergreen.inspection import announce, out
 from pipeline.errors import EvergreenError
 from pipeline.loopback import bypass_proxies
 from pipeline.output.plain_logs import log_as_plain_text
@@ -22,23 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keep a fine-tuned language model good while the world it serves changes.",
 )
-for _command in (inspection.status, inspection.why, inspection.backtest, inspection.gate, doctor):
+for _command in (
+    *(check, inspection.status, inspection.why, inspection.backtest, inspection.gate, doctor),
+    *(releasing.publish, releasing.rollback, releasing.route),
+):
     app.command()(_command)
 app.add_typer(tokens.app, name="token")
 app.add_typer(labelling.labels, name="labels")
 app.add_typer(labelling.disputes, name="disputes")
-
-PACKAGE = Path("artifacts/package")
-DVC_LOCK = Path("dvc.lock")
-
-
-@app.command()
-def check() -> None:
-    """Check params.yaml, the data and the tools before the pipeline runs."""
-    from pipeline.check import check_project
-
-    for line in check_project():
-        out.print(styled("✓", "green"), line)
 
 
 @app.command()
@@ -55,60 +47,6 @@ def fetch(
     rows = hub.fetch(name, config=config, split=split, revision=revision, out=to)
     out.print(f"{rows} rows → {to}")
     out.print(f"next: .venv/bin/dvc exp run -S data.source={to}")
-
-
-@app.command()
-def publish(
-    version: Annotated[int | None, typer.Argument(help="published version to promote; default: the packaged model")] = None,
-    first: Annotated[bool, typer.Option("--first", help="only when there is no champion yet")] = False,
-) -> None:
-    """Publish the packaged model as a new version, or make a published version champion."""
-    from pipeline.home import find_home
-    from pipeline.params import load_params
-    from serving.release import publish as publishing
-
-    home = find_home()
-    if version is not None:
-        _swap_to(version, home)
-        return
-    champion = publishing.champion(home) if first else None
-    if champion and publishing.differs(champion, PACKAGE):
-        out.print(f"version {champion.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
-        return
-    published = publishing.publish(PACKAGE, DVC_LOCK, load_params().publish.name, home)
-    number, role = published.release.version, published.release.role
-    verb = "was published before as" if published.already_published else "is now"
-    out.print(f"this package {verb} version {number}, {role} → {published.folder}")
-    if role == "challenger":
-        out.print(f"next: .venv/bin/evergreen publish {number} (make it champion), or .venv/bin/evergreen route --shadow 1")
-
-
-@app.command()
-def rollback() -> None:
-    """Make the previous champion champion again."""
-    from pipeline.errors import InputError
-    from pipeline.home import find_home
-    from serving.release.publish import release_of
-
-    home = find_home()
-    previous = release_of(home, "previous")
-    if previous is None:
-        raise InputError(str(home), "there is no previous champion", "name a version: .venv/bin/evergreen publish N")
-    _swap_to(previous.version, home)
-
-
-@app.command()
-def route(
-    weight: Annotated[float, typer.Option(help="share of units that the challenger answers, 0 to 1")] = 0.0,
-    shadow: Annotated[float, typer.Option(help="share of texts copied to the challenger, 0 to 1")] = 0.0,
-) -> None:
-    """Set the challenger's share of the traffic and of copies; without options the champion gets everything."""
-    from pipeline.home import find_home
-    from pipeline.params import load_params
-    from serving.release import swap
-
-    routes = swap.route(load_params(), find_home(), challenger_weight=weight, shadow_share=shadow, announce=_announce)
-    out.print(f"champion {routes.champion}, challenger {routes.challenger}: {weight:.0%} of units, {shadow:.0%} of texts copied")
 
 
 @app.command()
@@ -141,7 +79,7 @@ def serve() -> None:
         out.print("  Ctrl-C stops it")
 
     try:
-        server.serve(params, home, _announce, ready)
+        server.serve(params, home, announce, ready)
     except KeyboardInterrupt:
         out.print("stopped")
 
@@ -154,6 +92,7 @@ def ask(
     """Ask the champion through Triton."""
     from pipeline.errors import ToolError
     from pipeline.home import find_home
+    from pipeline.output.shares import percent
     from pipeline.params import load_params
     from pipeline.runtime.classifier import model_digest
     from serving.release.manifest import model_name, repository
@@ -177,7 +116,7 @@ def ask(
         what = f"no Triton serves version {version} of this project there"
         raise ToolError(f"{settings.host}:{settings.http_port}", what, "start one: make serve (or add --start)")
     for text, (label, confidence) in zip(texts, answers, strict=True):
-        out.print(f"“{text}” →", styled(label, "bold green"), f" {confidence:.0%} sure, version {version}, by Triton")
+        out.print(f"“{text}” →", styled(label, "bold green"), f" {percent(confidence)} sure, version {version}, by Triton")
 
 
 @app.command()
@@ -227,26 +166,16 @@ def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> N
     from pipeline.home import find_home
     from pipeline.tracking.runs import show
 
-    out.print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)")
-    show(find_home(), port)
+    show(find_home(), port, lambda url: out.print(f"MLflow: {url}  (Ctrl-C stops it)"))
 
 
-def _swap_to(version: int, home: Path) -> None:
-    from pipeline.params import load_params
-    from serving.release.swap import swap
+@app.command()
+def env() -> None:
+    """Print what a shell needs for MLflow's own tools and Python: eval "$(.venv/bin/evergreen env)"."""
+    from pipeline.home import find_home
+    from pipeline.tracking.address import export_line
 
-    swapped = swap(version, load_params(), home, _announce)
-    if not swapped.was_served:
-        out.print("no Triton answers; the version is served from the next start: make serve")
-    if swapped.previous not in (None, version):
-        out.print(f"version {swapped.previous} stays available as previous; to return to it: .venv/bin/evergreen rollback")
-
-
-def _announce(text: str) -> None:
-    first, *rest = text.split("\n")
-    out.print(styled("·", "green"), first)
-    for line in rest:
-        out.print("   ", line)
+    print_lines(export_line(find_home()))
 
 
 def _stop_on_signals() -> None:

@@ -84,9 +84,9 @@ def check_dvc(_home: Path) -> Iterator[Finding]:
 
 def check_mlflow(home: Path) -> Iterator[Finding]:
     """Connect to MLflow, which follows a moved home and restores a deleted experiment; close the runs of dead processes."""
+    from pipeline.tracking.address import tracking_uri
     from pipeline.tracking.registry import registry
     from pipeline.tracking.runs import close_orphans
-    from pipeline.tracking.store import tracking_uri
 
     with registry(home) as mended:
         yield from (Finding("mended", f"MLflow: {text}") for text in mended)

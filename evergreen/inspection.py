@@ -3,7 +3,7 @@
 import json
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,14 +22,25 @@ if TYPE_CHECKING:
 
 out = Terminal()
 METRICS, TRAINING = Path("artifacts/evaluation/metrics.json"), Path("artifacts/training/metrics.json")
-NEXT = {
-    "make serve": 'serve the champion (then: .venv/bin/evergreen ask "…")',
+REPRO = {"make repro": "make and publish the first version"}
+SERVE = {"make serve": 'serve the champion (then: .venv/bin/evergreen ask "…")'}
+ASK = {'.venv/bin/evergreen ask "…"': "ask the champion"}
+WATCH = {"make watch": "watch its traffic for drift"}
+LOOK = {
     ".venv/bin/evergreen why champion": "show the origin of the champion",
     "make ui": "look at the run in MLflow",
     ".venv/bin/dvc exp run -S train.epochs=4": "try other params",
 }
 PROBE_S = 0.2
 DECISIONS_SHOWN = 5
+
+
+def announce(text: str) -> None:
+    """Print a step of a command that takes a while; its further lines are indented."""
+    first, *rest = text.split("\n")
+    out.print(styled("·", "green"), first)
+    for line in rest:
+        out.print("   ", line)
 
 
 def status() -> None:
@@ -40,8 +51,8 @@ def status() -> None:
 
     home, params = find_home(), load_params()
     with open_sources(home, params) as sources:
-        _print_served(sources)
-        _print_running(sources, params)
+        has_champion = _print_served(sources)
+        running = _print_running(sources, params)
         _print_decisions(sources)
     if METRICS.is_file():
         out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
@@ -49,8 +60,17 @@ def status() -> None:
     out.print(f"  {home}  state: MLflow, live models, DVC remote")
     out.print(f"  {Path('artifacts').absolute()}  artifacts of the pipeline")
     out.print("next:")
-    for command, reason in NEXT.items():
+    for command, reason in next_commands(running, has_champion=has_champion).items():
         out.print(f"  {command:<45}{reason}")
+
+
+def next_commands(running: Collection[str], *, has_champion: bool) -> dict[str, str]:
+    """Return what makes sense next, with the reason: never to start what runs, nor to ask a version that does not exist."""
+    if not has_champion:
+        return REPRO
+    if not {"gateway", "Triton"} <= set(running):
+        return SERVE | LOOK
+    return ASK | ({} if "monitor" in running else WATCH) | LOOK
 
 
 def why(
@@ -143,7 +163,8 @@ def gate(
     out.print(styled("✓", "green"), "passed; next: .venv/bin/evergreen publish")
 
 
-def _print_served(sources: "Sources") -> None:
+def _print_served(sources: "Sources") -> bool:
+    """Print the versions by role; return whether there is a champion."""
     import sqlalchemy as sa
 
     from monitoring.retrain.history.sources import read_lineage
@@ -164,9 +185,11 @@ def _print_served(sources: "Sources") -> None:
     if shares.get("challenger_weight") or shares.get("shadow_share"):
         units, copies = shares["challenger_weight"], shares["shadow_share"]
         out.print(f"  the challenger answers {units:.0%} of units and gets copies of {copies:.0%} of texts")
+    return "champion" in by_role
 
 
-def _print_running(sources: "Sources", params: "Params") -> None:
+def _print_running(sources: "Sources", params: "Params") -> set[str]:
+    """Print what runs, waiting jobs and the running retrain; return the names of the processes that answer."""
     import sqlalchemy as sa
 
     from monitoring.retrain.history.sources import format_time
@@ -197,6 +220,7 @@ def _print_running(sources: "Sources", params: "Params") -> None:
         owner = row["owner"] or "nobody yet"
         began = format_time(row["began_wall"])
         out.print(f"retrain {row['id']}: step {row['step']}, since {began}, by {owner} {row['progress']}")
+    return {name for name, is_up in up.items() if is_up}
 
 
 def _print_decisions(sources: "Sources") -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from evergreen.inspection import out
 from pipeline.errors import InputError
 from pipeline.output.plain_text import plain_json, print_line
+from pipeline.output.shares import percent
 from pipeline.output.terminal import joined, styled
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def show_labels(context: typer.Context) -> None:
             str(in_force),
             str(withdrawn),
             f"{score.total.right} of {score.total.controls}" if score else "none met",
-            f"{interval.lower:.0%} to {interval.upper:.0%}" if interval else "",
+            f"{percent(interval.lower)} to {percent(interval.upper)}" if interval else "",
             _standing(score, settings),
         )
     out.print(table)
@@ -161,9 +162,9 @@ def _read_book() -> "LabelBook":
     from pathlib import Path
 
     from monitoring.labels.book import read_book
-    from monitoring.retrain.decision_inputs import labels_of
     from pipeline.home import find_home
     from pipeline.params import load_params
+    from serving.release.label_change import labels_of
     from serving.release.manifest import model_name, repository
     from serving.release.publish import champion
 

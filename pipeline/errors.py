@@ -2,7 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pipeline.loopback import bypass_proxies
 from pipeline.output.plain_text import indented, print_lines, printable, printable_lines
@@ -10,6 +11,7 @@ from pipeline.output.plain_text import indented, print_lines, printable, printab
 EXIT_BAD_INPUT = 2
 EXIT_MISSING_TOOL = 3
 EXIT_REFUSED = 4
+MAX_ERRORS = 20  # shown together; the rest is counted
 
 
 class EvergreenError(Exception):
@@ -25,6 +27,11 @@ class EvergreenError(Exception):
         self.where, self.what, self.do = where, what, do
         cause = indented(printable_lines(what))
         super().__init__(f"{printable(where)}: {cause}\n  what to do: {printable_lines(do)}")
+
+    @property
+    def errors(self) -> Sequence["EvergreenError"]:
+        """The errors that it stands for: itself."""
+        return (self,)
 
 
 class InputError(EvergreenError):
@@ -43,6 +50,41 @@ class RefusedError(EvergreenError):
     """A refusal by a gate: parity, integrity or quality."""
 
     exit_code = EXIT_REFUSED
+
+
+class CombinedError(InputError):
+    """Several faults of params or data, each with its place, cause and remedy; exit code and place are those of the first."""
+
+    def __init__(self, errors: Sequence[EvergreenError]) -> None:
+        super().__init__(errors[0].where, errors[0].what, errors[0].do)
+        self.exit_code = errors[0].exit_code
+        self._errors = tuple(errors)
+
+    @property
+    def errors(self) -> Sequence[EvergreenError]:
+        """The errors in the order in which they were met."""
+        return self._errors
+
+    def __str__(self) -> str:
+        """Return the messages one below the other, as a command prints each after `error: `."""
+        rest = len(self._errors) - MAX_ERRORS
+        lines = [*map(str, self._errors[:MAX_ERRORS]), *([f"and {rest} more; correct these first"] if rest > 0 else [])]
+        return "\nerror: ".join(lines)
+
+
+@contextmanager
+def collecting(errors: list[EvergreenError]) -> Iterator[None]:
+    """Add an error of the block to `errors` instead of raising it; the block ends there."""
+    try:
+        yield
+    except EvergreenError as error:
+        errors += error.errors
+
+
+def raise_all(errors: Sequence[EvergreenError]) -> None:
+    """Raise the error, or all of them as one; return when there is none."""
+    if errors:
+        raise errors[0] if len(errors) == 1 else CombinedError(errors)
 
 
 def run_stage(main: Callable[[], None]) -> None:

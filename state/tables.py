@@ -2,7 +2,7 @@
 
 They are together because one database has one history of migrations. Queries live with the package that owns a table:
 `serving.release` has releases and routing, `serving.jobs` jobs, `monitoring.monitor` windows and signals, `monitoring.labels`
-feedback, labellers and settlements, `monitoring.retrain` alerts, decisions and retrains.
+feedback, labellers and settlements, `monitoring.retrain` alerts, decisions, retrains and verdicts.
 
 A time from which a wait is measured is stored as three columns: seconds since the epoch (`_wall`), seconds since boot (`_mono`)
 and the id of that boot (`_boot`). So a clock that jumps changes no wait. Other `Float` times are seconds since the epoch.
@@ -232,4 +232,12 @@ retrain_steps = sa.Table(
     sa.Column("outcome", sa.String(16), nullable=False),  # running, done, failed, lost (its owner went silent)
     sa.Column("detail", sa.Text, nullable=False),
     sa.UniqueConstraint("retrain_id", "step", "attempt", name="one_attempt_once"),
+)
+gate_verdicts = sa.Table(
+    "gate_verdicts",
+    metadata,
+    sa.Column("content_digest", sa.String(64), primary_key=True),  # of the candidate's package
+    sa.Column("champion_digest", sa.String(64)),  # of the package that it was compared with; null: with the floors alone
+    sa.Column("verdict", sa.Text, nullable=False),  # JSON
+    sa.Column("judged_at", sa.DateTime(timezone=True), nullable=False),
 )

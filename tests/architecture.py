@@ -14,7 +14,7 @@ PAGE = ROOT / "docs/architecture.md"
 BEGIN, END = "<!-- drawn from the code by: make architecture -->", "<!-- end of the drawn part -->"
 PACKAGES = ("evergreen", "monitoring", "serving", "state", "pipeline")  # as in the layers of pyproject.toml
 # These stand above the folders of their package; the other modules next to them are its base.
-ENTRY_POINTS = {"pipeline.check", "pipeline.frameworks", "serving.serve"}
+ENTRY_POINTS = {"pipeline.frameworks", "serving.serve"}
 
 Imports = Mapping[str, set[str]]  # from a node to the nodes whose modules it imports
 

@@ -27,6 +27,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "monitoring/retrain/test_simulation.py",
     "monitoring/retrain/test_retrain_drill.py",
     "evergreen/test_commands.py",
+    "test_readme_blocks.py",
     "serving/release/test_publish.py",
     "serving/release/test_frameworks.py",
     "serving/release/test_swap.py",

@@ -17,7 +17,7 @@ from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ("__init__", "plain_logs", "plain_text", "terminal")
-TRACKING = ("__init__", "pyfunc_model", "registry", "runs", "store")
+TRACKING = ("__init__", "address", "descriptions", "logged_models", "pyfunc_model", "registry", "runs", "store")
 EXEMPT = {
     *(f"pipeline/{name}.py" for name in ("errors", "home", "loopback", "process_identity")),
     *(f"pipeline/output/{name}.py" for name in OUTPUT),

@@ -11,6 +11,7 @@ from rich.text import Text
 from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.events import Event, Facts
 from evergreen.loop.scorecard import curve
+from pipeline.output.shares import percent
 from pipeline.output.terminal import Terminal, styled
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -68,7 +69,7 @@ def _quality(messages: Sequence[CustomerMessage]) -> str:
         return "quality: not enough answers yet"
     shown = [points[round(at * (len(points) - 1) / (WIDTH - 1))][1] for at in range(min(WIDTH, len(points)))]
     blocks = "".join(BLOCKS[round(share * (len(BLOCKS) - 1))] for share in shown)
-    return f"correct answers: {blocks} {points[-1][1]:.0%}"
+    return f"correct answers: {blocks} {percent(points[-1][1])}"
 
 
 def _clock(at_s: float) -> str:

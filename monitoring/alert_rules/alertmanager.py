@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from monitoring.alert_rules.incident import AREAS
 from monitoring.alert_rules.monitoring import SWITCH
 from monitoring.alert_rules.render import HEADER
 from pipeline.errors import InputError
@@ -19,6 +20,33 @@ from serving.processes.addresses import base_url, reach_host
 TEMPLATES = "messages.tmpl"
 SYMPTOMS = ("LatencyHigh", "VersionSlow", "ErrorsHigh", "Refusing", "QueueFull", "TritonNotReady")
 RETRAIN_AREAS = 'area=~"drift|quality"'
+INCIDENT = [f'area=~"{"|".join(AREAS)}"', 'version!=""']
+TITLE = """\
+{{ define "evergreen.title" }}{{ $worst := "info" }}{{ $areas := "" }}{{ range .Alerts }}\
+{{ if or (eq .Labels.severity "critical") (and (eq .Labels.severity "warning") (ne $worst "critical")) }}\
+{{ $worst = .Labels.severity }}{{ end }}{{ $areas = printf "%s %s" $areas .Labels.area }}{{ end }}\
+{{ if eq .Status "firing" }}{{ $worst | toUpper }}{{ else }}no longer reported{{ end }}: \
+{{ with .GroupLabels.alertname }}{{ . }}{{ with $.GroupLabels.version }}, version {{ . }}{{ end }}\
+{{ else }}{{ if match "quality" $areas }}Answers of version {{ .GroupLabels.version }} got worse\
+{{ else if match "drift" $areas }}Traffic of version {{ .GroupLabels.version }} has changed\
+{{ else }}Retrain of version {{ .GroupLabels.version }}{{ end }}{{ end }}{{ end }}
+"""
+TEXT = """\
+{{ define "evergreen.text" }}{{ $cause := index .Alerts 0 }}{{ $newest := $cause }}{{ $sure := "" }}{{ range .Alerts -}}
+{{ if eq .Status "firing" }}{{ if or (ne $cause.Status "firing") (eq $cause.Labels.area "retrain") }}{{ $cause = . }}{{ end }}\
+{{ if or (ne $newest.Status "firing") (eq .Labels.area "retrain") }}{{ $newest = . }}{{ end }}{{ end }}{{ end -}}
+What happened:
+{{ range .Alerts }}- {{ .Annotations.summary }}, since {{ .StartsAt.UTC.Format "2006-01-02 15:04:05 MST" }}.\
+{{ if eq .Status "resolved" }} No longer reported since {{ .EndsAt.UTC.Format "2006-01-02 15:04:05 MST" }}; \
+if Prometheus was down then, the alert may still be firing.{{ else }} {{ .Annotations.description }}{{ end }}
+{{ end }}{{ range .Alerts.Firing }}{{ if and .Annotations.sure (ne .Annotations.sure $sure) }}How sure: {{ .Annotations.sure }}
+{{ $sure = .Annotations.sure }}{{ end }}{{ end }}{{ with $cause.Annotations.cost }}What it costs: {{ . }}
+{{ end }}{{ with $newest.Annotations.decided }}What was decided: {{ . }}
+{{ end }}Next: {{ $newest.Annotations.next }}
+Look closer: {{ $cause.Annotations.look }}
+Runbook: {{ $cause.Annotations.runbook_url }}
+Up to date, with words that moved and example texts: INBOX{{ end }}
+"""
 
 
 def config_file(alerts: Alerts, folder: Path) -> str:
@@ -60,7 +88,11 @@ def routes(alerts: Alerts) -> dict[str, Any]:
         "group_wait": f"{alerts.group_wait_s}s",
         "group_interval": f"{alerts.group_interval_s}s",
         "repeat_interval": f"{alerts.repeat_s}s",
-        "routes": [*special, {"receiver": "people"}],  # after `continue` the root route does not match again
+        "routes": [
+            *special,
+            {"matchers": INCIDENT, "receiver": "people", "group_by": ["version"]},
+            {"receiver": "people"},  # after `continue` the root route does not match again
+        ],
     }
 
 
@@ -151,21 +183,9 @@ def inbox_url(alerts: Alerts) -> str:
 
 
 def message_templates(alerts: Alerts) -> str:
-    """Return titles and texts for Slack and mail.
+    """Return titles and texts for Slack and mail: one text for the alerts of a group, which have one cause.
 
     A resolved alert is "no longer reported": Alertmanager also resolves alerts when Prometheus fell silent, and a sent message
     cannot be taken back.
     """
-    inbox = f"http://{alerts.host}:{alerts.inbox_port}/"
-    end = '.EndsAt.Format "2006-01-02 15:04:05 MST"'
-    return (
-        '{{ define "evergreen.title" }}{{ if eq .Status "firing" }}{{ .CommonLabels.severity | toUpper }}'
-        "{{ else }}no longer reported{{ end }}: {{ .CommonLabels.alertname }}"
-        "{{ with .CommonLabels.version }}, version {{ . }}{{ end }}{{ end }}\n"
-        '{{ define "evergreen.text" }}{{ range .Alerts }}{{ .Annotations.summary }}'
-        f'{{{{ if eq .Status "resolved" }}}}: no longer reported since {{{{ {end} }}}}. If Prometheus was down then, the alert '
-        "may still be firing.{{ end }}\n{{ .Annotations.description }}\n"
-        "{{ with .Annotations.loss }}Estimated loss of accuracy: {{ . }}\n{{ end }}"
-        "What happens next: {{ .Annotations.next }}\nLook closer: {{ .Annotations.look }}\n"
-        f"Runbook: {{{{ .Annotations.runbook_url }}}}\n\n{{{{ end }}}}Words that moved, and example texts: {inbox}{{{{ end }}}}\n"
-    )
+    return TITLE + TEXT.replace("INBOX", f"http://{alerts.host}:{alerts.inbox_port}/")

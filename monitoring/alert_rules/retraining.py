@@ -1,16 +1,39 @@
 """Alerts on retraining itself: a failed retrain, a refused candidate, a stale controller, refused webhooks."""
 
 from monitoring.alert_rules.alert import COUNT, JOBS, NOTHING_AUTOMATIC, Rule, last_known
+from monitoring.alert_rules.incident import decided, next_step
 from pipeline.params import Alerts
 
 LAST_SUCCESS = "evergreen_retrain_controller_last_success_timestamp_seconds"
 RETRIED = ("full", "database", "overloaded", "connections")  # answers with 503; Alertmanager repeats what gets a 5xx
 STATUS = ".venv/bin/evergreen status"
+WHY = ".venv/bin/evergreen why EvergreenDrift"
 
 
 def retraining_rules(alerts: Alerts) -> list[Rule]:
     """Return the rules of this file. None of them starts a retrain."""
-    return [retrain_failed(alerts), candidate_refused(alerts), controller_stale(alerts), alerts_refused(alerts)]
+    return [
+        retrain_running(alerts),
+        retrain_failed(alerts),
+        candidate_refused(alerts),
+        controller_stale(alerts),
+        alerts_refused(alerts),
+    ]
+
+
+def retrain_running(alerts: Alerts) -> Rule:
+    """Fire while a retrain runs: the incident of its version is sent again, with what was decided."""
+    return Rule(
+        name="EvergreenRetrainRunning",
+        area="retrain",
+        severity="info",
+        expr='max by (version) (evergreen_retrain_decision_info{state="running"}) == 1',
+        summary="A retrain runs for version {{ $labels.version }}",
+        description="The version keeps answering. A new model replaces it only if the gate finds it better.",
+        next_step=next_step(alerts),
+        look=STATUS,
+        annotations=(("decided", decided(alerts)),),
+    )
 
 
 def retrain_failed(alerts: Alerts) -> Rule:
@@ -19,12 +42,13 @@ def retrain_failed(alerts: Alerts) -> Rule:
         name="EvergreenRetrainFailed",
         area="retrain",
         severity="warning",
-        expr='sum by (step) (increase(evergreen_retrain_ended_total{state="failed"}[1h])) > 0',
+        expr='sum by (version, step) (increase(evergreen_retrain_ended_total{state="failed"}[1h])) > 0',
         keep_s=alerts.keep_firing_s,
         summary="A retrain failed at the step {{ $labels.step }}",
         description="All its attempts failed. The journal states why. The champion keeps serving.",
         next_step="After the cool-down the next alert may start another retrain.",
-        look=STATUS,
+        look=WHY,
+        annotations=(("decided", decided(alerts)),),
     )
 
 
@@ -34,12 +58,13 @@ def candidate_refused(alerts: Alerts) -> Rule:
         name="EvergreenCandidateRefused",
         area="retrain",
         severity="info",
-        expr='sum (increase(evergreen_retrain_ended_total{state="refused"}[1h])) > 0',
+        expr='sum by (version) (increase(evergreen_retrain_ended_total{state="refused"}[1h])) > 0',
         keep_s=alerts.keep_firing_s,
         summary="A retrained model was not good enough to be published",
         description="The gate refused it. Its reasons and numbers are in the journal and in MLflow. The champion keeps serving.",
         next_step="After the cool-down the next alert may start another retrain if there are new labels.",
-        look=STATUS,
+        look=WHY,
+        annotations=(("decided", decided(alerts)),),
     )
 
 

@@ -1,1 +1,1 @@
-"""The local inbox: takes alerts from Alertmanager and shows them to people. Knows no retraining."""
+"""The local inbox: takes alerts from Alertmanager and shows them to people. Starts no retrain."""

@@ -6,9 +6,12 @@ A webhook is acknowledged once it is on disk; the monitor's explanation is fetch
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+import sqlalchemy as sa
 import structlog
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
@@ -18,8 +21,10 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
+from monitoring.decisions import Decided, read_decision
 from monitoring.inbox.explanation import fetch_explanation
-from monitoring.inbox.messages import Message, MessageStore, overdue_s, status_of
+from monitoring.inbox.incidents import Card, cards_of
+from monitoring.inbox.messages import Message, MessageStore, Switch, overdue_s, status_of
 from monitoring.inbox.metrics import InboxMetrics
 from monitoring.inbox.page import FILES, render_page
 from pipeline.home import find_home
@@ -30,6 +35,7 @@ from serving.processes.http_body import BodyError, read_body
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
+from state.database import read_state
 
 MAX_BODY_BYTES = 4 * 2**20
 EXPLAINED_AREAS = ("drift", "quality")  # the monitor has words and texts for these alerts
@@ -50,9 +56,10 @@ class Inbox:
     def __init__(
         self, alerts: Alerts, body_within_s: float, home: Path, clock: Callable[[], float], count_refusal: Callable[[str], None]
     ) -> None:
-        self.alerts, self.body_within_s, self.clock, self._count_refusal = alerts, body_within_s, clock, count_refusal
+        self.alerts, self.body_within_s, self.home, self.clock = alerts, body_within_s, home, clock
+        self._count_refusal = count_refusal
         self.store = MessageStore(home / "inbox" / "messages.json", alerts)
-        self.started_at = clock()
+        self.started_at = self._explained_at = clock()
         self._lock = asyncio.Lock()
         self._fetches: set[asyncio.Task[None]] = set()
 
@@ -78,17 +85,17 @@ class Inbox:
             self._count_refusal("store")
             log.error("could not store a message", error=str(error))
             return Response("the message could not be stored; send it again", 503)
-        self._explain(
-            [message for message in messages if not message.explanation and message.labels.get("area") in EXPLAINED_AREAS]
-        )
+        self._explain(messages)
         return Response(status_code=204)
 
-    def _explain(self, messages: list[Message]) -> None:
-        """Fetch one explanation per version in the background."""
+    def _explain(self, messages: Iterable[Message]) -> None:
+        """Fetch one explanation per version in the background, for alerts that have not ended."""
         by_version: dict[str | None, list[Message]] = {}
         for message in messages:
-            by_version.setdefault(message.labels.get("version"), []).append(message)
+            if message.labels.get("area") in EXPLAINED_AREAS and message.ends_at is None:
+                by_version.setdefault(message.labels.get("version"), []).append(message)
         for version, group in by_version.items():
+            self._explained_at = self.clock()
             task = asyncio.create_task(self._add_explanation(version, group))
             self._fetches.add(task)
             task.add_done_callback(self._fetches.discard)
@@ -104,18 +111,57 @@ class Inbox:
 
     async def index(self, _request: Request) -> Response:
         """Return the page."""
-        text = render_page(list(self.store.messages.values()), self.store.switch, self.started_at, self.clock(), self.alerts)
+        now = self.clock()
+        cards = await self._cards(now)
+        text = render_page(cards, self.store.switch, self.started_at, now, self.alerts)
         return HTMLResponse(text, headers=HEADERS)
 
+    async def _cards(self, now: float) -> list[Card]:
+        """Return the cards with what was decided by now; fetch newer explanations if the last ones are old."""
+        messages = list(self.store.messages.values())
+        if now - self._explained_at >= self.alerts.evaluate_s:
+            self._explain(messages)
+        with_decisions = partial(_cards_with_decisions, messages, self.store.switch, now, self.alerts, self.home)
+        return await asyncio.to_thread(with_decisions)
+
     async def messages_json(self, _request: Request) -> Response:
-        """Return the messages and their status for programs."""
+        """Return the incidents, and the messages with their status, for programs."""
         now, switch = self.clock(), self.store.switch
         messages = [
             {**message.model_dump(), "standing": status_of(message, switch, now, self.alerts)}
             for message in self.store.messages.values()
         ]
         late_s = overdue_s(switch, self.started_at, now, self.alerts)
-        return JSONResponse({"messages": messages, "switch": switch and switch.model_dump(), "overdue_s": late_s})
+        incidents = [card_as_json(card) for card in await self._cards(now)]
+        return JSONResponse(
+            {"incidents": incidents, "messages": messages, "switch": switch and switch.model_dump(), "overdue_s": late_s}
+        )
+
+
+def card_as_json(card: Card) -> dict[str, object]:
+    """Return a card for programs."""
+    return card._asdict() | {"lines": [line._asdict() for line in card.lines]}
+
+
+def _cards_with_decisions(messages: list[Message], switch: Switch | None, now: float, alerts: Alerts, home: Path) -> list[Card]:
+    """Return the cards; without a readable database they say what the alerts said about decisions."""
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(read_state(home))
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("could not open the state database", error=str(error)[:300])
+            connection = None
+
+        def find(version: str, since: float, until: float) -> Decided | None:
+            if connection is None or not (version.isascii() and version.isdigit() and len(version) < 10):
+                return None
+            try:
+                return read_decision(connection, int(version), since, until)
+            except sa.exc.SQLAlchemyError as error:
+                log.warning("could not read decisions", error=str(error)[:300])
+                return None
+
+        return cards_of(messages, switch, now, alerts, find)
 
 
 def create_app(alerts: Alerts, http: Http, home: Path, clock: Callable[[], float], metrics: InboxMetrics) -> Starlette:

@@ -40,6 +40,17 @@ class Accuracy(BaseModel):
     reference: float | None
 
 
+class LabelledAccuracy(BaseModel):
+    """Accuracy by labels, 0 to 1; without bounds while there are few labels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    labels: int
+    estimate: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+
+
 class Explanation(BaseModel):
     """The monitor's report on one version."""
 
@@ -50,6 +61,8 @@ class Explanation(BaseModel):
     signals: Annotated[list[Signal], Field(max_length=100)]
     accuracy: Accuracy | None
     estimated_share: float | None
+    labelled: LabelledAccuracy | None = None  # here and below: absent in messages stored by older versions
+    tolerated_loss: float | None = None
 
     def find(self, name: str | None) -> Signal | None:
         """Return the entry of one signal."""

@@ -160,10 +160,12 @@ class MessageStore:
         return update.messages
 
     def add_explanation(self, messages: list[Message], explanation: Explanation | None, error: str) -> None:
-        """Add the monitor's explanation, or the reason why there is none, to the current state of these messages."""
-        added = {"explanation": explanation, "explanation_error": error}
+        """Add the monitor's explanation to the current state of these messages, or the reason why there is none newer."""
+        added: dict[str, object] = {"explanation_error": error} | ({"explanation": explanation} if explanation else {})
         current = [self.messages[message.key] for message in messages if message.key in self.messages]
-        self._save(self.messages | {message.key: message.model_copy(update=added) for message in current}, self.switch)
+        changed = {message.key: message.model_copy(update=added) for message in current}
+        if any(self.messages[key] != message for key, message in changed.items()):
+            self._save(self.messages | changed, self.switch)
 
     def _save(self, messages: dict[tuple[str, float], Message], switch: Switch | None) -> None:
         newest = newest_messages(messages.values(), self._alerts)

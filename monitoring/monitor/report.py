@@ -68,7 +68,7 @@ def largest_fill_ratio(watched: WatchedVersion, settings: Monitor) -> float:
 def build_report(
     baseline: Baseline, watched: WatchedVersion | None, correct: Flags, settings: Monitor, *, now: float
 ) -> dict[str, Any]:
-    """Return /report.json. The inbox reads `signals` and `accuracy` under these keys."""
+    """Return /report.json. The inbox reads `signals`, `accuracy`, `labelled` and `tolerated_loss` under these keys."""
     estimate = watched.estimate if watched else None
     labelled = labelled_accuracy(correct, settings)
     return {
@@ -83,6 +83,7 @@ def build_report(
             "reference": baseline.estimator.accuracy,
         },
         "labelled": {"labels": len(correct), **(labelled._asdict() if labelled else {})},
+        "tolerated_loss": settings.tolerated_loss,
         "harm_log_e": harm_log_e(correct, baseline.estimator.accuracy, settings.tolerated_loss, settings.harm_alpha),
         "estimated_share": estimate and estimate.unlike_reference_share,
         "kinds": estimate

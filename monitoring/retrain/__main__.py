@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from monitoring.decisions import read_decision, read_open_since
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.clock import read_clock
 from monitoring.retrain.controller import Controller, EndedRetrain, lease_renewer
-from monitoring.retrain.decide import ASKED, Inputs, PastRetrain
+from monitoring.retrain.decide import ASKED, DAY_S, Inputs, PastRetrain
 from monitoring.retrain.decision_inputs import read_inputs
 from monitoring.retrain.gate.candidate import gate
 from monitoring.retrain.gate.verdict import RunGate
@@ -45,6 +46,7 @@ from serving.processes.addresses import listen_host
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
+from serving.release.release_table import find_release
 from state.database import open_state
 
 log = structlog.get_logger()
@@ -74,8 +76,10 @@ def build_controller(
     )
 
 
-def create_app(controller: Controller, metrics: ControllerMetrics, params: Params, stopping: threading.Event) -> Starlette:
-    """Build the app: /metrics, while one thread decides and another works on the retrain."""
+def create_app(
+    cycles: Mapping[str, Callable[[], object]], metrics: ControllerMetrics, params: Params, stopping: threading.Event
+) -> Starlette:
+    """Build the app: /metrics, while a thread repeats each cycle; its name is a value of the metric label `part`."""
 
     async def metrics_text(_request: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -85,7 +89,6 @@ def create_app(controller: Controller, metrics: ControllerMetrics, params: Param
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        cycles = {"looking": controller.decide, "working": controller.advance}  # names are values of the metric label `part`
         threads = [
             asyncio.to_thread(repeat, name, cycle, metrics, params.retrain.poll_s, stopping) for name, cycle in cycles.items()
         ]
@@ -111,6 +114,28 @@ def repeat(name: str, cycle: Callable[[], object], metrics: ControllerMetrics, p
             is_expected = isinstance(error, sa.exc.OperationalError | OSError)
             log.warning("the controller could not go on", part=name, error=str(error)[:500], exc_info=not is_expected)
         _pause(stopping, poll_s)
+
+
+def cycles(controller: Controller, metrics: ControllerMetrics, engine: sa.Engine) -> dict[str, Callable[[], object]]:
+    """Return the two cycles of a controller: deciding, and working on the running retrain."""
+
+    def look() -> None:
+        controller.decide()
+        export_decision(engine, metrics, time.time())
+
+    return {"looking": look, "working": controller.advance}
+
+
+def export_decision(engine: sa.Engine, metrics: ControllerMetrics, now_s: float) -> None:
+    """Export what was decided on the champion's open alerts, or else on those of the last day."""
+    with engine.connect().execution_options(reads_only=True) as connection:
+        champion = find_release(connection, role="champion")
+        if champion is None:
+            metrics.set_decision(None, None)
+            return
+        since = read_open_since(connection, champion.version)
+        decided = read_decision(connection, champion.version, now_s - DAY_S if since is None else since, now_s)
+    metrics.set_decision(champion.version, decided)
 
 
 def run_once(controller: Controller) -> EndedRetrain | None:
@@ -172,7 +197,7 @@ def main() -> None:
             _exit_with(run_once(controller))
         else:
             host, port = listen_host("controller", params.alerts.host), params.alerts.controller_port
-            app = create_app(controller, metrics, params, stopping)
+            app = create_app(cycles(controller, metrics, engine), metrics, params, stopping)
             run_http_service(app, host, port, params.http, refused=metrics.count_refusal)
 
 

@@ -96,6 +96,7 @@ class Controller:
         if claimed is None:
             return None
         lease, job = claimed
+        self._metrics.claimed(job.version_in)
         log.info("retrain claimed", retrain=lease.id, step=job.step, fence=lease.fence)
         ended = None
         try:
@@ -107,7 +108,7 @@ class Controller:
         except _PostponedError:
             pass
         if ended:
-            self._metrics.ended(ended.state, ended.job.step)
+            self._metrics.ended(ended.job.version_in, ended.state, ended.job.step)
             log.info("retrain ended", retrain=lease.id, state=ended.state, step=ended.job.step, failure=ended.failure)
             self._clean(ended)
         return ended

@@ -13,6 +13,7 @@ from monitoring.retrain.decide import Harm, Inputs, PastRetrain
 from monitoring.retrain.new_labels import count_labels_since, count_new_labels, last_learnt_feedback
 from pipeline.params import Params
 from pipeline.reference_profile import load_reference
+from serving.release.label_change import labels_of
 from serving.release.manifest import LINEAGE, model_name, repository
 from serving.release.release_table import find_release
 from state.tables import windows
@@ -33,12 +34,6 @@ def read_inputs(
         new_labels=count_new_labels(counts, labels_of(folder), params.retrain),
         harm=_harm(connection, release.version, folder, params) if release and folder else Harm(False, False),
     )
-
-
-def labels_of(folder: Path | None) -> frozenset[str]:
-    """Return the labels of a version in the live repository; empty without a folder."""
-    path = folder / "labels.txt" if folder else None
-    return frozenset(path.read_text(encoding="utf-8").splitlines()) if path and path.is_file() else frozenset()
 
 
 def _harm(connection: sa.Connection, version: int, folder: Path, params: Params) -> Harm:

@@ -5,6 +5,7 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from monitoring.decisions import Decided
 from monitoring.retrain.journal import STEPS, FinalState
 from serving.processes.http_refusals import refusal_counter
 
@@ -62,7 +63,9 @@ class ControllerMetrics:
         ProcessCollector(registry=registry)
         self.count_refusal = refusal_counter(registry)
         self._decisions = Counter("evergreen_retrain_decisions_total", "Decisions", ["verdict", "reason"], registry=registry)
-        self._ended = Counter("evergreen_retrain_ended_total", "Retrains that ended", ["state", "step"], registry=registry)
+        self._ended = Counter(
+            "evergreen_retrain_ended_total", "Retrains that ended", ["version", "state", "step"], registry=registry
+        )
         self._step_failures = Counter(
             "evergreen_retrain_step_failures_total", "Attempts at a step that failed", ["step"], registry=registry
         )
@@ -78,6 +81,13 @@ class ControllerMetrics:
         self._waiting = Gauge(
             "evergreen_retrain_waiting_alerts", "Alerts that wait for a decision", ["reason"], registry=registry
         )
+        self._decision = Gauge(
+            "evergreen_retrain_decision_info",
+            "1: what was decided on the champion's alerts, as people read it",
+            ["version", "state", "decided", "next_step", "command"],
+            registry=registry,
+        )
+        self._said: tuple[str, ...] | None = None
         self._running = Gauge("evergreen_retrain_running", "1 while a retrain runs", registry=registry)
         self._spent = Gauge("evergreen_retrain_budget_spent_ratio", "Share of the daily compute budget", registry=registry)
         self._withdrawn = Gauge("evergreen_labels_withdrawn", "Labels from people that were withdrawn", registry=registry)
@@ -89,8 +99,6 @@ class ControllerMetrics:
         )
         for step in STEPS:
             self._step_failures.labels(step)
-            for state in get_args(FinalState):
-                self._ended.labels(state, step)
 
     def decided(self, verdict: str, reason: str) -> None:
         """Count a stored decision."""
@@ -105,6 +113,22 @@ class ControllerMetrics:
         self._spent.set(spent_ratio)
         self._success.set(at_s)
 
+    def set_decision(self, version: int | None, decided: Decided | None) -> None:
+        """Export what was decided on the champion's alerts, None for nothing; a scrape never misses an unchanged decision."""
+        said = None
+        if version is not None and decided is not None:
+            said = (str(version), decided.state, decided.text, decided.next_step, decided.command)
+            self._decision.labels(*said).set(1)
+        if self._said not in (None, said):
+            self._decision.remove(*self._said)
+        self._said = said
+
+    def claimed(self, version: int | None) -> None:
+        """Begin to count the ends of this champion's retrains at 0, so that the first is an increase."""
+        for step in STEPS:
+            for state in get_args(FinalState):
+                self._ended.labels(_label(version), state, step)
+
     def step_done(self, step: str, seconds: float) -> None:
         """Record a step that succeeded."""
         self._step_seconds.labels(step).observe(seconds)
@@ -113,9 +137,9 @@ class ControllerMetrics:
         """Count a failed attempt at a step."""
         self._step_failures.labels(step).inc()
 
-    def ended(self, state: str, step: str) -> None:
-        """Count an ended retrain."""
-        self._ended.labels(state, step).inc()
+    def ended(self, version: int | None, state: str, step: str) -> None:
+        """Count an ended retrain of this champion."""
+        self._ended.labels(_label(version), state, step).inc()
 
     def failed(self, part: str) -> None:
         """Count a fault that the controller survived."""
@@ -133,3 +157,7 @@ class ControllerMetrics:
     def text(self) -> bytes:
         """Return the exposition format."""
         return generate_latest(self.registry)
+
+
+def _label(version: int | None) -> str:
+    return "" if version is None else str(version)

@@ -9,13 +9,13 @@ import structlog
 from monitoring.labels.book import read_book
 from monitoring.labels.entries import StateOfLabels, delete_expired, read_state_of_labels
 from monitoring.labels.feedback_file import FILE, write_file
-from monitoring.retrain.decision_inputs import labels_of
 from monitoring.retrain.gate.verdict import RunGate, Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import PipelineRun
 from pipeline.errors import ToolError
 from pipeline.params import Params
 from pipeline.tracking import runs
+from serving.release.label_change import labels_of
 from serving.release.manifest import model_name, repository
 from serving.release.publish import differs, publish, release_of
 from serving.release.release_table import CheckLease

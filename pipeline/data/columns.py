@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import InputError
+from pipeline.errors import EvergreenError, InputError, collecting, raise_all
 from pipeline.params import Data
 
 TEXT_COLUMNS = ("text", "utterance", "query", "sentence")
@@ -35,21 +35,24 @@ class Columns(NamedTuple):
 def find_columns(path: Path, present: Iterable[str], data: Data, *, must_hold_group: bool = False) -> Columns:
     """Return the text and label columns: named in params, or the only candidate present; raises `InputError` otherwise.
 
-    The group column is the one that params name; a test file may lack it.
+    The group column is the one that params name; a test file may lack it. Each column that is not there is an error of its own.
     """
     names = list(present)
-    columns = Columns(
-        _one_column(path, names, data.text_column, TEXT_COLUMNS, "data.text_column"),
-        _one_column(path, names, data.label_column, LABEL_COLUMNS, "data.label_column"),
-        group_column(data),
-    )
-    if columns.group in (columns.text, columns.label):
-        what = f"data.group_column = {columns.group} is the column of the texts or labels"
-        raise InputError("params.yaml", what, "name another column whose rows belong together, or none")
-    if must_hold_group and columns.group and columns.group not in names:
+    text = label = ""
+    errors: list[EvergreenError] = []
+    with collecting(errors):
+        text = _one_column(path, names, data.text_column, TEXT_COLUMNS, "data.text_column")
+    with collecting(errors):
+        label = _one_column(path, names, data.label_column, LABEL_COLUMNS, "data.label_column")
+    group = group_column(data)
+    if group and group in (text, label):
+        what = f"data.group_column = {group} is the column of the texts or labels"
+        errors.append(InputError("params.yaml", what, "name another column whose rows belong together, or none"))
+    elif group and must_hold_group and group not in names:
         do = f"set data.group_column in params.yaml to none, or to one of: {', '.join(names)}"
-        raise InputError(str(path), f"there is no column `{columns.group}`", do)
-    return columns
+        errors.append(InputError(str(path), f"there is no column `{group}`", do))
+    raise_all(errors)
+    return Columns(text, label, group)
 
 
 def group_column(data: Data) -> str | None:

@@ -1,14 +1,17 @@
 """Reads files of labelled texts: usable rows as examples with their place, other rows with the reason why they are set aside."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from pipeline.data.columns import Columns, Row, find_columns
-from pipeline.data.records import Example, describe_fault, make_example
-from pipeline.data.row_files import read_rows, scan_names
+from pipeline.data.records import Example, describe_fault, make_example, normalise_label
+from pipeline.data.row_files import read_rows, scan
+from pipeline.data.text_lines import EncodingError
+from pipeline.errors import EvergreenError, collecting
 from pipeline.params import Data
 
 
@@ -28,18 +31,39 @@ class QuarantinedRow(NamedTuple):
     reason: str
     fields: dict[str, Any] | None
 
+    @property
+    def kind(self) -> str:
+        """The reason without the details after its colon."""
+        return self.reason.split(":")[0]
 
-def read_labelled(
-    path: Path, data: Data, columns: Columns | None = None, *, is_source: bool = False
-) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
-    """Return the acceptable and the bad rows of one file; without `columns`, look for them in the names of all rows."""
-    names = scan_names(path, data)
-    if names and columns is None:
-        columns = find_columns(path, names, data, must_hold_group=is_source)
+
+class LabelledRows(NamedTuple):
+    """The acceptable and the bad rows of a file, and the faults of the file itself."""
+
+    good: list[LocatedExample]
+    bad: list[QuarantinedRow]
+    faults: list[EvergreenError]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file was read to its end."""
+        return all(isinstance(fault, EncodingError) for fault in self.faults)
+
+
+def read_labelled(path: Path, data: Data, columns: Columns | None = None, *, is_source: bool = False) -> LabelledRows:
+    """Read one file up to its end or to the fault that ends it; without `columns`, look for them in the names of all rows."""
+    scanned = scan(path, data)
+    faults = [scanned.fault] if scanned.fault else []
+    if scanned.names and columns is None:
+        known_faults = len(faults)
+        with collecting(faults):
+            columns = find_columns(path, scanned.names, data, must_hold_group=is_source)
+        if len(faults) > known_faults:
+            return LabelledRows([], [], faults)
     good: list[LocatedExample] = []
     bad: list[QuarantinedRow] = []
     joined: list[tuple[LocatedExample, Row]] = []
-    for row in read_rows(path, data):
+    for row in islice(read_rows(path, data), scanned.rows):
         read = _read_row(path, row, columns, data)
         if isinstance(read, QuarantinedRow):
             bad.append(read)
@@ -50,7 +74,7 @@ def read_labelled(
     if joined and columns:
         good, several = _without_joined(good, joined, columns.label)
         bad += several
-    return good, bad
+    return LabelledRows(good, bad, faults)
 
 
 def _read_row(path: Path, row: Row, columns: Columns | None, data: Data) -> LocatedExample | QuarantinedRow:
@@ -81,11 +105,39 @@ def _without_joined(
     return [located for located in good if located.line not in lines], bad
 
 
-def read_feedback(folder: Path, data: Data) -> tuple[list[LocatedExample], list[QuarantinedRow]]:
-    """Return the acceptable and the bad rows of all files of labels from people."""
+def read_feedback(folder: Path, data: Data) -> LabelledRows:
+    """Read all files of labels from people as one."""
     files = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size]
     read = [read_labelled(path, data, Columns("text", "label")) for path in files]
-    return [located for good, _ in read for located in good], [row for _, bad in read for row in bad]
+    return LabelledRows(
+        [row for file in read for row in file.good],
+        [row for file in read for row in file.bad],
+        [fault for file in read for fault in file.faults],
+    )
+
+
+class SpellingVariant(NamedTuple):
+    """A label that is also spelt in another way: the first row and the number of rows of both spellings."""
+
+    row: LocatedExample
+    rows: int
+    usual: LocatedExample  # the spelling that comes first
+    usual_rows: int
+
+
+def spelling_variants(located: list[LocatedExample]) -> list[SpellingVariant]:
+    """Return every label that differs from an earlier one in case, `_`, `-` and white space alone."""
+    counts = Counter(str(row.example.label) for row in located)
+    first_rows: dict[str, LocatedExample] = {}
+    for row in located:
+        first_rows.setdefault(str(row.example.label), row)
+    usual: dict[str, str] = {}
+    variants = []
+    for label, row in first_rows.items():
+        first = usual.setdefault(normalise_label(label), label)
+        if first != label:
+            variants.append(SpellingVariant(row, counts[label], first_rows[first], counts[first]))
+    return variants
 
 
 def without_conflicts(located: list[LocatedExample]) -> tuple[list[LocatedExample], list[QuarantinedRow]]:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.data.columns import Row
 from pipeline.data.parquet_rows import read_parquet, too_many_rows
 from pipeline.data.table_rows import DELIMITERS, read_table
 from pipeline.data.text_lines import COMPRESSIONS, count_lines, text_lines
-from pipeline.errors import InputError
+from pipeline.errors import EvergreenError, InputError
 from pipeline.params import Data
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -38,18 +38,36 @@ def read_rows(path: Path, data: Data) -> Iterator[Row]:
         yield from read_table(path, suffix, data)
 
 
-def scan_names(path: Path, data: Data) -> list[str]:
-    """Return the names of all columns, in the order in which rows name them; raises as `read_rows` does.
+class Scan(NamedTuple):
+    """The names of all columns in the order in which rows name them, the number of rows, and the fault that ends the file."""
 
-    Raise `InputError` for more than `data.max_rows` rows.
-    """
+    names: list[str]
+    rows: int
+    fault: EvergreenError | None
+
+
+def scan(path: Path, data: Data) -> Scan:
+    """Read a file to its end, or to its fault: one that `read_rows` raises, or more than `data.max_rows` rows."""
     names: dict[str, None] = {}
-    for rows, row in enumerate(read_rows(path, data), start=1):
-        if rows > data.max_rows:
-            raise too_many_rows(path, f"{count_lines(path, data)} lines", data)
-        if row.fields and not row.fields.keys() <= names.keys():
-            names.update(dict.fromkeys(row.fields))
-    return list(names)
+    rows = 0
+    try:
+        for row in read_rows(path, data):
+            if rows == data.max_rows:
+                raise too_many_rows(path, f"{count_lines(path, data)} lines", data)
+            rows += 1
+            if row.fields and not row.fields.keys() <= names.keys():
+                names.update(dict.fromkeys(row.fields))
+    except EvergreenError as fault:
+        return Scan(list(names), rows, fault)
+    return Scan(list(names), rows, None)
+
+
+def scan_names(path: Path, data: Data) -> list[str]:
+    """Return the names of all columns of a file; raise its fault as `InputError`."""
+    scanned = scan(path, data)
+    if scanned.fault:
+        raise scanned.fault
+    return scanned.names
 
 
 def is_row_file(path: Path) -> bool:

@@ -26,6 +26,7 @@ BYTE_ORDER_MARKS = (  # the longest first: UTF-32 begins as UTF-16 does
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
+UNDECODABLE = re.compile("[\udc80-\udcff]")  # the bytes that are not UTF-8, as `surrogateescape` decodes them
 DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error, pa.ArrowException)
 COMPRESSIONS: dict[str, Callable[[Path], Any]] = {  # suffix → open for reading
     ".gz": gzip.GzipFile,
@@ -46,33 +47,48 @@ OTHER_CONTENT = (  # first bytes, what the file is, what to do
 )
 
 
+class EncodingError(InputError):
+    """Lines that are not UTF-8, in a file that was read to its end."""
+
+
 def text_lines(path: Path, data: Data) -> Iterator[str]:
     """Yield each line with its end.
 
-    Raise `InputError` for other content, a wrong encoding, a line over `data.max_row_bytes`, and a file that holds, or unpacks
-    to, more than `data.max_file_bytes`.
+    Raise `InputError` for other content, a line over `data.max_row_bytes`, and a file that holds, or unpacks to, more than
+    `data.max_file_bytes`. Lines that are not UTF-8 are yielded too, and `EncodingError` is raised at the end, so that a reader
+    meets the other faults of the file as well.
     """
     encoding = _encoding(path, read_head(path))
+    undecodable: list[tuple[int, str]] = []  # number and content of the first line; only the number of further ones
     number = 0
     with _opened(path) as binary, io.BufferedReader(_Budget(binary, path, data)) as bounded:
-        text = io.TextIOWrapper(bounded, encoding=encoding, newline="")
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+        text = io.TextIOWrapper(bounded, encoding=encoding, newline="", errors=errors)
         while True:
             number += 1
             try:
                 line = text.readline(data.max_row_bytes + 1)
             except UnicodeDecodeError as error:
-                raise _not_decodable(path, error, data) from None
+                what = f"it begins as {error.encoding} does, and is not: {error.reason}"
+                raise InputError(str(path), what, "save it as UTF-8") from None
             except DAMAGED as error:
                 raise _damaged(path, error) from None
             if not line:
-                return
-            if 4 * len(line) > data.max_row_bytes and len(line.encode("utf-8", "surrogatepass")) > data.max_row_bytes:
+                break
+            if 4 * len(line) > data.max_row_bytes and len(line.encode("utf-8", "surrogateescape")) > data.max_row_bytes:
                 raise InputError(
                     f"{path}, line {number}",
                     f"the row is longer than {data.max_row_bytes} bytes",
                     "cut it (an unclosed quote or a binary file looks like this), or raise data.max_row_bytes",
                 )
+            if not line.isascii() and UNDECODABLE.search(line):
+                undecodable.append((number, "" if undecodable else line))
+                if number == 1:  # the header, or no text at all
+                    raise InputError(*_not_utf8(path, undecodable))
+                line = UNDECODABLE.sub("\ufffd", line)
             yield line
+    if undecodable:
+        raise EncodingError(*_not_utf8(path, undecodable))
 
 
 def count_lines(path: Path, data: Data) -> int:
@@ -148,20 +164,15 @@ def too_large(path: Path, size: int, data: Data) -> InputError:
     )
 
 
-def _not_decodable(path: Path, error: UnicodeDecodeError, data: Data) -> InputError:
-    """Return the error for the first line that cannot be decoded."""
-    if not error.encoding.startswith("utf-8"):
-        return InputError(str(path), f"it begins as {error.encoding} does, and is not: {error.reason}", "save it as UTF-8")
-    with _opened(path) as file:
-        number = 0
-        while line := file.readline(data.max_row_bytes + 1):
-            number += 1
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as at:
-                what = f"byte {at.start + 1} (0x{line[at.start]:02x}) is not UTF-8"
-                return InputError(f"{path}, line {number}", what, _iconv(path, "WINDOWS-1252"))
-    return InputError(str(path), "it is not UTF-8", _iconv(path, "WINDOWS-1252"))
+def _not_utf8(path: Path, lines: list[tuple[int, str]]) -> tuple[str, str, str]:
+    """Return the place of lines that are not UTF-8, the byte that begins the first fault, and what to do."""
+    number, line = lines[0]
+    content = line.encode("utf-8", "surrogateescape")
+    at = UNDECODABLE.search(line)
+    start = len(line[: at.start() if at else 0].encode())
+    more = f"; {len(lines) - 1} more lines are not either" if len(lines) > 1 else ""
+    what = f"byte {start + 1} (0x{content[start]:02x}) is not UTF-8{more}"
+    return f"{path}, line {number}", what, _iconv(path, "WINDOWS-1252")
 
 
 def _iconv(path: Path, encoding: str) -> str:

@@ -102,7 +102,9 @@ def fine_tune(prepared: Prepared, params: Params, run: Run, checkpoints: Checkpo
         log_setup(run, classifier, cached, settings, checkpoints)
         task = classification_task(classifier, cached.train, cached.val, settings, precision, params.model.lanes)
         run.tags({"kernels": kernels, "fp32_operations": ", ".join(fp32_fallbacks(task))})
-        fitted = fit(task, settings, log_step=_logger(run, "train"), log_epoch=_logger(run, "epoch"), checkpoints=checkpoints)
+        fitted = fit(
+            task, settings, log_step=_logger(run, "by_step"), log_epoch=_logger(run, "by_epoch"), checkpoints=checkpoints
+        )
     return fitted._replace(state=copy_parameters(classifier, saved))
 
 
@@ -170,6 +172,8 @@ def fp32_fallbacks(task: Task) -> list[str]:
 
 
 def _logger(run: Run, prefix: str) -> Any:
+    """Return a function that logs points of curves. MLflow's pages sort groups by name: these two come first."""
+
     def log_values(step: int, values: dict[str, float]) -> None:
         run.metrics({f"{prefix}/{name}": value for name, value in values.items()}, step)
 

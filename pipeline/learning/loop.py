@@ -142,7 +142,7 @@ def _train_step(setup: TrainingSetup, state: TrainingState, rows: list[int]) -> 
         setup.optimizer.step()
     setup.optimizer.zero_grad()
     state.step += 1
-    values = {"loss": loss, "lr": rate * settings.encoder_lr, "grad_norm": norm, "guard_rate": state.guard.rate}
+    values = {"loss": loss, "lr": rate * settings.encoder_lr, "grad_norm": norm, "lr_backoff": state.guard.rate}
     is_bad = verdict not in (GOOD, SCALED_DOWN)
     if is_bad or state.step % settings.log_every_steps == 0:
         state.steps.append({"step": state.step, **values})

@@ -5,9 +5,10 @@ Each error names the key and the nearest choice that works.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import EvergreenError, InputError, collecting, raise_all
 from pipeline.network.base_model import refuse_unknown_targets
 from pipeline.params import Model, Params, Train
 
@@ -15,14 +16,20 @@ NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def refuse_conflicts(params: Params, base: Path | None, has_gpu: bool, cpu_flags: set[str]) -> None:
-    """Raise `InputError` at the first impossible combination; `base` is None while its files are not downloaded."""
-    refuse_precision(params.train.precision, has_gpu, cpu_flags)
-    refuse_rates(params.train)
-    refuse_training_quantised(params.model)
-    refuse_consistency_without_dropout(params.train, params.model)
+    """Raise `InputError` for every impossible combination; `base` is None while its files are not downloaded."""
+    checks = [
+        partial(refuse_precision, params.train.precision, has_gpu, cpu_flags),
+        partial(refuse_rates, params.train),
+        partial(refuse_training_quantised, params.model),
+        partial(refuse_consistency_without_dropout, params.train, params.model),
+    ]
     if base is not None:
-        refuse_too_many_layers(params.train, base)
-        refuse_unknown_targets(params.model, base)
+        checks += [partial(refuse_too_many_layers, params.train, base), partial(refuse_unknown_targets, params.model, base)]
+    errors: list[EvergreenError] = []
+    for check in checks:
+        with collecting(errors):
+            check()
+    raise_all(errors)
 
 
 def refuse_precision(precision: str, has_gpu: bool, cpu_flags: set[str]) -> None:

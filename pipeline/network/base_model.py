@@ -51,12 +51,12 @@ def check_sizes(folder: Path, model: Model) -> None:
     shapes = matrix_shapes(folder / "model.safetensors")
     positions = _positions(shapes, json.loads((folder / "config.json").read_text(encoding="utf-8")))
     if positions is not None and model.max_pieces > positions:
-        what = f"{model.max_pieces} pieces are more than the {positions} positions of the base model {model.base}"
+        what = f"{model.max_pieces} tokens are more than the {positions} positions of the base model {model.base}"
         raise InputError("params.yaml, model.max_pieces", what, f"the nearest that works: {positions}")
     rows = _rows_of(shapes, EMBEDDINGS)
     last = max(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True).values(), default=-1)
     if rows is not None and last >= rows:
-        what = f"its tokenizer has {last + 1} pieces, its embeddings have {rows} rows"
+        what = f"its tokenizer has {last + 1} tokens, its embeddings have {rows} rows"
         do = "resize the embeddings to the tokenizer and save the model again (resize_token_embeddings), or use its own tokenizer"
         raise InputError(f"model.base = {model.base}", what, do)
 

@@ -6,7 +6,7 @@ Nothing here changes what is stored: labels and texts stay as they were given, a
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 # What a reader cannot see, and what changes the text around it. Joined emoji, Persian and Indic scripts need their joiners, and
@@ -40,6 +40,12 @@ def printable_lines(text: str) -> str:
 def indented(text: str) -> str:
     """Return text of several lines with all but the first indented, so that a quoted line cannot pass for a line of ours."""
     return text.replace("\n", "\n    ")
+
+
+def join_names(names: Sequence[str], most: int = 5, quote: str = "`") -> str:
+    """Return the first names as one text, and the number of the others."""
+    shown = ", ".join(f"{quote}{name}{quote}" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def plain_json(value: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:

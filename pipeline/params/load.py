@@ -1,6 +1,7 @@
 """Reads params.yaml into its records, and explains every mistake with file, line and key."""
 
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import InputError
+from pipeline.errors import EvergreenError, InputError, raise_all
 from pipeline.params import making, monitoring, serving
 from pipeline.params.section import Section
 
@@ -41,11 +42,14 @@ class Params(Section):
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read params.yaml; raise `InputError` with file, line, key and the nearest valid name."""
+    """Read params.yaml; raise `InputError` for every mistake, with file, line, key and the nearest valid name."""
+    return validate(read_values(path), path)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Return the values of a YAML file by section; raise `InputError` when it is no such file."""
     try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(str(path), "there is no such file", "run the command in the project's folder") from None
     except yaml.MarkedYAMLError as error:
@@ -57,10 +61,25 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         ) from None
     if not isinstance(values, dict):
         raise InputError(str(path), "this file has no sections", "restore it: git checkout params.yaml")
+    return values
+
+
+def validate(values: Mapping[str, Any], path: Path, places: Mapping[str, str] | None = None) -> Params:
+    """Return the records of these values; raise `InputError` for every mistake.
+
+    A mistake stands in a line of `path`, unless `places` names another place for its key.
+    """
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise _explain(path, tree, error) from None
+        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        mistakes = error.errors()
+    explained: list[EvergreenError] = []
+    for keys, mistake in _without_echoes(mistakes):
+        where = (places or {}).get(".".join(keys)) or f"{path}, line {_line_of(tree, keys)}"
+        explained.append(_explain(where, keys, mistake))
+    raise_all(explained)
+    raise AssertionError("a validation failed without a mistake")
 
 
 def flatten(section: BaseModel, prefix: str) -> dict[str, str]:
@@ -68,18 +87,28 @@ def flatten(section: BaseModel, prefix: str) -> dict[str, str]:
     return {f"{prefix}.{key}": str(value) for key, value in section.model_dump().items()}
 
 
-def _explain(path: Path, tree: yaml.Node | None, error: ValidationError) -> InputError:
-    mistake = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")  # a misspelt key is missing too
-    keys = [str(part) for part in mistake["loc"]]
-    where = f"{path}, line {_line_of(tree, keys)}"
+def _without_echoes(mistakes: list[Any]) -> list[tuple[list[str], Any]]:
+    """Return each mistake with its keys: unknown keys first, and without a key that is missing because it is misspelt."""
+    located = [([str(part) for part in mistake["loc"]], mistake) for mistake in mistakes]
+    unknown = [(keys, mistake) for keys, mistake in located if mistake["type"] == "extra_forbidden"]
+    meant = {(*keys[:-1], _nearest(keys)) for keys, _ in unknown}
+    others = [(keys, mistake) for keys, mistake in located if mistake["type"] != "extra_forbidden"]
+    return [*unknown, *(each for each in others if each[1]["type"] != "missing" or tuple(each[0]) not in meant)]
+
+
+def _explain(where: str, keys: list[str], mistake: Any) -> InputError:
     name = ".".join(keys)
     if mistake["type"] == "extra_forbidden":
-        valid = _valid_names(keys[:-1])
-        near = get_close_matches(keys[-1], valid, n=1, cutoff=0)
-        return InputError(where, f"there is no key `{name}`", f"did you mean `{near[0]}`? Valid here: {', '.join(valid)}")
+        valid = ", ".join(valid_names(keys[:-1]))
+        return InputError(where, f"there is no key `{name}`", f"did you mean `{_nearest(keys)}`? Valid here: {valid}")
     if mistake["type"] == "missing":
         return InputError(where, f"the key `{name}` is missing", "add it; `git diff params.yaml` shows what was removed")
     return InputError(where, f"`{name}` = {mistake['input']!r} is not usable: {mistake['msg']}", _advice(mistake))
+
+
+def _nearest(keys: list[str]) -> str:
+    """Return the valid name that is nearest to the last of these keys."""
+    return get_close_matches(keys[-1], valid_names(keys[:-1]), n=1, cutoff=0)[0]
 
 
 def _advice(error: Any) -> str:
@@ -98,7 +127,8 @@ def _advice(error: Any) -> str:
     return "change the value"
 
 
-def _valid_names(parents: list[str]) -> list[str]:
+def valid_names(parents: list[str]) -> list[str]:
+    """Return the keys that params.yaml has below these, the sections without any."""
     record: Any = Params
     for key in parents:
         record = record.model_fields[key].annotation

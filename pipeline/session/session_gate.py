@@ -24,7 +24,7 @@ class Fidelity(NamedTuple):
 
     agreement: float  # share of equal labels
     accuracy: float  # on the test rows
-    company: float | None  # largest change of a probability between a text alone and in a batch; None: not needed
+    batch_effect: float | None  # largest change of a probability between a text alone and in a batch; None: not needed
 
 
 class Measurement(NamedTuple):
@@ -70,8 +70,8 @@ def measure_candidates(
 ) -> dict[str, Measurement]:
     """Compare the answers of candidates with those of fp32, from the fastest down, until the rest are too slow to be chosen.
 
-    `seconds` are those of `time_in_turns` for `texts` texts. `check(name, with_company)` classifies every held-out row. fp32
-    itself is the yardstick: its `company` is needed only when no other candidate passes.
+    `seconds` are those of `time_in_turns` for `texts` texts. `check(name, with_batch_effect)` classifies every held-out row.
+    fp32 itself is the yardstick: its `batch_effect` is needed only when no other candidate passes.
     """
     speedups = {name: float(np.median(np.divide(seconds[BASELINE], times))) for name, times in seconds.items()}
     baseline = check(BASELINE, False)
@@ -142,8 +142,8 @@ def _refusal(fidelity: Fidelity | None, baseline: Fidelity | None, settings: Ses
             f"{100 * settings.max_accuracy_loss:.2f} allowed"
         )
     allowed = HELD_OUT_MARGIN * settings.golden_atol
-    if fidelity.company is not None and not fidelity.company <= allowed:
-        why.append(f"a probability moves by {fidelity.company:.4f} with the other texts in its batch, {allowed:g} allowed")
+    if fidelity.batch_effect is not None and not fidelity.batch_effect <= allowed:
+        why.append(f"a probability moves by {fidelity.batch_effect:.4f} with the other texts in its batch, {allowed:g} allowed")
     return "; ".join(why)
 
 
@@ -174,12 +174,12 @@ def as_row(candidate: Candidate) -> dict[str, Any]:
     return {"name": candidate.name, **fidelity, **speed, "verdict": candidate.verdict, "why": candidate.why}
 
 
-COLUMNS = {"agreement": "10.2%", "accuracy": "10.2%", "company": "9.4f", "texts_per_s": "9.0f", "speedup": "10.2f"}
+COLUMNS = {"agreement": "10.2%", "accuracy": "10.2%", "batch_effect": "14.4f", "texts_per_s": "9.0f", "speedup": "10.2f"}
 
 
 def format_table(candidates: list[Candidate]) -> str:
     """Return the candidates as a table for the terminal; what was not measured is left blank."""
-    lines = [f"{'session':<24}{'agreement':>10}{'accuracy':>10}{'company':>9}{'texts/s':>9}{'speed-up':>10}  verdict"]
+    lines = [f"{'engine':<24}{'agreement':>10}{'accuracy':>10}{'batch effect':>14}{'texts/s':>9}{'speed-up':>10}  verdict"]
     for row in map(as_row, candidates):
         numbers = "".join(
             " " * int(form.split(".")[0]) if row[name] is None else format(row[name], form) for name, form in COLUMNS.items()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.output.plain_text import print_line
 from pipeline.params import Evaluate, Model, flatten, load_params
 from pipeline.runtime.pieces import count_cut, to_pieces
+from pipeline.tracking.descriptions import percent
 from pipeline.tracking.runs import Run, stage_run
 
 Arrays = NDArray[np.float64]
@@ -135,9 +137,21 @@ def _confused_pairs(
     return pairs
 
 
+def summary(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the few scores that `dvc metrics show` and `dvc exp show` print, four decimals each."""
+    chosen = {
+        "accuracy": scores["test"]["accuracy"],
+        "f1_macro": scores["test"]["f1_macro"],
+        "control_accuracy": scores["control"]["accuracy"],
+        "val_accuracy": scores["val"]["accuracy"],
+    }
+    return {name: round(value, 4) for name, value in chosen.items()}
+
+
 def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
     """Write metrics, report, temperature and `confusion.csv`, which `dvc plots` draws as a confusion matrix."""
     write_json(folder / "metrics.json", evaluation.metrics)
+    write_json(folder / "summary.json", summary(evaluation.metrics))
     write_json(folder / "report.json", evaluation.report)
     write_json(folder / "temperature.json", {"temperature": evaluation.temperature.value, "rows": evaluation.temperature.rows})
     rows = [(labels[t], labels[p]) for t, p in zip(evaluation.truth, evaluation.predicted, strict=True)]
@@ -147,6 +161,10 @@ def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
 def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evaluate, folder: Path) -> None:
     """Log scores, figures and files to the MLflow run."""
     run.metrics({f"{side}/{name}": value for side, scores in evaluation.metrics.items() for name, value in scores.items()})
+    accuracy, control = (evaluation.metrics[side]["accuracy"] for side in ("test", "control"))
+    between = evaluation.report["intervals"]["accuracy"]
+    interval = f"{settings.confidence:.0%} interval {percent(between['low'])} to {percent(between['high'])}"
+    run.note("Test", f"accuracy {percent(accuracy)} ({interval}), frozen control {percent(control)}")
     matrix = metrics.confusion(evaluation.truth, evaluation.predicted, len(labels))
     run.figure(charts.confusion_matrix(matrix, labels), "confusion_matrix")
     run.figure(charts.class_f1(labels, evaluation.classes), "f1_by_class")

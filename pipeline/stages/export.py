@@ -28,7 +28,7 @@ from pipeline.output.plain_text import print_lines
 from pipeline.params import Export, Model, Params, flatten, integers, load_params
 from pipeline.runtime.batches import pack, pad
 from pipeline.runtime.sessions import OUTPUTS, SESSIONS, Feeds, Floats, GraphRun, open_run
-from pipeline.tracking.runs import stage_run
+from pipeline.tracking.runs import Run, stage_run
 
 PADDED, PACKED = SESSIONS["onnxruntime-fp32"], SESSIONS["packed-onnxruntime-fp32"]
 Collate = Callable[[Sequence[list[int]]], Feeds]  # rows → inputs of the graph
@@ -167,6 +167,18 @@ def write(
     write_json(folder / "parity.json", {"padded": exported.padded._asdict(), "packed": exported.packed})
 
 
+def log_parity(run: Run, measured: Parity) -> None:
+    """Log how much the exported model differs from the trained one, under names for people."""
+    run.metrics(
+        {
+            "export/shapes_compared": measured.shapes,
+            "export/max_logit_difference": measured.max_abs_logit,
+            "export/max_sketch_difference": measured.max_abs_sketch,
+            "export/same_labels": float(measured.arg_max_equal),
+        }
+    )
+
+
 def summary(exported: Exported, folder: Path) -> str:
     """Return one line for people: the measured differences, and why there is no packed graph when there is none."""
     padded, packed = exported
@@ -189,7 +201,7 @@ def main() -> None:
         exported = export(trained, load_trained(args.model, params.model).classifier, params, args.out)
         origin = trained.origin | {"mlflow_run_id": run.id or trained.run_id}
         write(trained, exported, temperature, params.model, origin, args.out)
-        run.metrics({f"export/{name}": float(value) for name, value in exported.padded._asdict().items()})
+        log_parity(run, exported.padded)
         run.model(args.out)
     print_lines(summary(exported, args.out))
 

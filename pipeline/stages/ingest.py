@@ -3,24 +3,32 @@
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.atomic_write import atomic_write
 from pipeline.data.csv_tables import write_csv
 from pipeline.data.given_labels import AppliedLabels, LabelRules, apply_given_labels, label_rules
-from pipeline.data.labelled_files import LocatedExample, QuarantinedRow, read_feedback, read_labelled, without_conflicts
+from pipeline.data.labelled_files import (
+    LocatedExample,
+    QuarantinedRow,
+    SpellingVariant,
+    read_feedback,
+    read_labelled,
+    spelling_variants,
+    without_conflicts,
+)
 from pipeline.data.near_duplicates import Pair, find_near_duplicates
 from pipeline.data.records import (
     Example,
     digest_examples,
     labels_of,
-    normalise_label,
     write_examples,
     write_json,
 )
-from pipeline.errors import InputError, run_stage
-from pipeline.output.plain_text import print_line
+from pipeline.errors import EvergreenError, InputError, raise_all, run_stage
+from pipeline.output.plain_text import join_names, print_line
 from pipeline.params import Data, load_params
 
 EXAMPLES_SHOWN = 20
@@ -34,60 +42,72 @@ ADVICE = (  # words of a reason, what to do
 
 
 class IngestResult(NamedTuple):
-    """Rows to split, supplied test rows (often none), rows set aside, and the report."""
+    """Rows to split, supplied test rows (often none), rows set aside, the report, and the faults for which data is refused."""
 
     rows: list[Example]
     test: list[Example]
     quarantined: list[QuarantinedRow]
     report: dict[str, Any]
+    faults: list[EvergreenError]
+    is_whole: bool  # every file was read to its end
 
 
 def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data, rules: LabelRules) -> IngestResult:
-    """Read, validate, merge and de-duplicate; raise `InputError` when the data as a whole cannot be trained on.
+    """Examine the data; raise every fault as `InputError` when the data as a whole cannot be trained on."""
+    examined = examine(source_file, test_file, feedback_folder, data, rules)
+    raise_all(examined.faults)
+    return examined
+
+
+def examine(source_file: Path, test_file: Path, feedback_folder: Path, data: Data, rules: LabelRules) -> IngestResult:
+    """Read, validate, merge and de-duplicate; collect all faults, those of the files first.
 
     Labels from people change the rows only as far as `rules` and `pipeline.data.given_labels` allow.
     """
-    source, bad = read_labelled(source_file, data, is_source=True)
-    feedback, bad_feedback = read_feedback(feedback_folder, data)
-    test, bad_test = read_labelled(test_file, data)
-    _refuse_spellings([*source, *feedback, *test])
-    accepted, conflicts = without_conflicts(source)
-    _refuse_many_bad_rows(source_file, accepted, [*bad, *conflicts], data.max_quarantined_share)
-    _refuse_bad_test_rows(bad_test)
+    source = read_labelled(source_file, data, is_source=True)
+    feedback = read_feedback(feedback_folder, data)
+    test = read_labelled(test_file, data)
+    faults = [*source.faults, *feedback.faults, *test.faults]
+    is_whole = source.is_whole and feedback.is_whole and test.is_whole
+    variants = spelling_variants([*source.good, *feedback.good, *test.good])
+    faults += _spelling_faults(variants)
+    source_rows, feedback_rows, test_rows = (_respelt(rows, variants) for rows in (source.good, feedback.good, test.good))
+    accepted, conflicts = without_conflicts(source_rows)
+    if source_rows or not source.faults:
+        faults += _bad_rows_fault(source_file, accepted, [*source.bad, *conflicts], data.max_quarantined_share)
+    faults += _bad_test_rows_fault(test.bad)
     applied = apply_given_labels(
         _unique([row.example for row in accepted]),
-        [row.example for row in test],
-        [row.example for row in feedback],
+        [row.example for row in test_rows],
+        [row.example for row in feedback_rows],
         rules,
     )
-    in_test = {located.example.id for located in test}
+    in_test = {located.example.id for located in test_rows}
     rows = [example for example in applied.rows if example.id not in in_test]
     near = find_near_duplicates([row.text for row in rows], data.near_duplicate_jaccard)
     near_report = _near_report(data, rows, near)
     if data.near_duplicates == "drop":
         copies = _copies(near)
         rows = [row for index, row in enumerate(rows) if index not in copies]
-    _refuse_classes(source_file, rows, applied.test)
-    quarantined = [*bad, *conflicts, *bad_feedback, *_waiting(applied, feedback)]
+    if is_whole and accepted:  # a part of a file says nothing about its classes
+        faults += _class_faults(source_file, rows, applied.test)
+    quarantined = [*source.bad, *conflicts, *feedback.bad, *_waiting(applied, feedback_rows)]
     report = {
-        "source": {"file": str(source_file), "rows": len(source) + len(bad)},
+        "source": {"file": str(source_file), "rows": len(source.good) + len(source.bad)},
         "feedback": {
-            "rows": len(feedback) + len(bad_feedback),
+            "rows": len(feedback.good) + len(feedback.bad),
             **_feedback_report(applied),
         },
-        "test": {"file": str(test_file), "rows": len(test)},
+        "test": {"file": str(test_file), "rows": len(test.good)},
         "accepted": len(rows),
-        "exact_duplicates": len(accepted) + len(feedback) - len(applied.rows) - len(applied.waiting),
+        "exact_duplicates": len(accepted) + len(feedback.good) - len(applied.rows) - len(applied.waiting),
         "also_in_test_and_dropped": len({row.id for row in applied.rows} & in_test),
         "near_duplicates": near_report,
-        "quarantined": {
-            "rows": len(quarantined),
-            "reasons": dict(Counter(q.reason.split(":")[0] for q in quarantined).most_common()),
-        },
+        "quarantined": {"rows": len(quarantined), "reasons": dict(count_reasons(quarantined).most_common())},
         "classes": dict(sorted(Counter(labels_of(rows)).items())),
         "digest": digest_examples(sorted([*rows, *applied.test], key=lambda e: e.id)),
     }
-    return IngestResult(rows, applied.test, quarantined, report)
+    return IngestResult(rows, applied.test, quarantined, report, faults, is_whole)
 
 
 def _unique(rows: list[Example]) -> list[Example]:
@@ -113,57 +133,76 @@ def _feedback_report(applied: AppliedLabels) -> dict[str, Any]:
     return {**{name: applied.counts.get(name, 0) for name in names}, "waiting": len(applied.waiting), "disputed": disputed}
 
 
-def _refuse_many_bad_rows(path: Path, good: list[LocatedExample], bad: list[QuarantinedRow], max_share: float) -> None:
+def count_reasons(bad: Sequence[QuarantinedRow]) -> Counter[str]:
+    """Count rows by the kind of their fault, without the details behind its colon."""
+    return Counter(row.kind for row in bad)
+
+
+def _bad_rows_fault(
+    path: Path, good: list[LocatedExample], bad: list[QuarantinedRow], max_share: float
+) -> Iterator[EvergreenError]:
     rows = len(good) + len(bad)
     if rows == 0:
-        raise InputError(str(path), "the file has no rows", "set data.source to a file with labelled texts")
-    if len(bad) > max_share * rows:
-        first = bad[0]
-        raise InputError(
-            f"{first.path}, line {first.line}",
-            f"{len(bad)} of {rows} rows are not usable; the first: {first.reason}",
-            f"{_advice(first.reason)}, or raise data.max_quarantined_share to continue without such rows",
-        )
+        yield InputError(str(path), "the file has no rows", "set data.source to a file with labelled texts")
+    elif len(bad) > max_share * rows:
+        advice = f"{_advice(bad)}, or raise data.max_quarantined_share to continue without such rows"
+        yield InputError(f"{bad[0].path}, line {bad[0].line}", f"{len(bad)} of {rows} {_not_usable(bad)}", advice)
 
 
-def _advice(reason: str) -> str:
-    return next((do for words, do in ADVICE if words in reason), "correct the rows")
-
-
-def _refuse_bad_test_rows(bad: list[QuarantinedRow]) -> None:
+def _bad_test_rows_fault(bad: list[QuarantinedRow]) -> Iterator[EvergreenError]:
     if bad:
-        raise InputError(
-            f"{bad[0].path}, line {bad[0].line}",
-            f"a test row is not usable: {bad[0].reason}",
-            f"{_advice(bad[0].reason)}: test files are never altered",
-        )
+        what = f"{len(bad)} test {_not_usable(bad)}"
+        yield InputError(f"{bad[0].path}, line {bad[0].line}", what, f"{_advice(bad)}: test files are never altered")
 
 
-def _refuse_spellings(located: list[LocatedExample]) -> None:
-    """Raise `InputError` when one label is spelt in two ways: a model would learn two classes."""
-    first_by_spelling: dict[str, LocatedExample] = {}
-    for row in located:
-        label = row.example.label or ""
-        first = first_by_spelling.setdefault(normalise_label(label), row)
-        if first.example.label != label:
-            raise InputError(
-                f"{row.path}, line {row.line}",
-                f"the label `{label}` is also spelt `{first.example.label}` ({first.path}, line {first.line})",
-                "write both the same way",
-            )
+def _not_usable(bad: list[QuarantinedRow]) -> str:
+    """Describe bad rows by the first, and by the number of each kind when there are several kinds."""
+    kinds = [f"{count} × {kind}" for kind, count in count_reasons(bad).most_common()]
+    counts = f" ({join_names(kinds, quote='')})" if len(kinds) > 1 else ""
+    return f"rows are not usable{counts}; the first: {bad[0].reason}"
 
 
-def _refuse_classes(path: Path, rows: list[Example], test: list[Example]) -> None:
+def _advice(bad: list[QuarantinedRow]) -> str:
+    """Return what to do about each kind of fault."""
+    first_of_kind = {row.kind: row.reason for row in reversed(bad)}
+    frequent = [first_of_kind[kind] for kind, _ in count_reasons(bad).most_common()]
+    return "; ".join(
+        dict.fromkeys(next((do for words, do in ADVICE if words in reason), "correct the rows") for reason in frequent)
+    )
+
+
+def _spelling_faults(variants: list[SpellingVariant]) -> Iterator[EvergreenError]:
+    """Refuse labels that are spelt in several ways: a model would learn two classes."""
+    for variant in variants:
+        row, usual = variant.row, variant.usual
+        also = f"is also spelt `{usual.example.label}` ({usual.path}, line {usual.line})"
+        what = f"the label `{row.example.label}` {also}; rows: {variant.rows} and {variant.usual_rows}"
+        yield InputError(f"{row.path}, line {row.line}", what, "write both the same way")
+
+
+def _respelt(located: list[LocatedExample], variants: list[SpellingVariant]) -> list[LocatedExample]:
+    """Write each label in its first spelling: a second one is reported once, and not as a class of few rows too."""
+    usual = {variant.row.example.label: variant.usual.example.label for variant in variants}
+    return [
+        row._replace(example=row.example.model_copy(update={"label": usual[row.example.label]}))
+        if row.example.label in usual
+        else row
+        for row in located
+    ]
+
+
+def _class_faults(path: Path, rows: list[Example], test: list[Example]) -> Iterator[EvergreenError]:
     classes = set(labels_of(rows))
     if not rows:
-        raise InputError(str(path), "every usable row is in the test file too", "add other rows for training")
+        yield InputError(str(path), "every usable row is in the test file too", "add other rows for training")
+        return
     if len(classes) < 2:
-        raise InputError(str(path), f"all rows have one label: {', '.join(classes) or 'none'}", "a classifier needs at least two")
+        yield InputError(str(path), f"all rows have one label: {', '.join(classes)}", "a classifier needs at least two")
     unknown = sorted(set(labels_of(test)) - classes)
     if unknown:
-        raise InputError(
+        yield InputError(
             str(path),
-            f"the test file has labels that no row here has: {', '.join(unknown[:5])}",
+            f"the test file has {len(unknown)} labels that no row here has: {join_names(unknown)}",
             "add rows with these labels, or remove them from the test file",
         )
 

@@ -101,16 +101,16 @@ def select_session(sessions: Sessions, rows: HeldOut, *, clock: Clock) -> Select
     seconds = time_in_turns(calls, settings.rounds, clock)
     predictions: dict[str, ModelOutputs] = {}
 
-    def check(name: str, with_company: bool) -> Fidelity:
+    def check(name: str, with_batch_effect: bool) -> Fidelity:
         if name not in predictions:
             predictions[name] = running[name].predict(rows.texts)
         labels = {key: np.array(predictions[key].labels) for key in (BASELINE, name)}
-        company = None
-        if with_company:
+        batch_effect = None
+        if with_batch_effect:
             pair = (running[name], sessions.open(name))
-            company = batch_sensitivity(pair, predictions[name], rows.texts, settings.timed_batch)
+            batch_effect = batch_sensitivity(pair, predictions[name], rows.texts, settings.timed_batch)
         accuracy = np.mean((labels[name] == rows.labels)[rows.is_test])
-        return Fidelity(float(np.mean(labels[name] == labels[BASELINE])), float(accuracy), company)
+        return Fidelity(float(np.mean(labels[name] == labels[BASELINE])), float(accuracy), batch_effect)
 
     session, candidates = decide_session(measure_candidates(seconds, len(texts), check, settings), absent, settings)
     if session != INT8:
@@ -179,6 +179,7 @@ def log_to(run: Run, selection: Selection, folder: Path) -> None:
     rows = [as_row(candidate) for candidate in selection.candidates if candidate.measured]
     run.metrics({f"session/{row['name']}/{key}": row[key] for row in rows for key in COLUMNS if row[key] is not None})
     run.tags({"session": selection.session})
+    run.note("Served by", selection.session)
     refused = [row["name"] for row in rows if row["verdict"] == "refused"]
     names, speeds = [row["name"] for row in rows], [row["texts_per_s"] for row in rows]
     run.figure(charts.sessions(names, speeds, selection.session, refused), "sessions")

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from pipeline.data.near_duplicates import near_pairs_across
 from pipeline.data.records import Example, digest_examples, labels_of, read_examples, write_examples, write_json
 from pipeline.data.split_sides import MIN_TEST_ROWS, Side, hash_to_unit, side_of
-from pipeline.errors import InputError, run_stage
-from pipeline.output.plain_text import print_line
+from pipeline.errors import EvergreenError, InputError, raise_all, run_stage
+from pipeline.output.plain_text import join_names, print_line
 from pipeline.params import Split, load_params
 
 
@@ -26,17 +26,17 @@ class Sides(NamedTuple):
 def split(rows: list[Example], supplied_test: list[Example], settings: Split) -> Sides:
     """Divide rows by content hash; with a supplied test, rows become train and validation only.
 
-    Raise `InputError` for a class without two test rows or without a training row, unless `small_classes` is `keep`.
+    Raise `InputError` for a class without two test rows or without a training row, unless `small_classes` is `keep`, and for
+    validation rows that are missing or whose class has no training row.
     """
+    faults: list[EvergreenError] = []
     test_share = 0.0 if supplied_test else settings.test_share
     sides = {row.id: side_of(row, settings.seed, val_share=settings.val_share, test_share=test_share) for row in rows}
     small = _small_classes(rows, supplied_test, sides)
     if small and settings.small_classes == "refuse":
-        raise InputError(
-            "the split",
-            f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {', '.join(small)}",
-            "collect more rows, or set split.small_classes to keep (they are then trained on but not tested)",
-        )
+        what = f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {join_names(small, most=10, quote='')}"
+        do = "collect more rows, or set split.small_classes to keep (they are then trained on but not tested)"
+        faults.append(InputError("the split", what, do))
     for row in rows:
         if row.label in small:
             sides[row.id] = "train"
@@ -46,10 +46,13 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
     for row in rows:
         chosen[sides[row.id]].append(row)
     if not chosen["val"]:
-        raise InputError("the split", "no row is assigned to validation", "collect more rows, or raise split.val_share")
+        do = "collect more rows, or raise split.val_share"
+        faults.append(InputError("the split", "no row is assigned to validation", do))
     if untrained := sorted(set(labels_of(chosen["val"])) - set(labels_of(chosen["train"]))):
-        what = f"all rows of a class are assigned to validation: {', '.join(untrained)}"
-        raise InputError("the split", what, "raise split.rows_a_class, lower split.val_share, or try another split.seed")
+        what = f"all rows of a class are assigned to validation: {join_names(untrained, most=10, quote='')}"
+        do = "raise split.rows_a_class, lower split.val_share, or try another split.seed"
+        faults.append(InputError("the split", what, do))
+    raise_all(faults)
     return Sides(chosen["train"], chosen["val"], chosen["test"], small, test_share)
 
 

@@ -49,8 +49,10 @@ def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], 
     for side, rows in sides.items():
         frame = pd.DataFrame({"text": [row.text for row in rows], "label": labels_of(rows)})
         source = str(data.unlabelled if side == "spread" else data.source)
-        run.dataset(frame, name=side, source=source, context=side, digest=digests[side])
+        run.dataset(frame, name=f"{Path(source).stem} {side}", source=source, context=side, digest=digests[side])
     whole = sha256("".join(digests[side] for side in sorted(digests)).encode()).hexdigest()
+    sizes = ", ".join(f"{len(examples)} {side}" for side, examples in sides.items())
+    run.note("Data", f"{data.source}: {sizes} rows, {len(set(labels_of(sides['train'])))} classes")
     run.tags({"data.digest": whole, **{f"data.digest.{side}": digest for side, digest in digests.items()}})
     return whole
 

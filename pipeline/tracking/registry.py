@@ -6,6 +6,7 @@ The release table decides which version serves; the registry's aliases follow it
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import structlog
@@ -13,9 +14,12 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import ToolError
-from pipeline.tracking.runs import ensure_model
-from pipeline.tracking.store import EXPERIMENT, connect, is_missing, restore_run, tracking_uri
+from pipeline.tracking.address import tracking_uri
+from pipeline.tracking.descriptions import as_tags, version_description, version_tags
+from pipeline.tracking.logged_models import ensure_model
+from pipeline.tracking.store import EXPERIMENT, connect, is_missing, restore_run
 
+PACKAGE, SHOWN = "package", 12  # a version's tag with the first characters of its content digest, by which it is found
 log = structlog.get_logger()
 
 
@@ -30,16 +34,29 @@ def registry(home: Path) -> Iterator[list[str]]:
         raise ToolError(f"MLflow at {tracking_uri(home)}", what, do) from None
 
 
-def register(name: str, run_id: str | None, exported: Path, tags: dict[str, str]) -> int:
-    """Return the version number of the content `tags['content_digest']`; register it first when it is absent. May raise."""
-    digest = tags["content_digest"]
+def register(name: str, exported: Path, lineage: Mapping[str, Any]) -> int:
+    """Return the version number of the content `lineage['content_digest']`; register it first when it is absent. May raise."""
+    digest = lineage["content_digest"]
     client = mlflow.MlflowClient()
-    versions: list[ModelVersion] = client.search_model_versions(f"name = '{name}' and tags.content_digest = '{digest}'")
-    if versions:
-        return min(int(entry.version) for entry in versions)
-    with _in_run(run_id):
-        uri = ensure_model(mlflow.active_run().info.run_id, exported)
-    return int(mlflow.register_model(uri, name, tags=tags).version)
+    for key, value in ((PACKAGE, digest[:SHOWN]), ("content_digest", digest)):  # the second in versions of earlier releases
+        versions: list[ModelVersion] = client.search_model_versions(f"name = '{name}' and tags.{key} = '{value}'")
+        if versions:
+            return min(int(entry.version) for entry in versions)
+    return _register(name, exported, lineage)
+
+
+def _register(name: str, exported: Path, lineage: Mapping[str, Any]) -> int:
+    """Register a version, with what a person compares versions by; the whole lineage is in `lineage.json`."""
+    with _in_run(lineage.get("mlflow_run_id")):
+        run_id = mlflow.active_run().info.run_id
+        uri = ensure_model(run_id, exported)
+    run = mlflow.get_run(run_id)
+    facts = version_tags(run.data.metrics, run.data.params)
+    origin = {key: lineage.get(key) for key in ("parent_version", "decision")}
+    tags = facts | as_tags({**origin, PACKAGE: lineage["content_digest"][:SHOWN]})
+    number = int(mlflow.register_model(uri, name, tags=tags).version)
+    mlflow.MlflowClient().update_model_version(name, str(number), version_description(facts, run.info.run_name))
+    return number
 
 
 @contextmanager
@@ -51,7 +68,7 @@ def _in_run(run_id: str | None) -> Iterator[None]:
             restore_run(known)
     except MlflowException:
         known = None
-    tags = None if known else {"evergreen.trained_in": str(run_id)}
+    tags = None if known else as_tags({"evergreen.trained_in": run_id})
     with mlflow.start_run(run_id=known, tags=tags):
         yield
 
@@ -101,11 +118,11 @@ def registry_fault(name: str, number: int) -> str:
     return "" if files else "its files in MLflow are gone; it is served all the same"
 
 
-def register_again(name: str, versions: Mapping[int, tuple[Path, dict[str, str]]]) -> None:
+def register_again(name: str, versions: Mapping[int, tuple[Path, Mapping[str, Any]]]) -> None:
     """Register versions under the numbers they had, after the whole model was deleted. May raise.
 
-    `versions` gives the folder and tags of each version that still exists. MLflow counts from 1 and never gives a number twice,
-    so a version that is gone is registered and deleted.
+    `versions` gives the folder and lineage of each version that still exists. MLflow counts from 1 and never gives a number
+    twice, so a version that is gone is registered and deleted.
     """
     client = mlflow.MlflowClient()
     client.create_registered_model(name)
@@ -114,8 +131,5 @@ def register_again(name: str, versions: Mapping[int, tuple[Path, dict[str, str]]
             gone = client.create_model_version(name, mlflow.get_experiment_by_name(EXPERIMENT).artifact_location)
             client.delete_model_version(name, gone.version)
             continue
-        exported, tags = versions[number]
-        with _in_run(tags.get("mlflow_run_id")):
-            uri = ensure_model(mlflow.active_run().info.run_id, exported)
-        mlflow.register_model(uri, name, tags=tags)
+        _register(name, *versions[number])
     log.warning("registry_made_again", model=name, versions=sorted(versions))

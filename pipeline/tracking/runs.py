@@ -5,12 +5,10 @@ Telemetry never stops a stage: failed calls are logged and the stage continues, 
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlparse
 from warnings import catch_warnings, simplefilter
 
 import mlflow
@@ -22,15 +20,21 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
 from pipeline.errors import ToolError
-from pipeline.home import close_to_others, git, is_dirty
+from pipeline.home import git, is_dirty
 from pipeline.process_identity import is_gone, this_process
-from pipeline.runtime.classifier import MODEL_FILES, model_digest
-from pipeline.tracking.store import ARTIFACTS, EXPERIMENT, connect, restore_run, tracking_uri
+from pipeline.tracking.address import tracking_uri
+from pipeline.tracking.descriptions import DVC_NAME, RECIPE, as_tags, recipe, run_name, with_line
+from pipeline.tracking.logged_models import ensure_model
+from pipeline.tracking.store import ARTIFACTS, EXPERIMENT, NOTE, connect, restore_run
 
 GIVE_UP_AFTER = 3  # failed calls in a row
-MODEL_NAME_IN_RUN = "model"
 OWNER = "evergreen.owner"
-CAUSES = {"DVC_EXP_NAME": "dvc.exp_name", "EVERGREEN_DECISION": "evergreen.decision", "EVERGREEN_ALERT": "evergreen.alert"}
+CAUSES = {
+    DVC_NAME: "dvc.exp_name",
+    RECIPE: "evergreen.recipe",
+    "EVERGREEN_DECISION": "evergreen.decision",
+    "EVERGREEN_ALERT": "evergreen.alert",
+}
 MAX_TAG_CHARS = 500
 log = structlog.get_logger()
 
@@ -46,8 +50,18 @@ class Run:
     def params(self, values: dict[str, str]) -> None:
         self._try(lambda: self._client.log_batch(self.id, params=[Param(k, v) for k, v in values.items()]))
 
-    def tags(self, values: dict[str, str]) -> None:
-        self._try(lambda: [self._client.set_tag(self.id, key, value) for key, value in values.items()])
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Set tags; a value that is None sets none."""
+        self._try(lambda: [self._client.set_tag(self.id, key, value) for key, value in as_tags(values).items()])
+
+    def note(self, title: str, text: str) -> None:
+        """Set the line of this title in the run's description."""
+
+        def send() -> None:
+            before = self._client.get_run(self.id).data.tags.get(NOTE, "")
+            self._client.set_tag(self.id, NOTE, with_line(before, title, text))
+
+        self._try(send)
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         now = get_current_time_millis()
@@ -97,11 +111,16 @@ class Run:
             call()
 
 
-def show(home: Path, port: int) -> NoReturn:
-    """Replace this process by MLflow's server, on loopback and the local store; raise `ToolError` when the store is a server."""
+def show(home: Path, port: int, announce: Callable[[str], None]) -> NoReturn:
+    """Replace this process by MLflow's server, on loopback and the local store; raise `ToolError` when the store is a server.
+
+    `announce` is called with the address of the runs.
+    """
     if tracking_uri(home).startswith("http"):
         raise ToolError("MLFLOW_TRACKING_URI", "the runs are on a server with its own pages", f"open {tracking_uri(home)}")
     connect(home)
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    announce(f"http://127.0.0.1:{port}/#/experiments/{experiment.experiment_id}")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     store = ["--backend-store-uri", tracking_uri(home), "--default-artifact-root", (home / ARTIFACTS).as_uri()]
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # unused here, and its routes need no login
@@ -159,8 +178,10 @@ def _open_run(stage: str, params: dict[str, str], continues: str | None, parent:
         with suppress(MlflowException):  # unknown here
             restore_run(run_id)
     if continues is None:
-        name = stage if nested else None
-        return mlflow.start_run(run_name=name, log_system_metrics=not nested, tags=_origin(), nested=nested, parent_run_id=parent)
+        name = (not nested and run_name(params, os.environ)) or stage
+        settings = recipe(params, os.environ)
+        tags = _origin() | ({NOTE: with_line("", "Recipe", settings)} if settings else {})
+        return mlflow.start_run(run_name=name, log_system_metrics=not nested, tags=tags, nested=nested, parent_run_id=parent)
     try:
         known = mlflow.get_run(continues).data.params
     except MlflowException:  # the model was trained elsewhere and fetched with `dvc pull`
@@ -190,34 +211,3 @@ def close_orphans(home: Path) -> list[str]:
             client.set_terminated(run.info.run_id, "KILLED")
             closed.append(str(run.info.run_id))
     return closed
-
-
-def ensure_model(run_id: str, exported: Path) -> str:
-    """Return the URI of the run's servable model with this content; log the model first when it is absent. May raise."""
-    client = mlflow.MlflowClient()
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    digest = model_digest(exported)
-    known = client.search_logged_models(
-        [experiment.experiment_id], filter_string=f"source_run_id = '{run_id}' AND status = 'READY'"
-    )
-    for model in known:
-        if model.tags.get("model_digest") == digest:
-            return f"models:/{model.model_id}"
-    package = Path(__file__).parents[1]
-    sys.path.insert(0, str(package))  # MLflow runs the input example now, before it knows where `runtime` is
-    try:
-        logged = mlflow.pyfunc.log_model(
-            name=MODEL_NAME_IN_RUN,
-            python_model=str(package / "tracking" / "pyfunc_model.py"),
-            code_paths=[str(package / "runtime")],
-            artifacts={name: str(exported / name) for name in MODEL_FILES},
-            tags={"model_digest": digest},
-            input_example=["where is my parcel?", "the kettle leaks"],
-            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime", "tokenizers")],
-        )
-    finally:
-        sys.path.remove(str(package))
-    location = urlparse(logged.artifact_path)
-    if location.scheme == "file":
-        close_to_others(Path(unquote(location.path)))  # MLflow copies files with their modes
-    return str(logged.model_uri)

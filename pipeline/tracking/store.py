@@ -16,10 +16,15 @@ import structlog
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
-from pipeline.home import sqlite_url
+from pipeline.tracking.address import default_uri, tracking_uri
 
 EXPERIMENT = "evergreen"
 ARTIFACTS = "mlartifacts"
+NOTE = "mlflow.note.content"  # the description that MLflow's pages show
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # the pages show runs, curves and models, not traces of chats
+    NOTE: "One run for each training: its settings, learning curves, scores beside the control, and the model that is served.",
+}
 LOCATIONS = (  # columns of MLflow's database that hold the place of files
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -50,18 +55,10 @@ def connect(home: Path) -> list[str]:
         elif experiment.lifecycle_stage == DELETED:
             _restore_experiment(experiment.experiment_id)
             mended.append(f"the experiment {EXPERIMENT} was deleted; it is restored, with its runs")
-    mlflow.set_experiment(EXPERIMENT)
+    tags = mlflow.set_experiment(EXPERIMENT).tags
+    if missing := {key: value for key, value in EXPERIMENT_TAGS.items() if key not in tags}:
+        mlflow.set_experiment_tags(missing)
     return mended
-
-
-def tracking_uri(home: Path) -> str:
-    """Return the store that the environment names, else the SQLite file in the home of state."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
-
-
-def default_uri(home: Path) -> str:
-    """Return the URI of the SQLite database in the home of state."""
-    return sqlite_url(home / "mlflow.db")
 
 
 def follow_moved_home(home: Path) -> str | None:

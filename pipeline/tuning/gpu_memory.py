@@ -140,7 +140,7 @@ def table(shape: Shape, causal: Causal, length: int) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path, help="config.json of a Llama-shaped model")
-    parser.add_argument("--length", type=int, default=None, help="pieces in a row; by default causal.packed_pieces")
+    parser.add_argument("--length", type=int, default=None, help="tokens in a row; by default causal.packed_pieces")
     args = parser.parse_args()
     causal = load_params().causal
     length = args.length or causal.packed_pieces

@@ -21,6 +21,7 @@ from pipeline.errors import InputError, ToolError, run_stage
 from pipeline.output.plain_text import print_line
 from pipeline.output.terminal import Terminal
 from pipeline.params import load_params
+from pipeline.tracking.descriptions import RECIPE
 from pipeline.tuning.study import Overrides, dvc_argument, with_overrides
 
 METRICS = Path("artifacts/evaluation/metrics.json")
@@ -81,6 +82,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = read_recipe(args.recipe)
     with_overrides(load_params(), recipe, str(args.recipe))
+    os.environ[RECIPE] = str(args.recipe)  # the stages name their MLflow run by it
     if args.vary:
         key, _, values = args.vary.partition("=")
         for value in values.split(","):

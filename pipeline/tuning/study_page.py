@@ -12,6 +12,7 @@ from pipeline.atomic_write import atomic_write
 from pipeline.metrics import mcnemar
 from pipeline.tuning.study import ArmMeasurement, ArmRun, Study, dvc_argument, unpack_bits
 
+ARTICLE = "*The article* is a tutorial that these studies test: [which](README.md)."
 SIDES = ("val", "test", "train")
 HEADER = (
     "arm", "validation, %", "test, %", "training rows, %", "test rows gained / lost (p)",
@@ -103,6 +104,7 @@ def page(name: str, study: Study, runs: Sequence[ArmRun], measured: Mapping[str,
         f"# {study.question}",
         f"`make studies` or `.venv/bin/python -m pipeline.tuning.studies {name}`, from [{name}.yaml]({name}.yaml)",
         paragraph(f"**Claim.** {study.claim.strip()}"),
+        *([ARTICLE] if "article" in study.claim.casefold() else []),
         paragraph(f"**Settings.** params.yaml with {changed}, {describe_seeds(study.seeds)}; arms:"),
         arms,
     ]

@@ -68,7 +68,9 @@ def create_app(params: Params, home: Path, callers: Callers) -> GatewayMiddlewar
         description="Predictions with the version that gave them, asynchronous jobs, feedback.",
         version=str(params.publish.name),
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # of an operation
     )
     add_routes(app, params)
     guarded = HttpGuard(PredictFastPath(app), params.http, params.gateway.host, metrics.count_refusal)

@@ -14,6 +14,7 @@ from pipeline.params import Gateway
 from serving.access.callers import Callers
 from serving.access.proxies import TrustedProxies
 from serving.access.tokens import Scope as TokenScope
+from serving.gateway.docs_page import PAGES
 from serving.gateway.errors import failures, log_fields
 from serving.gateway.metrics import Metrics
 from serving.processes.http_body import HEADERS, Receive, discard_body, exceeds
@@ -25,7 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 MAX_CALLERS = 10_000  # that the rate limit remembers; the one silent for longest is forgotten first
-PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", *PAGES})
 JOB = "/v1/jobs/{id}"
 SCOPES: dict[str, TokenScope] = {  # that each route asks for; a path that is no route asks for none, and gets its 404
     "/v1/predict": "predict",

@@ -11,12 +11,18 @@ from pydantic import BaseModel
 
 from pipeline.params import Params
 from serving.gateway.batch_queue import OverloadedError
+from serving.gateway.docs_page import add_docs_page
 from serving.gateway.errors import ApiError, add_error_handlers, failures, json_response, on_api_error, on_fault
 from serving.gateway.feedback import check_id, labeller_of, store_feedback
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import RateLimit, Scope, Send
 from serving.gateway.predictor import NothingServedError, NotServedError, Predictor, Query
 from serving.gateway.schemas import (
+    FEEDBACK_EXAMPLES,
+    FEEDBACK_LINK,
+    JOB_EXAMPLES,
+    JOB_LINK,
+    PREDICT_EXAMPLES,
     ErrorResponse,
     FeedbackRequest,
     FeedbackResponse,
@@ -75,16 +81,22 @@ def add_routes(app: FastAPI, params: Params) -> None:
     max_chars = params.data.max_text_chars
     predict_body = request_schema(PredictRequest, max_texts=params.gateway.max_texts, max_chars=max_chars)
     job_body = request_schema(JobRequest, max_texts=params.jobs.max_texts, max_chars=max_chars)
-    feedback_body = FeedbackRequest.model_json_schema()
-    app.post(PREDICT, **_openapi(predict_body, PredictResponse, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503))(predict)
+    predict_errors = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
+    described = _openapi(PredictResponse, *predict_errors, body=predict_body, examples=PREDICT_EXAMPLES, link=FEEDBACK_LINK)
+    app.post(PREDICT, **described)(predict)
     job_errors = (400, 401, 403, 408, 409, 413, 415, 422, 429, 503)
-    app.post("/v1/jobs", **_openapi(job_body, JobResponse, *job_errors, success=202, parameters=[IDEMPOTENCY_KEY]))(create_job)
-    app.get("/v1/jobs/{id}", **_openapi(None, JobResponse, 400, 401, 403, 404))(get_job)
+    described = _openapi(JobResponse, *job_errors, success=202, body=job_body, examples=JOB_EXAMPLES, link=JOB_LINK)
+    described["openapi_extra"]["parameters"] = [IDEMPOTENCY_KEY]
+    app.post("/v1/jobs", **described)(create_job)
+    app.get("/v1/jobs/{id}", **_openapi(JobResponse, 400, 401, 403, 404, 422))(get_job)
     feedback_errors = (400, 401, 403, 404, 408, 410, 413, 415, 422, 429, 503)
-    app.post("/v1/feedback", **_openapi(feedback_body, FeedbackResponse, *feedback_errors, success=201))(create_feedback)
-    app.get("/v1/routes", **_openapi(None, RoutesResponse, 400, 401, 403))(get_routes)
+    feedback_body = FeedbackRequest.model_json_schema()
+    described = _openapi(FeedbackResponse, *feedback_errors, success=201, body=feedback_body, examples=FEEDBACK_EXAMPLES)
+    app.post("/v1/feedback", **described)(create_feedback)
+    app.get("/v1/routes", **_openapi(RoutesResponse, 400, 401, 403))(get_routes)
     for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         app.get(path, include_in_schema=False)(handler)
+    add_docs_page(app)
     add_error_handlers(app)
     _describe_tokens(app)
 
@@ -226,7 +238,7 @@ def _submit_job(services: Services, payload: dict[str, Any], caller: str, key: s
     except jobs.KeyReusedError as error:
         raise ApiError(409, "key_reused", error.what) from None
     except (jobs.BadKeyError, CallbackRefusedError) as error:
-        raise ApiError(422, "not_valid", f"{error.where}: {error.what}") from None
+        raise ApiError(422, "not_valid", f"{error.where}: {error.what}; {error.do}") from None
     except jobs.QueueFullError as error:
         raise ApiError(503, "overloaded", error.what, 10) from None
 
@@ -255,23 +267,25 @@ def _describe_tokens(app: FastAPI) -> None:
 
 
 def _openapi(
-    body: dict[str, Any] | None,
     answer: type[BaseModel],
     *errors: int,
     success: int = 200,
-    parameters: list[dict[str, Any]] | None = None,
+    body: dict[str, Any] | None = None,
+    examples: dict[str, dict[str, Any]] | None = None,
+    link: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe a route that parses its body and serialises its answer itself, for the OpenAPI document."""
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {"security": [{"bearer": []}, {}]}  # or none: without tokens the gateway serves its local user
     if body:
-        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    if parameters:
-        extra["parameters"] = parameters
+        content = {"schema": body, "examples": {name: {"value": value} for name, value in (examples or {}).items()}}
+        extra["requestBody"] = {"required": True, "content": {"application/json": content}}
+    succeeded: dict[str, Any] = {"model": answer}
+    if link:
+        succeeded["links"] = {link["operationId"]: link}
     failures = {status: {"model": ErrorResponse, **DESCRIBED.get(status, {})} for status in errors}
-    extra["security"] = [{"bearer": []}, {}]  # or none: without tokens the gateway serves its local user
     return {
         "status_code": success,
         "response_class": Response,
-        "responses": {success: {"model": answer}, **failures},
+        "responses": {success: succeeded, **failures},
         "openapi_extra": extra,
     }

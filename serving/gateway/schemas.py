@@ -1,9 +1,12 @@
 """Requests and answers of the HTTP API: their records, and the checks that raise an `ApiError`."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.params import Params
 from pipeline.runtime.text import clean
@@ -12,6 +15,24 @@ from serving.processes.http_body import BodyError, read_body
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+
+MAX_NAME_CHARS = 100  # of a caller's field, in a message
+
+# Requests that are accepted as they stand, for /docs. An id exists only once the gateway has given it: the links, OpenAPI's own
+# form for that, name the place of the id in an answer, and the page copies it into the next request.
+PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {
+    "one text": {"text": "where is my parcel?"},
+    "several texts of a customer": {"texts": ["where is my parcel?", "the kettle leaks"], "unit": "customer-7"},
+}
+JOB_EXAMPLES: dict[str, dict[str, Any]] = {"texts to answer later": {"texts": ["where is my parcel?", "the kettle leaks"]}}
+FEEDBACK_EXAMPLES: dict[str, dict[str, Any]] = {
+    "the right label of a prediction": {"id": "6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e", "label": "track_order"}
+}
+FEEDBACK_LINK = {
+    "operationId": "create_feedback",
+    "requestBody": {name: f"$response.body#/predictions/0/{name}" for name in ("id", "label")},
+}
+JOB_LINK = {"operationId": "get_job", "parameters": {"id": "$response.body#/id"}}
 
 
 class Record(BaseModel):
@@ -69,64 +90,64 @@ class FeedbackRequest(Record):
 class PredictionRecord(BaseModel):
     """The answer to one text: `Prediction.as_response`."""
 
-    id: str
-    label: str
-    confidence: float
-    runner_up: str | None
-    version: int
-    role: Literal["champion", "challenger"]
-    cached: bool
+    id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e"])
+    label: str = Field(examples=["track_order"])
+    confidence: float = Field(examples=[0.91])
+    runner_up: str | None = Field(examples=["delivery_problem"])
+    version: int = Field(examples=[3])
+    role: Literal["champion", "challenger"] = Field(examples=["champion"])
+    cached: bool = Field(examples=[False])
 
 
 class PredictResponse(BaseModel):
     """One prediction for each text, in order."""
 
-    request_id: str
+    request_id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a"])
     predictions: list[PredictionRecord]
 
 
 class JobResponse(BaseModel):
     """A job with its status; `predictions` once it is done."""
 
-    id: str
-    status: Literal["queued", "running", "done", "failed"]
-    attempts: int
-    predictions: list[PredictionRecord] | None
-    error: str | None
-    created_at: float
-    finished_at: float | None
-    callback_status: str
+    id: str = Field(examples=["0d9e8c7b6a5f4e3d2c1b0a9988776655"])
+    status: Literal["queued", "running", "done", "failed"] = Field(examples=["queued"])
+    attempts: int = Field(examples=[0])
+    predictions: list[PredictionRecord] | None = Field(examples=[None])
+    error: str | None = Field(examples=[None])
+    created_at: float = Field(examples=[1790000000.0], description="seconds since 1970")
+    finished_at: float | None = Field(examples=[None], description="seconds since 1970")
+    callback_status: str = Field(examples=["none"])
 
 
 class FeedbackResponse(BaseModel):
     """`label`: one of the champion's labels; `proposal`: any other, stored until enough people propose it."""
 
-    id: str
-    kind: Literal["label", "proposal"]
+    id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e"])
+    kind: Literal["label", "proposal"] = Field(examples=["label"])
 
 
 class RoutesResponse(BaseModel):
     """The current routing: which versions answer, and for which share."""
 
-    revision: int
-    champion: int | None
-    challenger: int | None
-    challenger_weight: float
-    shadow_share: float
-    labels: list[str]
+    revision: int = Field(examples=[5])
+    champion: int | None = Field(examples=[3])
+    challenger: int | None = Field(examples=[None])
+    challenger_weight: float = Field(examples=[0.0])
+    shadow_share: float = Field(examples=[0.0])
+    labels: list[str] = Field(examples=[["delivery_problem", "track_order"]])
 
 
 class ErrorBody(BaseModel):
     """A code for programs and a message that says what to do."""
 
-    code: str
-    message: str
+    code: str = Field(examples=["not_valid"])
+    message: str = Field(examples=["there is no field `txt`: did you mean `text`? Fields: text, texts, unit, version"])
 
 
 class ErrorResponse(BaseModel):
     """Every answer that is not 2xx."""
 
-    request_id: str
+    request_id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a"])
     error: ErrorBody
 
 
@@ -153,11 +174,21 @@ def parse(record: type[Parsed], body: bytes) -> Parsed:
     try:
         return record.model_validate_json(body)
     except ValidationError as error:
-        first: Any = error.errors(include_url=False)[0]
-        if first["type"] == "json_invalid":
-            raise ApiError(400, "not_json", first["msg"]) from None
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise ApiError(422, "not_valid", f"{where}: {first['msg']}") from None
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        if faults[0]["type"] == "json_invalid":
+            raise ApiError(400, "not_json", faults[0]["msg"]) from None
+        raise ApiError(422, "not_valid", _explain(faults, list(record.model_fields))) from None
+
+
+def _explain(faults: Sequence[ErrorDetails], fields: list[str]) -> str:
+    """Return the cause of the first fault, and the fields that exist. A misspelt field comes first: it explains a missing one."""
+    first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in first["loc"])[:MAX_NAME_CHARS]
+    exist = f"Fields: {', '.join(fields)}"
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(where.lower(), fields, n=1)
+        return f"there is no field `{where}`{f': did you mean `{near[0]}`?' if near else '.'} {exist}"
+    return f"{where or 'body'}: {first['msg']}" + ("" if where and first["type"] != "missing" else f". {exist}")
 
 
 def texts_of(request: PredictRequest, *, max_texts: int, max_chars: int) -> list[str]:

@@ -29,6 +29,7 @@ VISIBLE_ASCII = re.compile(r"[\x21-\x7e]{1,2048}")
 HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
 SHORTHAND = re.compile(r"(\d+|0x[0-9a-f]*)", re.IGNORECASE)  # the system's resolver takes 127.1 and 0x7f000001 for addresses
 MAX_LOOKUPS = 8  # in their own threads: slow name servers must not block the threads of the database
+ALLOW_PRIVATE = "give a public address, or set jobs.callback_private: allow in params.yaml of the gateway"
 NAT64 = IPv6Network("64:ff9b::/96")
 PROTOCOL_ASSIGNMENTS = IPv4Network("192.0.0.0/24")  # partly global by definition; one cloud has its metadata service here
 
@@ -36,8 +37,8 @@ PROTOCOL_ASSIGNMENTS = IPv4Network("192.0.0.0/24")  # partly global by definitio
 class CallbackRefusedError(EvergreenError):
     """A callback URL that is never called; the gateway's 422."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__("callback_url", what, "give a public http or https address, without a user name")
+    def __init__(self, what: str, fix: str = "give a public http or https address, without a user name") -> None:
+        super().__init__("callback_url", what, fix)
 
 
 def check_url(url: str, settings: Jobs) -> None:
@@ -60,7 +61,7 @@ def check_url(url: str, settings: Jobs) -> None:
         raise CallbackRefusedError("this address is not written in full")
     is_local = host == "localhost" or host.endswith(".localhost") if address is None else not allowed_addresses(settings)(host)
     if is_local and settings.callback_private == "refuse":
-        raise CallbackRefusedError("this is a private address")
+        raise CallbackRefusedError("this is a private address", ALLOW_PRIVATE)
 
 
 def allowed_addresses(settings: Jobs) -> IsAllowed:
@@ -150,7 +151,7 @@ class _CheckedResolver(AbstractResolver):
 
 def _require(is_allowed: IsAllowed, address: str) -> None:
     if not is_allowed(address):
-        raise CallbackRefusedError("this leads to a private address")
+        raise CallbackRefusedError("this leads to a private address", ALLOW_PRIVATE)
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:

@@ -31,6 +31,12 @@ def repository(home: Path) -> Path:
     return home / "models"
 
 
+def version_folder(home: Path, version: int) -> Path:
+    """Return the version's folder where it is: live, or parked without a role."""
+    live, parked = repository(home) / model_name(version), home / "parked" / model_name(version)
+    return parked if parked.is_dir() and not live.exists() else live
+
+
 def describe_files(folder: Path) -> dict[str, Any]:
     """Return the content of a manifest for the files of this folder."""
     paths = _listed(package_files(folder))
@@ -69,6 +75,11 @@ def file_digest(path: Path) -> str:
 def content_digest(manifest: dict[str, Any]) -> str:
     """Return one SHA-256 for the whole package."""
     return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
+
+
+def package_digest(package: Path) -> str:
+    """Return the content digest of a complete package, whose files DVC may have linked; raise `RefusedError` for another."""
+    return content_digest(read_verified(package, follow_links=True))
 
 
 def content_of(folder: Path) -> str | None:

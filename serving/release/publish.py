@@ -17,7 +17,16 @@ from filelock import FileLock
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError
 from pipeline.tracking import registry as model_registry
-from serving.release.manifest import LINEAGE, content_digest, content_of, model_name, package_files, read_verified, repository
+from serving.release.manifest import (
+    LINEAGE,
+    content_digest,
+    content_of,
+    model_name,
+    package_digest,
+    package_files,
+    read_verified,
+    repository,
+)
 from serving.release.release_table import UNIQUE_ROLES, CheckLease, Release, Role, add_release, find_release, roles
 from serving.release.signature import is_signed, read_signed, sign
 from serving.release.signing_keys import signing_key, trusted_folder, trusted_keys
@@ -47,7 +56,7 @@ def publish(
     `reached` is called with the name of each point passed. `decision` is the id of the retrain decision behind the package.
     `check_lease` raises when the caller has lost its lease: first of all, and again in the transaction that adds the version.
     """
-    digest = content_digest(read_verified(package, follow_links=True))
+    digest = package_digest(package)
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / "publish.lock"), open_state(home) as engine, model_registry.registry(home):
         with engine.begin() as connection:
@@ -57,9 +66,8 @@ def publish(
         lineage = _lineage(package, dvc_lock, digest, parent, decision)
         reached("before registering")
         restore_registry(name, home)
-        tags = {key: str(value) for key, value in lineage.items()}
         staged = _stage(package, home, digest)
-        version = known.version if known else model_registry.register(name, lineage["mlflow_run_id"], staged / "1", tags)
+        version = known.version if known else model_registry.register(name, staged / "1", lineage)
         reached("registered")
         folder = _make_live(staged, home, version, lineage, reached)
         reached("copied")
@@ -84,7 +92,7 @@ def restore_registry(name: str, home: Path) -> list[int]:
     for folder in (*repository(home).glob("*"), *(home / "parked").glob("*")):
         with suppress(OSError, ValueError, KeyError):
             lineage = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
-            found[int(lineage["version"])] = folder / "1", {key: str(value) for key, value in lineage.items()}
+            found[int(lineage["version"])] = folder / "1", lineage
     if found:
         model_registry.register_again(name, found)
     return sorted(found)
@@ -92,7 +100,7 @@ def restore_registry(name: str, home: Path) -> list[int]:
 
 def differs(release: Release, package: Path) -> bool:
     """Return True when the package's content is not that of the release."""
-    return content_digest(read_verified(package, follow_links=True)) != release.content_digest
+    return package_digest(package) != release.content_digest
 
 
 def champion(home: Path) -> Release | None:
@@ -104,6 +112,12 @@ def release_of(home: Path, role: Role) -> Release | None:
     """Return the version that has this role."""
     with open_state(home) as engine, engine.begin() as connection:
         return find_release(connection, role=role)
+
+
+def released_version(home: Path, version: int) -> Release | None:
+    """Return a published version with its role, whatever that is."""
+    with open_state(home) as engine, engine.begin() as connection:
+        return find_release(connection, version=version)
 
 
 def sign_released(folder: Path, release: Release, home: Path) -> bool:

@@ -65,6 +65,43 @@ def test_the_console_script_gives_the_same_message(project: Project) -> None:
     assert done.stderr == refusal(project)
 
 
+def test_a_file_is_checked_in_place_of_the_source_and_the_command_to_run_it_is_shown(project: Project) -> None:
+    (project / "my file.csv").write_text("text,label\n" + "".join(f"{a} {n},{a}\n" for a in ("x", "y") for n in range(90)))
+    done = project.run("python", "-m", "evergreen.cli", "check", "my file.csv", "-S", "train.epochs=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "my file.csv: 180 rows, 2 classes of 90 to 90 rows" in done.stdout
+    assert "! my file.csv: `dvc exp run` will commit this file to git" in done.stdout
+    assert """next: .venv/bin/dvc exp run -S 'data.source="my file.csv"' -S train.epochs=3""" in done.stdout
+    assert not (project / "artifacts").exists()
+
+
+def test_every_error_of_a_file_and_of_the_overrides_is_shown(project: Project) -> None:
+    source(project, rows(track=50, refund=50, Track=5, tiny=1) + "not json\n" * 20)
+    done = project.run("python", "-m", "evergreen.cli", "check", BAD)
+    assert done.returncode == EXIT_BAD_INPUT
+    assert [line.partition(": ")[2].split(":")[0] for line in done.stderr.splitlines() if line.startswith("error: ")] == [
+        f"{BAD}, line 101", f"{BAD}, line 107", "the split"
+    ]  # fmt: skip
+    assert "20 × not valid JSON" in done.stdout
+    assert "and 17 more" in done.stdout
+    done = project.run("python", "-m", "evergreen.cli", "check", "-S", "train.epochs=0", "--set-param", "model.lora_rnak=1")
+    assert done.returncode == EXIT_BAD_INPUT
+    assert done.stderr.count("error: -S ") == 2
+
+
+def test_a_check_imports_nothing_that_takes_seconds(project: Project) -> None:
+    script = (
+        "import sys; sys.argv = ['evergreen', 'check', 'data/support_desk.jsonl', '-S', 'train.epochs=3']\n"
+        "from evergreen import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    loaded = set(project.must("python", "-c", script).splitlines()[-1].split())
+    assert "pyarrow" in loaded
+    assert loaded & {"torch", "transformers", "mlflow", "sklearn", "scipy", "pandas", "matplotlib", "datasets"} == set()
+
+
 def test_a_missing_file(project: Project) -> None:
     project.set(data={"source": "data/none.jsonl"})
     assert "data/none.jsonl: there is no such file" in refusal(project)

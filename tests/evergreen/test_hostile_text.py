@@ -10,22 +10,25 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from evergreen import cli, doctor, inspection, labelling
+from evergreen import checking, cli, doctor, inspection, labelling, releasing
 from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.display import Display
 from evergreen.loop.events import Event, Facts
 from evergreen.promises import Outcome, Promise, table
 from monitoring.retrain.gate import candidate
+from monitoring.retrain.gate.promotion import Promotion
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history import lineage
 from monitoring.retrain.history.lineage import Entry
-from pipeline import check
+from pipeline.check import project
+from pipeline.check.finding import Finding
 from pipeline.data import fetch
 from pipeline.errors import InputError, RefusedError
 from pipeline.output import plain_logs
 from pipeline.output.plain_text import printable
 from pipeline.output.terminal import Terminal
 from serving.release import publish
+from serving.release.label_change import LabelChange
 from serving.release.release_table import Release
 from serving.triton import client
 from state.database import open_state
@@ -37,8 +40,8 @@ Command = Callable[[str, pytest.MonkeyPatch, Path], None]
 
 
 def check_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
-    patch.setattr(check, "check_project", lambda: [text])
-    cli.check()
+    patch.setattr(project, "check_project", lambda **_: [Finding("passed", text), Finding("detail", text)])
+    checking.check(Path(text), [text])
 
 
 def fetch_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
@@ -87,8 +90,16 @@ def status_command(text: str, patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def announcements(text: str, _patch: pytest.MonkeyPatch, _home: Path) -> None:
-    cli._announce(text)
-    cli._announce(f"gateway ended; its last output:\n{text}")
+    inspection.announce(text)
+    inspection.announce(f"gateway ended; its last output:\n{text}")
+
+
+def rollback_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
+    promotion = Promotion(1, LabelChange((text,), (text,)), None, None, has_other_champion=False)
+    patch.setattr(releasing, "_examine", lambda *_: promotion)
+    patch.setattr(releasing, "_swap_to", lambda *_: None)
+    patch.setattr(publish, "release_of", lambda _home, role: Release(1, "digest", role))
+    releasing.rollback()
 
 
 def scorecard(text: str, _patch: pytest.MonkeyPatch, _home: Path) -> None:
@@ -136,7 +147,7 @@ def withdrawal(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
 
 COMMANDS: tuple[Command, ...] = (
     check_command, fetch_command, ask_command, why_command, gate_command, status_command, announcements, scorecard, loop_display,
-    doctor_command, error_of_a_command, disputes_command, withdrawal,
+    doctor_command, error_of_a_command, disputes_command, withdrawal, rollback_command,
 )  # fmt: skip
 
 

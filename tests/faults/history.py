@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from pipeline.errors import RefusedError
 from pipeline.process_identity import is_gone
+from pipeline.tracking.address import default_uri
 from pipeline.tracking.runs import OWNER
-from pipeline.tracking.store import default_uri
 from serving.release.manifest import LINEAGE, content_digest, model_name, read_verified, repository
 from serving.release.release_table import roles
 from state.database import open_state

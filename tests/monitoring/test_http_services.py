@@ -35,11 +35,6 @@ WEBHOOK = b'{"version": "4", "status": "firing", "alerts": []}'
 GOOD = {"gateway": b'{"text": "hello"}', "receiver": WEBHOOK, "inbox": WEBHOOK}
 
 
-class IdleController:
-    def decide(self) -> None: ...
-    def advance(self) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
     """Run all five services once; a port for each name."""
@@ -48,12 +43,11 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
         ports = {"gateway": stack.enter_context(running_gateway(params, folder / "gateway"))}
         ports["receiver"] = _port(stack.enter_context(running_receiver(params, folder / "receiver")).url)
         ports["inbox"] = _port(stack.enter_context(running_inbox(params.alerts, folder / "inbox")).url)
-        idle: Any = IdleController()
         controller = ControllerMetrics()
         watched = MonitorService(params, folder / "monitor", lambda: 0.0)
         stack.callback(watched.close)
         apps = {
-            "controller": (retrain.create_app(idle, controller, params, threading.Event()), controller.count_refusal),
+            "controller": (retrain.create_app({}, controller, params, threading.Event()), controller.count_refusal),
             "monitor": (monitor.create_app(watched, threading.Event()), watched.metrics.count_refusal),
         }  # the monitor last: Alembic migrates in one thread at a time
         for name, (app, refused) in apps.items():

@@ -99,6 +99,14 @@ def test_a_misspelt_key_is_reported_with_its_own_line(tmp_path: Path, start: str
     assert f"`{nearest}`" in error.do
 
 
+def test_every_mistake_of_the_file_is_reported_and_a_misspelt_key_once(tmp_path: Path) -> None:
+    error = refused(
+        tmp_path, [line.replace("  epochs: 6", "  epoch: 6").replace("lora_rank: 32", "lora_rank: 0") for line in LINES]
+    )
+    places = [f"{tmp_path / 'params.yaml'}, line {line_of(start)}" for start in ("  epochs:", "  lora_rank:")]
+    assert [each.where for each in error.errors] == places
+
+
 def test_an_unknown_section_is_reported_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
     error = refused(tmp_path, [*LINES, "exports:", "  opset: 18"])
     assert error.where.endswith(f", line {len(LINES) + 1}")

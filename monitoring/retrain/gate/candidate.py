@@ -1,7 +1,7 @@
 """The gate: the candidate's and the champion's packages predict the current test rows, and `checks` compares the predictions.
 
-Both are opened with the session that their packages name, as Triton would open them, but without a Triton. The verdict is logged
-to the candidate's MLflow run and returned; nothing is published, and nothing that serves is touched.
+Both are opened with the session that their packages name, as Triton would open them, but without a Triton. The verdict is
+recorded, logged to the candidate's MLflow run and returned; nothing is published, and nothing that serves is touched.
 """
 
 import json
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from monitoring.retrain.gate.checks import run_checks
 from monitoring.retrain.gate.evidence import GateEvidence, OverruledClass, Predictions
+from monitoring.retrain.gate.recorded_verdicts import record_verdict
 from monitoring.retrain.gate.triggers import WordTrial, count_moved, plant, suspicious_words
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import charts
@@ -27,7 +28,8 @@ from pipeline.reference_profile import measured_labels
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import SESSIONS, open_session
 from pipeline.tracking.runs import stage_run
-from serving.release.manifest import read_verified
+from serving.release.manifest import package_digest, read_verified
+from state.database import open_state
 
 FALLBACK_SESSION = "onnxruntime-fp32"  # runs everywhere
 SUM_ATOL = 1e-3  # of probabilities
@@ -49,15 +51,20 @@ class GateResult(NamedTuple):
 
 
 def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path, params: Params, home: Path) -> Verdict:
-    """Examine the candidate and log the verdict to its MLflow run; with `params` and `home` bound, this is a `verdict.Gate`.
+    """Examine the candidate, record the verdict, and log it to its MLflow run; with `params` and `home` bound, a `RunGate`.
 
     Raises the errors of `examine`.
     """
     result = examine(package, champion, split=split, feedback=feedback, params=params)
+    digests = [package_digest(folder) for folder in (package, champion) if folder]
+    with open_state(home) as engine, engine.begin() as connection:
+        record_verdict(connection, result.verdict, *digests)
     with stage_run("gate", flatten(params.gate, "gate"), home, continues=_run_id(package)) as run:
         verdict = result.verdict
         run.metrics({f"gate/{name}": value for name, value in verdict.numbers.items()})
-        run.tags({"gate": "passed" if verdict.passed else "refused", "gate.reasons": "\n".join(verdict.reasons)[:MAX_TAG]})
+        outcome, reasons = "passed" if verdict.passed else "refused", "\n".join(verdict.reasons)[:MAX_TAG]
+        run.tags({"gate": outcome, "gate.reasons": reasons})
+        run.note("Gate", f"{outcome}: {reasons}" if reasons else outcome)
         if result.picture is not None:
             run.figure(result.picture, "gate")
     return verdict

@@ -25,10 +25,10 @@ from monitoring.retrain.gate.paired_test import (
 from monitoring.retrain.gate.triggers import WordTrial, check_triggers
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import metrics
+from pipeline.output.plain_text import join_names
 from pipeline.params import Gate
 
 MIN_OVERRULED = 3  # of a class: fewer are no pattern
-MAX_NAMES = 5  # in a sentence; the rest is counted
 
 
 class Levels(NamedTuple):
@@ -140,7 +140,7 @@ def check_known_labels(evidence: GateEvidence, candidate: Predictions, champion:
     """Require every label of the test rows and of the champion."""
     required = set(evidence.truth.tolist()) | set(champion.labels if champion else ())
     missing = sorted(required - set(candidate.labels))
-    reason = f"it does not know {_join_names(missing)}, which the test rows or the champion have"
+    reason = f"it does not know {join_names(missing)}, which the test rows or the champion have"
     return CheckResult((reason,) if missing else (), (), {"labels_gone": float(len(missing))})
 
 
@@ -200,7 +200,7 @@ def check_classes(
     losses = np.array([-pair.difference for pair in counts])
     worse = np.flatnonzero(proved & (losses > settings.class_margin))
     texts = [f"`{names[i]}` ({lost[i]} lost, {gained[i]} gained of {counts[i].rows})" for i in worse[np.argsort(-losses[worse])]]
-    reason = f"worse than the champion on {_join_names(texts, quote='')}"
+    reason = f"worse than the champion on {join_names(texts, quote='')}"
     passed = f"none of {len(names)} classes proved to lose more than {100 * settings.class_margin:.0f} points of recall"
     numbers = {
         "classes": float(len(names)),
@@ -238,7 +238,7 @@ def check_overruled(classes: Sequence[OverruledClass], settings: Gate) -> CheckR
     texts = [f"`{entry.label}` ({entry.overruled} of {entry.rows})" for entry in sorted(far, key=lambda e: -share[e.label])]
     reason = (
         f"labels from people overrule more than gate.max_overruled {settings.max_overruled:.0%} of the training rows of "
-        f"{_join_names(texts, quote='')}: look at them, and correct the source if they are right"
+        f"{join_names(texts, quote='')}: look at them, and correct the source if they are right"
     )
     total = sum(entry.overruled for entry in classes)
     passed = f"labels from people overrule {total} of {sum(entry.rows for entry in classes)} training rows of the source"
@@ -293,8 +293,3 @@ def _describe(counts: PairCounts, kind: str) -> str:
 
 def _numbers(kind: str, counts: PairCounts) -> dict[str, float]:
     return {f"{kind}/{name}": float(value) for name, value in (counts._asdict() | {"difference": counts.difference}).items()}
-
-
-def _join_names(names: Sequence[str], quote: str = "`") -> str:
-    shown = ", ".join(f"{quote}{name}{quote}" for name in names[:MAX_NAMES])
-    return shown + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")

@@ -29,6 +29,7 @@ from monitoring.retrain.history.sources import (
 )
 from pipeline.errors import InputError, ToolError
 from pipeline.home import git
+from pipeline.output.shares import percent
 from state.tables import decisions, feedback, judgements, releases, retrain_steps, retrains
 
 SHOWN = 12  # hex digits of a digest
@@ -112,7 +113,7 @@ def _prediction_entry(row: Row, sources: Sources) -> Entry:
     facts: Facts = [
         ("answered", f"{format_time(row['time'])}, in {row['latency_ms']:.1f} ms{cached}"),
         ("text", row["text"] or f"stored as a hash: {row['text_hash']}"),
-        ("label", f"{row['label']} ({row['confidence']:.0%} confidence), then {row['runner_up'] or 'none'}"),
+        ("label", f"{row['label']} ({percent(row['confidence'])} confidence), then {row['runner_up'] or 'none'}"),
         ("by", f"version {row['version']} as {row['role']}" + (f", unit {row['unit']}" if row["unit"] else "")),
         ("request", row["request_id"]),
     ]

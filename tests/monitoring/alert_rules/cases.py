@@ -144,7 +144,10 @@ LAG = 'evergreen_monitor_lag_seconds{job="evergreen-monitor",instance="monitor:1
 MONITOR_INSTANCE = {"job": "evergreen-monitor", "instance": "monitor:1"}
 FILL = 'evergreen_window_fill_ratio{version="3"}'
 KNOWN = EVALUATED | {SKETCH: "1x200", HARM: "1x200", MONITOR: "1x200"}
-ENDED = 'evergreen_retrain_ended_total{state="%s",step="%s"}'
+ENDED = 'evergreen_retrain_ended_total{version="3",state="%s",step="%s"}'
+DECISION = (
+    'evergreen_retrain_decision_info{version="3",state="%s",decided="A retrain runs.",next_step="Follow it",command="status"}'
+)
 LAST_SUCCESS = "evergreen_retrain_controller_last_success_timestamp_seconds"
 REFUSED = 'evergreen_refused_total{job="evergreen-receiver",reason="full"}'
 RETRAIN = [
@@ -152,10 +155,14 @@ RETRAIN = [
         "one retrain fails",
         "EvergreenRetrainFailed",
         {ENDED % ("failed", "gate"): "0x9 1x120", ENDED % ("failed", "swap"): "0x130"},
-        {9: [], 10: [{"step": "gate"}], 60: [{"step": "gate"}], 100: []},
+        {9: [], 10: [{"step": "gate"} | V3], 60: [{"step": "gate"} | V3], 100: []},
     ),
     Case("one retrain succeeds", "EvergreenRetrainFailed", {ENDED % ("done", "swap"): "0x9 1x20"}, {12: []}),
-    Case("one candidate is refused", "EvergreenCandidateRefused", {ENDED % ("refused", "gate"): "0x9 1x20"}, {9: [], 10: [{}]}),
+    Case("one candidate is refused", "EvergreenCandidateRefused", {ENDED % ("refused", "gate"): "0x9 1x20"}, {9: [], 10: [V3]}),
+    Case(
+        "a retrain runs", "EvergreenRetrainRunning", {DECISION % "running": "_x4 1x9 stale"}, {3: [], 5: [V3], 12: [V3], 15: []}
+    ),
+    Case("an alert waits for a retrain", "EvergreenRetrainRunning", {DECISION % "waiting": "1x9"}, {9: []}),
     Case("a failed retrain is not a refusal", "EvergreenCandidateRefused", {ENDED % ("failed", "gate"): "0x9 1x20"}, {12: []}),
     Case("the controller runs", "EvergreenControllerStale", {LAST_SUCCESS: "0+60x60"}, {60: []}),
     Case("the controller stops", "EvergreenControllerStale", {LAST_SUCCESS: "0+60x9 stale _x40"}, {15: [], 17: [{}], 40: [{}]}),

@@ -1,12 +1,13 @@
 """Routes, receivers and templates, checked by amtool on the rendered configuration."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from monitoring.alert_rules.alertmanager import TEMPLATES, config, config_file, inhibitions, message_templates
+from monitoring.alert_rules.alertmanager import INCIDENT, TEMPLATES, config, config_file, inhibitions, message_templates
 from monitoring.alert_rules.render import all_rules
 from monitoring.local.tools import find_tool
 from pipeline.errors import InputError
@@ -108,13 +109,62 @@ def test_a_configuration_without_receivers_is_an_error(alerts: Alerts) -> None:
         config(alerts.model_copy(update={"inbox": "none"}), Path("/etc/x"))
 
 
+def render(template: str, tools: Path, alerts: Alerts, folder: Path, data: Path | None = None) -> str:
+    (folder / TEMPLATES).write_text(message_templates(alerts))
+    options = {"template.glob": str(folder / TEMPLATES), "template.text": f'{{{{ template "evergreen.{template}" . }}}}'}
+    options |= {"template.data": str(data)} if data else {}
+    return amtool(tools, "template", "render", *[f"--{name}={value}" for name, value in options.items()]).strip()
+
+
 @pytest.mark.parametrize("template", ["title", "text"])
 def test_texts_for_slack_and_mail_render(template: str, tools: Path, alerts: Alerts, tmp_path: Path) -> None:
-    (tmp_path / TEMPLATES).write_text(message_templates(alerts))
-    options = {"template.glob": str(tmp_path / TEMPLATES), "template.text": f'{{{{ template "evergreen.{template}" . }}}}'}
-    output = amtool(tools, "template", "render", *[f"--{name}={value}" for name, value in options.items()])
-    assert output.strip()
+    output = render(template, tools, alerts, tmp_path)
+    assert output
     assert "error" not in output.lower()
+
+
+def test_alerts_of_one_cause_are_one_message_with_the_newest_decision(tools: Path, alerts: Alerts, tmp_path: Path) -> None:
+    def posted(name: str, area: str, severity: str, status: str = "firing", **texts: str) -> dict[str, object]:
+        labels = {"alertname": name, "area": area, "severity": severity, "version": "3"}
+        stated = {"sure": "sure of drift", "cost": "what it costs", "decided": "an older decision", "look": "look"}
+        times = {"startsAt": "2026-09-21T14:03:20Z", "endsAt": "2026-09-21T15:03:20Z"}
+        return {"status": status, "labels": labels, "annotations": stated | texts, **times}
+
+    data = {
+        "status": "firing",
+        "groupLabels": {"version": "3"},
+        "alerts": [
+            posted("EvergreenAccuracyHarm", "quality", "critical", summary="Accuracy has fallen", sure="sure of harm"),
+            posted("EvergreenDrift", "drift", "warning", summary="The meaning has moved"),
+            posted("EvergreenDrift", "drift", "warning", summary="The length has moved"),
+            posted("EvergreenDrift", "drift", "warning", "resolved", summary="The mix has moved"),
+            posted(
+                "EvergreenRetrainRunning", "retrain", "info", summary="A retrain runs", decided="A retrain runs.", next="Wait"
+            ),
+        ],
+    }
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    assert render("title", tools, alerts, tmp_path, data=tmp_path / "data.json") == "CRITICAL: Answers of version 3 got worse"
+    text = render("text", tools, alerts, tmp_path, data=tmp_path / "data.json")
+    assert text.count("2026-09-21 14:03:20 UTC") == 5
+    for once in (
+        "What happened:",
+        "How sure: sure of drift",
+        "How sure: sure of harm",
+        "What it costs:",
+        "Next: Wait",
+        "Runbook:",
+    ):
+        assert text.count(once) == 1, once
+    assert "What was decided: A retrain runs.\n" in text
+    assert "older" not in text
+    assert "The mix has moved, since 2026-09-21 14:03:20 UTC. No longer reported since 2026-09-21 15:03:20 UTC" in text
+
+
+def test_alerts_of_a_version_share_a_message_and_others_do_not(alerts: Alerts) -> None:
+    *_, incident, people = config(alerts, Path("/etc/x"))["route"]["routes"]
+    assert incident == {"matchers": INCIDENT, "receiver": "people", "group_by": ["version"]}
+    assert people == {"receiver": "people"}
 
 
 def test_no_key_of_newer_versions_is_used(alerts: Alerts) -> None:

@@ -155,11 +155,11 @@ def test_drift_begins_is_shown_and_ends(setup: Setup) -> None:
     setup.wait("EvergreenDrift", "firing")
     setup.inbox.wait(lambda state: any(message["evidence"] is not None for message in state["messages"]))
     page = setup.inbox.page()
-    assert "Meaning of the texts of version 3 has moved away from its reference" in page
-    assert "The log e-value of input_sketch is 14.80, above its threshold of 9.2" in page
-    assert "the effect size was 0.41" in page
+    assert "The meaning of the texts has moved away from the reference of version 3" in page
+    assert "Evidence (log e-value): 14.8, over its threshold of 9.21." in page  # once, from the report
+    assert "The evidence (log e-value) is 14.80, above its threshold of 9.2" in setup.annotation("EvergreenDrift", "description")
     assert setup.annotation("EvergreenDrift", "loss") == "1%"  # from the exporter
-    assert "<dt>Estimated loss of accuracy</dt><dd>7.0%" in page  # from the report
+    assert "at 87.0% (84.0% to 90.0%). On the reference it was 94.0%" in page  # from the report
     assert page.count("<blockquote") == 3
     assert "can I choose another landing pad for drone delivery?" in page
     setup.monitor.drift(2.0)

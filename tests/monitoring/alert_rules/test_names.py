@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitoring.alert_rules.dashboard import COLUMNS, render_dashboard
 from monitoring.alert_rules.render import all_rules
 from monitoring.alert_rules.serving import bucket_label
+from monitoring.decisions import UNSEEN
 from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import MonitorMetrics
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
@@ -70,6 +71,8 @@ def retrain_metrics() -> dict[str, set[str]]:
     receiver.count_refusal("full")
     receiver.failed()
     controller.decided("refused", "over")
+    controller.claimed(3)
+    controller.set_decision(3, UNSEEN)
     controller.cycle_done(1.0, waiting={"settling": 1}, is_running=True, spent_ratio=0.5)
     controller.step_done("gate", 3.0)
     controller.failed("looking")

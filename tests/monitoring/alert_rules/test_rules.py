@@ -13,7 +13,7 @@ from monitoring.alert_rules.render import all_rules, rule_file, rule_groups
 from monitoring.local.tools import find_tool
 from pipeline.params import Params
 from tests.conftest import ROOT
-from tests.monitoring.alert_rules.cases import DRIFT, MONITORING, QUALITY, RETRAIN, Case
+from tests.monitoring.alert_rules.cases import DECISION, DRIFT, MONITORING, QUALITY, RETRAIN, Case
 from tests.monitoring.alert_rules.serving_cases import CAPACITY, LATENCY_AND_ERRORS, RESOURCES
 
 pytestmark = pytest.mark.usefixtures("tools")
@@ -90,17 +90,20 @@ def all_labels(expected: dict[str, str], rules: list[dict[str, str]]) -> dict[st
 
 
 FACTS = {
-    'evergreen_false_alarms_per_week{signal="input_sketch"}': "0.02x200",
+    'evergreen_false_alarms_per_week{signal="input_sketch"}': "0.00714x200",
     'evergreen_drift_effect_size{version="3",signal="input_sketch"}': "0.41x200",
     'evergreen_drift_estimated_share{version="3"}': "0.37x200",
     'evergreen_accuracy_estimate_ratio{version="3",bound="estimate"}': "0.83x200",
     'evergreen_accuracy_estimate_ratio{version="3",bound="lower"}': "0.8x200",
     'evergreen_accuracy_estimate_ratio{version="3",bound="upper"}': "0.86x200",
     'evergreen_accuracy_labelled_ratio{version="3",bound="estimate"}': "0.85x200",
+    'evergreen_accuracy_labelled_ratio{version="3",bound="lower"}': "0.8x200",
     'evergreen_accuracy_reference_ratio{version="3"}': "0.94x200",
     'evergreen_drift_log_e_threshold{signal="input_sketch"}': "9.2x200",
     'evergreen_drift_statistic_threshold{version="3",signal="input_sketch"}': "0.0128x200",
     'evergreen_false_alarms_per_week{signal="window"}': "0.05x200",
+    'evergreen_accuracy_labels{version="3"}': "60x200",
+    DECISION % "running": "1x200",
 }
 FIRING = {case.alert: case for case in reversed(CASES) if any(case.fires.values())}
 
@@ -114,28 +117,58 @@ def test_the_texts_of_an_alert_are_complete(alert: str, tools: Path, params: Par
         assert f'{annotation}="' in texts
 
 
-def test_drift_states_its_size_and_its_cost(tools: Path, params: Params, tmp_path: Path) -> None:
+INCIDENT = ["EvergreenDrift", "EvergreenWindowDrift", *dict.fromkeys(case.alert for case in QUALITY)]
+
+
+@pytest.mark.parametrize("alert", INCIDENT)
+def test_every_alert_of_an_incident_says_how_sure_what_it_costs_and_what_was_decided(
+    alert: str, tools: Path, params: Params, tmp_path: Path
+) -> None:
+    texts = texts_of(FIRING[alert], tools, params, tmp_path)
+    assert 'decided="A retrain runs."' in texts
+    assert 'next="Follow it: status"' in texts
+    assert 'sure="' in texts
+    assert 'cost="In the last full window accuracy is estimated, without labels, at 83% (80% to ' in texts
+    assert "On the reference it was 94%; a fall by more than 2.0% is shown." in texts
+
+
+def test_drift_states_the_evidence_and_how_rarely_that_is_a_false_alarm(tools: Path, params: Params, tmp_path: Path) -> None:
     texts = texts_of(FIRING["EvergreenDrift"], tools, params, tmp_path)
-    assert (
-        "The log e-value of input_sketch is 9.30, above its threshold of 9.2. That threshold allows 0.02 false alarms a week."
-        in texts
-    )
-    assert "the effect size was 0.41, and an estimated 37% of the traffic differed from the reference." in texts
+    assert 'summary="The meaning of the texts has moved away from the reference of version 3"' in texts
+    assert "The evidence (log e-value) is 9.30, above its threshold of 9.2." in texts
+    assert "In the last full window an estimated 37% of the texts differed from the reference." in texts
+    assert "passes its threshold about once in 2.7 years." in texts
+    assert "false alarms a week" not in texts
     assert re.search(r'loss="(10\.99|11)', texts)
     assert "curl -s http://127.0.0.1:8095/report.json" in texts
 
 
 def test_window_drift_states_the_false_alarms_of_all_signals_together(tools: Path, params: Params, tmp_path: Path) -> None:
     texts = texts_of(FIRING["EvergreenWindowDrift"], tools, params, tmp_path)
-    assert "The statistic of input_sketch is 0.0213, above its threshold of 0.0128." in texts
-    assert "The thresholds of all signals together allow 0.05" in texts
+    assert "The statistic of the window is 0.0213, above its threshold of 0.0128." in texts
+    assert "a window of any signal passes its threshold about once in 5 months." in texts
+
+
+@pytest.mark.parametrize(("per_week", "interval"), [("0.00714", "2.7 years"), ("0.05", "5 months"), ("0.8", "1.2 weeks")])
+def test_the_time_between_false_alarms_has_a_unit_that_people_know(
+    per_week: str, interval: str, tools: Path, params: Params, tmp_path: Path
+) -> None:
+    case = FIRING["EvergreenDrift"]
+    rate = {'evergreen_false_alarms_per_week{signal="input_sketch"}': f"{per_week}x200"}
+    assert f"about once in {interval}." in texts_of(case._replace(series=case.series | rate), tools, params, tmp_path)
+
+
+def test_without_a_controller_the_texts_say_so(tools: Path, params: Params, tmp_path: Path) -> None:
+    case = FIRING["EvergreenDrift"]
+    texts = texts_of(case._replace(series=case.series | {DECISION % "running": "stale"}), tools, params, tmp_path)
+    assert "Nothing: no retrain controller has seen this alert." in texts
 
 
 def test_drift_states_the_last_known_values_when_the_monitor_is_dead(tools: Path, params: Params, tmp_path: Path) -> None:
     dead = {name: values.replace("x200", "x5 stale _x60") for name, values in FACTS.items()}
     dead |= {"evergreen_monitored_version": "3x5 stale _x60", FIRST: "20x5 stale _x60"}
     texts = run_cases(tools, params, tmp_path, Case("dead", "EvergreenDrift", dead, {60: []}), texts=True).stderr
-    assert "the effect size was 0.41, and an estimated 37%" in texts
+    assert "In the last full window an estimated 37%" in texts
 
 
 FIRST = 'evergreen_drift_log_e{version="3",signal="input_sketch"}'

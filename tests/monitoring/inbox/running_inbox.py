@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import requests
 
+from monitoring.alert_rules.incident import SIGNALS
 from monitoring.inbox.app import create_app
 from monitoring.inbox.metrics import InboxMetrics
 from pipeline.params import Alerts, load_params
@@ -95,14 +96,13 @@ def running_inbox(alerts: Alerts, home: Path, clock: Callable[[], float] = lambd
 
 @contextmanager
 def serving_report(report: object = REPORT) -> Iterator[int]:
-    """Serve a monitor's /report.json; yields the port."""
-    body = json.dumps(report).encode()
+    """Serve a monitor's /report.json as it is at the time; yields the port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200 if self.path == "/report.json" else 404)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(json.dumps(report).encode())
 
         def log_message(self, *_arguments: object) -> None:
             pass
@@ -119,9 +119,11 @@ def drift(
     return posted_alert(
         {"alertname": "EvergreenDrift", "area": "drift", "severity": "warning", "version": "3", "signal": signal},
         {
-            "summary": f"{signal} of version 3 has moved away from its reference",
-            "description": f"The log e-value of {signal} is 14.80, above its threshold of 9.21.",
-            "next": "Nothing happens automatically. Look, and retrain if it is worth it (make repro).",
+            "summary": f"The {SIGNALS[signal]} has moved away from the reference of version 3",
+            "description": "The evidence (log e-value) is 14.80, above its threshold of 9.21.",
+            "sure": "Without a change, the evidence on one signal passes its threshold about once in 2.7 years.",
+            "decided": "Nothing: no retrain controller has seen this alert.",
+            "next": "Look at the words and texts. If they are here to stay, label some of them and retrain: make repro",
             "look": "curl -s http://127.0.0.1:8095/report.json | python3 -m json.tool",
             "runbook_url": "docs/runbooks.md#evergreendrift",
             "loss": "7%",

@@ -1,6 +1,7 @@
 """The inbox over HTTP and in a real browser: messages are stored, escaped, and never trusted more than they deserve."""
 
 import asyncio
+import copy
 import json
 import re
 from pathlib import Path
@@ -8,9 +9,14 @@ from pathlib import Path
 import pytest
 import requests
 
+from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
+from monitoring.retrain.clock import read_clock
+from monitoring.retrain.journal import Journal
 from pipeline.params import Alerts
+from state.database import open_state
 from tests.monitoring.inbox.browser import open_browser
 from tests.monitoring.inbox.running_inbox import NOW, REPORT, drift, posted_alert, running_inbox, serving_report, switch
+from tests.monitoring.test_decisions import decide_all
 
 HOSTILE = "<img src=x onerror=alert(1)> \"'& {{ 7*7 }} \u202e"
 
@@ -22,19 +28,19 @@ def test_a_message_shows_everything_a_person_needs(alerts: Alerts, tmp_path: Pat
         page = inbox.page()
     for part in (
         "firing",
-        "Meaning of the texts of version 3 has moved",
+        "Traffic of version 3 has changed",
+        "The meaning of the texts has moved away from the reference of version 3",
         "2026-09-21 14:08:20 UTC",  # NOW − 300 s
-        "<dt>statistic</dt><dd>0.0213</dd></div>\n        <div><dt>threshold</dt><dd>0.0187</dd>",
-        "<dt>log e-value</dt><dd>14.8</dd></div>\n        <div><dt>threshold</dt><dd>9.21</dd>",
-        "<dd>0.41</dd>",
+        "Evidence (log e-value): 14.8, over its threshold of 9.21.",
         "<li>landing pad</li>",
         "can I choose another landing pad for drone delivery?",
-        "<dd>7.0%</dd>",
-        "87.0% (84.0% to 90.0%); on the reference 94.0%",
-        "Nothing happens automatically",
+        "about once in 2.7 years",
+        "at 87.0% (84.0% to 90.0%). On the reference it was 94.0%; a fall is shown.",
+        "no retrain controller has seen this alert",
+        "label some of them and retrain: make repro",
         "curl -s http://127.0.0.1:8095/report.json",
         "docs/runbooks.md#evergreendrift",
-        "last heard from Prometheus 12 s ago",
+        "Prometheus reported 12 s ago",
     ):
         assert part in page, part
     assert page.count("<blockquote") == 3
@@ -67,9 +73,9 @@ def test_an_alert_that_is_repeated_stays_one_message(alerts: Alerts, tmp_path: P
         for _ in range(3):
             inbox.post(drift(), drift("input_length"))
         inbox.post(drift(started=NOW - 50))
-        assert len(inbox.state()["messages"]) == 3
-        page = inbox.page()
-        assert "2 signals of version 3: each has moved away from its reference" in page
+        state = inbox.state()
+        assert len(state["messages"]) == 3
+        assert [len(incident["lines"]) for incident in state["incidents"]] == [3]
 
 
 def test_words_and_texts_shared_by_several_signals_appear_once(alerts: Alerts, tmp_path: Path) -> None:
@@ -82,7 +88,7 @@ def test_words_and_texts_shared_by_several_signals_appear_once(alerts: Alerts, t
         inbox.wait(lambda state: all(message["evidence"] for message in state["messages"]))
         page = inbox.page()
     assert page.count("landing pad for drone delivery?") == 1
-    assert page.count("<dd>14.8</dd>") == 2  # each signal has its own numbers
+    assert page.count("Evidence (log e-value): 14.8") == 2  # each signal has its own numbers
 
 
 def test_each_alert_has_its_own_status(alerts: Alerts, tmp_path: Path) -> None:
@@ -169,6 +175,34 @@ def test_a_foreign_host_name_reads_nothing(alerts: Alerts, tmp_path: Path) -> No
         inbox.page(host="evil.example.org")
 
 
+def test_the_card_follows_the_decisions_in_the_journal(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts, tmp_path) as inbox, open_state(tmp_path) as engine:
+        journal = Journal(engine.begin, "evergreen")
+        inbox.post(drift())
+        assert "no retrain controller has seen this alert" in inbox.page()
+        body = json.dumps({"labels": drift()["labels"]})
+        with engine.begin() as connection:
+            insert_alerts(connection, [ReceivedAlert("f", NOW - 299, "firing", body)], NOW)
+        journal.record_episodes(read_clock())
+        journal.decide(decide_all("waiting", "no_harm"), read_clock())
+        assert "No retrain yet: nothing shows that answers got worse" in inbox.page()
+        journal.decide(decide_all("started", "labels"), read_clock())
+        assert "A retrain runs, because enough new labels have arrived." in inbox.page()
+        assert inbox.state()["incidents"][0]["decided"] == "A retrain runs, because enough new labels have arrived."
+
+
+def test_a_card_is_updated_while_its_incident_lives(alerts: Alerts, tmp_path: Path) -> None:
+    now, report = [NOW], copy.deepcopy(REPORT)
+    with serving_report(report) as port:
+        changed = alerts.model_copy(update={"monitor_port": port})
+        with running_inbox(changed, tmp_path, clock=lambda: now[0]) as inbox:
+            inbox.post(drift())
+            inbox.wait(lambda state: "14.8, over" in state["incidents"][0]["lines"][0]["evidence"])
+            report["at"], report["signals"][0]["log_e"] = "2026-09-21T14:04:20+00:00", 8.5  # type: ignore[index]
+            now[0] += alerts.evaluate_s
+            inbox.wait(lambda state: "8.5 now, back under" in state["incidents"][0]["lines"][0]["evidence"])
+
+
 def test_everything_in_a_message_is_escaped(alerts: Alerts, tmp_path: Path) -> None:
     report = {**REPORT, "signals": [{**REPORT["signals"][0], "moved_words": [HOSTILE], "examples": [HOSTILE] * 3}]}  # type: ignore[index]
     hostile = dict.fromkeys(("summary", "description", "next", "look", "loss", "runbook_url"), HOSTILE)
@@ -228,7 +262,7 @@ async def read_by_keyboard(url: str, folder: Path) -> None:
         await browser.press("Tab")
         assert await browser.evaluate("document.activeElement.className") == "skip"
         await browser.press("j")
-        assert "2 signals of version 3" in await browser.evaluate("document.activeElement.querySelector('h2').textContent")
+        assert "Traffic of version 3" in await browser.evaluate("document.activeElement.querySelector('h2').textContent")
         await browser.press("Tab")
         assert "report.json" in await browser.evaluate("document.activeElement.textContent")
         await browser.press("j")

@@ -69,7 +69,7 @@ def test_the_loss_falls(training: Training) -> None:
 def test_steps_and_epochs_are_logged_in_order(training: Training) -> None:
     assert [step for step, _ in training.steps] == list(range(1, 9))
     assert [epoch for epoch, _ in training.epochs] == [1, 2]
-    assert set(training.steps[0][1]) == {"loss", "lr", "grad_norm", "guard_rate"}
+    assert set(training.steps[0][1]) == {"loss", "lr", "grad_norm", "lr_backoff"}
     assert set(training.epochs[0][1]) == {"train_loss", "val_loss", "val_accuracy", "val_f1_macro"}
 
 
@@ -162,7 +162,7 @@ def test_an_exploded_step_lowers_the_rate_and_is_left_out_or_clipped_by_params(
     training = train(params, toy, settings.model_copy(update=changes))
     change = (training.fitted.state["head.weight"] - fresh(params).head.weight).abs().max().item()
     assert change == pytest.approx(0.5 * settings.head_lr if moves else 0.0, rel=1e-3)
-    assert training.steps[0][1]["guard_rate"] == 0.5
+    assert training.steps[0][1]["lr_backoff"] == 0.5
     assert training.steps[0][1]["lr"] == 0.5 * settings.encoder_lr
     assert training.fitted.guard.bad_steps == 1
 

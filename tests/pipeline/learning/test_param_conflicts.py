@@ -53,6 +53,12 @@ def test_more_trained_layers_than_the_base_has(params: Params) -> None:
     assert "nearest that works: 6" in error.do
 
 
+def test_every_conflict_is_reported_at_once(params: Params) -> None:
+    error = refused(params, "train", encoder_lr=1e-5, bottom_lr=1e-4, trained_layers=12, precision="fp16")
+    keys = [each.where.removeprefix("params.yaml, train.") for each in error.errors]
+    assert keys == ["precision", "bottom_lr", "trained_layers"]
+
+
 def test_rates_that_fall_through_the_layers(params: Params) -> None:
     error = refused(params, "train", encoder_lr=1e-5, bottom_lr=1e-4)
     assert "nearest that works: 1e-05" in error.do

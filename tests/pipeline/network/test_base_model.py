@@ -103,7 +103,7 @@ def test_more_pieces_than_positions_are_refused_with_the_nearest_that_works(
 ) -> None:
     folder = small_base(tmp_path, config=config, positions=40, embedded=10, pieces=10)
     check_sizes(folder, model.model_copy(update={"max_pieces": most}))
-    with pytest.raises(InputError, match=f"{most + 1} pieces are more than the {most} positions") as refused:
+    with pytest.raises(InputError, match=f"{most + 1} tokens are more than the {most} positions") as refused:
         check_sizes(folder, model.model_copy(update={"max_pieces": most + 1}))
     assert refused.value.do == f"the nearest that works: {most}"
 
@@ -117,7 +117,7 @@ def test_a_base_that_computes_its_positions_has_no_limit(model: Model, tmp_path:
 
 def test_a_tokenizer_with_more_pieces_than_embeddings_is_refused_with_both_sizes(model: Model, tmp_path: Path) -> None:
     folder = small_base(tmp_path, config={}, positions=512, embedded=10, pieces=12)
-    with pytest.raises(InputError, match="its tokenizer has 12 pieces, its embeddings have 10 rows"):
+    with pytest.raises(InputError, match="its tokenizer has 12 tokens, its embeddings have 10 rows"):
         check_sizes(folder, model)
 
 

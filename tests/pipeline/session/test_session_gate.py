@@ -22,8 +22,8 @@ from pipeline.session.session_gate import (
 from pipeline.stages.select_session import batch_sensitivity
 
 BF16, INT8 = "packed-openvino-bf16", "packed-openvino-int8"
-FP32 = Measurement(texts_per_s=100, speedup=1.0, fidelity=Fidelity(agreement=1.0, accuracy=0.80, company=0.0))
-SAME = Fidelity(agreement=0.995, accuracy=0.797, company=0.004)
+FP32 = Measurement(texts_per_s=100, speedup=1.0, fidelity=Fidelity(agreement=1.0, accuracy=0.80, batch_effect=0.0))
+SAME = Fidelity(agreement=0.995, accuracy=0.797, batch_effect=0.004)
 GOOD = Measurement(texts_per_s=180, speedup=1.8, fidelity=SAME)
 
 
@@ -62,8 +62,8 @@ def test_of_two_about_equally_fast_the_one_closer_to_fp32_serves(settings: Sessi
     [
         ({"agreement": 0.9899}, "98.99% of labels agree"),
         ({"accuracy": 0.794}, "0.60 points lost"),
-        ({"company": 0.0076}, "a probability moves by 0.0076 with the other texts in its batch, 0.0075 allowed"),
-        ({"company": float("nan")}, "with the other texts in its batch"),
+        ({"batch_effect": 0.0076}, "a probability moves by 0.0076 with the other texts in its batch, 0.0075 allowed"),
+        ({"batch_effect": float("nan")}, "with the other texts in its batch"),
         ({"agreement": float("nan")}, "labels agree"),
         ({"accuracy": float("nan")}, "points lost"),
     ],
@@ -115,7 +115,7 @@ def test_a_session_that_cannot_run_here_is_reported_and_stops_no_other(settings:
 
 
 def test_fp32_is_refused_when_its_own_answers_depend_on_the_batch_and_nothing_else_passes(settings: Session) -> None:
-    unsteady = FP32._replace(fidelity=Fidelity(agreement=1.0, accuracy=0.80, company=0.0076))
+    unsteady = FP32._replace(fidelity=Fidelity(agreement=1.0, accuracy=0.80, batch_effect=0.0076))
     with pytest.raises(RefusedError, match=r"onnxruntime-fp32: a probability moves by 0\.0076"):
         decide_session(
             {BASELINE: unsteady, BF16: good(agreement=0.9), INT8: GOOD._replace(speedup=1.05, fidelity=None)}, {}, settings
@@ -145,8 +145,8 @@ class Checks:
     def __init__(self, **fidelity: Fidelity) -> None:
         self.fidelity, self.order = fidelity, list[tuple[str, bool]]()
 
-    def __call__(self, name: str, with_company: bool) -> Fidelity:
-        self.order.append((name, with_company))
+    def __call__(self, name: str, with_batch_effect: bool) -> Fidelity:
+        self.order.append((name, with_batch_effect))
         return self.fidelity.get(name.replace("-", "_"), SAME)
 
 
@@ -164,7 +164,7 @@ def test_answers_are_compared_from_the_fastest_down_until_the_rest_are_too_slow_
 
 
 def test_the_next_fastest_is_compared_when_the_fastest_is_refused(settings: Session) -> None:
-    checks = Checks(packed_openvino_int8=SAME._replace(company=0.02))
+    checks = Checks(packed_openvino_int8=SAME._replace(batch_effect=0.02))
     measured = measure_candidates(SECONDS, 8, checks, settings)
     assert checks.order == [(BASELINE, False), (INT8, True), (BF16, True)]
     assert decide_session(measured, {}, settings)[0] == BF16

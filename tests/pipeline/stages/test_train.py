@@ -31,10 +31,10 @@ def events(small: Params, tmp_path_factory: pytest.TempPathFactory) -> list[str]
 
 
 def test_the_learning_rate_is_plotted_before_the_first_step(events: list[str]) -> None:
-    assert events.index("figure schedule") < events.index("train/loss 1")
+    assert events.index("figure schedule") < events.index("by_step/loss 1")
 
 
 def test_every_step_is_logged_with_its_rate_and_its_norm(events: list[str]) -> None:
     for step in (1, 2, 3, 4):
-        assert {f"train/{name} {step}" for name in ("loss", "lr", "grad_norm", "guard_rate")} <= set(events)
-    assert "epoch/val_f1_macro 1" in events
+        assert {f"by_step/{name} {step}" for name in ("loss", "lr", "grad_norm", "lr_backoff")} <= set(events)
+    assert "by_epoch/val_f1_macro 1" in events

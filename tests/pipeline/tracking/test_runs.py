@@ -8,12 +8,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.entities import LoggedModelStatus
 from mlflow.server import security_utils
 
 from pipeline.params import flatten
 from pipeline.process_identity import is_gone, this_process
 from pipeline.tracking.runs import close_orphans, show, stage_run
-from pipeline.tracking.store import EXPERIMENT
+from pipeline.tracking.store import EXPERIMENT, NOTE
 from tests.conftest import ROOT, Project
 
 
@@ -45,16 +46,39 @@ def test_the_run_names_its_commit_and_the_digest_of_its_data(made: Project) -> N
 def test_the_run_holds_curves_system_metrics_data_sets_figures_and_model(made: Project) -> None:
     run = run_of(made)
     client = mlflow.MlflowClient(f"sqlite:///{made.home / 'mlflow.db'}")
-    assert len(client.get_metric_history(run.info.run_id, "epoch/val_f1_macro")) == 2
-    assert len(client.get_metric_history(run.info.run_id, "train/loss")) >= 2
+    assert len(client.get_metric_history(run.info.run_id, "by_epoch/val_f1_macro")) == 2
+    assert len(client.get_metric_history(run.info.run_id, "by_step/loss")) >= 2
     assert "test/f1_macro" in run.data.metrics
     assert "control/f1_macro" in run.data.metrics
     assert "system/cpu_utilization_percentage" in run.data.metrics
-    assert sorted(data.dataset.name for data in run.inputs.dataset_inputs) == ["test", "train", "val"]
+    assert sorted(data.dataset.name for data in run.inputs.dataset_inputs) == ["few test", "few train", "few val"]
     figures = {Path(file.path).stem for file in client.list_artifacts(run.info.run_id, "figures")}
     assert figures == {"schedule", "learning_curve", "confusion_matrix", "f1_by_class", "reliability", "sessions"}
     (model,) = client.search_logged_models([run.info.experiment_id])
-    assert model.source_run_id == run.info.run_id
+    assert (model.source_run_id, model.status) == (run.info.run_id, LoggedModelStatus.READY)
+    measured_on = {metric.dataset_name for metric in model.metrics}
+    assert measured_on == {"few test", "few val"}
+    assert {"test/accuracy", "control/accuracy"} <= {metric.key for metric in model.metrics}
+
+
+def test_the_run_has_a_name_and_a_description(made: Project) -> None:
+    run = run_of(made)
+    assert run.info.run_name.startswith("few, lora rank 4, ")
+    lines = [line.partition(":")[0] for line in run.data.tags[NOTE].splitlines()]
+    assert lines == ["- **Recipe**", "- **Data**", "- **Test**", "- **Served by**"]
+
+
+def test_the_learning_curves_come_first_in_the_pages(made: Project) -> None:
+    """MLflow's pages show groups of metrics in the order of their names."""
+    groups = sorted({name.rpartition("/")[0] for name in run_of(made).data.metrics})
+    assert groups[:2] == ["by_epoch", "by_step"]
+
+
+def test_no_metric_and_no_tag_is_ours_alone(made: Project) -> None:
+    run = run_of(made)
+    words = {word for name in run.data.metrics for word in name.split("/")}
+    assert words.isdisjoint({"company", "guard_rate", "shapes"})
+    assert [key for key, value in run.data.tags.items() if "None" in value] == []
 
 
 def test_metric_names_stay_few(made: Project) -> None:
@@ -166,7 +190,9 @@ def test_mlflows_pages_are_for_this_machine_alone(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "execv", lambda _program, command: commands.append(command))
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    show(tmp_path, 5000)
+    announced: list[str] = []
+    show(tmp_path, 5000, announced.append)
+    assert announced == [f"http://127.0.0.1:5000/#/experiments/{mlflow.get_experiment_by_name(EXPERIMENT).experiment_id}"]
     options = dict(zip(commands[0][4::2], commands[0][5::2], strict=True))
     assert options["--host"] == "127.0.0.1"
     assert options["--default-artifact-root"] == (tmp_path / "mlartifacts").as_uri()

@@ -10,8 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.tracking import registry as model_registry
+from pipeline.tracking.address import default_uri
 from pipeline.tracking.runs import stage_run
-from pipeline.tracking.store import EXPERIMENT, connect, default_uri, follow_moved_home
+from pipeline.tracking.store import EXPERIMENT, EXPERIMENT_TAGS, NOTE, connect, follow_moved_home
 from serving.release.manifest import LINEAGE
 from serving.release.publish import restore_registry
 
@@ -48,14 +49,14 @@ def names(logs: list[Any]) -> list[str]:
     return [entry["event"] for entry in logs if entry["log_level"] == "warning"]
 
 
-def release(home: Path, number: int) -> Path:
-    """Make a published folder, and return its model."""
+def release(home: Path, number: int) -> tuple[Path, dict[str, Any]]:
+    """Make a published folder, and return its model and lineage."""
     folder = home / f"models/intent-{number}"
     (folder / "1").mkdir(parents=True)
     (folder / "1/model.json").write_text("{}")
     lineage = {"version": number, "content_digest": f"d{number}", "mlflow_run_id": None}
     (folder / LINEAGE).write_text(json.dumps(lineage))
-    return folder / "1"
+    return folder / "1", lineage
 
 
 def test_a_deleted_experiment_is_restored_with_its_runs_and_training_is_tracked(home: Path) -> None:
@@ -74,6 +75,17 @@ def test_an_experiment_that_was_removed_for_good_is_made_anew(mlflow_store: Path
     shutil.copy(mlflow_store, tmp_path)
     assert connect(tmp_path) == []
     assert experiment(tmp_path).artifact_location == (tmp_path / "mlartifacts").as_uri()
+
+
+def test_the_experiment_opens_among_trained_models_also_in_a_store_of_an_earlier_release(home: Path) -> None:
+    """MLflow's pages show traces of chats for an experiment without a kind. What a person chose stays."""
+    client = mlflow.MlflowClient(default_uri(home))
+    assert experiment(home).tags == EXPERIMENT_TAGS
+    id = experiment(home).experiment_id
+    client.delete_experiment_tag(id, "mlflow.experimentKind")  # as earlier releases left it
+    client.set_experiment_tag(id, NOTE, "ours")
+    connect(home)
+    assert experiment(home).tags == EXPERIMENT_TAGS | {NOTE: "ours"}
 
 
 @pytest.mark.parametrize("what", ["run", "experiment"])
@@ -109,8 +121,7 @@ def test_a_deleted_run_is_restored_when_a_stage_continues_it_or_nests_in_it(home
 @pytest.mark.usefixtures("_cheap_models")
 def test_a_deleted_model_is_registered_again_under_the_numbers_that_its_versions_had(home: Path) -> None:
     for number in (1, 2, 3):
-        exported = release(home, number)
-        assert model_registry.register("evergreen", None, exported, {"content_digest": f"d{number}"}) == number
+        assert model_registry.register("evergreen", *release(home, number)) == number
     shutil.rmtree(home / "models/intent-2")
     client = mlflow.MlflowClient()
     client.delete_registered_model("evergreen")
@@ -123,13 +134,40 @@ def test_a_deleted_model_is_registered_again_under_the_numbers_that_its_versions
     assert {alias: int(number) for alias, number in aliases.items()} == {"champion": 3}
     assert sorted(int(version.version) for version in client.search_model_versions("name = 'evergreen'")) == [1, 3]
     assert restore_registry("evergreen", home) == []
-    assert model_registry.register("evergreen", None, release(home, 4), {"content_digest": "d4"}) == 4
-    assert model_registry.register("evergreen", None, home, {"content_digest": "d3"}) == 3
+    assert model_registry.register("evergreen", *release(home, 4)) == 4
+    assert model_registry.register("evergreen", home, {"content_digest": "d3"}) == 3
+
+
+@pytest.mark.usefixtures("_cheap_models")
+def test_a_version_shows_scores_and_data_and_no_tag_says_none(home: Path) -> None:
+    exported, lineage = release(home, 1)
+    with stage_run("train", {"data.source": "data/few.jsonl"}, home) as run:
+        run.metrics({"test/accuracy": 0.9, "control/accuracy": 0.8})
+        run.tags({"resumed": None})
+    lineage |= {"mlflow_run_id": run.id, "parent_version": None, "decision": 7, "git_commit": "a" * 40}
+    model_registry.register("evergreen", exported, lineage)
+    version = mlflow.MlflowClient().get_model_version("evergreen", "1")
+    shown = {"accuracy": "90.0 %", "control": "80.0 %", "data": "data/few.jsonl", "decision": "7", "package": "d1"}
+    assert version.tags == shown
+    assert version.description == "accuracy 90.0 %, control 80.0 %, data data/few.jsonl; run few"
+    assert [tag for tag in mlflow.get_run(str(run.id)).data.tags.values() if tag == "None"] == []
+
+
+@pytest.mark.usefixtures("_cheap_models")
+def test_a_version_of_an_earlier_release_is_found_by_its_content(home: Path) -> None:
+    exported, lineage = release(home, 1)
+    lineage["content_digest"] = "ab" * 32
+    model_registry.register("evergreen", exported, lineage)
+    client = mlflow.MlflowClient()
+    client.delete_model_version_tag("evergreen", "1", "package")
+    client.set_model_version_tag("evergreen", "1", "content_digest", "ab" * 32)  # as earlier releases left it
+    assert model_registry.register("evergreen", exported, lineage) == 1
+    assert len(client.search_model_versions("name = 'evergreen'")) == 1
 
 
 @pytest.mark.usefixtures("_cheap_models")
 def test_a_deleted_version_costs_its_alias_and_no_more(home: Path) -> None:
-    model_registry.register("evergreen", None, release(home, 1), {"content_digest": "d1"})
+    model_registry.register("evergreen", *release(home, 1))
     mlflow.MlflowClient().delete_model_version("evergreen", "1")
     with capture_logs() as logs:
         model_registry.set_alias("evergreen", "champion", 1)
@@ -142,7 +180,8 @@ def test_a_moved_home_is_followed(home: Path, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("a file of the run")
     with stage_run("train", {}, home) as run:
         run.file(tmp_path / "note.txt", "notes")
-    model_registry.register("evergreen", run.id, release(home, 1), {"content_digest": "d1"})
+    exported, lineage = release(home, 1)
+    model_registry.register("evergreen", exported, lineage | {"mlflow_run_id": run.id})
     model_registry.set_alias("evergreen", "champion", 1)
     moved = tmp_path / "second home"
     home.rename(moved)

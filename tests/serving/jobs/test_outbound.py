@@ -116,7 +116,7 @@ def test_an_unusable_url_is_refused(settings: Jobs, url: str) -> None:
     ],
 )
 def test_a_private_host_is_refused_unless_allowed(settings: Jobs, host: str) -> None:
-    with pytest.raises(CallbackRefusedError):
+    with pytest.raises(CallbackRefusedError, match=r"jobs\.callback_private: allow"):
         check_url(f"http://{host}:8080/", settings)
     check_url(f"http://{host}:8080/", settings.model_copy(update={"callback_private": "allow"}))
 

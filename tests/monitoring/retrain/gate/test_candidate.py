@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from monitoring.retrain.gate.candidate import examine, gate
+from monitoring.retrain.gate.recorded_verdicts import find_verdict
 from monitoring.retrain.gate.verdict import RunGate, Verdict
 from pipeline.data.records import Example, labels_of
 from pipeline.errors import InputError, RefusedError
 from pipeline.params import Params
 from pipeline.runtime.classifier import Classifier
 from pipeline.tracking.store import EXPERIMENT
+from serving.release.manifest import package_digest
+from state.database import open_state
 from tests.monitoring.retrain.gate.small_models import (
     Model,
     Rows,
@@ -256,12 +259,16 @@ def test_without_the_champions_reference_new_rows_are_those_in_the_feedback(worl
     assert verdict.numbers["new/rows"] == len(world.rows.new_test)
 
 
-def test_the_mlflow_run_holds_verdict_and_picture(world: World, tmp_path: Path) -> None:
+def test_the_verdict_is_recorded_and_the_mlflow_run_holds_it_with_its_picture(world: World, tmp_path: Path) -> None:
     home = Path(os.environ["EVERGREEN_HOME"])  # shared by all tests: a new store takes MLflow seconds
     package, test = write_package(world.better, tmp_path / "c"), [*world.rows.test, *world.rows.new_test]
     split = write_evaluation(tmp_path / "made", test, accuracy=accuracy_of(package, test))
     bound_gate: RunGate = partial(gate, params=world.params, home=home)
     verdict = bound_gate(package, world.champion, split=split, feedback=tmp_path / "none")
+    with open_state(home) as engine, engine.begin() as connection:
+        recorded = find_verdict(connection, package_digest(package))
+    assert recorded is not None
+    assert (recorded.verdict, recorded.champion_digest) == (verdict, package_digest(world.champion))
     client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     (run,) = client.search_runs([experiment], "tags.gate = 'passed'")

@@ -1,0 +1,142 @@
+"""The commands that change what serves: publish, rollback and route. They say what callers will notice."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evergreen.inspection import announce, out
+from pipeline.output.terminal import styled
+
+if TYPE_CHECKING:
+    from monitoring.retrain.gate.promotion import Promotion
+    from serving.release.release_table import Release
+
+PACKAGE = Path("artifacts/package")
+DVC_LOCK = Path("dvc.lock")
+Force = Annotated[bool, typer.Option("--force", help="although labels change, or the gate refused it")]
+
+
+def publish(
+    version: Annotated[int | None, typer.Argument(help="published version to promote; default: the packaged model")] = None,
+    first: Annotated[bool, typer.Option("--first", help="only when there is no champion yet")] = False,
+    force: Force = False,
+) -> None:
+    """Publish the packaged model as a new version, or make a published version champion.
+
+    Refused, unless forced, when its labels differ from the champion's, or when the gate refused it.
+    """
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from serving.release import publish as publishing
+    from serving.release.manifest import package_digest
+
+    home = find_home()
+    if version is not None:
+        _promote(version, home, force=force)
+        return
+    champion = publishing.champion(home)
+    if champion and first and publishing.differs(champion, PACKAGE):
+        out.print(f"version {champion.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
+        return
+    params = load_params()
+    if champion and publishing.differs(champion, PACKAGE):
+        digest = package_digest(PACKAGE)
+        _insist(_examine(PACKAGE, digest, champion, home), str(PACKAGE), "publish", force=force)
+    published = publishing.publish(PACKAGE, DVC_LOCK, params.publish.name, home)
+    number, role = published.release.version, published.release.role
+    verb = "was published before as" if published.already_published else "is now"
+    out.print(f"this package {verb} version {number}, {role} → {published.folder}")
+    if role == "challenger":
+        insisting = " --force" if force else ""
+        out.print(
+            f"next: .venv/bin/evergreen publish {number}{insisting} (make it champion), or .venv/bin/evergreen route --shadow 1"
+        )
+
+
+def rollback() -> None:
+    """Make the previous champion champion again."""
+    from pipeline.errors import InputError
+    from pipeline.home import find_home
+    from serving.release.publish import release_of
+
+    home = find_home()
+    previous = release_of(home, "previous")
+    if previous is None:
+        raise InputError(str(home), "there is no previous champion", "name a version: .venv/bin/evergreen publish N")
+    if (champion := release_of(home, "champion")) is not None:
+        for sentence in _examine_version(previous, champion, home).label_sentences():
+            out.print(styled("!", "yellow"), sentence)
+    _swap_to(previous.version, home)
+
+
+def route(
+    weight: Annotated[float, typer.Option(help="share of units that the challenger answers, 0 to 1")] = 0.0,
+    shadow: Annotated[float, typer.Option(help="share of texts copied to the challenger, 0 to 1")] = 0.0,
+    force: Force = False,
+) -> None:
+    """Set the challenger's share of the traffic and of copies; without options the champion gets everything.
+
+    A share of the traffic is refused, unless forced, when the challenger's labels differ, or when the gate refused it.
+    """
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from serving.release import swap
+    from serving.release.publish import release_of
+
+    home = find_home()
+    champion, challenger = release_of(home, "champion"), release_of(home, "challenger")
+    if weight and champion and challenger:
+        command = f"route --weight {weight:g}{f' --shadow {shadow:g}' if shadow else ''}"
+        _insist(_examine_version(challenger, champion, home), f"version {challenger.version}", command, force=force)
+    routes = swap.route(load_params(), home, challenger_weight=weight, shadow_share=shadow, announce=announce)
+    out.print(f"champion {routes.champion}, challenger {routes.challenger}: {weight:.0%} of units, {shadow:.0%} of texts copied")
+
+
+def _promote(version: int, home: Path, *, force: bool) -> None:
+    """Make a version champion, unless something speaks against it and nobody insists."""
+    from serving.release.publish import release_of, released_version
+
+    champion, release = release_of(home, "champion"), released_version(home, version)
+    if champion and release and champion.version != version:
+        _insist(_examine_version(release, champion, home), f"version {version}", f"publish {version}", force=force)
+    _swap_to(version, home)
+
+
+def _examine_version(release: "Release", champion: "Release", home: Path) -> "Promotion":
+    from serving.release.manifest import version_folder
+
+    return _examine(version_folder(home, release.version), release.content_digest, champion, home)
+
+
+def _examine(folder: Path, digest: str, champion: "Release", home: Path) -> "Promotion":
+    from monitoring.retrain.gate.promotion import examine_promotion
+    from pipeline.params import load_params
+
+    return examine_promotion(folder, digest, champion, home, load_params())
+
+
+def _insist(promotion: "Promotion", what: str, command: str, *, force: bool) -> None:
+    """Raise `RefusedError` with everything that speaks against a promotion; with `force`, print it and go on."""
+    from pipeline.errors import RefusedError
+
+    objections = promotion.objections()
+    if objections and not force:
+        reasons = "\n".join([f"to replace version {promotion.champion} with it takes --force:", *objections])
+        do = f"tell your callers, then insist: .venv/bin/evergreen {command} --force; version {promotion.champion} keeps serving"
+        raise RefusedError(what, reasons, do)
+    for objection in objections:
+        out.print(styled("!", "yellow"), objection)
+    if promotion.recorded is None:
+        out.print(styled("!", "yellow"), "the gate has not judged this model; to compare it first: .venv/bin/evergreen gate")
+
+
+def _swap_to(version: int, home: Path) -> None:
+    from pipeline.params import load_params
+    from serving.release.swap import swap
+
+    swapped = swap(version, load_params(), home, announce)
+    if not swapped.was_served:
+        out.print("no Triton answers; the version is served from the next start: make serve")
+    if swapped.previous not in (None, version):
+        out.print(f"version {swapped.previous} stays available as previous; to return to it: .venv/bin/evergreen rollback")

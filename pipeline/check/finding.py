@@ -1,0 +1,12 @@
+"""A line of `evergreen check`."""
+
+from typing import Literal, NamedTuple
+
+Mark = Literal["passed", "warning", "failed", "detail"]
+
+
+class Finding(NamedTuple):
+    """What a check has found, on one line; a detail belongs to the finding before it."""
+
+    mark: Mark
+    text: str

@@ -1,0 +1,30 @@
+"""What `status` advises, and how sure an answer reads."""
+
+import pytest
+
+from evergreen.inspection import next_commands
+from pipeline.output.shares import percent
+
+
+@pytest.mark.parametrize(
+    ("running", "has_champion", "first", "never"),
+    [
+        ((), False, "make repro", "make serve"),
+        ((), True, "make serve", "make repro"),
+        (("gateway",), True, "make serve", "make repro"),  # a half that died is started again
+        (("gateway", "Triton"), True, '.venv/bin/evergreen ask "…"', "make serve"),
+        (("gateway", "Triton", "monitor"), True, '.venv/bin/evergreen ask "…"', "make watch"),
+    ],
+)
+def test_status_never_advises_to_start_what_runs(running: tuple[str, ...], has_champion: bool, first: str, never: str) -> None:
+    advised = next_commands(running, has_champion=has_champion)
+    assert next(iter(advised)) == first
+    assert never not in advised
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.9985, "99.8%"), (0.9951, "99.5%"), (0.99999, "over 99.9%"), (1.0, "100%"), (0.91, "91%"), (0.0, "0%"), (0.004, "0.4%")],
+)
+def test_an_answer_that_is_not_certain_is_not_100_percent_sure(share: float, shown: str) -> None:
+    assert percent(share) == shown

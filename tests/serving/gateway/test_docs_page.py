@@ -1,0 +1,137 @@
+"""/docs works offline under a strict policy, its examples are accepted, and a refused body is told which fields exist."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from pipeline.params import Params
+from serving.gateway.docs_page import PAGES
+from serving.gateway.errors import ApiError
+from serving.gateway.schemas import FeedbackRequest, JobRequest, PredictRequest, Record, parse
+from tests.monitoring.inbox.browser import Browser, open_browser
+from tests.serving.gateway.fake_triton import running_gateway
+
+
+@pytest.fixture(scope="module")
+def url(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("EVERGREEN_STATE_URL", raising=False)
+        with running_gateway(params, tmp_path_factory.mktemp("docs")) as port:
+            yield f"http://127.0.0.1:{port}"
+
+
+def value_at(answer: Any, expression: str) -> Any:
+    """Return what an expression of an OpenAPI link names in an answer's body."""
+    for key in expression.removeprefix("$response.body#/").split("/"):
+        answer = answer[int(key) if key.isdigit() else key]
+    return answer
+
+
+def call_with_examples(url: str) -> Iterator[tuple[str, int]]:
+    """Yield each operation and the status of each of its examples, in the document's order, following its links."""
+    document = requests.get(f"{url}/openapi.json", timeout=20).json()
+    linked: dict[str, tuple[dict[str, Any], Any]] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            link, source = linked.get(operation["operationId"], ({}, None))
+            place = path.format(**{name: value_at(source, at) for name, at in link.get("parameters", {}).items()})
+            body = (
+                operation.get("requestBody", {}).get("content", {}).get("application/json", {"examples": {"": {"value": None}}})
+            )
+            for example in body["examples"].values():
+                filled = {name: value_at(source, at) for name, at in link.get("requestBody", {}).items()}
+                given = example["value"] and example["value"] | filled
+                answer = requests.request(method, url + place, json=given, timeout=20)
+                yield operation["operationId"], answer.status_code
+                links = operation["responses"].get(str(answer.status_code), {}).get("links", {})
+                linked |= {each["operationId"]: (each, answer.json()) for each in links.values()}
+
+
+def test_every_example_is_accepted(url: str) -> None:
+    assert list(call_with_examples(url)) == [
+        ("predict", 200),
+        ("predict", 200),
+        ("create_job", 202),
+        ("get_job", 200),
+        ("create_feedback", 201),
+        ("get_routes", 200),
+    ]
+
+
+def test_the_document_shows_no_made_up_value(url: str) -> None:
+    """A field of an answer without an example is shown as `string` or 0."""
+    schemas = requests.get(f"{url}/openapi.json", timeout=20).json()["components"]["schemas"]
+    fields = {(name, field): schema for name, record in schemas.items() for field, schema in record["properties"].items()}
+    bare = [key for key, schema in fields.items() if "examples" not in schema and "$ref" not in str(schema)]
+    assert bare == []
+
+
+def test_the_page_and_its_files_come_from_the_gateway_alone(url: str) -> None:
+    for path in PAGES:
+        answer = requests.get(url + path, headers={"sec-fetch-site": "same-origin"}, timeout=20)
+        assert answer.status_code == 200, path
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'")
+        assert "unsafe" not in policy
+        assert "http" not in policy
+    foreign = {"host": "evil.example"}
+    assert requests.get(f"{url}/docs/docs.js", headers=foreign, timeout=20).status_code == 400
+    assert requests.get(f"{url}/docs/../app.py", timeout=20).status_code == 404
+
+
+async def execute(browser: Browser, operation: str, status: int) -> None:
+    """Open an operation in Swagger, send its example and wait for the answer."""
+    block = f"document.querySelector('[id$={operation}]')"
+    await browser.evaluate(f"{block}.querySelector('.opblock-summary-control').click()")
+    await browser.wait_for(f"!!{block}.querySelector('.execute')")
+    await browser.evaluate(f"{block}.querySelector('.execute').click()")
+    await browser.wait_for(f"{block}.querySelector('.live-responses-table .response-col_status')?.innerText.includes('{status}')")
+
+
+def test_a_prediction_and_its_feedback_are_sent_from_the_page(url: str, tmp_path: Path) -> None:
+    asyncio.run(send_from_the_page(url, tmp_path / "docs.png"))
+
+
+async def send_from_the_page(url: str, picture: Path) -> None:
+    async with open_browser() as browser:
+        await browser.open(f"{url}/docs")
+        await browser.wait_for("!!document.querySelector('[id$=predict]')")
+        await execute(browser, "predict", 200)
+        await execute(browser, "create_feedback", 201)
+        await execute(browser, "create_job", 202)
+        await execute(browser, "get_job", 200)
+        await browser.screenshot(picture, width=1200, height=900, scheme="light")
+        assert browser.errors == []
+        hosts = await browser.evaluate("JSON.stringify(performance.getEntriesByType('resource').map((entry) => entry.name))")
+    assert {name.startswith((url, "data:")) for name in json.loads(hosts)} == {True}
+
+
+@pytest.mark.parametrize(
+    ("record", "body", "message"),
+    [
+        (PredictRequest, {"txt": "a"}, "there is no field `txt`: did you mean `text`? Fields: text, texts, unit, version"),
+        (PredictRequest, {"Texts": ["a"]}, "there is no field `Texts`: did you mean `texts`? Fields: text, texts, unit, version"),
+        (PredictRequest, {"text": "a", "colour": 1}, "there is no field `colour`. Fields: text, texts, unit, version"),
+        (PredictRequest, ["a"], "body: Input should be an object. Fields: text, texts, unit, version"),
+        (PredictRequest, {"texts": ["a", 7]}, "texts.1: Input should be a valid string"),
+        (JobRequest, {"text": "a", "callback": "x"}, "did you mean `callback_url`?"),
+        (FeedbackRequest, {"idd": "a", "label": "b"}, "there is no field `idd`: did you mean `id`? Fields: id, label, source"),
+        (FeedbackRequest, {"label": "b"}, "id: Field required. Fields: id, label, source"),
+    ],
+)
+def test_a_refused_body_is_told_which_fields_exist(record: type[Record], body: Any, message: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        parse(record, json.dumps(body).encode())
+    assert refused.value.status == 422
+    assert message in refused.value.message
+
+
+def test_a_long_field_is_cut_in_the_message() -> None:
+    with pytest.raises(ApiError) as refused:
+        parse(PredictRequest, json.dumps({"x" * 10_000: 1}).encode())
+    assert len(refused.value.message) < 200
