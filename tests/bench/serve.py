@@ -97,7 +97,7 @@ def running(scratch: Path, params: Params, texts: Sequence[str], meter: Meter, p
         arguments = ["-m", "tests.bench.offline", "--package", str(PACKAGE), "--texts", str(scratch / "texts.json")]
         offline = servers.enter_context(child(arguments, Path.cwd(), None, scratch / "offline.log"))
         arms = make_arms(plain, cached, naive, f"http://127.0.0.1:{port}/predict", texts)
-        yield Bench(meter, arms, plain, cached, offline, pairs, swaps)
+        yield Bench(meter, arms, cached, offline, pairs, swaps)
 
 
 def run_program(arguments: Sequence[str], log: Path) -> None:

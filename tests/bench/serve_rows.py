@@ -29,7 +29,6 @@ class Bench(NamedTuple):
 
     meter: Meter
     arms: dict[str, Arm]
-    plain: Stack
     cached: Stack
     offline: Child  # runs the session without a server
     pairs: int
