@@ -28,9 +28,9 @@ FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_b
 
 def _programs() -> Path | None:
     """Return the folder of PostgreSQL's programs: Debian keeps them off PATH, by version."""
-    found = shutil.which("initdb")
+    initdb = shutil.which("initdb")
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
-    return Path(found).resolve().parent if found else versions[-1].parent if versions else None
+    return Path(initdb).resolve().parent if initdb else versions[-1].parent if versions else None
 
 
 def _account() -> dict[str, Any]:
@@ -52,10 +52,10 @@ class Postgres:
         (folder / "password").write_text(password)
         for path in (folder, folder / "password"):
             shutil.chown(path, self._account.get("user"), self._account.get("group")) if self._account else None
-        made = subprocess.run(
+        result = subprocess.run(
             [str(programs / "initdb"), "-D", "data", *HOW_MADE], cwd=folder, capture_output=True, text=True, **self._account
         )
-        assert made.returncode == 0, made.stdout + made.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -23,6 +23,6 @@ ORDINARY = (
 )  # fmt: skip
 
 
-def is_plain(text: str, kept: str = "\n") -> bool:
+def is_plain(text: str, allowed: str = "\n") -> bool:
     """Return True when a terminal obeys nothing in this text, and a reader sees all of it."""
-    return not [character for character in CONTROLS + INVISIBLE if character in text and character not in kept]
+    return not [character for character in CONTROLS + INVISIBLE if character in text and character not in allowed]

@@ -46,8 +46,8 @@ def tracked_files() -> list[Path]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_data_becomes_code(package: str) -> None:
-    found = {str(path): offences(path.read_text(encoding="utf-8")) for path in (ROOT / package).rglob("*.py")}
-    assert {path: rules for path, rules in found.items() if rules} == {}
+    rules_by_file = {str(path): offences(path.read_text(encoding="utf-8")) for path in (ROOT / package).rglob("*.py")}
+    assert {path: rules for path, rules in rules_by_file.items() if rules} == {}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Run the packaged session without a server, in a child process that answers each JSON line with one.
 
 `{"speed": seconds, "batch": 32, "session": name}` → `{"texts_per_s": …}`: batches of texts sorted by length, with the faster of
-two layouts (one session on all cores, or one session on each core). `{"labels": [text, …]}` → the right labels of each text:
-two when both classes are almost equally probable, because padding changes the last digits.
+two layouts: one session on all cores, or one session on each core.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from google.protobuf import text_format
@@ -40,28 +38,17 @@ def packaged_session(package: Path) -> str:
 class Offline:
     """Run the model of one package on these texts; a session is opened when it is first needed."""
 
-    def __init__(self, package: Path, texts: Sequence[str], tie: float) -> None:
-        self._folder, self._tie, self._cores = package / "1", tie, available_cores()
+    def __init__(self, package: Path, texts: Sequence[str]) -> None:
+        self._folder, self._cores = package / "1", available_cores()
         self._name = packaged_session(package)
-        self._classifier = Classifier(self._folder, session=open_session(self._folder, self._name, self._cores))
-        self._pieces = to_pieces(self._classifier.tokenizer, texts)
+        classifier = Classifier(self._folder, session=open_session(self._folder, self._name, self._cores))
+        self._pieces = to_pieces(classifier.tokenizer, texts)
         self.best = cache(self._best)  # layout by session and batch size
 
     def speed(self, seconds: float, batch: int, session: str | None) -> float:
         """Return the texts a second with every core busy."""
         name = session or self._name
         return self._run(seconds, batch, self._open(name, self.best(name, batch)))
-
-    def labels(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the right labels of each text."""
-        predictions = self._classifier.predict(texts)
-        order = np.argsort(predictions.probabilities, axis=1)[:, ::-1][:, :2]
-        gaps = np.take_along_axis(predictions.probabilities, order, axis=1)
-        names = self._classifier.labels
-        return [
-            [names[i] for i in (best if first - second < self._tie else best[:1])]
-            for best, (first, second) in zip(order, gaps, strict=True)
-        ]
 
     def _best(self, name: str, batch: int) -> int:
         layouts = sorted({1, self._cores})
@@ -106,23 +93,16 @@ def _add(counts: list[int], at: int) -> Callable[[int], None]:
     return add
 
 
-def answer(offline: Offline, request: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer to one request."""
-    if "labels" in request:
-        return {"labels": offline.labels(request["labels"])}
-    return {"texts_per_s": offline.speed(request["speed"], request["batch"], request.get("session"))}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--package", type=Path, required=True)
     parser.add_argument("--texts", type=Path, required=True, help="a JSON list")
-    parser.add_argument("--tie", type=float, required=True, help="probabilities closer than this are equal")
     args = parser.parse_args()
-    offline = Offline(args.package, json.loads(args.texts.read_text(encoding="utf-8")), args.tie)
+    offline = Offline(args.package, json.loads(args.texts.read_text(encoding="utf-8")))
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(offline, json.loads(line))), flush=True)
+        request = json.loads(line)
+        print(json.dumps({"texts_per_s": offline.speed(request["speed"], request["batch"], request["session"])}), flush=True)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def test_hostile_text_is_shown_and_not_obeyed(
         with monkeypatch.context() as patch:
             command(text, patch, tmp_path)
         shown = "".join(capsys.readouterr())
-        assert is_plain(shown, kept="\n\t" if "\t" in text else "\n"), ascii(text)
+        assert is_plain(shown, allowed="\n\t" if "\t" in text else "\n"), ascii(text)
         if "\n" not in text and command is not fetch_command:  # a path has no double and no last slash
             assert printable(text) in shown.replace("\t", "\\t"), ascii(text)
 

@@ -66,23 +66,23 @@ def of_kind(objects: list[Object], kind: str) -> list[Object]:
 
 
 def find_object(objects: list[Object], kind: str, name: str) -> Object:
-    (found,) = [item for item in of_kind(objects, kind) if item["metadata"]["name"] == name]
-    return found
+    (match,) = [item for item in of_kind(objects, kind) if item["metadata"]["name"] == name]
+    return match
 
 
 def workloads(objects: list[Object]) -> list[Workload]:
     """Return every Deployment as a `Workload`."""
-    found = []
+    deployments = []
     for item in of_kind(objects, "Deployment"):
         template = item["spec"]["template"]
         labels = template["metadata"]["labels"]
-        found.append(Workload(item["metadata"]["name"], item["metadata"]["namespace"], labels, item, template["spec"]))
-    return found
+        deployments.append(Workload(item["metadata"]["name"], item["metadata"]["namespace"], labels, item, template["spec"]))
+    return deployments
 
 
 def find_workload(objects: list[Object], name: str) -> Workload:
-    (found,) = [workload for workload in workloads(objects) if workload.name == name]
-    return found
+    (match,) = [workload for workload in workloads(objects) if workload.name == name]
+    return match
 
 
 def containers(pod: Object) -> Iterator[Object]:
@@ -104,7 +104,7 @@ def flags(container: Object) -> dict[str, str]:
 
 
 def config_map_data(objects: list[Object], prefix: str) -> dict[str, str]:
-    (found,) = [
+    (data,) = [
         config_map["data"] for config_map in of_kind(objects, "ConfigMap") if config_map["metadata"]["name"].startswith(prefix)
     ]
-    return dict(found)
+    return dict(data)

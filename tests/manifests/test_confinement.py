@@ -14,53 +14,51 @@ from tests.conftest import ROOT
 from tests.manifests.rendered import Object, Workload, containers, find_workload, of_kind, workloads
 
 
-def weaknesses(find_workload: Workload) -> set[str]:
+def weaknesses(workload: Workload) -> set[str]:
     """Return the privileges of a pod that an intruder could use."""
-    pod, found = find_workload.pod, set()
-    found |= {f"{key} is shared with the node" for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)}
-    found |= {"a host folder" for volume in pod["volumes"] if "hostPath" in volume}
-    found |= {
-        "an emptyDir without a size" for v in pod["volumes"] if "emptyDir" in v and "sizeLimit" not in (v["emptyDir"] or {})
-    }
-    found |= {"a world-readable secret" for v in pod["volumes"] if "secret" in v and v["secret"].get("defaultMode") != 0o440}
-    if pod.get("automountServiceAccountToken") is not False or pod.get("serviceAccountName") != find_workload.name:
-        found.add("a cluster token")
+    pod, weak = workload.pod, set()
+    weak |= {f"{key} is shared with the node" for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)}
+    weak |= {"a host folder" for volume in pod["volumes"] if "hostPath" in volume}
+    weak |= {"an emptyDir without a size" for v in pod["volumes"] if "emptyDir" in v and "sizeLimit" not in (v["emptyDir"] or {})}
+    weak |= {"a world-readable secret" for v in pod["volumes"] if "secret" in v and v["secret"].get("defaultMode") != 0o440}
+    if pod.get("automountServiceAccountToken") is not False or pod.get("serviceAccountName") != workload.name:
+        weak.add("a cluster token")
     if pod["securityContext"].get("seccompProfile") != {"type": "RuntimeDefault"}:
-        found.add("no seccomp profile")
+        weak.add("no seccomp profile")
     for container in containers(pod):
-        found |= container_weaknesses(container, pod["securityContext"])
-    return found
+        weak |= container_weaknesses(container, pod["securityContext"])
+    return weak
 
 
 def container_weaknesses(container: Object, pod_context: Object) -> set[str]:
-    context, found = container["securityContext"], set()
+    context, weak = container["securityContext"], set()
     user = context.get("runAsUser", pod_context.get("runAsUser"))
     if context.get("runAsNonRoot") is not True or ((user or 0) < 10000 and (container["name"], user) != ("triton", 1000)):
-        found.add("a user id of the host")
+        weak.add("a user id of the host")
     if context.get("privileged") is not False or context.get("allowPrivilegeEscalation") is not False:
-        found.add("more privileges")
+        weak.add("more privileges")
     if context.get("capabilities") != {"drop": ["ALL"]}:
-        found.add("capabilities")
+        weak.add("capabilities")
     if context.get("readOnlyRootFilesystem") is not True:
-        found.add("a writable root file system")
+        weak.add("a writable root file system")
     if not {"cpu", "memory", "ephemeral-storage"} <= container["resources"]["requests"].keys():
-        found.add("requests missing")
+        weak.add("requests missing")
     if not {"memory", "ephemeral-storage"} <= container["resources"]["limits"].keys():
-        found.add("limits missing")
+        weak.add("limits missing")
     if "hostPort" in json.dumps(container.get("ports", [])):
-        found.add("a host port")
+        weak.add("a host port")
     if "envFrom" in container or "secretKeyRef" in json.dumps(container.get("env", [])):
-        found.add("a secret in the environment")
+        weak.add("a secret in the environment")
     image = re.fullmatch(r"[a-z0-9./-]+(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?", container["image"])
     if not image or not any(image.groups()) or image.group(1) == ":latest":
-        found.add("a mutable image")
-    return found
+        weak.add("a mutable image")
+    return weak
 
 
 def test_no_pod_has_a_weakness(objects: list[Object]) -> None:
-    found = {workload.name: weaknesses(workload) for workload in workloads(objects)}
-    assert {"gateway", "triton"} <= set(found) <= {"gateway", "triton", "monitor"}
-    assert not any(found.values()), found
+    by_workload = {workload.name: weaknesses(workload) for workload in workloads(objects)}
+    assert {"gateway", "triton"} <= set(by_workload) <= {"gateway", "triton", "monitor"}
+    assert not any(by_workload.values()), by_workload
 
 
 def set_key(*path: str | int, value: Any) -> Callable[[Object], None]:

@@ -124,9 +124,9 @@ def source_of(module: str) -> Path | None:
 
 def third_party(module: str) -> set[tuple[str, str]]:
     """Return (our module, third-party name) of every import reachable from a module, inside functions too."""
-    seen, found, todo = set(), set(), [module]
-    while todo:
-        name = todo.pop()
+    seen, third_party_imports, queue = set(), set(), [module]
+    while queue:
+        name = queue.pop()
         path = source_of(name)
         if name in seen or path is None:
             continue
@@ -134,10 +134,10 @@ def third_party(module: str) -> set[tuple[str, str]]:
         for imported in imports(name, path):
             top = imported.split(".")[0]
             if top in ("pipeline", "serving", "state", "monitoring"):
-                todo += [imported, imported.rpartition(".")[0]]
+                queue += [imported, imported.rpartition(".")[0]]
             elif top not in sys.stdlib_module_names:
-                found.add((name, top))
-    return found
+                third_party_imports.add((name, top))
+    return third_party_imports
 
 
 def imports(module: str, path: Path) -> Iterator[str]:

@@ -76,9 +76,9 @@ def check_schema(item: Object) -> None:
 
 
 def test_the_operators_kinds_are_valid(watched: list[Object]) -> None:
-    found = [item for kind in SPECS for item in of_kind(watched, kind)]
-    assert len(found) == 4
-    for item in found:
+    items = [item for kind in SPECS for item in of_kind(watched, kind)]
+    assert len(items) == 4
+    for item in items:
         check_schema(item)
 
 
@@ -150,9 +150,9 @@ def test_the_monitor_listens_on_the_scraped_port_and_finds_its_references(watche
 
 
 def test_grafana_finds_the_dashboard(watched: list[Object]) -> None:
-    found = find_object(watched, "ConfigMap", "evergreen-dashboard")
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(found["data"]["dashboard.json"])["uid"] == "evergreen"
+    config_map = find_object(watched, "ConfigMap", "evergreen-dashboard")
+    assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(config_map["data"]["dashboard.json"])["uid"] == "evergreen"
 
 
 def test_without_the_component_no_kind_of_the_operator_is_used(rendered: dict[str, list[Object]]) -> None:

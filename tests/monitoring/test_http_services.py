@@ -123,12 +123,12 @@ def test_people_probes_and_scrapes_reach_a_service_by_any_address_and_by_its_own
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_page_of_the_service_itself_and_a_link_to_it_work(ports: Ports, service: str) -> None:
-    own, port = PAGES[service][0], ports[service]
+    page, port = PAGES[service][0], ports[service]
     host = f"127.0.0.1:{port}"
-    assert exchange(port, get(own, f"Origin: http://{host}", "Sec-Fetch-Site: same-origin", host=host)).status == 200
+    assert exchange(port, get(page, f"Origin: http://{host}", "Sec-Fetch-Site: same-origin", host=host)).status == 200
     link = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document")
-    assert exchange(port, get(own, *link)).status == 200
-    assert exchange(port, get(own, "Origin: https://app.localhost", host="app.localhost")).status == 200  # behind TLS
+    assert exchange(port, get(page, *link)).status == 200
+    assert exchange(port, get(page, "Origin: https://app.localhost", host="app.localhost")).status == 200  # behind TLS
     if service in POSTS:
         assert exchange(port, post(POSTS[service], b"{}", *link)).code == "cross_site"  # a form is no link
 
@@ -137,8 +137,8 @@ def test_the_page_of_the_api_can_ask_it(ports: Ports) -> None:
     port = ports["gateway"]
     host = f"localhost:{port}"
     assert b"/openapi.json" in exchange(port, get("/docs", "Sec-Fetch-Site: none", host=host)).body
-    asked = post("/v1/predict", b'{"text": "hi"}', f"Origin: http://{host}", "Sec-Fetch-Site: same-origin", host=host)
-    assert exchange(port, asked).status == 200
+    request = post("/v1/predict", b'{"text": "hi"}', f"Origin: http://{host}", "Sec-Fetch-Site: same-origin", host=host)
+    assert exchange(port, request).status == 200
 
 
 @pytest.mark.parametrize("service", SERVICES)

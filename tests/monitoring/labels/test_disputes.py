@@ -1,4 +1,4 @@
-"""Disputes: found among protected rows only, settled with a date, and open again after a change."""
+"""Disputes exist among protected rows only, are settled with a date, and reopen after a change."""
 
 import sqlalchemy as sa
 
@@ -24,8 +24,8 @@ def settlement(id: int, label: str, verdict: str) -> Settlement:
 
 def test_labels_that_contradict_a_protected_row_are_disputes_those_of_most_people_first(params: Params) -> None:
     given = opinions(params, ("lost", "ann"), ("return", "ben"), ("return", "cem"), ("Track Order", "dee"))
-    found = find_disputes(given, PROTECTED, [])
-    assert [(d.label, d.labellers, d.first_at, d.last_at) for d in found] == [
+    disputes = find_disputes(given, PROTECTED, [])
+    assert [(d.label, d.labellers, d.first_at, d.last_at) for d in disputes] == [
         ("return", ("ben", "cem"), 102.0, 103.0),
         ("lost", ("ann",), 101.0, 101.0),
     ]
@@ -33,15 +33,15 @@ def test_labels_that_contradict_a_protected_row_are_disputes_those_of_most_peopl
 
 
 def test_a_kept_label_settles_its_dispute_only(params: Params) -> None:
-    found = find_disputes(opinions(params, ("lost", "ann"), ("return", "ben")), PROTECTED, [settlement(1, "lost", "keep")])
-    assert {d.label: d.settlement is None for d in found} == {"lost": False, "return": True}
+    disputes = find_disputes(opinions(params, ("lost", "ann"), ("return", "ben")), PROTECTED, [settlement(1, "lost", "keep")])
+    assert {d.label: d.settlement is None for d in disputes} == {"lost": False, "return": True}
 
 
 def test_a_change_is_the_label_that_later_disputes_are_about(params: Params) -> None:
     settled = [settlement(1, "return", "keep"), settlement(2, "lost", "change")]
     given = opinions(params, ("lost", "ann"), ("return", "ben"), ("track_order", "cem"))
-    found = find_disputes(given, PROTECTED, settled)
-    assert {(d.protected_label, d.label): d.settlement is None for d in found} == {
+    disputes = find_disputes(given, PROTECTED, settled)
+    assert {(d.protected_label, d.label): d.settlement is None for d in disputes} == {
         ("lost", "return"): True,
         ("lost", "track_order"): True,
     }

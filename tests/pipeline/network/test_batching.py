@@ -115,8 +115,8 @@ def test_pad_fills_up_to_the_longest_chosen_row() -> None:
 @settings(deadline=None)
 def test_the_mask_gives_the_pieces_back(pieces: list[list[int]]) -> None:
     batch = pad(pieces, range(len(pieces)))
-    found = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-    assert found == pieces
+    unpadded = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    assert unpadded == pieces
 
 
 def test_lengths_can_be_rounded_up_to_a_multiple_and_the_rest_is_padding() -> None:

@@ -36,15 +36,15 @@ def test_a_joiner_that_joins_nothing_is_shown() -> None:
 
 @given(st.text(st.characters(categories=["C", "Z", "L", "P", "M", "S", "N"])))
 def test_nothing_that_a_terminal_obeys_is_left_in_any_text(text: str) -> None:
-    assert is_plain(printable(text), kept="")
-    assert is_plain(printable_lines(text), kept="\n\t")
+    assert is_plain(printable(text), allowed="")
+    assert is_plain(printable_lines(text), allowed="\n\t")
     assert len(printable(text)) >= len(text)
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))
 def test_an_error_quotes_hostile_text_in_lines_of_our_own(text: str) -> None:
     shown = str(InputError(text, f"there is a label {text}", "mend the row"))
-    assert is_plain(shown, kept="\n\t")
+    assert is_plain(shown, allowed="\n\t")
     first, *others = shown.split("\n")
     assert first.startswith(printable(text)[:50])
     assert [line for line in others if not line.startswith("  ")] == []

@@ -186,8 +186,8 @@ def test_a_moved_home_is_followed(home: Path, tmp_path: Path) -> None:
     moved = tmp_path / "second home"
     home.rename(moved)
     with capture_logs() as logs:
-        (told,) = connect(moved)
-    assert str(home / "mlartifacts") in told
+        (notice,) = connect(moved)
+    assert str(home / "mlartifacts") in notice
     assert names(logs) == ["mlflow_follows_moved_home"]
     assert model_registry.registry_fault("evergreen", 1) == ""
     assert mlflow.artifacts.load_text(f"runs:/{run.id}/notes/note.txt") == "a file of the run"

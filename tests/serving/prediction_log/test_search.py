@@ -48,5 +48,5 @@ def test_a_request_id_that_a_caller_chose_leads_to_no_prediction_of_another(tmp_
     gateway = Gateway(tmp_path, "one")
     gateway.write([row("5f1c9a3e7b2d4c6a8e0f1a2b-0", FIRST, NOON, "the victim's")])
     gateway.write([row("7a7a7a7a7a7a7a7a7a7a7a7a-0", chosen, NOON + 60, "forged")])  # logged by an older gateway
-    found = [prediction["label"] for prediction in find_predictions(str(tmp_path / "predictions"), chosen)]
-    assert found == (["the victim's"] if "-" in chosen else [])
+    labels = [prediction["label"] for prediction in find_predictions(str(tmp_path / "predictions"), chosen)]
+    assert labels == (["the victim's"] if "-" in chosen else [])

@@ -314,7 +314,7 @@ def swap_until(version: int, folder: Path, home: Path, point: str) -> None:
 
 @contextmanager
 def altered(installation: Installation, version: int, change: Callable[[Path], object]) -> Iterator[Path]:
-    """Yield the version's folder, changed, sealed and signed by who may; restore it when the block ends."""
+    """Yield the version's folder, changed, with its manifest and signature; restore it when the block ends."""
     folder = swapping.unpark(installation.home, version)
     original = installation.folder / f"original-{version}"
     shutil.copytree(folder, original)
