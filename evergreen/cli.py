@@ -10,7 +10,8 @@ import typer
 from evergreen import inspection, labelling, releasing, tokens
 from evergreen.checking import check
 from evergreen.doctor import doctor
-from evergreen.inspection import announce, out
+from evergreen.inspection import out
+from evergreen.releasing import announce
 from pipeline.errors import EvergreenError
 from pipeline.loopback import bypass_proxies
 from pipeline.output.plain_logs import log_as_plain_text

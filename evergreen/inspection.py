@@ -35,14 +35,6 @@ PROBE_S = 0.2
 DECISIONS_SHOWN = 5
 
 
-def announce(text: str) -> None:
-    """Print a step of a command that takes a while; its further lines are indented."""
-    first, *rest = text.split("\n")
-    out.print(styled("·", "green"), first)
-    for line in rest:
-        out.print("   ", line)
-
-
 def status() -> None:
     """Show the served versions, running processes, last decisions, scores of the last model, and next commands."""
     from monitoring.retrain.history.sources import open_sources
