@@ -41,6 +41,8 @@ def locked_inputs(dvc_lock: Path) -> ModelInputs:
         stages = yaml.safe_load(dvc_lock.read_text(encoding="utf-8"))["stages"].values()
     except FileNotFoundError:
         raise InputError(str(dvc_lock), "there is no such file", "run the pipeline first: .venv/bin/dvc repro") from None
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise InputError(str(dvc_lock), "DVC did not write this file", "run the pipeline again: .venv/bin/dvc repro") from None
     made = {out["path"] for stage in stages for out in stage.get("outs", [])}
     files = {dep["path"]: str(dep.get("md5", "")) for stage in stages for dep in stage.get("deps", [])}
     params = {key: value for stage in stages for key, value in _flat(stage.get("params", {}).get(PARAMS, {})).items()}
