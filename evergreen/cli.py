@@ -2,12 +2,13 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evergreen import inspection, labelling, releasing, retraining, tokens
+from evergreen import comparing, exporting, inspection, labelling, predicting, releasing, retraining, tokens
 from evergreen.checking import check
 from evergreen.doctor import doctor
 from evergreen.inspection import out
@@ -25,10 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keep a fine-tuned language model good while the world it serves changes.",
 )
-for _command in (
+COMMANDS: tuple[Callable[..., None], ...] = (
     *(check, inspection.status, inspection.why, inspection.backtest, inspection.gate, doctor),
     *(releasing.publish, releasing.rollback, releasing.route, retraining.retrain),
-):
+    *(predicting.predict, comparing.compare, exporting.export),
+)
+for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(tokens.app, name="token")
 app.add_typer(labelling.labels, name="labels")
