@@ -152,7 +152,9 @@ class ErrorBody(BaseModel):
     """A code for programs and a message that says what to do."""
 
     code: str = Field(examples=["not_valid"])
-    message: str = Field(examples=["there is no field `txt`: did you mean `text`? Fields: text, texts, unit, version"])
+    message: str = Field(
+        examples=["there is no field `txt`: did you mean `text`? Fields: text, texts, unit, version, probabilities"]
+    )
 
 
 class ErrorResponse(BaseModel):
