@@ -48,7 +48,8 @@ class Layout(NamedTuple):
 
     def probabilities(self, answer: Answer) -> list[float | None]:
         """Return the values of `probability_names`, None for each of them where there is no label."""
-        return [_rounded(share) for share in answer.probabilities] if answer.probabilities else [None] * len(self.labels)
+        shares = answer.probabilities if self.labels else ()
+        return [_rounded(share) for share in shares] or [None] * len(self.labels)
 
 
 class RowWriter(Protocol):
