@@ -90,7 +90,9 @@ async def execute(browser: Browser, operation: str, status: int) -> None:
     await browser.evaluate(f"{block}.querySelector('.opblock-summary-control').click()")
     await browser.wait_for(f"!!{block}.querySelector('.execute')")
     await browser.evaluate(f"{block}.querySelector('.execute').click()")
-    await browser.wait_for(f"{block}.querySelector('.live-responses-table .response-col_status')?.innerText.includes('{status}')")
+    await browser.wait_for(
+        f"{block}.querySelector('.live-responses-table tbody .response-col_status')?.innerText.includes('{status}')"
+    )
 
 
 def test_a_prediction_and_its_feedback_are_sent_from_the_page(url: str, tmp_path: Path) -> None:
