@@ -5,6 +5,8 @@ PARALLEL ?= --numprocesses $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n))) --dist
 
 .PHONY: repro folds studies serve watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train drill ui test test-fast lint hashes clean help
 .DEFAULT_GOAL := help
+# A program ends with make, whatever ends that.
+export EVERGREEN_ENDS_WITH_PARENT := 1
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,8 +24,8 @@ studies: .venv/ready  ## every arm of docs/studies as a DVC experiment, with pag
 serve: .venv/ready  ## serve the champion on loopback, Triton behind the gateway; Ctrl-C stops it
 	@exec $(BIN)/evergreen serve
 
-watch: .venv/ready .tools/ready  ## Prometheus, Alertmanager, inbox, monitor and retrain controller; needs make serve; Ctrl-C stops them
-	@exec $(BIN)/python -m monitoring.local.watch
+watch: .venv/ready .tools/ready  ## Prometheus, Alertmanager, inbox, monitor; alerts start retrains with RETRAIN=1; needs make serve; Ctrl-C stops them
+	@exec $(BIN)/python -m monitoring.local.watch $(if $(filter-out 0 no off false,$(RETRAIN)),--retrain)
 
 traffic: .venv/ready  ## send messages of customers who start to write about a new topic through make serve; six minutes
 	@exec $(BIN)/python -m serving.loadtest.replay data/traffic.jsonl --labels 0.2

@@ -2,16 +2,19 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evergreen import inspection, labelling, releasing, tokens
+from evergreen import comparing, exporting, inspection, labelling, predicting, releasing, retraining, tokens
 from evergreen.checking import check
 from evergreen.doctor import doctor
-from evergreen.inspection import announce, out
+from evergreen.inspection import out
+from evergreen.releasing import announce
 from pipeline.errors import EvergreenError
+from pipeline.lifetime import end_on_signals
 from pipeline.loopback import bypass_proxies
 from pipeline.output.plain_logs import log_as_plain_text
 from pipeline.output.plain_text import print_lines
@@ -23,10 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keep a fine-tuned language model good while the world it serves changes.",
 )
-for _command in (
+COMMANDS: tuple[Callable[..., None], ...] = (
     *(check, inspection.status, inspection.why, inspection.backtest, inspection.gate, doctor),
-    *(releasing.publish, releasing.rollback, releasing.route),
-):
+    *(releasing.publish, releasing.rollback, releasing.route, retraining.retrain),
+    *(predicting.predict, comparing.compare, exporting.export),
+)
+for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(tokens.app, name="token")
 app.add_typer(labelling.labels, name="labels")
@@ -166,6 +171,7 @@ def ui(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> N
     from pipeline.home import find_home
     from pipeline.tracking.runs import show
 
+    _stop_on_signals()
     show(find_home(), port, lambda url: out.print(f"MLflow: {url}  (Ctrl-C stops it)"))
 
 
@@ -180,8 +186,7 @@ def env() -> None:
 
 def _stop_on_signals() -> None:
     """Let `kill` and a closed terminal stop everything as Ctrl-C does."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    end_on_signals(lambda number: signal.default_int_handler(number, None))
 
 
 def _champion_version(home: Path) -> int:

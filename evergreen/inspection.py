@@ -35,14 +35,6 @@ PROBE_S = 0.2
 DECISIONS_SHOWN = 5
 
 
-def announce(text: str) -> None:
-    """Print a step of a command that takes a while; its further lines are indented."""
-    first, *rest = text.split("\n")
-    out.print(styled("·", "green"), first)
-    for line in rest:
-        out.print("   ", line)
-
-
 def status() -> None:
     """Show the served versions, running processes, last decisions, scores of the last model, and next commands."""
     from monitoring.retrain.history.sources import open_sources
@@ -192,7 +184,9 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
     """Print what runs, waiting jobs and the running retrain; return the names of the processes that answer."""
     import sqlalchemy as sa
 
+    from monitoring.retrain.clock import read_clock
     from monitoring.retrain.history.sources import format_time
+    from monitoring.retrain.journal import describe_running
     from serving.processes.addresses import reach_host
     from state.tables import jobs, retrains
 
@@ -217,9 +211,7 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
     if waiting := sources.rows(counted, jobs):
         out.print("jobs: " + ", ".join(f"{row['count']} {row['status']}" for row in waiting))
     for row in sources.rows(sa.select(retrains).where(retrains.c.state == "running"), retrains):
-        owner = row["owner"] or "nobody yet"
-        began = format_time(row["began_wall"])
-        out.print(f"retrain {row['id']}: step {row['step']}, since {began}, by {owner} {row['progress']}")
+        out.print(f"retrain {row['id']}, begun {format_time(row['began_wall'])}: {describe_running(row, read_clock())}")
     return {name for name, is_up in up.items() if is_up}
 
 

@@ -73,7 +73,7 @@ def revoke(by: By, since: Since = None) -> None:
     changed = _change_labels(withdraw, by, since)
     out.print(f"{changed} labels by {by} are withdrawn; the monitor forgets them in its next cycle")
     out.print(f"to put them back: .venv/bin/evergreen labels restore --by {shlex.quote(by)}")
-    out.print('to make a model without them: .venv/bin/python -m monitoring.retrain --ask "labels were withdrawn"')
+    out.print('to make a model without them: .venv/bin/evergreen retrain --why "labels were withdrawn"')
 
 
 @labels.command()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evergreen.inspection import announce, out
+from evergreen.inspection import out
 from pipeline.output.terminal import styled
 
 if TYPE_CHECKING:
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 PACKAGE = Path("artifacts/package")
 DVC_LOCK = Path("dvc.lock")
 Force = Annotated[bool, typer.Option("--force", help="although labels change, or the gate refused it")]
+
+
+def announce(text: str) -> None:
+    """Print a step of a command that takes a while; its further lines are indented."""
+    first, *rest = text.split("\n")
+    out.print(styled("·", "green"), first)
+    for line in rest:
+        out.print("   ", line)
 
 
 def publish(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from pipeline.lifetime import end_on_signals, start_child
 from pipeline.loopback import bypass_proxies
 from pipeline.output.plain_text import print_line
 from pipeline.output.terminal import Terminal
@@ -67,7 +68,7 @@ def run_step(step: Command, clock: Clock = time.monotonic) -> list[Timing]:
     """Run one command to its end; raise `SystemExit` with its exit code when it fails, and after Ctrl-C."""
     began = clock()
     is_dvc = step.name == "dvc repro"
-    with subprocess.Popen(step.command, stdout=subprocess.PIPE if is_dvc else None, text=True) as process:
+    with start_child(step.command, stdout=subprocess.PIPE if is_dvc else None, text=True) as process:
         output = process.stdout or ()
         try:
             stages = stage_timings(output, clock, _echo) if is_dvc else []
@@ -77,6 +78,9 @@ def run_step(step: Command, clock: Clock = time.monotonic) -> list[Timing]:
                 _echo(line)
             process.wait()
             raise SystemExit(EXIT_INTERRUPTED) from None
+        except SystemExit:  # SIGTERM, which came to this process alone
+            process.terminate()
+            raise
     if process.returncode:
         raise SystemExit(process.returncode)
     return stages or [Timing(step.name, clock() - began)]
@@ -108,6 +112,7 @@ def installation(ready: Path, now: float) -> list[Timing]:
 def main() -> None:
     """Run every step and print the table."""
     bypass_proxies()
+    end_on_signals()
     timings = installation(READY, time.time())
     for step in STEPS:
         timings += run_step(step)

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from pipeline.params import Alerts
+from pipeline.process_identity import is_gone
 from state.tables import decisions, retrains
 
 STATUS = ".venv/bin/evergreen status"
-RETRAIN_NOW = '.venv/bin/python -m monitoring.retrain --ask "drift"'
+RETRAIN_NOW = ".venv/bin/evergreen retrain"
 LABELS = "docs/retraining.md#labels"
 MAX_ROWS = 200
 MAX_FAILURE = 500  # characters
@@ -22,7 +24,7 @@ Row = sa.Row[*tuple[Any, ...]]
 class Decided(NamedTuple):
     """What was decided, and the one next step. `detail` changes while a retrain runs; the other texts do not."""
 
-    state: str  # of a retrain (running, done, refused, failed), else waiting, none or undecided
+    state: str  # of a retrain (running, interrupted, done, refused, failed, cancelled), else waiting, none or undecided
     text: str
     detail: str
     next_step: str
@@ -50,6 +52,12 @@ CAUSES = {
 OBSTACLES = {
     "settling": Saying("an alert has to last for a while (retrain.settle_s)", "Wait a minute for the decision", STATUS),
     "no_harm": Saying("nothing shows that answers got worse, and there are few new labels", ANSWER_LABELS, LABELS),
+    "on_request": Saying("retraining is on request here (make watch RETRAIN=1 lets alerts start it)", "Retrain now", RETRAIN_NOW),
+    "other_inputs": Saying(
+        "it would not start from what serves: data, files or commit differ from the champion's",
+        "See how they differ",
+        RETRAIN_NOW,
+    ),
     "nothing_new": Saying("it would repeat the last one: data, labels and settings are the same", ANSWER_LABELS, LABELS),
     "cooldown": Saying("the last one ended a short time ago (retrain.cooldown_s)", OVERRULE, RETRAIN_NOW),
     "budget": Saying("the day's compute for retraining is spent (retrain.budget_s)", OVERRULE, RETRAIN_NOW),
@@ -63,13 +71,22 @@ UNSEEN = Decided(
     "Nothing: no retrain controller has seen this alert. Retraining is off, or its controller is down.",
     "",
     "Look at the words and texts. If they are here to stay, label some of them and retrain",
-    "make repro",
+    RETRAIN_NOW,
 )
+
+
+def describe_retraining(alerts: Alerts, *, is_on_request: bool) -> str:
+    """Say whether alerts start retrains."""
+    if alerts.controller_url == "none":
+        return "Retraining is off: no controller decides on alerts (params.yaml, alerts.controller_url)."
+    if is_on_request:
+        return "Retraining is on request: no alert starts a retrain (make watch RETRAIN=1 lets them)."
+    return "Retraining is automatic: the controller decides on each alert on drift or accuracy."
 
 
 def read_decision(connection: sa.Connection, version: int, since: float, until: float) -> Decided | None:
     """Return what was decided on a version's alerts that began in this time (seconds of the epoch), None without any."""
-    names = ("state", "step", "progress", "began_wall", "ended_wall", "version_in", "version_out", "failure")
+    names = ("state", "step", "progress", "began_wall", "ended_wall", "version_in", "version_out", "failure", "owner", "attempt")
     query = (
         sa.select(*(decisions.c[name] for name in ("verdict", "reason", "at", "alertname", "retrain_id")))
         .add_columns(*(retrains.c[name] for name in names))
@@ -123,7 +140,13 @@ def _retrain(row: Row) -> Decided:
     began = f"retrain {row.retrain_id} began {_clock(row.began_wall)}"
     if row.state == "running":
         detail = f"{began}; step {row.step}{': ' if row.progress else ''}{row.progress}"
-        text = f"A retrain runs, {CAUSES.get(row.reason, row.reason)}."
+        cause = CAUSES.get(row.reason, row.reason)
+        if row.owner is None and (row.step, row.attempt) == ("collect", 0):
+            return Decided("running", f"A retrain begins, {cause}.", began, "Wait a minute for its first step", STATUS)
+        if row.owner is None or is_gone(row.owner):
+            text = f"A retrain is at step {row.step}, and nobody works on it: it was interrupted, or waits for its next attempt."
+            return Decided("interrupted", text, began, "Continue it", RETRAIN_NOW)
+        text = f"A retrain runs, {cause}."
         return Decided("running", text, detail, "Nothing to do: a better model replaces this one by itself. Follow it", STATUS)
     detail = f"{began}, ended {_clock(row.ended_wall)}" if row.ended_wall is not None else began
     if row.failure:

@@ -1,10 +1,10 @@
 """Errors that a person can act on, and the exit codes of commands that end with them."""
 
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from pipeline.lifetime import end_on_signals
 from pipeline.loopback import bypass_proxies
 from pipeline.output.plain_text import indented, print_lines, printable, printable_lines
 
@@ -90,13 +90,13 @@ def raise_all(errors: Sequence[EvergreenError]) -> None:
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's main; turn an `EvergreenError` into its message and exit code, and let other errors keep their traceback.
 
-    SIGTERM unwinds the stack, which closes open files and runs, and exits with 143.
+    SIGTERM and a closed terminal unwind the stack, which closes open files and runs, and exit with 143.
     """
     from pipeline.output.plain_logs import log_as_plain_text  # structlog takes 0.1 s to import, and most modules import this one
 
     log_as_plain_text()
     bypass_proxies()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    end_on_signals()
     try:
         main()
     except EvergreenError as error:

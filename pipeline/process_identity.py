@@ -14,11 +14,11 @@ def this_process() -> str:
 
 
 def is_gone(owner: str) -> bool:
-    """Return True when the process that `this_process` identified has ended; False for a process of another host."""
-    host, boot, pid, started = owner.split(" ")
-    if host != socket.gethostname():
-        return False
-    return boot != _boot() or _started(int(pid)) != started
+    """Return True when the process that `this_process` identified has ended; False for another host's, and for another text."""
+    match owner.split(" "):
+        case [host, boot, pid, started] if host == socket.gethostname() and pid.isdecimal():
+            return boot != _boot() or _started(int(pid)) != started
+    return False
 
 
 def _boot() -> str:

@@ -47,9 +47,9 @@ class Prediction(NamedTuple):
     latency_ms: float
     cache_hit: bool
 
-    def as_response(self) -> dict[str, Any]:
-        """Return the fields that a caller gets."""
-        return {
+    def as_response(self, labels: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the fields that a caller gets; with the version's labels, the probability of each of them too."""
+        fields = {
             "id": self.id,
             "label": self.label,
             "confidence": round(self.confidence, 6),
@@ -58,6 +58,10 @@ class Prediction(NamedTuple):
             "role": self.role,
             "cached": self.cache_hit,
         }
+        if labels:
+            halves = np.frombuffer(self.probabilities, dtype=np.float16)
+            fields["probabilities"] = {label: round(float(p), 6) for label, p in zip(labels, halves, strict=True)}
+        return fields
 
 
 def split_outputs(outputs: ModelOutputs, labels: Sequence[str]) -> list[ModelOutput]:

@@ -1,7 +1,6 @@
 """`evergreen serve`: Triton and the gateway as supervised children."""
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from pipeline.lifetime import ChildProcess
 from pipeline.params import Params
 from serving.processes import Announce
 from serving.processes.addresses import listen_host, reach_host
@@ -40,7 +40,7 @@ class Triton:
         """Return the path of the server's log."""
         return log_path(self._home, self._params.serve)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> ChildProcess:
         """Start with the champion alone: Triton ends when a model of its start does not load, and a challenger may be broken."""
         with open_state(self._home) as engine, engine.begin() as connection:
             champion = read_routes(connection).champion
@@ -59,7 +59,7 @@ class Triton:
             return False
         return True
 
-    def stop(self, process: subprocess.Popen[bytes]) -> None:
+    def stop(self, process: ChildProcess) -> None:
         """Stop the server and the processes of its models."""
         if self.server:
             stop_server(self.server)

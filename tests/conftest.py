@@ -17,6 +17,7 @@ from pipeline.params import Params, load_params
 from tests.databases import database, postgres, state  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
+os.environ.pop("EVERGREEN_ENDS_WITH_PARENT", None)  # of make: tests start programs from threads that end before them
 SERVERS = {"made", "tools", "postgres", "postgresql"}  # fixtures, and a kind of database
 LONG = (  # files and folders below tests/ of more than a few seconds, in the order in which workers begin them
     "faults/test_drill.py",  # makes the project
@@ -38,6 +39,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "evergreen/test_loop.py",
     "monitoring/alert_rules/test_end_to_end.py",
     "monitoring/local/test_watch.py",
+    "monitoring/local/test_opt_in.py",
     "faults/test_watch.py",
     "evergreen/test_bad_input.py",
     "pipeline/tracking/test_runs.py",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from serving.processes.lifetime import end_with_parent
+from pipeline.lifetime import end_with_parent
 from serving.processes.ports import free_port
 from state.database import open_state
 

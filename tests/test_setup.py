@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.processes.lifetime import processes_with
+from pipeline.lifetime import processes_with
 
 ROOT = Path(__file__).parents[1]
 PYTHON = """#!/bin/sh

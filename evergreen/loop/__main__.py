@@ -124,8 +124,7 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=900.0, help="give up after this")
     parser.add_argument("--keep", type=Path, help="a new folder in which clone, home and logs stay; by default they are deleted")
     args = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts it in the background lets it be ignored
     console, source = Terminal(), main_worktree()
     rows = read_traffic(args.traffic)
     if is_dirty():

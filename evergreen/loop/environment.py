@@ -6,7 +6,6 @@ it (ports and polling intervals) is set here.
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,17 +16,18 @@ import yaml
 
 from monitoring.retrain.run_local import RunLocal
 from pipeline.errors import InputError, ToolError
-from pipeline.home import keep_private
+from pipeline.home import git, keep_private
+from pipeline.lifetime import processes_with, run_child
 from pipeline.params import Params, load_params
-from serving.processes.lifetime import processes_with
 from serving.processes.ports import free_ports
 from serving.processes.supervisor import Child, Program
+from serving.release.inputs import WHAT_TO_DO, locked_inputs, other_inputs
 from serving.triton.server import with_free_ports
 
 PACKAGE, LOCK, TOOLS = Path("artifacts/package"), Path("dvc.lock"), Path(".tools")
 HOME = "EVERGREEN_HOME"
 CLEARED_PREFIXES = ("EVERGREEN_", "MLFLOW_", "OTEL_", "GIT_")  # of variables that could lead to another home, store or collector
-SERVE_ENDS_WITHIN_S = 60.0
+ENDS_WITHIN_S = 60.0  # the gateway finishes its requests, the controller ends its retrain
 # Four weeks of messages pass in minutes, so polling intervals and waits of a minute are shortened.
 # No threshold, no promise about false alarms and no setting of training or gate is among these.
 FAST_INTERVALS = {
@@ -56,6 +56,7 @@ def create_environment(source: Path, scratch: Path) -> Environment:
     for needed in (PACKAGE / "manifest.json", LOCK):
         if not (source / needed).exists():
             raise InputError(str(source / needed), "there is no packaged model to start with", "run first: make repro")
+    require_same_inputs(source)
     clone, home = scratch / "clone", scratch / "live"
     _run(["git", "clone", "--quiet", "--local", str(source), str(clone)], source)
     for name, target in ((".venv", Path(sys.prefix)), (TOOLS, source / TOOLS)):
@@ -65,6 +66,14 @@ def create_environment(source: Path, scratch: Path) -> Environment:
     (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     keep_private(home)
     return Environment(source, clone, home, params)
+
+
+def require_same_inputs(source: Path) -> None:
+    """Raise `InputError` when a retrain from HEAD would be refused, because the packaged model was made from something else."""
+    origin = json.loads((source / PACKAGE / "1" / "model.json").read_text(encoding="utf-8"))["origin"]
+    lineage = {"version": 1, **origin, "inputs": locked_inputs(source / LOCK)._asdict()}
+    if difference := other_inputs(lineage, git("rev-parse", "HEAD", folder=source), source):
+        raise InputError("make loop", f"the retrain would be refused: {difference}", WHAT_TO_DO)
 
 
 def with_fast_intervals(params: Params) -> Params:
@@ -103,8 +112,10 @@ def running(environment: Environment) -> Iterator[None]:
     """Yield once `make serve` and `make watch` are ready; end both, and a running retrain, when the block ends."""
     clone, home, params = environment.clone, environment.home, environment.params
     python, alerts, gateway = [sys.executable, "-m"], params.alerts, params.gateway
-    command, log = [*python, "monitoring.local.watch"], home / "watch.log"
-    watch = Child(Program("watch", command, alerts.host, alerts.monitor_port, "/metrics", log, clone))
+    command, log = [*python, "monitoring.local.watch", "--retrain"], home / "watch.log"
+    watch = Child(
+        Program("watch", command, alerts.host, alerts.monitor_port, "/metrics", log, clone, ends_within_s=ENDS_WITHIN_S)
+    )
     serve = Child(
         Program(
             "serve",
@@ -114,7 +125,7 @@ def running(environment: Environment) -> Iterator[None]:
             "/readyz",
             home / "serve.log",
             clone,
-            ends_within_s=SERVE_ENDS_WITHIN_S,
+            ends_within_s=ENDS_WITHIN_S,
         )
     )
     with ExitStack() as stack:
@@ -135,7 +146,7 @@ def leftover_processes(environment: Environment) -> list[int]:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = run_child(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         output = (done.stderr or done.stdout).strip()[-1000:]
         raise ToolError(" ".join(command[:4]), f"it ended with {done.returncode}: {output}", f"make it work in {folder}")

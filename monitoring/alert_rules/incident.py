@@ -6,7 +6,7 @@ Alerts on drift, accuracy and retrains of one version are one incident: one card
 from collections.abc import Iterable
 
 from monitoring.alert_rules.alert import NOTHING_AUTOMATIC, query_template
-from monitoring.decisions import UNSEEN
+from monitoring.decisions import RETRAIN_NOW, UNSEEN
 from pipeline.params import Alerts, Monitor
 
 PERCENT = "humanizePercentage"
@@ -47,7 +47,7 @@ def decided(alerts: Alerts) -> str:
 def next_step(alerts: Alerts) -> str:
     """Return a template of the one next step, with its command or link."""
     if alerts.controller_url == "none":
-        return f"{NOTHING_AUTOMATIC}. Look, and retrain if it is worth it: make repro"
+        return f"{NOTHING_AUTOMATIC}. Look, and retrain if it is worth it: {RETRAIN_NOW}"
     said = '{{ . | first | label "next_step" }}{{ with . | first | label "command" }}: {{ . }}{{ end }}'
     return _of_decision(said, f"{UNSEEN.next_step}: {UNSEEN.command}")
 

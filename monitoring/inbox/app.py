@@ -3,6 +3,7 @@
 A webhook is acknowledged once it is on disk; the monitor's explanation is fetched after that.
 """
 
+import argparse
 import asyncio
 import json
 import time
@@ -21,7 +22,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
-from monitoring.decisions import Decided, read_decision
+from monitoring.decisions import Decided, describe_retraining, read_decision
 from monitoring.inbox.explanation import fetch_explanation
 from monitoring.inbox.incidents import Card, cards_of
 from monitoring.inbox.messages import Message, MessageStore, Switch, overdue_s, status_of
@@ -54,10 +55,18 @@ class Inbox:
     """The HTTP handlers over one message store."""
 
     def __init__(
-        self, alerts: Alerts, body_within_s: float, home: Path, clock: Callable[[], float], count_refusal: Callable[[str], None]
+        self,
+        alerts: Alerts,
+        body_within_s: float,
+        home: Path,
+        clock: Callable[[], float],
+        count_refusal: Callable[[str], None],
+        *,
+        is_on_request: bool,
     ) -> None:
         self.alerts, self.body_within_s, self.home, self.clock = alerts, body_within_s, home, clock
         self._count_refusal = count_refusal
+        self.retraining = describe_retraining(alerts, is_on_request=is_on_request)
         self.store = MessageStore(home / "inbox" / "messages.json", alerts)
         self.started_at = self._explained_at = clock()
         self._lock = asyncio.Lock()
@@ -113,7 +122,7 @@ class Inbox:
         """Return the page."""
         now = self.clock()
         cards = await self._cards(now)
-        text = render_page(cards, self.store.switch, self.started_at, now, self.alerts)
+        text = render_page(cards, self.store.switch, self.started_at, now, self.alerts, self.retraining)
         return HTMLResponse(text, headers=HEADERS)
 
     async def _cards(self, now: float) -> list[Card]:
@@ -164,9 +173,11 @@ def _cards_with_decisions(messages: list[Message], switch: Switch | None, now: f
         return cards_of(messages, switch, now, alerts, find)
 
 
-def create_app(alerts: Alerts, http: Http, home: Path, clock: Callable[[], float], metrics: InboxMetrics) -> Starlette:
-    """Build the app over the messages in this home."""
-    inbox = Inbox(alerts, http.body_within_s, home, clock, metrics.count_refusal)
+def create_app(
+    alerts: Alerts, http: Http, home: Path, clock: Callable[[], float], metrics: InboxMetrics, *, is_on_request: bool = False
+) -> Starlette:
+    """Build the app over the messages in this home; `is_on_request` says that no alert starts a retrain."""
+    inbox = Inbox(alerts, http.body_within_s, home, clock, metrics.count_refusal, is_on_request=is_on_request)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -196,10 +207,13 @@ def create_app(alerts: Alerts, http: Http, home: Path, clock: Callable[[], float
 
 def main() -> None:
     """Serve the inbox until it is stopped."""
+    parser = argparse.ArgumentParser(prog="python -m monitoring.inbox", description=__doc__)
+    parser.add_argument("--on-request", action="store_true", help="the page says that no alert starts a retrain")
+    is_on_request = parser.parse_args().on_request
     log_in_json()
     params, home = load_params(), find_home()
     alerts = params.alerts
     print_line(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}))
     metrics = InboxMetrics()
-    app = create_app(alerts, params.http, home, time.time, metrics)
+    app = create_app(alerts, params.http, home, time.time, metrics, is_on_request=is_on_request)
     run_http_service(app, alerts.host, alerts.inbox_port, params.http, refused=metrics.count_refusal)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from monitoring.decisions import RETRAIN_NOW
 from monitoring.inbox.incidents import Card
 from monitoring.inbox.messages import Switch, overdue_s
 from pipeline.output.plain_text import printable_lines
@@ -15,12 +16,17 @@ from pipeline.params import Alerts
 FILES = Path(__file__).parent / "files"
 
 
-def render_page(cards: Sequence[Card], switch: Switch | None, started_at: float, now: float, alerts: Alerts) -> str:
-    """Render the page as HTML."""
+def render_page(
+    cards: Sequence[Card], switch: Switch | None, started_at: float, now: float, alerts: Alerts, retraining: str
+) -> str:
+    """Render the page as HTML; `retraining` says whether alerts start retrains."""
     late_s = overdue_s(switch, started_at, now, alerts)
     firing = sum(card.status != "over" for card in cards)
     template = _environment().get_template("inbox.html")
-    return template.render(cards=cards, firing=firing, switch=switch, late_s=late_s, now=now, alerts=alerts)
+    return template.render(
+        cards=cards, firing=firing, switch=switch, late_s=late_s, now=now, alerts=alerts,
+        retraining=retraining, retrain_now=RETRAIN_NOW,
+    )  # fmt: skip
 
 
 def when(at: float) -> str:

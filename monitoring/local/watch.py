@@ -1,6 +1,6 @@
 """Run Prometheus, Alertmanager, the inbox, the monitor and the retrain controller on this machine."""
 
-import signal
+import argparse
 import socket
 import sys
 import time
@@ -15,6 +15,7 @@ import yaml
 from monitoring.alert_rules import alertmanager
 from monitoring.alert_rules.alert import JOBS
 from monitoring.alert_rules.render import HEADER, rule_file
+from monitoring.decisions import RETRAIN_NOW, describe_retraining
 from monitoring.local.tools import find_tool, working_directory
 from pipeline.errors import run_stage
 from pipeline.home import find_home
@@ -22,7 +23,7 @@ from pipeline.output.plain_text import indented, print_line, print_lines
 from pipeline.params import Alerts, Params, load_params
 from serving.processes import Announce
 from serving.processes.addresses import Service, authority, base_url, reach_host
-from serving.processes.supervisor import Child, Program, supervised
+from serving.processes.supervisor import ENDS_WITHIN_S, Child, Program, supervised
 from serving.release.release_table import find_release
 from serving.triton.client import server_settings
 from state.database import open_state
@@ -149,7 +150,8 @@ def running_stack(
         def start(name: str, command: list[str], port: int, path: str) -> Child:
             cwd = working_directory(tools) if name in ("prometheus", "alertmanager") else None
             host = hosts.get(name, alerts.host)
-            program = Program(name, command, host, port, path, folder / f"{name}.log", cwd)
+            ends_within_s = ENDS_WITHIN_S + (params.retrain.stop_within_s if name == "controller" else 0)  # a run ends with it
+            program = Program(name, command, host, port, path, folder / f"{name}.log", cwd, ends_within_s=ends_within_s)
             child = stack.enter_context(supervised(program))
             announce(f"{name:<14}{base_url(host, port)}{PAGES[name]}")
             return child
@@ -166,22 +168,24 @@ def running_stack(
         yield MonitoringStack(prometheus, manager, inbox, monitor, retrain.get("receiver"), retrain.get("controller"))
 
 
-def watch(params: Params, home: Path, announce: Announce) -> None:
-    """Run until Ctrl-C and restart every program that ends."""
+def watch(params: Params, home: Path, announce: Announce, *, is_on_request: bool) -> None:
+    """Run until Ctrl-C and restart every program that ends. With `is_on_request` no alert starts a retrain."""
     inbox, monitor = ([sys.executable, "-m", f"monitoring.{name}"] for name in ("inbox", "monitor"))
+    option = ["--on-request"] if is_on_request else []
     retrain = {
         "receiver": [sys.executable, "-m", "monitoring.retrain.receiver"],
-        "controller": [sys.executable, "-m", "monitoring.retrain"],
+        "controller": [sys.executable, "-m", "monitoring.retrain", *option],
     }
     with running_stack(
         params,
         TOOLS,
         home / "alerts",
         announce,
-        inbox_command=inbox,
+        inbox_command=[*inbox, *option],
         monitor_command=monitor,
         retrain_commands=retrain if params.alerts.controller_url == "here" else {},
     ) as stack:
+        announce(f"{describe_retraining(params.alerts, is_on_request=is_on_request)} Retrain now: {RETRAIN_NOW}")
         manager = f"http://{params.alerts.host}:{params.alerts.alertmanager_port}"
         announce(f"firing alerts: {TOOLS}/bin/amtool --alertmanager.url={manager} alert")
         announce(f"configuration and logs: {home / 'alerts'}; Ctrl-C stops everything")
@@ -208,9 +212,11 @@ def missing_prerequisites(params: Params, home: Path) -> list[str]:
 
 def main() -> None:
     """Run `python -m monitoring.local.watch`."""
-    signal.signal(signal.SIGHUP, lambda number, _frame: sys.exit(128 + number))  # the terminal was closed
+    parser = argparse.ArgumentParser(prog="make watch", description=__doc__)
+    parser.add_argument("--retrain", action="store_true", help="alerts may start retrains; otherwise only a person does")
+    is_on_request = not parser.parse_args().retrain
     try:
-        watch(load_params(), find_home(), lambda text: print_lines(f"· {indented(text)}"))
+        watch(load_params(), find_home(), lambda text: print_lines(f"· {indented(text)}"), is_on_request=is_on_request)
     except KeyboardInterrupt:
         print_line("stopped")
 

@@ -39,7 +39,10 @@ class EndedRetrain(NamedTuple):
 
 
 class Controller:
-    """One of possibly several controllers. `renewing` renews the lease during a step, `is_ending` asks for a shutdown."""
+    """One of possibly several controllers. `renewing` renews the lease during a step, `is_ending` asks for a shutdown.
+
+    One that `is_on_request` works only on retrains that a person has asked for.
+    """
 
     def __init__(
         self,
@@ -53,10 +56,11 @@ class Controller:
         metrics: ControllerMetrics,
         renewing: RenewLease,
         is_ending: Callable[[], bool] = lambda: False,
+        is_on_request: bool = False,
     ) -> None:
         self._journal, self._steps, self._read_inputs, self._settings = journal, steps, read_inputs, settings
         self._clock, self._owner, self._metrics = clock, owner, metrics
-        self._renewing, self._is_ending = renewing, is_ending
+        self._renewing, self._is_ending, self._is_on_request = renewing, is_ending, is_on_request
         self._swept: Moment | None = None
 
     def decide(self) -> list[Decision]:
@@ -91,7 +95,10 @@ class Controller:
 
     def advance(self) -> EndedRetrain | None:
         """Lease the due retrain, if no other controller has it, and work on it until it ends or is postponed."""
-        self._sweep()
+        running = self._journal.running_job()
+        self._sweep(running)
+        if running is None or (self._is_on_request and not self._journal.is_asked(running.id)):
+            return None
         claimed = self._journal.claim(self._owner, self._clock(), lease_s=self._settings.lease_s)
         if claimed is None:
             return None
@@ -104,7 +111,9 @@ class Controller:
                 job = self._journal.job(lease)
         except StaleLeaseError as error:
             self._metrics.failed("lost")
-            log.warning("lost the lease to another controller", retrain=lease.id, error=str(error))
+            log.warning("lost the lease: another controller has the retrain, or it was cancelled", error=str(error))
+            self._swept = None
+            self._sweep(self._journal.running_job())
         except _PostponedError:
             pass
         if ended:
@@ -125,6 +134,7 @@ class Controller:
         except (StaleLeaseError, _PostponedError):
             raise
         except ShutdownError:
+            self._steps.stop(job)
             self._journal.postpone(lease, self._clock(), "the controller was stopped", pause_s=0.0, counts=False)
             raise _PostponedError from None
         except RefusedError as error:
@@ -196,12 +206,11 @@ class Controller:
             self._metrics.failed("tidying")
             log.warning("could not clean up after a retrain", retrain=ended.job.id, error=str(error)[:300])
 
-    def _sweep(self) -> None:
+    def _sweep(self, running: RetrainJob | None) -> None:
         """Once per lease period, end what dead controllers left behind. A failure here stops nothing."""
         now = self._clock()
         if self._swept is not None and elapsed_s(self._swept, now) < self._settings.lease_s:
             return
-        running = self._journal.running_job()
         self._swept = now
         try:
             self._metrics.orphans_closed(self._steps.sweep(running.id if running else None))

@@ -1,7 +1,8 @@
 """Decide what an alert leads to: start a retrain, join the running one, wait, or refuse, with the reason. Pure.
 
 Drift alone only notifies people. Drift with falling accuracy, or with enough new labels, retrains. An obstacle that may pass is
-waited for while the alert fires, at most `patience_s`; then the alert is refused for that reason.
+waited for while the alert fires, at most `patience_s`; then the alert is refused for that reason. A person's request starts a
+retrain at once, or is refused.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ Outcome = Literal["waiting", "started", "joined", "refused"]
 Reason = Literal[
     "asked", "harm", "labels", "disagreement",  # started
     "running",  # joined
-    "settling", "no_harm", "nothing_new", "cooldown", "budget",  # waiting, and refused when patience ends
+    "settling", "no_harm", "on_request", "other_inputs", "nothing_new", "cooldown", "budget",  # waiting; refused after patience
     "over", "another_version", "no_champion", "not_a_cause",  # refused
 ]  # fmt: skip
 ASKED = "EvergreenAsked"  # a person's request
@@ -38,7 +39,7 @@ class PastRetrain(NamedTuple):
     """A retrain in the journal, ended or running."""
 
     id: int
-    state: str  # running, done, refused, failed
+    state: str  # running, done, refused, failed, cancelled
     began: Moment
     ended: Moment | None
     git_commit: str | None
@@ -61,6 +62,8 @@ class Inputs(NamedTuple):
     new_labels: int  # texts labelled since the last retrain that was done or refused
     harm: Harm
     disagreement: float | None = None  # share of predictions on which two models differ
+    other_inputs: str = ""  # how `head` differs from what the champion was made from; empty: a retrain would start from the same
+    is_on_request: bool = False  # only a person starts a retrain
 
 
 class Decision(NamedTuple):
@@ -99,6 +102,7 @@ def facts(inputs: Inputs, now: Moment) -> dict[str, object]:
         "spent_s": round(spent_s(inputs.history, now), 1),
         "idle_s": _rounded(idle_s(inputs.history, now)),
         "head": inputs.head,
+        "other_inputs": inputs.other_inputs or None,
     }
 
 
@@ -126,7 +130,7 @@ def _decide_episode(
     if is_running:
         return "joined", "running"
     if episode.alertname == ASKED:
-        return "started", "asked"
+        return ("refused", "other_inputs") if inputs.other_inputs else ("started", "asked")
     if elapsed_s(episode.received, now) < settings.settle_s:
         return "waiting", "settling"
     return _decide_settled(episode, inputs, settings, now)
@@ -137,6 +141,10 @@ def _decide_settled(episode: Episode, inputs: Inputs, settings: Retrain, now: Mo
     cause = _cause(episode, inputs, settings)
     if cause is None:
         return "waiting", "no_harm"
+    if inputs.is_on_request:
+        return "waiting", "on_request"
+    if inputs.other_inputs:
+        return "waiting", "other_inputs"
     if has_nothing_new(inputs):
         return "waiting", "nothing_new"
     idle = idle_s(inputs.history, now)

@@ -1,9 +1,10 @@
 """Reads the inputs of a decision: the champion, new labels, evidence of harm, the clone's commit. Decides nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -13,6 +14,7 @@ from monitoring.retrain.decide import Harm, Inputs, PastRetrain
 from monitoring.retrain.new_labels import count_labels_since, count_new_labels, last_learnt_feedback
 from pipeline.params import Params
 from pipeline.reference_profile import load_reference
+from serving.release.inputs import other_inputs
 from serving.release.label_change import labels_of
 from serving.release.manifest import LINEAGE, model_name, repository
 from serving.release.release_table import find_release
@@ -20,19 +22,28 @@ from state.tables import windows
 
 
 def read_inputs(
-    connection: sa.Connection, history: Sequence[PastRetrain], params: Params, home: Path, head: str | None
+    connection: sa.Connection,
+    history: Sequence[PastRetrain],
+    params: Params,
+    home: Path,
+    head: str | None,
+    *,
+    is_on_request: bool = False,
 ) -> Inputs:
-    """Read all inputs in one transaction. An unreadable champion folder never counts as harm."""
+    """Read all inputs in one transaction, for the clone in the current folder. An unreadable champion never counts as harm."""
     release = find_release(connection, role="champion")
     folder = repository(home) / model_name(release.version) if release else None
+    lineage = read_lineage(folder) if folder else {}
     counts = count_labels_since(connection, last_learnt_feedback(connection, params.publish.name))
     return Inputs(
         champion=release.version if release else None,
-        champion_commit=commit_of(folder) if folder else None,
+        champion_commit=commit_of(lineage),
         head=head,
         history=history,
         new_labels=count_new_labels(counts, labels_of(folder), params.retrain),
         harm=_harm(connection, release.version, folder, params) if release and folder else Harm(False, False),
+        other_inputs=other_inputs(lineage, head, Path.cwd()) if lineage and head else "",
+        is_on_request=is_on_request,
     )
 
 
@@ -59,10 +70,15 @@ def reference_accuracy(folder: Path) -> float | None:
     return float(correct.mean()) if len(correct) else None
 
 
-def commit_of(folder: Path) -> str | None:
+def commit_of(lineage: Mapping[str, Any]) -> str | None:
     """Return the commit that a version was made from, or None if it was made with uncommitted changes."""
-    try:
-        lineage = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
     return None if lineage.get("git_dirty", True) else lineage.get("git_commit")
+
+
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """Return what publish has written about a version; empty when that cannot be read."""
+    try:
+        lineage: dict[str, Any] = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return lineage

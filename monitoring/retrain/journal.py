@@ -5,8 +5,9 @@ lease with a fence number. Every later write carries the number, and one with an
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -14,15 +15,17 @@ import sqlalchemy as sa
 from monitoring.retrain import statements
 from monitoring.retrain.alerts import decision_row, insert_or_ignore, storable
 from monitoring.retrain.clock import Moment, is_past, later
-from monitoring.retrain.decide import Decision, Episode, PastRetrain
+from monitoring.retrain.decide import ASKED, Decision, Episode, PastRetrain
 from monitoring.retrain.new_labels import last_learnt_feedback
+from pipeline.process_identity import is_gone
 from state.tables import decisions, retrain_steps
 
 Step = Literal["collect", "reproduce", "gate", "publish", "swap"]
 STEPS: tuple[Step, ...] = ("collect", "reproduce", "gate", "publish", "swap")
-FinalState = Literal["done", "refused", "failed"]
+FinalState = Literal["done", "refused", "failed", "cancelled"]
 DECIDE_LOCK = 0x45564444  # the number of PostgreSQL's advisory lock: EVDD
 BATCH_ALERTS = 500
+CONTINUE, CANCEL = ".venv/bin/evergreen retrain", ".venv/bin/evergreen retrain --cancel"
 Begin = Callable[[], AbstractContextManager[sa.Connection]]
 MakeDecisions = Callable[[sa.Connection, list[Episode], list[PastRetrain]], list[Decision]]
 
@@ -96,10 +99,10 @@ class Journal:
         return changed
 
     def claim(self, owner: str, now: Moment, *, lease_s: float) -> tuple[Lease, RetrainJob] | None:
-        """Lease the running retrain if it is due and its last lease has expired; that owner's open step becomes `lost`."""
+        """Lease the running retrain if it is due and nobody works on it; the last owner's open step becomes `lost`."""
         with self._begin() as connection:
             row = connection.execute(statements.LEASE, {"the_model": self._model}).one_or_none()
-            if row is None or not is_past(Moment(row.lease_wall, row.lease_mono, row.lease_boot), now):
+            if row is None or not is_claimable(row.owner, Moment(row.lease_wall, row.lease_mono, row.lease_boot), now):
                 return None
             lease = Lease(row.id, row.fence + 1)
             values = {"fence": lease.fence, "owner": owner[:128], **_lease_end(now, lease_s)}
@@ -113,6 +116,26 @@ class Journal:
         with self._begin() as connection:
             row = connection.execute(statements.RUNNING_JOB, {"the_model": self._model}).one_or_none()
             return RetrainJob(*row) if row else None
+
+    def is_asked(self, retrain_id: int) -> bool:
+        """Return whether a person has asked for this retrain: it began, or was joined, by a request."""
+        with self._begin() as connection:
+            of_request = {"the_retrain_id": retrain_id, "the_alertname": ASKED}
+            return bool(connection.execute(statements.IS_ASKED, of_request).scalar_one())
+
+    def cancel(self, now: Moment, why: str) -> RetrainJob | None:
+        """End the running retrain, whoever owns it; return it, or None when none runs. The owner's next write fails."""
+        with self._begin() as connection:
+            row = connection.execute(statements.RUNNING_JOB, {"the_model": self._model}).one_or_none()
+            ended = {"ended_wall": now.wall, "ended_mono": now.mono, "ended_boot": now.boot}
+            if row is None:
+                return None
+            values = {"the_model": self._model, "the_id": row.id, "failure": storable(why), **ended}
+            if connection.execute(statements.CANCEL, values).rowcount != 1:  # it has just ended
+                return None
+            closed = {"outcome": "failed", "ended_at": now.wall, "detail": storable(why)}
+            connection.execute(statements.CLOSE_STEP, {"the_retrain_id": row.id, **closed})
+        return RetrainJob(*row)
 
     def job(self, lease: Lease) -> RetrainJob:
         """Return the current state of the leased retrain; raises `StaleLeaseError`."""
@@ -185,6 +208,23 @@ class Journal:
         closed = {"outcome": outcome, "ended_at": now.wall, "detail": storable(detail)}
         connection.execute(statements.CLOSE_STEP, {"the_retrain_id": lease.id, **closed})
         return step
+
+
+def is_claimable(owner: str | None, lease_end: Moment, now: Moment) -> bool:
+    """Return whether a controller may take a retrain: its pause or its lease is over, or its owner's process has ended."""
+    return is_past(lease_end, now) or (owner is not None and is_gone(owner))
+
+
+def describe_running(retrain: Mapping[Any, Any], now: Moment) -> str:
+    """Say what a running retrain does now, and who works on it; never that it runs when nobody does."""
+    step, owner = retrain["step"], retrain["owner"]
+    due = Moment(retrain["lease_wall"], retrain["lease_mono"], retrain["lease_boot"])
+    if owner is not None and not is_claimable(owner, due, now):
+        return f"step {step}" + (f", {retrain['progress']}" if retrain["progress"] and step == "reproduce" else "")
+    if retrain["attempt"] and owner is None and not is_claimable(owner, due, now):
+        due_at = datetime.fromtimestamp(due.wall, UTC)
+        return f"step {step} failed; the next attempt is due at {due_at:%H:%M:%S} UTC"
+    return f"nobody works on it, at step {step}; to continue it: {CONTINUE}; to end it: {CANCEL}"
 
 
 def require_lease(connection: sa.Connection, lease: Lease) -> Step:

@@ -11,7 +11,7 @@ RunState = Literal["absent", "running", "done", "failed", "killed"]
 class RunStatus(NamedTuple):
     """The status of a pipeline run, whoever started it."""
 
-    state: RunState  # absent: never started; killed: it ended without writing its result
+    state: RunState  # absent: never started, or stopped; killed: it ended without writing its result
     progress: str = ""
     failure: str = ""  # failed or killed: the last lines of its log
 
@@ -33,6 +33,9 @@ class PipelineRun(Protocol):
 
     def observe(self, job: RetrainJob) -> RunStatus:
         """Return the status of the last attempt."""
+
+    def stop(self, job: RetrainJob) -> None:
+        """End the run; `observe` says `absent` then."""
 
     def sweep(self, running_id: int | None) -> None:
         """End every run except that of the running retrain."""

@@ -1,8 +1,9 @@
 """Runs `dvc repro` for a retrain on this machine: in a git worktree on a separate branch, with the main tree's cache.
 
-The run outlives the controller. A supervisor process in a new session (`python -m monitoring.retrain.run_local`) holds a lock
-while it runs and writes its result to a file, so the next controller finds the run running, ended or killed, and never starts a
-second one.
+The run ends with its controller, whatever ends that. A supervisor process in a new session (`python -m
+monitoring.retrain.run_local`) holds a lock while it runs and writes its result to a file, so another controller finds the run
+running, ended or killed, and never starts a second one. The next run continues where a stopped one was, from DVC's cache and the
+training's checkpoint.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,14 +25,15 @@ from monitoring.retrain.run import RunStatus
 from pipeline.data.records import write_json
 from pipeline.errors import ToolError, run_stage
 from pipeline.home import MAIN_TREE, without_git
+from pipeline.lifetime import kill_after, processes_with, start_child
 from pipeline.params import Retrain
-from serving.processes.lifetime import processes_with
 
 MARK = "EVERGREEN_RETRAIN_RUN"  # in the environment of every process of a run: its folder
 IDENTITY = ("-c", "user.name=Evergreen retrain", "-c", "user.email=retrain@evergreen.invalid", "-c", "commit.gpgsign=false")
 LAST_LINES, TAIL_BYTES = 12, 20_000
 BEGUN, ENDED = "begun", "ended.json"
 POLL_S = 0.1
+SPARE_S = 5.0  # for a supervisor, beyond what it leaves its processes
 STAGE = re.compile(r"(?:Running stage|Stage) '(?P<name>[\w-]+)'(?P<skipped> is cached| didn't change)?")
 BAR = re.compile(r"(?P<percent>\d{1,3})%\|")
 
@@ -84,13 +86,13 @@ class RunLocal:
         if lock is None:
             return
         try:
-            kill_all(_processes_of(folder))
+            stop_all(folder, self._settings.stop_within_s)
             (folder / ENDED).unlink(missing_ok=True)
             (folder / BEGUN).touch()
             limits = [str(self._settings.run_limit_s), str(self._settings.stop_within_s)]
             supervisor = [sys.executable, "-m", "monitoring.retrain.run_local", str(folder), *limits, "--"]
             with (folder / "log").open("ab") as log:
-                subprocess.Popen(
+                start_child(
                     [*supervisor, *self._command],
                     cwd=Path(__file__).parents[2],
                     env=self._environment(job),
@@ -118,18 +120,22 @@ class RunLocal:
             "failed" if result else "killed", failure=f"{how}; the last lines of its log:\n{log_tail(folder / 'log')}"
         )
 
+    def stop(self, job: RetrainJob) -> None:
+        """End the run with all its processes, which close their MLflow runs; it is absent then."""
+        stop_all(self.folder(job), self._settings.stop_within_s)
+
     def sweep(self, running_id: int | None) -> None:
-        """End runs of ended retrains: a controller may die after it stored the end and before it stopped the run."""
+        """End runs of ended retrains: a retrain may be cancelled, or its controller lose its lease to another."""
         for tree in self._home.glob("retrain/*/tree"):
-            if tree.parent.name != str(running_id) and _is_locked(tree.parent):
-                kill_all(_processes_of(tree.parent))
+            if tree.parent.name != str(running_id):
+                stop_all(tree.parent, self._settings.stop_within_s)
 
     def clean(self, job: RetrainJob) -> None:
         """Delete the tree and prune it from git; log and branch stay."""
         self._remove(self.folder(job) / "tree")
 
     def _remove(self, tree: Path) -> None:
-        kill_all(_processes_of(tree.parent))
+        stop_all(tree.parent, self._settings.stop_within_s)
         (tree.parent / "prepared").unlink(missing_ok=True)
         shutil.rmtree(tree, ignore_errors=True)
         _git(self._root, "worktree", "prune")
@@ -162,58 +168,56 @@ def log_tail(path: Path) -> str:
 
 
 def supervise(folder: Path, limit_s: float, stop_within_s: float, command: Sequence[str]) -> None:
-    """Run the command and write its result to a file. SIGTERM and the time limit end it with all its children."""
-    process = subprocess.Popen(list(command), cwd=folder / "tree")
-    stop_reasons: list[str] = []
+    """Run the command and write its result to a file. SIGTERM and the time limit end it with all its children.
 
-    def end(number: int, _frame: object) -> None:
-        stop_reasons.append("it was stopped" if number == signal.SIGTERM else f"it took longer than {limit_s:g} s")
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGALRM, end)
+    A run that is ended by SIGTERM has no result: nobody has waited for it, and the next controller may start it again.
+    """
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, lambda number, _frame: signals.append(number))
     signal.setitimer(signal.ITIMER_REAL, limit_s)
-    while process.poll() is None and not stop_reasons:
+    process = start_child(command, cwd=folder / "tree")
+    while process.poll() is None and not signals:
         time.sleep(POLL_S)
-    if stop_reasons:
-        _stop_group(process, stop_within_s)
+    is_too_long, was_running = signal.SIGALRM in signals, process.poll() is None
+    if was_running:
+        _stop_others(folder, stop_within_s)
     code = process.wait()
-    how = stop_reasons[0] if stop_reasons else f"dvc repro ended with {code}"
-    write_json(folder / ENDED, {"code": code or int(bool(stop_reasons)), "how": how})
+    if was_running and not is_too_long:
+        (folder / BEGUN).unlink(missing_ok=True)
+        return
+    how = f"it took longer than {limit_s:g} s" if is_too_long else f"dvc repro ended with {code}"
+    write_json(folder / ENDED, {"code": code or int(is_too_long), "how": how})
 
 
-def _stop_group(process: subprocess.Popen[bytes], within_s: float) -> None:
-    """Stop every process of this session except this one."""
+def _stop_others(folder: Path, within_s: float) -> None:
+    """Stop every process of this run except this one; those that SIGTERM does not end in time are killed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=within_s)
-    kill_all(pid for pid in _processes_of(Path(os.environ[MARK])) if pid != os.getpid())
+    this = os.getpid()
+    kill_after(lambda: [pid for pid in _processes_of(folder) if pid != this], within_s)
 
 
-def kill_all(pids: Iterable[int]) -> None:
-    """Kill the processes and wait until they are gone."""
-    killed = list(pids)
-    for pid in killed:
-        _signal(pid, signal.SIGKILL)
-    while any(_is_alive(pid) for pid in killed):
-        time.sleep(0.01)
+def stop_all(folder: Path, within_s: float) -> None:
+    """Stop a run: its supervisor, which stops the others, or whatever is left of it without one."""
+    pids = list(_processes_of(folder))
+    supervisor = [pid for pid in pids if _leads_session(pid)]
+    for pid in supervisor or pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    if pids:
+        kill_after(lambda: list(_processes_of(folder)), within_s + SPARE_S)
 
 
 def _processes_of(folder: Path) -> Iterator[int]:
     """Return living processes marked with this run, also the children of a killed supervisor."""
-    return (pid for pid in processes_with(MARK, str(folder)) if _is_alive(pid))
+    return processes_with(MARK, str(folder))
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def _signal(pid: int, number: int) -> None:
+def _leads_session(pid: int) -> bool:
     with suppress(ProcessLookupError):
-        os.kill(pid, number)
+        return os.getsid(pid) == pid
+    return False
 
 
 def _lock(folder: Path) -> int | None:

@@ -67,7 +67,8 @@ START = retrains.insert().returning(retrains.c.id)
 
 # --- a retrain under a lease
 
-LEASE = sa.select(*columns(retrains, "id", "fence", *moment_names("lease"))).where(IS_RUNNING).with_for_update(skip_locked=True)
+_LEASE = columns(retrains, "id", "fence", "owner", *moment_names("lease"))
+LEASE = sa.select(*_LEASE).where(IS_RUNNING).with_for_update(skip_locked=True)
 CLAIM = retrains.update().where(matches(retrains.c.id))
 LEASED_STEP = sa.select(retrains.c.step).where(IS_LEASED).with_for_update()
 WRITE = retrains.update().where(IS_LEASED)
@@ -76,6 +77,13 @@ _JOB = sa.select(
     *columns(decisions, "fingerprint", "alertname"),
 ).join_from(retrains, decisions, decisions.c.id == retrains.c.decision_id)
 RUNNING_JOB, LEASED_JOB = _JOB.where(IS_RUNNING), _JOB.where(IS_LEASED)
+
+IS_ASKED = sa.select(sa.exists().where(matches(decisions.c.retrain_id), matches(decisions.c.alertname)))
+CANCEL = (
+    retrains.update()
+    .where(IS_RUNNING, matches(retrains.c.id))
+    .values(state="cancelled", owner=None, fence=retrains.c.fence + 1)  # the owner's next write finds that it is stale
+)
 
 # --- steps
 

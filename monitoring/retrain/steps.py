@@ -59,6 +59,9 @@ class Steps(Protocol):
     def clean(self, job: RetrainJob) -> None:
         """Delete what nobody needs after the end."""
 
+    def stop(self, job: RetrainJob) -> None:
+        """End the pipeline's run of a retrain that this controller gives back."""
+
     def sweep(self, running_id: int | None) -> int:
         """End pipeline runs of ended retrains, close MLflow runs whose owner is gone, and return how many were closed."""
 
@@ -91,9 +94,9 @@ class LocalSteps:
         if self._run.observe(job).state not in ("running", "done"):
             self._run.start(job)
         while (status := self._run.observe(job)).state in ("running", "absent"):
+            heartbeat(status.progress)
             if status.state == "absent":
                 self._run.start(job)
-            heartbeat(status.progress)
             self._wait()
         if status.state != "done":
             raise ToolError("dvc repro", status.failure, f"read the log in {self._home / 'retrain' / str(job.id)}")
@@ -137,6 +140,10 @@ class LocalSteps:
     def clean(self, job: RetrainJob) -> None:
         """Delete the working tree; branch and log stay."""
         self._run.clean(job)
+
+    def stop(self, job: RetrainJob) -> None:
+        """End the run of `dvc repro`; another controller would start it again."""
+        self._run.stop(job)
 
     def sweep(self, running_id: int | None) -> int:
         """End left-over runs on this machine, close left-over MLflow runs of this home, and measure the labellers."""

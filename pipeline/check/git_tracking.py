@@ -20,7 +20,7 @@ MODIFIED = "M"
 def check_git(params: Params) -> Iterator[Finding]:
     """Warn about each file of rows that git tracks, that the next experiment commits, or that an earlier one committed."""
     for path in dict.fromkeys((params.data.source, params.data.test, params.data.unlabelled)):
-        if path.is_file() and _is_inside(path):
+        if path.is_file() and not path.is_symlink() and _is_inside(path):  # of a link, git has its target's name alone
             yield from _examine(path)
 
 

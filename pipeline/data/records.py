@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from pipeline.atomic_write import atomic_write
 from pipeline.data.columns import Columns
+from pipeline.errors import InputError
 from pipeline.runtime.text import JOINERS, clean, fold, fold_to_words
 
 MAX_LABEL_CHARS = 200
@@ -146,7 +147,7 @@ def write_examples(path: Path, examples: list[Example]) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), part)
 
 
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path | pa.BufferReader) -> list[Example]:
     """Read the examples that `write_examples` wrote."""
     rows = pq.read_table(path).to_pylist()
     return [Example.model_construct(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
@@ -167,6 +168,15 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON."""
     with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, content: str) -> dict[str, Any]:
+    """Return the object in a JSON file that the pipeline wrote; raise `InputError` that names the content."""
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(str(path), f"{content} cannot be read: {error}", "make it: .venv/bin/dvc repro") from None
+    return tree
 
 
 def json_values(value: Any) -> Any:

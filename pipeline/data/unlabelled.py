@@ -24,7 +24,7 @@ class UnlabelledTexts(NamedTuple):
 def read_unlabelled(path: Path, data: Data) -> UnlabelledTexts:
     """Read text and group and ignore labels; raise `InputError` as stage `ingest` does."""
     names = scan_names(path, data)
-    column = _text_column(path, names, data) if names else ""
+    column = text_column(path, names, data) if names else ""
     columns = Columns("text", "label", "group" if group_column(data) else None)
     texts: dict[str, Example] = {}
     bad: list[str] = []
@@ -49,7 +49,7 @@ def read_unlabelled(path: Path, data: Data) -> UnlabelledTexts:
     return UnlabelledTexts(list(texts.values()), bad)
 
 
-def _text_column(path: Path, names: list[str], data: Data) -> str:
+def text_column(path: Path, names: list[str], data: Data) -> str:
     """Return `data.text_column` when the file has it, else its only column with a usual name."""
     columns = [data.text_column] if data.text_column in names else [name for name in TEXT_COLUMNS if name in names]
     if len(columns) == 1:

@@ -88,12 +88,21 @@ def flatten(section: BaseModel, prefix: str) -> dict[str, str]:
 
 
 def _without_echoes(mistakes: list[Any]) -> list[tuple[list[str], Any]]:
-    """Return each mistake with its keys: unknown keys first, and without a key that is missing because it is misspelt."""
-    located = [([str(part) for part in mistake["loc"]], mistake) for mistake in mistakes]
-    unknown = [(keys, mistake) for keys, mistake in located if mistake["type"] == "extra_forbidden"]
-    meant = {(*keys[:-1], _nearest(keys)) for keys, _ in unknown}
-    others = [(keys, mistake) for keys, mistake in located if mistake["type"] != "extra_forbidden"]
-    return [*unknown, *(each for each in others if each[1]["type"] != "missing" or tuple(each[0]) not in meant)]
+    """Return one mistake of each key, unknown keys first, and without a key that is missing because it is misspelt.
+
+    A value of several types has a mistake for each type, and pydantic adds the type to the keys.
+    """
+    first: dict[tuple[str, ...], Any] = {}
+    for mistake in mistakes:
+        first.setdefault(tuple(str(part) for part in mistake["loc"][:2]), mistake)
+    unknown = {keys: mistake for keys, mistake in first.items() if mistake["type"] == "extra_forbidden"}
+    meant = {(*keys[:-1], _nearest(list(keys))) for keys in unknown}
+    others = {
+        keys: mistake
+        for keys, mistake in first.items()
+        if keys not in unknown and (mistake["type"] != "missing" or keys not in meant)
+    }
+    return [(list(keys), mistake) for keys, mistake in (unknown | others).items()]
 
 
 def _explain(where: str, keys: list[str], mistake: Any) -> InputError:

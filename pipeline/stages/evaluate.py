@@ -20,6 +20,7 @@ from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.output.plain_text import print_line
 from pipeline.params import Evaluate, Model, flatten, load_params
+from pipeline.row_predictions import PREDICTIONS_FILE, write_predictions
 from pipeline.runtime.pieces import count_cut, to_pieces
 from pipeline.tracking.descriptions import percent
 from pipeline.tracking.runs import Run, stage_run
@@ -188,6 +189,9 @@ def main() -> None:
     with stage_run("evaluate", flatten(params.evaluate, "evaluate"), find_home(), continues=trained.run_id) as run:
         evaluation = evaluate(trained, sides, params.model, params.evaluate)
         write(evaluation, trained.labels, args.out)
+        calibrated = metrics.softmax(evaluation.test_logits / evaluation.temperature.value)
+        ids, truth = [row.id for row in sides["test"]], labels_of(sides["test"])
+        write_predictions(args.out / PREDICTIONS_FILE, ids, truth, calibrated, trained.labels)
         log_to(run, evaluation, trained.labels, params.evaluate, args.out)
     print_line(json.dumps(evaluation.metrics))
 

@@ -47,6 +47,10 @@ class Run:
         self._failures = 0 if run_id else GIVE_UP_AFTER
         self._client = mlflow.MlflowClient()
 
+    def sweep(self, home: Path) -> None:
+        """Close the runs that killed stages have left open."""
+        self._try(lambda: close_orphans(home))
+
     def params(self, values: dict[str, str]) -> None:
         self._try(lambda: self._client.log_batch(self.id, params=[Param(k, v) for k, v in values.items()]))
 
@@ -118,7 +122,7 @@ def show(home: Path, port: int, announce: Callable[[str], None]) -> NoReturn:
     """
     if tracking_uri(home).startswith("http"):
         raise ToolError("MLFLOW_TRACKING_URI", "the runs are on a server with its own pages", f"open {tracking_uri(home)}")
-    connect(home)
+    close_orphans(home)
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     announce(f"http://127.0.0.1:{port}/#/experiments/{experiment.experiment_id}")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -148,6 +152,7 @@ def stage_run(
     run = Run(active.info.run_id)
     status = "FAILED"
     try:
+        run.sweep(home)
         run.params(params)
         yield run
         run.tags({f"stage.{stage}": "done"})

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from rich.table import Table
 
 from pipeline.errors import InputError, ToolError, run_stage
+from pipeline.lifetime import run_child
 from pipeline.output.plain_text import print_line
 from pipeline.output.terminal import Terminal
 from pipeline.params import load_params
@@ -52,7 +52,7 @@ def vary(recipe: Overrides, extra: list[str], key: str, values: Sequence[str]) -
     scores = []
     for value in values:
         program, *rest = experiment_command(recipe, [*extra, f"{key}={value}"])
-        done = subprocess.run([str(Path(sys.prefix) / "bin" / program), *rest, "evaluate"])
+        done = run_child([str(Path(sys.prefix) / "bin" / program), *rest, "evaluate"])
         if done.returncode:
             raise ToolError(f"{key}={value}", f"dvc ended with {done.returncode}", "read the stage's output above")
         scores.append(json.loads(METRICS.read_text(encoding="utf-8")))

@@ -9,7 +9,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from pathlib import Path
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError, run_stage
 from pipeline.home import MAIN_TREE, find_home, git, main_worktree
+from pipeline.lifetime import run_child
 from pipeline.output.plain_text import print_line
 from pipeline.params import load_params
 from pipeline.tuning.study import ArmMeasurement, ArmRun, dvc_argument, expand_runs, pack_bits, read_measurements, read_study
@@ -46,7 +46,7 @@ def run_experiment(study: str, run: ArmRun, tree: Path) -> ArmMeasurement:
     settings += ["--set-param", f"evaluate.training_rows={ALL_ROWS}"]
     message = f"study {study}: {run.arm}, seed {run.seed}"
     command = [str(Path(sys.prefix) / "bin" / "dvc"), "exp", "run", "--name", name, "--message", message, *settings, "evaluate"]
-    done = subprocess.run(command, cwd=tree)
+    done = run_child(command, cwd=tree)
     if done.returncode:
         raise ToolError(message, f"dvc ended with {done.returncode}", "read the stage's output above, then run this again")
     return read_results(run, tree / "artifacts", git("-C", str(tree), "rev-parse", "--short", "HEAD"))
@@ -82,7 +82,7 @@ def prepare_worktree(home: Path) -> Path:
     git("-C", str(tree), "checkout", "--quiet", "--force", "--detach", commit)
     if not (tree / ".venv").exists():
         (tree / ".venv").symlink_to(sys.prefix)
-    subprocess.run([sys.executable, "-m", "pipeline.worktree"], cwd=tree, check=True)
+    run_child([sys.executable, "-m", "pipeline.worktree"], cwd=tree).check_returncode()
     return tree
 
 

@@ -66,9 +66,9 @@ class Predictor:
         """Texts that wait for Triton."""
         return sum(queue.waiting for queue in self._queues.values())
 
-    def labels(self) -> Sequence[str]:
-        """Return the champion's labels, empty until Triton has returned them."""
-        queue = self._queues.get(self.routes.champion or -1)
+    def labels(self, version: int | None = None) -> Sequence[str]:
+        """Return the labels of a version, by default the champion's; empty until Triton has returned them."""
+        queue = self._queues.get(version or self.routes.champion or -1)
         return queue.labels if queue else ()
 
     async def follow(self, routes: Routes) -> None:

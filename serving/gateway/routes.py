@@ -111,7 +111,9 @@ async def predict(request: Request) -> Response:
     request_id = request.scope["request_id"]
     with services.tracing.span("predict", request.headers, texts=len(texts)):
         predictions = await _predictions(services, Query(request_id, request_id, texts, body.unit or None, body.version or None))
-    return json_response(200, {"request_id": request_id, "predictions": [prediction.as_response() for prediction in predictions]})
+    labels = services.predictor.labels(predictions[0].version) if body.probabilities else ()  # one version answers a request
+    answers = [prediction.as_response(labels) for prediction in predictions]
+    return json_response(200, {"request_id": request_id, "predictions": answers})
 
 
 async def create_job(request: Request) -> Response:

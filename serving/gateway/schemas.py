@@ -60,7 +60,7 @@ def _url(schema: dict[str, Any]) -> None:
     schema["pattern"] = r"^https?://[A-Za-z][A-Za-z0-9-]{0,20}[A-Za-z0-9](\.[A-Za-z]{2,8}){1,3}(:[1-9][0-9]{0,3})?(/[!-~]*)?$"
 
 
-class PredictRequest(Record):
+class TextsRequest(Record):
     """One text or several, for one unit (a customer, a session), which keeps its version while the weights stay the same."""
 
     text: str = Field("", description="one text; give this or `texts`", json_schema_extra=_without_default)
@@ -71,7 +71,15 @@ class PredictRequest(Record):
     )
 
 
-class JobRequest(PredictRequest):
+class PredictRequest(TextsRequest):
+    """Texts to answer now."""
+
+    probabilities: bool = Field(
+        False, description="return the probability of every label too", json_schema_extra=_without_default
+    )
+
+
+class JobRequest(TextsRequest):
     """Texts to answer later."""
 
     callback_url: str = Field("", min_length=1, description="gets a signed POST when the job has ended", json_schema_extra=_url)
@@ -97,6 +105,9 @@ class PredictionRecord(BaseModel):
     version: int = Field(examples=[3])
     role: Literal["champion", "challenger"] = Field(examples=["champion"])
     cached: bool = Field(examples=[False])
+    probabilities: dict[str, float] | None = Field(
+        None, description="of each label, to three digits, if asked for", examples=[None]
+    )
 
 
 class PredictResponse(BaseModel):
@@ -141,7 +152,9 @@ class ErrorBody(BaseModel):
     """A code for programs and a message that says what to do."""
 
     code: str = Field(examples=["not_valid"])
-    message: str = Field(examples=["there is no field `txt`: did you mean `text`? Fields: text, texts, unit, version"])
+    message: str = Field(
+        examples=["there is no field `txt`: did you mean `text`? Fields: text, texts, unit, version, probabilities"]
+    )
 
 
 class ErrorResponse(BaseModel):
@@ -151,7 +164,7 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-def request_schema(record: type[PredictRequest], *, max_texts: int, max_chars: int) -> dict[str, Any]:
+def request_schema(record: type[TextsRequest], *, max_texts: int, max_chars: int) -> dict[str, Any]:
     """Return the JSON schema of a request for predictions, with the limits of params."""
     schema = record.model_json_schema()
     text = {"type": "string", "minLength": 1, "maxLength": max_chars, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
@@ -191,7 +204,7 @@ def _explain(faults: Sequence[ErrorDetails], fields: list[str]) -> str:
     return f"{where or 'body'}: {first['msg']}" + ("" if where and first["type"] != "missing" else f". {exist}")
 
 
-def texts_of(request: PredictRequest, *, max_texts: int, max_chars: int) -> list[str]:
+def texts_of(request: TextsRequest, *, max_texts: int, max_chars: int) -> list[str]:
     """Return the texts, cleaned; raise `ApiError` 422 or 413 that names the first unusable one."""
     given = {"text", "texts"} & request.model_fields_set
     if len(given) != 1:

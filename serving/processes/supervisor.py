@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 from urllib.request import urlopen
 
 from pipeline.errors import ToolError
+from pipeline.lifetime import ChildProcess, start_child
 from serving.processes import Announce
 from serving.processes.addresses import authority
-from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import require_free_port
 
 READY_WITHIN_S, ENDS_WITHIN_S = 60.0, 20.0  # the end: longer than the graceful shutdown of HTTP services
@@ -48,9 +48,9 @@ class Startable(Protocol):
     def name(self) -> str: ...
     @property
     def log(self) -> Path: ...
-    def start(self) -> subprocess.Popen[bytes]: ...
+    def start(self) -> ChildProcess: ...
     def is_ready(self) -> bool: ...
-    def stop(self, process: subprocess.Popen[bytes]) -> None: ...
+    def stop(self, process: ChildProcess) -> None: ...
     def last_output(self) -> str: ...
 
 
@@ -67,12 +67,12 @@ class Program(NamedTuple):
     environment: Mapping[str, str] | None = None
     ends_within_s: float = ENDS_WITHIN_S
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> ChildProcess:
         """Start the command in a session of its own; raises `ToolError` when its port is taken."""
         require_free_port(self.host, self.port)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
-            return subprocess.Popen(
+            return start_child(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -80,7 +80,6 @@ class Program(NamedTuple):
                 cwd=self.cwd,
                 env=self.environment,
                 start_new_session=True,  # Ctrl-C goes to the parent, which ends its children in order
-                preexec_fn=end_with_parent,
             )
 
     def is_ready(self) -> bool:
@@ -89,7 +88,7 @@ class Program(NamedTuple):
             return True
         return False
 
-    def stop(self, process: subprocess.Popen[bytes]) -> None:
+    def stop(self, process: ChildProcess) -> None:
         """Send SIGTERM, and SIGKILL when that is not enough."""
         process.terminate()
         try:
@@ -113,7 +112,7 @@ class Child:
 
     def __init__(self, program: Startable) -> None:
         self.program = program
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: ChildProcess | None = None
         self._backoff = Backoff()
         self._was_ready = True
 

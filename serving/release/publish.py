@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from pipeline.data.records import write_json
-from pipeline.errors import InputError, RefusedError
+from pipeline.errors import RefusedError
 from pipeline.tracking import registry as model_registry
+from serving.release.inputs import locked_inputs
 from serving.release.manifest import (
     LINEAGE,
     content_digest,
@@ -182,8 +183,7 @@ def _is_trusted(folder: Path, home: Path) -> bool:
 
 def _lineage(package: Path, dvc_lock: Path, digest: str, parent: Release | None, decision: int | None) -> dict[str, Any]:
     """Return the origin of this content; `parent_version` is the champion at the time."""
-    if not dvc_lock.is_file():
-        raise InputError(str(dvc_lock), "there is no such file", "run the pipeline first: .venv/bin/dvc repro")
+    inputs = locked_inputs(dvc_lock)
     origin: dict[str, Any] = json.loads((package / "1" / "model.json").read_text(encoding="utf-8"))["origin"]
     return {
         "content_digest": digest,
@@ -191,4 +191,5 @@ def _lineage(package: Path, dvc_lock: Path, digest: str, parent: Release | None,
         "dvc_lock_digest": sha256(dvc_lock.read_bytes()).hexdigest(),
         "parent_version": parent.version if parent else None,
         "decision": decision,
+        "inputs": inputs._asdict(),
     }

@@ -10,9 +10,11 @@ import os
 import signal
 import struct
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+from pipeline.lifetime import ChildProcess, start_child
 
 PTRACE_TRACEME, PTRACE_DETACH = 0, 17
 PLACEHOLDER = "(hidden)"
@@ -29,23 +31,20 @@ class ProcessMemory(NamedTuple):
     env_end: int
 
 
-def start_with_hidden(
-    command: Sequence[str], hidden: str, *, environment: Mapping[str, str], in_child: Callable[[], None], output: BinaryIO
-) -> subprocess.Popen[bytes]:
+def start_with_hidden(command: Sequence[str], hidden: str, *, environment: Mapping[str, str], output: BinaryIO) -> ChildProcess:
     """Start the command with `hidden` as its last argument, in its own session; raise `OSError` where the kernel refuses to."""
 
     def stop_at_exec() -> None:
-        in_child()
         if ctypes.CDLL(None).ptrace(PTRACE_TRACEME, 0, None, None):
             os._exit(1)
 
-    process = subprocess.Popen(
+    process = start_child(
         [*command, PLACEHOLDER],
         stdout=output,
         stderr=subprocess.STDOUT,
         env={**environment, VARIABLE: hidden},
         start_new_session=True,
-        preexec_fn=stop_at_exec,
+        before_exec=stop_at_exec,
     )
     try:
         _, status = os.waitpid(process.pid, 0)

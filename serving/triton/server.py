@@ -26,9 +26,9 @@ import psutil
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import ToolError
 from pipeline.home import close_to_others
+from pipeline.lifetime import ChildProcess, start_child
 from pipeline.output.plain_text import print_line
 from pipeline.params import Serve
-from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_ports, require_free_port
 from serving.triton.client import ADMIN_HEADER, is_ready, key_file
 from serving.triton.hidden_argument import start_with_hidden
@@ -45,7 +45,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX keeps it on Linux)
 class Server(NamedTuple):
     """A running Triton that this process started."""
 
-    process: subprocess.Popen[bytes]
+    process: ChildProcess
     serve: Serve
     admin_key: str
     log: Path
@@ -83,20 +83,13 @@ def start_server(repository: Path, models: Sequence[str], serve: Serve, home: Pa
     return Server(process, serve, key, log, home)
 
 
-def _start(command: Sequence[str], with_key: str, environment: Mapping[str, str], output: BinaryIO) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], with_key: str, environment: Mapping[str, str], output: BinaryIO) -> ChildProcess:
     """Start the server with its key as a hidden argument; where the kernel forbids that, as an open one, and say so."""
     try:
-        return start_with_hidden(command, with_key, environment=environment, in_child=end_with_parent, output=output)
+        return start_with_hidden(command, with_key, environment=environment, output=output)
     except OSError as error:
         print_line(f"Triton's admin key is visible to every user of this machine: {error}", sys.stderr)
-    return subprocess.Popen(
-        [*command, with_key],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=end_with_parent,
-    )
+    return start_child([*command, with_key], stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
 
 
 def stop_server(server: Server) -> None:

@@ -17,8 +17,8 @@ import yaml
 
 import serving
 from pipeline.errors import ToolError
+from pipeline.lifetime import end_with_parent
 from pipeline.params import Params, Serve
-from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_port
 from serving.release.manifest import repository
 from serving.triton.server import Server, run_server, with_free_ports

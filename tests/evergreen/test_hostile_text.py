@@ -90,8 +90,8 @@ def status_command(text: str, patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def announcements(text: str, _patch: pytest.MonkeyPatch, _home: Path) -> None:
-    inspection.announce(text)
-    inspection.announce(f"gateway ended; its last output:\n{text}")
+    releasing.announce(text)
+    releasing.announce(f"gateway ended; its last output:\n{text}")
 
 
 def rollback_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:

@@ -20,8 +20,8 @@ from evergreen.loop.events import Facts, Observed, list_events
 from evergreen.loop.scenario import AT_LEAST_S, FAST_PER_S, FOR_NEW_CHAMPION, RETRAIN_S, Scenario
 from evergreen.loop.scorecard import curve, promises, quality
 from pipeline.errors import InputError
+from pipeline.lifetime import processes_with
 from pipeline.params import Params
-from serving.processes.lifetime import processes_with
 from tests.conftest import ROOT, Project
 from tests.http_servers import serving_in_thread
 from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
@@ -138,8 +138,9 @@ def test_without_a_packaged_model_the_error_names_the_command_to_run_first(tmp_p
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_loop_that_is_stopped_leaves_no_process(made: Project, tmp_path: Path) -> None:
-    """Stop it with Ctrl-C, as a person does, once everything runs."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_loop_that_is_stopped_leaves_no_process(made: Project, tmp_path: Path, number: signal.Signals) -> None:
+    """Stop it with Ctrl-C, as a person does, or kill it, once everything runs: Triton, gateway and all of `make watch`."""
     scratch = tmp_path / "loop"
     command = [sys.executable, "-m", "evergreen.loop", "--keep", str(scratch)]
     (made / ".tools").symlink_to(ROOT / ".tools") if not (made / ".tools").exists() else None
@@ -148,10 +149,13 @@ def test_a_loop_that_is_stopped_leaves_no_process(made: Project, tmp_path: Path)
         for line in loop.stdout:
             if "all of them are ready" in line:
                 break
-        loop.send_signal(signal.SIGINT)
+        loop.send_signal(number)
         output = loop.stdout.read()
-        assert loop.wait(timeout=120) == 130
-    assert "all processes have ended" in output
+        assert loop.wait(timeout=120) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    if number == signal.SIGINT:
+        assert "all processes have ended" in output
+    else:  # nobody is left to wait for them
+        wait_until(lambda: not list(processes_with("EVERGREEN_HOME", str(scratch / "live"))), within_s=90)
     assert list(processes_with("EVERGREEN_HOME", str(scratch / "live"))) == []
 
 

@@ -49,6 +49,7 @@ def evergreen(made: Project, home: Path, monkeypatch: pytest.MonkeyPatch, capsys
     """Return the console script, as a function that runs in this process, in the made project and this home."""
     monkeypatch.chdir(made.folder)
     monkeypatch.setenv("EVERGREEN_HOME", str(home))
+    monkeypatch.setenv("EVERGREEN_TRITON_HOST", "127.0.0.2")  # where no Triton answers
 
     def run(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["evergreen", *arguments])

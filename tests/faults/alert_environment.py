@@ -18,8 +18,8 @@ from monitoring.retrain.clock import Moment, read_clock
 from monitoring.retrain.decide import Decision, Episode, Harm, Inputs, PastRetrain, decide
 from monitoring.retrain.journal import Journal
 from monitoring.retrain.receiver.app import token_file
+from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
-from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_port
 from state.database import open_state
 from state.tables import alerts, decisions, retrains

@@ -156,7 +156,7 @@ def check_runs(history: History) -> Iterator[str]:
 def check_ends(history: History) -> Iterator[str]:
     """Yield retrains and steps that never ended, or ended without a reason."""
     for row in history.retrains:
-        if row.state not in ("done", "refused", "failed") or row.ended_wall is None:
+        if row.state not in ("done", "refused", "failed", "cancelled") or row.ended_wall is None:
             yield f"retrain {row.id} never ended: {row.state} at {row.step}"
         elif (row.failure is None) != (row.state == "done"):
             yield f"retrain {row.id}: {row.state} with failure {row.failure!r}"

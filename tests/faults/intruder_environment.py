@@ -14,9 +14,9 @@ import psutil
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
 from serving.access.tokens import add_token, revoke_tokens, tokens_path
-from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_ports
 from state.database import open_state
 from state.tables import alerts, feedback, jobs

@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monitoring.retrain import __main__ as process
+from monitoring.retrain import app as process
 from monitoring.retrain import run_local
 from monitoring.retrain import steps as work
 from monitoring.retrain.journal import STEPS, Journal, Step
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
 from pipeline.errors import run_stage
+from pipeline.lifetime import end_with_parent
 from pipeline.tracking import registry as model_registry
-from serving.processes.lifetime import end_with_parent
 from serving.release import swap
 
 PUBLISHING = ("before registering", "registered", "staged", "copied", "released")

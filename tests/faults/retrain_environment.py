@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import psutil
 import sqlalchemy as sa
 
-from monitoring.retrain.__main__ import request_retrain
+from monitoring.retrain.app import request_retrain
 from monitoring.retrain.run_local import MARK, RunLocal
 from pipeline.errors import RefusedError
-from serving.processes.lifetime import end_with_parent
+from pipeline.lifetime import end_with_parent
 from serving.processes.ports import free_port
 from serving.release.manifest import model_name, read_verified, repository
 from serving.release.publish import publish

@@ -22,8 +22,8 @@ from urllib.request import urlopen
 import psutil
 import yaml
 
+from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
-from serving.processes.lifetime import end_with_parent
 from serving.processes.ports import free_port
 from tests.faults.stack import ROOT, clean_environment, wait_until
 from tests.monitoring.homes import Gateway, log_rows, publish

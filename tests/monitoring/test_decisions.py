@@ -6,13 +6,13 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.decisions import CAUSES, OBSTACLES, Decided, read_decision, read_open_since
-from monitoring.retrain.__main__ import export_decision
 from monitoring.retrain.alerts import insert_alerts
+from monitoring.retrain.app import export_decision
 from monitoring.retrain.decide import Decision, Episode, Outcome, PastRetrain, Reason
 from monitoring.retrain.journal import Journal
 from monitoring.retrain.metrics import ControllerMetrics
 from serving.release.release_table import add_release
-from tests.monitoring.retrain.test_journal import NOW, after, alert
+from tests.monitoring.retrain.test_journal import NOW, after, alert, gone
 
 STARTED_AT = 1_789_999_000.5  # of `alert`
 
@@ -55,9 +55,13 @@ def test_what_is_read_follows_the_decision_from_waiting_to_the_gates_refusal(sta
     assert read(state).text == "No retrain yet: nothing shows that answers got worse, and there are few new labels."
     assert read(state).command == "docs/retraining.md#labels"
     journal.decide(decide_all("started", "harm"), NOW)
-    assert read(state).text == "A retrain runs, because accuracy has fallen."
+    assert read(state).text == "A retrain begins, because accuracy has fallen."
+    assert journal.claim(gone(), NOW, lease_s=60)
+    assert "nobody works on it" in read(state).text  # its controller was killed
+    assert read(state).command == ".venv/bin/evergreen retrain"
     claimed = journal.claim("one", NOW, lease_s=60)
     assert claimed is not None
+    assert read(state).text == "A retrain runs, because accuracy has fallen."
     journal.renew(claimed[0], NOW, lease_s=60, progress="stage train, 39 %")
     assert read(state).detail.endswith("step collect: stage train, 39 %")
     receive(state, journal, "b")
@@ -93,6 +97,6 @@ def test_the_controller_exports_one_decision_for_the_champion(state: sa.Engine, 
         export_decision(state, metrics, NOW.wall)
     lines = [line for line in metrics.text().decode().splitlines() if line.startswith("evergreen_retrain_decision_info{")]
     assert len(lines) == 1
-    assert 'decided="A retrain runs, because enough new labels have arrived."' in lines[0]
+    assert 'decided="A retrain begins, because enough new labels have arrived."' in lines[0]
     assert 'version="1"' in lines[0]
     assert 'state="running"' in lines[0]

@@ -11,7 +11,7 @@ import pytest
 
 from monitoring.monitor import app as monitor
 from monitoring.monitor.service import MonitorService
-from monitoring.retrain import __main__ as retrain
+from monitoring.retrain import app as retrain
 from monitoring.retrain.metrics import ControllerMetrics
 from pipeline.params import load_params
 from serving.processes.ports import free_port
@@ -47,7 +47,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
         watched = MonitorService(params, folder / "monitor", lambda: 0.0)
         stack.callback(watched.close)
         apps = {
-            "controller": (retrain.create_app({}, controller, params, threading.Event()), controller.count_refusal),
+            "controller": (retrain.create_app({}, controller, params, threading.Event(), folder), controller.count_refusal),
             "monitor": (monitor.create_app(watched, threading.Event()), watched.metrics.count_refusal),
         }  # the monitor last: Alembic migrates in one thread at a time
         for name, (app, refused) in apps.items():

@@ -100,6 +100,8 @@ def test_an_experiment_runs_what_changed_and_is_listed(copy: Project) -> None:
     assert "Running stage 'train'" not in output
     table = copy.must("dvc", "exp", "show", "--only-changed", "--csv")
     assert "sooner" in table
+    compared = copy.must("evergreen", "compare", "sooner", "workspace")  # which holds the experiment's results now
+    assert "only B is right on 0 rows, only A on 0: p = 1" in compared
     program = (
         "import mlflow; mlflow.set_tracking_uri('sqlite:///live/mlflow.db')\n"
         "runs = mlflow.search_runs(search_all_experiments=True, output_format='list')\n"

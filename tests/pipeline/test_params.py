@@ -107,6 +107,12 @@ def test_every_mistake_of_the_file_is_reported_and_a_misspelt_key_once(tmp_path:
     assert [each.where for each in error.errors] == places
 
 
+def test_a_value_of_two_types_is_one_mistake(tmp_path: Path) -> None:
+    error = refused(tmp_path, replaced("  rows_a_class:", "  rows_a_class: some"))
+    assert len(error.errors) == 1
+    assert "`split.rows_a_class` = 'some'" in error.what
+
+
 def test_an_unknown_section_is_reported_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
     error = refused(tmp_path, [*LINES, "exports:", "  opset: 18"])
     assert error.where.endswith(f", line {len(LINES) + 1}")

@@ -17,7 +17,7 @@ PREDICTION = Prediction(
 
 def test_the_answer_has_the_fields_of_the_openapi_document() -> None:
     answer = PREDICTION.as_response()
-    assert PredictionRecord.model_validate(answer, strict=True).model_dump() == answer
+    assert PredictionRecord.model_validate(answer, strict=True).model_dump(exclude_unset=True) == answer
     assert answer == {
         "id": "p-0",
         "label": "refund",
@@ -27,6 +27,13 @@ def test_the_answer_has_the_fields_of_the_openapi_document() -> None:
         "role": "champion",
         "cached": True,
     }
+
+
+def test_the_answer_holds_the_probability_of_every_label_for_callers_that_ask() -> None:
+    halves = np.array([0.125, 0.875], np.float16).tobytes()
+    answer = PREDICTION._replace(probabilities=halves).as_response(["other", "refund"])
+    assert answer["probabilities"] == {"other": 0.125, "refund": 0.875}
+    assert PredictionRecord.model_validate(answer, strict=True).model_dump() == answer
 
 
 def test_the_log_has_a_column_for_each_field() -> None:

@@ -4,10 +4,9 @@ Both are opened with the session that their packages name, as Triton would open 
 recorded, logged to the candidate's MLflow run and returned; nothing is published, and nothing that serves is touched.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,28 +18,19 @@ from monitoring.retrain.gate.triggers import WordTrial, count_moved, plant, susp
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import charts
 from pipeline.data.given_labels import is_given, is_settled, overruled_label
-from pipeline.data.records import Example, labels_of, read_examples, text_id
+from pipeline.data.records import Example, labels_of, read_examples, read_json, text_id
 from pipeline.data.row_files import read_rows
 from pipeline.data.split_sides import Side
-from pipeline.errors import InputError, RefusedError
+from pipeline.errors import InputError
 from pipeline.params import Gate, Params, flatten
 from pipeline.reference_profile import measured_labels
-from pipeline.runtime.classifier import Classifier
-from pipeline.runtime.sessions import SESSIONS, open_session
 from pipeline.tracking.runs import stage_run
 from serving.release.manifest import package_digest, read_verified
+from serving.release.offline import OpenedPackage, open_package
 from state.database import open_state
 
-FALLBACK_SESSION = "onnxruntime-fp32"  # runs everywhere
 SUM_ATOL = 1e-3  # of probabilities
 MAX_TAG = 5000  # characters that MLflow stores of a tag
-
-
-class OpenedPackage(NamedTuple):
-    """A package's classifier, and a note where another session than the package's makes its predictions."""
-
-    classifier: Classifier
-    notes: tuple[str, ...]
 
 
 class GateResult(NamedTuple):
@@ -92,23 +82,6 @@ def _with_notes(verdict: Verdict, notes: tuple[str, ...]) -> Verdict:
     return Verdict(verdict.passed, (*verdict.reasons, *notes), verdict.numbers)
 
 
-def open_package(folder: Path, params: Params) -> OpenedPackage:
-    """Open the package's classifier on all cores."""
-    model = folder / "1"
-    session_name = str(_read(folder / "session.json", "the package's session").get("session"))
-    try:
-        session = open_session(model, session_name, 0, token_budget=params.package.token_budget)
-        return OpenedPackage(Classifier(model, session=session), ())
-    except Exception as error:  # an engine that cannot run here may raise anything
-        if session_name == FALLBACK_SESSION or session_name not in SESSIONS:
-            raise RefusedError(
-                str(folder), f"the package cannot be opened: {str(error)[:200]}", "make it again: .venv/bin/dvc repro"
-            ) from None
-        problem = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    note = f"{folder.name} answered by {FALLBACK_SESSION}, because its own session cannot run here: {problem}"
-    return OpenedPackage(Classifier(model), (note,))
-
-
 def _open_verified(folder: Path, params: Params) -> OpenedPackage:
     read_verified(folder, follow_links=True)  # DVC may have linked the candidate
     return open_package(folder, params)
@@ -147,7 +120,7 @@ def _read_evidence(
     rows: list[Example], training: list[Example], champion: Path | None, split: Path, feedback: Path, params: Params
 ) -> GateEvidence:
     evaluation = split.parent / "evaluation"
-    scores = _read(evaluation / "metrics.json", "the output of stage evaluate")
+    scores = read_json(evaluation / "metrics.json", "the output of stage evaluate")
     known = _measured_labels(champion) if champion else None
     feedback_ids = _feedback_ids(feedback, params) if known is None else frozenset()
     is_new = [row.id in feedback_ids if known is None else row.id not in known for row in rows]
@@ -162,7 +135,7 @@ def _read_evidence(
         overruled=_overruled(training),
         accuracy_evaluated=float(scores["test"]["accuracy"]),
         accuracy_control=float(scores["control"]["accuracy"]),
-        accuracy_of_seeds=tuple(_read(seeds, "scores of several seeds")["accuracy"]) if seeds.is_file() else (),
+        accuracy_of_seeds=tuple(read_json(seeds, "scores of several seeds")["accuracy"]) if seeds.is_file() else (),
     )
 
 
@@ -200,13 +173,5 @@ def _read_rows(split: Path, side: Side) -> list[Example]:
 
 
 def _run_id(package: Path) -> str | None:
-    run_id: str | None = _read(package / "1" / "model.json", "the packaged model").get("origin", {}).get("mlflow_run_id")
+    run_id: str | None = read_json(package / "1" / "model.json", "the packaged model").get("origin", {}).get("mlflow_run_id")
     return run_id
-
-
-def _read(path: Path, content: str) -> dict[str, Any]:
-    try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(str(path), f"{content} cannot be read: {error}", "make it: .venv/bin/dvc repro") from None
-    return tree

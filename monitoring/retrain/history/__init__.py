@@ -1,1 +1,1 @@
-"""Reads the past: the lineage of an alert, version or request, and replays under other thresholds. Changes nothing."""
+"""Reads the past: the lineage of an alert, version or request, replays, comparisons of models. Changes nothing."""

@@ -16,7 +16,7 @@ from monitoring.drift.accuracy import harm_log_e, is_harm
 from monitoring.labels.agreement import LabelCount
 from monitoring.retrain.clock import Moment
 from monitoring.retrain.decide import DAY_S, Episode, Harm, Inputs, Outcome, PastRetrain, decide
-from monitoring.retrain.decision_inputs import commit_of, reference_accuracy
+from monitoring.retrain.decision_inputs import commit_of, read_lineage, reference_accuracy
 from monitoring.retrain.new_labels import count_new_labels
 from pipeline.params import Monitor, Retrain
 from serving.release.label_change import labels_of
@@ -145,7 +145,7 @@ def read_version_facts(version: int, home: Path) -> VersionFacts:
     """Read the facts from a version's folder, live or parked."""
     folders = (repository(home) / model_name(version), home / "parked" / model_name(version))
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return VersionFacts(commit_of(folder), labels_of(folder), reference_accuracy(folder))
+    return VersionFacts(commit_of(read_lineage(folder)), labels_of(folder), reference_accuracy(folder))
 
 
 def _decision_times(alerts: Sequence[Alert], observations: Observations, settings: Retrain) -> Iterator[float]:

@@ -187,6 +187,7 @@ def test_the_card_follows_the_decisions_in_the_journal(alerts: Alerts, tmp_path:
         journal.decide(decide_all("waiting", "no_harm"), read_clock())
         assert "No retrain yet: nothing shows that answers got worse" in inbox.page()
         journal.decide(decide_all("started", "labels"), read_clock())
+        assert journal.claim("one", read_clock(), lease_s=60)
         assert "A retrain runs, because enough new labels have arrived." in inbox.page()
         assert inbox.state()["incidents"][0]["decided"] == "A retrain runs, because enough new labels have arrived."
 

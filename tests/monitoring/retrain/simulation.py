@@ -393,6 +393,9 @@ class FakeSteps:
     def clean(self, job: RetrainJob) -> None:
         self.world.children.pop(job.id, None)
 
+    def stop(self, job: RetrainJob) -> None:
+        self.world.children.pop(job.id, None)
+
     def sweep(self, running_id: int | None) -> int:
         self.world.maybe_crash("sweeping")
         for id in [id for id in self.world.children if id != running_id]:

@@ -11,8 +11,8 @@ from urllib.request import Request, urlopen
 
 import sqlalchemy as sa
 
+from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
-from serving.processes.lifetime import end_with_parent
 from state.tables import alerts, decisions
 from tests.databases import running_postgres
 from tests.faults.alert_environment import Environment, lay_out, running_receiver, stop

@@ -55,6 +55,12 @@ def outcome(settings: Retrain, alert: Episode, now: Moment = NOW, **changed: Any
         ("EvergreenDrift; rm -rf /", {}, "refused: not_a_cause"),
         ("EvergreenDrift", {"champion": 4}, "refused: another_version"),
         ("EvergreenDrift", {"champion": None}, "refused: no_champion"),
+        ("EvergreenAccuracyHarm", {"is_on_request": True}, "waiting: on_request"),
+        ("EvergreenDrift", {"is_on_request": True}, "waiting: on_request"),
+        ("EvergreenDrift", {"is_on_request": True, "new_labels": 0}, "waiting: no_harm"),
+        (ASKED, {"is_on_request": True}, "started: asked"),
+        ("EvergreenAccuracyHarm", {"other_inputs": "my.csv is not in the commit"}, "waiting: other_inputs"),
+        (ASKED, {"other_inputs": "my.csv is not in the commit"}, "refused: other_inputs"),
         (ASKED, {"new_labels": 0, "head": "old", "history": [DONE._replace(ended=NOW)]}, "started: asked"),
     ],
 )
@@ -141,3 +147,9 @@ def test_a_lease_expires_by_the_clock_that_cannot_jump() -> None:
     assert is_past(lease, Moment(NOW.wall - 1e6, NOW.mono + 60, NOW.boot))
     assert is_past(lease, Moment(NOW.wall + 60, 5.0, "another boot"))
     assert not is_past(lease, Moment(NOW.wall + 59, 5.0, "another boot"))
+
+
+def test_the_facts_of_a_refused_request_say_how_the_inputs_differ(settings: Retrain) -> None:
+    inputs = INPUTS._replace(other_inputs="version 3 was made with data.source=my.csv")
+    (decision,) = decide([episode(ASKED)], inputs, settings, NOW)
+    assert decision.facts["other_inputs"] == "version 3 was made with data.source=my.csv"

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from monitoring.retrain.alerts import ReceivedAlert, count_unseen, insert_alerts
 from monitoring.retrain.clock import Moment
-from monitoring.retrain.decide import Decision, Episode, PastRetrain
-from monitoring.retrain.journal import STEPS, Journal, Lease, StaleLeaseError, past_retrains, require_lease
+from monitoring.retrain.decide import ASKED, Decision, Episode, PastRetrain
+from monitoring.retrain.journal import STEPS, Journal, Lease, StaleLeaseError, describe_running, past_retrains, require_lease
+from pipeline.process_identity import this_process
 from state.tables import alerts, decisions, retrain_steps, retrains
 
 NOW = Moment(1_790_000_000.0, 5000.0, "boot")
@@ -201,3 +202,68 @@ def test_an_attempt_that_was_given_back_does_not_count(journal: Journal, lease: 
     assert claimed is not None
     assert journal.begin_step(claimed[0], after(1)) == 1
     assert len(rows(engine, retrain_steps)) == 1
+
+
+def gone() -> str:
+    """Return the identity of a process that has ended."""
+    host, boot, pid, started = this_process().split(" ")
+    return f"{host} {boot} {pid} {int(started) - 1}"
+
+
+def activity(engine: sa.Engine, now: Moment) -> str:
+    """Return what `evergreen status` says about the retrain."""
+    with engine.connect() as connection:
+        return describe_running(connection.execute(sa.select(retrains)).mappings().one(), now)
+
+
+def test_a_retrain_whose_owner_has_ended_is_claimed_before_its_lease_expires(journal: Journal, engine: sa.Engine) -> None:
+    insert(engine, alert())
+    journal.record_episodes(NOW)
+    journal.decide(start_all, NOW)
+    assert journal.claim(gone(), NOW, lease_s=60)
+    claimed = journal.claim(this_process(), after(1), lease_s=60)
+    assert claimed is not None and claimed[0].fence == 2
+    assert journal.claim("another", after(2), lease_s=60) is None
+
+
+def test_a_retrain_that_nobody_works_on_is_never_called_running(journal: Journal, engine: sa.Engine) -> None:
+    insert(engine, alert())
+    journal.record_episodes(NOW)
+    journal.decide(start_all, NOW)
+    assert activity(engine, NOW).startswith("nobody works on it, at step collect")
+    lease, _ = journal.claim(this_process(), NOW, lease_s=60) or pytest.fail("not claimed")
+    assert activity(engine, after(1)) == "step collect"
+    assert activity(engine, after(61)).startswith("nobody works on it")  # it has not renewed its lease
+    journal.begin_step(lease, after(1))
+    journal.postpone(lease, after(1), "no space left", pause_s=30)
+    assert activity(engine, after(2)) == "step collect failed; the next attempt is due at 14:13:51 UTC"
+    assert journal.claim(gone(), after(31), lease_s=60)
+    text = activity(engine, after(32))  # killed within its lease
+    assert text.startswith("nobody works on it, at step collect")
+    assert "evergreen retrain --cancel" in text
+
+
+def test_a_cancelled_retrain_ends_and_its_owner_can_write_nothing(journal: Journal, lease: Lease, engine: sa.Engine) -> None:
+    journal.begin_step(lease, NOW)
+    job = journal.cancel(after(5), "cancelled by a person")
+    assert job is not None and job.id == lease.id
+    with pytest.raises(StaleLeaseError):
+        journal.renew(lease, after(6), lease_s=60, progress="stage train, 39 %")
+    (row,) = rows(engine, retrains)
+    assert (row.state, row.failure, row.owner, row.ended_mono) == ("cancelled", "cancelled by a person", None, NOW.mono + 5)
+    assert [step.outcome for step in rows(engine, retrain_steps)] == ["failed"]
+    assert journal.running_job() is None
+    assert journal.cancel(after(7), "again") is None
+    assert journal.claim("another", after(100), lease_s=60) is None
+
+
+def test_a_retrain_is_asked_for_when_a_request_began_or_joined_it(journal: Journal, engine: sa.Engine) -> None:
+    insert(engine, alert())
+    journal.record_episodes(NOW)
+    journal.decide(start_all, NOW)
+    running = journal.running_job()
+    assert running is not None and not journal.is_asked(running.id)
+    insert(engine, alert("asked-1", alertname=ASKED))
+    journal.record_episodes(NOW)
+    journal.decide(start_all, NOW)
+    assert journal.is_asked(running.id)

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.alertmanager_webhook import parse_webhook
-from monitoring.retrain.__main__ import build_controller, request_retrain, run_once
 from monitoring.retrain.alerts import insert_alerts, received_alerts
+from monitoring.retrain.app import build_controller, request_retrain, run_once
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.metrics import ControllerMetrics

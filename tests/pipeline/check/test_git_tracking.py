@@ -60,9 +60,8 @@ def warnings(params: Params, *files: str | Path) -> list[str]:
 
 def test_untracked_and_tracked_data_is_warned_about_and_no_other(params: Params, repository: Path) -> None:
     (repository / "data/linked.csv").symlink_to(repository.parent / "outside.csv")
-    untracked, tracked = warnings(
-        params, "data/untracked.csv", "data/ignored.csv", repository.parent / "outside.csv", "data/tracked.csv", "data/none.csv"
-    )
+    names = ("untracked.csv", "ignored.csv", "tracked.csv", "linked.csv", "none.csv")
+    untracked, tracked = warnings(params, *(f"data/{name}" for name in names), repository.parent / "outside.csv")
     assert untracked.startswith("data/untracked.csv: `dvc exp run` will commit this file to git")
     assert tracked.startswith("data/tracked.csv: git tracks this file")
 

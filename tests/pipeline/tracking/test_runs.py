@@ -166,8 +166,8 @@ def test_a_run_whose_process_was_killed_is_closed_and_a_living_one_is_not(tmp_pa
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     dead = done.stdout.split()[-1]
-    with stage_run("train", {}, tmp_path) as run:
-        assert close_orphans(tmp_path) == [dead]
+    with stage_run("train", {}, tmp_path) as run:  # the next stage closes it
+        assert close_orphans(tmp_path) == []
         assert mlflow.get_run(str(run.id)).info.status == "RUNNING"
     closed = mlflow.get_run(dead)
     assert closed.info.status == "KILLED"
@@ -176,12 +176,22 @@ def test_a_run_whose_process_was_killed_is_closed_and_a_living_one_is_not(tmp_pa
     assert close_orphans(tmp_path) == []
 
 
+def test_opening_mlflow_closes_the_run_of_a_killed_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    monkeypatch.setattr(os, "execv", lambda _program, _command: None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "")
+    show(tmp_path, 5000, print)
+    assert mlflow.get_run(done.stdout.split()[-1]).info.status == "KILLED"
+
+
 def test_a_process_is_gone_when_its_pid_was_reused_or_the_machine_was_restarted() -> None:
     host, boot, pid, started = this_process().split(" ")
     assert not is_gone(f"{host} {boot} {pid} {started}")
     assert is_gone(f"{host} {boot} {pid} {int(started) - 1}")
     assert is_gone(f"{host} another-boot {pid} {started}")
     assert not is_gone(f"elsewhere {boot} {pid} 1")
+    assert not is_gone("host:1234")  # an owner as earlier versions wrote it
 
 
 def test_mlflows_pages_are_for_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

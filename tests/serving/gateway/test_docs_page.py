@@ -90,7 +90,9 @@ async def execute(browser: Browser, operation: str, status: int) -> None:
     await browser.evaluate(f"{block}.querySelector('.opblock-summary-control').click()")
     await browser.wait_for(f"!!{block}.querySelector('.execute')")
     await browser.evaluate(f"{block}.querySelector('.execute').click()")
-    await browser.wait_for(f"{block}.querySelector('.live-responses-table .response-col_status')?.innerText.includes('{status}')")
+    await browser.wait_for(
+        f"{block}.querySelector('.live-responses-table tbody .response-col_status')?.innerText.includes('{status}')"
+    )
 
 
 def test_a_prediction_and_its_feedback_are_sent_from_the_page(url: str, tmp_path: Path) -> None:
@@ -114,10 +116,22 @@ async def send_from_the_page(url: str, picture: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "body", "message"),
     [
-        (PredictRequest, {"txt": "a"}, "there is no field `txt`: did you mean `text`? Fields: text, texts, unit, version"),
-        (PredictRequest, {"Texts": ["a"]}, "there is no field `Texts`: did you mean `texts`? Fields: text, texts, unit, version"),
-        (PredictRequest, {"text": "a", "colour": 1}, "there is no field `colour`. Fields: text, texts, unit, version"),
-        (PredictRequest, ["a"], "body: Input should be an object. Fields: text, texts, unit, version"),
+        (
+            PredictRequest,
+            {"txt": "a"},
+            "there is no field `txt`: did you mean `text`? Fields: text, texts, unit, version, probabilities",
+        ),
+        (
+            PredictRequest,
+            {"Texts": ["a"]},
+            "there is no field `Texts`: did you mean `texts`? Fields: text, texts, unit, version, probabilities",
+        ),
+        (
+            PredictRequest,
+            {"text": "a", "colour": 1},
+            "there is no field `colour`. Fields: text, texts, unit, version, probabilities",
+        ),
+        (PredictRequest, ["a"], "body: Input should be an object. Fields: text, texts, unit, version, probabilities"),
         (PredictRequest, {"texts": ["a", 7]}, "texts.1: Input should be a valid string"),
         (JobRequest, {"text": "a", "callback": "x"}, "did you mean `callback_url`?"),
         (FeedbackRequest, {"idd": "a", "label": "b"}, "there is no field `idd`: did you mean `id`? Fields: id, label, source"),

@@ -18,6 +18,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.session.golden_answers import read_golden
+from serving.batch_prediction.gateway_model import GatewayModel, http_sender
 from serving.jobs.callbacks import verify
 from serving.prediction_log.segments import read_tables
 from serving.prediction_log.writer import log_url
@@ -185,6 +186,20 @@ def test_equal_texts_at_the_same_time_share_one_call(running: Running) -> None:
         answers[0].body["predictions"][0]["label"]
     }
     assert metric(running.stack, "evergreen_triton_call_texts_sum") - before == 1
+
+
+def test_a_batch_gets_the_answers_of_single_requests_with_all_probabilities(running: Running, made: Project) -> None:
+    texts = read_golden(made / "artifacts/session").texts * 4  # more than one call
+    url = f"http://{running.stack.params.gateway.host}:{running.stack.params.gateway.port}"
+    model = GatewayModel(url, http_sender(url, {}))
+    answers = model.predict(texts)
+    expected = offline(running.stack.packages)(1, texts).answers()
+    assert [answer.label for answer in answers] == [label for label, _ in expected]
+    for answer in answers:
+        shares = dict(zip(model.labels, answer.probabilities, strict=True))
+        assert answer.label == max(shares, key=shares.__getitem__)
+        assert shares[answer.label] == pytest.approx(answer.confidence, abs=1e-3)
+        assert sum(shares.values()) == pytest.approx(1, abs=5e-3)
 
 
 def test_feedback_is_a_label_or_a_proposal_and_the_same_twice_counts_once(running: Running) -> None:

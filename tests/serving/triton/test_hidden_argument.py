@@ -19,7 +19,7 @@ def test_the_program_gets_the_argument_and_its_command_line_does_not_show_it(tmp
     log = tmp_path / "log"
     command = [sys.executable, "-c", PROGRAM, "--open=1"]
     with log.open("wb") as output:
-        process = start_with_hidden(command, "--key=secret", environment=os.environ, in_child=lambda: None, output=output)
+        process = start_with_hidden(command, "--key=secret", environment=os.environ, output=output)
     shown = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
     process.wait(timeout=30)  # standard input of the tests is at its end
     assert log.read_text() == "['--open=1', '--key=secret']\n"
@@ -31,9 +31,7 @@ def test_where_the_kernel_refuses_the_program_does_not_run(tmp_path: Path, monke
     monkeypatch.setattr("serving.triton.hidden_argument.PTRACE_TRACEME", 12345)
     log = tmp_path / "log"
     with log.open("wb") as output, pytest.raises(PermissionError):
-        start_with_hidden(
-            [sys.executable, "-c", PROGRAM], "--key=secret", environment=os.environ, in_child=lambda: None, output=output
-        )
+        start_with_hidden([sys.executable, "-c", PROGRAM], "--key=secret", environment=os.environ, output=output)
     assert log.read_text() == ""
 
 

@@ -1,0 +1,113 @@
+"""The command `export`: a model as a folder for others, with ONNX, PEFT and a model card."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from evergreen.inspection import out
+from pipeline.errors import InputError
+from pipeline.output.terminal import styled
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+    from pipeline.sharing.model_card import CardFacts
+    from serving.release.offline import NamedPackage
+
+ARTIFACTS = Path("artifacts")
+
+
+def export(
+    to: Annotated[Path, typer.Option(help="folder to write")],
+    model: Annotated[
+        str, typer.Option(help="role, version or folder of a package; default: the last one made here")
+    ] = "artifacts/package",
+    force: Annotated[bool, typer.Option("--force", help="replace the folder if it exists")] = False,
+) -> None:
+    """Export a model for others: ONNX, a Hugging Face folder for transformers and peft, label maps and a model card."""
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from pipeline.runtime.classifier import model_digest
+    from pipeline.sharing.hub_folder import write_folder
+    from serving.release.offline import find_package
+
+    if to.exists() and not (force and (to / "README.md").is_file()):  # and only what an export looks like is ever replaced
+        raise InputError(str(to), "the folder exists", "name another folder, or replace an earlier export: --force")
+    params, home = load_params(), find_home()
+    package = find_package(model, home)
+    exported = ARTIFACTS / "export"
+    is_here = (exported / "model.json").is_file() and model_digest(exported) == model_digest(package.folder / "1")
+    facts = _facts(package, params, home, is_here=is_here)
+    part = to.with_name(f".{to.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        write_folder(part, facts, package.folder / "1", ARTIFACTS / "model" if is_here else None, params.model)
+        shutil.rmtree(to, ignore_errors=True)
+        part.replace(to)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for path in sorted(path for path in to.rglob("*") if path.is_file()):
+        out.print(f"  {path.stat().st_size / 1024:>9,.0f} KiB  {path.relative_to(to)}")
+    out.print(styled("✓", "green"), f"{package.title} → {to}; its card: {to / 'README.md'}")
+    if not is_here:
+        commit = facts.origin.get("git_commit")
+        out.print("without the adapter for transformers and peft: artifacts/ holds another model")
+        out.print(f"to add it, restore that model and export again: git checkout {commit} && .venv/bin/dvc checkout")
+
+
+def _facts(package: "NamedPackage", params: "Params", home: Path, *, is_here: bool) -> "CardFacts":
+    """Gather what the card reports: from artifacts/ when they made this model, else from its MLflow run."""
+    from pipeline.data.records import read_json
+    from pipeline.sharing.hub_folder import hub_id, read_report
+    from pipeline.sharing.model_card import CardFacts
+
+    exported = read_json(package.folder / "1" / "model.json", "the packaged model")
+    origin: dict[str, Any] = exported.get("origin", {})
+    if is_here:
+        logged = _locked_params(Path("dvc.lock"))
+        scores, report = (read_report(ARTIFACTS / "evaluation" / name) for name in ("metrics.json", "report.json"))
+    else:
+        logged, scores, report = _logged_facts(origin.get("mlflow_run_id"), home)
+    return CardFacts(
+        title=f"{params.publish.name} version {package.version}" if package.version else params.publish.name,
+        base_model=hub_id(logged.get("model.base", params.model.base)),
+        labels=exported["labels"],
+        temperature=exported["temperature"],
+        max_pieces=exported["max_pieces"],
+        origin=origin,
+        params=logged,
+        scores=scores,
+        report=report,
+        data=read_report(ARTIFACTS / "data" / "report.json") if is_here else {},
+        session=read_report(package.folder / "session.json"),
+        is_adapter=is_here and logged.get("model.method", params.model.method) == "lora",
+    )
+
+
+def _locked_params(lock: Path) -> dict[str, str]:
+    """Return the params that made artifacts/, which params.yaml need not hold any more."""
+    if not lock.is_file():
+        return {}
+    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    flat: dict[str, str] = {}
+    for stage in stages.values():
+        for name, value in stage.get("params", {}).get("params.yaml", {}).items():
+            keys = value.items() if isinstance(value, dict) else ((None, value),)
+            flat |= {f"{name}.{key}" if key else name: str(entry) for key, entry in keys}
+    return flat
+
+
+def _logged_facts(run_id: str | None, home: Path) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+    """Return params, scores and report of an MLflow run; empty where it has none, or cannot be reached."""
+    import json
+
+    from pipeline.tracking.logged_runs import find_run, read_evaluation
+
+    run = find_run(run_id, home) if run_id else None
+    if run is None:
+        return {}, {}, {}
+    files = (read_evaluation(run.id, name, home) for name in ("metrics.json", "report.json"))
+    scores, report = (json.loads(content) if content else {} for content in files)
+    return run.params, scores, report

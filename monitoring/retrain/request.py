@@ -1,0 +1,147 @@
+"""A retrain that a person asks for: request it, work on it here when no controller runs, follow it to its end, or cancel it."""
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.request import urlopen
+
+import sqlalchemy as sa
+
+from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
+from monitoring.retrain.app import build_controller, home_digest, repeat
+from monitoring.retrain.clock import read_clock
+from monitoring.retrain.decide import ASKED
+from monitoring.retrain.gate.candidate import gate
+from monitoring.retrain.journal import CANCEL, Journal, describe_running
+from monitoring.retrain.metrics import ControllerMetrics
+from monitoring.retrain.run_local import RunLocal
+from pipeline.params import Alerts, Params
+from serving.processes import Announce
+from serving.processes.addresses import base_url, reach_host
+from state.database import open_state
+from state.tables import decisions, retrains
+
+WAIT_S, POLL_S = 2.0, 0.5
+
+
+class RequestStatus(NamedTuple):
+    """What has become of a request: its decision, and the retrain that it started or joined."""
+
+    verdict: str  # waiting, started, joined, refused
+    reason: str
+    facts: dict[str, Any]
+    retrain: sa.RowMapping | None
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether the request was refused, or its retrain has ended."""
+        return self.verdict == "refused" or (self.retrain is not None and self.retrain["state"] != "running")
+
+
+def request_retrain(engine: sa.Engine, why: str) -> str:
+    """Insert a person's request as an alert, which starts a retrain or joins the running one; return its fingerprint."""
+    now, fingerprint = time.time(), f"asked-{secrets.token_hex(8)}"
+    body = json.dumps({"labels": {"alertname": ASKED}, "annotations": {"why": why}})
+    with engine.begin() as connection:
+        insert_alerts(connection, [ReceivedAlert(fingerprint, now, "firing", body)], now)
+    return fingerprint
+
+
+def read_status(engine: sa.Engine, fingerprint: str) -> RequestStatus:
+    """Read what has become of a request."""
+    with engine.begin() as connection:
+        of_request = sa.select(decisions).where(decisions.c.fingerprint == fingerprint)
+        decision = connection.execute(of_request).mappings().one_or_none()
+        if decision is None:
+            return RequestStatus("waiting", "", {}, None)
+        of_decision = sa.select(retrains).where(retrains.c.id == decision["retrain_id"])
+        retrain = connection.execute(of_decision).mappings().one_or_none()
+    return RequestStatus(decision["verdict"], decision["reason"], json.loads(decision["facts"]), retrain)
+
+
+def retrain(params: Params, home: Path, why: str, announce: Announce, stopping: threading.Event) -> RequestStatus:
+    """Request a retrain and follow it until it ends, or until `stopping`; return what has become of it.
+
+    Without a running controller of this home this process does it, and gives it back when it must stop.
+    """
+    with open_state(home) as engine:
+        fingerprint = request_retrain(engine, why)
+        if controller_answers(params.alerts, home):
+            announce("the controller that runs here does it, not this command; to end it: " + CANCEL)
+            _follow(engine, fingerprint, announce, stopping)
+        else:
+            announce("no controller runs here, so this command does it; Ctrl-C interrupts it")
+            with _working(params, home, engine, stopping):
+                _follow(engine, fingerprint, announce, stopping)
+        return read_status(engine, fingerprint)
+
+
+def _follow(engine: sa.Engine, fingerprint: str, announce: Announce, stopping: threading.Event) -> None:
+    """Announce each change until the request's end."""
+    shown = ""
+    while not (status := read_status(engine, fingerprint)).is_final and not stopping.is_set():
+        if status.retrain is not None and status.retrain["owner"] is not None:
+            now = f"retrain {status.retrain['id']}: {describe_running(status.retrain, read_clock())}"
+            if now != shown:
+                announce(now)
+            shown = now
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def _working(params: Params, home: Path, engine: sa.Engine, stopping: threading.Event) -> Iterator[None]:
+    """Decide and work on requests, as a controller does, in a thread that ends with the block."""
+    metrics = ControllerMetrics()
+    run_gate = partial(gate, params=params, home=home)
+    controller = build_controller(params, home, engine.begin, run_gate, metrics, stopping, is_on_request=True)
+
+    def cycle() -> None:
+        controller.decide()
+        controller.advance()
+
+    parts = ("working", cycle, metrics, params.retrain.poll_s, stopping)
+    thread = threading.Thread(target=repeat, args=parts, name="retrain", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def controller_answers(alerts: Alerts, home: Path) -> bool:
+    """Return whether a controller of this home runs on this machine."""
+    url = f"{base_url(reach_host('controller', alerts.host), alerts.controller_port)}/healthz"
+    try:
+        with urlopen(url, timeout=WAIT_S) as page:  # noqa: S310 (the address is from params)
+            return bool(json.load(page).get("home") == home_digest(home))
+    except (OSError, HTTPException, ValueError, AttributeError):
+        return False
+
+
+def cancel(params: Params, home: Path, why: str) -> int | None:
+    """End the running retrain and its `dvc repro`, close its MLflow runs, and return its id; None when none runs."""
+    from pipeline.tracking import runs  # MLflow takes seconds to import
+
+    with open_state(home) as engine:
+        journal = Journal(engine.begin, params.publish.name)
+        job = journal.cancel(read_clock(), why)
+    if job is None:
+        return None
+    RunLocal(Path.cwd(), home, params.retrain).clean(job)
+    runs.close_orphans(home)
+    return job.id
+
+
+def describe_rest(status: RequestStatus) -> str:
+    """Say what remains of a request that this process no longer follows."""
+    if status.retrain is None:
+        return "the request waits for a controller"
+    return f"retrain {status.retrain['id']}: {describe_running(status.retrain, read_clock())}"

@@ -1,0 +1,128 @@
+"""From rows to predicted rows, in order and a chunk at a time: however long a file is, few of its rows are in memory."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from pipeline.runtime.classifier import Classifier
+from serving.batch_prediction.input_rows import InputRow
+
+OFFLINE_CHUNK = 256  # texts: enough to fill packed runs, few enough to hold
+REASONS_SHOWN = 5
+
+
+class Answer(NamedTuple):
+    """The answer to one text; without a label, the reason."""
+
+    label: str | None
+    confidence: float | None
+    probabilities: Sequence[float]  # in the order of the model's labels; empty without a label
+    version: int | None
+    reason: str
+
+
+class PredictedRow(NamedTuple):
+    """A row with its answer."""
+
+    row: InputRow
+    answer: Answer
+
+
+class Model(Protocol):
+    """Answers chunks of texts; `predict` is called by `calls` threads at once, and raises only when no row can be answered."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+    def predict(self, texts: Sequence[str]) -> list[Answer]: ...
+
+
+class OfflineModel:
+    """A packaged model in this process."""
+
+    chunk, calls = OFFLINE_CHUNK, 1
+
+    def __init__(self, classifier: Classifier, version: int | None) -> None:
+        self.labels: Sequence[str] = classifier.labels
+        self.busy_s = 0.0
+        self._classifier, self._version = classifier, version
+
+    def predict(self, texts: Sequence[str]) -> list[Answer]:
+        """Return an answer for each text; where the engine fails on a chunk, it is halved until the bad text is alone."""
+        if not texts:
+            return []
+        begun = time.perf_counter()
+        try:
+            outputs = self._classifier.predict(texts)
+        except Exception as error:  # an engine may raise anything, and one text must not cost the others
+            if len(texts) == 1:
+                return [unanswered(f"the model failed: {type(error).__name__}: {error}".splitlines()[0][:200])]
+            middle = len(texts) // 2
+            return self.predict(texts[:middle]) + self.predict(texts[middle:])
+        self.busy_s += time.perf_counter() - begun
+        valid = np.isfinite(outputs.probabilities).all(axis=1)
+        return [
+            Answer(label, float(shares.max()), shares.tolist(), self._version, "")
+            if is_valid
+            else unanswered("the model returned no probabilities")
+            for label, shares, is_valid in zip(outputs.labels, outputs.probabilities, valid, strict=True)
+        ]
+
+
+def predict_rows(rows: Iterable[InputRow], model: Model) -> Iterator[list[PredictedRow]]:
+    """Yield the predicted rows, chunk by chunk, in the order of the rows.
+
+    At most `calls + 1` chunks are read and not yet yielded, so that the model computes while rows are read and written.
+    """
+    waiting: deque[tuple[list[InputRow], Future[list[Answer]]]] = deque()
+    unread = iter(rows)
+    with ThreadPoolExecutor(model.calls) as pool:
+        try:
+            while chunk := list(islice(unread, model.chunk)):
+                waiting.append((chunk, pool.submit(model.predict, [row.text for row in chunk if row.text is not None])))
+                if len(waiting) > model.calls:
+                    yield _joined(*waiting.popleft())
+            while waiting:
+                yield _joined(*waiting.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _joined(chunk: list[InputRow], answers: Future[list[Answer]]) -> list[PredictedRow]:
+    """Return each row with its answer; the reason of a row without a label names its line."""
+    answer = iter(answers.result())
+    joined = []
+    for row in chunk:
+        given = unanswered(row.fault) if row.text is None else next(answer)
+        joined.append(PredictedRow(row, given if given.label else given._replace(reason=f"line {row.line}: {given.reason}")))
+    return joined
+
+
+def unanswered(reason: str) -> Answer:
+    """Return an answer without a label."""
+    return Answer(None, None, (), None, reason)
+
+
+class Summary:
+    """Counts rows with and without a label, and keeps the first reasons."""
+
+    def __init__(self) -> None:
+        self.rows = self.unlabelled = 0
+        self.first_reasons: list[str] = []
+
+    def add(self, predicted: Iterable[PredictedRow]) -> None:
+        """Count the rows of a chunk."""
+        for _, answer in predicted:
+            self.rows += 1
+            if answer.label is None:
+                self.unlabelled += 1
+                if len(self.first_reasons) < REASONS_SHOWN:
+                    self.first_reasons.append(answer.reason)

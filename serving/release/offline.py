@@ -1,0 +1,85 @@
+"""Finds packaged models by the name that a person gives, and opens them without a Triton. Imports neither torch nor MLflow."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.data.records import read_json
+from pipeline.errors import InputError, RefusedError
+from pipeline.params import Params
+from pipeline.runtime.classifier import Classifier
+from pipeline.runtime.sessions import SESSIONS, open_session
+from serving.release.manifest import MANIFEST, read_verified, version_folder
+from serving.release.release_table import UNIQUE_ROLES, versions
+from serving.release.signature import read_signed
+from serving.release.signing_keys import trusted_folder, trusted_keys
+from state.database import read_state
+
+FALLBACK_SESSION = "onnxruntime-fp32"  # runs everywhere
+PACKAGE = Path("artifacts/package")  # of the last `dvc repro`
+
+
+class NamedPackage(NamedTuple):
+    """A verified package; `version` is None for a folder that was not published under a number."""
+
+    title: str  # for people
+    folder: Path
+    version: int | None
+
+
+class OpenedPackage(NamedTuple):
+    """A package's classifier, and a note where another session than the package's makes its predictions."""
+
+    classifier: Classifier
+    notes: tuple[str, ...]
+
+
+def find_package(name: str | None, home: Path) -> NamedPackage:
+    """Return the package of a role, a version number or a folder, verified.
+
+    Without a name it is the champion's, or the last `dvc repro`'s where nothing has been published. Raise `InputError` for a
+    name that nothing has, and `RefusedError` for a package that is not whole.
+    """
+    published = _published(home)
+    by_role = {str(role): version for version, role in published.items() if role in UNIQUE_ROLES}
+    if name is None:
+        name = "champion" if "champion" in by_role else str(PACKAGE)
+    version = int(name) if name.isdecimal() else by_role.get(name)
+    if version is not None and version in published:
+        return NamedPackage(f"version {version}, {published[version]}", _signed_folder(version, home), version)
+    folder = Path(name)
+    if not (folder / MANIFEST).is_file():
+        known = [*by_role, *map(str, published)]
+        do = f"name one of {', '.join(known)}, or the folder of a package" if known else "make a model first: make repro"
+        raise InputError(name, "this is no published version, no role and no folder of a package", do)
+    read_verified(folder, follow_links=True)  # DVC may have linked its files
+    return NamedPackage(str(folder), folder, None)
+
+
+def open_package(folder: Path, params: Params) -> OpenedPackage:
+    """Open the package's classifier on all cores."""
+    model = folder / "1"
+    session_name = str(read_json(folder / "session.json", "the package's session").get("session"))
+    try:
+        session = open_session(model, session_name, 0, token_budget=params.package.token_budget)
+        return OpenedPackage(Classifier(model, session=session), ())
+    except Exception as error:  # an engine that cannot run here may raise anything
+        if session_name == FALLBACK_SESSION or session_name not in SESSIONS:
+            raise RefusedError(
+                str(folder), f"the package cannot be opened: {str(error)[:200]}", "make it again: .venv/bin/dvc repro"
+            ) from None
+        problem = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    note = f"{folder.name} answered by {FALLBACK_SESSION}, because its own session cannot run here: {problem}"
+    return OpenedPackage(Classifier(model), (note,))
+
+
+def _published(home: Path) -> dict[int, str]:
+    """Return every published version with its role, newest first."""
+    with read_state(home) as connection:
+        return {} if connection is None else dict(versions(connection))
+
+
+def _signed_folder(version: int, home: Path) -> Path:
+    """Return the version's folder, live or parked, once its signature is checked."""
+    folder = version_folder(home, version)
+    read_signed(folder, trusted_keys(trusted_folder(home)))
+    return folder

@@ -1,0 +1,209 @@
+"""A retrain that a person asks for, with a real journal and controller, and steps that are played."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from monitoring.retrain import request
+from monitoring.retrain.app import create_app
+from monitoring.retrain.clock import read_clock
+from monitoring.retrain.controller import Controller
+from monitoring.retrain.decide import Harm, Inputs, PastRetrain
+from monitoring.retrain.gate.verdict import Verdict
+from monitoring.retrain.journal import Begin, Journal, RetrainJob
+from monitoring.retrain.metrics import ControllerMetrics
+from monitoring.retrain.request import RequestStatus, controller_answers
+from monitoring.retrain.steps import Heartbeat, StepResult
+from pipeline.params import Params
+from pipeline.process_identity import this_process
+from serving.processes.ports import free_port
+from serving.release.release_table import CheckLease
+from state.database import open_state
+from state.tables import decisions, retrain_steps, retrains
+from tests.http_servers import serving_app
+
+Reproduce = Callable[[Heartbeat], None]
+
+
+class PlayedSteps:
+    """Steps that succeed at once, except `reproduce`, which a test plays."""
+
+    def __init__(self, reproduce: Reproduce) -> None:
+        self._reproduce, self.stopped = reproduce, list[int]()
+
+    def collect(self, _job: RetrainJob) -> StepResult:
+        return StepResult("collected", {"labels": 0, "feedback_upto": 0})
+
+    def reproduce(self, _job: RetrainJob, heartbeat: Heartbeat) -> StepResult:
+        self._reproduce(heartbeat)
+        return StepResult("made", {})
+
+    def gate(self, _job: RetrainJob) -> Verdict:
+        return Verdict(True, ("better",), {})
+
+    def publish(self, _job: RetrainJob, _check_lease: CheckLease) -> StepResult:
+        return StepResult("published", {"version_out": 2})
+
+    def swap(self, _job: RetrainJob, _check_lease: CheckLease) -> StepResult:
+        return StepResult("swapped", {})
+
+    def is_champion(self, _job: RetrainJob) -> bool:
+        return False
+
+    def clean(self, _job: RetrainJob) -> None: ...
+
+    def stop(self, job: RetrainJob) -> None:
+        self.stopped.append(job.id)
+
+    def sweep(self, _running_id: int | None) -> int:
+        return 0
+
+
+class World:
+    """The home of state, the announcements, and what the next retrain does."""
+
+    def __init__(self, params: Params, home: Path, engine: sa.Engine) -> None:
+        self.params, self.home, self.engine = params, home, engine
+        self.lines: list[str] = []
+        self.stopping = threading.Event()
+        self.inputs = Inputs(1, "old", "new", (), 0, Harm(False, False))
+        self.reproduce: Reproduce = lambda heartbeat: heartbeat("stage train, 39 %")
+        self.steps = PlayedSteps(lambda heartbeat: self.reproduce(heartbeat))
+
+    def controller(self, begin: Begin, stopping: threading.Event, *, is_on_request: bool = True) -> Controller:
+        def inputs(_connection: sa.Connection, past: list[PastRetrain]) -> Inputs:
+            return self.inputs._replace(history=past, is_on_request=is_on_request)
+
+        return Controller(
+            Journal(begin, self.params.publish.name),
+            self.steps,
+            inputs,
+            self.params.retrain,
+            clock=read_clock,
+            owner=this_process(),
+            metrics=ControllerMetrics(),
+            renewing=lambda _lease: nullcontext(),
+            is_ending=stopping.is_set,
+            is_on_request=is_on_request,
+        )
+
+    def retrain(self) -> RequestStatus:
+        self.stopping = threading.Event()
+        return request.retrain(self.params, self.home, "a test", self.lines.append, self.stopping)
+
+    def rows(self, table: sa.Table) -> list[Any]:
+        with self.engine.connect() as connection:
+            return list(connection.execute(sa.select(table).order_by(table.c.id)).all())
+
+
+@pytest.fixture
+def world(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    changed = params.model_copy(
+        update={
+            "retrain": params.retrain.model_copy(update={"poll_s": 0.01}),
+            "alerts": params.alerts.model_copy(update={"controller_port": free_port()}),
+        }
+    )
+    monkeypatch.setattr(request, "POLL_S", 0.01)
+    with open_state(tmp_path) as engine:
+        world = World(changed, tmp_path, engine)
+
+        def build(_params: Params, _home: Path, begin: Begin, *parts: Any, is_on_request: bool) -> Controller:
+            assert is_on_request  # this process decides on no alert
+            return world.controller(begin, parts[-1])
+
+        monkeypatch.setattr(request, "build_controller", build)
+        yield world
+
+
+def test_without_a_controller_the_command_does_the_retrain_itself(world: World) -> None:
+    status = world.retrain()
+    assert status.is_final and status.retrain is not None
+    assert (status.retrain["state"], status.retrain["version_out"]) == ("done", 2)
+    assert "no controller runs here" in world.lines[0]
+    assert [(row.verdict, row.reason) for row in world.rows(decisions)] == [("started", "asked")]
+
+
+def test_other_inputs_than_the_champions_are_refused_with_the_difference(world: World) -> None:
+    world.inputs = world.inputs._replace(other_inputs="version 1 was made with data.source=my.csv")
+    status = world.retrain()
+    assert (status.verdict, status.reason, status.retrain) == ("refused", "other_inputs", None)
+    assert status.facts["other_inputs"] == "version 1 was made with data.source=my.csv"
+    assert world.rows(retrains) == []
+
+
+def test_an_interrupted_retrain_is_given_back_and_the_next_command_continues_it(world: World) -> None:
+    def interrupted(heartbeat: Heartbeat) -> None:
+        world.stopping.set()  # Ctrl-C
+        heartbeat("stage train, 39 %")
+
+    world.reproduce = interrupted
+    status = world.retrain()
+    assert not status.is_final
+    assert "nobody works on it, at step reproduce" in request.describe_rest(status)
+    assert world.steps.stopped == [1]  # its `dvc repro` has ended with the command
+    assert [row.owner for row in world.rows(retrains)] == [None]
+
+    world.reproduce = lambda heartbeat: heartbeat("stage train, 40 %")
+    status = world.retrain()
+    assert status.retrain is not None
+    assert (status.verdict, status.retrain["id"], status.retrain["state"]) == ("joined", 1, "done")
+    steps = [(row.step, row.attempt, row.outcome) for row in world.rows(retrain_steps)]
+    assert steps[:2] == [("collect", 1, "done"), ("reproduce", 1, "done")]  # an interruption is no failure
+
+
+def test_a_cancelled_retrain_ends_for_the_command_that_works_on_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned: list[int] = []
+
+    class Run:
+        def __init__(self, *_parts: object) -> None: ...
+
+        def clean(self, job: RetrainJob) -> None:
+            cleaned.append(job.id)
+
+    monkeypatch.setattr(request, "RunLocal", Run)
+    monkeypatch.setattr("pipeline.tracking.runs.close_orphans", lambda home: cleaned.append(0))
+
+    def cancelled(heartbeat: Heartbeat) -> None:
+        assert request.cancel(world.params, world.home, "cancelled by a person") == 1
+        heartbeat("stage train, 39 %")
+        pytest.fail("the owner wrote after the end")
+
+    world.reproduce = cancelled
+    status = world.retrain()
+    assert status.retrain is not None
+    assert (status.retrain["state"], status.retrain["failure"]) == ("cancelled", "cancelled by a person")
+    assert cleaned == [1, 0]  # the run, then its MLflow runs
+    assert request.cancel(world.params, world.home, "again") is None
+
+
+def test_a_controller_on_request_leaves_an_automatic_retrain_until_a_person_asks(world: World) -> None:
+    begin, going = world.engine.begin, threading.Event()
+    automatic, on_request = (world.controller(begin, going, is_on_request=is_on_request) for is_on_request in (False, True))
+    request.request_retrain(world.engine, "as if by an alert")
+    automatic.decide()
+    with begin() as connection:
+        connection.execute(decisions.update().values(alertname="EvergreenAccuracyHarm"))
+    assert on_request.advance() is None
+    request.request_retrain(world.engine, "continue it")
+    on_request.decide()
+    ended = on_request.advance()
+    assert ended is not None and ended.state == "done"
+
+
+def test_a_running_controller_of_this_home_is_left_to_do_it(world: World, tmp_path: Path) -> None:
+    alerts, idle = world.params.alerts, world.controller(world.engine.begin, threading.Event())
+    assert not controller_answers(alerts, world.home)
+    cycles = {"looking": idle.decide, "working": idle.advance}
+    app = create_app(cycles, ControllerMetrics(), world.params, threading.Event(), world.home)
+    with serving_app(app, alerts.host, alerts.controller_port):
+        assert controller_answers(alerts, world.home)
+        assert not controller_answers(alerts, tmp_path / "another home")
+        status = world.retrain()
+    assert status.retrain is not None and status.retrain["state"] == "done"
+    assert "the controller that runs here does it" in world.lines[0]
