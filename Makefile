@@ -1,5 +1,6 @@
 # Every command, for people and CI. Each target sets up what it needs: the first call takes minutes, later ones start at once.
 PYTHON ?= python3.11
+export PYTHONDONTWRITEBYTECODE = # modules are compiled once: without that, each process spends seconds on torch alone
 BIN := .venv/bin
 PARALLEL ?= --numprocesses $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n))) --dist loadfile --no-loadscope-reorder
 
