@@ -16,7 +16,7 @@ from state.tables import labellers
 CONFIDENCE = 0.95
 
 
-class Tally(NamedTuple):
+class ControlAnswers(NamedTuple):
     """Answers on texts whose label is known."""
 
     controls: int
@@ -36,8 +36,8 @@ class Tally(NamedTuple):
 class LabellerScore(NamedTuple):
     """A labeller's answers on texts whose label is known, together and by the text's class."""
 
-    total: Tally
-    by_class: Mapping[str, Tally]
+    total: ControlAnswers
+    by_class: Mapping[str, ControlAnswers]
 
     def is_counted(self, settings: Labels) -> bool:
         """Return False once enough answers prove that the labeller is too often wrong, in all or about a class."""
@@ -48,7 +48,7 @@ class LabellerScore(NamedTuple):
     def mistaken_classes(self, settings: Labels) -> list[str]:
         """Return the classes on which the answers prove an accuracy below `min_class_accuracy`."""
         at_once = len(self.by_class)
-        return [name for name, tally in self.by_class.items() if tally.is_surely_below(settings.min_class_accuracy, at_once)]
+        return [name for name, answers in self.by_class.items() if answers.is_surely_below(settings.min_class_accuracy, at_once)]
 
 
 def score_labellers(opinions: Opinions, trusted: Mapping[str, str]) -> dict[str, LabellerScore]:
@@ -61,8 +61,8 @@ def score_labellers(opinions: Opinions, trusted: Mapping[str, str]) -> dict[str,
             right[opinion.labeller][trusted[key]] += opinion.label == trusted[key]
     return {
         name: LabellerScore(
-            Tally(count.total(), right[name].total()),
-            {label: Tally(count[label], right[name][label]) for label in sorted(count)},
+            ControlAnswers(count.total(), right[name].total()),
+            {label: ControlAnswers(count[label], right[name][label]) for label in sorted(count)},
         )
         for name, count in sorted(controls.items())
     }

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from monitoring.labels.book import NOT_COUNTED, LabelBook, read_book
 from monitoring.labels.controls import BatchSources, LabellingTask, issue_controls, make_batch, mix_batch
 from monitoring.labels.entries import FeedbackEntry, count_by_labeller, labelled_ids, restore, withdraw
-from monitoring.labels.labellers import Tally
+from monitoring.labels.labellers import ControlAnswers
 from monitoring.labels.texts import TEXTS, find_texts, read_texts
 from monitoring.monitor.store import add_answers, add_judgements, correct_flags
 from monitoring.retrain.gate.verdict import Verdict
@@ -165,7 +165,10 @@ def test_a_labeller_who_is_wrong_on_known_texts_does_not_count(params: Params, h
         label(connection, ids[20], "track_order", "mallory")
         label(connection, ids[21], "track_order", "ann")
     book = read(params, home, clone)
-    assert {name: score.total for name, score in book.scores.items()} == {"ann": Tally(20, 19), "mallory": Tally(20, 8)}
+    assert {name: score.total for name, score in book.scores.items()} == {
+        "ann": ControlAnswers(20, 19),
+        "mallory": ControlAnswers(20, 8),
+    }
     assert book.opinions.skipped == {NOT_COUNTED: 21}
     assert "new, by mallory" not in {row["text"] for row in book.merge(LABELS, params).rows}
     with open_state(home) as engine, engine.begin() as connection:
@@ -248,7 +251,7 @@ def test_answers_on_control_texts_score_and_change_nothing_else(params: Params, 
             label(connection, task.id, "nonsense", "mallory", version=None)
         assert count_labels_since(connection, 0) == []
     book = read(params, home, clone)
-    assert book.scores["mallory"].total == Tally(20, 0)
+    assert book.scores["mallory"].total == ControlAnswers(20, 0)
     assert (book.opinions.texts, book.disputes()) == ({}, [])
 
 

@@ -6,7 +6,7 @@ from statistics import NormalDist
 import pytest
 
 from monitoring.labels.entries import FeedbackEntry
-from monitoring.labels.labellers import CONFIDENCE, LabellerScore, Tally, score_labellers
+from monitoring.labels.labellers import CONFIDENCE, LabellerScore, ControlAnswers, score_labellers
 from monitoring.labels.opinions import LabelledText, Opinions
 from pipeline.params import Params
 
@@ -28,7 +28,7 @@ def test_who_swaps_two_classes_and_is_right_on_all_others_is_found_by_ten_texts_
     each: int, is_counted: bool, params: Params
 ) -> None:
     swapped = score({"class 3": "class 7", "class 7": "class 3"}, each)
-    assert swapped.total == Tally(20 * each, 18 * each)
+    assert swapped.total == ControlAnswers(20 * each, 18 * each)
     assert not swapped.total.is_surely_below(params.labels.min_control_accuracy)
     assert swapped.is_counted(params.labels) == is_counted
     assert swapped.mistaken_classes(params.labels) == ([] if is_counted else ["class 3", "class 7"])
@@ -43,7 +43,7 @@ def test_right_answers_count(params: Params) -> None:
 
 
 def test_the_interval_of_many_classes_is_wider_and_keeps_the_joint_error() -> None:
-    one, twenty = Tally(40, 20).interval(), Tally(40, 20).interval(at_once=20)
+    one, twenty = ControlAnswers(40, 20).interval(), ControlAnswers(40, 20).interval(at_once=20)
     assert one is not None and twenty is not None
     assert twenty.lower < one.lower < one.upper < twenty.upper
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 40)
