@@ -6,7 +6,7 @@ from statistics import NormalDist
 import pytest
 
 from monitoring.labels.entries import FeedbackEntry
-from monitoring.labels.labellers import CONFIDENCE, LabellerScore, ControlAnswers, score_labellers
+from monitoring.labels.labellers import CONFIDENCE, ControlAnswers, LabellerScore, score_labellers
 from monitoring.labels.opinions import LabelledText, Opinions
 from pipeline.params import Params
 
