@@ -23,7 +23,7 @@ class ControlAnswers(NamedTuple):
     right: int
 
     def interval(self, at_once: int = 1) -> ShareInterval | None:
-        """Return the accuracy with an interval that holds for this many intervals at once (Bonferroni); None without an answer."""
+        """Return the accuracy with an interval that holds for this many at once (Bonferroni); None without an answer."""
         z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / at_once)
         return wilson_interval(self.right, self.controls, z) if self.controls else None
 
