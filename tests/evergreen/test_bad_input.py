@@ -109,7 +109,7 @@ def test_a_missing_file(project: Project) -> None:
 
 def test_an_unknown_key(project: Project) -> None:
     text = (project / "params.yaml").read_text(encoding="utf-8")
-    (project / "params.yaml").write_text(text.replace("train:\n", "train:\n  epoch: 3\n"), encoding="utf-8")
+    (project / "params.yaml").write_text(text.replace("\ntrain:\n", "\ntrain:\n  epoch: 3\n"), encoding="utf-8")
     line = text.splitlines().index("train:") + 2
     output = refusal(project)
     assert f"params.yaml, line {line}: there is no key `train.epoch`" in output
@@ -181,8 +181,9 @@ def test_two_possible_label_columns(project: Project) -> None:
 
 
 def test_invalid_utf8(project: Project) -> None:
-    output = refusal(source(project, b"text,label\nfine,a\ncaf\xe9,b\n", "data/bad.csv"))
-    assert "data/bad.csv, line 3: byte 4 (0xe9) is not UTF-8" in output
+    rows = "".join(f"{label} text {n},{label}\n" for label in "ab" for n in range(50))
+    output = refusal(source(project, f"text,label\n{rows}".encode() + b"caf\xe9,b\n", "data/bad.csv"))
+    assert "data/bad.csv, line 102: byte 4 (0xe9) is not UTF-8" in output
 
 
 def test_a_row_of_ten_megabytes(project: Project) -> None:

@@ -13,8 +13,10 @@ from sqlalchemy.sql.visitors import replacement_traverse
 from monitoring.retrain import journal as journal_module
 from monitoring.retrain import statements
 from monitoring.retrain.decide import Decision
-from monitoring.retrain.journal import Journal
+from monitoring.retrain.journal import Journal, RetrainJob
+from monitoring.retrain.steps import StepResult
 from pipeline.params import Params, Retrain
+from serving.release.release_table import CheckLease
 from state.tables import alerts, retrains
 from tests.monitoring.retrain.simulation import BrokenPromiseError, FakeSteps, database, quick, simulate
 
@@ -107,10 +109,17 @@ def test_a_lease_that_is_ignored_is_noticed(faulty: Any) -> None:
 def test_a_last_attempt_at_the_swap_that_promoted_and_is_recorded_as_failed_is_noticed(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once, met = quick(params).model_copy(update={"attempts": 1}), range(566, 567)  # the first that meets it
-    assert broken(once, met) == []
+    swap = FakeSteps.swap
+
+    def promote_and_fail(steps: FakeSteps, job: RetrainJob, check_lease: CheckLease) -> StepResult:
+        swap(steps, job, check_lease)
+        raise OSError("the connection broke after the promotion")
+
+    monkeypatch.setattr(FakeSteps, "swap", promote_and_fail)
+    once = quick(params).model_copy(update={"attempts": 1})
+    assert broken(once, range(30)) == []
     monkeypatch.setattr(FakeSteps, "is_champion", lambda *_: False)
-    assert "P4" in broken(once, met)[0]
+    assert broken(once, range(30), until="P4")
 
 
 def test_alerts_without_their_unique_key_are_noticed(faulty: Any) -> None:
