@@ -16,7 +16,7 @@ from pipeline.output.terminal import Terminal
 if TYPE_CHECKING:
     from pipeline.params import Params
     from serving.batch_prediction.predict_file import Output
-    from serving.batch_prediction.predict_rows import Model, Summary
+    from serving.batch_prediction.predict_rows import BatchModel, Summary
 
 STREAM = "-"
 LINE_EVERY_S = 10.0  # of progress, where stderr is no terminal
@@ -62,7 +62,7 @@ def predict(
     _report(terminal, summary, predictor, title, output, time.perf_counter() - begun)
 
 
-def _open_model(name: str | None, gateway: str | None, params: "Params", terminal: Terminal) -> tuple["Model", str]:
+def _open_model(name: str | None, gateway: str | None, params: "Params", terminal: Terminal) -> tuple["BatchModel", str]:
     """Return the model and its name for people."""
     if gateway:
         from serving.access.bearer import bearer_header
@@ -81,7 +81,7 @@ def _open_model(name: str | None, gateway: str | None, params: "Params", termina
     return OfflineModel(opened.classifier, package.version), package.title
 
 
-def _report(terminal: Terminal, summary: "Summary", model: "Model", title: str, output: "Output", seconds: float) -> None:
+def _report(terminal: Terminal, summary: "Summary", model: "BatchModel", title: str, output: "Output", seconds: float) -> None:
     """Print counts and rate; raise `InputError` when rows have no label."""
     where = f" → {output.target}" if isinstance(output.target, Path) else ""
     labelled = summary.rows - summary.unlabelled

@@ -1,5 +1,6 @@
 """Reads files of another git revision or DVC experiment, without checking it out."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -13,7 +14,11 @@ def read_files(revision: str, paths: list[Path]) -> dict[Path, bytes]:
 
     try:
         files = DVCFileSystem(repo=".", rev=revision)
-        return {path: files.read_bytes(path.as_posix()) for path in paths if files.exists(path.as_posix())}
+        found = {}
+        for path in paths:
+            with suppress(FileNotFoundError):
+                found[path] = files.read_bytes(path.as_posix())  # `exists` would hide an unknown revision
+        return found
     except (DvcException, SCMError) as error:
         what = f"it is no experiment, branch, tag or commit: {error}"
         raise InputError(revision, what, ".venv/bin/dvc exp list --all-commits shows the experiments") from None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline.errors import InputError, ToolError
-from serving.batch_prediction.predict_rows import Answer, unanswered
+from serving.batch_prediction.predict_rows import RowAnswer, unanswered
 
 CALLS = 2  # at once: one is answered while the next is sent
 CALL_TEXTS = 64  # the most that a gateway with our params accepts
@@ -70,15 +70,15 @@ class GatewayModel:
         self.version = 0
         self.labels, self.version = self._read_routes()
 
-    def predict(self, texts: Sequence[str]) -> list[Answer]:
+    def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
         """Return an answer for each text; raise `ToolError` when the gateway gives none for `GIVE_UP_S`."""
-        answers: list[Answer] = []
+        answers: list[RowAnswer] = []
         while len(answers) < len(texts):
             part = texts[len(answers) : len(answers) + self._call_texts]
             answers += self._predict_part(part)
         return answers
 
-    def _predict_part(self, texts: Sequence[str]) -> list[Answer]:
+    def _predict_part(self, texts: Sequence[str]) -> list[RowAnswer]:
         """Answer the first of these texts, as many as the gateway takes in one call."""
         while True:
             version = self.version
@@ -165,12 +165,12 @@ def http_sender(url: str, headers: Headers) -> Send:
     return send
 
 
-def _read_answer(prediction: Mapping[str, Any], labels: Sequence[str]) -> Answer:
+def _read_answer(prediction: Mapping[str, Any], labels: Sequence[str]) -> RowAnswer:
     shares = prediction["probabilities"]
     label = prediction["label"]
     if label is None:
         return unanswered(str(prediction.get("reason") or "the gateway gave no label"))
-    return Answer(label, prediction["confidence"], [shares[name] for name in labels], prediction["version"], "")
+    return RowAnswer(label, prediction["confidence"], [shares[name] for name in labels], prediction["version"], "")
 
 
 def _read_json(content: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.data.row_files import read_rows
 from pipeline.errors import InputError
 from pipeline.params import Data
 from serving.batch_prediction.input_rows import InputFile
-from serving.batch_prediction.predict_rows import Answer, PredictedRow
+from serving.batch_prediction.predict_rows import PredictedRow, RowAnswer
 
 TEXT_FORMATS = {".csv": ",", ".tsv": "\t", ".jsonl": ""}  # → delimiter of cells
 FORMATS = (*TEXT_FORMATS, ".parquet")
@@ -42,11 +42,11 @@ class Layout(NamedTuple):
         """Return the column of each label's probability, in a table."""
         return [f"{self.prefix}probability_{label}" for label in self.labels]
 
-    def answer_values(self, answer: Answer) -> list[Any]:
+    def answer_values(self, answer: RowAnswer) -> list[Any]:
         """Return the values of `answer_names`."""
         return [answer.label, _rounded(answer.confidence), answer.version, answer.reason or None]
 
-    def probabilities(self, answer: Answer) -> list[float | None]:
+    def probabilities(self, answer: RowAnswer) -> list[float | None]:
         """Return the values of `probability_names`, None for each of them where there is no label."""
         shares = answer.probabilities if self.labels else ()
         return [_rounded(share) for share in shares] or [None] * len(self.labels)

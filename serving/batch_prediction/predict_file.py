@@ -20,7 +20,7 @@ from serving.batch_prediction.output_files import (
     column_types,
     make_layout,
 )
-from serving.batch_prediction.predict_rows import Model, Summary, predict_rows
+from serving.batch_prediction.predict_rows import BatchModel, Summary, predict_rows
 
 
 class Output(NamedTuple):
@@ -33,7 +33,7 @@ class Output(NamedTuple):
     is_for_spreadsheets: bool
 
 
-def predict_file(file: InputFile, output: Output, model: Model, data: Data, advance: Callable[[int], None]) -> Summary:
+def predict_file(file: InputFile, output: Output, model: BatchModel, data: Data, advance: Callable[[int], None]) -> Summary:
     """Predict every row and write it; call `advance` with the number of rows written."""
     layout = make_layout(file, model.labels if output.has_probabilities else (), output.prefix)
     summary = Summary()

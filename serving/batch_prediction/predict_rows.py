@@ -16,7 +16,7 @@ OFFLINE_CHUNK = 256  # texts: enough to fill packed runs, few enough to hold
 REASONS_SHOWN = 5
 
 
-class Answer(NamedTuple):
+class RowAnswer(NamedTuple):
     """The answer to one text; without a label, the reason."""
 
     label: str | None
@@ -30,10 +30,10 @@ class PredictedRow(NamedTuple):
     """A row with its answer."""
 
     row: InputRow
-    answer: Answer
+    answer: RowAnswer
 
 
-class Model(Protocol):
+class BatchModel(Protocol):
     """Answers chunks of texts; `predict` is called by `calls` threads at once, and raises only when no row can be answered."""
 
     @property
@@ -42,7 +42,7 @@ class Model(Protocol):
     def chunk(self) -> int: ...
     @property
     def calls(self) -> int: ...
-    def predict(self, texts: Sequence[str]) -> list[Answer]: ...
+    def predict(self, texts: Sequence[str]) -> list[RowAnswer]: ...
 
 
 class OfflineModel:
@@ -55,7 +55,7 @@ class OfflineModel:
         self.busy_s = 0.0
         self._classifier, self._version = classifier, version
 
-    def predict(self, texts: Sequence[str]) -> list[Answer]:
+    def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
         """Return an answer for each text; where the engine fails on a chunk, it is halved until the bad text is alone."""
         if not texts:
             return []
@@ -70,19 +70,19 @@ class OfflineModel:
         self.busy_s += time.perf_counter() - begun
         valid = np.isfinite(outputs.probabilities).all(axis=1)
         return [
-            Answer(label, float(shares.max()), shares.tolist(), self._version, "")
+            RowAnswer(label, float(shares.max()), shares.tolist(), self._version, "")
             if is_valid
             else unanswered("the model returned no probabilities")
             for label, shares, is_valid in zip(outputs.labels, outputs.probabilities, valid, strict=True)
         ]
 
 
-def predict_rows(rows: Iterable[InputRow], model: Model) -> Iterator[list[PredictedRow]]:
+def predict_rows(rows: Iterable[InputRow], model: BatchModel) -> Iterator[list[PredictedRow]]:
     """Yield the predicted rows, chunk by chunk, in the order of the rows.
 
     At most `calls + 1` chunks are read and not yet yielded, so that the model computes while rows are read and written.
     """
-    waiting: deque[tuple[list[InputRow], Future[list[Answer]]]] = deque()
+    waiting: deque[tuple[list[InputRow], Future[list[RowAnswer]]]] = deque()
     unread = iter(rows)
     with ThreadPoolExecutor(model.calls) as pool:
         try:
@@ -96,7 +96,7 @@ def predict_rows(rows: Iterable[InputRow], model: Model) -> Iterator[list[Predic
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _joined(chunk: list[InputRow], answers: Future[list[Answer]]) -> list[PredictedRow]:
+def _joined(chunk: list[InputRow], answers: Future[list[RowAnswer]]) -> list[PredictedRow]:
     """Return each row with its answer; the reason of a row without a label names its line."""
     answer = iter(answers.result())
     joined = []
@@ -106,9 +106,9 @@ def _joined(chunk: list[InputRow], answers: Future[list[Answer]]) -> list[Predic
     return joined
 
 
-def unanswered(reason: str) -> Answer:
+def unanswered(reason: str) -> RowAnswer:
     """Return an answer without a label."""
-    return Answer(None, None, (), None, reason)
+    return RowAnswer(None, None, (), None, reason)
 
 
 class Summary:

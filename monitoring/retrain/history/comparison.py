@@ -50,8 +50,8 @@ class TextChange(NamedTuple):
         return "gained" if self.b == self.label else "lost" if self.a == self.label else "both wrong"
 
 
-class Scores(NamedTuple):
-    """Scores of both models on the common rows."""
+class ScorePair(NamedTuple):
+    """ScorePair of both models on the common rows."""
 
     a: float
     b: float
@@ -64,8 +64,8 @@ class Comparison(NamedTuple):
     only_a: int  # test rows that the other model was not measured on
     only_b: int
     relabelled: int  # common rows that have another label in B, which counts
-    accuracy: Scores
-    f1_macro: Scores
+    accuracy: ScorePair
+    f1_macro: ScorePair
     low: float  # of the interval of the difference of accuracies (Tango 1998)
     high: float
     p_value: float  # exact, two-sided (McNemar 1947)
@@ -96,8 +96,8 @@ def compare(a: ComparedModel, b: ComparedModel, settings: Gate, confidence: floa
         only_a=len(rows_a) - len(keys),
         only_b=len(rows_b) - len(keys),
         relabelled=sum(None not in (pair := (rows_a[key].label, rows_b[key].label)) and pair[0] != pair[1] for key in keys),
-        accuracy=Scores(float(right_a.mean()), float(right_b.mean())),
-        f1_macro=Scores(f1_macro(truth, said_a), f1_macro(truth, said_b)),
+        accuracy=ScorePair(float(right_a.mean()), float(right_b.mean())),
+        f1_macro=ScorePair(f1_macro(truth, said_a), f1_macro(truth, said_b)),
         low=tango_lower_bound(counts, alpha),
         high=-tango_lower_bound(PairCounts(counts.rows, counts.lost, counts.gained), alpha),
         p_value=metrics.mcnemar(counts.gained, counts.lost),

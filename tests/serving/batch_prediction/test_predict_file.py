@@ -16,7 +16,7 @@ from pipeline.params import Params
 from serving.batch_prediction.input_rows import open_input, stored_stdin
 from serving.batch_prediction.output_files import FORMATS
 from serving.batch_prediction.predict_file import Output, check_target, predict_file
-from serving.batch_prediction.predict_rows import Answer, Summary
+from serving.batch_prediction.predict_rows import RowAnswer, Summary
 
 ROWS = [
     {"id": 7, "text": "where is my parcel?", "note": "a, b"},
@@ -32,14 +32,14 @@ class Fixed:
     labels: Sequence[str] = LABELS
     chunk, calls = 2, 1
 
-    def predict(self, texts: Sequence[str]) -> list[Answer]:
-        return [Answer("track, it", 0.75, (0.25, 0.75), 4, "") for _ in texts]
+    def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
+        return [RowAnswer("track, it", 0.75, (0.25, 0.75), 4, "") for _ in texts]
 
 
 class Failing(Fixed):
     """Fails on the second chunk."""
 
-    def predict(self, texts: Sequence[str]) -> list[Answer]:
+    def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
         if any("fuit" in text for text in texts):
             raise OSError("gone")
         return super().predict(texts)

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.runtime.outputs import ModelOutputs
 from serving.batch_prediction.input_rows import InputRow
-from serving.batch_prediction.predict_rows import Answer, OfflineModel, Summary, predict_rows
+from serving.batch_prediction.predict_rows import OfflineModel, RowAnswer, Summary, predict_rows
 
 
 class Echo:
@@ -18,8 +18,8 @@ class Echo:
     def __init__(self, chunk: int, calls: int) -> None:
         self.chunk, self.calls = chunk, calls
 
-    def predict(self, texts: Sequence[str]) -> list[Answer]:
-        return [Answer(text, 0.75, (0.75, 0.25), 3, "") for text in texts]
+    def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
+        return [RowAnswer(text, 0.75, (0.75, 0.25), 3, "") for text in texts]
 
 
 class Engine:
@@ -74,13 +74,13 @@ def test_a_text_on_which_the_engine_fails_costs_no_other() -> None:
     assert [n for n, answer in enumerate(answers) if answer.label is None] == [3, 7]
     assert answers[3].reason == "the model failed: RuntimeError: shape mismatch"
     assert answers[7].reason == "the model returned no probabilities"
-    assert answers[0] == Answer("b", 0.75, [0.25, 0.75], 2, "")
+    assert answers[0] == RowAnswer("b", 0.75, [0.25, 0.75], 2, "")
     assert model.predict([]) == []
 
 
 def test_a_model_that_answers_no_row_ends_the_run_at_once() -> None:
     class Gone(Echo):
-        def predict(self, texts: Sequence[str]) -> list[Answer]:
+        def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
             raise ConnectionError("gone")
 
     read = []

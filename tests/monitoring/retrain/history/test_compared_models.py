@@ -41,7 +41,7 @@ def sources(tmp_path: Path, params: Params, mlflow_store: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "live"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "live").mkdir()
+    (tmp_path / "live").mkdir(mode=0o700)
     (tmp_path / "live" / "mlflow.db").write_bytes(mlflow_store.read_bytes())
     git("init", "--quiet", "--initial-branch=main")
     git("config", "user.email", "tests@example.org")
