@@ -120,5 +120,6 @@ def test_training_uses_the_rows_of_the_stage_and_its_run_holds_the_report(
     assert run.data.metrics["spread/spread"] == 3
     assert run.data.metrics["spread/held_out_accuracy"] == report["held_out"]["accuracy"]
     assert len(run.data.tags["data.digest.spread"]) == 64
-    assert {dataset.dataset.name for dataset in run.inputs.dataset_inputs} == {"train", "val", "test", "spread"}
+    names = {dataset.dataset.name for dataset in run.inputs.dataset_inputs}
+    assert names == {"support_desk train", "support_desk val", "support_desk test", "texts spread"}
     assert "figures/spread_certainty.png" in [file.path for file in client.list_artifacts(run.info.run_id, "figures")]
