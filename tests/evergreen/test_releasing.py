@@ -17,7 +17,7 @@ from serving.release.manifest import MANIFEST, describe_files, package_digest
 from serving.release.publish import publish
 from serving.release.release_table import roles
 from state.database import open_state
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 
 
 class Ended(NamedTuple):
@@ -46,8 +46,13 @@ def home(champion_home: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def evergreen(made: Project, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return the console script, as a function that runs in this process, in the made project and this home."""
-    monkeypatch.chdir(made.folder)
+    """Return the console script, as a function that runs in this process, with the made package and this home."""
+    project = home.with_name("project")
+    project.mkdir()
+    shutil.copy(ROOT / "params.yaml", project)
+    shutil.copy(made / "dvc.lock", project)
+    (project / "artifacts").symlink_to(made / "artifacts")
+    monkeypatch.chdir(project)
     monkeypatch.setenv("EVERGREEN_HOME", str(home))
     monkeypatch.setenv("EVERGREEN_TRITON_HOST", "127.0.0.2")  # where no Triton answers
 
