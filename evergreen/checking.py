@@ -10,7 +10,7 @@ from evergreen.inspection import out
 from pipeline.output.terminal import styled
 
 if TYPE_CHECKING:
-    from pipeline.check.finding import Mark
+    from pipeline.check.check_line import Mark
 
 MARKS: dict["Mark", tuple[str, str]] = {
     "passed": ("✓", "green"),
@@ -34,8 +34,8 @@ def check(
     from pipeline.params.overrides import as_override
 
     overrides = set_param or []
-    for finding in check_project(source=file, overrides=overrides):
-        out.print(styled(*MARKS[finding.mark]), finding.text)
+    for line in check_project(source=file, overrides=overrides):
+        out.print(styled(*MARKS[line.mark]), line.text)
     if file or overrides:
         settings = [*([as_override("data.source", str(file))] if file else []), *map(shlex.quote, overrides)]
         out.print("next: .venv/bin/dvc exp run", *(f"-S {setting}" for setting in settings))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.check.finding import Finding
+from pipeline.check.check_line import CheckLine
 from pipeline.data.given_labels import label_rules
 from pipeline.data.labelled_files import QuarantinedRow
 from pipeline.data.unlabelled import read_unlabelled, trainable
@@ -20,12 +20,12 @@ MAX_EXAMPLES = 3  # of each reason
 MAX_EXCERPT = 100  # characters of a row
 
 
-def check_data(params: Params) -> Iterator[Finding]:
+def check_data(params: Params) -> Iterator[CheckLine]:
     """Examine every file of rows; raise all errors together."""
     data = params.data
     examined = examine(data.source, data.test, FEEDBACK, data, label_rules(params))
     errors = list(examined.faults)
-    yield Finding("failed" if errors else "passed", f"{data.source}: {_sizes(examined)}")
+    yield CheckLine("failed" if errors else "passed", f"{data.source}: {_sizes(examined)}")
     yield from _set_aside(examined.quarantined, data.source)
     yield from _duplicates(examined.report)
     sides: Sides | None = None
@@ -34,7 +34,7 @@ def check_data(params: Params) -> Iterator[Finding]:
             sides = split(examined.rows, examined.test, params.split)
     if sides:
         sizes = f"{len(sides.train)} train, {len(sides.val)} validation, {len(sides.test)} test rows"
-        yield Finding("passed", f"split: {sizes}")
+        yield CheckLine("passed", f"split: {sizes}")
     with collecting(errors):
         yield from _unlabelled(params, sides)
     raise_all(errors)
@@ -46,17 +46,17 @@ def _sizes(examined: IngestResult) -> str:
     return f"{len(examined.rows)} rows, {len(classes)} classes{sizes}, {len(examined.quarantined)} rows set aside"
 
 
-def _set_aside(rows: Sequence[QuarantinedRow], source: Path) -> Iterator[Finding]:
+def _set_aside(rows: Sequence[QuarantinedRow], source: Path) -> Iterator[CheckLine]:
     """List the rows that are set aside, most frequent reason first, with some rows of each reason."""
     kinds = count_reasons(rows).most_common()
     for kind, count in kinds[:MAX_REASONS]:
-        yield Finding("detail", f"{count} × {kind}")
+        yield CheckLine("detail", f"{count} × {kind}")
         for row in [row for row in rows if row.kind == kind][:MAX_EXAMPLES]:
-            yield Finding("detail", f"    {_describe(row, source)}")
+            yield CheckLine("detail", f"    {_describe(row, source)}")
         if count > MAX_EXAMPLES:
-            yield Finding("detail", f"    and {count - MAX_EXAMPLES} more")
+            yield CheckLine("detail", f"    and {count - MAX_EXAMPLES} more")
     if len(kinds) > MAX_REASONS:
-        yield Finding(
+        yield CheckLine(
             "detail", f"{sum(count for _, count in kinds[MAX_REASONS:])} rows for {len(kinds) - MAX_REASONS} other reasons"
         )
 
@@ -77,22 +77,22 @@ def _excerpt(fields: dict[str, Any] | None) -> str:
     return line if len(line) <= MAX_EXCERPT else f"{line[: MAX_EXCERPT - 1]}…"
 
 
-def _duplicates(report: dict[str, Any]) -> Iterator[Finding]:
+def _duplicates(report: dict[str, Any]) -> Iterator[CheckLine]:
     near = report["near_duplicates"]
     if report["exact_duplicates"]:
-        yield Finding("detail", f"{report['exact_duplicates']} rows repeat a text with its label, and count once")
+        yield CheckLine("detail", f"{report['exact_duplicates']} rows repeat a text with its label, and count once")
     if report["also_in_test_and_dropped"]:
-        yield Finding(
+        yield CheckLine(
             "detail", f"{report['also_in_test_and_dropped']} rows are in the test file too, and are left out of training"
         )
     if near["pairs"]:
         action = f"{near['dropped']} rows are dropped" if near["action"] == "drop" else "all stay (data.near_duplicates: report)"
-        yield Finding("detail", f"{near['pairs']} pairs of texts are nearly equal: {action}")
+        yield CheckLine("detail", f"{near['pairs']} pairs of texts are nearly equal: {action}")
 
 
-def _unlabelled(params: Params, sides: Sides | None) -> Iterator[Finding]:
+def _unlabelled(params: Params, sides: Sides | None) -> Iterator[CheckLine]:
     file = params.data.unlabelled
     texts = read_unlabelled(file, params.data).texts
     if texts and sides:
         usable = trainable(texts, sides[:3], params.split, sides.test_share)
-        yield Finding("passed", f"{file}: {len(texts)} texts, {len(usable)} of them to spread labels to")
+        yield CheckLine("passed", f"{file}: {len(texts)} texts, {len(usable)} of them to spread labels to")

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.check.finding import Finding
+from pipeline.check.check_line import CheckLine
 from pipeline.errors import ToolError
 from pipeline.home import git
 from pipeline.params import Params
@@ -17,29 +17,29 @@ SHIPPED = ("data/support_desk.jsonl", "data/no_test.csv", "data/no_unlabelled.cs
 MODIFIED = "M"
 
 
-def check_git(params: Params) -> Iterator[Finding]:
+def check_git(params: Params) -> Iterator[CheckLine]:
     """Warn about each file of rows that git tracks, that the next experiment commits, or that an earlier one committed."""
     for path in dict.fromkeys((params.data.source, params.data.test, params.data.unlabelled)):
         if path.is_file() and not path.is_symlink() and _is_inside(path):  # of a link, git has its target's name alone
             yield from _examine(path)
 
 
-def _examine(path: Path) -> Iterator[Finding]:
+def _examine(path: Path) -> Iterator[CheckLine]:
     name, quoted = str(path), shlex.quote(str(path))
     state = git("--literal-pathspecs", "status", "--porcelain", "--untracked-files=all", "--ignored", "--", name)[:2]
     is_added = Path(f"{path}.dvc").is_file()
     if state not in ("??", "!!"):
         if name not in SHIPPED or MODIFIED in state:
-            yield Finding("warning", f"{path}: git tracks this file, so every clone has its texts, and the history keeps them")
-            yield Finding(
+            yield CheckLine("warning", f"{path}: git tracks this file, so every clone has its texts, and the history keeps them")
+            yield CheckLine(
                 "detail", f"to track its hash alone from now on: git rm --cached {quoted} && .venv/bin/dvc add {quoted}"
             )
     elif state == "??" and not is_added:
-        yield Finding("warning", f"{path}: `dvc exp run` will commit this file to git, under refs/exps")
-        yield Finding("detail", f"first: .venv/bin/dvc add {quoted}; or keep the file outside of the project")
+        yield CheckLine("warning", f"{path}: `dvc exp run` will commit this file to git, under refs/exps")
+        yield CheckLine("detail", f"first: .venv/bin/dvc add {quoted}; or keep the file outside of the project")
     elif commit := git("--literal-pathspecs", "rev-list", "--max-count=1", "--glob=refs/exps/*", "--not", "HEAD", "--", name):
-        yield Finding("warning", f"{path}: an earlier experiment committed this file to git (commit {commit[:9]})")
-        yield Finding("detail", "find and remove it: .venv/bin/dvc exp list --all-commits, then .venv/bin/dvc exp remove NAME")
+        yield CheckLine("warning", f"{path}: an earlier experiment committed this file to git (commit {commit[:9]})")
+        yield CheckLine("detail", "find and remove it: .venv/bin/dvc exp list --all-commits, then .venv/bin/dvc exp remove NAME")
 
 
 def _is_inside(path: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.check.finding import Finding
+from pipeline.check.check_line import CheckLine
 from pipeline.errors import EvergreenError, ToolError, collecting, raise_all
 from pipeline.home import find_home, require_commit
 from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_conflicts
@@ -19,7 +19,7 @@ FREE_BYTES_NEEDED = 2 * 2**30
 
 def check_project(
     params_file: Path = Path("params.yaml"), source: Path | None = None, overrides: Sequence[str] = ()
-) -> Iterator[Finding]:
+) -> Iterator[CheckLine]:
     """Yield what each check finds, then raise all errors. Write nothing except the home folder.
 
     `overrides` are those of `dvc exp run -S`; `source` takes the place of `data.source`. Impossible params end the check at once,
@@ -28,13 +28,13 @@ def check_project(
     params = load_overridden(params_file, overrides)
     if source:
         params = params.model_copy(update={"data": params.data.model_copy(update={"source": source})})
-    yield Finding("passed", f"{params_file}: every key is known")
+    yield CheckLine("passed", f"{params_file}: every key is known")
     refuse_conflicts(params, local_folder(params.model), has_gpu(), cpu_flags())
-    yield Finding("passed", f"{params_file}: its settings can work together")
+    yield CheckLine("passed", f"{params_file}: its settings can work together")
     from pipeline.check.data_files import check_data  # slow to import: bad params are reported first
     from pipeline.check.git_tracking import check_git
 
-    checks: tuple[Callable[[Params], Iterator[Finding]], ...] = (check_tools, check_data, check_git, check_base)
+    checks: tuple[Callable[[Params], Iterator[CheckLine]], ...] = (check_tools, check_data, check_git, check_base)
     errors: list[EvergreenError] = []
     for check in checks:
         with collecting(errors):
@@ -42,16 +42,16 @@ def check_project(
     raise_all(errors)
 
 
-def check_base(params: Params) -> Iterator[Finding]:
+def check_base(params: Params) -> Iterator[CheckLine]:
     """Check that the base model is there, is the pinned one and fits the params."""
     base = base_folder(params.model)
     check_sizes(base, params.model)
     check_lora(base, params.model)
     how = "all weights trained" if params.model.method == "full" else f"adapters on {params.model.lora_targets}"
-    yield Finding("passed", f"base model: {base}, {how}")
+    yield CheckLine("passed", f"base model: {base}, {how}")
 
 
-def check_tools(_params: Params) -> Iterator[Finding]:
+def check_tools(_params: Params) -> Iterator[CheckLine]:
     """Check Python, packages, git and free disk space; raise `ToolError`."""
     if sys.version_info[:2] != (3, 11):
         raise ToolError("Python", f"this is {sys.version.split()[0]}", "use Python 3.11, for which requirements.lock is made")
@@ -67,4 +67,4 @@ def check_tools(_params: Params) -> Iterator[Finding]:
             f"only {free / 2**30:.1f} GiB are free on this disk",
             f"free {FREE_BYTES_NEEDED / 2**30:.0f} GiB, or set EVERGREEN_HOME",
         )
-    yield Finding("passed", f"tools: git, Python 3.11, {free / 2**30:.0f} GiB free; state lives in {home}")
+    yield CheckLine("passed", f"tools: git, Python 3.11, {free / 2**30:.0f} GiB free; state lives in {home}")

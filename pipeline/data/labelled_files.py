@@ -37,7 +37,7 @@ class QuarantinedRow(NamedTuple):
         return self.reason.split(":")[0]
 
 
-class LabelledRows(NamedTuple):
+class LabelledFile(NamedTuple):
     """The acceptable and the bad rows of a file, and the faults of the file itself."""
 
     good: list[LocatedExample]
@@ -50,7 +50,7 @@ class LabelledRows(NamedTuple):
         return all(isinstance(fault, EncodingError) for fault in self.faults)
 
 
-def read_labelled(path: Path, data: Data, columns: Columns | None = None, *, is_source: bool = False) -> LabelledRows:
+def read_labelled(path: Path, data: Data, columns: Columns | None = None, *, is_source: bool = False) -> LabelledFile:
     """Read one file up to its end or to the fault that ends it; without `columns`, look for them in the names of all rows."""
     scanned = scan(path, data)
     faults = [scanned.fault] if scanned.fault else []
@@ -59,7 +59,7 @@ def read_labelled(path: Path, data: Data, columns: Columns | None = None, *, is_
         with collecting(faults):
             columns = find_columns(path, scanned.names, data, must_hold_group=is_source)
         if len(faults) > known_faults:
-            return LabelledRows([], [], faults)
+            return LabelledFile([], [], faults)
     good: list[LocatedExample] = []
     bad: list[QuarantinedRow] = []
     joined: list[tuple[LocatedExample, Row]] = []
@@ -74,7 +74,7 @@ def read_labelled(path: Path, data: Data, columns: Columns | None = None, *, is_
     if joined and columns:
         good, several = _without_joined(good, joined, columns.label)
         bad += several
-    return LabelledRows(good, bad, faults)
+    return LabelledFile(good, bad, faults)
 
 
 def _read_row(path: Path, row: Row, columns: Columns | None, data: Data) -> LocatedExample | QuarantinedRow:
@@ -105,11 +105,11 @@ def _without_joined(
     return [located for located in good if located.line not in lines], bad
 
 
-def read_feedback(folder: Path, data: Data) -> LabelledRows:
+def read_feedback(folder: Path, data: Data) -> LabelledFile:
     """Read all files of labels from people as one."""
     files = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size]
     read = [read_labelled(path, data, Columns("text", "label")) for path in files]
-    return LabelledRows(
+    return LabelledFile(
         [row for file in read for row in file.good],
         [row for file in read for row in file.bad],
         [fault for file in read for fault in file.faults],

@@ -76,7 +76,7 @@ def validate(values: Mapping[str, Any], path: Path, places: Mapping[str, str] | 
         mistakes = error.errors()
     explained: list[EvergreenError] = []
     for keys, mistake in _without_echoes(mistakes):
-        where = (places or {}).get(".".join(keys)) or f"{path}, line {_line_of(tree, keys)}"
+        where = (places or {}).get(".".join(keys[:2])) or f"{path}, line {_line_of(tree, keys)}"
         explained.append(_explain(where, keys, mistake))
     raise_all(explained)
     raise AssertionError("a validation failed without a mistake")
@@ -90,11 +90,12 @@ def flatten(section: BaseModel, prefix: str) -> dict[str, str]:
 def _without_echoes(mistakes: list[Any]) -> list[tuple[list[str], Any]]:
     """Return one mistake of each key, unknown keys first, and without a key that is missing because it is misspelt.
 
-    A value of several types has a mistake for each type, and pydantic adds the type to the keys.
+    A value of several types has a mistake for each type, and pydantic adds the type to the keys; the place in a list stays.
     """
     first: dict[tuple[str, ...], Any] = {}
     for mistake in mistakes:
-        first.setdefault(tuple(str(part) for part in mistake["loc"][:2]), mistake)
+        loc = mistake["loc"]
+        first.setdefault(tuple(str(part) for part in (*loc[:2], *(part for part in loc[2:] if isinstance(part, int)))), mistake)
     unknown = {keys: mistake for keys, mistake in first.items() if mistake["type"] == "extra_forbidden"}
     meant = {(*keys[:-1], _nearest(list(keys))) for keys in unknown}
     others = {

@@ -21,7 +21,7 @@ from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history import lineage
 from monitoring.retrain.history.lineage import Entry
 from pipeline.check import project
-from pipeline.check.finding import Finding
+from pipeline.check.check_line import CheckLine
 from pipeline.data import fetch
 from pipeline.errors import InputError, RefusedError
 from pipeline.output import plain_logs
@@ -40,7 +40,7 @@ Command = Callable[[str, pytest.MonkeyPatch, Path], None]
 
 
 def check_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
-    patch.setattr(project, "check_project", lambda **_: [Finding("passed", text), Finding("detail", text)])
+    patch.setattr(project, "check_project", lambda **_: [CheckLine("passed", text), CheckLine("detail", text)])
     checking.check(Path(text), [text])
 
 

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 Mark = Literal["passed", "warning", "failed", "detail"]
 
 
-class Finding(NamedTuple):
-    """What a check has found, on one line; a detail belongs to the finding before it."""
+class CheckLine(NamedTuple):
+    """What a check has found, on one line; a detail belongs to the line before it."""
 
     mark: Mark
     text: str
