@@ -1,6 +1,7 @@
 """`evergreen why` and `status` on real sources, with SQLite and PostgreSQL; nothing is written."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from evergreen.cli import app
+from monitoring.retrain.clock import read_clock
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history.lineage import Entry, trace
 from monitoring.retrain.history.sources import find_version, open_sources
 from pipeline.errors import InputError
 from pipeline.params import Params
+from pipeline.process_identity import this_process
 from serving.prediction import Prediction
 from serving.release.manifest import model_name, repository
 from serving.release.release_table import add_release, promote
@@ -208,11 +211,13 @@ def test_labels_and_texts_are_printed_as_they_are(runner: CliRunner) -> None:
 
 
 def test_status_shows_champion_running_retrain_and_last_decision(runner: CliRunner, history: sa.Engine) -> None:
+    now = read_clock()
+    lease = {"lease_wall": now.wall + 60, "lease_mono": now.mono + 60, "lease_boot": now.boot, "owner": this_process()}
     with history.begin() as connection:
-        connection.execute(retrains.update().values(state="running", step="gate", owner="host-1", progress="epoch 3 of 6"))
+        running = {"state": "running", "step": "reproduce", "progress": "epoch 3 of 6"}
+        connection.execute(retrains.update().values(**running, **lease))
     output = runner.invoke(app, ["status"]).stdout
     assert "champion: version 2, published" in output
     assert "after version 1" in output
-    assert "retrain 1: step gate, since" in output
-    assert "epoch 3 of 6" in output
+    assert re.search(r"retrain 1, begun .* UTC: step reproduce, epoch 3 of 6", output)
     assert "started: labels" in output
