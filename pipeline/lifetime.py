@@ -7,9 +7,11 @@ starts a child: start children from threads that live as long as the process.
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +20,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 FOLLOWS = ("EVERGREEN_ENDS_WITH_PARENT", "DVC_STAGE")  # the Makefile sets the first, and DVC the second for a stage
+SHELLS = frozenset({"sh", "dash", "bash", "zsh", "fish", "ksh"})
 POLL_S = 0.05
 ChildProcess = subprocess.Popen[Any]
 
@@ -61,6 +64,29 @@ def end_on_signals(end: Callable[[int], object] = lambda number: sys.exit(128 + 
         signal.signal(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
     if any(name in os.environ for name in FOLLOWS):
         end_with_parent()
+        if _name(parent := os.getppid()) in SHELLS:  # DVC starts stages through one, which passes no signal on
+            _end_with(_parent_of(parent))
+
+
+def _end_with(pid: int) -> None:
+    """Send this process SIGTERM when another one ends, which is not its parent."""
+    with suppress(OSError):  # it has ended, or this is an old kernel
+        watched = os.pidfd_open(pid)
+
+        def watch() -> None:
+            select.select([watched], [], [])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=watch, name="lifetime", daemon=True).start()
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _parent_of(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 def _ignore(_number: int, _frame: object) -> None:

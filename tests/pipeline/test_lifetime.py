@@ -75,6 +75,15 @@ def test_a_program_below_make_or_dvc_ends_with_it_and_closes_what_it_has_opened(
         assert rest(output) == " closed"
 
 
+def test_a_stage_ends_with_dvc_although_a_shell_stands_between_them(tmp_path: Path) -> None:
+    (tmp_path / "stage.py").write_text(PROGRAM)
+    line = f"PYTHONPATH={ROOT} {sys.executable} {tmp_path / 'stage.py'}; true"  # no shell becomes the first of two commands
+    plain = f"import subprocess; subprocess.run(['/bin/sh', '-c', {line!r}])"
+    with running(*python(plain), DVC_STAGE="train") as (dvc, output):
+        dvc.kill()
+        assert rest(output) == " closed"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_program_closes_what_it_has_opened_when_it_is_told_to_end_more_than_once(number: signal.Signals) -> None:
     with running(*python(PROGRAM)) as (program, output):

@@ -149,7 +149,7 @@ def test_a_run_ends_with_its_controller_and_its_stage_closes_what_it_has_opened(
     tree = tmp_path / "live/retrain/7/tree"
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as controller:
         until((tree / "begun").exists)
-        assert len(marked(tree.parent)) == 3  # supervisor, DVC and stage
+        assert len(marked(tree.parent)) >= 3  # supervisor, DVC, stage, and a shell unless that has become the stage
         controller.send_signal(number)
     until(lambda: marked(tree.parent) == [])
     assert (tree / "closed").exists()
