@@ -80,6 +80,13 @@ def _end_with(pid: int) -> None:
         threading.Thread(target=watch, name="lifetime", daemon=True).start()
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def _name(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
 
@@ -94,9 +101,10 @@ def _ignore(_number: int, _frame: object) -> None:
 
 
 def kill_after(remaining: Callable[[], list[int]], within_s: float) -> None:
-    """Wait until no process remains, and kill those that do after this time."""
-    deadline = time.monotonic() + within_s
-    while pids := remaining():
+    """Wait until no process remains, and kill those that do after this time. Their files are closed and their locks free then."""
+    deadline, ending = time.monotonic() + within_s, set[int]()
+    while pids := [*remaining(), *filter(_is_alive, ending)]:  # one that is ending has no environment any more
+        ending.update(pids)
         if time.monotonic() > deadline:
             for pid in pids:
                 with suppress(ProcessLookupError):

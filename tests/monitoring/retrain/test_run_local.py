@@ -153,7 +153,7 @@ def test_a_run_ends_with_its_controller_and_its_stage_closes_what_it_has_opened(
         controller.send_signal(number)
     until(lambda: marked(tree.parent) == [])
     assert (tree / "closed").exists()
-    assert make("").observe(JOB).state == "absent"  # the next controller starts it again
+    assert after(make("")).state == "absent"  # the next controller starts it again
 
 
 def test_a_run_whose_supervisor_is_killed_ends_and_another_can_begin(make: Make) -> None:
