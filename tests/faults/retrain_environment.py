@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 import sqlalchemy as sa
 
-from monitoring.retrain.app import request_retrain
+from monitoring.retrain.request import request_retrain
 from monitoring.retrain.run_local import MARK, RunLocal
 from pipeline.errors import RefusedError
 from pipeline.lifetime import end_with_parent

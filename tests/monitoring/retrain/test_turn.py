@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from monitoring.alertmanager_webhook import parse_webhook
 from monitoring.retrain.alerts import insert_alerts, received_alerts
-from monitoring.retrain.app import build_controller, request_retrain, run_once
+from monitoring.retrain.app import build_controller, run_once
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.metrics import ControllerMetrics
+from monitoring.retrain.request import request_retrain
 from serving.release.manifest import LINEAGE, model_name, read_verified, repository
 from serving.release.publish import publish
 from serving.release.release_table import roles
