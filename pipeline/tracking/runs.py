@@ -124,7 +124,8 @@ def show(home: Path, port: int, announce: Callable[[str], None]) -> NoReturn:
         raise ToolError("MLFLOW_TRACKING_URI", "the runs are on a server with its own pages", f"open {tracking_uri(home)}")
     close_orphans(home)
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    announce(f"http://127.0.0.1:{port}/#/experiments/{experiment.experiment_id}")
+    # the kind of the experiment is not enough: without `workflowType` these pages open among traces of chats
+    announce(f"http://127.0.0.1:{port}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     store = ["--backend-store-uri", tracking_uri(home), "--default-artifact-root", (home / ARTIFACTS).as_uri()]
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # unused here, and its routes need no login

@@ -202,7 +202,8 @@ def test_mlflows_pages_are_for_this_machine_alone(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     announced: list[str] = []
     show(tmp_path, 5000, announced.append)
-    assert announced == [f"http://127.0.0.1:5000/#/experiments/{mlflow.get_experiment_by_name(EXPERIMENT).experiment_id}"]
+    id = mlflow.get_experiment_by_name(EXPERIMENT).experiment_id
+    assert announced == [f"http://127.0.0.1:5000/#/experiments/{id}/runs?workflowType=machine_learning"]
     options = dict(zip(commands[0][4::2], commands[0][5::2], strict=True))
     assert options["--host"] == "127.0.0.1"
     assert options["--default-artifact-root"] == (tmp_path / "mlartifacts").as_uri()
