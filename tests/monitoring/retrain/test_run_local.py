@@ -106,13 +106,14 @@ def test_a_run_is_found_again_by_another_controller_and_never_started_twice(make
 
 
 STAGE = """
-import signal, sys
+import time
 from pathlib import Path
 from pipeline.errors import run_stage
 def main():
     try:
         Path("begun").touch()
-        signal.pause()
+        while True:
+            time.sleep(0.1)
     finally:
         Path("closed").touch()
 run_stage(main)
@@ -125,7 +126,7 @@ variables = {{"DVC_STAGE": "train", "PYTHONPATH": {str(ROOT)!r}}}
 subprocess.run(["/bin/sh", "-c", f"{{sys.executable}} stage.py"], env=os.environ | variables)
 """
 CONTROLLER = """
-import signal, sys
+import sys, time
 from pathlib import Path
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run_local import RunLocal
@@ -135,7 +136,8 @@ run = RunLocal(Path(root), Path(home), load_params(Path(root) / "params.yaml").r
 job = RetrainJob(7, 3, "reproduce", 1, None, 1, None, "fingerprint", "EvergreenDrift")
 run.prepare(job)
 run.start(job)
-signal.pause()
+while True:
+    time.sleep(0.1)  # signal.pause() would miss a signal that comes just before it
 """
 
 
