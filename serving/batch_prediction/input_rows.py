@@ -55,6 +55,8 @@ def open_input(path: Path, data: Data, column: str | None) -> InputFile:
     names, rows, fault = scan(path, data)
     if fault:
         raise fault
+    if not rows and path.suffix != ".jsonl" and path.read_bytes()[:1] == b"{":
+        raise InputError(str(path), "this is JSON, not a table", "name the file *.jsonl, or read stdin with --format jsonl")
     if column is not None and rows and column not in names:
         raise InputError(str(path), f"there is no column `{column}`", f"name one of: {', '.join(names)}")
     return InputFile(path, names, rows, column or (text_column(path, names, data) if names else ""))
