@@ -187,5 +187,5 @@ def test_stdin_is_read_as_a_file(params: Params) -> None:
 def test_a_line_of_json_that_is_read_as_a_table_is_refused_and_the_option_is_named(tmp_path: Path, params: Params) -> None:
     path = tmp_path / "in.csv"
     path.write_text('{"text": "hello"}\n', encoding="utf-8")
-    with pytest.raises(InputError, match="this is JSON, not a table\n.*--format jsonl"):
+    with pytest.raises(InputError, match=r"this is JSON, not a table\n.*--format jsonl"):
         open_input(path, params.data, None)
