@@ -30,10 +30,10 @@ def export(
     from pipeline.home import find_home
     from pipeline.params import load_params
     from pipeline.runtime.classifier import model_digest
-    from pipeline.sharing.hub_folder import write_folder
+    from pipeline.sharing.hub_folder import is_export, write_folder
     from serving.release.offline import find_package
 
-    if to.exists() and not (force and (to / "README.md").is_file()):  # and only what an export looks like is ever replaced
+    if to.exists() and not (force and is_export(to)):  # --force deletes the folder
         raise InputError(str(to), "the folder exists", "name another folder, or replace an earlier export: --force")
     params, home = load_params(), find_home()
     package = find_package(model, home)

@@ -59,6 +59,13 @@ def hub_id(base: str) -> str:
     return HUB_IDS.get(base, base)
 
 
+def is_export(folder: Path) -> bool:
+    """Return whether the folder holds what `write_folder` writes, and no repository or other entry at its top."""
+    written = {"onnx", "README.md", SETTINGS, "evaluation.json"}
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return written <= found and ".git" not in found
+
+
 def write_folder(to: Path, facts: CardFacts, exported: Path, trained: Path | None, model: Model) -> None:
     """Write the folder; without a trained model it holds no weights for transformers, and the card says nothing of them."""
     (to / "onnx").mkdir(parents=True)

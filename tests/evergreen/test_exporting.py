@@ -74,5 +74,6 @@ def test_an_export_replaces_an_earlier_one_on_demand_and_nothing_else(
     assert "the folder exists" in str(run("--to", str(exported)).exception)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.doc").touch()
+    (tmp_path / "mine" / "README.md").touch()  # a project of the user's
     assert "the folder exists" in str(run("--to", str(tmp_path / "mine"), "--force").exception)
     assert (tmp_path / "mine" / "thesis.doc").exists()
