@@ -63,7 +63,7 @@ class GatewayModel:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url, self._send, self._sleep, self._clock = url, send, sleep, clock
-        self._answered_at = clock()
+        self._answered_at = clock()  # by either thread
         self._call_texts = self._most_texts = CALL_TEXTS
         self._routes_lock = threading.Lock()
         self.labels: Sequence[str] = ()
@@ -80,6 +80,7 @@ class GatewayModel:
 
     def _predict_part(self, texts: Sequence[str]) -> list[RowAnswer]:
         """Answer the first of these texts, as many as the gateway takes in one call."""
+        begun = self._clock()
         while True:
             version = self.version
             body = {"texts": list(texts), "version": version, "probabilities": True}
@@ -102,17 +103,17 @@ class GatewayModel:
             elif reply.status == 422:
                 texts = texts[: len(texts) // 2]
             else:
-                self._wait(reply)
+                self._wait(reply, begun)
                 self._call_texts = max(1, self._call_texts // 2)  # as AIMD does: halve when busy, grow by one text
                 texts = texts[: self._call_texts]
 
-    def _wait(self, reply: Reply) -> None:
-        """Wait before the next try; raise when another try cannot help."""
+    def _wait(self, reply: Reply, begun: float) -> None:
+        """Wait before the next try; raise when another try cannot help. `begun`: when the caller asked first."""
         if reply.status in (401, 403):
             raise InputError(self._url, reply.message, "set EVERGREEN_TOKEN to a token with the scope predict")
         if reply.status not in (0, *TRY_AGAIN):
             raise ToolError(self._url, f"the gateway answered {reply.status}: {reply.message}", "look into the gateway's log")
-        if self._clock() - self._answered_at > GIVE_UP_S:
+        if self._clock() - max(begun, self._answered_at) > GIVE_UP_S:
             what = f"no answer for {GIVE_UP_S:.0f} seconds: {reply.message}"
             raise ToolError(self._url, what, "start it: make serve; or predict without a gateway: leave --gateway out")
         self._sleep(reply.retry_after_s or WAIT_S)
@@ -129,6 +130,7 @@ class GatewayModel:
             self.version = version
 
     def _read_routes(self) -> tuple[Sequence[str], int]:
+        begun = self._clock()
         while True:
             reply = self._send("GET", "/v1/routes", None)
             if reply.status == 200 and reply.body.get("champion") and reply.body.get("labels"):
@@ -136,16 +138,19 @@ class GatewayModel:
             if reply.status == 404:
                 raise InputError(self._url, "there is no gateway at this address", "name its address: http://127.0.0.1:8080")
             no_champion = Reply(503, {}, WAIT_S, "no version is served yet")
-            self._wait(no_champion if reply.status == 200 else reply)
+            self._wait(no_champion if reply.status == 200 else reply, begun)
 
 
 def http_sender(url: str, headers: Headers) -> Send:
     """Return a function that sends requests to the gateway at this URL; each thread keeps a connection of its own."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host, port, prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+    except ValueError:  # of brackets or of the port
+        parts, host = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not host:
         raise InputError(url, "this is not an http:// or https:// address", "for example: http://127.0.0.1:8080")
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    host, port, prefix = parts.hostname, parts.port, parts.path.rstrip("/")
     local = threading.local()
     sent = {"content-type": "application/json", **headers}
 

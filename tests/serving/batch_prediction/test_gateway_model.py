@@ -159,5 +159,16 @@ def test_requests_go_out_with_the_token_and_answers_come_back_parsed() -> None:
         assert send("POST", "/v1/predict", b"{}").status == 503
     assert seen[0] == ("/behind/v1/predict", "Bearer t", b"{}")
     assert send("POST", "/v1/predict", b"{}").status == 0
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://[::1", "http://x:99999", "http://x:port"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="not an http"):
-        http_sender("ftp://x", {})
+        http_sender(url, {})
+
+
+def test_a_pause_of_the_reader_is_not_a_silence_of_the_gateway(gateway: Gateway) -> None:
+    model = gateway.model()
+    gateway.now += 2 * GIVE_UP_S  # the output goes to a pager
+    gateway.refusals = [refusal(503, "overloaded")]
+    assert [answer.label for answer in model.predict(["a"])] == ["a"]
