@@ -44,14 +44,14 @@ def publish(
         _promote(version, home, force=force)
         return
     champion = publishing.champion(home)
-    if champion and first and publishing.differs(champion, PACKAGE):
+    digest = package_digest(PACKAGE)
+    is_other = champion is not None and digest != champion.content_digest
+    if champion and first and is_other:
         out.print(f"version {champion.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
         return
-    params = load_params()
-    if champion and publishing.differs(champion, PACKAGE):
-        digest = package_digest(PACKAGE)
+    if champion and is_other:
         _insist(_examine(PACKAGE, digest, champion, home), str(PACKAGE), "publish", force=force)
-    published = publishing.publish(PACKAGE, DVC_LOCK, params.publish.name, home)
+    published = publishing.publish(PACKAGE, DVC_LOCK, load_params().publish.name, home)
     number, role = published.release.version, published.release.role
     verb = "was published before as" if published.already_published else "is now"
     out.print(f"this package {verb} version {number}, {role} → {published.folder}")
@@ -102,7 +102,7 @@ def route(
 
 
 def _promote(version: int, home: Path, *, force: bool) -> None:
-    """Make a version champion, unless something speaks against it and nobody insists."""
+    """Make a version champion; raise `RefusedError` for what speaks against it, unless forced."""
     from serving.release.publish import release_of, released_version
 
     champion, release = release_of(home, "champion"), released_version(home, version)
