@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from evergreen.inspection import out
 from pipeline.errors import InputError
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.sharing.model_card import CardFacts
     from serving.release.offline import NamedPackage
 
-ARTIFACTS = Path("artifacts")
+ARTIFACTS, DVC_LOCK = Path("artifacts"), Path("dvc.lock")
 
 
 def export(
@@ -62,11 +61,13 @@ def _facts(package: "NamedPackage", params: "Params", home: Path, *, is_here: bo
     from pipeline.data.records import read_json
     from pipeline.sharing.hub_folder import hub_id, read_report
     from pipeline.sharing.model_card import CardFacts
+    from serving.release.inputs import locked_inputs
 
     exported = read_json(package.folder / "1" / "model.json", "the packaged model")
     origin: dict[str, Any] = exported.get("origin", {})
     if is_here:
-        logged = _locked_params(Path("dvc.lock"))
+        locked = locked_inputs(DVC_LOCK).params  # which params.yaml need not hold any more
+        logged = {name: str(value) for name, value in locked.items()}
         scores, report = (read_report(ARTIFACTS / "evaluation" / name) for name in ("metrics.json", "report.json"))
     else:
         logged, scores, report = _logged_facts(origin.get("mlflow_run_id"), home)
@@ -84,19 +85,6 @@ def _facts(package: "NamedPackage", params: "Params", home: Path, *, is_here: bo
         session=read_report(package.folder / "session.json"),
         is_adapter=is_here and logged.get("model.method", params.model.method) == "lora",
     )
-
-
-def _locked_params(lock: Path) -> dict[str, str]:
-    """Return the params that made artifacts/, which params.yaml need not hold any more."""
-    if not lock.is_file():
-        return {}
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    flat: dict[str, str] = {}
-    for stage in stages.values():
-        for name, value in stage.get("params", {}).get("params.yaml", {}).items():
-            keys = value.items() if isinstance(value, dict) else ((None, value),)
-            flat |= {f"{name}.{key}" if key else name: str(entry) for key, entry in keys}
-    return flat
 
 
 def _logged_facts(run_id: str | None, home: Path) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
