@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
@@ -15,6 +16,7 @@ from pipeline.output.terminal import Terminal
 
 if TYPE_CHECKING:
     from pipeline.params import Params
+    from serving.batch_prediction.output_files import TextSink
     from serving.batch_prediction.predict_file import Output
     from serving.batch_prediction.predict_rows import BatchModel, Summary
 
@@ -129,10 +131,11 @@ def progress_lines(terminal: Terminal, rows: int, clock: Callable[[], float]) ->
     return advance
 
 
-def _stdout() -> TextIO:
+def _stdout() -> "TextSink":
     """Return stdout for rows: as they are into a file or pipe, escaped on a terminal."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    return _EscapedStream(sys.stdout) if sys.stdout.isatty() else sys.stdout  # type: ignore[return-value]
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return _EscapedStream(sys.stdout) if sys.stdout.isatty() else sys.stdout
 
 
 class _EscapedStream:
@@ -141,6 +144,6 @@ class _EscapedStream:
     def __init__(self, terminal: TextIO) -> None:
         self._terminal = terminal
 
-    def write(self, text: str) -> int:
+    def write(self, text: str, /) -> int:
         """Write the text with everything that cannot be seen as an escape."""
         return self._terminal.write(printable_lines(text))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +52,12 @@ class Layout(NamedTuple):
         return [_rounded(share) for share in shares] or [None] * len(self.labels)
 
 
+class TextSink(Protocol):
+    """The part of a text stream that rows need."""
+
+    def write(self, text: str, /) -> int: ...
+
+
 class RowWriter(Protocol):
     """Writes predicted rows, and the end of the file."""
 
@@ -72,7 +78,7 @@ def make_layout(file: InputFile, labels: Sequence[str], prefix: str) -> Layout:
 class TableWriter:
     """Writes csv or tsv. With `is_for_spreadsheets`, a text that a spreadsheet would compute gets an apostrophe."""
 
-    def __init__(self, stream: TextIO, layout: Layout, delimiter: str, *, is_for_spreadsheets: bool) -> None:
+    def __init__(self, stream: TextSink, layout: Layout, delimiter: str, *, is_for_spreadsheets: bool) -> None:
         self._layout = layout
         self._write = csv.writer(stream, delimiter=delimiter, lineterminator="\n").writerow
         self._cell: Callable[[str], Any] = safe_cell if is_for_spreadsheets else str
@@ -92,7 +98,7 @@ class TableWriter:
 class JsonLinesWriter:
     """Writes jsonl, with the probabilities as one object."""
 
-    def __init__(self, stream: TextIO, layout: Layout) -> None:
+    def __init__(self, stream: TextSink, layout: Layout) -> None:
         self._stream, self._layout = stream, layout
 
     def write(self, rows: Sequence[PredictedRow]) -> None:

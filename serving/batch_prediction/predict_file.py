@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import InputError
@@ -17,6 +17,7 @@ from serving.batch_prediction.output_files import (
     ParquetRowsWriter,
     RowWriter,
     TableWriter,
+    TextSink,
     column_types,
     make_layout,
 )
@@ -26,7 +27,7 @@ from serving.batch_prediction.predict_rows import BatchModel, Summary, predict_r
 class Output(NamedTuple):
     """Where the predictions go, and how they are written."""
 
-    target: Path | TextIO
+    target: Path | TextSink
     suffix: str  # one of FORMATS
     prefix: str  # of the names of the added columns
     has_probabilities: bool
@@ -73,7 +74,7 @@ def _opened(file: InputFile, output: Output, layout: Layout, data: Data) -> Iter
             yield _text_writer(stream, layout, output)
 
 
-def _text_writer(stream: TextIO, layout: Layout, output: Output) -> RowWriter:
+def _text_writer(stream: TextSink, layout: Layout, output: Output) -> RowWriter:
     if output.suffix == ".jsonl":
         return JsonLinesWriter(stream, layout)
     return TableWriter(stream, layout, TEXT_FORMATS[output.suffix], is_for_spreadsheets=output.is_for_spreadsheets)

@@ -61,8 +61,8 @@ def md5(path: Path) -> str:
     if path.is_dir():
         names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
         listed = json.dumps([{"md5": md5(path / name), "relpath": name} for name in names]).encode()
-        return f"{hashlib.md5(listed).hexdigest()}.dir"  # noqa: S324
-    return hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else ""  # noqa: S324
+        return f"{hashlib.md5(listed, usedforsecurity=False).hexdigest()}.dir"
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else ""
 
 
 @pytest.fixture
