@@ -1,12 +1,28 @@
 // Refreshes the page without moving the focus; j and k move between messages. Without this script, reload the page.
+const FOCUSABLE = "a[href], summary, [tabindex]";
+
 async function refresh() {
-  if (document.querySelector("details[open]") || String(getSelection())) return; // someone is reading
   const response = await fetch("/", { cache: "no-store" });
+  if (!response.ok) throw new Error(`the inbox answered ${response.status}`);
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const at = [...document.querySelectorAll("article")].indexOf(document.activeElement);
+  document.getElementById("offline")?.remove();
   document.title = page.title;
-  document.getElementById("live").replaceWith(page.getElementById("live"));
-  if (at >= 0) document.querySelectorAll("article")[at]?.focus({ preventScroll: true });
+  if (document.querySelector("details[open]") || String(getSelection())) return; // someone is reading
+  const live = document.getElementById("live"), fresh = page.getElementById("live");
+  const focus = findFocused(live, fresh);
+  live.replaceWith(fresh);
+  focus?.focus({ preventScroll: true });
+}
+
+// Returns the element of the fresh page in the place of the one with the focus: in the same card, else its card.
+function findFocused(live, fresh) {
+  const focused = document.activeElement;
+  if (!live.contains(focused)) return null;
+  const card = focused.closest("article");
+  const freshCard = card && [...fresh.querySelectorAll("article")].find((other) => other.dataset.key === card.dataset.key);
+  if (card && (!freshCard || focused === card)) return freshCard;
+  const at = [...(card ?? live).querySelectorAll(FOCUSABLE)].indexOf(focused);
+  return (freshCard ?? fresh).querySelectorAll(FOCUSABLE)[at] ?? freshCard;
 }
 
 function showOffline() {

@@ -281,18 +281,39 @@ async def read_by_keyboard(url: str, folder: Path) -> None:
         assert browser.errors == []
 
 
-def test_the_page_refreshes_itself_and_keeps_the_focus(alerts: Alerts, tmp_path: Path) -> None:
+FOCUSED_CARD = "document.activeElement.closest('article').querySelector('h2').textContent"
+
+
+@pytest.mark.parametrize("focus", ["article", "article .command"])
+def test_the_page_refreshes_itself_and_keeps_the_focus(focus: str, alerts: Alerts, tmp_path: Path) -> None:
     with running_inbox(alerts.model_copy(update={"evaluate_s": 1}), tmp_path) as inbox:
         inbox.post(switch(NOW - 12), drift())
 
         async def read() -> None:
             async with open_browser() as browser:
                 await browser.open(inbox.url)
-                await browser.press("j")
-                inbox.post(
-                    posted_alert({"alertname": "Other", "severity": "info"}, {"summary": "Something else"}, NOW - 900, None)
-                )
+                await browser.evaluate(f"document.querySelector('{focus}').focus()")
+                newer = posted_alert({"alertname": "Other", "severity": "info"}, {"summary": "Something else"}, NOW - 10, None)
+                inbox.post(newer)  # its card stands before the one with the focus
                 await browser.wait_for("document.querySelectorAll('article').length === 2", within_s=10)
-                assert await browser.evaluate("document.activeElement.tagName") == "ARTICLE"
+                assert await browser.evaluate("document.querySelector('h2').textContent") == "Something else"
+                assert await browser.evaluate(f"document.activeElement.matches('{focus}')")
+                assert "Traffic of version 3" in await browser.evaluate(FOCUSED_CARD)
+
+        asyncio.run(read())
+
+
+def test_a_refused_refresh_leaves_the_messages_on_the_page(alerts: Alerts, tmp_path: Path) -> None:
+    with running_inbox(alerts.model_copy(update={"evaluate_s": 1}), tmp_path) as inbox:
+        inbox.post(switch(NOW - 12), drift())
+
+        async def read() -> None:
+            async with open_browser() as browser:
+                await browser.open(inbox.url)
+                await browser.evaluate("answer = fetch; fetch = async () => new Response('too busy', { status: 503 }); 0")
+                await browser.wait_for("document.getElementById('offline') !== null", within_s=10)
+                assert await browser.evaluate("document.querySelectorAll('article').length") == 1
+                await browser.evaluate("fetch = answer; 0")
+                await browser.wait_for("document.getElementById('offline') === null", within_s=10)
 
         asyncio.run(read())
