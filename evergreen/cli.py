@@ -57,6 +57,7 @@ def fetch(
 @app.command()
 def serve() -> None:
     """Serve the champion with Triton and the gateway until Ctrl-C."""
+    from monitoring.console.process import SharedConsole
     from pipeline.home import find_home
     from pipeline.params import load_params
     from serving import serve as server
@@ -66,6 +67,7 @@ def serve() -> None:
     home, params = find_home(), load_params()
     version = _champion_version(home)
     _stop_on_signals()
+    console = SharedConsole(params, home) if params.alerts.console == "here" else None
 
     def ready(logs: list[Path]) -> None:
         gateway = base_url(reach_host("gateway", params.gateway.host), params.gateway.port)
@@ -74,6 +76,8 @@ def serve() -> None:
         )
         out.print(styled("✓", "green"), f"version {version} answers")
         out.print(f"  gateway  {gateway}/v1/predict  API {gateway}/docs  metrics {gateway}/metrics")
+        if console:
+            out.print(f"  console  {console.url}  pages for the browser")
         out.print(f"  Triton   http://{http}  gRPC {grpc}  metrics http://{metrics}/metrics  (KServe v2)")
         out.print(f"  logs     {'  '.join(str(log) for log in logs)}")
         out.print("  in another terminal:")
@@ -84,7 +88,8 @@ def serve() -> None:
         out.print("  Ctrl-C stops it")
 
     try:
-        server.serve(params, home, announce, ready)
+        companions, front_page = ([console], console.url) if console else ([], "")
+        server.serve(params, home, announce, ready, companions=companions, front_page=front_page)
     except KeyboardInterrupt:
         out.print("stopped")
 

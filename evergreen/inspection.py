@@ -197,6 +197,7 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
         "Prometheus": (params.alerts.host, params.alerts.prometheus_port),
         "Alertmanager": (params.alerts.host, params.alerts.alertmanager_port),
         "inbox": (params.alerts.host, params.alerts.inbox_port),
+        "console": (reach_host("console", params.alerts.host), params.alerts.console_port),
         "receiver": (reach_host("receiver", params.alerts.host), params.alerts.receiver_port),
         "controller": (reach_host("controller", params.alerts.host), params.alerts.controller_port),
     }

@@ -22,7 +22,19 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 DVC_REMOTE = "dvc-remote"  # DVC sets the modes of its objects, and hashes those again that have others
 OURS = {  # names by which a home of an earlier version is recognised
     *(DVC_REMOTE, "mlflow.db", "mlflow.lock", "state.db", "state.lock", "tokens.json", "callback.key", "models", "checkpoints"),
-    *("prefix", "studies", "alerts", "gateway", "inbox", "log-sessions", "predictions", "references", "retrain", "triton"),
+    *(
+        "prefix",
+        "studies",
+        "alerts",
+        "gateway",
+        "inbox",
+        "console",
+        "log-sessions",
+        "predictions",
+        "references",
+        "retrain",
+        "triton",
+    ),
 }
 
 

@@ -3,14 +3,16 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 from filelock import Timeout
 
 from pipeline.lifetime import ChildProcess
 from pipeline.params import Params
+from serving.gateway.docs_page import FRONT_PAGE
 from serving.processes import Announce
 from serving.processes.addresses import listen_host, reach_host
 from serving.processes.ports import require_free_port
@@ -78,7 +80,14 @@ class Triton:
             self.server.process.wait()
 
 
-def gateway_program(params: Params, home: Path) -> Program:
+class Companion(Protocol):
+    """A program that runs beside serving, which never waits for it. `look` starts and restarts it, and never raises."""
+
+    def look(self, now: float, announce: Announce) -> None: ...
+    def end(self) -> None: ...
+
+
+def gateway_program(params: Params, home: Path, front_page: str = "") -> Program:
     """Return the gateway, which writes its log out and finishes what it has begun before it ends."""
     return Program(
         "gateway",
@@ -87,20 +96,33 @@ def gateway_program(params: Params, home: Path) -> Program:
         params.gateway.port,
         "/readyz",
         home / "gateway" / "gateway.log",
-        environment={**os.environ, "EVERGREEN_HOME": str(home)},
+        environment={**os.environ, "EVERGREEN_HOME": str(home), FRONT_PAGE: front_page},
         ends_within_s=40,
     )
 
 
-def serve(params: Params, home: Path, announce: Announce, ready: Callable[[list[Path]], None]) -> None:
-    """Run both until interrupted; `ready` gets their logs once both answer.
+def serve(
+    params: Params,
+    home: Path,
+    announce: Announce,
+    ready: Callable[[list[Path]], None],
+    *,
+    companions: Sequence[Companion] = (),
+    front_page: str = "",
+) -> None:
+    """Run both and their companions until interrupted; `ready` gets the logs of both once they answer.
+
+    `front_page` is the address to which the gateway's own `/` leads; the page of the API when empty.
 
     Raises `ToolError` when one does not come up, and `RefusedError` for golden answers that differ. Later ends are restarted.
     """
     require_free_port(listen_host("gateway", params.gateway.host), params.gateway.port)
     triton = Triton(params, home, announce)
-    children = [Child(triton), Child(gateway_program(params, home))]
+    children = [Child(triton), Child(gateway_program(params, home, front_page))]
     with ExitStack() as stack:
+        for companion in companions:
+            stack.callback(companion.end)
+            companion.look(time.monotonic(), announce)
         for child in children:
             stack.callback(child.end)  # the gateway ends first
             child.start()
@@ -110,5 +132,5 @@ def serve(params: Params, home: Path, announce: Announce, ready: Callable[[list[
             time.sleep(LOOK_S)
             now = time.monotonic()
             triton.kill_if_crippled(now)
-            for child in children:
+            for child in (*children, *companions):
                 child.look(now, announce)

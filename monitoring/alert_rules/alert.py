@@ -14,6 +14,7 @@ JOBS = {
     "receiver": "evergreen-receiver",
     "controller": "evergreen-controller",
     "inbox": "evergreen-inbox",
+    "console": "evergreen-console",
 }
 NOTHING_AUTOMATIC = "Nothing happens automatically"
 SHARE, DURATION = "{{ $value | humanizePercentage }}", "{{ $value | humanizeDuration }}"  # templates of the alert's value

@@ -7,18 +7,17 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
@@ -26,8 +25,11 @@ from monitoring.decisions import Decided, describe_retraining, read_decision
 from monitoring.inbox.explanation import fetch_explanation
 from monitoring.inbox.incidents import Card, cards_of
 from monitoring.inbox.messages import Message, MessageStore, Switch, overdue_s, status_of
-from monitoring.inbox.metrics import InboxMetrics
-from monitoring.inbox.page import FILES, render_page
+from monitoring.inbox.page import render_page
+from monitoring.pages.metrics import PageMetrics
+from monitoring.pages.navigation import Link, service_links
+from monitoring.pages.rendering import HEADERS
+from monitoring.pages.routes import service_routes
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
 from pipeline.params import Alerts, Http, load_params
@@ -40,13 +42,6 @@ from state.database import read_state
 
 MAX_BODY_BYTES = 4 * 2**20
 EXPLAINED_AREAS = ("drift", "quality")  # the monitor has words and texts for these alerts
-HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "cache-control": "no-store",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
 
 log = structlog.get_logger()
 
@@ -63,7 +58,9 @@ class Inbox:
         count_refusal: Callable[[str], None],
         *,
         is_on_request: bool,
+        find_links: Callable[[], Sequence[Link]],
     ) -> None:
+        self._find_links = find_links
         self.alerts, self.body_within_s, self.home, self.clock = alerts, body_within_s, home, clock
         self._count_refusal = count_refusal
         self.retraining = describe_retraining(alerts, is_on_request=is_on_request)
@@ -122,7 +119,8 @@ class Inbox:
         """Return the page."""
         now = self.clock()
         cards = await self._cards(now)
-        text = render_page(cards, self.store.switch, self.started_at, now, self.alerts, self.retraining)
+        links = await asyncio.to_thread(self._find_links)
+        text = render_page(cards, self.store.switch, self.started_at, now, self.alerts, self.retraining, links)
         return HTMLResponse(text, headers=HEADERS)
 
     async def _cards(self, now: float) -> list[Card]:
@@ -174,32 +172,34 @@ def _cards_with_decisions(messages: list[Message], switch: Switch | None, now: f
 
 
 def create_app(
-    alerts: Alerts, http: Http, home: Path, clock: Callable[[], float], metrics: InboxMetrics, *, is_on_request: bool = False
+    alerts: Alerts,
+    http: Http,
+    home: Path,
+    clock: Callable[[], float],
+    metrics: PageMetrics,
+    *,
+    is_on_request: bool = False,
+    find_links: Callable[[], Sequence[Link]] = tuple,
 ) -> Starlette:
-    """Build the app over the messages in this home; `is_on_request` says that no alert starts a retrain."""
-    inbox = Inbox(alerts, http.body_within_s, home, clock, metrics.count_refusal, is_on_request=is_on_request)
+    """Build the app over the messages in this home.
 
-    async def healthz(_request: Request) -> Response:
-        return JSONResponse({"status": "alive"})
-
-    async def metrics_text(_request: Request) -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    def static_file(name: str, media_type: str) -> Route:
-        async def send(_request: Request) -> Response:
-            return FileResponse(FILES / name, media_type=media_type, headers=HEADERS)
-
-        return Route(f"/{name}", send)
-
+    `is_on_request` says that no alert starts a retrain; `find_links` returns the links to other pages.
+    """
+    inbox = Inbox(
+        alerts,
+        http.body_within_s,
+        home,
+        clock,
+        metrics.count_refusal,
+        is_on_request=is_on_request,
+        find_links=find_links,
+    )
     return Starlette(
         routes=[
             Route("/", inbox.index),
             Route("/alerts", inbox.alerts_webhook, methods=["POST"]),
             Route("/messages.json", inbox.messages_json),
-            Route("/healthz", healthz),
-            Route("/metrics", metrics_text),
-            static_file("inbox.css", "text/css"),
-            static_file("inbox.js", "text/javascript"),
+            *service_routes(metrics),
         ],
         middleware=[Middleware(HttpGuard, http, alerts.host, metrics.count_refusal)],
     )
@@ -214,6 +214,7 @@ def main() -> None:
     params, home = load_params(), find_home()
     alerts = params.alerts
     print_line(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}))
-    metrics = InboxMetrics()
-    app = create_app(alerts, params.http, home, time.time, metrics, is_on_request=is_on_request)
+    metrics = PageMetrics()
+    find_links = partial(service_links, params, current="Inbox")
+    app = create_app(alerts, params.http, home, time.time, metrics, is_on_request=is_on_request, find_links=find_links)
     run_http_service(app, alerts.host, alerts.inbox_port, params.http, refused=metrics.count_refusal)

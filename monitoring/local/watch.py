@@ -15,6 +15,7 @@ import yaml
 from monitoring.alert_rules import alertmanager
 from monitoring.alert_rules.alert import JOBS
 from monitoring.alert_rules.render import HEADER, rule_file
+from monitoring.console.process import SharedConsole
 from monitoring.decisions import RETRAIN_NOW, describe_retraining
 from monitoring.local.tools import find_tool, working_directory
 from pipeline.errors import run_stage
@@ -66,6 +67,8 @@ def scrape_config(params: Params) -> dict[str, Any]:
     }
     if alerts.inbox == "here":
         targets["inbox"] = authority(alerts.host, alerts.inbox_port)
+    if alerts.console == "here":
+        targets["console"] = authority(reach_host("console", alerts.host), alerts.console_port)
     if alerts.controller_url == "here":
         targets |= {name: authority(reach_host(name, alerts.host), port) for name, port in retrain_ports(alerts).items()}
     return {
@@ -176,15 +179,21 @@ def watch(params: Params, home: Path, announce: Announce, *, is_on_request: bool
         "receiver": [sys.executable, "-m", "monitoring.retrain.receiver"],
         "controller": [sys.executable, "-m", "monitoring.retrain", *option],
     }
-    with running_stack(
-        params,
-        TOOLS,
-        home / "alerts",
-        announce,
-        inbox_command=[*inbox, *option],
-        monitor_command=monitor,
-        retrain_commands=retrain if params.alerts.controller_url == "here" else {},
-    ) as stack:
+    with (
+        running_stack(
+            params,
+            TOOLS,
+            home / "alerts",
+            announce,
+            inbox_command=[*inbox, *option],
+            monitor_command=monitor,
+            retrain_commands=retrain if params.alerts.controller_url == "here" else {},
+        ) as stack,
+        closing_console(params, home) as consoles,
+    ):
+        for console in consoles:
+            console.look(time.monotonic(), announce)
+            announce(f"{'console':<14}{console.url}")
         announce(f"{describe_retraining(params.alerts, is_on_request=is_on_request)} Retrain now: {RETRAIN_NOW}")
         manager = f"http://{params.alerts.host}:{params.alerts.alertmanager_port}"
         announce(f"firing alerts: {TOOLS}/bin/amtool --alertmanager.url={manager} alert")
@@ -193,8 +202,19 @@ def watch(params: Params, home: Path, announce: Announce, *, is_on_request: bool
             announce(line)
         while True:
             time.sleep(POLL_S)
-            for child in stack.children():
+            for child in (*stack.children(), *consoles):
                 child.look(time.monotonic(), announce)
+
+
+@contextmanager
+def closing_console(params: Params, home: Path) -> Iterator[list[SharedConsole]]:
+    """Yield the console if params want one, and end it after the block; `make serve` may run one, and then nothing starts."""
+    consoles = [SharedConsole(params, home)] if params.alerts.console == "here" else []
+    try:
+        yield consoles
+    finally:
+        for console in consoles:
+            console.end()
 
 
 def missing_prerequisites(params: Params, home: Path) -> list[str]:

@@ -49,6 +49,7 @@ class Alerts(Section):
     prometheus_port: Port
     alertmanager_port: Port
     inbox_port: Port
+    console_port: Port
     monitor_port: Port
     receiver_port: Port
     controller_port: Port
@@ -86,6 +87,7 @@ class Alerts(Section):
     switch_overdue_s: Count
     switch_url: str
     inbox: Literal["here", "none"]
+    console: Literal["here", "none"]
     inbox_messages: Count
     inbox_bytes: Count
     webhook_url: str

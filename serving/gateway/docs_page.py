@@ -1,14 +1,16 @@
-"""The page /docs: Swagger, served by the gateway itself, so that it works offline. Knows no route of the API.
+"""The pages / and /docs: Swagger, served by the gateway itself, so that it works offline. Knows no route of the API.
 
 `files/` holds Swagger's script and style as npm's `swagger-ui-dist` 5.35.0 has them, their licences, and our page around them.
 """
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import FastAPI, Response
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, RedirectResponse
 
+FRONT_PAGE = "EVERGREEN_FRONT_PAGE"  # environment variable: where `/` leads, such as the console; by default to /docs
 FILES = Path(__file__).parent / "files"
 PAGES = {  # each file of the page by its path
     "/docs": "docs.html",
@@ -24,7 +26,13 @@ HEADERS = {
 
 
 def add_docs_page(app: FastAPI) -> None:
-    """Add the page and its files."""
+    """Add the page, its files, and `/`."""
+    front_page = os.environ.get(FRONT_PAGE) or "/docs"
+
+    async def index() -> Response:
+        return RedirectResponse(front_page, headers={"cache-control": "no-store"})
+
+    app.get("/", include_in_schema=False)(index)
     for path, name in PAGES.items():
         app.get(path, include_in_schema=False)(_sender(FILES / name))
 

@@ -26,7 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 MAX_CALLERS = 10_000  # that the rate limit remembers; the one silent for longest is forgotten first
-PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", *PAGES})
+PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", *PAGES})
 JOB = "/v1/jobs/{id}"
 SCOPES: dict[str, TokenScope] = {  # that each route asks for; a path that is no route asks for none, and gets its 404
     "/v1/predict": "predict",

@@ -3,10 +3,11 @@
 import os
 from typing import Literal
 
-Service = Literal["gateway", "monitor", "receiver", "controller"]
+Service = Literal["gateway", "monitor", "console", "receiver", "controller"]
 VARIABLES: dict[Service, str] = {
     "gateway": "EVERGREEN_GATEWAY_HOST",
     "monitor": "EVERGREEN_MONITOR_HOST",
+    "console": "EVERGREEN_CONSOLE_HOST",
     "receiver": "EVERGREEN_RECEIVER_HOST",
     "controller": "EVERGREEN_CONTROLLER_HOST",
 }

@@ -23,12 +23,12 @@ INBOX = """
 import sys, time
 from pathlib import Path
 from monitoring.inbox.app import create_app
-from monitoring.inbox.metrics import InboxMetrics
+from monitoring.pages.metrics import PageMetrics
 from pipeline.params import Alerts, Http
 from serving.processes.http_service import run_http_service
 
 alerts = Alerts.model_validate_json(sys.argv[1])
-app = create_app(alerts, Http.model_validate_json(sys.argv[2]), Path(sys.argv[3]), time.time, InboxMetrics())
+app = create_app(alerts, Http.model_validate_json(sys.argv[2]), Path(sys.argv[3]), time.time, PageMetrics())
 run_http_service(app, alerts.host, alerts.inbox_port, Http.model_validate_json(sys.argv[2]), refused=lambda reason: None)
 """
 

@@ -25,7 +25,7 @@ Ports = dict[str, int]
 PAGES = {
     "gateway": ("/metrics", "/v1/routes", "/docs", "/openapi.json"),
     "receiver": ("/metrics",),
-    "inbox": ("/", "/messages.json", "/metrics", "/inbox.css"),
+    "inbox": ("/", "/messages.json", "/metrics", "/page.css"),
     "monitor": ("/metrics", "/report.json"),
     "controller": ("/metrics",),
 }

@@ -13,7 +13,7 @@ import requests
 
 from monitoring.alert_rules.incident import SIGNALS
 from monitoring.inbox.app import create_app
-from monitoring.inbox.metrics import InboxMetrics
+from monitoring.pages.metrics import PageMetrics
 from pipeline.params import Alerts, load_params
 from serving.processes.ports import free_port
 from tests.http_servers import serving_app, serving_in_thread
@@ -88,7 +88,7 @@ class RunningInbox(NamedTuple):
 def running_inbox(alerts: Alerts, home: Path, clock: Callable[[], float] = lambda: NOW) -> Iterator[RunningInbox]:
     """Run the app on a real server in a thread."""
     alerts = alerts.model_copy(update={"inbox_port": free_port()})
-    metrics = InboxMetrics()
+    metrics = PageMetrics()
     app = create_app(alerts, load_params().http, home, clock, metrics)
     with serving_app(app, alerts.host, alerts.inbox_port, refused=metrics.count_refusal):
         yield RunningInbox(f"http://{alerts.host}:{alerts.inbox_port}", alerts, home)

@@ -78,7 +78,9 @@ def test_every_program_ends_with_make_watch(params: Params, tmp_path: Path, numb
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert any("Ctrl-C stops everything" in line for line in process.stdout)
-        assert len(list(processes_with("EVERGREEN_HOME", str(home)))) == 7  # and Prometheus, Alertmanager, four of ours
+        assert (
+            len(list(processes_with("EVERGREEN_HOME", str(home)))) == 8
+        )  # and Prometheus, Alertmanager, console, four more of ours
         process.send_signal(number)
         process.stdout.read()
     until(lambda: not list(processes_with("EVERGREEN_HOME", str(home))))

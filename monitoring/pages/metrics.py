@@ -1,12 +1,12 @@
-"""The inbox's Prometheus metrics."""
+"""The Prometheus metrics of a service that serves pages."""
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from serving.processes.http_refusals import refusal_counter
 
 
-class InboxMetrics:
-    """The metrics of one inbox, in a separate registry."""
+class PageMetrics:
+    """The metrics of one service, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -1,0 +1,57 @@
+"""The console's HTTP service: collects the pages, the navigation, and the style and scripts that they share."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from monitoring.console.live.page import LIVE
+from monitoring.console.process import identity
+from monitoring.console.site import FILES, Page, Site
+from monitoring.pages.metrics import PageMetrics
+from monitoring.pages.rendering import page_environment
+from monitoring.pages.routes import file_route, service_routes
+from pipeline.home import find_home
+from pipeline.output.plain_text import print_line
+from pipeline.params import Params, load_params
+from serving.processes.addresses import base_url, listen_host
+from serving.processes.http_guard import HttpGuard
+from serving.processes.http_service import run_http_service
+from serving.processes.json_logs import log_in_json
+
+PAGES: tuple[Page, ...] = (LIVE,)  # as the navigation lists them; `/` leads to the first
+
+
+def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: PageMetrics) -> Starlette:
+    """Build the app over this home."""
+    site = Site(params, home, clock, metrics.count_refusal, page_environment(FILES), PAGES)
+
+    async def index(_request: Request) -> Response:
+        return RedirectResponse(PAGES[0].path)
+
+    scripts = [file_route(file) for file in sorted(FILES.glob("*.js"))]
+    return Starlette(
+        routes=[
+            Route("/", index),
+            *(route for page in PAGES for route in page.routes(site)),
+            *scripts,
+            *service_routes(metrics, identity(home)),
+        ],
+        middleware=[Middleware(HttpGuard, params.http, listen_host("console", params.alerts.host), metrics.count_refusal)],
+    )
+
+
+def main() -> None:
+    """Serve the console until it is stopped."""
+    log_in_json()
+    params, home = load_params(), find_home()
+    host, port = listen_host("console", params.alerts.host), params.alerts.console_port
+    print_line(json.dumps({"event": "console", "url": base_url(host, port)}))
+    metrics = PageMetrics()
+    run_http_service(create_app(params, home, time.time, metrics), host, port, params.http, refused=metrics.count_refusal)

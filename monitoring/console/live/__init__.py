@@ -1,0 +1,1 @@
+"""The page Live: traffic, drift, accuracy, alerts and decisions over time, from Prometheus or from what is stored."""
