@@ -132,5 +132,7 @@ def serve(
             time.sleep(LOOK_S)
             now = time.monotonic()
             triton.kill_if_crippled(now)
-            for child in (*children, *companions):
+            for child in children:
                 child.look(now, announce)
+            for companion in companions:
+                companion.look(now, announce)

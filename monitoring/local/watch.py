@@ -202,8 +202,10 @@ def watch(params: Params, home: Path, announce: Announce, *, is_on_request: bool
             announce(line)
         while True:
             time.sleep(POLL_S)
-            for child in (*stack.children(), *consoles):
+            for child in stack.children():
                 child.look(time.monotonic(), announce)
+            for console in consoles:
+                console.look(time.monotonic(), announce)
 
 
 @contextmanager
