@@ -13,10 +13,10 @@ from starlette.routing import Route
 
 from monitoring.console.live.page import LIVE
 from monitoring.console.process import identity
-from monitoring.console.site import FILES, Page, Site
 from monitoring.pages.metrics import PageMetrics
 from monitoring.pages.rendering import page_environment
 from monitoring.pages.routes import file_route, service_routes
+from monitoring.pages.site import Page, Site
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
 from pipeline.params import Params, load_params
@@ -25,6 +25,7 @@ from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
+FILES = Path(__file__).parent / "files"  # templates and scripts of all pages
 PAGES: tuple[Page, ...] = (LIVE,)  # as the navigation lists them; `/` leads to the first
 
 

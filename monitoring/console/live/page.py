@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from monitoring.console.site import Page, Site
+from monitoring.pages.site import Page, Site
 
 
 def live_routes(site: Site) -> Sequence[Route]:

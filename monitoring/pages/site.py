@@ -1,4 +1,4 @@
-"""What every page of the console gets and gives: the site around it, and its entry in the navigation with its routes."""
+"""What a page of the console gets and gives: the site around it, and its entry in the navigation with its routes."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,8 +12,6 @@ from starlette.routing import Route
 from monitoring.pages.navigation import Link, service_links
 from monitoring.pages.rendering import HEADERS
 from pipeline.params import Params
-
-FILES = Path(__file__).parent / "files"
 
 
 class Site(NamedTuple):
