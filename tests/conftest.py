@@ -28,7 +28,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "monitoring/retrain/test_simulation.py",
     "monitoring/retrain/test_retrain_drill.py",
     "evergreen/test_commands.py",
-    "test_readme_blocks.py",
+    "docs/test_readme_blocks.py",
     "serving/release/test_publish.py",
     "serving/release/test_frameworks.py",
     "serving/release/test_swap.py",
@@ -40,7 +40,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "monitoring/alert_rules/test_end_to_end.py",
     "monitoring/local/test_watch.py",
     "monitoring/local/test_opt_in.py",
-    "faults/test_watch.py",
+    "faults/watching/test_watch.py",
     "evergreen/test_bad_input.py",
     "pipeline/tracking/test_runs.py",
     "test_setup.py",
@@ -73,7 +73,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "serving/loadtest",
     "serving/processes",
     "test_dvc_graph.py",
-    "test_readme.py",
+    "docs/test_readme.py",
 )
 ALONE = (
     "faults/test_drill.py",

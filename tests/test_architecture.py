@@ -96,6 +96,11 @@ def test_folders_are_small_enough_to_read(folder: Folder) -> None:
     assert folder.modules <= MORE_MODULES.get(folder.name, MOST_MODULES)
 
 
+def test_folders_of_tests_are_small_enough_to_read() -> None:
+    modules = Counter(path.parent.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py") if path.name != "__init__.py")
+    assert not {folder.as_posix(): count for folder, count in modules.items() if count > MOST_MODULES}
+
+
 @each_folder
 def test_every_folder_says_what_it_is_for_and_what_it_must_not_know(folder: Folder) -> None:
     assert 1 <= len(re.findall(r"[.!](?:\s|$)", folder.purpose)) <= 2, folder.purpose

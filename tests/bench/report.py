@@ -110,7 +110,7 @@ def flat(row: Row) -> dict[str, Any]:
 
 def command() -> str:
     """Return the command that runs this again from the project's folder."""
-    module = getattr(sys.modules["__main__"].__spec__, "name", None)
+    module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
     program = [f"-m {module}"] if module else [sys.argv[0]]
     return shlex.join([".venv/bin/python"]) + " " + " ".join([*program, shlex.join(sys.argv[1:])]).strip()
 

@@ -22,13 +22,16 @@ from serving.processes.supervisor import STABLE_S
 from tests.bench.children import clear_settings
 from tests.bench.meter import Meter, Pace
 from tests.conftest import copy_project, make_small
-from tests.faults import alerts, intruder, kill_points, killed, overload, poison, retrain, swaps, watch
-from tests.faults.intruder_environment import alert_services, with_alert_ports, with_tokens
-from tests.faults.retrain_environment import STAGES
+from tests.faults.intrusion import intruder, poison
+from tests.faults.intrusion.environment import alert_services, with_alert_ports, with_tokens
+from tests.faults.retraining import kill_points, retrain
+from tests.faults.retraining.environment import STAGES
 from tests.faults.running_stack import DrillSettings, running_stack
 from tests.faults.scorecard import Outcome, table, write
+from tests.faults.serving import killed, overload, swaps
 from tests.faults.timeline import DrillTimeline
-from tests.faults.watch_faults import ALL
+from tests.faults.watching import alerts, watch
+from tests.faults.watching.watch_faults import ALL
 
 PACKAGE, LOCK, TEXTS = Path("artifacts/package"), Path("dvc.lock"), Path("data/support_desk.jsonl")
 PACE = Pace(1.0, 3.0, 300, 1.2)  # for the search of the capacity

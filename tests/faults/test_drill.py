@@ -16,10 +16,12 @@ from pipeline.output.terminal import Terminal
 from serving.loadtest import read_texts
 from tests.bench.meter import Meter, Pace
 from tests.conftest import Project
-from tests.faults import drill, intruder, killed, overload, swaps
-from tests.faults.intruder_environment import with_tokens
+from tests.faults import drill
+from tests.faults.intrusion import intruder
+from tests.faults.intrusion.environment import with_tokens
 from tests.faults.running_stack import DrillSettings, RunningStack, running_stack
 from tests.faults.scorecard import Outcome
+from tests.faults.serving import killed, overload, swaps
 
 MEASURED_S, CALLERS = 2.0, 4  # of the closed loop that measures this machine's capacity
 SHARE = 1 / 3  # of the measured rate is the drills' capacity: other tests may use the cores meanwhile

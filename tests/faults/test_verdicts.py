@@ -11,9 +11,11 @@ import pytest
 from pipeline.output.terminal import Terminal
 from pipeline.params import Params
 from tests.conftest import ROOT
-from tests.faults import drill, intruder, killed, overload, swaps
+from tests.faults import drill
+from tests.faults.intrusion import intruder
 from tests.faults.memory import Sample
 from tests.faults.scorecard import Outcome, Promise
+from tests.faults.serving import killed, overload, swaps
 from tests.faults.timeline import Timeline
 from tests.faults.traffic import Traffic
 

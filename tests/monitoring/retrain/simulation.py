@@ -34,7 +34,7 @@ from pipeline.errors import ToolError
 from pipeline.params import Params, Retrain, load_params
 from serving.release.release_table import UNIQUE_ROLES, CheckLease, add_release, promote, roles
 from state.tables import alerts, decisions, metadata, releases, retrain_steps, retrains, routing
-from tests.faults.history import History, broken
+from tests.faults.retraining.history import History, broken
 
 EVENTS, ROUNDS = 10, 6
 QUICK = {

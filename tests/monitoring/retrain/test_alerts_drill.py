@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pipeline.params import Params
-from tests.faults import alerts
 from tests.faults.timeline import draw
+from tests.faults.watching import alerts
 
 
 def test_nothing_acknowledged_is_lost_and_one_retrain_is_decided_on(params: Params, tools: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
 from state.tables import alerts, decisions
 from tests.databases import running_postgres
-from tests.faults.alert_environment import Environment, lay_out, running_receiver, stop
-from tests.faults.alerts import webhook
 from tests.faults.stack import clean_environment, wait_until
+from tests.faults.watching.alert_environment import Environment, lay_out, running_receiver, stop
+from tests.faults.watching.alerts import webhook
 
 BEFORE, DURING = 1, range(2, 8)
 

@@ -7,9 +7,9 @@ import yaml
 
 from monitoring.retrain.journal import STEPS
 from tests.conftest import ROOT, Project, copy_made
-from tests.faults import retrain
-from tests.faults.kill_points import OVER, POINTS
-from tests.faults.retrain_environment import STAGES
+from tests.faults.retraining import retrain
+from tests.faults.retraining.environment import STAGES
+from tests.faults.retraining.kill_points import OVER, POINTS
 
 
 def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: Path) -> None:

@@ -7,21 +7,30 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from pipeline.errors import InputError
+from pipeline.errors import EvergreenError, InputError, collecting
 from pipeline.learning.param_conflicts import cpu_flags, has_gpu, refuse_conflicts, refuse_precision
 from pipeline.network.base_model import base_folder, matrix_shapes
 from pipeline.params import Params
 
 
-def refused(params: Params, section: str, **changes: Any) -> InputError:
-    changed = params.model_copy(update={section: getattr(params, section).model_copy(update=changes)})
-    with pytest.raises(InputError) as caught:
-        refuse_conflicts(changed, base_folder(params.model), has_gpu=False, cpu_flags=set())
-    return caught.value
+def changed(params: Params, section: str, **changes: Any) -> Params:
+    return params.model_copy(update={section: getattr(params, section).model_copy(update=changes)})
+
+
+def conflicts(params: Params) -> list[EvergreenError]:
+    errors: list[EvergreenError] = []
+    with collecting(errors):
+        refuse_conflicts(params, base_folder(params.model), has_gpu=False, cpu_flags=set())
+    return errors
+
+
+def refused(params: Params, section: str, **changes: Any) -> EvergreenError:
+    (error,) = conflicts(changed(params, section, **changes))
+    return error
 
 
 def test_the_shipped_settings_work_together(params: Params) -> None:
-    refuse_conflicts(params, base_folder(params.model), has_gpu=False, cpu_flags=set())
+    assert conflicts(params) == []
 
 
 @pytest.mark.parametrize(
@@ -43,8 +52,7 @@ def test_a_target_module_that_the_base_lacks(targets: str, near: str, params: Pa
 
 @pytest.mark.parametrize("targets", ["all-linear", "query,value", "attention.output.dense", "query, dense"])
 def test_target_modules_that_the_base_has(targets: str, params: Params) -> None:
-    changed = params.model_copy(update={"model": params.model.model_copy(update={"lora_targets": targets})})
-    refuse_conflicts(changed, base_folder(params.model), has_gpu=False, cpu_flags=set())
+    assert conflicts(changed(params, "model", lora_targets=targets)) == []
 
 
 def test_more_trained_layers_than_the_base_has(params: Params) -> None:
@@ -54,8 +62,8 @@ def test_more_trained_layers_than_the_base_has(params: Params) -> None:
 
 
 def test_every_conflict_is_reported_at_once(params: Params) -> None:
-    error = refused(params, "train", encoder_lr=1e-5, bottom_lr=1e-4, trained_layers=12, precision="fp16")
-    keys = [each.where.removeprefix("params.yaml, train.") for each in error.errors]
+    errors = conflicts(changed(params, "train", encoder_lr=1e-5, bottom_lr=1e-4, trained_layers=12, precision="fp16"))
+    keys = [error.where.removeprefix("params.yaml, train.") for error in errors]
     assert keys == ["precision", "bottom_lr", "trained_layers"]
 
 
@@ -65,12 +73,11 @@ def test_rates_that_fall_through_the_layers(params: Params) -> None:
 
 
 def test_consistency_without_dropout(params: Params) -> None:
-    undropped = params.model_copy(update={"model": params.model.model_copy(update={"dropout": 0.0, "lora_dropout": 0.0})})
+    undropped = changed(params, "model", dropout=0.0, lora_dropout=0.0)
     assert "nearest that works: 0.0 (or: model.dropout: 0.1)" in refused(undropped, "train", consistency=1.0).do
     for dropout in ({"dropout": 0.1}, {"lora_dropout": 0.1}):
-        dropping = undropped.model_copy(update={"model": undropped.model.model_copy(update=dropout)})
-        train = dropping.train.model_copy(update={"consistency": 1.0})
-        refuse_conflicts(dropping.model_copy(update={"train": train}), base_folder(params.model), has_gpu=False, cpu_flags=set())
+        dropping = changed(undropped, "model", **dropout)
+        assert conflicts(changed(dropping, "train", consistency=1.0)) == []
 
 
 def test_matrices_are_those_that_safetensors_reads(params: Params) -> None:

@@ -1,0 +1,1 @@
+"""Measure monitoring, with other drift detectors as controls: `make bench-drift`."""

@@ -1,0 +1,1 @@
+"""Measure serving, with its controls: `make bench-serve`."""

@@ -1,0 +1,1 @@
+"""Tests that hold the pages and the project together."""

@@ -1,0 +1,1 @@
+"""Drills against attackers: hostile requests and poisoned labels."""

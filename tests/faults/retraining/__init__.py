@@ -1,0 +1,1 @@
+"""The drill of retraining: the controller is killed at each point at which it writes."""

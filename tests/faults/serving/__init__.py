@@ -1,0 +1,1 @@
+"""Drills of serving: swaps under load, overload, killed processes."""

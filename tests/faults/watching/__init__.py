@@ -1,0 +1,1 @@
+"""Drills of monitoring: floods of alerts, and processes that are paused or killed."""

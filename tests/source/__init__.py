@@ -1,0 +1,1 @@
+"""Rules for every file that the repository ships."""
