@@ -27,6 +27,16 @@ ChildProcess = subprocess.Popen[Any]
 
 def start_child(command: Sequence[str], *, before_exec: Callable[[], object] = lambda: None, **options: Any) -> ChildProcess:
     """Start a child that gets SIGTERM when this process dies; `before_exec` runs in it first, `options` are those of Popen."""
+    return subprocess.Popen(command, preexec_fn=_following(before_exec), **options)
+
+
+def run_child(command: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[Any]":
+    """Run a child to its end, as `subprocess.run` does; it ends with this process."""
+    return subprocess.run(command, preexec_fn=_following(), check=False, **options)
+
+
+def _following(before_exec: Callable[[], object] = lambda: None) -> Callable[[], None]:
+    """Return what a child of this process does before its program starts."""
     parent = os.getpid()
 
     def follow() -> None:
@@ -35,12 +45,7 @@ def start_child(command: Sequence[str], *, before_exec: Callable[[], object] = l
             os._exit(128 + signal.SIGTERM)
         before_exec()
 
-    return subprocess.Popen(command, preexec_fn=follow, **options)
-
-
-def run_child(command: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[Any]":
-    """Run a child to its end, as `subprocess.run` does; it ends with this process."""
-    return subprocess.run(command, preexec_fn=end_with_parent, check=False, **options)
+    return follow
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
@@ -56,7 +61,7 @@ def end_on_signals(end: Callable[[int], object] = lambda number: sys.exit(128 + 
     """
 
     def ended(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, _ignore)  # SIG_IGN would be inherited by children
+        signal.signal(signal.SIGTERM, lambda *_: None)  # SIG_IGN would be inherited by children
         end(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, ended)
@@ -94,10 +99,6 @@ def _name(pid: int) -> str:
 def _parent_of(pid: int) -> int:
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     return int(stat.rpartition(")")[2].split()[1])
-
-
-def _ignore(_number: int, _frame: object) -> None:
-    pass
 
 
 def kill_after(remaining: Callable[[], list[int]], within_s: float) -> None:

@@ -34,7 +34,7 @@ async def run(
     requests = [encode(text, number) for number, text in enumerate(plan.texts)]
     wire = Wire(resolve(target.url), requests, plan.at_s.tolist(), target.read)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    sender = Sender(wire, load, give_up, on_second or _ignore)
+    sender = Sender(wire, load, give_up, on_second or (lambda *_: None))
     with no_garbage_collection():
         outcomes = await sender.run()
     wrong = None
@@ -86,7 +86,3 @@ def no_garbage_collection() -> Iterator[None]:
         if was_on:
             gc.enable()
         gc.unfreeze()
-
-
-def _ignore(_elapsed_s: float, _sent: int, _ended: int, _failed: int) -> None:
-    pass
