@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from evergreen import comparing, exporting, inspection, labelling, predicting, releasing, retraining, tokens
+from evergreen import comparing, exporting, inspection, labelling, predicting, releasing, retraining, tokens, trial
 from evergreen.checking import check
 from evergreen.doctor import doctor
 from evergreen.inspection import out
@@ -33,6 +33,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for _command in COMMANDS:
     app.command()(_command)
+app.command("try")(trial.run_trial)
 app.add_typer(tokens.app, name="token")
 app.add_typer(labelling.labels, name="labels")
 app.add_typer(labelling.disputes, name="disputes")
@@ -51,7 +52,7 @@ def fetch(
 
     rows = hub.fetch(name, config=config, split=split, revision=revision, out=to)
     out.print(f"{rows} rows → {to}")
-    out.print(f"next: .venv/bin/dvc exp run -S data.source={to}")
+    out.print(f"next: .venv/bin/evergreen try -S data.source={to}")
 
 
 @app.command()
@@ -104,19 +105,22 @@ def ask(
     from pipeline.home import find_home
     from pipeline.output.shares import percent
     from pipeline.params import load_params
-    from pipeline.runtime.classifier import model_digest
+    from pipeline.runtime.model_files import model_digest
     from serving.release.manifest import model_name, repository
-    from serving.release.swap import verified
-    from serving.triton.client import model_parameters, predict_labels, server_settings
-    from serving.triton.server import run_server, with_free_ports
 
-    home, settings = find_home(), server_settings(load_params().serve)
+    home, params = find_home(), load_params()
     version = _champion_version(home)
+    from serving.triton.client import model_parameters, predict_labels, server_settings
+
+    settings = server_settings(params.serve)
     model = model_name(version)
     served = model_parameters(settings, model) or {}
-    if served.get("model_digest") == model_digest(repository(home) / model / "1"):
+    if served and served.get("model_digest") == model_digest(repository(home) / model / "1"):
         answers = predict_labels(settings, model, texts)
     elif start:
+        from serving.release.swap import verified
+        from serving.triton.server import run_server, with_free_ports
+
         _stop_on_signals()
         verified(home, version)
         with run_server(repository(home), [model], with_free_ports(settings), home) as server:

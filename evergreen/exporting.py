@@ -28,7 +28,7 @@ def export(
     """Export a model for others: ONNX, a Hugging Face folder for transformers and peft, label maps and a model card."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from pipeline.runtime.classifier import model_digest
+    from pipeline.runtime.model_files import model_digest
     from pipeline.sharing.hub_folder import is_export, write_folder
     from serving.release.offline import find_package
 

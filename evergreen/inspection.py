@@ -29,7 +29,7 @@ WATCH = {"make watch": "watch its traffic for drift"}
 LOOK = {
     ".venv/bin/evergreen why champion": "show the origin of the champion",
     "make ui": "look at the run in MLflow",
-    ".venv/bin/dvc exp run -S train.epochs=4": "try other params",
+    ".venv/bin/evergreen try -S train.epochs=4": "try other params, up to the scores",
 }
 PROBE_S = 0.2
 DECISIONS_SHOWN = 5

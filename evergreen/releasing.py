@@ -103,8 +103,9 @@ def route(
 
 def _promote(version: int, home: Path, *, force: bool) -> None:
     """Make a version champion; raise `RefusedError` for what speaks against it, unless forced."""
-    from serving.release.publish import release_of, released_version
+    from serving.release.publish import release_of, released_version, require_published
 
+    require_published(home, version)  # before the imports of a swap, which take longer than the question
     champion, release = release_of(home, "champion"), released_version(home, version)
     if champion and release and champion.version != version:
         _insist(_examine_version(release, champion, home), f"version {version}", f"publish {version}", force=force)

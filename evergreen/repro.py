@@ -67,7 +67,7 @@ def stage_timings(lines: Iterable[str], clock: Clock, echo: Callable[[str], None
 def run_step(step: Command, clock: Clock = time.monotonic) -> list[Timing]:
     """Run one command to its end; raise `SystemExit` with its exit code when it fails, and after Ctrl-C."""
     began = clock()
-    is_dvc = step.name == "dvc repro"
+    is_dvc = step.name.startswith("dvc ")
     with start_child(step.command, stdout=subprocess.PIPE if is_dvc else None, text=True) as process:
         output = process.stdout or ()
         try:

@@ -8,16 +8,17 @@ from collections.abc import Iterable
 from datetime import date, datetime
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pipeline.atomic_write import atomic_write
 from pipeline.data.columns import Columns
 from pipeline.errors import InputError
 from pipeline.runtime.text import JOINERS, clean, fold, fold_to_words
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_LABEL_CHARS = 200
 OPTIONAL_COLUMNS = ("time", "source", "target")  # used where they can be, else carried in `meta`
@@ -142,13 +143,19 @@ def _kind(value: Any) -> str:
 
 def write_examples(path: Path, examples: list[Example]) -> None:
     """Write examples as parquet, with `meta` as JSON text."""
+    import pyarrow as pa  # here, because most modules that import this one read no rows
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, pa.string()) for name in _TEXTS])
     rows = [{**e.model_dump(), "meta": json.dumps(e.meta, sort_keys=True, default=str)} for e in examples]
     with atomic_write(path) as part:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), part)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
 
 
-def read_examples(path: Path | pa.BufferReader) -> list[Example]:
+def read_examples(path: "Path | pa.BufferReader") -> list[Example]:
     """Read the examples that `write_examples` wrote."""
+    import pyarrow.parquet as pq
+
     rows = pq.read_table(path).to_pylist()
     return [Example.model_construct(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
 
@@ -191,4 +198,3 @@ def json_values(value: Any) -> Any:
 
 
 _TEXTS = ("id", "text", "label", "target", "group", "time", "source", "meta")
-_SCHEMA = pa.schema([(name, pa.string()) for name in _TEXTS])

@@ -1,6 +1,5 @@
 """Loads an exported model (`model.onnx`, `tokenizer.json`, `model.json`) and predicts labels for texts."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,6 @@ from .outputs import ModelOutputs
 from .pieces import load_tokenizer, to_pieces
 from .sessions import Floats, Session, open_session
 from .text import clean, word_count
-
-MODEL_FILES = ("model.onnx", "tokenizer.json", "model.json")
 
 
 class Classifier:
@@ -43,14 +40,6 @@ class Classifier:
             return self.session(pieces)
         logits, sketch = self.session([[0, 0]])
         return logits[:0], sketch[:0]
-
-
-def model_digest(folder: Path) -> str:
-    """Return the SHA-256 over the model's files: equal digests mean equal predictions."""
-    whole = hashlib.sha256()
-    for name in MODEL_FILES:
-        whole.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    return whole.hexdigest()
 
 
 def softmax(logits: Floats) -> Floats:

@@ -14,7 +14,7 @@ from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.home import close_to_others
-from pipeline.runtime.classifier import MODEL_FILES, model_digest
+from pipeline.runtime.model_files import MODEL_FILES, model_digest
 from pipeline.tracking.descriptions import model_name
 from pipeline.tracking.store import EXPERIMENT
 

@@ -21,7 +21,7 @@ from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError, run_stage
 from pipeline.output.plain_text import print_line
 from pipeline.params import Package, load_params
-from pipeline.runtime.classifier import MODEL_FILES, model_digest
+from pipeline.runtime.model_files import MODEL_FILES, model_digest
 from pipeline.session.golden_answers import read_golden
 from serving.release.manifest import MANIFEST, content_digest, describe_files
 

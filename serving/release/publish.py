@@ -16,7 +16,6 @@ from filelock import FileLock
 
 from pipeline.data.records import write_json
 from pipeline.errors import RefusedError
-from pipeline.tracking import registry as model_registry
 from serving.release.inputs import locked_inputs
 from serving.release.manifest import (
     LINEAGE,
@@ -28,10 +27,21 @@ from serving.release.manifest import (
     read_verified,
     repository,
 )
-from serving.release.release_table import UNIQUE_ROLES, CheckLease, Release, Role, add_release, find_release, roles
+from serving.release.release_table import (
+    UNIQUE_ROLES,
+    CheckLease,
+    Release,
+    Role,
+    add_release,
+    find_release,
+    has_releases,
+    refuse_unpublished,
+    roles,
+    versions,
+)
 from serving.release.signature import is_signed, read_signed, sign
 from serving.release.signing_keys import signing_key, trusted_folder, trusted_keys
-from state.database import open_state
+from state.database import open_state, read_state
 
 
 class Published(NamedTuple):
@@ -58,6 +68,8 @@ def publish(
     `check_lease` raises when the caller has lost its lease: first of all, and again in the transaction that adds the version.
     """
     digest = package_digest(package)
+    from pipeline.tracking import registry as model_registry  # imports MLflow, which takes seconds: refusals do without
+
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / "publish.lock"), open_state(home) as engine, model_registry.registry(home):
         with engine.begin() as connection:
@@ -87,6 +99,8 @@ def restore_registry(name: str, home: Path) -> list[int]:
 
     Without them MLflow would count from 1 again, and a new version would take the number of another.
     """
+    from pipeline.tracking import registry as model_registry
+
     if model_registry.has_registered_model(name):
         return []
     found = {}
@@ -110,15 +124,21 @@ def champion(home: Path) -> Release | None:
 
 
 def release_of(home: Path, role: Role) -> Release | None:
-    """Return the version that has this role."""
-    with open_state(home) as engine, engine.begin() as connection:
-        return find_release(connection, role=role)
+    """Return the version that has this role. Only reads: the schema is not migrated."""
+    with read_state(home) as connection:
+        return find_release(connection, role=role) if connection is not None and has_releases(connection) else None
+
+
+def require_published(home: Path, version: int) -> None:
+    """Raise `InputError` when this version was never published; `swap` asks again, under its lock."""
+    with read_state(home) as connection:
+        refuse_unpublished(version, versions(connection) if connection is not None and has_releases(connection) else {})
 
 
 def released_version(home: Path, version: int) -> Release | None:
-    """Return a published version with its role, whatever that is."""
-    with open_state(home) as engine, engine.begin() as connection:
-        return find_release(connection, version=version)
+    """Return a published version with its role, whatever that is. Only reads, as above."""
+    with read_state(home) as connection:
+        return find_release(connection, version=version) if connection is not None and has_releases(connection) else None
 
 
 def sign_released(folder: Path, release: Release, home: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import sqlalchemy as sa
 
+from pipeline.errors import InputError
 from state.tables import releases, routing
 
 Role = Literal["champion", "challenger", "previous", "retired"]
@@ -71,10 +72,22 @@ def promote(connection: sa.Connection, version: int) -> None:
     _all_to_champion(connection)
 
 
+def has_releases(connection: sa.Connection) -> bool:
+    """Return whether the database has the table already: a state that nobody has written to has none."""
+    return sa.inspect(connection).has_table(releases.name)
+
+
 def versions(connection: sa.Connection) -> dict[int, Role]:
     """Return every version with its role, newest first."""
     rows = connection.execute(sa.select(releases.c.version, releases.c.role).order_by(releases.c.version.desc()))
     return {row.version: row.role for row in rows}
+
+
+def refuse_unpublished(version: int, published: dict[int, Role]) -> None:
+    """Raise `InputError` when the version is not among the published ones."""
+    if version not in published:
+        listed = ", ".join(f"{number} ({role})" for number, role in published.items()) or "none"
+        raise InputError(f"version {version}", f"it was never published; there are: {listed}", "choose one of them")
 
 
 def roles(connection: sa.Connection) -> dict[Role, int]:

@@ -17,11 +17,10 @@ from filelock import FileLock
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Params, Serve
 from pipeline.session.golden_answers import GoldenAnswers, golden_differences, read_golden
-from pipeline.tracking import registry as model_registry
 from serving.processes import Announce
 from serving.release.manifest import MANIFEST, model_name, repository
 from serving.release.publish import sign_released
-from serving.release.release_table import UNIQUE_ROLES, CheckLease, find_release, promote, roles, versions
+from serving.release.release_table import UNIQUE_ROLES, CheckLease, find_release, promote, refuse_unpublished, roles, versions
 from serving.release.routing import Routes, read_routes, set_routing
 from serving.release.signature import read_signed
 from serving.release.signing_keys import trusted_folder, trusted_keys
@@ -80,6 +79,8 @@ def swap(
         announce(f"version {version} is champion; gateways follow within {params.gateway.routing_poll_ms} ms")
         if served:
             unload_unused(serve, home, wanted, 2 * params.gateway.routing_poll_ms / 1000, announce)
+        from pipeline.tracking import registry as model_registry  # imports MLflow, which takes seconds: refusals do without
+
         with model_registry.registry(home):
             for role in UNIQUE_ROLES:
                 model_registry.set_alias(params.publish.name, role, version_by_role.get(role))
@@ -235,10 +236,7 @@ def _golden(folder: Path) -> GoldenAnswers:
 
 def _champion_before(connection: sa.Connection, version: int) -> int | None:
     """Return the current champion; raises `InputError` when the version to promote was never published."""
-    published = versions(connection)
-    if version not in published:
-        listed = ", ".join(f"{number} ({role})" for number, role in published.items()) or "none"
-        raise InputError(f"version {version}", f"it was never published; there are: {listed}", "choose one of them")
+    refuse_unpublished(version, versions(connection))
     return roles(connection).get("champion")
 
 

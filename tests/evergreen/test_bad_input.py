@@ -71,7 +71,7 @@ def test_a_file_is_checked_in_place_of_the_source_and_the_command_to_run_it_is_s
     assert (done.returncode, done.stderr) == (0, "")
     assert "my file.csv: 180 rows, 2 classes of 90 to 90 rows" in done.stdout
     assert "! my file.csv: `dvc exp run` will commit this file to git" in done.stdout
-    assert """next: .venv/bin/dvc exp run -S 'data.source="my file.csv"' -S train.epochs=3""" in done.stdout
+    assert """next: .venv/bin/evergreen try -S 'data.source="my file.csv"' -S train.epochs=3""" in done.stdout
     assert not (project / "artifacts").exists()
 
 

@@ -155,7 +155,7 @@ def test_there_is_no_challenger_to_route_to_at_first(evergreen: Command) -> None
 
 def test_status_names_the_champion_its_scores_and_the_next_commands(evergreen: Command, published: dict[str, str]) -> None:
     output = evergreen("status").output
-    for part in ("version 1", "fine-tuned", "frozen encoder", "make serve", "dvc exp run", published["EVERGREEN_HOME"]):
+    for part in ("version 1", "fine-tuned", "frozen encoder", "make serve", "evergreen try", published["EVERGREEN_HOME"]):
         assert part in output
 
 

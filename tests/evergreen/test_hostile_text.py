@@ -52,7 +52,7 @@ def fetch_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
 def ask_command(text: str, patch: pytest.MonkeyPatch, home: Path) -> None:
     (home / "models/intent-1/1").mkdir(parents=True, exist_ok=True)
     patch.setattr(publish, "champion", lambda _home: Release(1, "digest", "champion"))
-    patch.setattr("pipeline.runtime.classifier.model_digest", lambda _folder: "same")
+    patch.setattr("pipeline.runtime.model_files.model_digest", lambda _folder: "same")
     patch.setattr(client, "model_parameters", lambda *_: {"model_digest": "same"})
     patch.setattr(client, "predict_labels", lambda *_: [(text, 0.5)])
     cli.ask([text], start=False)

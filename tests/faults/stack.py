@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from pipeline.data.records import write_json
 from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
-from pipeline.runtime.classifier import Classifier, model_digest
+from pipeline.runtime.classifier import Classifier
+from pipeline.runtime.model_files import model_digest
 from pipeline.runtime.sessions import open_session
 from pipeline.session.golden_answers import read_golden, write_golden
 from serving.processes.ports import free_port

@@ -110,6 +110,17 @@ def test_an_experiment_runs_what_changed_and_is_listed(copy: Project) -> None:
     assert "sooner" in copy.must("python", "-c", program)
 
 
+def test_a_trial_stops_at_its_scores_beside_the_control_and_the_last_one(copy: Project) -> None:
+    package = (copy / "artifacts/package/manifest.json").read_bytes()
+    output = copy.must("evergreen", "try", "--name", "quick", "-S", "evaluate.seed=12", COLUMNS="120")
+    assert [stage for stage in STAGES if f"Running stage '{stage}'" in output] == ["evaluate"]
+    for part in ("this trial", "the last one made here", "frozen encoder", "right or wrong as before", "make repro"):
+        assert part in output
+    assert ".venv/bin/evergreen try -S evaluate.seed=11" in output
+    assert "quick" in copy.must("dvc", "exp", "list", "--name-only")
+    assert (copy / "artifacts/package/manifest.json").read_bytes() == package
+
+
 def test_push_and_pull_restore_artefacts(copy: Project) -> None:
     copy.must("dvc", "push")
     shutil.rmtree(copy / ".dvc/cache")

@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2
 from pipeline.data.records import write_json
 from pipeline.errors import run_stage
 from pipeline.params import load_params
-from pipeline.runtime.classifier import model_digest
+from pipeline.runtime.model_files import model_digest
 from serving.release.manifest import MANIFEST, UNLISTED, file_digest, package_files, repository
 from serving.release.publish import publish
 

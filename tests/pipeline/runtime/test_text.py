@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.runtime.text import clean, fold, word_count
+from pipeline.runtime.text import clean, fold, fold_to_words, word_count
 
 # letters, marks, joiners, invisible characters and white space, few enough to combine
 TRICKY = st.text(alphabet="aeoAß1.!? \t\r\n\xa0\u0301\u0308\u0323\u200b\u200c\u200d\u202e\ufeff\u00adकि\u2028")
@@ -106,3 +106,10 @@ def test_folding_needs_no_cleaning_first(text: str) -> None:
 @pytest.mark.parametrize(("text", "count"), [("", 1), ("one", 1), ("two  words", 2), ("a\nb\tc", 3)])
 def test_words_are_counted_by_white_space_and_are_at_least_one(text: str, count: int) -> None:
     assert word_count(text) == count
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+def test_texts_in_ascii_fold_as_they_do_beside_other_letters(text: str) -> None:
+    """The first way is a table, the second a loop over characters."""
+    for folding in (fold, fold_to_words):
+        assert f"{folding(f'a{text}')} é" == folding(f"a{text} é")

@@ -21,7 +21,7 @@ from pipeline.metrics import softmax
 from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import load_trained
 from pipeline.params import Serve
-from pipeline.runtime.classifier import model_digest
+from pipeline.runtime.model_files import model_digest
 from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.text import clean
