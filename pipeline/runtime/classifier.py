@@ -27,7 +27,14 @@ class Classifier:
         """Clean and tokenise the texts, run the model and calibrate its probabilities."""
         cleaned = [clean(text) for text in texts]
         pieces = to_pieces(self.tokenizer, cleaned)
-        logits, sketch = self.run(pieces)
+        return self._outputs(cleaned, pieces, *self.run(pieces))
+
+    def calibrated(self, texts: Sequence[str], logits: Floats, sketch: Floats) -> ModelOutputs:
+        """Return what `predict` does, from logits and sketches that were computed for these texts before."""
+        cleaned = [clean(text) for text in texts]
+        return self._outputs(cleaned, to_pieces(self.tokenizer, cleaned), logits, sketch)
+
+    def _outputs(self, cleaned: Sequence[str], pieces: Sequence[list[int]], logits: Floats, sketch: Floats) -> ModelOutputs:
         probabilities = softmax(logits / self.temperature)
         lengths = np.array([len(row) for row in pieces], dtype=np.int32)
         words = np.array([word_count(text) for text in cleaned], dtype=np.float32)

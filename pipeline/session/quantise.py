@@ -22,16 +22,16 @@ DAMPING = 0.01  # of the mean diagonal; keeps the matrix invertible for rare inp
 BLOCK = 64  # inputs whose corrections are applied to the others in one product
 
 
-def quantise(graph: Path, to: Path, pieces: Sequence[list[int]]) -> int:
-    """Write the packed graph with int8 weights fitted to these texts; return the number of quantised layers."""
+def quantise(graph: Path, to: Path, pieces: Sequence[list[int]] | None) -> int:
+    """Write the packed graph with int8 weights fitted to these texts, or just rounded; return the number of quantised layers."""
     model = onnx.load(str(graph))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     linear = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights and "/encoder/" in n.name]
-    moments = second_moments(model, [node.input[0] for node in linear], pieces)
+    moments = second_moments(model, [node.input[0] for node in linear], pieces) if pieces is not None else {}
     restored = []
     for node in linear:
         name, inputs = node.input[1], node.input[0]
-        rounded, scale = rounded_weights(numpy_helper.to_array(weights[name]), moments[inputs])
+        rounded, scale = rounded_weights(numpy_helper.to_array(weights[name]), moments.get(inputs))
         parts: dict[str, NDArray[Any]] = {
             f"{name}.int8": rounded, f"{name}.scale": scale, f"{name}.zero": np.zeros(len(scale), np.int8)
         }  # fmt: skip
@@ -60,9 +60,11 @@ def second_moments(model: onnx.ModelProto, names: Sequence[str], pieces: Sequenc
     return sums
 
 
-def rounded_weights(weight: NDArray[np.float32], moment: Matrix) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def rounded_weights(weight: NDArray[np.float32], moment: Matrix | None) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Round (K, N) weights, given the (K, K) second moment of their inputs; return int8 (K, N) and output scales (N,)."""
     scale = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny).astype(np.float64) / LARGEST
+    if moment is None:
+        return np.round(weight / scale).astype(np.int8), scale.astype(np.float32)
     order = np.argsort(-np.diag(moment))  # largest inputs first: all others can still compensate
     remaining, damped = weight[order].astype(np.float64), moment[np.ix_(order, order)]
     damped[np.diag_indices_from(damped)] += DAMPING * float(np.mean(np.diag(damped))) + np.finfo(float).tiny

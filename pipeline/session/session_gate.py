@@ -13,10 +13,10 @@ from pipeline.cores import available_cores
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Session
 from pipeline.runtime.sessions import SESSIONS
+from pipeline.session.timing import BASELINE, Seconds, speedups_of
 
-BASELINE = "onnxruntime-fp32"
 HELD_OUT_MARGIN = 0.75  # of what a probability may move, on held-out rows: the worst of all traffic was 1.34 times their worst
-Clock = Callable[[], float]
+Check = Callable[[str, bool], "Fidelity"]  # name, with batch effect
 
 
 class Fidelity(NamedTuple):
@@ -52,28 +52,13 @@ class HeldOut(NamedTuple):
     is_test: NDArray[np.bool_]
 
 
-def time_in_turns(calls: dict[str, Callable[[], None]], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Return the seconds of each call per round; a round runs all calls in rotating order, so they share the noise."""
-    names = list(calls)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        first = turn % len(names)
-        for name in [*names[first:], *names[:first]]:
-            start = clock()
-            calls[name]()
-            seconds[name].append(clock() - start)
-    return seconds
-
-
-def measure_candidates(
-    seconds: dict[str, list[float]], texts: int, check: Callable[[str, bool], Fidelity], settings: Session
-) -> dict[str, Measurement]:
+def measure_candidates(seconds: Seconds, texts: int, check: Check, settings: Session) -> dict[str, Measurement]:
     """Compare the answers of candidates with those of fp32, from the fastest down, until the rest are too slow to be chosen.
 
-    `seconds` are those of `time_in_turns` for `texts` texts. `check(name, with_batch_effect)` classifies every held-out row.
-    fp32 itself is the yardstick: its `batch_effect` is needed only when no other candidate passes.
+    `seconds` are those of the rounds that each was timed in, for `texts` texts. `check` classifies every held-out row. fp32
+    itself is the yardstick: its batch effect is needed only when no other candidate passes.
     """
-    speedups = {name: float(np.median(np.divide(seconds[BASELINE], times))) for name, times in seconds.items()}
+    speedups = speedups_of(seconds)
     baseline = check(BASELINE, False)
     fidelity: dict[str, Fidelity | None] = {BASELINE: baseline}
     best = 0.0  # speed-up of the fastest that passed
@@ -84,9 +69,8 @@ def measure_candidates(
             best = max(best, speedups[name])
     if not best and settings.choice in ("auto", BASELINE):
         fidelity[BASELINE] = check(BASELINE, True)
-    return {
-        name: Measurement(texts / float(np.median(seconds[name])), speedup, fidelity[name]) for name, speedup in speedups.items()
-    }
+    spent = {name: float(np.median(rounds, axis=0).sum()) for name, rounds in seconds.items()}  # on all batches
+    return {name: Measurement(texts / spent[name], speedup, fidelity[name]) for name, speedup in speedups.items()}
 
 
 def decide_session(measured: dict[str, Measurement], absent: dict[str, str], settings: Session) -> tuple[str, list[Candidate]]:
@@ -94,8 +78,7 @@ def decide_session(measured: dict[str, Measurement], absent: dict[str, str], set
 
     Raise `RefusedError` when no session passes, or not the one that params name, and `ToolError` for one that cannot run here.
     """
-    baseline = measured[BASELINE].fidelity
-    refused = {name: _refusal(measurement.fidelity, baseline, settings) for name, measurement in measured.items()}
+    refused = refusals(measured, settings)
     if settings.choice in absent:
         raise ToolError(f"session.choice = {settings.choice}", absent[settings.choice], "set session.choice to auto")
     if refused.get(settings.choice):
@@ -108,6 +91,12 @@ def decide_session(measured: dict[str, Measurement], absent: dict[str, str], set
         why = refused[name] or ("" if name == chosen else _why_not_chosen(name, chosen, measured, settings))
         candidates.append(Candidate(name, measurement, verdict, why))
     return chosen, sorted(candidates, key=lambda candidate: list(SESSIONS).index(candidate.name))
+
+
+def refusals(measured: dict[str, Measurement], settings: Session) -> dict[str, str]:
+    """Return why each candidate is refused; "" for the others."""
+    baseline = measured[BASELINE].fidelity
+    return {name: _refusal(measurement.fidelity, baseline, settings) for name, measurement in measured.items()}
 
 
 def _fastest(measured: dict[str, Measurement], refused: dict[str, str], settings: Session) -> str:

@@ -1,4 +1,7 @@
-"""Stage `evaluate`: score the trained model and the frozen control on the same rows, with calibration and intervals."""
+"""Stage `evaluate`: score the trained model and the frozen control on the same rows, with calibration and intervals.
+
+The encoder passes over the held-out rows once. Later stages read its outputs from `held_out.npz`.
+"""
 
 import argparse
 import json
@@ -7,15 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline import charts, metrics
 from pipeline.data.csv_tables import write_csv
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
+from pipeline.held_out_outputs import HeldOutOutputs, save_held_out
 from pipeline.home import find_home
-from pipeline.network.classifier import merge_adapters
-from pipeline.network.frozen_encoder import fit_control, frozen_embeddings
+from pipeline.network.classifier import ExportedModel, merge_adapters, sketch_projection
 from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.output.plain_text import print_line
@@ -26,6 +30,7 @@ from pipeline.tracking.descriptions import percent
 from pipeline.tracking.runs import Run, stage_run
 
 Arrays = NDArray[np.float64]
+OUTPUTS = "held_out.npz"
 
 
 class Evaluation(NamedTuple):
@@ -38,19 +43,24 @@ class Evaluation(NamedTuple):
     predicted: metrics.Indices
     test_logits: Arrays
     classes: list[metrics.ClassScores]
+    held_out: HeldOutOutputs
 
 
-def evaluate(trained: TrainedModel, sides: dict[str, list[Example]], model: Model, settings: Evaluate) -> Evaluation:
-    """Score test and validation rows. Validation rows fit the temperature, training rows fit the control."""
+def evaluate(
+    trained: TrainedModel, sides: dict[str, list[Example]], control_labels: list[str], model: Model, settings: Evaluate
+) -> Evaluation:
+    """Score test and validation rows; validation rows fit the temperature. `control_labels` are of the test rows."""
     labels = trained.labels
     index = {label: i for i, label in enumerate(labels)}
     truth = {side: np.array([index[label] for label in labels_of(rows)], dtype=np.int64) for side, rows in sides.items()}
     texts = {side: [row.text for row in rows] for side, rows in sides.items()}
-    logits = {side: logits_of(trained, texts[side], settings.batch_size) for side in ("val", "test")}
+    held_out = held_out_outputs(trained, [*sides["val"], *sides["test"]], model, settings.batch_size)
+    split_logits = np.split(np.asarray(held_out.logits, dtype=np.float64), [len(sides["val"])])
+    logits = dict(zip(("val", "test"), split_logits, strict=True))
     fitted = metrics.fit_temperature(logits["val"], truth["val"])
     temperature = fitted.value
     predicted = logits["test"].argmax(axis=1)
-    control = frozen_control(texts, truth["train"], model, settings)
+    control = np.array([index[label] for label in control_labels], dtype=np.int64)
     bootstrap = metrics.Bootstrap(len(predicted), settings.bootstrap_resamples, settings.confidence, settings.seed)
     scores = {
         "test": {
@@ -73,7 +83,17 @@ def evaluate(trained: TrainedModel, sides: dict[str, list[Example]], model: Mode
         "classes": {name: {**score._asdict(), "f1": score.f1._asdict()} for name, score in zip(labels, classes, strict=True)},
         "confused_pairs": _confused_pairs(truth["test"], predicted, texts["test"], labels, settings),
     }
-    return Evaluation(scores, report, fitted, truth["test"], predicted, logits["test"], classes)
+    return Evaluation(scores, report, fitted, truth["test"], predicted, logits["test"], classes, held_out)
+
+
+def held_out_outputs(trained: TrainedModel, rows: list[Example], model: Model, batch_size: int) -> HeldOutOutputs:
+    """Return logits and sketches of the rows, computed in fp32 as in the exported model."""
+    exported = ExportedModel(trained.classifier, sketch_projection(trained.classifier.head.weight.shape[1], model))
+    pieces = to_pieces(trained.tokenizer, [row.text for row in rows])
+    embedding = infer_in_batches(trained.classifier.embed, pieces, batch_size=batch_size, precision="fp32")
+    with torch.inference_mode():
+        logits, sketch = exported.outputs(embedding)
+    return HeldOutOutputs(np.array([row.id for row in rows], dtype=np.str_), logits.numpy(), sketch.numpy())
 
 
 def logits_of(trained: TrainedModel, texts: list[str], batch_size: int) -> Arrays:
@@ -86,15 +106,6 @@ def logits_of(trained: TrainedModel, texts: list[str], batch_size: int) -> Array
 def merged(trained: TrainedModel) -> TrainedModel:
     """Merge the adapters, in place: a third less to compute for the same logits within fp32 rounding."""
     return trained._replace(classifier=merge_adapters(trained.classifier))
-
-
-def frozen_control(
-    texts: dict[str, list[str]], train_truth: metrics.Indices, model: Model, settings: Evaluate
-) -> metrics.Indices:
-    """Return the class indices (N,) that logistic regression on frozen embeddings predicts for the test rows."""
-    embeddings = frozen_embeddings([*texts["train"], *texts["test"]], model, settings.batch_size)
-    train, test = np.split(embeddings, [len(train_truth)])
-    return np.asarray(fit_control(train, train_truth, settings.control_c).predict(test), dtype=np.int64)
 
 
 def _label_scores(predicted: metrics.Indices, truth: metrics.Indices, classes: int) -> dict[str, float]:
@@ -150,11 +161,12 @@ def summary(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
-    """Write metrics, report, temperature and `confusion.csv`, which `dvc plots` draws as a confusion matrix."""
+    """Write metrics, report, temperature, outputs and `confusion.csv`, which `dvc plots` draws as a confusion matrix."""
     write_json(folder / "metrics.json", evaluation.metrics)
     write_json(folder / "summary.json", summary(evaluation.metrics))
     write_json(folder / "report.json", evaluation.report)
     write_json(folder / "temperature.json", {"temperature": evaluation.temperature.value, "rows": evaluation.temperature.rows})
+    save_held_out(folder / OUTPUTS, evaluation.held_out)
     rows = [(labels[t], labels[p]) for t, p in zip(evaluation.truth, evaluation.predicted, strict=True)]
     write_csv(folder / "confusion.csv", ("actual", "predicted"), rows)
 
@@ -180,14 +192,16 @@ def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evalua
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--control", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params()
     trained = merged(load_trained(args.model, params.model))  # faster, and what is exported
     sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
+    control_labels = json.loads((args.control / "predicted.json").read_text(encoding="utf-8"))
     with stage_run("evaluate", flatten(params.evaluate, "evaluate"), find_home(), continues=trained.run_id) as run:
-        evaluation = evaluate(trained, sides, params.model, params.evaluate)
+        evaluation = evaluate(trained, sides, control_labels, params.model, params.evaluate)
         write(evaluation, trained.labels, args.out)
         calibrated = metrics.softmax(evaluation.test_logits / evaluation.temperature.value)
         ids, truth = [row.id for row in sides["test"]], labels_of(sides["test"])

@@ -9,7 +9,6 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,17 +57,17 @@ class Exported(NamedTuple):
     packed: dict[str, Any]
 
 
-def export(trained: TrainedModel, to_merge: TextClassifier, params: Params, folder: Path) -> Exported:
+def export(trained: TrainedModel, params: Params, folder: Path) -> Exported:
     """Write `model.onnx` and, where the encoder allows it, `packed.onnx`. Raise `RefusedError` when the parity gate fails.
 
-    `to_merge` is a second copy of the trained classifier: merging changes it in place, and `trained` stays the reference.
+    The reference outputs are computed first, because the adapters of `trained` are then merged in place.
     """
     settings = params.export
     projection = sketch_projection(trained.classifier.head.weight.shape[1], params.model)
-    merged = export_padded(to_merge, projection, folder / PADDED.graph, settings)
     reference = ExportedModel(trained.classifier, projection).eval()
     vocabulary = trained.tokenizer.get_vocab_size()
     samples = parity_samples(reference, settings, vocabulary=vocabulary, longest=params.model.max_pieces)
+    merged = export_padded(trained.classifier, projection, folder / PADDED.graph, settings)
     padded = parity(samples, open_run(folder, PADDED, 0), pad)
     require_parity(padded, settings)
     return Exported(padded, try_packed(merged, samples, folder, settings))
@@ -105,13 +104,24 @@ def _write_onnx(model: nn.Module, feeds: dict[str, Tensor], free: dict[int, str]
         )
 
 
+def parity_shapes(settings: Export, longest: int) -> list[tuple[int, int]]:
+    """Return batch sizes with lengths: each size and each length that the model reads, and the largest batch twice.
+
+    A size or a length that tracing has fixed fails with every partner, so they need not all meet. Many rows get few pieces and
+    the reverse, which costs a tenth of all combinations; the last shape is the largest batch at a middling length.
+    """
+    batches = sorted(integers(settings.parity_batches))
+    lengths = sorted((most for most in integers(settings.parity_lengths) if most <= longest), reverse=True)
+    count = max(len(batches), len(lengths))
+    pairs = [(batches[i % len(batches)], lengths[i % len(lengths)]) for i in range(count)] if lengths else []
+    return list(dict.fromkeys([*pairs, *((batches[-1], most) for most in lengths[(len(lengths) - 1) // 2 :][:1])]))
+
+
 def parity_samples(reference: ExportedModel, settings: Export, *, vocabulary: int, longest: int) -> list[ParitySample]:
-    """Draw random pieces of every batch size x length, rows of different lengths in a batch, and run PyTorch on them once."""
+    """Draw random pieces of every shape, rows of different lengths in a batch, and run PyTorch on them once."""
     rng = np.random.default_rng(0)
     samples = []
-    for batch, most in product(integers(settings.parity_batches), integers(settings.parity_lengths)):
-        if most > longest:
-            continue
+    for batch, most in parity_shapes(settings, longest):
         lengths = (most, *rng.integers(2, most + 1, size=batch - 1))
         rows = [rng.integers(0, vocabulary, size=length).tolist() for length in lengths]
         with torch.inference_mode():
@@ -198,7 +208,7 @@ def main() -> None:
     temperature = json.loads(args.temperature.read_text())["temperature"]
     args.out.mkdir(parents=True, exist_ok=True)
     with stage_run("export", flatten(params.export, "export"), find_home(), continues=trained.run_id) as run:
-        exported = export(trained, load_trained(args.model, params.model).classifier, params, args.out)
+        exported = export(trained, params, args.out)
         origin = trained.origin | {"mlflow_run_id": run.id or trained.run_id}
         write(trained, exported, temperature, params.model, origin, args.out)
         log_parity(run, exported.padded)

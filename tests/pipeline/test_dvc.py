@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Project, copy_made
 
-STAGES = ["ingest", "split", "spread", "train", "evaluate", "reference", "export", "package"]
+STAGES = ["ingest", "split", "spread", "control", "train", "evaluate", "reference", "export", "package"]
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def kill_repro(environment: Environment, retrain: int, stage: str) -> bool:
 STAGES = {  # in an order in which DVC may run them; the drill kills them in it
     **{
         name: f"pipeline.stages.{name}"
-        for name in ("ingest", "split", "spread", "train", "evaluate", "export", "reference", "select_session")
+        for name in ("ingest", "split", "spread", "control", "train", "evaluate", "export", "reference", "select_session")
     },
     "package": "serving.release.model_repository",
 }

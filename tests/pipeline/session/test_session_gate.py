@@ -1,7 +1,6 @@
 """The session gate: sessions that may serve instead of fp32, and reasons for refusals."""
 
 from collections.abc import Sequence
-from itertools import count
 from typing import Any, cast
 
 import numpy as np
@@ -10,16 +9,15 @@ import pytest
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Params, Session
 from pipeline.runtime.outputs import ModelOutputs
+from pipeline.session.candidates import alone_and_batched, batch_sensitivity
 from pipeline.session.session_gate import (
-    BASELINE,
     Fidelity,
     Measurement,
     decide_session,
     format_table,
     measure_candidates,
-    time_in_turns,
 )
-from pipeline.stages.select_session import batch_sensitivity
+from pipeline.session.timing import BASELINE
 
 BF16, INT8 = "packed-openvino-bf16", "packed-openvino-int8"
 FP32 = Measurement(texts_per_s=100, speedup=1.0, fidelity=Fidelity(agreement=1.0, accuracy=0.80, batch_effect=0.0))
@@ -93,10 +91,10 @@ class BatchSensitive:
 def test_a_single_batch_sensitive_text_is_found_among_all(batch: int, among: int, moved: float) -> None:
     """Both the batches that Triton gives and those of all rows count."""
     texts = ["firm"] * 299 + ["swayed"] + ["firm"] * 20
-    predictions = BatchSensitive().predict(texts)
-    predictions.probabilities[299] = BatchSensitive().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
-    sensitivity = batch_sensitivity(cast(Any, (BatchSensitive(), BatchSensitive())), predictions, texts, batch)
-    assert sensitivity == pytest.approx(moved)
+    among_all = BatchSensitive().predict(texts).probabilities
+    among_all[299] = BatchSensitive().predict(["swayed", *["firm"] * (among - 1)]).probabilities[0]
+    alone, batched = alone_and_batched(cast(Any, (BatchSensitive(), BatchSensitive())), texts, batch)
+    assert batch_sensitivity(alone, batched, among_all) == pytest.approx(moved)
 
 
 def test_the_limits_themselves_pass(settings: Session) -> None:
@@ -131,14 +129,6 @@ def test_a_session_that_params_name_serves_if_it_passes(settings: Session) -> No
         verdicts({}, named, absent={BF16: "this CPU has no bfloat16"})
 
 
-def test_each_is_timed_once_a_round_and_another_one_first_each_time() -> None:
-    order: list[str] = []
-    ticks = count()
-    seconds = time_in_turns({name: lambda name=name: order.append(name) for name in "abc"}, 3, lambda: float(next(ticks)))
-    assert order == list("abcbcacab")
-    assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3, "c": [1.0] * 3}
-
-
 class Checks:
     """Answers of candidates, and the order in which they were compared."""
 
@@ -150,7 +140,7 @@ class Checks:
         return self.fidelity.get(name.replace("-", "_"), SAME)
 
 
-SECONDS = {BASELINE: [4.0], "openvino-bf16": [3.9], "packed-onnxruntime-fp32": [2.0], BF16: [1.0], INT8: [0.5]}
+SECONDS = {BASELINE: [[4.0]], "openvino-bf16": [[3.9]], "packed-onnxruntime-fp32": [[2.0]], BF16: [[1.0]], INT8: [[0.5]]}
 
 
 def test_answers_are_compared_from_the_fastest_down_until_the_rest_are_too_slow_to_be_chosen(settings: Session) -> None:
@@ -172,7 +162,7 @@ def test_the_next_fastest_is_compared_when_the_fastest_is_refused(settings: Sess
 
 def test_two_about_equally_fast_are_both_compared(settings: Session) -> None:
     checks = Checks(packed_openvino_bf16=SAME._replace(agreement=1.0))
-    measured = measure_candidates(SECONDS | {BF16: [0.54]}, 8, checks, settings)
+    measured = measure_candidates(SECONDS | {BF16: [[0.54]]}, 8, checks, settings)
     assert [name for name, _ in checks.order] == [BASELINE, INT8, BF16]
     assert decide_session(measured, {}, settings)[0] == BF16
 

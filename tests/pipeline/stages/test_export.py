@@ -16,7 +16,17 @@ from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Export, Params, integers
 from pipeline.runtime.batches import pack, pad
 from pipeline.runtime.sessions import Feeds, open_run
-from pipeline.stages.export import PACKED, PADDED, Parity, ParitySample, parity, parity_samples, require_parity, try_packed
+from pipeline.stages.export import (
+    PACKED,
+    PADDED,
+    Parity,
+    ParitySample,
+    parity,
+    parity_samples,
+    parity_shapes,
+    require_parity,
+    try_packed,
+)
 from tests.conftest import Project
 
 GOOD = Parity(shapes=30, max_abs_logit=1e-6, max_abs_sketch=1e-7, arg_max_equal=True)
@@ -76,12 +86,26 @@ def test_the_written_verdict_passes_the_gate_on_every_shape(made: Project) -> No
     for graph, values in json.loads((made / "artifacts/export/parity.json").read_text()).items():
         stored = Parity(**values)
         require_parity(stored, export)
-        assert stored.shapes == len(integers(export.parity_batches)) * len(integers(export.parity_lengths)), graph
+        assert stored.shapes == len(parity_shapes(export, made.params.model.max_pieces)), graph
+
+
+def test_every_batch_size_and_every_length_is_compared_and_one_large_batch_of_middling_rows(params: Params) -> None:
+    shapes = parity_shapes(params.export, params.model.max_pieces)
+    assert shapes == [(1, 128), (2, 40), (3, 17), (7, 8), (16, 3), (16, 17)]
+    assert sum(batch * most for batch, most in shapes) < 0.12 * sum(
+        batch * most for batch in integers(params.export.parity_batches) for most in integers(params.export.parity_lengths)
+    )
+
+
+def test_more_lengths_than_batch_sizes_are_all_compared(params: Params) -> None:
+    settings = params.export.model_copy(update={"parity_batches": "1 4", "parity_lengths": "2 3 5 8 13"})
+    assert {most for _, most in parity_shapes(settings, 8)} == {2, 3, 5, 8}
+    assert {batch for batch, _ in parity_shapes(settings, 2)} == {1, 4}
 
 
 def test_measuring_again_finds_the_models_equal(trained: TrainedModel, made: Project, settings: Export) -> None:
     measured = compare(trained, made, settings)
-    assert measured.shapes == 4
+    assert measured.shapes == 3
     assert measured.arg_max_equal
     assert measured.max_abs_logit < 1e-4
     assert measured.max_abs_sketch < 1e-5

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.data.records import Example, labels_of, read_examples
+from pipeline.errors import InputError
+from pipeline.held_out_outputs import HeldOutOutputs, load_held_out
 from pipeline.params import Reference as ReferenceSettings
 from pipeline.reference_profile import Reference, load_corrupted, load_reference
 from pipeline.runtime.classifier import Classifier
@@ -18,6 +20,16 @@ CORRUPTION = {"mistyped": 0.2, "kept_words": 0.3}
 @pytest.fixture(scope="module")
 def classifier(made: Project) -> Classifier:
     return Classifier(made / "artifacts/export")
+
+
+@pytest.fixture(scope="module")
+def rows(sides: dict[str, list[Example]]) -> list[Example]:
+    return sides["test"][-40:]
+
+
+@pytest.fixture(scope="module")
+def outputs(made: Project, rows: list[Example]) -> HeldOutOutputs:
+    return load_held_out(made / "artifacts/evaluation/held_out.npz", [row.id for row in rows])
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +82,21 @@ def test_correct_means_that_the_likeliest_label_is_the_true_one(stored: Referenc
     assert stored.correct.tolist() == [a == b for a, b in zip(predicted, labels_of(sides["test"]), strict=True)]
 
 
+def test_outputs_computed_by_the_evaluation_are_those_of_the_exported_model(
+    stored: Reference, sides: dict[str, list[Example]], classifier: Classifier
+) -> None:
+    exported = classifier.predict([row.text for row in sides["test"]])
+    assert np.abs(stored.probabilities - exported.probabilities).max() < 1e-4
+    assert np.abs(stored.sketch.astype(np.float32) - exported.sketch.astype(np.float32)).max() < 2e-3  # one step of fp16
+    assert stored.pieces.tolist() == exported.pieces.tolist()
+
+
+def test_outputs_of_other_rows_are_refused(made: Project, sides: dict[str, list[Example]]) -> None:
+    ids = [row.id for row in sides["test"]]
+    with pytest.raises(InputError, match="other rows"):
+        load_held_out(made / "artifacts/evaluation/held_out.npz", ids[::-1])
+
+
 def test_lengths_are_those_of_the_texts(stored: Reference, sides: dict[str, list[Example]], classifier: Classifier) -> None:
     for i, row in enumerate(sides["test"][:20]):
         pieces = len(classifier.tokenizer.encode(row.text).ids)
@@ -91,18 +118,18 @@ def test_the_halves_follow_the_share(stored: Reference, made: Project) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.8])
-def test_another_share_cuts_elsewhere(share: float, classifier: Classifier, sides: dict[str, list[Example]]) -> None:
+def test_another_share_cuts_elsewhere(share: float, classifier: Classifier, rows: list[Example], outputs: HeldOutOutputs) -> None:
     settings = ReferenceSettings(calibrate_share=share, seed=1, **CORRUPTION)
-    pair = reference(classifier, sides["test"][:40], settings)
+    pair = reference(classifier, rows, outputs, settings)
     assert int(pair.original.calibrate.sum()) == round(40 * share)
 
 
-def test_the_cut_follows_the_seed_and_not_the_order_of_rows(classifier: Classifier, sides: dict[str, list[Example]]) -> None:
-    rows = sides["test"][:40]
-
+def test_the_cut_follows_the_seed_and_not_the_order_of_rows(
+    classifier: Classifier, rows: list[Example], outputs: HeldOutOutputs
+) -> None:
     def cut(seed: int) -> list[bool]:
         settings = ReferenceSettings(calibrate_share=0.5, seed=seed, **CORRUPTION)
-        return reference(classifier, rows, settings).original.calibrate.tolist()
+        return reference(classifier, rows, outputs, settings).original.calibrate.tolist()
 
     first = cut(1)
     assert first == cut(1)

@@ -9,12 +9,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pipeline.data.records import labels_of, read_examples
+from pipeline.data.records import read_examples
 from pipeline.errors import ToolError
-from pipeline.network.trained_model import load_trained
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import in_padded_batches
-from pipeline.stages.evaluate import frozen_control
+from pipeline.stages.control import control
 from serving.release.frameworks import SESSIONS, framework_names, package_framework
 from serving.release.model_repository import BACKEND_SOURCE
 from serving.triton import client as triton
@@ -83,13 +82,9 @@ def test_pytorch_answers_as_onnx_does(server: triton_server.Server) -> None:
 
 
 def test_the_control_gives_the_same_answers_in_triton_as_in_the_evaluation(made: Project, server: triton_server.Server) -> None:
-    sides = {side: read_examples(made / f"artifacts/split/{side}.parquet") for side in ("train", "test")}
-    trained = load_trained(made / "artifacts/model", made.params.model)
-    truth = np.array([trained.labels.index(label) for label in labels_of(sides["train"])])
-    texts = {side: [row.text for row in rows] for side, rows in sides.items()}
-    evaluated = frozen_control(texts, truth, made.params.model, made.params.evaluate)
-    served = triton.predict_labels(server.serve, NAMES["control"], texts["test"])
-    assert [label for label, _ in served] == [trained.labels[i] for i in evaluated]
+    train, test = (read_examples(made / f"artifacts/split/{side}.parquet") for side in ("train", "test"))
+    served = triton.predict_labels(server.serve, NAMES["control"], [row.text for row in test])
+    assert [label for label, _ in served] == control(train, test, made.params.model, made.params.evaluate)
 
 
 def test_a_broken_model_is_an_error_and_does_not_stop_others(made: Project, server: triton_server.Server) -> None:
