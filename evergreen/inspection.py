@@ -184,9 +184,7 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
     """Print what runs, waiting jobs and the running retrain; return the names of the processes that answer."""
     import sqlalchemy as sa
 
-    from monitoring.retrain.clock import read_clock
     from monitoring.retrain.history.sources import format_time
-    from monitoring.retrain.journal import describe_running
     from serving.processes.addresses import reach_host
     from state.tables import jobs, retrains
 
@@ -212,6 +210,9 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
     if waiting := sources.rows(counted, jobs):
         out.print("jobs: " + ", ".join(f"{row['count']} {row['status']}" for row in waiting))
     for row in sources.rows(sa.select(retrains).where(retrains.c.state == "running"), retrains):
+        from monitoring.retrain.clock import read_clock
+        from monitoring.retrain.journal import describe_running  # imports numpy and pyarrow, and most of the time nothing runs
+
         out.print(f"retrain {row['id']}, begun {format_time(row['began_wall'])}: {describe_running(row, read_clock())}")
     return {name for name, is_up in up.items() if is_up}
 
