@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.data.columns import Row
-from pipeline.data.text_lines import read_head, too_large, too_many_rows
+from pipeline.data.text_lines import read_head, too_large
 from pipeline.errors import InputError
 from pipeline.params import Data
 
@@ -66,3 +66,9 @@ def _unpacked_bytes(array: pa.Array) -> int:
         children = (array.keys, array.items) if isinstance(array, pa.MapArray) else (array.flatten(),)
         return sum(_unpacked_bytes(child) for child in children) + len(array)
     return int(array.nbytes)
+
+
+def too_many_rows(path: Path, measured: str, data: Data) -> InputError:
+    """Return the error for a file of more than `data.max_rows` rows."""
+    what = f"it has {measured}, data.max_rows is {data.max_rows}"
+    return InputError(str(path), what, "use a part of it, or raise data.max_rows")

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.data.columns import Row
+from pipeline.data.parquet_rows import read_parquet, too_many_rows
 from pipeline.data.table_rows import DELIMITERS, read_table
-from pipeline.data.text_lines import COMPRESSIONS, count_lines, text_lines, too_many_rows
+from pipeline.data.text_lines import COMPRESSIONS, count_lines, text_lines
 from pipeline.errors import EvergreenError, InputError
 from pipeline.params import Data
 
@@ -30,8 +31,6 @@ def read_rows(path: Path, data: Data) -> Iterator[Row]:
     """Yield the rows of a file; raises `InputError` for a fault of the whole file (missing, wrong encoding, oversized row)."""
     suffix = _suffix(path)
     if suffix == ".parquet":
-        from pipeline.data.parquet_rows import read_parquet  # imports pyarrow, which other files do without
-
         yield from read_parquet(path, data)
     elif suffix == ".jsonl":
         yield from _read_jsonl(path, data)

@@ -164,12 +164,6 @@ def too_large(path: Path, size: int, data: Data) -> InputError:
     )
 
 
-def too_many_rows(path: Path, measured: str, data: Data) -> InputError:
-    """Return the error for a file of more than `data.max_rows` rows."""
-    what = f"it has {measured}, data.max_rows is {data.max_rows}"
-    return InputError(str(path), what, "use a part of it, or raise data.max_rows")
-
-
 def _not_utf8(path: Path, lines: list[tuple[int, str]]) -> tuple[str, str, str]:
     """Return the place of lines that are not UTF-8, the byte that begins the first fault, and what to do."""
     number, line = lines[0]
