@@ -20,7 +20,7 @@ STAGE = "evaluate"  # the last stage of a trial
 LEVEL = 0.05  # of the test against the last trial
 
 
-class Scores(NamedTuple):
+class TrialScores(NamedTuple):
     """The scores of an evaluation, and the label of each test row with its prediction."""
 
     metrics: dict[str, dict[str, float]]
@@ -51,7 +51,7 @@ def run_trial(
         out.print(f"  {command:<45} {reason}")
 
 
-def read_scores(folder: Path) -> Scores | None:
+def read_scores(folder: Path) -> TrialScores | None:
     """Return the scores of the last evaluation, None before the first."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -59,10 +59,10 @@ def read_scores(folder: Path) -> Scores | None:
             rows = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
     except FileNotFoundError:
         return None
-    return Scores(metrics, rows)
+    return TrialScores(metrics, rows)
 
 
-def scores_table(after: Scores, before: Scores | None) -> Table:
+def scores_table(after: TrialScores, before: TrialScores | None) -> Table:
     """Return accuracy and macro-F1 of this trial, of the last one and of the control."""
     scores = {"this trial": after.metrics["test"]}
     if before:
@@ -74,7 +74,7 @@ def scores_table(after: Scores, before: Scores | None) -> Table:
     return shown
 
 
-def comparison(before: Scores, after: Scores) -> str:
+def comparison(before: TrialScores, after: TrialScores) -> str:
     """Say in one line whether the trial is better than the last one, by McNemar's test on the same test rows."""
     if [actual for actual, _ in before.rows] != [actual for actual, _ in after.rows]:
         return "the last one had other test rows, so the two cannot be compared row by row"

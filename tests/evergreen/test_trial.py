@@ -9,20 +9,20 @@ from typer.testing import CliRunner
 
 from evergreen import repro, trial
 from evergreen.cli import app
-from evergreen.trial import Scores, comparison, next_steps, scores_table
+from evergreen.trial import TrialScores, comparison, next_steps, scores_table
 from pipeline.output.terminal import Terminal
 from pipeline.params import Params
 
 LABELS = ["a"] * 10 + ["b"] * 10
 
 
-def scores(predicted: list[str], actual: list[str] = LABELS) -> Scores:
+def scores(predicted: list[str], actual: list[str] = LABELS) -> TrialScores:
     right = sum(a == p for a, p in zip(actual, predicted, strict=True)) / len(actual)
     metrics = {"test": {"accuracy": right, "f1_macro": right}, "control": {"accuracy": 0.5, "f1_macro": 0.25}}
-    return Scores(metrics, list(zip(actual, predicted, strict=True)))
+    return TrialScores(metrics, list(zip(actual, predicted, strict=True)))
 
 
-def write(folder: Path, scored: Scores) -> None:
+def write(folder: Path, scored: TrialScores) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(scored.metrics))
     with (folder / "confusion.csv").open("w", newline="") as file:
