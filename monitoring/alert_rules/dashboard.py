@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from monitoring.alert_rules.panels import Panel, PanelRow, dashboard_rows
+from monitoring.alert_rules.queries import FIRING
 from pipeline.params import Params
 
 UID, TITLE = "evergreen", "Evergreen"
@@ -34,12 +35,11 @@ def render_dashboard(params: Params) -> str:
 
 def alert_annotations() -> dict[str, Any]:
     """Mark every firing alert on all panels."""
-    query = 'ALERTS{alertstate="firing",severity!="none"}'
     return {
         "name": "alerts",
         "datasource": SOURCE,
         "enable": True,
-        "expr": query,
+        "expr": FIRING,
         "iconColor": "red",
         "titleFormat": "{{alertname}}",
         "textFormat": "{{signal}} {{version}}",

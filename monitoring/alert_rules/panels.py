@@ -2,6 +2,16 @@
 
 from typing import NamedTuple
 
+from monitoring.alert_rules.queries import (
+    CHAMPION,
+    ESTIMATED,
+    EVIDENCE,
+    FIRING,
+    LABELLED,
+    REFERENCE,
+    latency_quantile,
+    predictions_per_second,
+)
 from monitoring.alert_rules.serving import share_failed, share_slow
 from pipeline.params import Params
 
@@ -45,7 +55,7 @@ def overview(params: Params) -> list[Panel]:
     p99 = 'histogram_quantile(0.99, sum by (le) (rate(evergreen_request_seconds_bucket{route="/v1/predict"}[5m])))'
     return [
         Panel("Watched version", "none", {"": "max(evergreen_monitored_version)"}, 4, "stat"),
-        Panel("Firing alerts", "none", {"": 'count(ALERTS{alertstate="firing",severity!="none"}) or vector(0)'}, 4, "stat"),
+        Panel("Firing alerts", "none", {"": f"count({FIRING}) or vector(0)"}, 4, "stat"),
         Panel("P99, 5 min", "s", {"": p99}, 4, "stat", params.alerts.latency_limit_ms / 1000),
         Panel(
             "Failed requests, 5 min",
@@ -63,9 +73,8 @@ def overview(params: Params) -> list[Panel]:
 def drift(_params: Params) -> list[Panel]:
     """Return panels of the evidence, then of its size."""
     legend = "{{signal}} v{{version}}"
-    margin = "evergreen_drift_log_e / on (signal) group_left () evergreen_drift_log_e_threshold"
     return [
-        Panel("Evidence: log e-value over its threshold (1 is an alarm)", "none", {legend: margin}, 12, limit=1),
+        Panel("Evidence: log e-value over its threshold (1 is an alarm)", "none", {legend: EVIDENCE}, 12, limit=1),
         Panel("Effect size", "none", {legend: "evergreen_drift_effect_size"}, 12),
         Panel(
             "Statistic over its threshold, in the last full window (1 is an alarm)",
@@ -94,11 +103,11 @@ def drift(_params: Params) -> list[Panel]:
 
 def accuracy(params: Params) -> list[Panel]:
     """Return panels of estimated and labelled accuracy against the reference."""
-    reference = {"reference v{{version}}": "evergreen_accuracy_reference_ratio"}
+    reference = {"reference v{{version}}": REFERENCE}
     bounds = "{{bound}} v{{version}}"
     return [
-        Panel("Estimated without labels", "percentunit", {bounds: "evergreen_accuracy_estimate_ratio", **reference}),
-        Panel("By feedback", "percentunit", {bounds: "evergreen_accuracy_labelled_ratio", **reference}),
+        Panel("Estimated without labels", "percentunit", {bounds: ESTIMATED, **reference}),
+        Panel("By feedback", "percentunit", {bounds: LABELLED, **reference}),
         Panel("Evidence of harm: log e-value", "none", {"v{{version}}": "evergreen_harm_log_e"}, 4),
         Panel("Labels", "none", {"v{{version}}": "evergreen_accuracy_labels"}, 4),
     ]
@@ -106,19 +115,18 @@ def accuracy(params: Params) -> list[Panel]:
 
 def serving(params: Params) -> list[Panel]:
     """Return panels of what callers notice, and of the queue."""
-    quantile = "histogram_quantile({}, sum by (version, le) (rate(evergreen_prediction_seconds_bucket[{}])))"
     limit = params.alerts.latency_limit_ms / 1000
     tolerated = {"tolerated": f"vector({1 - params.alerts.latency_share:.4g})"}
     return [
         Panel(
             "Predictions per second",
             "reqps",
-            {"v{{version}} {{role}}": f"sum by (version, role) (rate(evergreen_predictions_total[{PERIOD}]))"},
+            {"v{{version}} {{role}}": predictions_per_second(PERIOD)},
         ),
         Panel(
             "Latency by version",
             "s",
-            {f"P{100 * q:g} v{{{{version}}}}": quantile.format(q, PERIOD) for q in (0.5, 0.99)},
+            {f"P{100 * q:g} v{{{{version}}}}": latency_quantile(q, PERIOD, ("version",)) for q in (0.5, 0.99)},
             limit=limit,
         ),
         Panel("Requests slower than the limit", "percentunit", {"5 min": share_slow("5m", params.alerts), **tolerated}),
@@ -149,7 +157,7 @@ def serving(params: Params) -> list[Panel]:
 def release() -> dict[str, str]:
     """Return the queries of the routing that the gateways follow."""
     return {
-        "champion": "max(evergreen_champion_version)",
+        "champion": CHAMPION,
         "challenger's share": "max(evergreen_challenger_weight_ratio)",
         "Triton ready": "min(evergreen_triton_ready)",
     }

@@ -76,8 +76,13 @@ def share_slow(window: str, alerts: Alerts) -> str:
 
 def share_failed(window: str, _alerts: Alerts) -> str:
     """Return the query for the share of requests that ended with 5xx, which includes refusals with 503."""
-    failed = f'sum (rate(evergreen_requests_total{{{PREDICT},code=~"5.."}}[{window}]))'
-    return f"({failed} / sum (rate(evergreen_requests_total{{{PREDICT}}}[{window}])))"
+    return share_with_code("5..", window)
+
+
+def share_with_code(code: str, window: str) -> str:
+    """Return the query for the share of requests that ended with a code of this pattern."""
+    matches = f'sum (rate(evergreen_requests_total{{{PREDICT},code=~"{code}"}}[{window}]))'
+    return f"({matches} / sum (rate(evergreen_requests_total{{{PREDICT}}}[{window}])))"
 
 
 def burn_condition(share: ShareQuery, limit: float, long: str, short: str, alerts: Alerts) -> str:

@@ -1,0 +1,19 @@
+"""Queries that several readers of Prometheus share: the Grafana dashboard and the console."""
+
+from collections.abc import Sequence
+
+ESTIMATED, LABELLED = "evergreen_accuracy_estimate_ratio", "evergreen_accuracy_labelled_ratio"
+REFERENCE = "evergreen_accuracy_reference_ratio"
+EVIDENCE = "evergreen_drift_log_e / on (signal) group_left () evergreen_drift_log_e_threshold"  # 1 is an alarm
+CHAMPION = "max(evergreen_champion_version)"
+FIRING = 'ALERTS{alertstate="firing",severity!="none"}'
+
+
+def predictions_per_second(period: str) -> str:
+    """Return the rate of predictions by version and role."""
+    return f"sum by (version, role) (rate(evergreen_predictions_total[{period}]))"
+
+
+def latency_quantile(q: float, period: str, by: Sequence[str] = ()) -> str:
+    """Return a quantile of the time from request to answer, in seconds."""
+    return f"histogram_quantile({q}, sum by ({', '.join((*by, 'le'))}) (rate(evergreen_prediction_seconds_bucket[{period}])))"
