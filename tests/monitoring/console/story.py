@@ -164,8 +164,8 @@ def decision_rows(*, hostile: bool = False) -> list[dict[str, Any]]:
         rows.append(
             {
                 "fingerprint": name.lower(), "starts_at": at - 60, "alertname": name, "version": 1, "is_over": True,
-                "verdict": verdict, "reason": reason, "at": at, "received_wall": at - 50, "received_mono": 0.0, "received_boot": "b",
-                "facts": "{}", "retrain_id": retrain,
+                "verdict": verdict, "reason": reason, "at": at, "received_wall": at - 50, "received_mono": 0.0,
+                "received_boot": "b", "facts": "{}", "retrain_id": retrain,
             }
         )  # fmt: skip
     return rows

@@ -1,0 +1,99 @@
+"""The counts of the prediction log: each row once, whatever the order in which segments come, and the same after a restart."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monitoring.console.live.counts import PredictionCounts, count_segment, quantile_s
+from serving.gateway.metrics import SECONDS
+from serving.prediction import Prediction
+from serving.prediction_log.segments import encode_segment
+from tests.monitoring.console.story import HOUR, NOW, STEP_S, tell
+
+DAY = 24 * HOUR
+
+
+def row(at: float, version: int = 1, role: str = "champion", label: str = "refund", latency_ms: float = 12.0) -> Prediction:
+    return Prediction(at, "r", "i", None, "t", None, 3, 1.0, version, role, label, 0.9, None, b"", b"", latency_ms, False)  # type: ignore[arg-type]
+
+
+def write(home: Path, rows: list[Prediction], session: str = "s") -> Path:
+    """Write rows as one segment."""
+    segment = encode_segment(rows, "keep", session, 0, 0)
+    path = home / "predictions" / segment.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(segment.data)
+    return path
+
+
+def counts(home: Path, clock: Callable[[], float] = lambda: NOW) -> PredictionCounts:
+    return PredictionCounts(str(home / "predictions"), home / "counts", DAY, clock)
+
+
+def total(counted: PredictionCounts, seconds: float, step_s: int) -> int:
+    """Bring the counts up to date and return the number of predictions in the range."""
+    counted.update(seconds, 60.0)
+    binned, coverage = counted.read(NOW - seconds, step_s)
+    assert coverage.is_complete, coverage
+    return sum(binned.predictions.values())
+
+
+@pytest.mark.parametrize("step_s", [30, 180, 600, 3600])
+def test_each_prediction_is_counted_once_at_every_resolution(step_s: int, tmp_path: Path) -> None:
+    tell(tmp_path)
+    logged = int(5.7 * HOUR / STEP_S)  # six hours without the time in which the gateway was away
+    counted = counts(tmp_path)
+    assert abs(total(counted, 6 * HOUR, step_s) - logged) <= 2
+    assert total(counted, 6 * HOUR, step_s) == total(counts(tmp_path), 6 * HOUR, step_s)  # again, and after a restart
+
+
+def test_a_new_segment_is_counted_when_it_comes(tmp_path: Path) -> None:
+    write(tmp_path, [row(NOW - 100)])
+    counted = counts(tmp_path)
+    assert total(counted, HOUR, 30) == 1
+    write(tmp_path, [row(NOW - 90), row(NOW - 3000)], "another gateway")
+    assert total(counted, HOUR, 30) == 3
+
+
+def test_counts_of_an_old_day_outlive_its_segments(tmp_path: Path) -> None:
+    old = write(tmp_path, [row(NOW - 5 * DAY + 60 * number, label="Füße 🎈") for number in range(10)])
+    assert total(counts(tmp_path), 7 * DAY, 3600) == 10
+    old.unlink()
+    assert total(counts(tmp_path), 7 * DAY, 3600) == 10
+    (kept,) = (tmp_path / "counts").iterdir()
+    kept.write_bytes(b"damaged")
+    assert total(counts(tmp_path), 7 * DAY, 3600) == 0
+
+
+def test_a_damaged_segment_loses_no_other(tmp_path: Path) -> None:
+    write(tmp_path, [row(NOW - 100)]).with_name(f"x-{int(NOW * 1000):013d}.parquet").write_bytes(b"PAR1 no segment")
+    assert total(counts(tmp_path), HOUR, 30) == 1
+
+
+def test_a_log_that_cannot_be_read_is_a_fault_and_no_empty_log(tmp_path: Path) -> None:
+    counted = PredictionCounts("nosuchstore://bucket/log", tmp_path / "counts", DAY, lambda: NOW)
+    counted.update(HOUR, 60.0)
+    _, coverage = counted.read(NOW - HOUR, 30)
+    assert "cannot be read" in coverage.fault
+    assert not coverage.is_complete
+
+
+def test_shadow_copies_have_no_latency_that_callers_noticed() -> None:
+    rows = [row(NOW, latency_ms=9.0), row(NOW, 2, "shadow", latency_ms=900.0)]
+    counted = count_segment(encode_segment(rows, "keep", "s", 0, 0).data)
+    (buckets,) = counted.latencies.values()
+    assert sum(buckets) == 1
+    assert {(key.version, key.role) for key in counted.predictions} == {(1, "champion"), (2, "shadow")}
+
+
+def test_quantiles_are_within_a_bucket_of_the_truth() -> None:
+    seconds = np.random.default_rng(1).lognormal(-4, 0.7, 2000)
+    buckets = np.bincount(np.searchsorted(SECONDS, seconds), minlength=len(SECONDS) + 1).tolist()
+    for q in (0.5, 0.99):
+        found, truth = quantile_s(buckets, q), float(np.quantile(seconds, q))
+        index = int(np.searchsorted(SECONDS, truth))
+        assert found is not None
+        assert SECONDS[index - 1] <= found <= SECONDS[index]
+    assert quantile_s([0] * len(buckets), 0.5) is None

@@ -1,0 +1,201 @@
+"""The page Live over HTTP: what it shows from which source, and what it says when a source is away."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from pipeline.params import Params
+from tests.monitoring.console.recorded_prometheus import Samples, recorded_prometheus
+from tests.monitoring.console.running_console import running_console
+from tests.monitoring.console.story import HOSTILE, HOUR, NOW, PROMOTED, tell
+
+CHARTS = ("traffic", "latency", "errors", "drift", "accuracy", "labels", "versions")
+
+
+@pytest.fixture(scope="module")
+def url(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a console over the story; no Prometheus answers."""
+    home = tmp_path_factory.mktemp("story")
+    tell(home, hostile=True)
+    with running_console(params, home) as url:
+        yield url
+
+
+def page(url: str, path: str = "/live?range=6h") -> str:
+    response = requests.get(f"{url}{path}", timeout=60)
+    response.raise_for_status()
+    return response.text
+
+
+def section(text: str, chart: str) -> str:
+    """Return the section of a chart."""
+    return text[text.index(f'aria-labelledby="title-{chart}"') :].split("</section>")[0]
+
+
+def cells(text: str, chart: str) -> list[list[str]]:
+    """Return the cells of a chart's table, newest first, without the time."""
+    rows = re.findall(r'<tr><th scope="row">.*?</tr>', section(text, chart), flags=re.DOTALL)
+    return [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows]
+
+
+def test_without_prometheus_the_charts_show_what_is_stored_and_say_so(url: str) -> None:
+    text = page(url)
+    assert "Prometheus is away: the charts show what is stored." in text
+    assert '<code class="command" tabindex="0">make watch</code>' in text
+    sources = {chart: re.findall(r"from (the [a-z ]+)</span>", section(text, chart)) for chart in CHARTS}
+    log, database = ["the prediction log"], ["the state database"]
+    assert sources == {
+        "traffic": log, "latency": log, "errors": [], "drift": database, "accuracy": database, "labels": log, "versions": log,
+    }  # fmt: skip
+    assert "Only Prometheus knows this, and it has no values for this time" in section(text, "errors")
+    assert "<svg" not in section(text, "errors")
+
+
+def test_the_tables_hold_the_values_of_the_story(url: str) -> None:
+    text = page(url)
+    assert cells(text, "traffic")[0] == ["0.1/s", "0/s to 0.1/s"]
+    assert cells(text, "versions")[0] == ["0.0%", "100.0%"]  # version 1 has more in all
+    meaning = [float(row[0]) for row in cells(text, "drift")]
+    assert max(meaning) > 1.3 and meaning[0] < 0.3
+    newest = cells(text, "accuracy")
+    assert ["90.5 %", "87.5 % to 93 %"] in [row[:2] for row in newest]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "EvergreenDrift: retrain started, because accuracy has fallen",
+        "EvergreenWindowDrift: no retrain, the alert ended first",
+        "retrain 1 made version 2, from",
+        "the gate passed the model of retrain 1",
+        "version 2 published",
+        "version 2 promoted in place of version 1",
+        "EvergreenDrift, from",
+        "EvergreenQueueFull, from",
+    ],
+)
+def test_alerts_decisions_and_versions_are_on_the_time_axis_with_links(what: str, url: str) -> None:
+    lanes = section(page(url), "happened")
+    assert re.search(rf'<a href="/live/why\?name=[^"]+" aria-label="{re.escape(what)}', lanes), what
+    assert lanes.count(what) >= 2  # and in the table
+
+
+def test_an_alert_that_still_fires_has_no_end(url: str) -> None:
+    lanes = section(page(url), "happened")
+    assert re.search(r"EvergreenQueueFull, from [^\"]* until now", lanes)
+    assert lanes.count('class="span alert open"') == 1
+
+
+@pytest.mark.parametrize("key", ["1h", "6h", "1d", "7d", "30d", "90d", "nonsense", "<script>"])
+def test_every_range_is_shown_and_linked(key: str, url: str) -> None:
+    text = page(url, f"/live?range={requests.utils.quote(key)}")
+    assert text.count('href="/live?range=') == 6
+    assert text.count('aria-current="true"') == 1
+    assert "predictions per second" in text and "<svg" in section(text, "traffic")
+
+
+def test_the_details_behind_an_alert_and_a_version_are_those_of_why(url: str) -> None:
+    drift = page(url, "/live/why?name=evergreendrift")
+    assert "started: harm" in drift and "gate, attempt 1: done" in drift
+    assert "version" in page(url, "/live/why?name=2")
+    assert "give one of these:" in page(url, "/live/why?name=nothing")
+
+
+def test_nothing_from_outside_is_markup(url: str) -> None:
+    for path in ("/live?range=6h", f"/live/why?name={requests.utils.quote(HOSTILE)}"):
+        text = page(url, path)
+        assert "<img" not in text and "\u202e" not in text
+        assert "&lt;img src=x onerror=alert(1)&gt;" in text
+
+
+def test_a_home_without_anything_says_so_and_draws_nothing(params: Params, tmp_path: Path) -> None:
+    with running_console(params, tmp_path) as url:
+        text = page(url, "/live")
+    assert "<svg" not in text
+    assert text.count("No predictions in this time.") == 4
+    assert "No alert, no decision and no new version in this time." in text
+
+
+def test_a_database_that_cannot_be_read_leaves_the_rest(params: Params, tmp_path: Path) -> None:
+    tell(tmp_path)
+    (tmp_path / "state.db").write_bytes(b"no database" * 1000)
+    with running_console(params, tmp_path) as url:
+        text = page(url)
+    assert "The state database is away" in text and ".venv/bin/evergreen doctor" in text
+    assert "<svg" in section(text, "traffic") and "<svg" in section(text, "labels")
+
+
+def gauge(value: float, start: float, end: float, step_s: float = 60.0) -> list[tuple[float, float]]:
+    return [(start + number * step_s, value) for number in range(int((end - start) / step_s) + 1)]
+
+
+def counter(rate: float, start: float, end: float, step_s: float = 60.0) -> list[tuple[float, float]]:
+    return [(at, rate * (at - start)) for at, _ in gauge(0, start, end, step_s)]
+
+
+def samples(start: float) -> Samples:
+    """Return what a day of scrapes might hold."""
+    drift = 'signal="input_sketch"'
+    version = 'job="evergreen-monitor",version="1"'
+    requests_total = 'evergreen_requests_total{job="evergreen-gateway",route="/v1/predict",code='
+    bucket = 'evergreen_prediction_seconds_bucket{version="1",role="champion",le='
+    return {
+        'evergreen_predictions_total{version="1",role="champion",cached="no"}': counter(3.0, start, NOW),
+        'evergreen_predictions_total{version="2",role="challenger",cached="no"}': counter(1.0, start, NOW),
+        'evergreen_predictions_total{version="2",role="shadow",cached="no"}': counter(50.0, start, NOW),
+        f'{requests_total}"200"}}': counter(4.0, start, NOW),
+        f'{requests_total}"503"}}': counter(1.0, NOW - HOUR, NOW),
+        f'{bucket}"0.01"}}': counter(1.0, start, NOW),
+        f'{bucket}"0.02"}}': counter(2.0, start, NOW),
+        f'{bucket}"+Inf"}}': counter(2.0, start, NOW),
+        f"evergreen_drift_log_e{{{version},{drift}}}": gauge(4.6, start, NOW),
+        f'evergreen_drift_log_e_threshold{{job="evergreen-monitor",{drift}}}': gauge(9.2, start, NOW),
+        **{
+            f'evergreen_accuracy_estimate_ratio{{{version},bound="{bound}"}}': gauge(value, start, NOW)
+            for bound, value in (("estimate", 0.91), ("lower", 0.88), ("upper", 0.94))
+        },
+        "evergreen_champion_version": gauge(1, start, PROMOTED) + gauge(2, PROMOTED + 60, NOW),
+        'ALERTS{alertname="EvergreenSlow",alertstate="firing",severity="critical"}': gauge(1, NOW - 2 * HOUR, NOW - HOUR),
+        'ALERTS{alertname="EvergreenWatchdog",alertstate="firing",severity="none"}': gauge(1, start, NOW),
+    }
+
+
+@pytest.mark.usefixtures("tools")
+def test_what_prometheus_recorded_is_shown_as_it_was(params: Params, tools: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    with (
+        recorded_prometheus(tools, tmp_path / "prometheus", samples(NOW - 7 * HOUR)) as port,
+        running_console(params, tmp_path / "home", prometheus_port=port) as url,
+    ):
+        text = page(url)
+    assert "is away" not in text
+    assert cells(text, "traffic")[5] == ["4/s", "0/s to 4/s"]  # without the shadow's copies
+    assert cells(text, "latency")[5] == ["10 ms", "19.8 ms"]
+    assert cells(text, "errors")[5] == ["20 %", "0 %"]
+    assert cells(text, "errors")[-5] == ["0 %", "0 %"]  # no request has ever failed: no series, and no gap
+    assert cells(text, "drift")[5] == ["0.5"]
+    assert cells(text, "accuracy")[5] == ["91 %", "88 % to 94 %"]
+    assert cells(text, "versions")[1] == ["75.0%", "25.0%"]
+    happened = section(text, "happened")
+    assert "EvergreenSlow, from" in happened and "EvergreenWatchdog" not in happened
+    assert "version 2 promoted in place of version 1" in happened
+    for chart in ("traffic", "latency", "errors", "drift", "accuracy", "versions"):
+        assert "from Prometheus</span>" in section(text, chart), chart
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_prometheus_that_is_younger_than_what_is_stored_gives_way(params: Params, tools: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    tell(tmp_path / "home")
+    with (
+        recorded_prometheus(tools, tmp_path / "prometheus", samples(NOW - HOUR)) as port,
+        running_console(params, tmp_path / "home", prometheus_port=port) as url,
+    ):
+        text, last_hour = page(url), page(url, "/live?range=1h")
+    assert "from the prediction log</span>" in section(text, "traffic")
+    assert "from the state database</span>" in section(text, "drift")
+    assert "from Prometheus</span>" in section(text, "errors")  # nobody else knows
+    assert "from Prometheus</span>" in section(last_hour, "traffic")
