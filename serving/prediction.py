@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.abstention import UNSURE
 from pipeline.runtime.outputs import ModelOutputs
 
 Role = Literal["champion", "challenger", "shadow"]
@@ -39,25 +40,31 @@ class Prediction(NamedTuple):
     pieces_per_word: float
     version: int
     role: Role
-    label: str
+    label: str  # the model's, also where it abstained
     confidence: float
     runner_up: str | None
     sketch: bytes
     probabilities: bytes
     latency_ms: float
     cache_hit: bool
+    abstained: bool = False  # the confidence was below the version's threshold
 
-    def as_response(self, labels: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the fields that a caller gets; with the version's labels, the probability of each of them too."""
-        fields = {
+    def as_response(self, labels: Sequence[str] = (), fallback: str = "") -> dict[str, Any]:
+        """Return the fields that a caller gets; with the version's labels, the probability of each of them too.
+
+        Where the model abstained, `label` is the fallback, None without one, and `suggestion` is the model's label.
+        """
+        fields: dict[str, Any] = {
             "id": self.id,
-            "label": self.label,
+            "label": (fallback or None) if self.abstained else self.label,
             "confidence": round(self.confidence, 6),
             "runner_up": self.runner_up,
             "version": self.version,
             "role": self.role,
             "cached": self.cache_hit,
         }
+        if self.abstained:
+            fields |= {"reason": UNSURE, "suggestion": self.label}
         if labels:
             halves = np.frombuffer(self.probabilities, dtype=np.float16)
             fields["probabilities"] = {label: round(float(p), 6) for label, p in zip(labels, halves, strict=True)}

@@ -169,7 +169,8 @@ async def _answer_patiently(predictor: Predictor, query: Query) -> list[dict[str
     """Return the predictions; wait while the queue is full."""
     while True:
         try:
-            return [prediction.as_response() for prediction in await predictor.predict(query, JOB_WAIT_S)]
+            predictions = await predictor.predict(query, JOB_WAIT_S)
+            return [prediction.as_response((), predictor.fallback(prediction.version)) for prediction in predictions]
         except OverloadedError:
             await asyncio.sleep(JOB_RETRY_S)
 

@@ -27,6 +27,9 @@ class Metrics:
         self._predictions = Counter(
             "evergreen_predictions_total", "Texts answered", ["version", "role", "cached"], registry=registry
         )
+        self._abstentions = Counter(
+            "evergreen_abstentions_total", "Texts answered without the model's label", ["version", "role"], registry=registry
+        )
         self._prediction_seconds = Histogram(
             "evergreen_prediction_seconds", "From request to answer", ["version", "role"], buckets=SECONDS, registry=registry
         )
@@ -60,6 +63,10 @@ class Metrics:
         """Count one answered text."""
         self._count_prediction(version, role, "yes" if cached else "no")()
         self._time_prediction(version, role)(latency_ms / 1000)
+
+    def count_abstention(self, version: int, role: str) -> None:
+        """Count one text of which the model was unsure."""
+        self._abstentions.labels(version, role).inc()
 
     @contextmanager
     def triton_call(self, version: int, texts: int) -> Iterator[None]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from pipeline.abstention import NEVER, Abstention
 from pipeline.params import Gateway
 from pipeline.runtime.outputs import ModelOutputs
 from serving.gateway.batch_queue import BatchQueue, Limits, OverloadedError
@@ -60,6 +61,7 @@ class Predictor:
         self._in_flight: dict[tuple[int, str], asyncio.Future[ModelOutput]] = {}
         self._queues: dict[int, BatchQueue] = {}
         self._shadow_queues: dict[int, BatchQueue] = {}
+        self._abstentions: dict[int, Abstention] = {}  # of every version ever asked: an answer may come after its queue has gone
 
     @property
     def waiting(self) -> int:
@@ -70,6 +72,10 @@ class Predictor:
         """Return the labels of a version, by default the champion's; empty until Triton has returned them."""
         queue = self._queues.get(version or self.routes.champion or -1)
         return queue.labels if queue else ()
+
+    def fallback(self, version: int) -> str:
+        """Return the label that a version's callers get where it abstains; empty for null."""
+        return self._abstentions.get(version, NEVER).fallback
 
     async def follow(self, routes: Routes) -> None:
         """Adopt new routes: open a queue for each version that they name, drop idle queues of other versions."""
@@ -104,6 +110,7 @@ class Predictor:
             outputs = await self._infer(version, query.texts, wait_s)
         now, latency_ms = time.time(), 1000 * (time.perf_counter() - begun)
         ids = self._ids.issue(now, version, len(query.texts))
+        abstention = self._abstentions.get(version, NEVER)
         predictions = [
             Prediction(
                 time=now,
@@ -123,6 +130,7 @@ class Predictor:
                 probabilities=output.probabilities,
                 latency_ms=latency_ms,
                 cache_hit=is_cached,
+                abstained=abstention.is_unsure(output.confidence),
             )
             for id, text, (output, is_cached) in zip(ids, query.texts, outputs, strict=True)
         ]
@@ -186,11 +194,15 @@ class Predictor:
             with self._metrics.triton_call(version, len(texts)):
                 return await self._triton.infer(model, texts, left_s)
 
-        return BatchQueue(infer, await self._triton.labels(model), limits, asyncio.get_running_loop().time)
+        schema = await self._triton.schema(model)
+        self._abstentions[version] = schema.abstention
+        return BatchQueue(infer, schema.labels, limits, asyncio.get_running_loop().time)
 
     def _record(self, prediction: Prediction) -> None:
         """Count and log a prediction; never waits."""
         self._metrics.count_prediction(prediction.version, prediction.role, prediction.cache_hit, prediction.latency_ms)
+        if prediction.abstained:
+            self._metrics.count_abstention(prediction.version, prediction.role)
         self._log.add(prediction)
 
     def _shadow(self, text: str, original: Prediction) -> None:
@@ -211,7 +223,9 @@ class Predictor:
                 self._metrics.count_shadow_drop("failed")
                 return
             latency_ms = 1000 * (time.perf_counter() - begun)
-            copy = original._replace(**future.result()._asdict())
+            output = future.result()
+            is_unsure = self._abstentions.get(version, NEVER).is_unsure(output.confidence)
+            copy = original._replace(**output._asdict(), abstained=is_unsure)
             self._record(copy._replace(time=time.time(), version=version, role="shadow", latency_ms=latency_ms, cache_hit=False))
 
         try:

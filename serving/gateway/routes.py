@@ -111,8 +111,9 @@ async def predict(request: Request) -> Response:
     request_id = request.scope["request_id"]
     with services.tracing.span("predict", request.headers, texts=len(texts)):
         predictions = await _predictions(services, Query(request_id, request_id, texts, body.unit or None, body.version or None))
-    labels = services.predictor.labels(predictions[0].version) if body.probabilities else ()  # one version answers a request
-    answers = [prediction.as_response(labels) for prediction in predictions]
+    version = predictions[0].version  # it answers the whole request
+    labels, fallback = services.predictor.labels(version) if body.probabilities else (), services.predictor.fallback(version)
+    answers = [prediction.as_response(labels, fallback) for prediction in predictions]
     return json_response(200, {"request_id": request_id, "predictions": answers})
 
 

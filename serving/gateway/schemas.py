@@ -99,14 +99,22 @@ class PredictionRecord(BaseModel):
     """The answer to one text: `Prediction.as_response`."""
 
     id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e"])
-    label: str = Field(examples=["track_order"])
-    confidence: float = Field(examples=[0.91])
+    label: str | None = Field(
+        examples=["track_order"], description="null, or the version's fallback label, where the model abstained"
+    )
+    confidence: float = Field(examples=[0.91], description="calibrated probability of the model's own label")
     runner_up: str | None = Field(examples=["delivery_problem"])
     version: int = Field(examples=[3])
     role: Literal["champion", "challenger"] = Field(examples=["champion"])
     cached: bool = Field(examples=[False])
     probabilities: dict[str, float] | None = Field(
         None, description="of each label, to three digits, if asked for", examples=[None]
+    )
+    reason: Literal["unsure"] | None = Field(
+        None, description="only where the model abstained: its confidence is below the version's threshold", examples=[None]
+    )
+    suggestion: str | None = Field(
+        None, description="only where the model abstained: the label that it would have given", examples=[None]
     )
 
 

@@ -104,7 +104,8 @@ def encoder(target: Target) -> Callable[[str, int], bytes]:
 
 def _read_gateway(answer: bytes, _json_bytes: int) -> Answer:
     prediction = orjson.loads(answer)["predictions"][0]
-    return Answer(prediction["label"], str(prediction["version"]), prediction.get("cached"))
+    label = prediction.get("suggestion") or prediction["label"]  # the model's own, where it abstained
+    return Answer(label, str(prediction["version"]), prediction.get("cached"))
 
 
 def _read_triton(answer: bytes, json_bytes: int) -> Answer:

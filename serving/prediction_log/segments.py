@@ -47,6 +47,7 @@ SCHEMA = pa.schema(  # a column for each field of `Prediction`
         "probabilities": pa.binary(),
         "latency_ms": pa.float32(),
         "cache_hit": pa.bool_(),
+        "abstained": pa.bool_(),
     }
 )
 DICTIONARY_COLUMNS = ["version", "role", "label", "runner_up"]  # the other columns hardly repeat

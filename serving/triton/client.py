@@ -9,7 +9,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -18,6 +18,7 @@ import tritonclient.http as triton_http
 from numpy.typing import NDArray
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
+from pipeline.abstention import NEVER, Abstention, parse_abstention
 from pipeline.errors import ToolError
 from pipeline.params import Serve
 from pipeline.runtime.outputs import ModelOutputs
@@ -138,6 +139,13 @@ def predict_labels(serve: Serve, model: str, texts: Sequence[str]) -> list[tuple
     return predictions
 
 
+class ModelSchema(NamedTuple):
+    """What the parameters of config.pbtxt say about a model's answers."""
+
+    labels: tuple[str, ...]  # in the order of its probabilities
+    abstention: Abstention = NEVER
+
+
 class Connection:
     """The gateway's connection to a server, for one event loop and many calls at a time."""
 
@@ -172,10 +180,12 @@ class Connection:
             return False
         return True
 
-    async def labels(self, model: str) -> tuple[str, ...]:
-        """Return the classes of a ready model in the order of its probabilities; raise as `infer` does."""
+    async def schema(self, model: str) -> ModelSchema:
+        """Return labels and abstention of a ready model; raise as `infer` does."""
         response = await self._send("GET", f"/v2/models/{model}/config", 5.0)
-        return tuple(orjson.loads(orjson.loads(response.body)["parameters"]["labels"]["string_value"]))
+        parameters = orjson.loads(response.body)["parameters"]
+        values = {name: orjson.loads(parameters[name]["string_value"]) for name in ("labels", "abstain") if name in parameters}
+        return ModelSchema(tuple(values["labels"]), parse_abstention(values.get("abstain")))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -33,7 +33,16 @@ def test_the_answer_holds_the_probability_of_every_label_for_callers_that_ask() 
     halves = np.array([0.125, 0.875], np.float16).tobytes()
     answer = PREDICTION._replace(probabilities=halves).as_response(["other", "refund"])
     assert answer["probabilities"] == {"other": 0.125, "refund": 0.875}
-    assert PredictionRecord.model_validate(answer, strict=True).model_dump() == answer
+    assert PredictionRecord.model_validate(answer, strict=True).model_dump(exclude_unset=True) == answer
+
+
+@pytest.mark.parametrize(("fallback", "label"), [("", None), ("other", "other")])
+def test_an_answer_of_which_the_model_is_unsure_has_a_reason_and_its_label_as_a_suggestion(
+    fallback: str, label: str | None
+) -> None:
+    answer = PREDICTION._replace(abstained=True).as_response((), fallback)
+    assert PredictionRecord.model_validate(answer, strict=True).model_dump(exclude_unset=True) == answer
+    assert answer == PREDICTION.as_response() | {"label": label, "reason": "unsure", "suggestion": "refund"}
 
 
 def test_the_log_has_a_column_for_each_field() -> None:

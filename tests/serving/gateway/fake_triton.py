@@ -14,6 +14,7 @@ from serving.access.callers import Callers
 from serving.gateway import app as gateway_app
 from serving.processes.ports import free_port
 from serving.release.release_table import add_release
+from serving.triton.client import ModelSchema
 from state.database import open_state
 from tests.http_servers import serving_app
 
@@ -39,8 +40,8 @@ class FakeConnection:
     async def is_ready(self, model: str) -> bool:
         return True
 
-    async def labels(self, model: str) -> tuple[str, ...]:
-        return LABELS
+    async def schema(self, model: str) -> ModelSchema:
+        return ModelSchema(LABELS)
 
     async def close(self) -> None:
         pass

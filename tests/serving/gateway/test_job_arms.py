@@ -15,6 +15,7 @@ from serving.gateway.predictor import Predictor
 from serving.jobs.queue import Claim
 from serving.prediction_ids import PredictionIds
 from serving.release.routing import NO_ROUTES, Routes
+from serving.triton.client import ModelSchema
 
 TEXTS = [f"text {number}" for number in range(200)]
 HALF = Routes(1, 1, 2, 0.5, 0.0, "salt")
@@ -23,8 +24,8 @@ HALF = Routes(1, 1, 2, 0.5, 0.0, "salt")
 class Triton:
     """Answers a text with the model's name and the text."""
 
-    async def labels(self, model: str) -> tuple[str, ...]:
-        return ("a", "b")
+    async def schema(self, model: str) -> ModelSchema:
+        return ModelSchema(("a", "b"))
 
     async def infer(self, model: str, texts: Sequence[str], _timeout_s: float) -> ModelOutputs:
         rows = len(texts)
