@@ -101,6 +101,7 @@ def ask(
     start: Annotated[bool, typer.Option("--start", help="start a Triton for this question when none is running")] = False,
 ) -> None:
     """Ask the champion through Triton."""
+    from pipeline.abstention import read_abstention
     from pipeline.errors import ToolError
     from pipeline.home import find_home
     from pipeline.output.shares import percent
@@ -129,8 +130,14 @@ def ask(
     else:
         what = f"no Triton serves version {version} of this project there"
         raise ToolError(f"{settings.host}:{settings.http_port}", what, "start one: make serve (or add --start)")
+    abstention = read_abstention(repository(home) / model)
     for text, (label, confidence) in zip(texts, answers, strict=True):
-        out.print(f"“{text}” →", styled(label, "bold green"), f" {percent(confidence)} sure, version {version}, by Triton")
+        sure = f" {percent(confidence)} sure, version {version}, by Triton"
+        if abstention.is_unsure(confidence):
+            given = styled(abstention.fallback or "no label", "bold yellow")
+            out.print(f"“{text}” →", given, f" unsure: {label}{sure}; below {percent(abstention.threshold)} it abstains")
+        else:
+            out.print(f"“{text}” →", styled(label, "bold green"), sure)
 
 
 @app.command()

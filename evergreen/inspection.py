@@ -160,6 +160,8 @@ def _print_served(sources: "Sources") -> bool:
     import sqlalchemy as sa
 
     from monitoring.retrain.history.sources import read_lineage
+    from pipeline.abstention import NEVER, read_abstention
+    from serving.release.manifest import version_folder
     from serving.release.release_table import UNIQUE_ROLES
     from state.tables import releases, routing
 
@@ -174,6 +176,8 @@ def _print_served(sources: "Sources") -> bool:
         lineage, _ = read_lineage(version, sources.home)
         parent = f", after version {lineage['parent_version']}" if lineage.get("parent_version") else ""
         out.print(f"{role}: version {version}, published {by_role[role]['published_at']:%Y-%m-%d %H:%M} UTC{parent}")
+        if (abstention := read_abstention(version_folder(sources.home, version))) != NEVER:
+            out.print(f"  it abstains below confidence {abstention.threshold:.3f}: {abstention.fallback or 'null'} instead of a label")
     if shares.get("challenger_weight") or shares.get("shadow_share"):
         units, copies = shares["challenger_weight"], shares["shadow_share"]
         out.print(f"  the challenger answers {units:.0%} of units and gets copies of {copies:.0%} of texts")

@@ -41,6 +41,7 @@ def predict(
     """Predict the texts of a file: label, confidence and all probabilities, beside the file's other columns.
 
     A row that cannot be predicted gets an empty label and a reason, and costs no other row; then the exit code is 2.
+    Where the model abstains, the reason is `unsure`, and the label is empty or the fallback.
     """
     from pipeline.params import load_params
     from serving.batch_prediction.input_rows import open_input, stored_stdin
@@ -80,14 +81,15 @@ def _open_model(name: str | None, gateway: str | None, params: "Params", termina
     opened = open_package(package.folder, params)
     for note in opened.notes:
         terminal.print(note)
-    return OfflineModel(opened.classifier, package.version), package.title
+    return OfflineModel(opened.classifier, package.version, opened.abstention), package.title
 
 
 def _report(terminal: Terminal, summary: "Summary", model: "BatchModel", title: str, output: "Output", seconds: float) -> None:
     """Print counts and rate; raise `InputError` when rows have no label."""
     where = f" → {output.target}" if isinstance(output.target, Path) else ""
-    labelled = summary.rows - summary.unlabelled
-    terminal.print(f"{labelled:,} of {summary.rows:,} rows have a label, by {title}{where}")
+    answered = summary.rows - summary.unlabelled
+    unsure = f"; the model is unsure of {summary.unsure:,} of them" if summary.unsure else ""
+    terminal.print(f"{answered:,} of {summary.rows:,} rows are predicted, by {title}{where}{unsure}")
     busy_s = getattr(model, "busy_s", None)
     share = f", of which the model computed {busy_s / seconds:.0%}" if busy_s and seconds else ""
     terminal.print(f"{summary.rows / max(seconds, 1e-9):,.0f} rows a second: {seconds:.1f} s{share}")

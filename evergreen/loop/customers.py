@@ -71,7 +71,8 @@ class Customers:
         sent = at_s, row["text"], row["label"], row["phase"] == DRIFT
         try:
             (prediction,) = post(f"{self._url}/v1/predict", {"text": row["text"], "unit": row["unit"]})["predictions"]
-            return CustomerMessage(*sent, prediction["id"], prediction["label"], prediction["version"], "")
+            label = prediction.get("suggestion") or prediction["label"]  # the model's own, where it abstained
+            return CustomerMessage(*sent, prediction["id"], label, prediction["version"], "")
         except (OSError, HTTPException, ValueError) as error:
             return CustomerMessage(*sent, "", "", 0, str(error))
 

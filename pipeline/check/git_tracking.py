@@ -13,13 +13,14 @@ from pipeline.errors import ToolError
 from pipeline.home import git
 from pipeline.params import Params
 
-SHIPPED = ("data/support_desk.jsonl", "data/no_test.csv", "data/no_unlabelled.csv")  # in git on purpose
+SHIPPED = ("data/support_desk.jsonl", "data/no_test.csv", "data/no_unlabelled.csv", "data/no_out_of_scope.csv")  # on purpose
 MODIFIED = "M"
 
 
 def check_git(params: Params) -> Iterator[CheckLine]:
     """Warn about each file of rows that git tracks, that the next experiment commits, or that an earlier one committed."""
-    for path in dict.fromkeys((params.data.source, params.data.test, params.data.unlabelled)):
+    data = params.data
+    for path in dict.fromkeys((data.source, data.test, data.unlabelled, params.abstain.out_of_scope)):
         if path.is_file() and not path.is_symlink() and _is_inside(path):  # of a link, git has its target's name alone
             yield from _examine(path)
 

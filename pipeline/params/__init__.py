@@ -7,6 +7,7 @@ from pipeline.params.load import Params, flatten, load_params
 from pipeline.params.making import (
     Causal,
     Data,
+    Abstain,
     Evaluate,
     Export,
     Lora,
@@ -29,6 +30,7 @@ __all__ = [
     "Alerts",
     "Causal",
     "Data",
+    "Abstain",
     "Evaluate",
     "Export",
     "Gate",

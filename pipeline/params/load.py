@@ -24,6 +24,7 @@ class Params(Section):
     train: making.Train
     causal: making.Causal
     evaluate: making.Evaluate
+    abstain: making.Abstain
     reference: making.Reference
     export: making.Export
     session: making.Session

@@ -163,6 +163,27 @@ class Evaluate(Section):
     seed: int
 
 
+class Abstain(Section):
+    """When a model gives no label: the target that its threshold is fitted for, and the rows that fit and judge it."""
+
+    target: Literal["none", "accuracy", "coverage"]
+    value: Annotated[float, Field(gt=0, lt=1)]
+    fallback: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f]*$")]
+    unreachable: Literal["refuse", "answer"]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    fit_share: Annotated[float, Field(gt=0, lt=1)]
+    thresholds: Annotated[int, Field(ge=2)]
+    seed: int
+    out_of_scope: Path
+
+    @field_validator("out_of_scope", mode="before")
+    @classmethod
+    def _a_file(cls, value: Any) -> Any:
+        if value is None or value == "":
+            raise ValueError("DVC needs a file here; for none, write data/no_out_of_scope.csv")
+        return value
+
+
 class Reference(Section):
     """The cut of the reference rows into a calibrate half and an A/A half, and the corruption of their texts."""
 

@@ -44,6 +44,7 @@ def model_card(facts: CardFacts, usage: str) -> str:
         _scores(facts),
         _classes(facts),
         _calibration(facts),
+        _abstaining(facts),
         _confusions(facts),
         _limits(facts),
         _lineage(facts),
@@ -155,6 +156,17 @@ def _calibration(facts: CardFacts) -> str:
         f"validation rows.\nThe expected calibration error on the test rows is {_percent(test['ece_calibrated'])} "
         f"({_percent(test['ece'])} without the temperature)."
     )
+
+
+def _abstaining(facts: CardFacts) -> str:
+    test, control = facts.scores.get("test", {}), facts.scores.get("control", {})
+    coverages = {name: name.rpartition("_")[2] for name in test if name.startswith("accuracy_at_coverage_")}
+    if not coverages:
+        return ""
+    rows = [(f"{share} %", _percent(test[name]), _percent(control.get(name))) for name, share in coverages.items()]
+    lines = [f"- {printable(line)}" for line in facts.report.get("abstain", {}).get("lines", ())]
+    header = ("most confident test rows answered", "accuracy of the answers", "control")
+    return "\n".join(["## Abstaining", "", table(header, rows), "", *lines])
 
 
 def _confusions(facts: CardFacts) -> str:

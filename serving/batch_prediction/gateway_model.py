@@ -172,10 +172,8 @@ def http_sender(url: str, headers: Headers) -> Send:
 
 def _read_answer(prediction: Mapping[str, Any], labels: Sequence[str]) -> RowAnswer:
     shares = prediction["probabilities"]
-    label = prediction["label"]
-    if label is None:
-        return unanswered(str(prediction.get("reason") or "the gateway gave no label"))
-    return RowAnswer(label, prediction["confidence"], [shares[name] for name in labels], prediction["version"], "")
+    reason = prediction.get("reason") or ""
+    return RowAnswer(prediction["label"], prediction["confidence"], [shares[name] for name in labels], prediction["version"], reason)
 
 
 def _read_json(content: bytes) -> dict[str, Any]:

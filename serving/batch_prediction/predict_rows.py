@@ -8,7 +8,9 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.abstention import UNSURE, Abstention
 from pipeline.runtime.classifier import Classifier
 from serving.batch_prediction.input_rows import InputRow
 
@@ -17,13 +19,21 @@ REASONS_SHOWN = 5
 
 
 class RowAnswer(NamedTuple):
-    """The answer to one text; without a label, the reason."""
+    """The answer to one text; without a label, the reason.
+
+    Where the model abstains, the reason is `unsure`, the label None or the fallback, and the rest as in any answer.
+    """
 
     label: str | None
     confidence: float | None
     probabilities: Sequence[float]  # in the order of the model's labels; empty without a label
     version: int | None
     reason: str
+
+    @property
+    def is_failed(self) -> bool:
+        """Return whether there is no answer at all."""
+        return self.label is None and self.reason != UNSURE
 
 
 class PredictedRow(NamedTuple):
@@ -50,10 +60,10 @@ class OfflineModel:
 
     chunk, calls = OFFLINE_CHUNK, 1
 
-    def __init__(self, classifier: Classifier, version: int | None) -> None:
+    def __init__(self, classifier: Classifier, version: int | None, abstention: Abstention) -> None:
         self.labels: Sequence[str] = classifier.labels
         self.busy_s = 0.0
-        self._classifier, self._version = classifier, version
+        self._classifier, self._version, self._abstention = classifier, version, abstention
 
     def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
         """Return an answer for each text; where the engine fails on a chunk, it is halved until the bad text is alone."""
@@ -70,11 +80,17 @@ class OfflineModel:
         self.busy_s += time.perf_counter() - begun
         valid = np.isfinite(outputs.probabilities).all(axis=1)
         return [
-            RowAnswer(label, float(shares.max()), shares.tolist(), self._version, "")
-            if is_valid
+            self._answer(label, shares) if is_valid
             else unanswered("the model returned no probabilities")
             for label, shares, is_valid in zip(outputs.labels, outputs.probabilities, valid, strict=True)
         ]
+
+
+    def _answer(self, label: str, shares: NDArray[np.float32]) -> RowAnswer:
+        confidence = float(shares.max())
+        is_unsure = self._abstention.is_unsure(confidence)
+        given = self._abstention.fallback or None if is_unsure else label
+        return RowAnswer(given, confidence, shares.tolist(), self._version, UNSURE if is_unsure else "")
 
 
 def predict_rows(rows: Iterable[InputRow], model: BatchModel) -> Iterator[list[PredictedRow]]:
@@ -102,7 +118,7 @@ def _joined(chunk: list[InputRow], answers: Future[list[RowAnswer]]) -> list[Pre
     joined = []
     for row in chunk:
         given = unanswered(row.fault) if row.text is None else next(answer)
-        joined.append(PredictedRow(row, given if given.label else given._replace(reason=f"line {row.line}: {given.reason}")))
+        joined.append(PredictedRow(row, given._replace(reason=f"line {row.line}: {given.reason}") if given.is_failed else given))
     return joined
 
 
@@ -112,17 +128,18 @@ def unanswered(reason: str) -> RowAnswer:
 
 
 class Summary:
-    """Counts rows with and without a label, and keeps the first reasons."""
+    """Counts rows, those that failed and those of which the model was unsure, and keeps the first reasons."""
 
     def __init__(self) -> None:
-        self.rows = self.unlabelled = 0
+        self.rows = self.unlabelled = self.unsure = 0
         self.first_reasons: list[str] = []
 
     def add(self, predicted: Iterable[PredictedRow]) -> None:
         """Count the rows of a chunk."""
         for _, answer in predicted:
             self.rows += 1
-            if answer.label is None:
+            self.unsure += answer.reason == UNSURE
+            if answer.is_failed:
                 self.unlabelled += 1
                 if len(self.first_reasons) < REASONS_SHOWN:
                     self.first_reasons.append(answer.reason)

@@ -1,7 +1,7 @@
 """Stage `package`: turn the exported model into a Triton model that any Triton with the Python backend loads.
 
 `<out>/config.pbtxt` `<out>/labels.txt` `<out>/warmup/` `<out>/1/{model.py, model.onnx, tokenizer.json, model.json, runtime/}`
-`<out>/reference.npz` `<out>/session.json` `<out>/golden.json` `<out>/manifest.json`.
+`<out>/reference.npz` `<out>/session.json` `<out>/golden.json` `<out>/manifest.json`, and `<out>/abstain.json` if it may abstain.
 config.pbtxt has no name: Triton takes the folder's, so the same bytes serve as any version.
 """
 
@@ -16,6 +16,7 @@ import onnxruntime as ort
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from pipeline.abstention import ABSTAIN_FILE, NEVER, read_abstention
 from pipeline.cores import available_cores
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError, run_stage
@@ -30,7 +31,9 @@ BACKEND_SOURCE = Path(__file__).parents[1] / "backend" / "model.py"
 RUNTIME_SOURCE = Path(__file__).parents[2] / "pipeline" / "runtime"
 
 
-def package(exported: Path, chosen: Path, reference: Path, out: Path, settings: Package) -> dict[str, Any]:
+def package(
+    exported: Path, chosen: Path, reference: Path, out: Path, settings: Package, abstain: Path | None = None
+) -> dict[str, Any]:
     """Write the Triton model and return its manifest, which is written last: its presence means that the package is complete."""
     require_cores(settings, available_cores())
     version = out / "1"
@@ -44,6 +47,10 @@ def package(exported: Path, chosen: Path, reference: Path, out: Path, settings: 
     session = json.loads((chosen / "session.json").read_text(encoding="utf-8"))["session"]
     labels = json.loads((exported / "model.json").read_text(encoding="utf-8"))["labels"]
     parameters = {"labels": json.dumps(labels), "model_digest": model_digest(exported), "session": session}
+    abstention = read_abstention(abstain.parent) if abstain else NEVER
+    if abstain and abstention != NEVER:
+        shutil.copy(abstain, out / ABSTAIN_FILE)
+        parameters["abstain"] = abstention.as_parameter()
     return write_model(out, labels, exported, chosen, parameters, settings)
 
 
@@ -87,7 +94,8 @@ def output_widths(model: Path) -> dict[str, int]:
 def config_text(widths: dict[str, int], parameters: dict[str, str], settings: Package) -> str:
     """Return config.pbtxt in protobuf's text form, built with Triton's own message type and parsed back with it.
 
-    Clients can read `parameters`: `model_digest` identifies the model, `labels` (JSON) its schema, `session` the runtime.
+    Clients can read `parameters`: `model_digest` identifies the model, `labels` (JSON) its schema, `session` the runtime,
+    `abstain` (JSON) the threshold below which the gateway gives no label. Triton itself always answers with the model's label.
     """
     config = model_config_pb2.ModelConfig(backend="python", max_batch_size=settings.max_batch_size)
     config.input.add(name="text", data_type=model_config_pb2.TYPE_STRING, dims=[1])
@@ -130,9 +138,10 @@ def main() -> None:
     parser.add_argument("--exported", type=Path, required=True)
     parser.add_argument("--session", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--abstain", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    manifest = package(args.exported, args.session, args.reference, args.out, load_params().package)
+    manifest = package(args.exported, args.session, args.reference, args.out, load_params().package, args.abstain)
     print_line(f"{len(manifest['files'])} files, content {content_digest(manifest)[:12]} → {args.out}")
 
 

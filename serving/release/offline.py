@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.abstention import Abstention, read_abstention
 from pipeline.data.records import read_json
 from pipeline.errors import InputError, RefusedError
 from pipeline.params import Params
@@ -30,6 +31,7 @@ class OpenedPackage(NamedTuple):
     """A package's classifier, and a note where another session than the package's makes its predictions."""
 
     classifier: Classifier
+    abstention: Abstention
     notes: tuple[str, ...]
 
 
@@ -61,7 +63,7 @@ def open_package(folder: Path, params: Params) -> OpenedPackage:
     session_name = str(read_json(folder / "session.json", "the package's session").get("session"))
     try:
         session = open_session(model, session_name, 0, token_budget=params.package.token_budget)
-        return OpenedPackage(Classifier(model, session=session), ())
+        return OpenedPackage(Classifier(model, session=session), read_abstention(folder), ())
     except Exception as error:  # an engine that cannot run here may raise anything
         if session_name == FALLBACK_SESSION or session_name not in SESSIONS:
             raise RefusedError(
@@ -69,7 +71,7 @@ def open_package(folder: Path, params: Params) -> OpenedPackage:
             ) from None
         problem = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     note = f"{folder.name} answered by {FALLBACK_SESSION}, because its own session cannot run here: {problem}"
-    return OpenedPackage(Classifier(model), (note,))
+    return OpenedPackage(Classifier(model), read_abstention(folder), (note,))
 
 
 def _published(home: Path) -> dict[int, str]:

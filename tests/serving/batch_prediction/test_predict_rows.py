@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.runtime.outputs import ModelOutputs
 from serving.batch_prediction.input_rows import InputRow
+from pipeline.abstention import NEVER, Abstention
 from serving.batch_prediction.predict_rows import OfflineModel, RowAnswer, Summary, predict_rows
 
 
@@ -67,7 +68,7 @@ def test_no_more_rows_are_held_for_a_long_file_than_for_a_short_one(calls: int, 
 
 
 def test_a_text_on_which_the_engine_fails_costs_no_other() -> None:
-    model = OfflineModel(Engine(), 2)  # type: ignore[arg-type]  # only `labels` and `predict` are used
+    model = OfflineModel(Engine(), 2, NEVER)  # type: ignore[arg-type]  # only `labels` and `predict` are used
     texts = [f"text {n}" for n in range(9)]
     texts[3], texts[7] = "bomb", "nan"
     answers = model.predict(texts)
@@ -76,6 +77,18 @@ def test_a_text_on_which_the_engine_fails_costs_no_other() -> None:
     assert answers[7].reason == "the model returned no probabilities"
     assert answers[0] == RowAnswer("b", 0.75, [0.25, 0.75], 2, "")
     assert model.predict([]) == []
+
+
+@pytest.mark.parametrize(("fallback", "label"), [("", None), ("a person", "a person")])
+def test_a_row_of_which_the_model_is_unsure_is_predicted_and_counted(fallback: str, label: str | None) -> None:
+    model = OfflineModel(Engine(), 2, Abstention(0.8, fallback))  # type: ignore[arg-type]  # only `labels` and `predict` are used
+    summary = Summary()
+    predicted = list(chain.from_iterable(predict_rows(rows(4), model)))
+    summary.add(predicted)
+    assert {row.answer for row in (row._replace(answer=row.answer._replace(probabilities=())) for row in predicted)} == {
+        RowAnswer(label, 0.75, (), 2, "unsure")
+    }
+    assert (summary.rows, summary.unsure, summary.unlabelled) == (4, 4, 0)  # an abstention is no fault of the row
 
 
 def test_a_model_that_answers_no_row_ends_the_run_at_once() -> None:
