@@ -177,7 +177,9 @@ def _print_served(sources: "Sources") -> bool:
         parent = f", after version {lineage['parent_version']}" if lineage.get("parent_version") else ""
         out.print(f"{role}: version {version}, published {by_role[role]['published_at']:%Y-%m-%d %H:%M} UTC{parent}")
         if (abstention := read_abstention(version_folder(sources.home, version))) != NEVER:
-            out.print(f"  it abstains below confidence {abstention.threshold:.3f}: {abstention.fallback or 'null'} instead of a label")
+            out.print(
+                f"  it abstains below confidence {abstention.threshold:.3f}: {abstention.fallback or 'null'} instead of a label"
+            )
     if shares.get("challenger_weight") or shares.get("shadow_share"):
         units, copies = shares["challenger_weight"], shares["shadow_share"]
         out.print(f"  the challenger answers {units:.0%} of units and gets copies of {copies:.0%} of texts")

@@ -8,8 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.selective.coverage import CoverageCurve
-
 GREEN, GREY, RUST = "#2e7d4f", "#9aa0a6", "#b5542b"
 
 
@@ -115,15 +113,14 @@ def reliability_diagram(before: Sequence[tuple[float, float, float]], after: Seq
     return figure
 
 
-def coverage_curves(curves: Mapping[str, CoverageCurve], rule: tuple[float, float] | None) -> Figure:
-    """Draw the accuracy of the answers over the share of rows that are answered, the most confident first.
-
-    `rule`: coverage and accuracy at the fitted threshold.
-    """
+def coverage_curves(
+    curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], rule: tuple[float, float] | None
+) -> Figure:
+    """Draw the accuracy of the answers over the coverage, both of each curve; `rule` is the point at the fitted threshold."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
     for (name, curve), colour in zip(curves.items(), (GREEN, GREY), strict=True):
-        axes.plot(curve.coverage, curve.accuracy, color=colour, label=name)
+        axes.plot(*curve, color=colour, label=name)
     if rule:
         axes.plot(*rule, "o", color=RUST, label="at the threshold")
     axes.set_xlabel("coverage: share of test rows answered, most confident first")

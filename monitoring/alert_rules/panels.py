@@ -146,6 +146,14 @@ def serving(params: Params) -> list[Panel]:
             },
         ),
         Panel(
+            "Abstained",
+            "percentunit",
+            {
+                "v{{version}} {{role}}": f"sum by (version, role) (rate(evergreen_abstentions_total[{PERIOD}])) "
+                f"/ sum by (version, role) (rate(evergreen_predictions_total[{PERIOD}]))"
+            },
+        ),
+        Panel(
             "Failed calls to Triton",
             "reqps",
             {"v{{version}}": f"sum by (version) (rate(evergreen_triton_call_failures_total[{PERIOD}]))"},

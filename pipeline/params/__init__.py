@@ -5,9 +5,9 @@ Modules follow the people who change the sections: `making`, `serving` and `moni
 
 from pipeline.params.load import Params, flatten, load_params
 from pipeline.params.making import (
+    Abstain,
     Causal,
     Data,
-    Abstain,
     Evaluate,
     Export,
     Lora,
@@ -27,10 +27,10 @@ from pipeline.params.section import Section
 from pipeline.params.serving import Gateway, Http, Jobs, Log, Serve
 
 __all__ = [
+    "Abstain",
     "Alerts",
     "Causal",
     "Data",
-    "Abstain",
     "Evaluate",
     "Export",
     "Gate",

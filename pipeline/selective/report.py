@@ -51,7 +51,10 @@ class AbstentionReport(NamedTuple):
         fit, judged, outside = self.fit, self.judged, self.out_of_scope
         return {
             **self.abstention._asdict(),
-            **{"target": self.target, "value": self.value, "confidence": self.confidence, "problem": self.problem},
+            "target": self.target,
+            "value": self.value,
+            "confidence": self.confidence,
+            "problem": self.problem,
             "fitted": fit._asdict() if fit else None,
             "judged": {**judged._asdict(), "coverage": judged.coverage._asdict(), "accuracy": judged.accuracy._asdict()}
             if judged
@@ -80,8 +83,8 @@ class AbstentionReport(NamedTuple):
         if self.judged and not self.problem:
             coverage, accuracy = self.judged.coverage, self.judged.accuracy
             rule.append(
-                f"on the {self.judged.rows} test rows that did not fit it: coverage {_between(coverage)}, accuracy of the answers "
-                f"{_between(accuracy)}, of all rows {self.judged.accuracy_of_all:.1%}"
+                f"on the {self.judged.rows} test rows that did not fit it: coverage {_between(coverage)}, "
+                f"accuracy of the answers {_between(accuracy)}, of all rows {self.judged.accuracy_of_all:.1%}"
             )
         if not self.out_of_scope:
             return [*rule, UNKNOWN]
@@ -99,12 +102,12 @@ class AbstentionReport(NamedTuple):
         if self.target == "coverage":
             return f"abstains below confidence {threshold:.3f}, to answer {self.value:.0%} of texts; {known}"
         promise = f"with probability {self.confidence:.0%} its answers are right in at least {self.value:.1%}"
-        return f"abstains below confidence {threshold:.3f}: {promise}; {known}" if threshold else f"answers all: {promise}; {known}"
+        return (
+            f"abstains below confidence {threshold:.3f}: {promise}; {known}" if threshold else f"answers all: {promise}; {known}"
+        )
 
 
-def report_abstention(
-    ordering: Rows, test: Rows, keys: Sequence[str], outside: Floats, settings: Abstain
-) -> AbstentionReport:
+def report_abstention(ordering: Rows, test: Rows, keys: Sequence[str], outside: Floats, settings: Abstain) -> AbstentionReport:
     """Fit and judge the rule. `ordering`: validation rows; `keys`: of each test row, equal for rows that must stay together.
 
     `outside`: confidences (M,) of out-of-scope texts, M = 0 where none are known.

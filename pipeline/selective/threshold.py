@@ -59,7 +59,8 @@ def p_values(rows: Rows, thresholds: Floats, target: float) -> tuple[Indices, In
 def candidate_thresholds(confidence: Floats, count: int) -> Floats:
     """Return thresholds for coverages 1/count, 2/count … 1 of these rows, highest first; the last one is 0."""
     levels = 1 - np.arange(1, count) / count
-    return np.unique([*np.quantile(confidence, levels), 0.0])[::-1].astype(np.float64)
+    thresholds: Floats = np.unique([*np.quantile(confidence, levels), 0.0])[::-1]
+    return thresholds
 
 
 def fit_accuracy(ordering: Rows, fitting: Rows, *, target: float, confidence: float, count: int) -> ThresholdFit:

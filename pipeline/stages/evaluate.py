@@ -14,23 +14,27 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import charts, metrics
+from pipeline.abstention import ABSTAIN_FILE
 from pipeline.data.csv_tables import write_csv
 from pipeline.data.records import Example, labels_of, read_examples, write_json
-from pipeline.errors import run_stage
+from pipeline.data.unlabelled import read_unlabelled
+from pipeline.errors import RefusedError, run_stage
 from pipeline.held_out_outputs import HeldOutOutputs, save_held_out
 from pipeline.home import find_home
 from pipeline.network.classifier import ExportedModel, merge_adapters, sketch_projection
 from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import TrainedModel, load_trained
-from pipeline.output.plain_text import print_line
-from pipeline.params import Evaluate, Model, flatten, load_params
+from pipeline.output.plain_text import print_line, print_lines
+from pipeline.params import Evaluate, Model, Params, flatten, load_params
 from pipeline.row_predictions import PREDICTIONS_FILE, write_predictions
 from pipeline.runtime.pieces import count_cut, to_pieces
+from pipeline.selective.selection import ModelLogits, Selection, select
 from pipeline.tracking.descriptions import percent
 from pipeline.tracking.runs import Run, stage_run
 
 Arrays = NDArray[np.float64]
 OUTPUTS = "held_out.npz"
+UNREACHABLE = "lower abstain.value, bring more test rows, or set abstain.unreachable: answer to serve without a promise"
 
 
 class Evaluation(NamedTuple):
@@ -84,6 +88,25 @@ def evaluate(
         "confused_pairs": _confused_pairs(truth["test"], predicted, texts["test"], labels, settings),
     }
     return Evaluation(scores, report, fitted, truth["test"], predicted, logits["test"], classes, held_out)
+
+
+def with_selection(evaluation: Evaluation, selection: Selection) -> Evaluation:
+    """Add the scores of the coverage curve and of the rule when to abstain."""
+    added = selection.scores()
+    scores = {group: {**evaluation.metrics.get(group, {}), **added.get(group, {})} for group in {**evaluation.metrics, **added}}
+    return evaluation._replace(metrics=scores, report={**evaluation.report, "abstain": selection.facts()})
+
+
+def select_answers(
+    evaluation: Evaluation, trained: TrainedModel, sides: dict[str, list[Example]], control: dict[str, Any], params: Params
+) -> Selection:
+    """Fit and judge the rule when to abstain; out-of-scope texts that are rows of the split are left out."""
+    known = {row.id for rows in sides.values() for row in rows}
+    outside = [row.text for row in read_unlabelled(params.abstain.out_of_scope, params.data).texts if row.id not in known]
+    scored = logits_of(trained, outside, params.evaluate.batch_size) if outside else np.zeros((0, len(trained.labels)))
+    val = np.asarray(evaluation.held_out.logits[: len(sides["val"])], dtype=np.float64)
+    logits = ModelLogits(trained.labels, evaluation.temperature.value, val, evaluation.test_logits, scored)
+    return select(logits, sides, control, params.abstain)
 
 
 def held_out_outputs(trained: TrainedModel, rows: list[Example], model: Model, batch_size: int) -> HeldOutOutputs:
@@ -167,6 +190,7 @@ def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
     write_json(folder / "report.json", evaluation.report)
     write_json(folder / "temperature.json", {"temperature": evaluation.temperature.value, "rows": evaluation.temperature.rows})
     save_held_out(folder / OUTPUTS, evaluation.held_out)
+    write_json(folder / ABSTAIN_FILE, evaluation.report["abstain"])
     rows = [(labels[t], labels[p]) for t, p in zip(evaluation.truth, evaluation.predicted, strict=True)]
     write_csv(folder / "confusion.csv", ("actual", "predicted"), rows)
 
@@ -199,15 +223,22 @@ def main() -> None:
     params = load_params()
     trained = merged(load_trained(args.model, params.model))  # faster, and what is exported
     sides = {side: read_examples(args.split / f"{side}.parquet") for side in ("train", "val", "test")}
-    control_labels = json.loads((args.control / "predicted.json").read_text(encoding="utf-8"))
-    with stage_run("evaluate", flatten(params.evaluate, "evaluate"), find_home(), continues=trained.run_id) as run:
-        evaluation = evaluate(trained, sides, control_labels, params.model, params.evaluate)
+    control = json.loads((args.control / "predicted.json").read_text(encoding="utf-8"))
+    settings = {**flatten(params.evaluate, "evaluate"), **flatten(params.abstain, "abstain")}
+    with stage_run("evaluate", settings, find_home(), continues=trained.run_id) as run:
+        scored = evaluate(trained, sides, control["labels"], params.model, params.evaluate)
+        selection = select_answers(scored, trained, sides, control, params)
+        evaluation = with_selection(scored, selection)
         write(evaluation, trained.labels, args.out)
         calibrated = metrics.softmax(evaluation.test_logits / evaluation.temperature.value)
         ids, truth = [row.id for row in sides["test"]], labels_of(sides["test"])
         write_predictions(args.out / PREDICTIONS_FILE, ids, truth, calibrated, trained.labels)
+        run.figure(charts.coverage_curves(selection.curves, selection.rule()), "coverage")
         log_to(run, evaluation, trained.labels, params.evaluate, args.out)
-    print_line(json.dumps(evaluation.metrics))
+        print_line(json.dumps(evaluation.metrics))
+        print_lines("\n".join(selection.report.lines()))
+        if selection.report.problem and params.abstain.unreachable == "refuse":
+            raise RefusedError("params.yaml, section abstain", selection.report.problem, UNREACHABLE)
 
 
 if __name__ == "__main__":

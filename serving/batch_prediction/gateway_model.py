@@ -173,7 +173,9 @@ def http_sender(url: str, headers: Headers) -> Send:
 def _read_answer(prediction: Mapping[str, Any], labels: Sequence[str]) -> RowAnswer:
     shares = prediction["probabilities"]
     reason = prediction.get("reason") or ""
-    return RowAnswer(prediction["label"], prediction["confidence"], [shares[name] for name in labels], prediction["version"], reason)
+    return RowAnswer(
+        prediction["label"], prediction["confidence"], [shares[name] for name in labels], prediction["version"], reason
+    )
 
 
 def _read_json(content: bytes) -> dict[str, Any]:

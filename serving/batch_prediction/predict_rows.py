@@ -80,11 +80,9 @@ class OfflineModel:
         self.busy_s += time.perf_counter() - begun
         valid = np.isfinite(outputs.probabilities).all(axis=1)
         return [
-            self._answer(label, shares) if is_valid
-            else unanswered("the model returned no probabilities")
+            self._answer(label, shares) if is_valid else unanswered("the model returned no probabilities")
             for label, shares, is_valid in zip(outputs.labels, outputs.probabilities, valid, strict=True)
         ]
-
 
     def _answer(self, label: str, shares: NDArray[np.float32]) -> RowAnswer:
         confidence = float(shares.max())

@@ -27,6 +27,9 @@ def classes(count: int) -> tuple[np.ndarray, list[str]]:
         lambda: charts.learning_curve([{"epoch": 1, **EPOCH}]),
         lambda: charts.schedule([0.5, 1.0, 0.5], {"layer 0": 1e-6, "layer 1": 5e-5, "head": 2e-4}, "cosine"),
         lambda: charts.schedule([1.0], {"encoder": 1e-3}, "constant"),
+        lambda: charts.coverage_curves(
+            {name: (np.array([0.5, 1.0]), np.array([1.0, 0.75])) for name in ("fine-tuned", "control")}, (0.6, 0.9)
+        ),
         lambda: charts.certainty([{"from": 0.2, "rows": 3, "accuracy": 0.5}, {"from": 0.9, "rows": 2, "accuracy": 1.0}], 0.7),
         lambda: charts.confusion_matrix(*classes(3)),
         lambda: charts.confusion_matrix(*classes(77)),
@@ -45,6 +48,7 @@ def classes(count: int) -> tuple[np.ndarray, list[str]]:
         "one epoch",
         "rates by layer",
         "one rate",
+        "coverage curves",
         "certainty of spread labels",
         "three classes",
         "77 classes",

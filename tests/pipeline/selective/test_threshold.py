@@ -1,4 +1,4 @@
-"""The promise of a threshold: in many worlds whose truth is known, it is broken as seldom as it says. A naive threshold breaks it."""
+"""A threshold's promise is broken as seldom as it says, in many worlds whose truth is known. A naive threshold breaks it."""
 
 from collections.abc import Callable
 

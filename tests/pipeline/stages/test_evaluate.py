@@ -17,6 +17,7 @@ from pipeline.stages.evaluate import logits_of
 from tests.conftest import SMALL_LABELS, Project
 
 SCORES = {"accuracy", "f1_macro", "f1_micro"}
+COVERAGE = {"area_under_risk_coverage", *(f"accuracy_at_coverage_{percent}" for percent in (80, 90, 95))}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,8 @@ def answers(folder: Path) -> tuple[list[str], list[str]]:
 def test_the_metrics_hold_the_keys_of_the_contract(scores: dict[str, dict[str, float]]) -> None:
     calibration = {"nll", "nll_calibrated", "ece", "ece_calibrated"}
     assert {side: set(values) for side, values in scores.items()} == {
-        "test": SCORES | calibration,
-        "control": SCORES,
+        "test": SCORES | calibration | COVERAGE,
+        "control": SCORES | COVERAGE,
         "val": SCORES | {"nll"},
         "temperature": {"value", "rows", "right", "gain", "gain_error"},
     }

@@ -71,6 +71,15 @@ def test_answers_are_in_order_with_probabilities_in_the_order_of_the_labels(gate
     assert model.predict([]) == []
 
 
+def test_an_answer_of_which_the_model_is_unsure_keeps_its_confidence_and_probabilities(gateway: Gateway) -> None:
+    model = gateway.model()
+    given = gateway.answer("a") | {"label": None, "reason": "unsure", "suggestion": "a"}
+    gateway.refusals.append(Reply(200, {"predictions": [given]}, 0.0))
+    (answer,) = model.predict(["a"])
+    assert (answer.label, answer.reason, answer.confidence, answer.probabilities) == (None, "unsure", 0.75, [0.75, 0.25])
+    assert not answer.is_failed
+
+
 def test_a_refused_text_costs_no_other(gateway: Gateway) -> None:
     texts = ["a"] * 10
     texts[6] = "bad"

@@ -1,13 +1,14 @@
 """Rows to predicted rows: in order, few at once, and a bad row costs no other."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import pytest
 
+from pipeline.abstention import NEVER, Abstention
 from pipeline.runtime.outputs import ModelOutputs
 from serving.batch_prediction.input_rows import InputRow
-from pipeline.abstention import NEVER, Abstention
 from serving.batch_prediction.predict_rows import OfflineModel, RowAnswer, Summary, predict_rows
 
 
