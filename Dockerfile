@@ -1,4 +1,4 @@
-# Three images:  docker build --target triton .   likewise gateway and monitor   (docs/kubernetes.md)
+# Four images:  docker build --target triton .   likewise gateway, monitor and trainer   (docs/kubernetes.md, docs/compose.md)
 #
 # Versions and hashes of Python packages come from requirements.lock alone: a stage selects its lines by name, pip resolves nothing.
 # Base images are exact tags; add digests that you have verified: --build-arg TRITON_DIGEST=sha256:… --build-arg PYTHON_DIGEST=sha256:…
@@ -67,7 +67,8 @@ FROM python AS gateway
 RUN set -eu; \
     python -m pip uninstall --yes --root-user-action=ignore pip setuptools wheel; \
     groupadd --gid 10001 evergreen; \
-    useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/evergreen --shell /usr/sbin/nologin evergreen
+    useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/evergreen --shell /usr/sbin/nologin evergreen; \
+    install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/evergreen
 COPY --from=gateway-packages /opt/evergreen/packages /opt/evergreen/packages
 COPY pipeline /opt/evergreen/pipeline
 COPY serving /opt/evergreen/serving
@@ -80,8 +81,8 @@ CMD ["python", "-m", "serving.gateway"]
 
 
 FROM python AS monitor-packages
-# Packages that monitoring.monitor imports in addition to the gateway's.
-ARG PACKAGES="scipy threadpoolctl"
+# Packages that the processes of monitoring import in addition to the gateway's.
+ARG PACKAGES="Jinja2 scipy threadpoolctl"
 COPY requirements.lock /build/requirements.lock
 RUN set -eu; \
     for name in $PACKAGES; do grep -E "^$name==" /build/requirements.lock; done > /build/wanted.txt; \
@@ -92,3 +93,28 @@ FROM gateway AS monitor
 COPY --from=monitor-packages /opt/evergreen/packages /opt/evergreen/packages
 COPY monitoring /opt/evergreen/monitoring
 CMD ["python", "-m", "monitoring.monitor"]
+
+
+# Makes models: every package of the lock, and git. The project itself is a clone in a volume (compose.yaml).
+FROM python AS trainer
+# torch has no hash in the lock: its builds for CPUs and CUDA share a version. For a GPU: --build-arg TORCH_INDEX=https://pypi.org/simple
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements.lock /build/requirements.lock
+RUN set -eu; \
+    apt-get update; \
+    apt-get install --yes --no-install-recommends git; \
+    rm -rf /var/lib/apt/lists/*; \
+    torch="$(grep ^torch== /build/requirements.lock)"; \
+    grep -v ^torch== /build/requirements.lock > /build/others.txt; \
+    python -m pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" "$torch"; \
+    python -m pip install --no-cache-dir --no-deps --require-hashes -r /build/others.txt; \
+    python -m pip install --no-cache-dir "$torch"; \
+    git config --system --add safe.directory /source; \
+    git config --system --add safe.directory /source/.git; \
+    groupadd --gid 10001 evergreen; \
+    useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/evergreen --shell /usr/sbin/nologin evergreen; \
+    install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/evergreen /project /mlflow
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 EVERGREEN_HOME=/var/lib/evergreen
+WORKDIR /project
+USER 10001:10001
+CMD ["python", "-m", "monitoring.retrain"]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from evergreen import comparing, exporting, inspection, labelling, predicting, releasing, retraining, tokens, trial
+from evergreen import alerting, comparing, exporting, inspection, labelling, predicting, releasing, retraining, tokens, trial
 from evergreen.checking import check
 from evergreen.doctor import doctor
 from evergreen.inspection import out
@@ -35,6 +35,7 @@ for _command in COMMANDS:
     app.command()(_command)
 app.command("try")(trial.run_trial)
 app.add_typer(tokens.app, name="token")
+app.add_typer(alerting.app, name="alerts")
 app.add_typer(labelling.labels, name="labels")
 app.add_typer(labelling.disputes, name="disputes")
 

@@ -1,4 +1,5 @@
-"""The checked-in files that are rendered from params.yaml: the Operator's kinds, the dashboard, params for the cluster.
+"""The checked-in files that are rendered from params.yaml: the Operator's kinds, the dashboard, params for the cluster, and how
+Grafana of compose.yaml finds Prometheus and the dashboard.
 
 A test compares the files with this renderer. The Operator reads the same rule groups as a local Prometheus.
 """
@@ -17,6 +18,8 @@ from pipeline.errors import run_stage
 from pipeline.params import Alerts, Params, load_params
 
 COMPONENT = Path("k8s/components/monitoring")
+COMPOSE = Path("compose")
+DASHBOARDS = "/etc/evergreen/dashboards"  # in Grafana's container
 CLUSTER_PARAMS = Path("k8s/base/params.yaml")  # kustomize reads no file from outside its folder
 PORTS = {"gateway": "http", "triton": "metrics", "monitor": "http"}  # port names in the Services
 POD_LABELS = "container|endpoint|pod|service"
@@ -30,6 +33,8 @@ def manifests(params: Params, params_text: str) -> dict[Path, str]:
         COMPONENT / "service-monitors.yaml": HEADER + yaml.safe_dump_all(service_monitors(params.alerts), sort_keys=False),
         COMPONENT / "dashboard.json": render_dashboard(params),
         CLUSTER_PARAMS: params_text,
+        COMPOSE / "datasources.yaml": to_yaml(datasources(params.alerts)),
+        COMPOSE / "dashboards.yaml": to_yaml(dashboard_provider()),
     }
 
 
@@ -61,6 +66,27 @@ def relabelings(name: str) -> list[dict[str, str]]:
         rules.append({"action": "replace", "targetLabel": "instance", "replacement": name})
         rules.append({"action": "labeldrop", "regex": POD_LABELS})
     return rules
+
+
+def datasources(alerts: Alerts) -> dict[str, Any]:
+    """Return Prometheus for Grafana's provisioning; it is the default, so the dashboard's variable chooses it."""
+    source = {
+        "name": "Prometheus",
+        "uid": "prometheus",
+        "type": "prometheus",
+        "access": "proxy",
+        "url": f"http://prometheus:{alerts.prometheus_port}",
+        "isDefault": True,
+        "editable": False,
+        "jsonData": {"timeInterval": f"{alerts.scrape_s}s"},
+    }
+    return {"apiVersion": 1, "datasources": [source]}
+
+
+def dashboard_provider() -> dict[str, Any]:
+    """Return the folder of dashboards for Grafana's provisioning."""
+    provider = {"name": "evergreen", "type": "file", "allowUiUpdates": False, "options": {"path": DASHBOARDS}}
+    return {"apiVersion": 1, "providers": [provider]}
 
 
 def _object(kind: str, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 import structlog
@@ -20,12 +21,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from monitoring.alertmanager_webhook import WebhookError, parse_webhook
+from monitoring.alert_rules.alertmanager import RELAY_TOKEN
+from monitoring.alertmanager_webhook import Webhook, WebhookError, parse_webhook
+from monitoring.bearer_file import BearerToken, ensure_token
+from monitoring.channels.settings import read_channels
 from monitoring.decisions import Decided, describe_retraining, read_decision
 from monitoring.inbox.explanation import fetch_explanation
 from monitoring.inbox.incidents import Card, cards_of
 from monitoring.inbox.messages import Message, MessageStore, Switch, overdue_s, status_of
 from monitoring.inbox.page import render_page
+from monitoring.inbox.relay import relay, relay_counter
 from monitoring.pages.metrics import PageMetrics
 from monitoring.pages.navigation import Link, service_links
 from monitoring.pages.rendering import HEADERS
@@ -33,7 +38,7 @@ from monitoring.pages.routes import service_routes
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
 from pipeline.params import Alerts, Http, load_params
-from serving.processes.addresses import base_url, reach_host
+from serving.processes.addresses import base_url, listen_host, reach_host
 from serving.processes.http_body import BodyError, read_body
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
@@ -46,6 +51,13 @@ EXPLAINED_AREAS = ("drift", "quality")  # the monitor has words and texts for th
 log = structlog.get_logger()
 
 
+class Received(NamedTuple):
+    """A webhook: its bytes, and the alerts in it."""
+
+    body: bytes
+    webhook: Webhook
+
+
 class Inbox:
     """The HTTP handlers over one message store."""
 
@@ -55,14 +67,15 @@ class Inbox:
         body_within_s: float,
         home: Path,
         clock: Callable[[], float],
-        count_refusal: Callable[[str], None],
+        metrics: PageMetrics,
         *,
         is_on_request: bool,
         find_links: Callable[[], Sequence[Link]],
     ) -> None:
         self._find_links = find_links
         self.alerts, self.body_within_s, self.home, self.clock = alerts, body_within_s, home, clock
-        self._count_refusal = count_refusal
+        self._count_refusal, self._count_relayed = metrics.count_refusal, relay_counter(metrics.registry)
+        self._token = BearerToken(ensure_token(home / "alerts" / RELAY_TOKEN))
         self.retraining = describe_retraining(alerts, is_on_request=is_on_request)
         self.store = MessageStore(home / "inbox" / "messages.json", alerts)
         self.started_at = self._explained_at = clock()
@@ -71,6 +84,38 @@ class Inbox:
 
     async def alerts_webhook(self, request: Request) -> Response:
         """Store a webhook: 204 when it is on disk, 503 when Alertmanager should retry, 4xx when a retry cannot help."""
+        received = await self._read(request)
+        if isinstance(received, Response):
+            return received
+        try:
+            async with self._lock:
+                messages = await asyncio.to_thread(self.store.receive, received.webhook, self.clock())
+        except OSError as error:
+            self._count_refusal("store")
+            log.error("could not store a message", error=str(error))
+            return Response("the message could not be stored; send it again", 503)
+        self._explain(messages)
+        return Response(status_code=204)
+
+    async def relay_webhook(self, request: Request) -> Response:
+        """Send a webhook on to a channel, and answer with what became of it."""
+        if not self._token.is_in(request.headers.get("authorization", "")):
+            self._count_refusal("token")
+            return Response("send the token of alerts/relay.token: Authorization: Bearer …", 401)
+        received = await self._read(request)
+        if isinstance(received, Response):
+            return received
+        name, folder = request.path_params["name"], self.home / "alerts"
+        if name not in {channel.name for channel in await asyncio.to_thread(read_channels, folder)}:
+            return Response(f"there is no channel {name[:31]}", 404)
+        sent = await asyncio.to_thread(relay, folder, name, received.body, received.webhook, self.alerts)
+        self._count_relayed(name, sent.outcome)
+        if sent.outcome != "delivered":
+            log.warning("a message was not delivered", channel=name, reason=sent.text)
+        return Response(sent.text if sent.status != 204 else None, sent.status)
+
+    async def _read(self, request: Request) -> "Received | Response":
+        """Return the body and what is in it, or the answer that refuses it."""
         try:
             body = await read_body(request.scope, request.receive, max_bytes=MAX_BODY_BYTES, within_s=self.body_within_s)
             webhook = parse_webhook(body)
@@ -84,15 +129,7 @@ class Inbox:
         if webhook.unreadable:
             self._count_refusal("alert")
             log.warning("left out alerts that cannot be read", alerts=webhook.unreadable, first=webhook.fault)
-        try:
-            async with self._lock:
-                messages = await asyncio.to_thread(self.store.receive, webhook, self.clock())
-        except OSError as error:
-            self._count_refusal("store")
-            log.error("could not store a message", error=str(error))
-            return Response("the message could not be stored; send it again", 503)
-        self._explain(messages)
-        return Response(status_code=204)
+        return Received(body, webhook)
 
     def _explain(self, messages: Iterable[Message]) -> None:
         """Fetch one explanation per version in the background, for alerts that have not ended."""
@@ -190,7 +227,7 @@ def create_app(
         http.body_within_s,
         home,
         clock,
-        metrics.count_refusal,
+        metrics,
         is_on_request=is_on_request,
         find_links=find_links,
     )
@@ -198,10 +235,11 @@ def create_app(
         routes=[
             Route("/", inbox.index),
             Route("/alerts", inbox.alerts_webhook, methods=["POST"]),
+            Route("/relay/{name}", inbox.relay_webhook, methods=["POST"]),
             Route("/messages.json", inbox.messages_json),
             *service_routes(metrics),
         ],
-        middleware=[Middleware(HttpGuard, http, alerts.host, metrics.count_refusal)],
+        middleware=[Middleware(HttpGuard, http, listen_host("inbox", alerts.host), metrics.count_refusal)],
     )
 
 
@@ -212,9 +250,9 @@ def main() -> None:
     is_on_request = parser.parse_args().on_request
     log_in_json()
     params, home = load_params(), find_home()
-    alerts = params.alerts
-    print_line(json.dumps({"event": "inbox", "url": f"http://{alerts.host}:{alerts.inbox_port}/"}))
+    alerts, host = params.alerts, listen_host("inbox", params.alerts.host)
+    print_line(json.dumps({"event": "inbox", "url": f"{base_url(host, alerts.inbox_port)}/"}))
     metrics = PageMetrics()
     find_links = partial(service_links, params, current="Inbox")
     app = create_app(alerts, params.http, home, time.time, metrics, is_on_request=is_on_request, find_links=find_links)
-    run_http_service(app, alerts.host, alerts.inbox_port, params.http, refused=metrics.count_refusal)
+    run_http_service(app, host, alerts.inbox_port, params.http, refused=metrics.count_refusal)

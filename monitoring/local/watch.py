@@ -8,30 +8,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-
-from monitoring.alert_rules import alertmanager
-from monitoring.alert_rules.alert import JOBS
-from monitoring.alert_rules.render import HEADER, rule_file
+from monitoring.channels.settings import read_channels
 from monitoring.console.process import SharedConsole
 from monitoring.decisions import RETRAIN_NOW, describe_retraining
+from monitoring.local.configure import alertmanager_authority, retrain_ports, write_config
 from monitoring.local.tools import find_tool, working_directory
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.output.plain_text import indented, print_line, print_lines
 from pipeline.params import Alerts, Params, load_params
 from serving.processes import Announce
-from serving.processes.addresses import Service, authority, base_url, reach_host
+from serving.processes.addresses import VARIABLES, authority, base_url, listen_host, reach_host
 from serving.processes.supervisor import ENDS_WITHIN_S, Child, Program, supervised
 from serving.release.release_table import find_release
-from serving.triton.client import server_settings
 from state.database import open_state
 
 TOOLS = Path(".tools")
 POLL_S = 0.5
-MOVABLE: tuple[Service, ...] = ("monitor", "receiver", "controller")  # an environment variable names the host
 PAGES = {
     "inbox": "/",
     "prometheus": "/",
@@ -55,52 +50,6 @@ class MonitoringStack(NamedTuple):
     def children(self) -> list[Child]:
         """Return the running processes."""
         return [child for child in self if child is not None]
-
-
-def scrape_config(params: Params) -> dict[str, Any]:
-    """Return prometheus.yml as a tree: scrape jobs, the rule file, the Alertmanager."""
-    alerts, triton = params.alerts, server_settings(params.serve)
-    targets = {
-        "gateway": authority(reach_host("gateway", params.gateway.host), params.gateway.port),
-        "triton": authority(triton.host, triton.metrics_port),
-        "monitor": authority(reach_host("monitor", alerts.host), alerts.monitor_port),
-    }
-    if alerts.inbox == "here":
-        targets["inbox"] = authority(alerts.host, alerts.inbox_port)
-    if alerts.console == "here":
-        targets["console"] = authority(reach_host("console", alerts.host), alerts.console_port)
-    if alerts.controller_url == "here":
-        targets |= {name: authority(reach_host(name, alerts.host), port) for name, port in retrain_ports(alerts).items()}
-    return {
-        "global": {
-            "scrape_interval": f"{alerts.scrape_s}s",
-            "scrape_timeout": f"{min(10, alerts.scrape_s)}s",
-            "evaluation_interval": f"{alerts.evaluate_s}s",
-        },
-        "rule_files": ["rules.yaml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"{alerts.host}:{alerts.alertmanager_port}"]}]}]},
-        "scrape_configs": [
-            {"job_name": JOBS[name], "static_configs": [{"targets": [target]}]} for name, target in targets.items()
-        ],
-    }
-
-
-def retrain_ports(alerts: Alerts) -> dict[Service, int]:
-    """Return the ports of the two retrain processes."""
-    return {"receiver": alerts.receiver_port, "controller": alerts.controller_port}
-
-
-def write_config(params: Params, folder: Path) -> None:
-    """Write every file that Prometheus and Alertmanager read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        "prometheus.yml": HEADER + yaml.safe_dump(scrape_config(params), sort_keys=False),
-        "rules.yaml": rule_file(params),
-        "alertmanager.yml": alertmanager.config_file(params.alerts, folder),
-        alertmanager.TEMPLATES: alertmanager.message_templates(params.alerts),
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
 
 
 def prometheus_command(tools: Path, folder: Path, alerts: Alerts) -> list[str]:
@@ -127,7 +76,7 @@ def alertmanager_command(tools: Path, folder: Path, alerts: Alerts) -> list[str]
         f"--config.file={folder / 'alertmanager.yml'}",
         f"--storage.path={folder / 'alertmanager'}",
         f"--data.maintenance-interval={alerts.remember_s}s",
-        f"--web.listen-address={alerts.host}:{alerts.alertmanager_port}",
+        f"--web.listen-address={authority(listen_host('alertmanager', alerts.host), alerts.alertmanager_port)}",
         "--cluster.listen-address=",
         "--log.level=warn",
     ]
@@ -147,7 +96,7 @@ def running_stack(
     """Yield the processes, ready; stop them when the block ends in any way. A process without a command is not started."""
     alerts, folder, tools = params.alerts, folder.absolute(), tools.absolute()
     write_config(params, folder)
-    hosts: dict[str, str] = {name: reach_host(name, alerts.host) for name in MOVABLE}
+    hosts: dict[str, str] = {name: reach_host(name, alerts.host) for name in VARIABLES}
     with ExitStack() as stack:
 
         def start(name: str, command: list[str], port: int, path: str) -> Child:
@@ -195,8 +144,10 @@ def watch(params: Params, home: Path, announce: Announce, *, is_on_request: bool
             console.look(time.monotonic(), announce)
             announce(f"{'console':<14}{console.url}")
         announce(f"{describe_retraining(params.alerts, is_on_request=is_on_request)} Retrain now: {RETRAIN_NOW}")
-        manager = f"http://{params.alerts.host}:{params.alerts.alertmanager_port}"
-        announce(f"firing alerts: {TOOLS}/bin/amtool --alertmanager.url={manager} alert")
+        announce(f"firing alerts: {TOOLS}/bin/amtool --alertmanager.url=http://{alertmanager_authority(params.alerts)} alert")
+        names = ", ".join(channel.name for channel in read_channels(home / "alerts"))
+        others = names or "nobody; to add Slack, Teams or mail: evergreen alerts --help"
+        announce(f"besides the inbox, alerts go to: {others}")
         announce(f"configuration and logs: {home / 'alerts'}; Ctrl-C stops everything")
         for line in missing_prerequisites(params, home):
             announce(line)

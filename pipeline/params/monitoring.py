@@ -90,14 +90,6 @@ class Alerts(Section):
     console: Literal["here", "none"]
     inbox_messages: Count
     inbox_bytes: Count
-    webhook_url: str
-    slack_url_file: str
-    slack_channel: str
-    email_to: str
-    email_from: str
-    email_server: str
-    email_user: str
-    email_password_file: str
     controller_url: str
     controller_token_file: str
 

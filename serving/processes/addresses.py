@@ -3,13 +3,16 @@
 import os
 from typing import Literal
 
-Service = Literal["gateway", "monitor", "console", "receiver", "controller"]
+Service = Literal["gateway", "monitor", "console", "receiver", "controller", "inbox", "alertmanager", "mlflow"]
 VARIABLES: dict[Service, str] = {
     "gateway": "EVERGREEN_GATEWAY_HOST",
     "monitor": "EVERGREEN_MONITOR_HOST",
     "console": "EVERGREEN_CONSOLE_HOST",
     "receiver": "EVERGREEN_RECEIVER_HOST",
     "controller": "EVERGREEN_CONTROLLER_HOST",
+    "inbox": "EVERGREEN_INBOX_HOST",
+    "alertmanager": "EVERGREEN_ALERTMANAGER_HOST",
+    "mlflow": "EVERGREEN_MLFLOW_HOST",
 }
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (all addresses of a machine include this one)
 
@@ -23,6 +26,11 @@ def reach_host(service: Service, host: str) -> str:
     """Return the host at which this machine reaches the service: loopback when it listens on all addresses."""
     listening = listen_host(service, host)
     return LOOPBACK.get(listening, listening)
+
+
+def shown_host(service: Service, host: str) -> str:
+    """Return the host in links that people open: that of `EVERGREEN_LINKS_HOST`, or where this machine reaches the service."""
+    return os.environ.get("EVERGREEN_LINKS_HOST") or reach_host(service, host)
 
 
 def base_url(host: str, port: int) -> str:

@@ -8,7 +8,13 @@ from tests.conftest import ROOT
 
 ENTRIES = {
     "gateway": ("serving.gateway.app", "serving.release.fetch_repository"),
-    "monitor": ("monitoring.monitor.app",),
+    "monitor": (
+        "monitoring.monitor.app",
+        "monitoring.inbox.app",
+        "monitoring.console.app",
+        "monitoring.retrain.receiver.app",
+        "monitoring.local.configure",
+    ),
     "triton": ("pipeline.runtime.classifier",),
 }
 

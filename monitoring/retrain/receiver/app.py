@@ -6,10 +6,7 @@ Callers need the token from a file. A body that is too large, too deep, too slow
 
 import asyncio
 import gc
-import hmac
 import json
-import os
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -26,10 +23,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
+from monitoring.bearer_file import BearerToken, ensure_token
 from monitoring.retrain.alerts import received_alerts
 from monitoring.retrain.metrics import ReceiverMetrics
 from monitoring.retrain.receiver.alert_writer import MAX_PENDING, AlertWriter, WriterFullError
-from pipeline.errors import InputError
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
 from pipeline.params import Alerts, Http, Params, load_params
@@ -58,7 +55,7 @@ class Receiver:
 
     def __init__(self, params: Params, engine: sa.Engine, token: str) -> None:
         self._settings, self._http = params.retrain, params.http
-        self._token = sha256(token.encode()).digest()
+        self._token = BearerToken(token)
         self.metrics = ReceiverMetrics(lambda: self.writer.pending)
         self.writer = AlertWriter(engine, params.retrain.max_unseen, self.metrics.received)
 
@@ -104,9 +101,7 @@ class Receiver:
         return Response(status_code=204)
 
     def _check_token(self, header: str) -> None:
-        scheme, _, token = header.partition(" ")
-        given = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        if not (hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"):
+        if not self._token.is_in(header):
             raise RejectedError(401, "token", "send the token of alerts.controller_token_file: Authorization: Bearer …")
 
     async def _body(self, request: Request) -> bytes:
@@ -150,17 +145,6 @@ def create_app(receiver: Receiver, http: Http, host: str) -> Starlette:
 def token_file(alerts: Alerts, home: Path) -> Path:
     """Return the path of the token: next to Alertmanager's configuration unless params name an absolute path."""
     return home / "alerts" / alerts.controller_token_file
-
-
-def ensure_token(path: Path) -> str:
-    """Return the token, created readable by its owner alone if the file is missing; raises `InputError` for an empty file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(secrets.token_hex(24))
-    token = path.read_text(encoding="utf-8").strip()
-    if not token:
-        raise InputError(str(path), "there is no token in this file", "write one, or delete the file: a new token is created")
-    return token
 
 
 def main() -> None:

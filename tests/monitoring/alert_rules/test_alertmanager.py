@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from monitoring.alert_rules.alertmanager import INCIDENT, TEMPLATES, config, config_file, inhibitions, message_templates
 from monitoring.alert_rules.render import all_rules
+from monitoring.channels.settings import Channel, put_channel
 from monitoring.local.tools import find_tool
 from pipeline.errors import InputError
 from pipeline.params import Alerts, Params
@@ -17,21 +19,26 @@ pytestmark = pytest.mark.usefixtures("tools")
 
 CONTROLLER = {"controller_url": "http://127.0.0.1:9999/v1/alerts"}
 NO_CONTROLLER = {"controller_url": "none"}
-ALL_ON = CONTROLLER | {
-    "webhook_url": "https://hooks.example.org/x",
-    "slack_url_file": "slack.url",
-    "email_to": "people@example.org",
-    "email_user": "evergreen",
-    "email_password_file": "email.password",
-    "switch_url": "https://switch.example.org/ping",
-}
+ALL_ON = CONTROLLER | {"switch_url": "https://switch.example.org/ping"}
+SECRET = "https://hooks.slack.example/secret"
+SLACK = Channel(name="slack", kind="slack", shown="hooks.slack.example")
+MAIL = Channel(
+    name="mail", kind="email", shown="people@example.org", sender="x@example.org", server="smtp.example.org:587", user="evergreen"
+)
+CHANNELS = (
+    SLACK,
+    MAIL,
+    SLACK.model_copy(update={"name": "second-slack", "room": "#on-call"}),
+    Channel(name="teams", kind="teams", shown="teams.example.org"),
+    Channel(name="hook", kind="webhook", shown="hooks.example.org"),
+)
 
 
-def write_config(alerts: Alerts, folder: Path) -> Path:
+def write_config(alerts: Alerts, folder: Path, channels: Sequence[Channel] = ()) -> Path:
+    for channel in channels:
+        put_channel(folder, channel, SECRET)
     (folder / "alertmanager.yml").write_text(config_file(alerts, folder))
     (folder / TEMPLATES).write_text(message_templates(alerts))
-    for name in ("slack.url", "controller.token", "email.password"):
-        (folder / name).write_text("https://hooks.slack.example/secret")
     return folder / "alertmanager.yml"
 
 
@@ -41,11 +48,14 @@ def amtool(tools: Path, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("changed", [{}, NO_CONTROLLER, CONTROLLER, ALL_ON, {"inbox": "none", "slack_url_file": "slack.url"}])
+@pytest.mark.parametrize(
+    ("changed", "channels"),
+    [({}, ()), (NO_CONTROLLER, ()), (CONTROLLER, ()), (ALL_ON, CHANNELS), ({"inbox": "none"}, (SLACK, MAIL))],
+)
 def test_amtool_accepts_the_configuration_and_its_templates(
-    changed: dict[str, str], tools: Path, alerts: Alerts, tmp_path: Path
+    changed: dict[str, str], channels: tuple[Channel, ...], tools: Path, alerts: Alerts, tmp_path: Path
 ) -> None:
-    output = amtool(tools, "check-config", str(write_config(alerts.model_copy(update=changed), tmp_path)))
+    output = amtool(tools, "check-config", str(write_config(alerts.model_copy(update=changed), tmp_path, channels)))
     assert "SUCCESS" in output
     assert "1 templates" in output
 
@@ -61,10 +71,13 @@ def test_amtool_accepts_the_configuration_and_its_templates(
         ("alertname=EvergreenWatchdog area=switch severity=none", "switch"),
         ("alertname=EvergreenRetrainFailed area=retrain severity=warning step=gate", "people"),
         ("alertname=Unknown", "people"),
+        *((f"alertname=EvergreenTest area=test channel={channel.name}", f"test-{channel.name}") for channel in CHANNELS),
+        ("alertname=EvergreenTest area=drift severity=critical version=3 channel=slack", "test-slack"),
+        ("alertname=EvergreenTest area=test channel=removed", "nobody"),
     ],
 )
 def test_an_alert_reaches_its_receivers(labels: str, receivers: str, tools: Path, alerts: Alerts, tmp_path: Path) -> None:
-    path = write_config(alerts.model_copy(update=CONTROLLER), tmp_path)
+    path = write_config(alerts.model_copy(update=CONTROLLER), tmp_path, CHANNELS)
     amtool(tools, "config", "routes", "test", f"--config.file={path}", f"--verify.receivers={receivers}", *labels.split())
 
 
@@ -73,11 +86,11 @@ def test_without_a_controller_only_people_receive_alerts(tools: Path, alerts: Al
     path = str(write_config(alerts, tmp_path))
     labels = ("alertname=EvergreenDrift", "area=drift")
     amtool(tools, "config", "routes", "test", f"--config.file={path}", "--verify.receivers=people", *labels)
-    assert [receiver["name"] for receiver in config(alerts, Path("/etc/x"))["receivers"]] == ["people", "switch"]
+    assert [receiver["name"] for receiver in config(alerts, Path("/etc/x"))["receivers"]] == ["people", "switch", "nobody"]
 
 
 def test_by_default_the_local_controller_receives_alerts(alerts: Alerts) -> None:
-    (webhook,) = config(alerts, Path("/etc/x"))["receivers"][2]["webhook_configs"]
+    (webhook,) = config(alerts, Path("/etc/x"))["receivers"][3]["webhook_configs"]
     assert webhook["url"] == "http://127.0.0.1:8096/v1/alerts"
     assert webhook["http_config"]["authorization"]["credentials_file"] == "/etc/x/controller.token"
 
@@ -95,18 +108,30 @@ def test_by_default_people_are_reached_by_the_inbox_alone(alerts: Alerts) -> Non
 
 
 def test_secrets_stay_in_files(alerts: Alerts, tmp_path: Path) -> None:
-    text = write_config(alerts.model_copy(update=ALL_ON), tmp_path).read_text()
-    assert "hooks.slack.example" not in text
-    tree = yaml.safe_load(text)
-    (webhook,) = tree["receivers"][2]["webhook_configs"]
-    assert webhook["http_config"] == {"authorization": {"type": "Bearer", "credentials_file": str(tmp_path / "controller.token")}}
-    assert tree["receivers"][0]["slack_configs"][0]["api_url_file"] == str(tmp_path / "slack.url")
-    assert tree["receivers"][0]["email_configs"][0]["require_tls"] is True
+    text = write_config(alerts.model_copy(update=ALL_ON), tmp_path, CHANNELS).read_text()
+    assert SECRET not in text
+    assert "hooks.example.org" not in text
+    people, _switch, _nobody, controller, *_ = yaml.safe_load(text)["receivers"]
+    token = {"type": "Bearer", "credentials_file": str(tmp_path / "controller.token")}
+    assert controller["webhook_configs"][0]["http_config"] == {"authorization": token}
+    assert [slack["api_url_file"] for slack in people["slack_configs"]] == [
+        str(tmp_path / "secrets" / name) for name in ("second-slack", "slack")
+    ]
+    assert people["email_configs"][0]["auth_password_file"] == str(tmp_path / "secrets/mail")
+    assert people["email_configs"][0]["require_tls"] is True
+    relayed = people["webhook_configs"][1:]
+    assert [webhook["url"] for webhook in relayed] == [f"http://127.0.0.1:8090/relay/{name}" for name in ("hook", "teams")]
+    assert {webhook["http_config"]["authorization"]["credentials_file"] for webhook in relayed} == {str(tmp_path / "relay.token")}
 
 
 def test_a_configuration_without_receivers_is_an_error(alerts: Alerts) -> None:
     with pytest.raises(InputError, match="nobody would receive alerts"):
         config(alerts.model_copy(update={"inbox": "none"}), Path("/etc/x"))
+
+
+def test_a_channel_that_the_inbox_sends_needs_the_inbox(alerts: Alerts) -> None:
+    with pytest.raises(InputError, match="the inbox sends the messages of channel teams"):
+        config(alerts.model_copy(update={"inbox": "none"}), Path("/etc/x"), CHANNELS[3:4])
 
 
 def render(template: str, tools: Path, alerts: Alerts, folder: Path, data: Path | None = None) -> str:
@@ -162,13 +187,13 @@ def test_alerts_of_one_cause_are_one_message_with_the_newest_decision(tools: Pat
 
 
 def test_alerts_of_a_version_share_a_message_and_others_do_not(alerts: Alerts) -> None:
-    *_, incident, people = config(alerts, Path("/etc/x"))["route"]["routes"]
+    *_, incident, people = config(alerts, Path("/etc/x"), CHANNELS)["route"]["routes"]
     assert incident == {"matchers": INCIDENT, "receiver": "people", "group_by": ["version"]}
     assert people == {"receiver": "people"}
 
 
 def test_no_key_of_newer_versions_is_used(alerts: Alerts) -> None:
-    text = config_file(alerts.model_copy(update=ALL_ON), Path("/etc/x"))
+    text = yaml.safe_dump(config(alerts.model_copy(update=ALL_ON), Path("/etc/x"), CHANNELS))
     for key in (" url_file:", "timeout: 1", "payload:", "http_headers:", "mute_time_intervals:"):
         assert key not in text
 

@@ -77,7 +77,9 @@ def test_every_program_ends_with_make_watch(params: Params, tmp_path: Path, numb
     command = [sys.executable, "-m", "monitoring.local.watch", "--retrain"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert any("Ctrl-C stops everything" in line for line in process.stdout)
+        lines = iter(process.stdout)
+        assert any("besides the inbox, alerts go to: nobody" in line for line in lines)
+        assert any("Ctrl-C stops everything" in line for line in lines)
         assert (
             len(list(processes_with("EVERGREEN_HOME", str(home)))) == 8
         )  # and Prometheus, Alertmanager, console, four more of ours

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.alert_rules.alertmanager import controller_receiver
-from monitoring.local.watch import scrape_config
+from monitoring.alert_rules.alertmanager import controller_receiver, inbox_page, inbox_url, message_templates
+from monitoring.local.configure import scrape_config
+from monitoring.pages.navigation import service_links
 from pipeline.params import Params
 from serving.processes.addresses import VARIABLES, Service, base_url, listen_host, reach_host
 from serving.serve import gateway_program
@@ -35,13 +36,27 @@ def test_prometheus_and_alertmanager_use_the_hosts_of_the_environment(
     alerts = params.alerts.model_copy(update={"controller_url": "here"})
     for number, variable in enumerate(VARIABLES.values()):
         monkeypatch.setenv(variable, f"10.0.0.{number}")
-    jobs = scrape_config(params.model_copy(update={"alerts": alerts}))["scrape_configs"]
+    tree = scrape_config(params.model_copy(update={"alerts": alerts}))
+    jobs = tree["scrape_configs"]
     targets = {job["job_name"].removeprefix("evergreen-"): job["static_configs"][0]["targets"][0] for job in jobs}
-    assert {name: targets[name].partition(":")[0] for name in VARIABLES} == {
-        name: f"10.0.0.{number}" for number, name in enumerate(VARIABLES)
+    targets["alertmanager"] = tree["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"][0]
+    assert {name: targets[name].partition(":")[0] for name in VARIABLES if name != "mlflow"} == {
+        name: f"10.0.0.{number}"
+        for number, name in enumerate(VARIABLES)
+        if name != "mlflow"  # it has no metrics of ours
     }
     url = controller_receiver(alerts, tmp_path)["webhook_configs"][0]["url"]
     assert url == f"http://{targets['receiver']}/v1/alerts"
+    assert inbox_url(alerts) == f"http://{targets['inbox']}/alerts"
+
+
+def test_links_for_people_lead_where_they_reach_the_machine(monkeypatch: pytest.MonkeyPatch, params: Params) -> None:
+    monkeypatch.setenv("EVERGREEN_INBOX_HOST", "monitor")
+    assert inbox_page(params.alerts) == "http://monitor:8090/"
+    monkeypatch.setenv("EVERGREEN_LINKS_HOST", "ml.example.org")
+    assert inbox_page(params.alerts) == "http://ml.example.org:8090/"
+    assert inbox_page(params.alerts) in message_templates(params.alerts)
+    assert {link.url.split(":")[1] for link in service_links(params)} == {"//ml.example.org"}
 
 
 def test_an_ipv6_address_is_in_brackets() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from evergreen import cli
@@ -26,6 +27,7 @@ from pipeline.errors import InputError, RefusedError, ToolError
 from pipeline.params import load_params
 from pipeline.session.golden_answers import read_golden, write_golden
 from serving.release import swap as swapping
+from serving.release.keep_loaded import load_missing
 from serving.release.manifest import repository
 from serving.release.routing import read_routes
 from serving.release.signature import sign
@@ -339,3 +341,24 @@ def other_temperature(folder: Path) -> None:
 
 def no_such_luck(folder: Path) -> None:
     (folder / "1" / "model.py").write_text("raise RuntimeError('no such luck')\n")
+
+
+def test_a_triton_that_lost_its_models_gets_the_champion_back(installation: Installation) -> None:
+    champion = release_roles(installation)["champion"]
+    serve, key = installation.params.serve, triton.key_file(installation.home, installation.params.serve).read_text()
+    for model in triton_models(installation):
+        triton.unload(serve, model, key)
+    announced: list[str] = []
+    assert load_missing(installation.params, installation.home, announced.append)
+    assert_serves_only(installation, champion)
+    assert any("golden answers equal the offline ones" in line for line in announced)
+    assert not load_missing(installation.params, installation.home, announced.append)
+
+
+def test_a_swap_that_runs_is_left_alone(installation: Installation) -> None:
+    champion = release_roles(installation)["champion"]
+    serve, key = installation.params.serve, triton.key_file(installation.home, installation.params.serve).read_text()
+    triton.unload(serve, f"intent-{champion}", key)
+    with FileLock(installation.home / "publish.lock"):
+        assert not load_missing(installation.params, installation.home, [].append)
+    assert load_missing(installation.params, installation.home, [].append)

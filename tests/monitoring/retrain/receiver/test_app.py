@@ -17,8 +17,9 @@ import sqlalchemy as sa
 
 from monitoring.alert_rules.retraining import RETRIED
 from monitoring.alertmanager_webhook import WebhookError, parse_webhook
+from monitoring.bearer_file import ensure_token
 from monitoring.retrain.receiver import app
-from monitoring.retrain.receiver.app import ensure_token, token_file
+from monitoring.retrain.receiver.app import token_file
 from pipeline.errors import InputError
 from pipeline.params import Params
 from serving.processes import http_body, http_guard, http_protocol
