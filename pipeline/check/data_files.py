@@ -37,6 +37,8 @@ def check_data(params: Params) -> Iterator[CheckLine]:
         yield CheckLine("passed", f"split: {sizes}")
     with collecting(errors):
         yield from _unlabelled(params, sides)
+    with collecting(errors):
+        yield from _out_of_scope(params, sides)
     raise_all(errors)
 
 
@@ -96,3 +98,12 @@ def _unlabelled(params: Params, sides: Sides | None) -> Iterator[CheckLine]:
     if texts and sides:
         usable = trainable(texts, sides[:3], params.split, sides.test_share)
         yield CheckLine("passed", f"{file}: {len(texts)} texts, {len(usable)} of them to spread labels to")
+
+
+def _out_of_scope(params: Params, sides: Sides | None) -> Iterator[CheckLine]:
+    file = params.abstain.out_of_scope
+    ids = {row.id for row in read_unlabelled(file, params.data).texts}
+    if ids and sides:
+        known = len(ids & {row.id for rows in sides[:3] for row in rows})
+        left_out = f", {known} of them left out because they are rows of the source or test file" if known else ""
+        yield CheckLine("passed", f"{file}: {len(ids)} out-of-scope texts{left_out}")

@@ -225,7 +225,12 @@ def test_a_trusted_proxy_that_is_no_network_is_reported_with_its_line(tmp_path: 
 
 @pytest.mark.parametrize(
     ("start", "file"),
-    [("  test:", "data/no_test.csv"), ("  unlabelled:", "data/no_unlabelled.csv"), ("  source:", "the name of a file")],
+    [
+        ("  test:", "data/no_test.csv"),
+        ("  unlabelled:", "data/no_unlabelled.csv"),
+        ("  out_of_scope:", "data/no_out_of_scope.csv"),
+        ("  source:", "the name of a file"),
+    ],
 )
 @pytest.mark.parametrize("written", ["null", "", '""'])
 def test_an_empty_name_of_a_file_is_refused_with_what_to_write(tmp_path: Path, start: str, file: str, written: str) -> None:

@@ -29,12 +29,16 @@ def check(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ch
     """Return a function that checks these files."""
     monkeypatch.chdir(tmp_path)
 
-    def run(source: str | bytes, test: str = HEADER, unlabelled: str = "text\n", **settings: object) -> Checked:
+    def run(
+        source: str | bytes, test: str = HEADER, unlabelled: str = "text\n", outside: str = "text\n", **settings: object
+    ) -> Checked:
         Path("mine.csv").write_bytes(source if isinstance(source, bytes) else source.encode())
         Path("test.csv").write_text(test)
         Path("unlabelled.csv").write_text(unlabelled)
+        Path("outside.csv").write_text(outside)
         files = {"source": Path("mine.csv"), "test": Path("test.csv"), "unlabelled": Path("unlabelled.csv")}
-        checked = params.model_copy(update={"data": params.data.model_copy(update=files | settings)})
+        abstain = params.abstain.model_copy(update={"out_of_scope": Path("outside.csv")})
+        checked = params.model_copy(update={"data": params.data.model_copy(update=files | settings), "abstain": abstain})
         findings: list[str] = []
         errors: list[EvergreenError] = []
         with collecting(errors):
@@ -127,3 +131,11 @@ def test_repeated_and_nearly_equal_texts_are_counted(check: Check) -> None:
     findings = check(HEADER + ROWS + f"track text 1,track\n{words} tuesday,track\n{words} friday,track\n").findings
     assert "detail: 1 rows repeat a text with its label, and count once" in findings
     assert "detail: 1 pairs of texts are nearly equal: all stay (data.near_duplicates: report)" in findings
+
+
+def test_out_of_scope_texts_are_counted_and_those_of_the_source_left_out(check: Check) -> None:
+    findings, errors = check(ROWS, outside="text\nwhat is the weather\ntrack text 3\nTell me a joke\n")
+    assert not errors
+    wanted = "outside.csv: 3 out-of-scope texts, 1 of them left out because they are rows of the source or test file"
+    assert any(wanted in line for line in findings)
+    assert any("outside.csv" in error for error in check(ROWS, outside="words\nhello\n").errors)

@@ -44,6 +44,16 @@ FACTS = CardFacts(
 EMPTY = FACTS._replace(scores={}, report={}, data={}, session={}, params={}, origin={})
 
 
+def test_it_says_when_the_model_abstains() -> None:
+    test = SCORES["test"] | {"accuracy_at_coverage_80": 0.95}
+    control = SCORES["control"] | {"accuracy_at_coverage_80": 0.9}
+    report = REPORT | {"abstain": {"lines": ["abstains below confidence 0.611", "nothing is known about out-of-scope texts"]}}
+    card = model_card(FACTS._replace(scores=SCORES | {"test": test, "control": control}, report=report), "")
+    assert "| 80 % | 95.0 % | 90.0 % |" in card
+    assert "- abstains below confidence 0.611\n- nothing is known about out-of-scope texts\n" in card
+    assert "## Abstaining" not in model_card(FACTS, "")  # an older run has no coverage curve
+
+
 def test_it_reports_what_was_measured_with_intervals_beside_the_control() -> None:
     card = model_card(FACTS, "## Use")
     assert "| accuracy | 90.1 % | 85.1 to 94.1 % | 86.3 % | +3.8 points, -1.2 to +7.8 |" in card

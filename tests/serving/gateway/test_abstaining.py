@@ -1,7 +1,9 @@
 """A version that abstains: what callers, jobs, the log and the metrics get. Version 1 abstains, version 2 is older and cannot."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from serving.jobs.queue import Claim
 from serving.prediction import Prediction
 from serving.prediction_ids import PredictionIds
 from serving.release.routing import NO_ROUTES, Routes
-from serving.triton.client import ModelSchema
+from serving.triton.client import Connection, ModelSchema
+from tests.http_servers import serving_in_thread
 from tests.serving.gateway.fake_triton import LABELS, FakeConnection, running_gateway
 
 CONFIDENCE = {"clear": 0.9, "at the threshold": 0.75, "vague": 0.625}
@@ -113,6 +116,35 @@ def test_a_job_abstains_as_a_call_does(params: Params, triton: type[UnsureTriton
     (clear, vague), _, _ = run(params, lambda predictor: answer_job(predictor, claim), triton)
     assert clear["label"] == "refund"
     assert (vague["label"], vague["reason"], vague["suggestion"]) == (label, "unsure", "refund")
+
+
+class ConfigTriton(BaseHTTPRequestHandler):
+    """Answers the config of a model that may abstain, and of an older one, as Triton does."""
+
+    def do_GET(self) -> None:
+        parameters = {"labels": json.dumps(LABELS)}
+        if "intent-1" in self.path:
+            parameters["abstain"] = Abstention(0.625, "a person").as_parameter()
+        body = json.dumps({"parameters": {name: {"string_value": value} for name, value in parameters.items()}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_the_threshold_is_read_from_the_models_config_and_an_older_model_has_none(params: Params) -> None:
+    triton = HTTPServer(("127.0.0.1", 0), ConfigTriton)
+
+    async def read() -> list[ModelSchema]:
+        connection = Connection(params.serve.model_copy(update={"http_port": triton.server_port}))
+        schemas = [await connection.schema(model) for model in ("intent-1", "intent-2")]
+        await connection.close()
+        return schemas
+
+    with serving_in_thread(triton):
+        assert asyncio.run(read()) == [ModelSchema(LABELS, Abstention(0.625, "a person")), ModelSchema(LABELS, NEVER)]
 
 
 @pytest.fixture

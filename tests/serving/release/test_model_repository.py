@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as triton
 
+from pipeline.abstention import ABSTAIN_FILE, NEVER, Abstention, parse_abstention, read_abstention
+from pipeline.data.records import write_json
 from pipeline.errors import EXIT_REFUSED, InputError, RefusedError
 from pipeline.params import Params
 from pipeline.session.golden_answers import read_golden
@@ -74,6 +76,22 @@ def test_on_a_gpu_the_instances_are_of_that_kind(params: Params) -> None:
     chosen = params.package.model_copy(update={"device": "gpu"})
     config = text_format.Parse(config_text(WIDTHS, PARAMETERS, chosen), triton.ModelConfig())
     assert [group.kind for group in config.instance_group] == [triton.ModelInstanceGroup.KIND_GPU]
+
+
+def test_a_threshold_travels_as_a_file_and_as_a_parameter_and_the_rest_stays(made: Project, tmp_path: Path) -> None:
+    inputs = [made / name for name in INPUTS]
+    plain = package(*inputs, tmp_path / "plain", made.params.package)
+    manifests = {}
+    for threshold in (0.0, 0.625):
+        given, out = tmp_path / f"given-{threshold}" / ABSTAIN_FILE, tmp_path / f"package-{threshold}"
+        write_json(given, {"threshold": threshold, "fallback": "a person", "target": "accuracy"})
+        manifests[threshold] = package(*inputs, out, made.params.package, given)
+        assert read_abstention(out) == (Abstention(threshold, "a person") if threshold else NEVER)
+    assert manifests[0.0] == plain  # a model that always answers is packaged as ever
+    changed = {name for name, digest in manifests[0.625]["files"].items() if plain["files"].get(name) != digest}
+    assert changed == {ABSTAIN_FILE, "config.pbtxt"}
+    config = text_format.Parse((tmp_path / "package-0.625/config.pbtxt").read_text(), triton.ModelConfig())
+    assert parse_abstention(json.loads(config.parameters["abstain"].string_value)) == Abstention(0.625, "a person")
 
 
 def test_warm_up_texts_are_golden_ones_from_the_shortest_to_the_longest(made: Project) -> None:
