@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.abstention import NEVER
-from pipeline.data.records import Example, labels_of
+from pipeline.data.records import Example, labels_of, words_id
 from pipeline.metrics import softmax
 from pipeline.params import Abstain
 from pipeline.selective.coverage import CoverageCurve, Floats, coverage_curve, coverage_scores
@@ -55,7 +55,7 @@ def select(logits: ModelLogits, sides: Mapping[str, list[Example]], control: Map
         FINE_TUNED: coverage_curve(test.confidence, test.correct),
         CONTROL: coverage_curve(np.array(control["confidence"]), control_right),
     }
-    keys = [row.group or row.id for row in sides["test"]]
+    keys = [row.group or words_id(row.text) for row in sides["test"]]  # as the split keeps rows together
     return Selection(curves, report_abstention(val, test, keys, confidence_of(logits, logits.outside), settings))
 
 

@@ -121,6 +121,17 @@ def test_a_request_leads_to_version_run_commit_data_parent_retrain_decision_and_
     assert fact(entries, "alert", "summary") == "input moved"
 
 
+def test_an_answer_of_which_the_model_was_unsure_says_that_it_abstained(
+    history: sa.Engine, tmp_path: Path, params: Params
+) -> None:
+    predicted = ("champion", "battery_problem", 0.4, "app_pairing")
+    unsure = Prediction(NOON + 400, "2" * 24, "p-9", None, "hm", None, 3, 1.5, 2, *predicted, b"", b"", 3.25, False, True)
+    Gateway(tmp_path, "two").write([unsure])
+    label = fact(chain("p-9", tmp_path, params), "answer", "label")
+    assert label.startswith("battery_problem (40% confidence), then app_pairing, abstained")
+    assert "abstained" not in fact(chain("p-0", tmp_path, params), "answer", "label")
+
+
 @pytest.mark.parametrize("name", ["EvergreenDrift", "f1a5"])
 def test_an_alert_leads_to_the_version_made_for_it(history: sa.Engine, tmp_path: Path, params: Params, name: str) -> None:
     entries = chain(name, tmp_path, params)
