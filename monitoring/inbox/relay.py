@@ -27,12 +27,11 @@ from pipeline.params import Alerts
 WAIT_S = 10.0
 MAX_ANSWER = 300  # bytes of a refusal that are passed on
 BUSY = 429
-OUTCOMES = ("delivered", "refused", "unreached")
 MISDIRECTED = 421  # a redirect is no answer of a webhook
 
 
 class Relayed(NamedTuple):
-    """What became of a message: the status for Alertmanager, its text, and one of `OUTCOMES`."""
+    """What became of a message: the status for Alertmanager, its text, and delivered, refused or unreached."""
 
     status: int
     text: str
