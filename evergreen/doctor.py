@@ -32,10 +32,11 @@ def doctor() -> None:
     """Check git, the home of state, DVC and MLflow; mend what a move, a crash or a deletion has broken."""
     from pipeline.home import find_home
 
-    findings = [finding for check in CHECKS for finding in examine(check, find_home())]
-    for finding in findings:
-        out.print(styled(*MARKS[finding.state]), finding.text)
-    if any(finding.state == "open" for finding in findings):
+    states = set()
+    for finding in (finding for check in CHECKS for finding in examine(check, find_home())):
+        out.print(styled(*MARKS[finding.state]), finding.text)  # at once: MLflow's checks take seconds
+        states.add(finding.state)
+    if "open" in states:
         raise SystemExit(1)
 
 

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GREEN, GREY, RUST = "#2e7d4f", "#9aa0a6", "#b5542b"
 
 
-def learning_curve(epochs: Sequence[dict[str, float]]) -> Figure:
+def learning_curve(epochs: Sequence[dict[str, float]]) -> "Figure":
     """Draw losses on the left and validation scores on the right, over epochs."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = _figure(10, 4)
     losses, scores = figure.subplots(1, 2)
     x = [row["epoch"] for row in epochs]
     for key, colour in (("train_loss", GREY), ("val_loss", RUST)):
@@ -27,9 +29,9 @@ def learning_curve(epochs: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def schedule(factors: Sequence[float], peaks: dict[str, float], note: str) -> Figure:
+def schedule(factors: Sequence[float], peaks: dict[str, float], note: str) -> "Figure":
     """Draw the planned learning rate of each parameter group over steps; the axis is logarithmic when rates differ much."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = _figure(8, 4)
     axes = figure.subplots()
     order = sorted(peaks, key=lambda name: -peaks[name])
     for position, name in enumerate(order):
@@ -45,10 +47,10 @@ def schedule(factors: Sequence[float], peaks: dict[str, float], note: str) -> Fi
     return figure
 
 
-def folds(scores: Sequence[float], overall: dict[str, float]) -> Figure:
+def folds(scores: Sequence[float], overall: dict[str, float]) -> "Figure":
     """Draw the score of each fold, and mean ± standard deviation as a band."""
     mean, std = overall["mean"], overall["std"]
-    figure = Figure(figsize=(5, 4), layout="constrained")
+    figure = _figure(5, 4)
     axes = figure.subplots()
     axes.axhspan(mean - std, mean + std, color=GREY, alpha=0.2)
     axes.axhline(mean, color=GREY)
@@ -59,10 +61,10 @@ def folds(scores: Sequence[float], overall: dict[str, float]) -> Figure:
     return figure
 
 
-def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure:
+def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> "Figure":
     """Draw the predicted share of each true class (row); write counts in the cells when classes are few."""
     side = max(6.0, 0.32 * len(labels) + 3)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = _figure(side, side)
     axes = figure.subplots()
     axes.imshow(matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True)), cmap="Greens", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8, parse_math=False)  # labels may contain a $
@@ -84,9 +86,9 @@ def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
     return figure
 
 
-def certainty(fifths: Sequence[Mapping[str, float]], accuracy: float) -> Figure:
+def certainty(fifths: Sequence[Mapping[str, float]], accuracy: float) -> "Figure":
     """Draw the accuracy of spread labels on held-out rows by fifths of certainty, least certain first."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = _figure(6, 4)
     axes = figure.subplots()
     bars = axes.bar(range(len(fifths)), [part["accuracy"] for part in fifths], color=GREEN)
     axes.bar_label(bars, labels=[f"{part['rows']} rows" for part in fifths], padding=2, fontsize=8)
@@ -99,9 +101,9 @@ def certainty(fifths: Sequence[Mapping[str, float]], accuracy: float) -> Figure:
     return figure
 
 
-def reliability_diagram(before: Sequence[tuple[float, float, float]], after: Sequence[tuple[float, float, float]]) -> Figure:
+def reliability_diagram(before: Sequence[tuple[float, float, float]], after: Sequence[tuple[float, float, float]]) -> "Figure":
     """Draw accuracy over confidence, before and after temperature scaling; dot size is the share of rows."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = _figure(5, 5)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
     for points, colour, name in ((before, RUST, "as trained"), (after, GREEN, "calibrated")):
@@ -115,9 +117,9 @@ def reliability_diagram(before: Sequence[tuple[float, float, float]], after: Seq
 
 def coverage_curves(
     curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], rule: tuple[float, float] | None
-) -> Figure:
+) -> "Figure":
     """Draw the accuracy of the answers over the coverage, both of each curve; `rule` is the point at the fitted threshold."""
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = _figure(6, 4.5)
     axes = figure.subplots()
     for (name, curve), colour in zip(curves.items(), (GREEN, GREY), strict=True):
         axes.plot(*curve, color=colour, label=name)
@@ -130,10 +132,10 @@ def coverage_curves(
     return figure
 
 
-def class_f1(names: Sequence[str], scores: Sequence[Any]) -> Figure:
+def class_f1(names: Sequence[str], scores: Sequence[Any]) -> "Figure":
     """Draw the F1 of each class with its interval, worst at the top; `scores` are `metrics.ClassScores`."""
     order = sorted(range(len(names)), key=lambda i: -scores[i].f1.value)
-    figure = Figure(figsize=(8, max(4.0, 0.25 * len(names) + 1)), layout="constrained")
+    figure = _figure(8, max(4.0, 0.25 * len(names) + 1))
     axes = figure.subplots()
     for line, i in enumerate(order):
         f1 = scores[i].f1
@@ -146,9 +148,9 @@ def class_f1(names: Sequence[str], scores: Sequence[Any]) -> Figure:
     return figure
 
 
-def sessions(names: Sequence[str], texts_per_s: Sequence[float], chosen: str, refused: Sequence[str]) -> Figure:
+def sessions(names: Sequence[str], texts_per_s: Sequence[float], chosen: str, refused: Sequence[str]) -> "Figure":
     """Draw the speed of each session that ran: the chosen one green, those that the gate refused rust."""
-    figure = Figure(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
+    figure = _figure(7, 0.5 * len(names) + 1.2)
     axes = figure.subplots()
     colours = [GREEN if name == chosen else RUST if name in refused else GREY for name in names]
     bars = axes.barh(range(len(names)), texts_per_s, color=colours)
@@ -160,13 +162,13 @@ def sessions(names: Sequence[str], texts_per_s: Sequence[float], chosen: str, re
     return figure
 
 
-def gained_and_lost(truth: NDArray[np.str_], champion: NDArray[np.str_], candidate: NDArray[np.str_]) -> Figure:
+def gained_and_lost(truth: NDArray[np.str_], champion: NDArray[np.str_], candidate: NDArray[np.str_]) -> "Figure":
     """Draw the rows of each true class that a candidate gained over the champion (right) and lost (left), most lost on top."""
     names = sorted(set(truth.tolist()))
     right = champion == truth, candidate == truth
     gained, lost = ([int((a & ~b & (truth == name)).sum()) for name in names] for a, b in (right[::-1], right))
     order = sorted(range(len(names)), key=lambda i: gained[i] - lost[i])
-    figure = Figure(figsize=(8, max(3.0, 0.25 * len(names) + 1)), layout="constrained")
+    figure = _figure(8, max(3.0, 0.25 * len(names) + 1))
     axes = figure.subplots()
     axes.barh(range(len(order)), [gained[i] for i in order], color=GREEN, label="gained")
     axes.barh(range(len(order)), [-lost[i] for i in order], color=RUST, label="lost")
@@ -180,9 +182,9 @@ def gained_and_lost(truth: NDArray[np.str_], champion: NDArray[np.str_], candida
     return figure
 
 
-def arms(arms: Sequence[tuple[str, Mapping[str, Sequence[float]], float]], rows: Mapping[str, int]) -> Figure:
+def arms(arms: Sequence[tuple[str, Mapping[str, Sequence[float]], float]], rows: Mapping[str, int]) -> "Figure":
     """Draw each arm (name, accuracy by side and seed, CPU seconds): accuracy with 95 % binomial bars, and its cost."""
-    figure = Figure(figsize=(11, 0.5 * len(arms) + 1.6), layout="constrained")
+    figure = _figure(11, 0.5 * len(arms) + 1.6)
     scores, costs = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     for line, (_, accuracy, cpu_s) in enumerate(arms):
         for side, colour, lift, name in (("val", GREY, -0.14, "validation"), ("test", GREEN, 0.14, "test")):
@@ -208,12 +210,12 @@ def backtest(
     limits: Mapping[str, float],
     spans: Mapping[str, Sequence[tuple[float, float, bool]]],
     starts: Mapping[str, Sequence[float]],
-) -> Figure:
+) -> "Figure":
     """Draw evidence over time against each policy's limit, and below it each policy's alarms and retrain starts.
 
     `evidence`: (Unix seconds, log e-value) by signal; `limits`: log thresholds; `spans`: (begin, end, is a stream alarm).
     """
-    figure = Figure(figsize=(10, 4.5 + 0.5 * len(spans)), layout="constrained")
+    figure = _figure(10, 4.5 + 0.5 * len(spans))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 0.4 + 0.5 * len(spans)])
     for number, (signal, points) in enumerate(sorted(evidence.items())):
         times = [datetime.fromtimestamp(moment, UTC) for moment, _ in points]
@@ -238,3 +240,10 @@ def backtest(
     for axes in (above, below):
         axes.grid(alpha=0.25)
     return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of this size in inches. Only a process that draws waits for matplotlib."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")

@@ -4,6 +4,7 @@ Folders in it are 0700 and files 0600, whatever the umask was. A home that an ea
 start.
 """
 
+import hashlib
 import os
 import shlex
 import stat
@@ -88,6 +89,11 @@ def _close(path: Path) -> bool:
     except (FileNotFoundError, PermissionError):  # a running process has just removed it; it belongs to another user
         return False
     return True
+
+
+def home_digest(home: Path) -> str:
+    """Return what tells a process of this home from that of another, and not where the home is."""
+    return hashlib.sha256(str(home).encode()).hexdigest()[:16]
 
 
 def main_worktree() -> Path:

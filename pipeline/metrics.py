@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from scipy.optimize import minimize_scalar
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -140,6 +139,8 @@ def fit_temperature(logits: Floats, truth: Indices) -> TemperatureFit:
 
 def _likeliest_temperature(logits: Floats, truth: Indices, runner_up: Indices) -> float:
     """Return the temperature that minimises the losses of the rows and of the imagined row."""
+    from scipy.optimize import minimize_scalar  # as slow to import as all else here, and nothing else needs it
+
     bound = np.log(20.0)
 
     def loss(log_temperature: float) -> float:

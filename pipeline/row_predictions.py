@@ -42,7 +42,8 @@ def write_predictions(
 def read_predictions(source: Path | pa.BufferReader, where: str) -> list[RowPrediction]:
     """Read what `write_predictions` wrote; raise `InputError` for anything else."""
     try:
-        return [RowPrediction(**row) for row in pq.read_table(source, columns=list(RowPrediction._fields)).to_pylist()]
+        with pq.ParquetFile(source) as file:  # `read_table` would import pandas
+            return [RowPrediction(**row) for row in file.read(list(RowPrediction._fields)).to_pylist()]
     except (OSError, pa.ArrowException, TypeError) as error:
         what = f"the predictions for the test rows cannot be read: {error}"
         raise InputError(where, what, "make them: .venv/bin/dvc repro evaluate") from None

@@ -5,7 +5,6 @@ Exit codes of `--once`: 0 nothing to do, or done; 1 a retrain failed; 4 the gate
 
 import argparse
 import asyncio
-import hashlib
 import sys
 import threading
 import time
@@ -35,7 +34,7 @@ from monitoring.retrain.metrics import ControllerMetrics
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
 from pipeline.errors import EXIT_REFUSED
-from pipeline.home import find_home, git
+from pipeline.home import find_home, git, home_digest
 from pipeline.output.plain_text import indented, print_lines
 from pipeline.params import Params, load_params
 from pipeline.process_identity import this_process
@@ -172,11 +171,6 @@ def open_journal(home: Path, *, is_dry: bool) -> Iterator[tuple[sa.Engine, Begin
 
             yield engine, begin_nested
             transaction.rollback()
-
-
-def home_digest(home: Path) -> str:
-    """Return what tells this home's controller from that of another home."""
-    return hashlib.sha256(str(home).encode()).hexdigest()[:16]
 
 
 def _pause(stopping: threading.Event, seconds: float) -> None:

@@ -15,13 +15,10 @@ from urllib.request import urlopen
 import sqlalchemy as sa
 
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
-from monitoring.retrain.app import build_controller, home_digest, repeat
 from monitoring.retrain.clock import read_clock
 from monitoring.retrain.decide import ASKED
-from monitoring.retrain.gate.candidate import gate
 from monitoring.retrain.journal import CANCEL, Journal, describe_running
-from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.run_local import RunLocal
+from pipeline.home import home_digest
 from pipeline.params import Alerts, Params
 from serving.processes import Announce
 from serving.processes.addresses import base_url, reach_host
@@ -98,6 +95,10 @@ def _follow(engine: sa.Engine, fingerprint: str, announce: Announce, stopping: t
 @contextmanager
 def _working(params: Params, home: Path, engine: sa.Engine, stopping: threading.Event) -> Iterator[None]:
     """Decide and work on requests, as a controller does, in a thread that ends with the block."""
+    from monitoring.retrain.app import build_controller, repeat  # what works on a retrain takes seconds to import
+    from monitoring.retrain.gate.candidate import gate
+    from monitoring.retrain.metrics import ControllerMetrics
+
     metrics = ControllerMetrics()
     run_gate = partial(gate, params=params, home=home)
     controller = build_controller(params, home, engine.begin, run_gate, metrics, stopping, is_on_request=True)
@@ -128,13 +129,14 @@ def controller_answers(alerts: Alerts, home: Path) -> bool:
 
 def cancel(params: Params, home: Path, why: str) -> int | None:
     """End the running retrain and its `dvc repro`, close its MLflow runs, and return its id; None when none runs."""
-    from pipeline.tracking import runs  # MLflow takes seconds to import
-
     with open_state(home) as engine:
         journal = Journal(engine.begin, params.publish.name)
         job = journal.cancel(read_clock(), why)
     if job is None:
         return None
+    from monitoring.retrain.run_local import RunLocal
+    from pipeline.tracking import runs  # MLflow takes seconds to import
+
     RunLocal(Path.cwd(), home, params.retrain).clean(job)
     runs.close_orphans(home)
     return job.id

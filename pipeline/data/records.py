@@ -156,7 +156,8 @@ def read_examples(path: "Path | pa.BufferReader") -> list[Example]:
     """Read the examples that `write_examples` wrote."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(path).to_pylist()
+    with pq.ParquetFile(path) as file:  # `read_table` would import pandas
+        rows = file.read().to_pylist()
     return [Example.model_construct(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
 
 

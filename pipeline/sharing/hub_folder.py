@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.records import write_json
-from pipeline.network.base_model import base_folder
-from pipeline.network.trained_model import load_trained
 from pipeline.params import Model
 from pipeline.sharing.model_card import CardFacts, model_card
 
@@ -85,6 +83,9 @@ def write_folder(to: Path, facts: CardFacts, exported: Path, trained: Path | Non
 def _write_weights(trained_folder: Path, model: Model, facts: CardFacts, to: Path) -> None:
     """Write encoder or adapter as transformers and peft store them, the head, and the tokenizer."""
     from safetensors.torch import save_file
+
+    from pipeline.network.base_model import base_folder  # imports torch, which takes seconds
+    from pipeline.network.trained_model import load_trained
 
     trained = load_trained(trained_folder, model)
     encoder: Any = trained.classifier.encoder

@@ -17,6 +17,11 @@ def default_uri(home: Path) -> str:
     return sqlite_url(home / "mlflow.db")
 
 
+def has_store(home: Path) -> bool:
+    """Return whether there may be runs: the environment names a store, or something was logged in this home."""
+    return tracking_uri(home) != default_uri(home) or (home / "mlflow.db").is_file()
+
+
 def export_line(home: Path) -> str:
     """Return the line for a shell that lets MLflow's own tools find the store: `export MLFLOW_TRACKING_URI=…`."""
     return f"export MLFLOW_TRACKING_URI={shlex.quote(tracking_uri(home))}"

@@ -1,14 +1,14 @@
-"""Reads a finished run from MLflow: its params and the files of its evaluation."""
+"""Reads a finished run from MLflow: its params and the files of its evaluation.
+
+MLflow takes seconds to import, so only a question that it can answer imports it.
+"""
 
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import mlflow
-from mlflow.exceptions import MlflowException
-
-from pipeline.tracking.store import EXPERIMENT, connect
+from pipeline.tracking.address import has_store
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 EVALUATION = "evaluation"  # folder of the run's artifacts that stage evaluate logs
@@ -24,6 +24,13 @@ class LoggedRun(NamedTuple):
 
 def find_run(name: str, home: Path) -> LoggedRun | None:
     """Return the run with this id, or the newest with this name; None when there is none."""
+    if not has_store(home):
+        return None
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from pipeline.tracking.store import EXPERIMENT, connect
+
     connect(home)
     client = mlflow.MlflowClient()
     try:
@@ -44,6 +51,11 @@ def find_run(name: str, home: Path) -> LoggedRun | None:
 
 def read_evaluation(run_id: str, file: str, home: Path) -> bytes | None:
     """Return a file that stage evaluate logged to the run; None when the run has none."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from pipeline.tracking.store import connect
+
     connect(home)
     with TemporaryDirectory(prefix="evergreen-") as folder:
         try:

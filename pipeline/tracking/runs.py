@@ -8,13 +8,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from warnings import catch_warnings, simplefilter
 
 import mlflow
-import pandas as pd
 import structlog
-from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
@@ -26,6 +24,10 @@ from pipeline.tracking.address import tracking_uri
 from pipeline.tracking.descriptions import DVC_NAME, RECIPE, as_tags, recipe, run_name, with_line
 from pipeline.tracking.logged_models import ensure_model
 from pipeline.tracking.store import ARTIFACTS, EXPERIMENT, NOTE, connect, restore_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 GIVE_UP_AFTER = 3  # failed calls in a row
 OWNER = "evergreen.owner"
@@ -71,7 +73,7 @@ class Run:
         now = get_current_time_millis()
         self._try(lambda: self._client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()]))
 
-    def figure(self, figure: Figure, name: str) -> None:
+    def figure(self, figure: "Figure", name: str) -> None:
         self._try(lambda: self._client.log_figure(self.id, figure, f"figures/{name}.png"))
 
     def file(self, path: Path, folder: str) -> None:
@@ -80,7 +82,7 @@ class Run:
     def files(self, folder: Path) -> None:
         self._try(lambda: self._client.log_artifacts(self.id, str(folder), folder.name))
 
-    def dataset(self, frame: pd.DataFrame, *, name: str, source: str, context: str, digest: str) -> None:
+    def dataset(self, frame: "pd.DataFrame", *, name: str, source: str, context: str, digest: str) -> None:
         """Log a dataset input; MLflow's digest column holds at most 36 characters."""
 
         def send() -> None:

@@ -5,14 +5,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.abstention import UNSURE, Abstention
-from pipeline.runtime.classifier import Classifier
 from serving.batch_prediction.input_rows import InputRow
+
+if TYPE_CHECKING:
+    from pipeline.runtime.classifier import Classifier
 
 OFFLINE_CHUNK = 256  # texts: enough to fill packed runs, few enough to hold
 REASONS_SHOWN = 5
@@ -60,7 +62,7 @@ class OfflineModel:
 
     chunk, calls = OFFLINE_CHUNK, 1
 
-    def __init__(self, classifier: Classifier, version: int | None, abstention: Abstention) -> None:
+    def __init__(self, classifier: "Classifier", version: int | None, abstention: Abstention) -> None:
         self.labels: Sequence[str] = classifier.labels
         self.busy_s = 0.0
         self._classifier, self._version, self._abstention = classifier, version, abstention

@@ -1,19 +1,20 @@
 """Finds packaged models by the name that a person gives, and opens them without a Triton. Imports neither torch nor MLflow."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.abstention import Abstention, read_abstention
 from pipeline.data.records import read_json
 from pipeline.errors import InputError, RefusedError
 from pipeline.params import Params
-from pipeline.runtime.classifier import Classifier
-from pipeline.runtime.sessions import SESSIONS, open_session
 from serving.release.manifest import MANIFEST, read_verified, version_folder
 from serving.release.release_table import UNIQUE_ROLES, versions
 from serving.release.signature import read_signed
 from serving.release.signing_keys import trusted_folder, trusted_keys
 from state.database import read_state
+
+if TYPE_CHECKING:
+    from pipeline.runtime.classifier import Classifier
 
 FALLBACK_SESSION = "onnxruntime-fp32"  # runs everywhere
 PACKAGE = Path("artifacts/package")  # of the last `dvc repro`
@@ -30,7 +31,7 @@ class NamedPackage(NamedTuple):
 class OpenedPackage(NamedTuple):
     """A package's classifier, and a note where another session than the package's makes its predictions."""
 
-    classifier: Classifier
+    classifier: "Classifier"
     abstention: Abstention
     notes: tuple[str, ...]
 
@@ -59,6 +60,9 @@ def find_package(name: str | None, home: Path) -> NamedPackage:
 
 def open_package(folder: Path, params: Params) -> OpenedPackage:
     """Open the package's classifier on all cores."""
+    from pipeline.runtime.classifier import Classifier  # a question about packages does not wait for an engine
+    from pipeline.runtime.sessions import SESSIONS, open_session
+
     model = folder / "1"
     session_name = str(read_json(folder / "session.json", "the package's session").get("session"))
     try:

@@ -71,6 +71,20 @@ def loaded(home: Path, *arguments: str, folder: Path = ROOT) -> tuple[int, set[s
         (("rollback",), 2, DATABASE),
         (("ask", "where is my parcel?"), 3, DATABASE | SERVER),  # no Triton answers
         (("check",), 0, ROWS),
+        (("check", "no-such-file.csv"), 2, ROWS),
+        (("try", "-S", "no.key=1"), 2, ROWS | {"dvc"}),
+        (("predict", str(ROOT / "README.md"), "--model", "nothing"), 2, ROWS),
+        (("predict", str(ROOT / "data/no_test.csv"), "--model", "nothing"), 2, DATABASE | ROWS),
+        (("export", "--to", "no-such-folder", "--model", "nothing"), 2, DATABASE),
+        (("compare", "champion"), 4, DATABASE | ROWS | {"scipy"}),  # the champion's folder holds nothing
+        (("compare", "no-such-revision"), 2, DATABASE | ROWS | {"scipy", "dvc"}),  # the home has no runs to search either
+        (("gate", "--split", "no-such-folder"), 2, DATABASE | ROWS | {"scipy"}),
+        (("backtest",), 2, DATABASE | ROWS | {"alembic"}),
+        (("token", "list"), 0, set()),
+        (("labels",), 0, DATABASE | ROWS | {"alembic"}),
+        (("disputes",), 0, DATABASE | ROWS | {"alembic"}),
+        (("retrain", "--help"), 0, set()),
+        (("retrain", "--cancel"), 0, DATABASE | ROWS | {"alembic"}),  # no retrain is running
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -6,10 +6,9 @@ recorded, logged to the candidate's MLflow run and returned; nothing is publishe
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from monitoring.retrain.gate.checks import run_checks
 from monitoring.retrain.gate.evidence import GateEvidence, OverruledClass, Predictions
@@ -24,10 +23,12 @@ from pipeline.data.split_sides import Side
 from pipeline.errors import InputError
 from pipeline.params import Gate, Params, flatten
 from pipeline.reference_profile import measured_labels
-from pipeline.tracking.runs import stage_run
 from serving.release.manifest import package_digest, read_verified
 from serving.release.offline import OpenedPackage, open_package
 from state.database import open_state
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUM_ATOL = 1e-3  # of probabilities
 MAX_TAG = 5000  # characters that MLflow stores of a tag
@@ -37,7 +38,7 @@ class GateResult(NamedTuple):
     """The verdict, and a picture of the rows gained and lost (None without a champion)."""
 
     verdict: Verdict
-    picture: Figure | None
+    picture: "Figure | None"
 
 
 def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path, params: Params, home: Path) -> Verdict:
@@ -49,6 +50,8 @@ def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path, p
     digests = [package_digest(folder) for folder in (package, champion) if folder]
     with open_state(home) as engine, engine.begin() as connection:
         record_verdict(connection, result.verdict, *digests)
+    from pipeline.tracking.runs import stage_run  # MLflow takes seconds to import: refusals do without
+
     with stage_run("gate", flatten(params.gate, "gate"), home, continues=_run_id(package)) as run:
         verdict = result.verdict
         run.metrics({f"gate/{name}": value for name, value in verdict.numbers.items()})

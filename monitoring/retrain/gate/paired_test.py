@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from scipy.optimize import brentq
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -46,6 +45,8 @@ def tango_p_value(rows: int, gained: Counts | int, lost: Counts | int, margin: f
 
 def tango_lower_bound(counts: PairCounts, alpha: float) -> float:
     """Return the lower end of Tango's interval for the difference of accuracies, at confidence 1 − alpha."""
+    from scipy.optimize import brentq  # slow to import, and nothing else here needs it
+
     z = float(special.ndtri(1 - alpha))
 
     def excess(difference: float) -> float:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
-from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 from monitoring.drift.calibration import calibrate, log_thresholds, window_alpha
@@ -34,6 +33,9 @@ from pipeline.params import Monitor, Retrain
 from pipeline.reference_profile import load_reference
 from serving.release.manifest import model_name, repository
 from state.tables import answers, feedback, judgements, labellers, retrains, signals, windows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STREAM, WINDOW = "EvergreenDrift", "EvergreenWindowDrift"
 MEASUREMENT_KEYS = (  # of params.yaml, section monitor: another value would have stored other signals
@@ -245,7 +247,7 @@ def measured_retrain_s(sources: Sources) -> float | None:
     return float(np.median(durations)) if durations else None
 
 
-def draw(points: Sequence[SignalPoint], replays: Sequence[PolicyReplay], limits: dict[str, float]) -> Figure:
+def draw(points: Sequence[SignalPoint], replays: Sequence[PolicyReplay], limits: dict[str, float]) -> "Figure":
     """Draw evidence, thresholds, alerts and started retrains over time."""
     evidence: dict[str, list[tuple[float, float]]] = {}
     for point in points:
