@@ -8,6 +8,7 @@ import pytest
 
 from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import MonitorMetrics
+from monitoring.pages.metrics import PageMetrics
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from serving.gateway.metrics import Metrics
 from tests.monitoring.conftest import TOOLS, tools  # noqa: F401 (a fixture)
@@ -18,6 +19,7 @@ PROCESSES = {
     "monitor": MonitorMetrics,
     "receiver": lambda: ReceiverMetrics(lambda: 0),
     "controller": ControllerMetrics,
+    "pages": PageMetrics,
 }
 every_process = pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES)
 

@@ -57,6 +57,8 @@ def play(environment: Environment, rows: Sequence[dict[str, Any]], display: Disp
         scenario = Scenario(environment, customers, annotators, start_s, start_wall)
         inbox = f"http://127.0.0.1:{environment.params.alerts.inbox_port}"
         display.print_line(scenario.now_s, f"all of them are ready; the inbox: {inbox}")
+        if environment.params.alerts.console == "here":
+            display.print_line(scenario.now_s, f"to look at it: http://127.0.0.1:{environment.params.alerts.console_port}/live")
         events: list[Event] = []
         while not scenario.is_over and scenario.now_s < limit_s:
             events = scenario.step()

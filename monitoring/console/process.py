@@ -1,4 +1,4 @@
-"""The console's process on one machine. `make serve` and `make watch` both want a console; whoever is first starts it."""
+"""The console's process on one machine. `make serve` and `make watch` both want one: the holder of a lock in the home runs it."""
 
 import json
 import os
@@ -8,6 +8,8 @@ from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
+
+from filelock import FileLock, Timeout
 
 from monitoring.pages.navigation import is_listening
 from pipeline.params import Params
@@ -19,12 +21,13 @@ LOOK_S, ANSWERS_WITHIN_S = 2.0, 1.0
 
 
 class SharedConsole:
-    """A supervised console that is started only while no console of this home answers on its port."""
+    """A supervised console that only one process of a home runs at a time; when that ends, another one starts it again."""
 
     def __init__(self, params: Params, home: Path) -> None:
         self._child, self._home = Child(console_program(params, home)), home
+        self._lock = FileLock(home / "console" / "console.lock", timeout=0)
         self._host, self._port = console_address(params)
-        self._due, self._blocked = 0.0, False
+        self._due, self._is_blocked = 0.0, False
 
     @property
     def url(self) -> str:
@@ -32,28 +35,31 @@ class SharedConsole:
         return f"{base_url(self._host, self._port)}/"
 
     def look(self, now: float, announce: Announce) -> None:
-        """Start the console when none answers, and restart it when it has ended. Never raises, never waits for it."""
-        if self._child.process is None:
-            if now < self._due:
-                return
-            self._due = now + LOOK_S
-            if self._is_taken(announce):
-                return
+        """Start the console unless another process runs it, and restart it when it has ended. Never raises, never waits."""
+        if self._child.process is None and not self._may_start(now, announce):
+            return
         self._child.look(now, announce)
 
     def end(self) -> None:
         """Stop the process if this object has started it."""
         self._child.end()
+        self._lock.release(force=True)
 
-    def _is_taken(self, announce: Announce) -> bool:
-        """Return whether something answers on the port; announce once when that is no console of this home."""
-        if not is_listening(self._host, self._port):
-            self._blocked = False
+    def _may_start(self, now: float, announce: Announce) -> bool:
+        """Return whether this process holds the lock and the port is free; announce once when another program has the port."""
+        if now < self._due:
             return False
-        if not self._blocked and not is_console(self.url, self._home):
-            self._blocked = True
+        self._due = now + LOOK_S
+        try:
+            Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except (Timeout, OSError):
+            return False
+        is_free = not is_listening(self._host, self._port)
+        if not is_free and not self._is_blocked and not is_console(self.url, self._home):
             announce(f"no console: another program uses {self.url}; choose another alerts.console_port in params.yaml")
-        return True
+        self._is_blocked = not is_free
+        return is_free
 
 
 def console_program(params: Params, home: Path) -> Program:

@@ -1,4 +1,4 @@
-"""All five HTTP services on real servers: who may send them requests, and what they answer to odd clients."""
+"""All six HTTP services on real servers: who may send them requests, and what they answer to odd clients."""
 
 import gzip
 import threading
@@ -16,6 +16,7 @@ from monitoring.retrain.metrics import ControllerMetrics
 from pipeline.params import load_params
 from serving.processes.ports import free_port
 from tests.http_servers import serving_app
+from tests.monitoring.console.running_console import running_console
 from tests.monitoring.inbox.running_inbox import running_inbox
 from tests.monitoring.retrain.receiver.running_receiver import TOKEN, running_receiver
 from tests.raw_http import exchange, get, post
@@ -26,6 +27,7 @@ PAGES = {
     "gateway": ("/metrics", "/v1/routes", "/docs", "/openapi.json"),
     "receiver": ("/metrics",),
     "inbox": ("/", "/messages.json", "/metrics", "/page.css"),
+    "console": ("/live", "/metrics", "/page.css", "/page.js"),
     "monitor": ("/metrics", "/report.json"),
     "controller": ("/metrics",),
 }
@@ -37,12 +39,13 @@ GOOD = {"gateway": b'{"text": "hello"}', "receiver": WEBHOOK, "inbox": WEBHOOK}
 
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
-    """Run all five services once; a port for each name."""
+    """Run all six services once; a port for each name."""
     params, folder = load_params(), tmp_path_factory.mktemp("services")
     with ExitStack() as stack:
         ports = {"gateway": stack.enter_context(running_gateway(params, folder / "gateway"))}
         ports["receiver"] = _port(stack.enter_context(running_receiver(params, folder / "receiver")).url)
         ports["inbox"] = _port(stack.enter_context(running_inbox(params.alerts, folder / "inbox")).url)
+        ports["console"] = _port(stack.enter_context(running_console(params, folder / "console")))
         controller = ControllerMetrics()
         watched = MonitorService(params, folder / "monitor", lambda: 0.0)
         stack.callback(watched.close)
@@ -149,7 +152,7 @@ def test_head_is_answered_like_get_without_a_body(ports: Ports, service: str) ->
         assert answer.headers["content-type"] == wanted.headers["content-type"]
 
 
-@pytest.mark.parametrize("service", ["gateway", "receiver", "inbox", "controller"])
+@pytest.mark.parametrize("service", ["gateway", "receiver", "inbox", "console", "controller"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_probe_may_send_any_host(ports: Ports, service: str, method: str) -> None:
     assert exchange(ports[service], get("/healthz", host="x", method=method)).status == 200

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from pipeline.params import Params
-from serving.gateway.docs_page import PAGES
+from serving.gateway.docs_page import FRONT_PAGE, PAGES
 from serving.gateway.errors import ApiError
 from serving.gateway.schemas import FeedbackRequest, JobRequest, PredictRequest, Record, parse
 from tests.monitoring.inbox.browser import Browser, open_browser
@@ -50,6 +50,20 @@ def call_with_examples(url: str) -> Iterator[tuple[str, int]]:
                 yield operation["operationId"], answer.status_code
                 links = operation["responses"].get(str(answer.status_code), {}).get("links", {})
                 linked |= {each["operationId"]: (each, answer.json()) for each in links.values()}
+
+
+def test_the_front_page_leads_to_the_console_if_there_is_one_else_to_the_api(
+    url: str, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def target(address: str) -> str:
+        answer = requests.get(f"{address}/", timeout=20, allow_redirects=False)
+        assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
+        return answer.headers["location"]
+
+    assert target(url) == "/docs"
+    monkeypatch.setenv(FRONT_PAGE, "http://127.0.0.1:8091/")
+    with running_gateway(params, tmp_path) as port:
+        assert target(f"http://127.0.0.1:{port}") == "http://127.0.0.1:8091/"
 
 
 def test_every_example_is_accepted(url: str) -> None:
