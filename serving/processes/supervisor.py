@@ -115,6 +115,7 @@ class Child:
         self.process: ChildProcess | None = None
         self._backoff = Backoff()
         self._was_ready = True
+        self._is_restart = False
 
     @property
     def pid(self) -> int:
@@ -143,6 +144,7 @@ class Child:
         try:
             self._look(now, announce)
         except Exception as error:  # a port that is still held, a database that is away: other children go on meanwhile
+            self._is_restart = True
             verb = "become ready" if self.process else "be started"
             announce(f"{self.program.name} could not {verb}; next attempt in {self._backoff.failed(now):g} s: {error}")
 
@@ -150,6 +152,7 @@ class Child:
         name = self.program.name
         if self.process and (code := self.process.poll()) is not None:
             pause_s = self._backoff.failed(now)
+            self._is_restart = True
             self.end()
             output = f"; its last output, from {self.program.log}:\n{self.program.last_output()}" if code > 0 else ""
             announce(f"{name} ended ({describe_exit(code)}); restarting in {pause_s:g} s{output}")
@@ -159,7 +162,8 @@ class Child:
             self._start(now)
         elif not self._was_ready and self.program.is_ready():
             self._was_ready = True
-            announce(f"{name} is back")
+            if self._is_restart:
+                announce(f"{name} is back")
 
     def end(self) -> None:
         """Stop the process, if there is one, and wait for its end."""

@@ -33,7 +33,7 @@ def reproduced(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Proje
     project = copy_made(made, tmp_path_factory.mktemp("readme") / "project")
     ports = with_free_ports(project.params.serve)
     changed = {name: getattr(ports, name) for name in ("http_port", "grpc_port", "metrics_port")}
-    project.set(serve=changed, gateway={"port": free_port()})
+    project.set(serve=changed, gateway={"port": free_port()}, alerts={"console_port": free_port()})
     output = project.must("python", "-m", "evergreen.repro", PYTHONPATH=str(ROOT))
     assert "where the time went" in output
     return project

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from evergreen import cli
+from serving.processes.ports import free_ports
 from serving.triton.server import with_free_ports
 from tests.conftest import ROOT, Project
 
@@ -111,7 +112,7 @@ def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
     folder.mkdir()
     values = yaml.safe_load((made / "params.yaml").read_text())
     values["serve"] = with_free_ports(made.params.serve).model_dump()
-    values["gateway"]["port"] = with_free_ports(made.params.serve).http_port
+    values["gateway"]["port"], values["alerts"]["console_port"] = free_ports("127.0.0.1", 2)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     command = [str(ROOT / ".venv/bin/python"), "-m", "evergreen.cli"]
     environment = {**os.environ, **published, "PYTHONPATH": str(ROOT)}
@@ -124,6 +125,9 @@ def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
         texts = ["card declined"] * 70  # more than one batch
         client = subprocess.run([*command, "ask", *texts], cwd=folder, env=environment, capture_output=True, text=True)
         assert client.stdout.count("payment_failed") == 70, client.stderr
+        with urlopen(f"http://127.0.0.1:{values['gateway']['port']}/") as page:  # the front page leads to the console
+            assert page.url.startswith(f"http://127.0.0.1:{values['alerts']['console_port']}/")
+            assert "Evergreen" in page.read().decode()
         children = psutil.Process(server.pid).children(recursive=True)
         assert children
         server.send_signal(number)
