@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from markupsafe import Markup, escape
 
 from monitoring.charts.ticks import Tick, format_value, local_time, time_ticks, value_ticks
-from pipeline.output.plain_text import printable
+from pipeline.output.plain_text import printable_lines
 
 COLOURS = 8  # classes c0 … c7; the last is grey, for the rest
 HEIGHT, TOP, BOTTOM = 168, 12, 26  # of the plot, and the space around it, in pixels
@@ -38,13 +38,17 @@ class TimeAxis(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line; `band` is (time, lower, upper). `usual_s` is the usual distance between points where that is not the axis' step."""
+    """A line; `band` is (time, lower, upper). `usual_s` is the usual distance between points where that is not the axis' step.
+
+    A filled line is filled down to zero.
+    """
 
     name: str
     points: Points
     colour: int
     band: Sequence[tuple[float, float, float]] = ()
     usual_s: float = 0.0
+    is_filled: bool = False
 
     def step_s(self, axis: TimeAxis) -> float:
         """Return the usual distance between points."""
@@ -52,10 +56,11 @@ class Line(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """A threshold."""
+    """A threshold, or a value to compare with."""
 
     value: float
     name: str
+    is_alarm: bool = True
 
 
 class Mark(NamedTuple):
@@ -75,7 +80,8 @@ def line_chart(
     values += [limit.value] if limit else []
     ticks = value_ticks(0.0 if from_zero else min(values), max(values), unit)
     scale = _Scale(ticks[0].at, ticks[-1].at)
-    curves = [_area(part, axis, scale, line.colour) for line in lines for part in split_at_gaps(line.band, line.step_s(axis))]
+    bands = [(line, [(at, 0.0, value) for at, value in line.points] if line.is_filled else line.band) for line in lines]
+    curves = [_area(part, axis, scale, line.colour) for line, band in bands for part in split_at_gaps(band, line.step_s(axis))]
     curves += [_curve(line, axis, scale) for line in lines]
     over = [_limit_line(limit, scale)] if limit else []
     over += [
@@ -132,8 +138,8 @@ def colour(number: int) -> str:
 
 
 def text(value: str) -> Markup:
-    """Escape a text, and show what is invisible in it."""
-    return escape(printable(value))
+    """Escape a text, and show what is invisible in it but line ends."""
+    return escape(printable_lines(value))
 
 
 def split_at_gaps(points: Sequence[P], step_s: float) -> Iterator[list[P]]:
@@ -173,9 +179,10 @@ def _dot(at: float, value: float, axis: TimeAxis, scale: _Scale, number: int) ->
 
 def _limit_line(limit: Limit, scale: _Scale) -> str:
     y = scale.y(limit.value)
+    kind = "limit" if limit.is_alarm else "limit reference"
     return (
-        f'<line class="limit" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-        f'<text class="limit-name" x="4" y="{y - 4 if y > 14 else y + 13}">{text(limit.name)}</text>'
+        f'<g class="{kind}"><line x1="0" x2="100%" y1="{y}" y2="{y}"/>'
+        f'<text x="4" y="{y - 4 if y > 14 else y + 13}">{text(limit.name)}</text></g>'
     )
 
 

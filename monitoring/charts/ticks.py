@@ -5,10 +5,23 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from typing import NamedTuple
 
-MAX_TIMES = 7  # on an axis
+MAX_TIMES = 8  # on an axis
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 TIME_STEPS_S = (
-    *(MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR),
+    *(
+        MINUTE,
+        2 * MINUTE,
+        5 * MINUTE,
+        10 * MINUTE,
+        15 * MINUTE,
+        30 * MINUTE,
+        HOUR,
+        2 * HOUR,
+        3 * HOUR,
+        4 * HOUR,
+        6 * HOUR,
+        12 * HOUR,
+    ),
     *(DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY),
 )
 

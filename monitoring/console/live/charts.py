@@ -96,12 +96,12 @@ def show_lines(
     return ChartView(id, title, in_words, svg, lines_table(lines, unit), shown.source, "", latest)
 
 
-def show_shares(id: str, title: str, shown: Shares, frame: Frame, missing: str) -> ChartView:
-    """Draw shares, or say why there are none."""
+def show_shares(id: str, title: str, shown: Shares, frame: Frame, missing: str, alone: str) -> ChartView:
+    """Draw shares, or say why there are none; with a single name there is nothing to draw, and `alone` says so."""
     if not shown.moments:
         return ChartView(id, title, "", Markup(), Table((), ()), "", missing, "")
     if len(shown.names) == 1:
-        return ChartView(id, title, "", Markup(), Table((), ()), "", f"All predictions in this time: {shown.names[0]}.", "")
+        return ChartView(id, title, "", Markup(), Table((), ()), "", alone.format(shown.names[0]), "")
     shown, axis = with_rest(shown), frame.axis._replace(step_s=frame.axis.step_s * BAR_STEPS)
     in_words = "share of predictions"
     svg = share_chart(shown.names, shown.moments, axis, title=f"{title}, {in_words}", marks=frame.marks)

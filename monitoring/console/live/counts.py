@@ -108,6 +108,7 @@ class PredictionCounts:
             for part in parts:
                 wanted.add_all(part)
             coverage = self._coverage
+        coverage = coverage._replace(is_complete=coverage.is_complete and coverage.since <= start + step_s)
         wanted.forget_before(start)
         return wanted, coverage
 
@@ -125,6 +126,7 @@ class PredictionCounts:
         fs, root = open_store(self._url)
         fs.invalidate_cache()
         now = self._clock()
+        is_known = self._coverage.is_complete and self._coverage.since <= since  # then only new segments are missing
         with self._lock:
             self._fine.forget_before(now - FINE_FOR_S)
         for folder in reversed(day_folders(fs, root, since)):
@@ -133,8 +135,9 @@ class PredictionCounts:
                 self._count_segments(fs, day, reversed(segment_names(fs, folder, lambda _path: None)))
             elif day not in self._days or self._days[day].bin_s != CLOSED_S:
                 self._close_day(fs, folder, day)
-            self._coverage = Coverage(min(self._coverage.since, _start_of(day)), is_complete=False, fault="")
-        self._coverage = Coverage(since, is_complete=True, fault="")
+            if not is_known:
+                self._coverage = Coverage(min(self._coverage.since, _start_of(day)), is_complete=False, fault="")
+        self._coverage = Coverage(self._coverage.since if is_known else since, is_complete=True, fault="")
 
     def _is_closed(self, day: str, now: float) -> bool:
         return _start_of(day) + DAY_S + self._late_s < now
@@ -166,7 +169,7 @@ class PredictionCounts:
                 self._days.setdefault(day, Binned(OPEN_S)).add_all(counted)
                 if name.sequence >= 1000 * fine_since:
                     self._fine.add_all(counted)
-            if counted.oldest < self._coverage.since:
+            if not self._coverage.is_complete and counted.oldest < self._coverage.since:
                 self._coverage = Coverage(counted.oldest, is_complete=False, fault="")
             time.sleep(0)  # lets requests take the interpreter
 

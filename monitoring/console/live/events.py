@@ -15,6 +15,7 @@ from monitoring.charts.lanes import Event, Lane, Span
 from monitoring.charts.lines import TimeAxis
 from monitoring.console.live.prometheus import Values
 from monitoring.decisions import CAUSES, OBSTACLES
+from monitoring.retrain.decide import ASKED
 from monitoring.retrain.history.sources import Row, Sources, read_inbox
 from state.tables import alerts, decisions, releases, retrain_steps, retrains
 
@@ -41,7 +42,7 @@ def read_alerts(sources: Sources, axis: TimeAxis) -> list[Span]:
     return [
         Span(start, end, name, "alert", why_url(name))
         for (_, start), (name, end) in sorted(episodes.items(), key=lambda episode: episode[0][1])
-        if name != SWITCH and start <= axis.end and (end is None or end >= axis.start)
+        if name not in (SWITCH, ASKED) and start <= axis.end and (end is None or end >= axis.start)
     ]
 
 

@@ -53,7 +53,7 @@ def traffic_of_prometheus(found: Found) -> Lines:
         if values.labels.get("role") != "shadow":
             for at, value in values.points:
                 totals[at] += value
-    return Lines([area("predictions", sorted(totals.items()))], PROMETHEUS)
+    return Lines([Line("predictions", sorted(totals.items()), 0, is_filled=True)], PROMETHEUS)
 
 
 def traffic_of_log(counted: Binned, coverage: Coverage, axis: TimeAxis) -> Lines:
@@ -68,12 +68,7 @@ def traffic_of_log(counted: Binned, coverage: Coverage, axis: TimeAxis) -> Lines
         at = min(start + counted.bin_s, axis.end)
         if at - start >= LEAST_ELAPSED * counted.bin_s and at > max(axis.start, coverage.since):
             points.append((at, totals.get(start, 0) / (at - start)))
-    return Lines([area("predictions", points)], LOG)
-
-
-def area(name: str, points: Sequence[tuple[float, float]]) -> Line:
-    """Return a line that is filled down to zero."""
-    return Line(name, points, 0, [(at, 0.0, value) for at, value in points])
+    return Lines([Line("predictions", points, 0, is_filled=True)], LOG)
 
 
 def latency_of_prometheus(found: Found) -> Lines:

@@ -30,9 +30,9 @@ from pipeline.params import Params
 from serving.processes.addresses import base_url
 from serving.release.release_table import roles
 
+NOT_COUNTED = "The prediction log is not counted yet. The numbers come by themselves."
 COUNT_WITHIN_S = 1.0  # that a page waits for new counts of the log
 WATCH, SERVE = "make watch", "make serve"
-NO_TRAFFIC = "No predictions in this time."
 
 
 class Away(NamedTuple):
@@ -58,6 +58,7 @@ class LiveView(NamedTuple):
 
     axis: TimeAxis
     away: list[Away]
+    counted_since: str  # while the prediction log is still counted, else empty
     charts: list[ChartView]
     lanes: Markup
     happenings: list[Happening]
@@ -88,9 +89,9 @@ def read_live(params: Params, home: Path, counts: PredictionCounts, chosen: Time
     spans = stored.alerts or alerts_of_prometheus(found["firing"], axis)
     lanes = [*alert_lanes(spans), *(lane for lane in stored.lanes if lane.events or lane.spans)]
     charts = draw(params, Frame(axis, marks_of(lanes)), found, counted, coverage, stored)
-    return LiveView(
-        axis, away, charts, lane_chart(lanes, axis, title="What happened") if lanes else Markup(), list_lanes(lanes, axis)
-    )
+    counted_since = "" if coverage.is_complete or coverage.fault else local_time(coverage.since)
+    drawn = lane_chart(lanes, axis, title="What happened") if lanes else Markup()
+    return LiveView(axis, away, counted_since, charts, drawn, list_lanes(lanes))
 
 
 def _read_prometheus(params: Params, axis: TimeAxis, away: list[Away]) -> readings.Found:
@@ -139,18 +140,24 @@ def draw(
     latency = prefer(readings.latency_of_prometheus(found), readings.latency_of_log(counted, axis), axis)
     errors = readings.errors_of_prometheus(found)
     versions = prefer(readings.versions_of_prometheus(found, axis), readings.versions_of_log(counted, axis), axis)
+    labels = readings.labels_of_log(counted, axis)
     windows = readings.evidence_lines(stored.evidence, WINDOWS)
     evidence = prefer(readings.evidence_of_prometheus(found), windows, axis)
     accuracy = prefer(readings.accuracy_of_prometheus(found), Lines([stored.estimated, stored.labelled], WINDOWS), axis)
-    reference = None if stored.reference is None else Limit(stored.reference, f"on the reference of version {stored.champion}")
+    reference = (
+        None
+        if stored.reference is None
+        else Limit(stored.reference, f"on the reference of version {stored.champion}", is_alarm=False)
+    )
     slow, failed = Limit(alerts.latency_limit_ms / 1000, "alert limit"), Limit(1 - alerts.answered_share, "alert limit")
     unwatched = (
         f"No window of {params.monitor.window_rows} predictions was evaluated in this time. The monitor does that: {WATCH}."
     )
     unknown = f"Only Prometheus knows this, and it has no values for this time. Start it: {WATCH}."
+    empty = "No predictions in this time." if coverage.is_complete else NOT_COUNTED
     return [
-        show_lines("traffic", "Traffic", "per s", traffic, frame, NO_TRAFFIC, in_words="predictions per second"),
-        show_lines("latency", "Latency", "s", latency, frame, NO_TRAFFIC, limit=slow, in_words="from request to answer"),
+        show_lines("traffic", "Traffic", "per s", traffic, frame, empty, in_words="predictions per second"),
+        show_lines("latency", "Latency", "s", latency, frame, empty, limit=slow, in_words="from request to answer"),
         show_lines("errors", "Errors", "share", errors, frame, unknown, limit=failed, in_words="share of requests"),
         show_lines(
             "drift", "Drift evidence", "", evidence, frame, unwatched, limit=Limit(1.0, "alarm"),
@@ -160,8 +167,8 @@ def draw(
             "accuracy", "Accuracy", "share", accuracy, frame, unwatched, limit=reference, from_zero=False,
             in_words="share of right answers",
         ),
-        show_shares("labels", "Predicted labels", readings.labels_of_log(counted, axis), frame, NO_TRAFFIC),
-        show_shares("versions", "Versions", versions, frame, NO_TRAFFIC),
+        show_shares("labels", "Predicted labels", labels, frame, empty, "{} is the label of every prediction."),
+        show_shares("versions", "Versions", versions, frame, empty, "Every answer in this time is by {}."),
     ]  # fmt: skip
 
 
@@ -172,7 +179,7 @@ def marks_of(lanes: Sequence[Lane]) -> list[Mark]:
     return [*(Mark(event.at, event.name) for event in events), *begun]
 
 
-def list_lanes(lanes: Sequence[Lane], axis: TimeAxis) -> list[Happening]:
+def list_lanes(lanes: Sequence[Lane]) -> list[Happening]:
     """Return everything that the lanes show, newest first."""
     rows = [
         Happening(span.start, local_time(span.start), lane.name, describe(span), span.url)

@@ -33,6 +33,11 @@ def test_missing_values_split_a_line_and_its_band() -> None:
     assert [dot.get("cx") for dot in parts(svg, "dot-mark")] == ["50.000%"]  # a point without neighbours
 
 
+def test_a_filled_line_is_filled_down_to_zero() -> None:
+    (area,) = parts(line_chart([Line("rate", [(0.0, 1.0), (10.0, 2.0)], 0, is_filled=True)], AXIS, title="R", unit=""), "band")
+    assert area.get("d") == f"M0.0,{HEIGHT / 2} L10.0,0.0 L10.0,{HEIGHT:.1f} L0.0,{HEIGHT:.1f} Z"
+
+
 def test_a_sparse_series_is_joined_at_its_usual_distance() -> None:
     points = [(float(at), 1.0) for at in range(0, 1000, 100)]
     assert (
@@ -44,13 +49,13 @@ def test_values_stand_where_the_axes_say() -> None:
     svg = line_chart([Line("a", [(0.0, 0.0), (30.0, 2.0)], 0)], AXIS, title="A", unit="", limit=Limit(1.0, "limit"))
     assert parts(svg, "line")[0].get("d") == f"M0.0,{HEIGHT:.1f} L30.0,0.0"
     (limit,) = parts(svg, "limit")
-    assert float(limit.get("y1", "")) == HEIGHT / 2
+    assert float(limit[0].get("y1", "")) == HEIGHT / 2
 
 
 def test_a_tooltip_names_time_line_and_value_with_its_unit() -> None:
     svg = line_chart([Line("P99", [(500.0, 0.042)], 0)], AXIS, title="Latency", unit="s")
     (tip,) = parts(svg, "tip")
-    assert "P99: 42 ms" in "".join(tip.itertext())
+    assert "".join(tip.itertext()).split("\n")[1] == "P99: 42 ms"
 
 
 def test_shares_fill_the_height_and_moments_without_predictions_stay_empty() -> None:

@@ -97,3 +97,12 @@ def test_quantiles_are_within_a_bucket_of_the_truth() -> None:
         assert found is not None
         assert SECONDS[index - 1] <= found <= SECONDS[index]
     assert quantile_s([0] * len(buckets), 0.5) is None
+
+
+def test_a_longer_range_is_complete_only_when_it_is_counted(tmp_path: Path) -> None:
+    write(tmp_path, [row(NOW - 100)])
+    counted = counts(tmp_path)
+    assert total(counted, HOUR, 30) == 1
+    assert not counted.read(NOW - 7 * DAY, 3600)[1].is_complete
+    assert total(counted, 7 * DAY, 3600) == 1
+    assert counted.read(NOW - HOUR, 30)[1].is_complete
