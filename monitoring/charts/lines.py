@@ -13,8 +13,8 @@ from monitoring.charts.ticks import Tick, format_value, local_time, time_ticks, 
 from pipeline.output.plain_text import printable_lines
 
 COLOURS = 8  # classes c0 … c7; the last is grey, for the rest
-HEIGHT, TOP, BOTTOM = 168, 12, 26  # of the plot, and the space around it, in pixels
-LABEL_PX = 15  # between two labels at the ends of lines
+HEIGHT, TOP, BOTTOM = 120, 8, 24  # of the plot, and the space around it, in pixels
+LABEL_PX = 14  # between two labels at the ends of lines
 WIDTH = 1000.0  # of the stretched coordinates
 MAX_BRIDGED = 3.0  # a line bridges this many times the usual distance between points
 P = TypeVar("P", bound=tuple[float, ...])  # (seconds of the epoch, …)

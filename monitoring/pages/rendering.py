@@ -26,6 +26,7 @@ def page_environment(templates: Path) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,  # templates belong to the code that was started
     )
     environment.filters |= {"when": when, "iso": iso, "duration": duration, "readable": readable}
     return environment
