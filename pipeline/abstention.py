@@ -28,7 +28,8 @@ NEVER = Abstention(0.0, "")
 
 def parse_abstention(values: dict[str, Any] | None) -> Abstention:
     """Return the rule of a package's file or parameter; a version without one never abstains."""
-    return Abstention(float(values["threshold"]), str(values["fallback"])) if values else NEVER
+    threshold = float(values["threshold"]) if values else 0.0
+    return Abstention(threshold, str(values["fallback"])) if values and threshold else NEVER
 
 
 def read_abstention(package: Path) -> Abstention:

@@ -119,7 +119,7 @@ def report_abstention(ordering: Rows, test: Rows, keys: Sequence[str], outside: 
     fitting, judging = _only(test, is_fit), _only(test, ~is_fit)
     fit = fit_threshold(ordering, fitting, settings)
     problem = "" if fit.threshold is not None else _problem(fit, settings)
-    abstention = NEVER if fit.threshold is None else Abstention(fit.threshold, settings.fallback)
+    abstention = Abstention(fit.threshold, settings.fallback) if fit.threshold else NEVER
     answered = judging.confidence >= abstention.threshold
     judged = Judgement(
         len(answered),

@@ -79,6 +79,14 @@ def test_a_target_out_of_reach_is_said_with_what_is_proved_and_what_would_help(s
     assert found.lines()[0] == found.problem
 
 
+def test_a_target_that_all_answers_reach_needs_no_threshold(settings: Abstain) -> None:
+    found = report(settings, value=0.5)
+    assert (found.abstention, found.problem) == (NEVER, "")
+    assert found.lines()[0].startswith("answers all: with probability 95% its answers are right in at least 50.0%")
+    assert found.judged is not None
+    assert found.judged.coverage.value == 1.0
+
+
 def test_a_coverage_is_fitted_and_judged(settings: Abstain) -> None:
     found = report(settings, target="coverage", value=0.7)
     assert found.judged is not None
