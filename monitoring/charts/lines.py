@@ -37,7 +37,7 @@ class TimeAxis(NamedTuple):
         return round(WIDTH * (at - self.start) / (self.end - self.start), 2)
 
 
-class Line(NamedTuple):
+class PlotLine(NamedTuple):
     """A line; `band` is (time, lower, upper). `usual_s` is the usual distance between points where that is not the axis' step.
 
     A filled line is filled down to zero.
@@ -55,7 +55,7 @@ class Line(NamedTuple):
         return max(self.usual_s, axis.step_s)
 
 
-class Limit(NamedTuple):
+class LimitLine(NamedTuple):
     """A threshold, or a value to compare with."""
 
     value: float
@@ -71,7 +71,7 @@ class Mark(NamedTuple):
 
 
 def line_chart(
-    lines: Sequence[Line], axis: TimeAxis, *, title: str, unit: str, limit: Limit | None = None, marks: Sequence[Mark] = (),
+    lines: Sequence[PlotLine], axis: TimeAxis, *, title: str, unit: str, limit: LimitLine | None = None, marks: Sequence[Mark] = (),
     from_zero: bool = True,
 ) -> Markup:  # fmt: skip
     """Draw lines with their bands and a threshold; names stand at the ends of the lines."""
@@ -137,7 +137,7 @@ def colour(number: int) -> str:
     return f"c{min(number, COLOURS - 1)}"
 
 
-def text(value: str) -> Markup:
+def escaped(value: str) -> Markup:
     """Escape a text, and show what is invisible in it but line ends."""
     return escape(printable_lines(value))
 
@@ -159,7 +159,7 @@ def lonely_points(points: Points, step_s: float) -> list[tuple[float, float]]:
     return [run[0] for run in split_at_gaps(points, step_s) if len(run) == 1]
 
 
-def _curve(line: Line, axis: TimeAxis, scale: _Scale) -> str:
+def _curve(line: PlotLine, axis: TimeAxis, scale: _Scale) -> str:
     path = " ".join(
         "M" + " L".join(f"{axis.x(at)},{scale.y(value)}" for at, value in run)
         for run in split_at_gaps(line.points, line.step_s(axis))
@@ -177,12 +177,12 @@ def _dot(at: float, value: float, axis: TimeAxis, scale: _Scale, number: int) ->
     return f'<circle class="dot-mark {colour(number)}" cx="{axis.per_cent(at)}" cy="{scale.y(value)}" r="2.5"/>'
 
 
-def _limit_line(limit: Limit, scale: _Scale) -> str:
+def _limit_line(limit: LimitLine, scale: _Scale) -> str:
     y = scale.y(limit.value)
     kind = "limit" if limit.is_alarm else "limit reference"
     return (
         f'<g class="{kind}"><line x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-        f'<text x="4" y="{y - 4 if y > 14 else y + 13}">{text(limit.name)}</text></g>'
+        f'<text x="4" y="{y - 4 if y > 14 else y + 13}">{escaped(limit.name)}</text></g>'
     )
 
 
@@ -194,11 +194,11 @@ def _frame(
     half = 50 * axis.step_s / (axis.end - axis.start)
     tips = [
         f'<rect class="tip" x="{float(axis.per_cent(at)[:-1]) - half:.3f}%" width="{2 * half:.3f}%" height="{HEIGHT}">'
-        f"<title>{text(chr(10).join(row))}</title></rect>"
+        f"<title>{escaped(chr(10).join(row))}</title></rect>"
         for at, row in sorted(rows.items())
     ]
     parts = [
-        f'<svg class="chart" height="{TOP + HEIGHT + BOTTOM}" role="img" aria-label="{text(title)}"><title>{text(title)}</title>',
+        f'<svg class="chart" height="{TOP + HEIGHT + BOTTOM}" role="img" aria-label="{escaped(title)}"><title>{escaped(title)}</title>',
         f'<svg y="{TOP}" height="{HEIGHT}" overflow="visible">',
         *(_value_tick(tick, scale) for tick in ticks),
         *(_time_tick(number, tick, axis) for number, tick in enumerate(time_ticks(axis.start, axis.end))),
@@ -212,12 +212,14 @@ def _frame(
         "</svg></svg>",
         _keys(ends),
     ]
-    return Markup("".join(parts))  # noqa: S704 (every text in it went through `text`)
+    return Markup("".join(parts))  # noqa: S704 (every text in it went through `escaped`)
 
 
 def _value_tick(tick: Tick, scale: _Scale) -> str:
     y = scale.y(tick.at)
-    return f'<line class="grid" x2="100%" y1="{y}" y2="{y}"/><text class="tick value" x="-8" y="{y + 4}">{text(tick.text)}</text>'
+    return (
+        f'<line class="grid" x2="100%" y1="{y}" y2="{y}"/><text class="tick value" x="-8" y="{y + 4}">{escaped(tick.text)}</text>'
+    )
 
 
 def _time_tick(number: int, tick: Tick, axis: TimeAxis) -> str:
@@ -225,19 +227,19 @@ def _time_tick(number: int, tick: Tick, axis: TimeAxis) -> str:
     minor = " minor" if number % 2 else ""
     return (
         f'<line class="grid" x1="{x}" x2="{x}" y1="{HEIGHT}" y2="{HEIGHT + 5}"/>'
-        f'<text class="tick time{minor}" x="{x}" y="{HEIGHT + 19}">{text(tick.text)}</text>'
+        f'<text class="tick time{minor}" x="{x}" y="{HEIGHT + 19}">{escaped(tick.text)}</text>'
     )
 
 
 def _mark_line(mark: Mark, axis: TimeAxis) -> str:
     x = axis.per_cent(mark.at)
-    return f'<line class="mark" x1="{x}" x2="{x}" y1="0" y2="{HEIGHT}"><title>{text(mark.name)}</title></line>'
+    return f'<line class="mark" x1="{x}" x2="{x}" y1="0" y2="{HEIGHT}"><title>{escaped(mark.name)}</title></line>'
 
 
 def _end(y: float, name: str, number: int) -> str:
     return (
         f'<line class="end {colour(number)}" x1="100%" x2="100%" y1="{y - 5}" y2="{y + 5}"/>'
-        f'<text class="end-name" x="100%" dx="13" y="{y + 4}">{text(name)}</text>'
+        f'<text class="end-name" x="100%" dx="13" y="{y + 4}">{escaped(name)}</text>'
     )
 
 
@@ -256,5 +258,5 @@ def spread(ends: Sequence[tuple[float, str, int]]) -> list[tuple[float, str, int
 
 def _keys(ends: Sequence[tuple[float, str, int]]) -> str:
     """Return the names as a list, which stands below the chart where there is no room beside it."""
-    items = "".join(f'<li><span class="swatch {colour(number)}"></span>{text(name)}</li>' for _, name, number in sorted(ends))
+    items = "".join(f'<li><span class="swatch {colour(number)}"></span>{escaped(name)}</li>' for _, name, number in sorted(ends))
     return f'<ul class="keys" aria-hidden="true">{items}</ul>'

@@ -1,1 +1,1 @@
-"""The page Live: traffic, drift, accuracy, alerts and decisions over time, from Prometheus or from what is stored."""
+"""The page Live: what served and what happened over time, from Prometheus or from what is stored. Knows no other page."""

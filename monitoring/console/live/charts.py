@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from markupsafe import Markup
 
-from monitoring.charts.lines import Limit, Line, Mark, TimeAxis, line_chart, share_chart
+from monitoring.charts.lines import LimitLine, Mark, PlotLine, TimeAxis, line_chart, share_chart
 from monitoring.charts.ticks import format_value, local_time
 
 PROMETHEUS, LOG, WINDOWS = "Prometheus", "the prediction log", "the state database"
@@ -19,7 +19,7 @@ Moments = Sequence[tuple[float, Sequence[float]]]  # (time, a value for each nam
 class Lines(NamedTuple):
     """Lines from one source."""
 
-    lines: Sequence[Line]
+    lines: Sequence[PlotLine]
     source: str
 
     @property
@@ -80,7 +80,7 @@ def prefer(prometheus: S, stored: S, axis: TimeAxis) -> S:
 
 
 def show_lines(
-    id: str, title: str, unit: str, shown: Lines, frame: Frame, missing: str, *, limit: Limit | None = None,
+    id: str, title: str, unit: str, shown: Lines, frame: Frame, missing: str, *, limit: LimitLine | None = None,
     from_zero: bool = True, in_words: str = "",
 ) -> ChartView:  # fmt: skip
     """Draw lines, or say why there are none."""
@@ -109,7 +109,7 @@ def show_shares(id: str, title: str, shown: Shares, frame: Frame, missing: str, 
     return ChartView(id, title, in_words, svg, Table(shown.names, rows), shown.source, "", "")
 
 
-def lines_table(lines: Sequence[Line], unit: str) -> Table:
+def lines_table(lines: Sequence[PlotLine], unit: str) -> Table:
     """Return the values of lines and their bounds; an empty cell where a line has no value."""
     columns: dict[str, dict[float, str]] = {}
     for line in lines:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import sqlalchemy as sa
 
 from monitoring.alert_rules.monitoring import SWITCH
-from monitoring.charts.lanes import Event, Lane, Span
+from monitoring.charts.lanes import EventMark, Lane, Span
 from monitoring.charts.lines import TimeAxis
 from monitoring.console.live.prometheus import Values
 from monitoring.decisions import CAUSES, OBSTACLES
@@ -90,7 +90,7 @@ def decision_lane(sources: Sources, axis: TimeAxis) -> Lane:
     """Return the decisions on alerts."""
     query = sa.select(decisions).where(decisions.c.at.between(axis.start, axis.end)).order_by(decisions.c.at)
     events = [
-        Event(
+        EventMark(
             row["at"], describe_decision(row), "good" if row["verdict"] == "started" else "neutral", why_url(row["fingerprint"])
         )
         for row in sources.rows(query, decisions)
@@ -134,7 +134,7 @@ def retrain_lane(sources: Sources, axis: TimeAxis) -> Lane:
         is_refused = retrain["state"] == "refused"
         text = f"the gate {'refused' if is_refused else 'passed'} the model of retrain {row['retrain_id']}"
         events.append(
-            Event(row["ended_at"], text, "bad" if is_refused else "good", why_url(names.get(retrain["decision_id"], "")))
+            EventMark(row["ended_at"], text, "bad" if is_refused else "good", why_url(names.get(retrain["decision_id"], "")))
         )
     return Lane("Retrains", spans, events)
 
@@ -151,12 +151,12 @@ def version_lane(sources: Sources, axis: TimeAxis, champions: Sequence[tuple[flo
     events = []
     for row in sources.rows(sa.select(releases).order_by(releases.c.version), releases):
         at = row["published_at"].replace(tzinfo=row["published_at"].tzinfo or UTC).timestamp()
-        events.append(Event(at, f"version {row['version']} published", "neutral", why_url(row["version"])))
+        events.append(EventMark(at, f"version {row['version']} published", "neutral", why_url(row["version"])))
     for (_, before), (at, version) in pairwise(champions):
         if version > before:
-            events.append(Event(at, f"version {version} promoted in place of version {before}", "good", why_url(version)))
+            events.append(EventMark(at, f"version {version} promoted in place of version {before}", "good", why_url(version)))
         elif version < before:
-            events.append(Event(at, f"rolled back from version {before} to version {version}", "bad", why_url(version)))
+            events.append(EventMark(at, f"rolled back from version {before} to version {version}", "bad", why_url(version)))
     return Lane("Versions", events=sorted((event for event in events if axis.start <= event.at <= axis.end), key=lambda e: e.at))
 
 

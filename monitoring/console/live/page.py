@@ -22,7 +22,7 @@ from pipeline.params import Params
 from serving.prediction_log.writer import log_url
 
 
-class Answer(NamedTuple):
+class Chain(NamedTuple):
     """The chain behind an alert or a version, or why there is none."""
 
     entries: list[Entry]
@@ -48,15 +48,15 @@ def live_routes(site: Site) -> Sequence[Route]:
     return [Route(LIVE.path, show), Route(WHY, show_why)]
 
 
-def ask_why(name: str, params: Params, home: Path) -> Answer:
+def ask_why(name: str, params: Params, home: Path) -> Chain:
     """Return what `evergreen why` prints about a name."""
     try:
         with open_sources(home, params) as sources:
-            return Answer(trace(name, sources), "")
+            return Chain(trace(name, sources), "")
     except EvergreenError as error:
-        return Answer([], str(error))
+        return Chain([], str(error))
     except sa.exc.SQLAlchemyError as error:
-        return Answer([], f"the state database cannot be read: {str(error).splitlines()[0][:300]}")
+        return Chain([], f"the state database cannot be read: {str(error).splitlines()[0][:300]}")
 
 
 LIVE = Page("Live", "/live", live_routes)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from monitoring.alert_rules import queries
 from monitoring.alert_rules.serving import share_with_code
-from monitoring.charts.lines import Line, TimeAxis
+from monitoring.charts.lines import PlotLine, TimeAxis
 from monitoring.console.live.charts import LOG, PROMETHEUS, Lines, Shares, as_shares
 from monitoring.console.live.counts import Binned, Coverage, Key, quantile_s
 from monitoring.console.live.prometheus import Values
@@ -53,7 +53,7 @@ def traffic_of_prometheus(found: Found) -> Lines:
         if values.labels.get("role") != "shadow":
             for at, value in values.points:
                 totals[at] += value
-    return Lines([Line("predictions", sorted(totals.items()), 0, is_filled=True)], PROMETHEUS)
+    return Lines([PlotLine("predictions", sorted(totals.items()), 0, is_filled=True)], PROMETHEUS)
 
 
 def traffic_of_log(counted: Binned, coverage: Coverage, axis: TimeAxis) -> Lines:
@@ -68,12 +68,12 @@ def traffic_of_log(counted: Binned, coverage: Coverage, axis: TimeAxis) -> Lines
         at = min(start + counted.bin_s, axis.end)
         if at - start >= LEAST_ELAPSED * counted.bin_s and at > max(axis.start, coverage.since):
             points.append((at, totals.get(start, 0) / (at - start)))
-    return Lines([Line("predictions", points, 0, is_filled=True)], LOG)
+    return Lines([PlotLine("predictions", points, 0, is_filled=True)], LOG)
 
 
 def latency_of_prometheus(found: Found) -> Lines:
     """Return P50 and P99."""
-    return Lines([Line(name, sum_of(found[name]), colour) for colour, name in enumerate(("P50", "P99"))], PROMETHEUS)
+    return Lines([PlotLine(name, sum_of(found[name]), colour) for colour, name in enumerate(("P50", "P99"))], PROMETHEUS)
 
 
 def latency_of_log(counted: Binned, axis: TimeAxis) -> Lines:
@@ -81,7 +81,7 @@ def latency_of_log(counted: Binned, axis: TimeAxis) -> Lines:
     lines = []
     for colour, q in enumerate((0.5, 0.99)):
         found = [(min(start + counted.bin_s, axis.end), quantile_s(buckets, q)) for start, buckets in counted.latencies.items()]
-        lines.append(Line(f"P{100 * q:g}", sorted((at, value) for at, value in found if value is not None), colour))
+        lines.append(PlotLine(f"P{100 * q:g}", sorted((at, value) for at, value in found if value is not None), colour))
     return Lines(lines, LOG)
 
 
@@ -92,7 +92,7 @@ def errors_of_prometheus(found: Found) -> Lines:
         known = dict(sum_of(found[query]))
         answered = [at for at, value in sum_of(found["predictions"]) if value > 0]
         points = sorted(dict.fromkeys(answered, 0.0) | known)
-        lines.append(Line(name, [(at, known.get(at, 0.0)) for at in points], 1 - colour))
+        lines.append(PlotLine(name, [(at, known.get(at, 0.0)) for at in points], 1 - colour))
     return Lines(lines, PROMETHEUS)
 
 
@@ -140,7 +140,7 @@ def champions(found: Found, counted: Binned) -> list[tuple[float, int]]:
 def evidence_lines(by_signal: Mapping[str, list[tuple[float, float]]], source: str) -> Lines:
     """Return a line for each signal, always in the same colour; evidence for no change (below 0) is drawn as 0."""
     lines = [
-        Line(
+        PlotLine(
             words,
             [(at, max(0.0, value)) for at, value in by_signal[signal]],
             colour,
@@ -163,7 +163,9 @@ def accuracy_of_prometheus(found: Found) -> Lines:
     for colour, (query, name) in enumerate((("estimated", "estimated"), ("labelled", "by labels"))):
         lower, upper = (dict(latest_of(found[query], bound=bound)) for bound in ("lower", "upper"))
         points = latest_of(found[query], bound="estimate")
-        lines.append(Line(name, points, colour, [(at, lower[at], upper[at]) for at, _ in points if at in lower and at in upper]))
+        lines.append(
+            PlotLine(name, points, colour, [(at, lower[at], upper[at]) for at, _ in points if at in lower and at in upper])
+        )
     return Lines(lines, PROMETHEUS)
 
 

@@ -7,7 +7,7 @@ from statistics import NormalDist, median
 
 import sqlalchemy as sa
 
-from monitoring.charts.lines import Line, TimeAxis
+from monitoring.charts.lines import PlotLine, TimeAxis
 from monitoring.detectors.wilson import wilson_interval
 from monitoring.retrain.decision_inputs import reference_accuracy
 from monitoring.retrain.history.sources import Sources
@@ -33,7 +33,7 @@ def stored_evidence(sources: Sources, axis: TimeAxis) -> dict[str, list[tuple[fl
     return {signal: list(steps.values()) for signal, steps in highest.items()}
 
 
-def stored_estimate(sources: Sources, axis: TimeAxis) -> Line:
+def stored_estimate(sources: Sources, axis: TimeAxis) -> PlotLine:
     """Return the accuracy estimated without labels: the mean of the windows of each step; the band holds all their bounds."""
     query = (
         sa.select(windows.c.ended_at, windows.c.accuracy_estimate, windows.c.accuracy_lower, windows.c.accuracy_upper)
@@ -49,10 +49,10 @@ def stored_estimate(sources: Sources, axis: TimeAxis) -> Line:
         at, _, _, _ = group[-1]
         points.append((at, sum(estimate for _, estimate, _, _ in group) / len(group)))
         band.append((at, min(lower for *_, lower, _ in group), max(upper for *_, upper in group)))
-    return Line("estimated", points, 0, band, usual_s=usual_distance(points))
+    return PlotLine("estimated", points, 0, band, usual_s=usual_distance(points))
 
 
-def stored_labelled(sources: Sources, axis: TimeAxis, settings: Monitor) -> Line:
+def stored_labelled(sources: Sources, axis: TimeAxis, settings: Monitor) -> PlotLine:
     """Return the accuracy by all labels of a version up to each step, with Wilson's interval; from `min_labels` labels on."""
     query = (
         sa.select(judgements.c.version, judgements.c.correct, feedback.c.received_at)
@@ -71,7 +71,7 @@ def stored_labelled(sources: Sources, axis: TimeAxis, settings: Monitor) -> Line
             steps[int((at - axis.start) // axis.step_s)] = (at, *wilson_interval(right[version], total[version], z))
     points = [(at, estimate) for at, estimate, _, _ in steps.values()]
     band = [(at, lower, upper) for at, _, lower, upper in steps.values()]
-    return Line("by labels", points, 1, band, usual_s=usual_distance(points))
+    return PlotLine("by labels", points, 1, band, usual_s=usual_distance(points))
 
 
 def stored_reference(sources: Sources, version: int) -> float | None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from markupsafe import Markup
 
 from monitoring.charts.lanes import Lane, Span, describe, lane_chart
-from monitoring.charts.lines import Limit, Line, Mark, TimeAxis
+from monitoring.charts.lines import LimitLine, Mark, PlotLine, TimeAxis
 from monitoring.charts.ticks import local_time
 from monitoring.console.live import readings
 from monitoring.console.live.charts import WINDOWS, ChartView, Frame, Lines, prefer, show_lines, show_shares
@@ -70,8 +70,8 @@ class Stored(NamedTuple):
     champion: int | None
     reference: float | None
     evidence: dict[str, list[tuple[float, float]]]
-    estimated: Line
-    labelled: Line
+    estimated: PlotLine
+    labelled: PlotLine
     alerts: list[Span]
     lanes: list[Lane]
 
@@ -114,7 +114,7 @@ def _read_stored(params: Params, home: Path, axis: TimeAxis, champions: Sequence
                 "The state database is away: stored evidence, labels and decisions are missing", why, ".venv/bin/evergreen doctor"
             )
         )
-        return Stored(None, None, {}, Line("estimated", [], 0), Line("by labels", [], 1), [], [])
+        return Stored(None, None, {}, PlotLine("estimated", [], 0), PlotLine("by labels", [], 1), [], [])
 
 
 def read_stored(sources: Sources, axis: TimeAxis, champions: Sequence[tuple[float, int]]) -> Stored:
@@ -147,9 +147,9 @@ def draw(
     reference = (
         None
         if stored.reference is None
-        else Limit(stored.reference, f"on the reference of version {stored.champion}", is_alarm=False)
+        else LimitLine(stored.reference, f"on the reference of version {stored.champion}", is_alarm=False)
     )
-    slow, failed = Limit(alerts.latency_limit_ms / 1000, "alert limit"), Limit(1 - alerts.answered_share, "alert limit")
+    slow, failed = LimitLine(alerts.latency_limit_ms / 1000, "alert limit"), LimitLine(1 - alerts.answered_share, "alert limit")
     unwatched = (
         f"No window of {params.monitor.window_rows} predictions was evaluated in this time. The monitor does that: {WATCH}."
     )
@@ -160,7 +160,7 @@ def draw(
         show_lines("latency", "Latency", "s", latency, frame, empty, limit=slow, in_words="from request to answer"),
         show_lines("errors", "Errors", "share", errors, frame, unknown, limit=failed, in_words="share of requests"),
         show_lines(
-            "drift", "Drift evidence", "", evidence, frame, unwatched, limit=Limit(1.0, "alarm"),
+            "drift", "Drift evidence", "", evidence, frame, unwatched, limit=LimitLine(1.0, "alarm"),
             in_words="log e-value over its threshold; below 0 drawn as 0",
         ),
         show_lines(

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from monitoring.charts.lanes import Event, Lane, Span, lane_chart
-from monitoring.charts.lines import HEIGHT, LABEL_PX, Limit, Line, Mark, TimeAxis, line_chart, share_chart, spread
+from monitoring.charts.lanes import EventMark, Lane, Span, lane_chart
+from monitoring.charts.lines import HEIGHT, LABEL_PX, LimitLine, Mark, PlotLine, TimeAxis, line_chart, share_chart, spread
 
 AXIS = TimeAxis(0.0, 1000.0, 10.0)
 HOSTILE = "</title><script>alert(1)</script>\u202e\"'"
@@ -26,7 +26,7 @@ def parts(svg: str, name: str) -> list[ElementTree.Element]:
 def test_missing_values_split_a_line_and_its_band() -> None:
     points = [(float(at), 1.0) for at in (0, 10, 20, 200, 210, 500)]
     band = [(at, 0.5, 1.5) for at, _ in points]
-    svg = line_chart([Line("rate", points, 0, band)], AXIS, title="Rate", unit="")
+    svg = line_chart([PlotLine("rate", points, 0, band)], AXIS, title="Rate", unit="")
     (line,) = parts(svg, "line")
     assert line.get("d", "").count("M") == 3
     assert len(parts(svg, "band")) == 3
@@ -34,26 +34,29 @@ def test_missing_values_split_a_line_and_its_band() -> None:
 
 
 def test_a_filled_line_is_filled_down_to_zero() -> None:
-    (area,) = parts(line_chart([Line("rate", [(0.0, 1.0), (10.0, 2.0)], 0, is_filled=True)], AXIS, title="R", unit=""), "band")
+    (area,) = parts(
+        line_chart([PlotLine("rate", [(0.0, 1.0), (10.0, 2.0)], 0, is_filled=True)], AXIS, title="R", unit=""), "band"
+    )
     assert area.get("d") == f"M0.0,{HEIGHT / 2} L10.0,0.0 L10.0,{HEIGHT:.1f} L0.0,{HEIGHT:.1f} Z"
 
 
 def test_a_sparse_series_is_joined_at_its_usual_distance() -> None:
     points = [(float(at), 1.0) for at in range(0, 1000, 100)]
     assert (
-        parts(line_chart([Line("w", points, 0, usual_s=100.0)], AXIS, title="W", unit=""), "line")[0].get("d", "").count("M") == 1
+        parts(line_chart([PlotLine("w", points, 0, usual_s=100.0)], AXIS, title="W", unit=""), "line")[0].get("d", "").count("M")
+        == 1
     )
 
 
 def test_values_stand_where_the_axes_say() -> None:
-    svg = line_chart([Line("a", [(0.0, 0.0), (30.0, 2.0)], 0)], AXIS, title="A", unit="", limit=Limit(1.0, "limit"))
+    svg = line_chart([PlotLine("a", [(0.0, 0.0), (30.0, 2.0)], 0)], AXIS, title="A", unit="", limit=LimitLine(1.0, "limit"))
     assert parts(svg, "line")[0].get("d") == f"M0.0,{HEIGHT:.1f} L30.0,0.0"
     (limit,) = parts(svg, "limit")
     assert float(limit[0].get("y1", "")) == HEIGHT / 2
 
 
 def test_a_tooltip_names_time_line_and_value_with_its_unit() -> None:
-    svg = line_chart([Line("P99", [(500.0, 0.042)], 0)], AXIS, title="Latency", unit="s")
+    svg = line_chart([PlotLine("P99", [(500.0, 0.042)], 0)], AXIS, title="Latency", unit="s")
     (tip,) = parts(svg, "tip")
     assert "".join(tip.itertext()).split("\n")[1] == "P99: 42 ms"
 
@@ -78,7 +81,7 @@ def test_names_at_the_ends_never_cover_each_other() -> None:
 
 def test_events_and_spans_are_links_with_names() -> None:
     spans = [Span(-50.0, 100.0, "EvergreenDrift", "alert", "/live/why?name=a&b=1"), Span(900.0, None, "Open", "alert", "/x")]
-    events = [Event(500.0, "version 2 promoted", "good", "/live/why?name=2"), Event(2000.0, "later", "good", "/y")]
+    events = [EventMark(500.0, "version 2 promoted", "good", "/live/why?name=2"), EventMark(2000.0, "later", "good", "/y")]
     svg = lane_chart([Lane("Alerts", spans), Lane("Versions", events=events)], AXIS, title="What happened")
     links = [element for element in parse(svg).iter() if element.tag == "a"]
     assert [link.get("href") for link in links] == ["/live/why?name=a&b=1", "/x", "/live/why?name=2"]  # what is later is left out
@@ -92,11 +95,16 @@ def test_events_and_spans_are_links_with_names() -> None:
     "svg",
     [
         line_chart(
-            [Line(HOSTILE, [(1.0, 1.0)], 0)], AXIS, title=HOSTILE, unit="", limit=Limit(1, HOSTILE), marks=[Mark(2.0, HOSTILE)]
+            [PlotLine(HOSTILE, [(1.0, 1.0)], 0)],
+            AXIS,
+            title=HOSTILE,
+            unit="",
+            limit=LimitLine(1, HOSTILE),
+            marks=[Mark(2.0, HOSTILE)],
         ),
         share_chart([HOSTILE], [(1.0, [1.0])], AXIS, title=HOSTILE),
         lane_chart(
-            [Lane(HOSTILE, [Span(1.0, 2.0, HOSTILE, "alert", HOSTILE)], [Event(1.0, HOSTILE, "good", HOSTILE)])],
+            [Lane(HOSTILE, [Span(1.0, 2.0, HOSTILE, "alert", HOSTILE)], [EventMark(1.0, HOSTILE, "good", HOSTILE)])],
             AXIS,
             title=HOSTILE,
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from monitoring.charts.lines import Line
+from monitoring.charts.lines import PlotLine
 from monitoring.console.live.charts import Frame
 from monitoring.console.live.counts import Binned, Coverage
 from monitoring.console.live.ranges import find_range
@@ -126,7 +126,7 @@ def test_a_home_without_anything_says_so_and_draws_nothing(params: Params, tmp_p
 
 
 def test_a_log_that_is_not_counted_yet_is_no_empty_log(params: Params) -> None:
-    axis, none = find_range("1h").axis(NOW), Line("", [], 0)
+    axis, none = find_range("1h").axis(NOW), PlotLine("", [], 0)
     stored = Stored(None, None, {}, none, none, [], [])
     coverage = Coverage(NOW, is_complete=False, fault="")
     charts = {chart.id: chart for chart in draw(params, Frame(axis, []), defaultdict(list), Binned(30), coverage, stored)}
