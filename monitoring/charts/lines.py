@@ -71,8 +71,8 @@ class Mark(NamedTuple):
 
 
 def line_chart(
-    lines: Sequence[PlotLine], axis: TimeAxis, *, title: str, unit: str, limit: LimitLine | None = None, marks: Sequence[Mark] = (),
-    from_zero: bool = True,
+    lines: Sequence[PlotLine], axis: TimeAxis, *, title: str, unit: str, limit: LimitLine | None = None,
+    marks: Sequence[Mark] = (), from_zero: bool = True,
 ) -> Markup:  # fmt: skip
     """Draw lines with their bands and a threshold; names stand at the ends of the lines."""
     values = [value for line in lines for _, value in line.points]
@@ -198,7 +198,8 @@ def _frame(
         for at, row in sorted(rows.items())
     ]
     parts = [
-        f'<svg class="chart" height="{TOP + HEIGHT + BOTTOM}" role="img" aria-label="{escaped(title)}"><title>{escaped(title)}</title>',
+        f'<svg class="chart" height="{TOP + HEIGHT + BOTTOM}" role="img" aria-label="{escaped(title)}">',
+        f"<title>{escaped(title)}</title>",
         f'<svg y="{TOP}" height="{HEIGHT}" overflow="visible">',
         *(_value_tick(tick, scale) for tick in ticks),
         *(_time_tick(number, tick, axis) for number, tick in enumerate(time_ticks(axis.start, axis.end))),
