@@ -40,11 +40,19 @@ OURS = {  # names by which a home of an earlier version is recognised
 
 
 def find_home() -> Path:
-    """Return the absolute `EVERGREEN_HOME`, by default `live/` of the main working tree; create it, for this user alone."""
-    chosen = os.environ.get("EVERGREEN_HOME")
-    home = Path(chosen).resolve() if chosen else main_worktree() / "live"
+    """Return the home of state; create it, for this user alone."""
+    home = home_path()
     keep_private(home)
     return home
+
+
+def home_path(project: Path | None = None) -> Path:
+    """Return the absolute `EVERGREEN_HOME`, by default `live/` of the main working tree, whether or not it exists.
+
+    The project is the one around the current folder, unless another is given.
+    """
+    chosen = os.environ.get("EVERGREEN_HOME")
+    return Path(chosen).resolve() if chosen else main_worktree(project) / "live"
 
 
 def keep_private(home: Path) -> None:
@@ -96,7 +104,7 @@ def home_digest(home: Path) -> str:
     return hashlib.sha256(str(home).encode()).hexdigest()[:16]
 
 
-def main_worktree() -> Path:
+def main_worktree(project: Path | None = None) -> Path:
     """Return the project's folder in the main working tree, also when called from a linked worktree.
 
     A submodule and a clone with a separate git folder are found by their working tree, not by the place of their git files. In
@@ -104,7 +112,7 @@ def main_worktree() -> Path:
     """
     if given := os.environ.get(MAIN_TREE):
         return Path(given)
-    project = project_folder()
+    project = project or project_folder()
     try:
         paths = git("rev-parse", "--path-format=absolute", "--show-toplevel", "--git-dir", "--git-common-dir", folder=project)
     except ToolError as error:
@@ -148,9 +156,9 @@ def sqlite_url(path: Path) -> str:
     return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
-def is_dirty() -> bool:
-    """Return True when tracked files differ from the commit."""
-    return bool(git("status", "--porcelain", "--untracked-files=no"))
+def is_dirty(folder: Path | None = None) -> bool:
+    """Return True when tracked files of the repository around the folder, by default the current one, differ from the commit."""
+    return bool(git("status", "--porcelain", "--untracked-files=no", folder=folder))
 
 
 def git(*arguments: str, folder: Path | None = None) -> str:

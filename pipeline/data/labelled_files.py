@@ -15,12 +15,20 @@ from pipeline.errors import EvergreenError, collecting
 from pipeline.params import Data
 
 
+ROW, TEST_ROW = Path("row"), Path("test row")  # in place of a file: rows that a caller of Python holds
+
+
 class LocatedExample(NamedTuple):
     """An example with the file and line it came from."""
 
     example: Example
     path: Path
     line: int
+
+    @property
+    def place(self) -> str:
+        """The file and the line, for people."""
+        return _place(self.path, self.line)
 
 
 class QuarantinedRow(NamedTuple):
@@ -30,6 +38,11 @@ class QuarantinedRow(NamedTuple):
     line: int
     reason: str
     fields: dict[str, Any] | None
+
+    @property
+    def place(self) -> str:
+        """The file and the line, for people."""
+        return _place(self.path, self.line)
 
     @property
     def kind(self) -> str:
@@ -64,7 +77,7 @@ def read_labelled(path: Path, data: Data, columns: Columns | None = None, *, is_
     bad: list[QuarantinedRow] = []
     joined: list[tuple[LocatedExample, Row]] = []
     for row in islice(read_rows(path, data), scanned.rows):
-        read = _read_row(path, row, columns, data)
+        read = read_row(path, row, columns, data)
         if isinstance(read, QuarantinedRow):
             bad.append(read)
             continue
@@ -77,7 +90,7 @@ def read_labelled(path: Path, data: Data, columns: Columns | None = None, *, is_
     return LabelledFile(good, bad, faults)
 
 
-def _read_row(path: Path, row: Row, columns: Columns | None, data: Data) -> LocatedExample | QuarantinedRow:
+def read_row(path: Path, row: Row, columns: Columns | None, data: Data) -> LocatedExample | QuarantinedRow:
     """Return the row as an example, or set aside with the reason."""
     if row.fields is None or columns is None:
         return QuarantinedRow(path, row.line, row.fault or "the row has no fields", row.fields)
@@ -160,4 +173,10 @@ def without_conflicts(located: list[LocatedExample]) -> tuple[list[LocatedExampl
 def _conflict(row: LocatedExample, other: LocatedExample, labels: list[str]) -> str:
     """Describe a conflict, and how equal the texts are."""
     alike = "" if other.example.text == row.example.text else ", but for case and punctuation"
-    return f"the same text has several labels: {', '.join(labels)}; line {other.line} has it too{alike}"
+    where = other.place if other.path == ROW else f"line {other.line}"
+    return f"the same text has several labels: {', '.join(labels)}; {where} has it too{alike}"
+
+
+def _place(path: Path, line: int) -> str:
+    """Return `file.csv, line 7`, or `row 6` for a row of a caller's list, which counts from 0."""
+    return f"{path} {line - 1}" if path in (ROW, TEST_ROW) else f"{path}, line {line}"

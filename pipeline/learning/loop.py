@@ -10,7 +10,6 @@ import structlog
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline.learning.accumulation import GradientAccumulator, WorkerPool, distributed_state
 from pipeline.learning.early_stopping import Progress, advance, should_stop, watched_score
@@ -23,6 +22,7 @@ from pipeline.learning.task import Task
 from pipeline.learning.training_state import Table, Tally, TrainingState, load_parameters
 from pipeline.network.batching import bucketed_batches
 from pipeline.network.classifier import trainable_state
+from pipeline.output.progress import progress_bar
 from pipeline.params import Train
 
 LogValues = Callable[[int, dict[str, float]], None]  # (step or epoch, values)
@@ -75,7 +75,7 @@ def fit(
         rng.bit_generator.state = state.rng_state
     with (
         WorkerPool(task.workers) as workers,
-        tqdm(total=length.total, initial=state.step, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True) as bar,
+        progress_bar(total=length.total, initial=state.step, desc="train", unit="step") as bar,
     ):
         gradients = GradientAccumulator(task, model, accelerator, workers, settings.accumulate)
         setup = TrainingSetup(task, settings, accelerator, gradients, parameters, optimizer, length, log_step, checkpoints)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.network.batching import Pieces, pad, sorted_batches
 from pipeline.network.precision import Precision, autocast
+from pipeline.output.progress import progress_bar
 
 Collate = Callable[[Sequence[int]], dict[str, Tensor]]  # rows → `input_ids` (or hidden states), `attention_mask`
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def infer_in_batches(
     rows: list[int] = []
     with torch.inference_mode(), autocast(device.type, precision):
         batches = sorted_batches([len(text) for text in pieces], batch_size)
-        for batch in tqdm(batches, desc=progress, unit="batch", mininterval=1.0, dynamic_ncols=True, disable=progress is None):
+        for batch in progress_bar(batches, desc=progress, unit="batch", disable=progress is None):
             padded = collate(batch) if collate else pad(pieces, batch)
             outputs.append(forward(padded["input_ids"].to(device), padded["attention_mask"].to(device)).float().cpu())
             rows += batch

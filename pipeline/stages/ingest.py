@@ -11,6 +11,7 @@ from pipeline.atomic_write import atomic_write
 from pipeline.data.csv_tables import write_csv
 from pipeline.data.given_labels import AppliedLabels, LabelRules, apply_given_labels, label_rules
 from pipeline.data.labelled_files import (
+    LabelledRows,
     LocatedExample,
     QuarantinedRow,
     SpellingVariant,
@@ -41,6 +42,13 @@ ADVICE = (  # words of a reason, what to do
 )
 
 
+class Sources(NamedTuple):
+    """What people call the rows and the supplied test rows."""
+
+    rows: Path
+    test: Path
+
+
 class IngestResult(NamedTuple):
     """Rows to split, supplied test rows (often none), rows set aside, the report, and the faults for which data is refused."""
 
@@ -60,13 +68,19 @@ def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data
 
 
 def examine(source_file: Path, test_file: Path, feedback_folder: Path, data: Data, rules: LabelRules) -> IngestResult:
-    """Read, validate, merge and de-duplicate; collect all faults, those of the files first.
+    """Read, validate, merge and de-duplicate; collect all faults, those of the files first."""
+    source = read_labelled(source_file, data, is_source=True)
+    feedback, test = read_feedback(feedback_folder, data), read_labelled(test_file, data)
+    return merge(source, feedback, test, Sources(source_file, test_file), data, rules)
+
+
+def merge(
+    source: LabelledRows, feedback: LabelledRows, test: LabelledRows, names: Sources, data: Data, rules: LabelRules
+) -> IngestResult:
+    """Merge and de-duplicate rows; collect all faults, those of the files first.
 
     Labels from people change the rows only as far as `rules` and `pipeline.data.given_labels` allow.
     """
-    source = read_labelled(source_file, data, is_source=True)
-    feedback = read_feedback(feedback_folder, data)
-    test = read_labelled(test_file, data)
     faults = [*source.faults, *feedback.faults, *test.faults]
     is_whole = source.is_whole and feedback.is_whole and test.is_whole
     variants = spelling_variants([*source.good, *feedback.good, *test.good])
@@ -74,7 +88,7 @@ def examine(source_file: Path, test_file: Path, feedback_folder: Path, data: Dat
     source_rows, feedback_rows, test_rows = (_respelt(rows, variants) for rows in (source.good, feedback.good, test.good))
     accepted, conflicts = without_conflicts(source_rows)
     if source_rows or not source.faults:
-        faults += _bad_rows_fault(source_file, accepted, [*source.bad, *conflicts], data.max_quarantined_share)
+        faults += _bad_rows_fault(names.rows, accepted, [*source.bad, *conflicts], data.max_quarantined_share)
     faults += _bad_test_rows_fault(test.bad)
     applied = apply_given_labels(
         _unique([row.example for row in accepted]),
@@ -90,15 +104,15 @@ def examine(source_file: Path, test_file: Path, feedback_folder: Path, data: Dat
         copies = _copies(near)
         rows = [row for index, row in enumerate(rows) if index not in copies]
     if is_whole and accepted:  # a part of a file says nothing about its classes
-        faults += _class_faults(source_file, rows, applied.test)
+        faults += _class_faults(names.rows, rows, applied.test)
     quarantined = [*source.bad, *conflicts, *feedback.bad, *_waiting(applied, feedback_rows)]
     report = {
-        "source": {"file": str(source_file), "rows": len(source.good) + len(source.bad)},
+        "source": {"file": str(names.rows), "rows": len(source.good) + len(source.bad)},
         "feedback": {
             "rows": len(feedback.good) + len(feedback.bad),
             **_feedback_report(applied),
         },
-        "test": {"file": str(test_file), "rows": len(test.good)},
+        "test": {"file": str(names.test), "rows": len(test.good)},
         "accepted": len(rows),
         "exact_duplicates": len(accepted) + len(feedback.good) - len(applied.rows) - len(applied.waiting),
         "also_in_test_and_dropped": len({row.id for row in applied.rows} & in_test),
@@ -146,13 +160,13 @@ def _bad_rows_fault(
         yield InputError(str(path), "the file has no rows", "set data.source to a file with labelled texts")
     elif len(bad) > max_share * rows:
         advice = f"{_advice(bad)}, or raise data.max_quarantined_share to continue without such rows"
-        yield InputError(f"{bad[0].path}, line {bad[0].line}", f"{len(bad)} of {rows} {_not_usable(bad)}", advice)
+        yield InputError(bad[0].place, f"{len(bad)} of {rows} {_not_usable(bad)}", advice)
 
 
 def _bad_test_rows_fault(bad: list[QuarantinedRow]) -> Iterator[EvergreenError]:
     if bad:
         what = f"{len(bad)} test {_not_usable(bad)}"
-        yield InputError(f"{bad[0].path}, line {bad[0].line}", what, f"{_advice(bad)}: test files are never altered")
+        yield InputError(bad[0].place, what, f"{_advice(bad)}: test files are never altered")
 
 
 def _not_usable(bad: list[QuarantinedRow]) -> str:
@@ -175,9 +189,9 @@ def _spelling_faults(variants: list[SpellingVariant]) -> Iterator[EvergreenError
     """Refuse labels that are spelt in several ways: a model would learn two classes."""
     for variant in variants:
         row, usual = variant.row, variant.usual
-        also = f"is also spelt `{usual.example.label}` ({usual.path}, line {usual.line})"
+        also = f"is also spelt `{usual.example.label}` ({usual.place})"
         what = f"the label `{row.example.label}` {also}; rows: {variant.rows} and {variant.usual_rows}"
-        yield InputError(f"{row.path}, line {row.line}", what, "write both the same way")
+        yield InputError(row.place, what, "write both the same way")
 
 
 def _respelt(located: list[LocatedExample], variants: list[SpellingVariant]) -> list[LocatedExample]:

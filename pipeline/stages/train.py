@@ -41,11 +41,10 @@ def write_curves(folder: Path, fitted: FitResult, run: Run) -> None:
     run.figure(charts.learning_curve(fitted.epochs), "learning_curve")
 
 
-def log_datasets(run: Run, split_folder: Path, sides: dict[str, list[Example]], data: Data) -> str:
-    """Log one dataset for each side, with the digest of the split's report; return the digest of all sides."""
-    digests = json.loads((split_folder / "report.json").read_text(encoding="utf-8"))["digests"]
+def log_datasets(run: Run, digests: dict[str, str], sides: dict[str, list[Example]], data: Data) -> str:
+    """Log one dataset for each side, with its digest; return the digest of all sides."""
     if "spread" in sides:
-        digests["spread"] = digest_examples(sides["spread"])
+        digests = {**digests, "spread": digest_examples(sides["spread"])}
     for side, rows in sides.items():
         frame = pd.DataFrame({"text": [row.text for row in rows], "label": labels_of(rows)})
         source = str(data.unlabelled if side == "spread" else data.source)
@@ -81,7 +80,8 @@ def train(prepared: Prepared, sides: dict[str, list[Example]], paths: argparse.N
     ):
         if checkpoints:
             checkpoints.run = run.id
-        digest = log_datasets(run, paths.split, sides, params.data)
+        digests = json.loads((paths.split / "report.json").read_text(encoding="utf-8"))["digests"]
+        digest = log_datasets(run, digests, sides, params.data)
         log_spread(run, paths.spread)
         fitted = fine_tune(prepared, params, run, checkpoints, home)
         origin = {"mlflow_run_id": run.id, "git_commit": git("rev-parse", "HEAD"), "git_dirty": is_dirty(), "data_digest": digest}

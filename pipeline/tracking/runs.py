@@ -47,7 +47,7 @@ class Run:
     def __init__(self, run_id: str | None) -> None:
         self.id = run_id
         self._failures = 0 if run_id else GIVE_UP_AFTER
-        self._client = mlflow.MlflowClient()
+        self._client: Any = mlflow.MlflowClient() if run_id else None  # a client without a store would create one
 
     def sweep(self, home: Path) -> None:
         """Close the runs that killed stages have left open."""
@@ -137,17 +137,24 @@ def show(home: Path, port: int, announce: Callable[[str], None]) -> NoReturn:
 
 @contextmanager
 def stage_run(
-    stage: str, params: dict[str, str], home: Path, *, continues: str | None = None, parent: str | None = None
+    stage: str,
+    params: dict[str, str],
+    home: Path,
+    *,
+    continues: str | None = None,
+    parent: str | None = None,
+    project: Path | None = None,
 ) -> Iterator[Run]:
     """Open the run of this stage: the one that it continues, a new one, or with `parent` a new nested one.
 
-    A run's params cannot change, so a stage repeated with other params gets a child of the run it would have continued.
+    A run's params cannot change, so a stage repeated with other params gets a child of the run it would have continued. The run
+    names the commit of the `project`, by default that of the current folder.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training must not wait for a dead server
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         connect(home)
-        active = _open_run(stage, params, continues, parent)
+        active = _open_run(stage, params, continues, parent, project)
     except Exception as error:  # as in Run._try
         log.warning("mlflow_unreachable", error=str(error)[:300], consequence=f"stage {stage} continues without tracking")
         yield Run(None)
@@ -179,7 +186,9 @@ def _end(run: Run, status: str) -> None:
         mlflow.MlflowClient().set_terminated(run.id, status)
 
 
-def _open_run(stage: str, params: dict[str, str], continues: str | None, parent: str | None) -> mlflow.ActiveRun:
+def _open_run(
+    stage: str, params: dict[str, str], continues: str | None, parent: str | None, project: Path | None
+) -> mlflow.ActiveRun:
     mlflow.set_system_metrics_sampling_interval(2)
     nested = parent is not None
     for run_id in filter(None, (parent, continues)):
@@ -188,20 +197,21 @@ def _open_run(stage: str, params: dict[str, str], continues: str | None, parent:
     if continues is None:
         name = (not nested and run_name(params, os.environ)) or stage
         settings = recipe(params, os.environ)
-        tags = _origin() | ({NOTE: with_line("", "Recipe", settings)} if settings else {})
+        tags = _origin(project) | ({NOTE: with_line("", "Recipe", settings)} if settings else {})
         return mlflow.start_run(run_name=name, log_system_metrics=not nested, tags=tags, nested=nested, parent_run_id=parent)
     try:
         known = mlflow.get_run(continues).data.params
     except MlflowException:  # the model was trained elsewhere and fetched with `dvc pull`
-        return mlflow.start_run(tags={"evergreen.trained_in": continues, **_origin()}, log_system_metrics=True)
+        return mlflow.start_run(tags={"evergreen.trained_in": continues, **_origin(project)}, log_system_metrics=True)
     if all(known.get(key, value) == value for key, value in params.items()):
         mlflow.MlflowClient().set_tag(continues, OWNER, this_process())  # first, or `close_orphans` may close the run
         return mlflow.start_run(run_id=continues, log_system_metrics=True, nested=nested)
-    return mlflow.start_run(run_name=f"{stage} again", parent_run_id=continues, tags=_origin(), log_system_metrics=True)
+    return mlflow.start_run(run_name=f"{stage} again", parent_run_id=continues, tags=_origin(project), log_system_metrics=True)
 
 
-def _origin() -> dict[str, str]:
-    tags = {"git.commit": git("rev-parse", "HEAD"), "git.dirty": str(is_dirty()).lower(), OWNER: this_process()}
+def _origin(project: Path | None) -> dict[str, str]:
+    commit, dirty = git("rev-parse", "HEAD", folder=project), str(is_dirty(project)).lower()
+    tags = {"git.commit": commit, "git.dirty": dirty, OWNER: this_process()}
     causes = {CAUSES[name]: os.environ[name][:MAX_TAG_CHARS] for name in CAUSES if os.environ.get(name)}
     return tags | causes
 

@@ -68,10 +68,13 @@ def read_input(file: InputFile, data: Data) -> Iterator[InputRow]:
         if row.fields is None:
             yield InputRow(row.line, {}, None, row.fault)
             continue
-        try:
-            fields = {"text": row.fields.get(file.text_column)}
-            example = make_example(fields, AS_EXAMPLE, max_text_chars=data.max_text_chars, source=file.path.stem)
-        except ValidationError as error:
-            yield InputRow(row.line, row.fields, None, describe_fault(error))
-        else:
-            yield InputRow(row.line, row.fields, example.text, "")
+        yield read_text(row.line, row.fields, row.fields.get(file.text_column), data)
+
+
+def read_text(line: int, fields: dict[str, Any], value: Any, data: Data) -> InputRow:
+    """Return the row with the value as its cleaned text, or with the reason why it is none."""
+    try:
+        example = make_example({"text": value}, AS_EXAMPLE, max_text_chars=data.max_text_chars, source="")
+    except ValidationError as error:
+        return InputRow(line, fields, None, describe_fault(error))
+    return InputRow(line, fields, example.text, "")

@@ -1,5 +1,6 @@
 """From rows to predicted rows, in order and a chunk at a time: however long a file is, few of its rows are in memory."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -65,21 +66,23 @@ class OfflineModel:
     def __init__(self, classifier: "Classifier", version: int | None, abstention: Abstention) -> None:
         self.labels: Sequence[str] = classifier.labels
         self.busy_s = 0.0
+        self._computing = threading.Lock()  # a session computes for one caller, on all cores
         self._classifier, self._version, self._abstention = classifier, version, abstention
 
     def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
         """Return an answer for each text; where the engine fails on a chunk, it is halved until the bad text is alone."""
         if not texts:
             return []
-        begun = time.perf_counter()
         try:
-            outputs = self._classifier.predict(texts)
+            with self._computing:
+                begun = time.perf_counter()
+                outputs = self._classifier.predict(texts)
+                self.busy_s += time.perf_counter() - begun
         except Exception as error:  # an engine may raise anything, and one text must not cost the others
             if len(texts) == 1:
                 return [unanswered(f"the model failed: {type(error).__name__}: {error}".splitlines()[0][:200])]
             middle = len(texts) // 2
             return self.predict(texts[:middle]) + self.predict(texts[middle:])
-        self.busy_s += time.perf_counter() - begun
         valid = np.isfinite(outputs.probabilities).all(axis=1)
         return [
             self._answer(label, shares) if is_valid else unanswered("the model returned no probabilities")

@@ -36,16 +36,16 @@ class OpenedPackage(NamedTuple):
     notes: tuple[str, ...]
 
 
-def find_package(name: str | None, home: Path) -> NamedPackage:
+def find_package(name: str | None, home: Path, last_made: Path = PACKAGE) -> NamedPackage:
     """Return the package of a role, a version number or a folder, verified.
 
-    Without a name it is the champion's, or the last `dvc repro`'s where nothing has been published. Raise `InputError` for a
+    Without a name it is the champion's, or `last_made` where nothing has been published. Raise `InputError` for a
     name that nothing has, and `RefusedError` for a package that is not whole.
     """
     published = _published(home)
     by_role = {str(role): version for version, role in published.items() if role in UNIQUE_ROLES}
     if name is None:
-        name = "champion" if "champion" in by_role else str(PACKAGE)
+        name = "champion" if "champion" in by_role else str(last_made)
     version = int(name) if name.isdecimal() else by_role.get(name)
     if version is not None and version in published:
         return NamedPackage(f"version {version}, {published[version]}", _signed_folder(version, home), version)
