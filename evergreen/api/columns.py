@@ -74,14 +74,15 @@ def _single(column: Any, name: str) -> Any:
 
 
 def _items(column: Any, name: str) -> Iterable[Any]:
+    """Return the values, as many of them Python objects at a time as the column needs."""
     if isinstance(column, str | bytes):
         raise InputError(name, "this is one text, not a list of texts", "put it in a list: [text]")
     if getattr(column, "ndim", 1) != 1:
         raise InputError(name, f"this has the shape {tuple(column.shape)}", "give one value for each row")
-    if isinstance(column, Mapping | Set) or not isinstance(column, Iterable):
-        raise InputError(name, f"a {type(column).__name__} is no column of values", "give a list, an array or a column")
     if hasattr(column, "to_pylist"):
         return chain.from_iterable(column.slice(start, SLICE).to_pylist() for start in range(0, len(column), SLICE))
+    if isinstance(column, Mapping | Set) or not isinstance(column, Iterable):
+        raise InputError(name, f"a {type(column).__name__} is no column of values", "give a list, an array or a column")
     to_list = getattr(column, "tolist", None) or getattr(column, "to_list", None)
     return to_list() if to_list else column
 

@@ -23,7 +23,7 @@ from serving.release.manifest import MANIFEST, UNLISTED, package_files
 from serving.release.offline import NamedPackage, open_package
 
 if TYPE_CHECKING:
-    from evergreen.api.training import TrainedOn
+    from evergreen.api.to_pipeline import TrainedOn
 
 PARTS_SHOWN = 5
 
@@ -47,8 +47,11 @@ class EvergreenModel:
         self._data: Data = params.data
         self._model = OfflineModel(opened.classifier, package.version)
 
-    def predict(self, texts: Iterable[Any]) -> list[str]:
-        """Return the label of each text; raise `InputError` when a text is missing, empty or too long."""
+    def predict(self, texts: Iterable[Any]) -> list[str | None]:
+        """Return the label of each text, None where the version abstains.
+
+        Raise `InputError` when a text is missing, empty or too long.
+        """
         return [answer.answer.label for answer in self._answers(texts)]
 
     def predict_proba(self, texts: Iterable[Any]) -> NDArray[np.float32]:
@@ -98,6 +101,10 @@ class EvergreenModel:
             raise InputError("to_pipeline", what, "call it on what evergreen.train returned, in the same session")
         return self._trained_on.to_pipeline(Path(file))
 
+    def keep(self, folder: TemporaryDirectory[str]) -> None:
+        """Keep a temporary folder that holds the model's files as long as the model itself."""
+        self._folder = folder
+
     def __repr__(self) -> str:
         """Name the version and the labels."""
         labels = printable(join_names(self.labels, most=PARTS_SHOWN, quote=""))
@@ -125,10 +132,11 @@ class EvergreenModel:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Write the files to a temporary folder and open them."""
-        self._folder = TemporaryDirectory(prefix="evergreen-")
-        folder = Path(self._folder.name) / "model"
+        temporary = TemporaryDirectory(prefix="evergreen-")
+        folder = Path(temporary.name) / "model"
         _write_files(folder, state["files"])
         self.__init__(NamedPackage(state["title"], folder, state["version"]))  # type: ignore[misc]
+        self.keep(temporary)
 
     def __sklearn_clone__(self) -> Self:
         """Return itself: it is trained already, and a clone that must be trained again would be another model."""

@@ -14,7 +14,6 @@ from pipeline.data.text_lines import EncodingError
 from pipeline.errors import EvergreenError, collecting
 from pipeline.params import Data
 
-
 ROW, TEST_ROW = Path("row"), Path("test row")  # in place of a file: rows that a caller of Python holds
 
 

@@ -89,18 +89,14 @@ def train_without_test(rows: list[Example], params: Params, place: Workplace) ->
             export_to(place.exported, trained(), temperature, _origin(None, place.project), params, Run(None))
 
 
-def export_to(
-    folder: Path, trained: TrainedModel, temperature: float, origin: dict[str, Any], params: Params, run: Run
-) -> None:
+def export_to(folder: Path, trained: TrainedModel, temperature: float, origin: dict[str, Any], params: Params, run: Run) -> None:
     """Write the graphs behind the parity gate, tokenizer and labels."""
     exported = export_stage.export(trained, params, folder)
     export_stage.write(trained, exported, temperature, params.model, origin, folder)
     export_stage.log_parity(run, exported.padded)
 
 
-def _evaluate(
-    trained: TrainedModel, rows: dict[str, list[Example]], params: Params, run: Run
-) -> evaluation_stage.Evaluation:
+def _evaluate(trained: TrainedModel, rows: dict[str, list[Example]], params: Params, run: Run) -> evaluation_stage.Evaluation:
     settings = params.evaluate
     control_labels = control(rows["train"], rows["test"], params.model, settings)
     evaluated = evaluation_stage.evaluate(evaluation_stage.merged(trained), rows, control_labels, params.model, settings)
@@ -115,9 +111,7 @@ def _evaluate(
 
 
 @contextmanager
-def _fitted(
-    prepared: Prepared, params: Params, run: Run, checkpoints: Checkpoints | None, place: Workplace
-) -> Iterator[Any]:
+def _fitted(prepared: Prepared, params: Params, run: Run, checkpoints: Checkpoints | None, place: Workplace) -> Iterator[Any]:
     """Yield a function that loads the fine-tuned model: evaluation and export each change the one they get."""
     fitted = fine_tune(prepared, params, run, checkpoints, place.home)
     with TemporaryDirectory(prefix="evergreen-") as folder:

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from pipeline.data.columns import Columns, Row
 from pipeline.data.given_labels import label_rules
-from pipeline.data.labelled_files import ROW, TEST_ROW, LabelledRows, LocatedExample, QuarantinedRow, read_row
+from pipeline.data.labelled_files import ROW, TEST_ROW, LabelledFile, LocatedExample, QuarantinedRow, read_row
 from pipeline.errors import InputError, raise_all
 from pipeline.params import Params
 from pipeline.stages.ingest import IngestResult, Sources, merge
 
 NAMES = Sources(Path("the rows"), Path("the test rows"))
-NO_ROWS = LabelledRows([], [], [])
+NO_ROWS = LabelledFile([], [], [])
 
 
 class GivenRows(NamedTuple):
@@ -32,7 +32,7 @@ def accept(given: GivenRows, test: GivenRows | None, params: Params) -> IngestRe
     return accepted
 
 
-def _labelled(given: GivenRows, place: Path, params: Params) -> LabelledRows:
+def _labelled(given: GivenRows, place: Path, params: Params) -> LabelledFile:
     _require_equal_lengths(given, place)
     if len(given.texts) > params.data.max_rows:
         what = f"there are {len(given.texts):,} rows, and data.max_rows is {params.data.max_rows:,}"
@@ -47,7 +47,7 @@ def _labelled(given: GivenRows, place: Path, params: Params) -> LabelledRows:
             good.append(read)
         else:
             bad.append(read)
-    return LabelledRows(good, bad, [])
+    return LabelledFile(good, bad, [])
 
 
 def _require_equal_lengths(given: GivenRows, place: Path) -> None:

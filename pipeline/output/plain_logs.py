@@ -14,6 +14,17 @@ from pipeline.output.plain_text import print_lines, printable, printable_lines
 
 def log_as_plain_text() -> None:
     """Configure structlog and the hook for tracebacks."""
+    _configure()
+    sys.excepthook = print_traceback
+
+
+def log_plainly() -> None:
+    """Configure structlog in a process that belongs to a caller, unless the caller has done it."""
+    if not structlog.is_configured():
+        _configure()
+
+
+def _configure() -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -25,7 +36,6 @@ def log_as_plain_text() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_names: structlog.PrintLogger(sys.stderr),  # whatever stderr is when the line is written
     )
-    sys.excepthook = print_traceback
 
 
 def plain_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -11,7 +11,7 @@ from pipeline.atomic_write import atomic_write
 from pipeline.data.csv_tables import write_csv
 from pipeline.data.given_labels import AppliedLabels, LabelRules, apply_given_labels, label_rules
 from pipeline.data.labelled_files import (
-    LabelledRows,
+    LabelledFile,
     LocatedExample,
     QuarantinedRow,
     SpellingVariant,
@@ -75,7 +75,7 @@ def examine(source_file: Path, test_file: Path, feedback_folder: Path, data: Dat
 
 
 def merge(
-    source: LabelledRows, feedback: LabelledRows, test: LabelledRows, names: Sources, data: Data, rules: LabelRules
+    source: LabelledFile, feedback: LabelledFile, test: LabelledFile, names: Sources, data: Data, rules: LabelRules
 ) -> IngestResult:
     """Merge and de-duplicate rows; collect all faults, those of the files first.
 

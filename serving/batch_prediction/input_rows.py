@@ -74,7 +74,7 @@ def read_input(file: InputFile, data: Data) -> Iterator[InputRow]:
 def read_text(line: int, fields: dict[str, Any], value: Any, data: Data) -> InputRow:
     """Return the row with the value as its cleaned text, or with the reason why it is none."""
     try:
-        example = make_example({"text": value}, AS_EXAMPLE, max_text_chars=data.max_text_chars, source="")
+        example = make_example({"text": value}, AS_EXAMPLE, max_text_chars=data.max_text_chars, source="caller")
     except ValidationError as error:
         return InputRow(line, fields, None, describe_fault(error))
     return InputRow(line, fields, example.text, "")

@@ -1,0 +1,99 @@
+"""`EvergreenClassifier`: the training as an estimator of scikit-learn, for cross-validation, searches and pipelines."""
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+from sklearn.utils.validation import check_is_fitted
+
+from evergreen.api.columns import values
+from evergreen.api.model import EvergreenModel
+from evergreen.api.project import find_project, private_home
+from evergreen.api.settings import check_names, read_settings
+from evergreen.api.training import PARAMS, at_project, complete, new_folder, open_trained, warn_of_rows_set_aside
+from pipeline.errors import InputError
+from pipeline.in_memory.given_rows import GivenRows, accept
+from pipeline.output.plain_logs import log_plainly
+from pipeline.output.progress import hidden_progress
+
+NAME = "estimator"
+
+
+class EvergreenClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
+    """A classifier of texts to be trained. Its parameters are settings of params.yaml: `train__epochs=3` is `train.epochs`.
+
+    `fit` trains on all rows but a validation share (`split__val_share`), which chooses the epoch and the temperature; it scores
+    nothing and logs nothing, because the caller does. `verbose` shows progress. `evergreen.train` scores beside the control.
+    """
+
+    def __init__(self, *, verbose: bool = False, **settings: Any) -> None:
+        check_names(settings)
+        self.verbose = verbose
+        self._settings = settings
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803  # scikit-learn's name
+        """Train on texts and labels; raise `InputError` for data and settings that the pipeline would refuse."""
+        project = find_project()
+        params = at_project(read_settings(project / PARAMS, self._settings), project, NAME)
+        targets = list(values(y, "labels"))
+        classes = _classes(targets)
+        named = {value: str(value) for value in classes}
+        given = GivenRows(list(values(X, "texts")), [None if target is None else named[target] for target in targets])
+        accepted = accept(given, None, params)
+        warn_of_rows_set_aside(accepted, len(given.texts))
+        from pipeline.in_memory.fine_tuning import Workplace, train_without_test  # torch takes seconds to import
+
+        folder = new_folder()
+        log_plainly()
+        with private_home(project) as home, hidden_progress(not self.verbose):
+            train_without_test(accepted.rows, params, Workplace(home, project, folder.exported))
+            complete(folder)
+        self.model_: EvergreenModel = open_trained(folder, "trained here")
+        self.classes_: NDArray[Any] = np.array([value for value in classes if named[value] in self.model_.labels])
+        self._columns = [self.model_.labels.index(named[value]) for value in self.classes_.tolist()]
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """Return the class of each text (texts,)."""
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
+        """Return the calibrated probabilities (texts, classes), in the order of `classes_`."""
+        check_is_fitted(self, "model_")
+        return self.model_.predict_proba(X)[:, self._columns]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return `verbose` and the settings."""
+        return {"verbose": self.verbose, **self._settings}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change `verbose` and settings; raise `InputError` for a keyword that is neither."""
+        self.verbose = params.pop("verbose", self.verbose)
+        check_names(params)
+        self._settings = {**self._settings, **params}
+        return self
+
+    def __sklearn_tags__(self) -> Tags:
+        """Describe it to scikit-learn as a classifier of texts."""
+        return text_classifier_tags()
+
+
+def text_classifier_tags() -> Tags:
+    """Return scikit-learn's description of a classifier whose rows are texts."""
+    return Tags(
+        estimator_type="classifier",
+        target_tags=TargetTags(required=True),
+        classifier_tags=ClassifierTags(),
+        input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
+    )
+
+
+def _classes(targets: list[Any]) -> list[Any]:
+    """Return the distinct labels in order; raise `InputError` for labels that have none."""
+    try:
+        return sorted({target for target in targets if target is not None})
+    except TypeError:
+        kinds = ", ".join(sorted({type(target).__name__ for target in targets if target is not None}))
+        raise InputError("labels", f"they are of several kinds: {kinds}", "give labels of one kind") from None
