@@ -1,6 +1,7 @@
 """From a notebook to the pipeline: the rows as a data file, and the commands that make the same model there."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,9 +43,10 @@ class TrainedOn(NamedTuple):
             named["data.group_column"] = GROUP
         changed = {name.replace(SEPARATOR, ".", 1): str(value) for name, value in self.settings.items()}
         settings = " ".join(f"-S {as_override(key, value)}" for key, value in (named | changed).items())
+        there = [] if Path.cwd() == self.project else [f"cd {shlex.quote(str(self.project))}"]
         return [
-            f"cd {self.project}",
-            f"{BIN}/dvc add {' '.join(self._shown(path) for path in files)}",
+            *there,
+            f"{BIN}/dvc add {' '.join(shlex.quote(self._shown(path)) for path in files)}",
             f"{BIN}/evergreen try {settings}",
             "make repro",
         ]
