@@ -45,10 +45,10 @@ class EvergreenModel:
         self.run_id = opened.classifier.run_id
         self._package, self._trained_on = package, trained_on
         self._data: Data = params.data
-        self._model = OfflineModel(opened.classifier, package.version)
+        self._model = OfflineModel(opened.classifier, package.version, opened.abstention)
 
     def predict(self, texts: Iterable[Any]) -> list[str | None]:
-        """Return the label of each text, None where the version abstains.
+        """Return the label of each text; where the version abstains, None or its fallback.
 
         Raise `InputError` when a text is missing, empty or too long.
         """
@@ -114,7 +114,7 @@ class EvergreenModel:
         """Yield the answer to each text in order; a chunk of texts is in memory."""
         checked = _CheckedTexts(texts, self._data)
         for predicted in chain.from_iterable(predict_rows(checked.rows(), self._model)):
-            if not predicted.answer.probabilities:
+            if predicted.answer.is_failed:
                 where, reason = predicted.answer.reason.removeprefix("line ").split(": ", 1)
                 raise EvergreenError(f"text {int(where) - 1}", reason, "report this: it is a fault of the model or its engine")
             yield predicted

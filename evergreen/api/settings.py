@@ -9,8 +9,8 @@ from pipeline.errors import EvergreenError, InputError, collecting, raise_all
 from pipeline.params import Params
 from pipeline.params.load import read_values, valid_names, validate
 
-SECTIONS = ("data", "split", "model", "train", "evaluate", "export")  # that a training in this process reads
-FILES = ("data.source", "data.test", "data.unlabelled")
+SECTIONS = ("data", "split", "model", "train", "evaluate", "abstain", "export")  # that a training in this process reads
+FILES = ("data.source", "data.test", "data.unlabelled", "abstain.out_of_scope")
 SEPARATOR = "__"
 
 

@@ -12,6 +12,7 @@ from evergreen.api.project import find_project, private_home
 from evergreen.api.scores import write_scores
 from evergreen.api.settings import read_settings
 from evergreen.api.to_pipeline import TrainedOn
+from pipeline.abstention import ABSTAIN_FILE
 from pipeline.data.records import write_json
 from pipeline.errors import InputError
 from pipeline.in_memory.given_rows import GivenRows, accept
@@ -75,6 +76,8 @@ def train(
         place = Workplace(home, project, folder.exported)
         scored = train_and_score(accepted, params, place, is_tracked=track)
         write_scores(folder.package, scored.metrics, scored.report)
+        if scored.abstain:
+            write_json(folder.package / ABSTAIN_FILE, scored.abstain)
         complete(folder)
     rows = TrainedOn(accepted.rows, accepted.test, settings, params, project)
     return open_trained(folder, f"trained here as {name}", rows)
@@ -90,12 +93,14 @@ def as_rows(texts: Any, labels: Any, groups: Any, data: Data) -> GivenRows:
 
 
 def at_project(params: Params, project: Path, name: str) -> Params:
-    """Return params whose data is called `name`, and whose relative folder of a base model is the project's."""
+    """Return params whose data is called `name`, and whose relative files and folders are the project's."""
     if not name.strip():
         raise InputError("name", "it is empty", "name the training as you will look for it in MLflow")
     base = project / params.model.base
     model = params.model.model_copy(update={"base": str(base)}) if base.is_dir() else params.model
-    return params.model_copy(update={"data": params.data.model_copy(update={"source": Path(name)}), "model": model})
+    data = params.data.model_copy(update={"source": Path(name)})
+    abstain = params.abstain.model_copy(update={"out_of_scope": project / params.abstain.out_of_scope})
+    return params.model_copy(update={"data": data, "model": model, "abstain": abstain})
 
 
 def warn_of_rows_set_aside(accepted: IngestResult, rows: int) -> None:

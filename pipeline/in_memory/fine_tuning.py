@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline import metrics
-from pipeline.data.records import Example, labels_of
+from pipeline.abstention import NEVER
+from pipeline.data.records import Example
 from pipeline.data.split_sides import side_of
 from pipeline.errors import InputError, ToolError
 from pipeline.home import git, is_dirty
@@ -18,7 +19,6 @@ from pipeline.learning.fit import Prepared, fine_tune, prepare, training_inputs
 from pipeline.learning.resume import Checkpoints, open_checkpoints
 from pipeline.network.trained_model import TrainedModel, load_trained, save_trained
 from pipeline.params import Params, flatten
-from pipeline.row_predictions import PREDICTIONS_FILE, write_predictions
 from pipeline.stages import evaluate as evaluation_stage
 from pipeline.stages import export as export_stage
 from pipeline.stages import split as split_stage
@@ -27,7 +27,7 @@ from pipeline.stages.ingest import IngestResult
 from pipeline.stages.train import log_datasets, write_curves
 from pipeline.tracking.runs import Run, stage_run
 
-TRACKED = ("data", "split", "model", "train", "evaluate", "export")  # sections of params.yaml that matter here
+TRACKED = ("data", "split", "model", "train", "evaluate", "abstain", "export")  # sections of params.yaml that matter here
 MADE_BY = "evergreen.made_by"
 _training = threading.Lock()  # torch has one random state and one tracer
 
@@ -45,6 +45,7 @@ class Scored(NamedTuple):
 
     metrics: dict[str, dict[str, float]]
     report: dict[str, Any]
+    abstain: dict[str, Any] | None  # the rule when to abstain, if there is one
     run_id: str | None
 
 
@@ -66,10 +67,10 @@ def train_and_score(accepted: IngestResult, params: Params, place: Workplace, *,
         ):
             digest = log_datasets(run, digests, rows, params.data)
             with _fitted(prepared, params, run, checkpoints, place) as trained:
-                evaluated = _evaluate(trained(), rows, params, run)
+                evaluated, abstain = _evaluate(trained(), rows, params, run)
                 origin = {**_origin(run.id, place.project), "data_digest": digest}
                 export_to(place.exported, trained(), evaluated.temperature.value, origin, params, run)
-    return Scored(evaluated.metrics, evaluated.report, run.id)
+    return Scored(evaluated.metrics, evaluated.report, abstain, run.id)
 
 
 def train_without_test(rows: list[Example], params: Params, place: Workplace) -> None:
@@ -96,18 +97,16 @@ def export_to(folder: Path, trained: TrainedModel, temperature: float, origin: d
     export_stage.log_parity(run, exported.padded)
 
 
-def _evaluate(trained: TrainedModel, rows: dict[str, list[Example]], params: Params, run: Run) -> evaluation_stage.Evaluation:
-    settings = params.evaluate
-    control_labels = control(rows["train"], rows["test"], params.model, settings)
-    evaluated = evaluation_stage.evaluate(evaluation_stage.merged(trained), rows, control_labels, params.model, settings)
+def _evaluate(
+    trained: TrainedModel, rows: dict[str, list[Example]], params: Params, run: Run
+) -> tuple[evaluation_stage.Evaluation, dict[str, Any] | None]:
+    """Return the evaluation, and the rule when to abstain; None for a model that always answers."""
+    predicted = control(rows["train"], rows["test"], params.model, params.evaluate)._asdict()
     with TemporaryDirectory(prefix="evergreen-") as folder:
         out = Path(folder) / "evaluation"  # the name of its folder in the run
-        evaluation_stage.write(evaluated, trained.labels, out)
-        calibrated = metrics.softmax(evaluated.test_logits / evaluated.temperature.value)
-        ids, truth = [row.id for row in rows["test"]], labels_of(rows["test"])
-        write_predictions(out / PREDICTIONS_FILE, ids, truth, calibrated, trained.labels)
-        evaluation_stage.log_to(run, evaluated, trained.labels, settings, out)
-    return evaluated
+        evaluated, selection = evaluation_stage.measure(evaluation_stage.merged(trained), rows, predicted, params, run, out)
+    evaluation_stage.refuse_unreachable(selection, params.abstain)
+    return evaluated, None if selection.report.abstention == NEVER else selection.facts()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pipeline.network.classifier import ExportedModel, merge_adapters, sketch_pr
 from pipeline.network.inference import infer_in_batches
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.output.plain_text import print_line, print_lines
-from pipeline.params import Evaluate, Model, Params, flatten, load_params
+from pipeline.params import Abstain, Evaluate, Model, Params, flatten, load_params
 from pipeline.row_predictions import PREDICTIONS_FILE, write_predictions
 from pipeline.runtime.pieces import count_cut, to_pieces
 from pipeline.selective.selection import ModelLogits, Selection, select
@@ -213,6 +213,28 @@ def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evalua
     run.files(folder)
 
 
+def measure(
+    trained: TrainedModel, sides: dict[str, list[Example]], control: dict[str, Any], params: Params, run: Run, folder: Path
+) -> tuple[Evaluation, Selection]:
+    """Score a model with merged adapters, write the files of this stage, and log them to the run."""
+    scored = evaluate(trained, sides, control["labels"], params.model, params.evaluate)
+    selection = select_answers(scored, trained, sides, control, params)
+    evaluation = with_selection(scored, selection)
+    write(evaluation, trained.labels, folder)
+    calibrated = metrics.softmax(evaluation.test_logits / evaluation.temperature.value)
+    ids, truth = [row.id for row in sides["test"]], labels_of(sides["test"])
+    write_predictions(folder / PREDICTIONS_FILE, ids, truth, calibrated, trained.labels)
+    run.figure(charts.coverage_curves(selection.curves, selection.rule()), "coverage")
+    log_to(run, evaluation, trained.labels, params.evaluate, folder)
+    return evaluation, selection
+
+
+def refuse_unreachable(selection: Selection, settings: Abstain) -> None:
+    """Raise `RefusedError` when the test rows do not prove the target of abstaining, unless params let the model answer all."""
+    if selection.report.problem and settings.unreachable == "refuse":
+        raise RefusedError("params.yaml, section abstain", selection.report.problem, UNREACHABLE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", type=Path, required=True)
@@ -226,19 +248,10 @@ def main() -> None:
     control = json.loads((args.control / "predicted.json").read_text(encoding="utf-8"))
     settings = {**flatten(params.evaluate, "evaluate"), **flatten(params.abstain, "abstain")}
     with stage_run("evaluate", settings, find_home(), continues=trained.run_id) as run:
-        scored = evaluate(trained, sides, control["labels"], params.model, params.evaluate)
-        selection = select_answers(scored, trained, sides, control, params)
-        evaluation = with_selection(scored, selection)
-        write(evaluation, trained.labels, args.out)
-        calibrated = metrics.softmax(evaluation.test_logits / evaluation.temperature.value)
-        ids, truth = [row.id for row in sides["test"]], labels_of(sides["test"])
-        write_predictions(args.out / PREDICTIONS_FILE, ids, truth, calibrated, trained.labels)
-        run.figure(charts.coverage_curves(selection.curves, selection.rule()), "coverage")
-        log_to(run, evaluation, trained.labels, params.evaluate, args.out)
+        evaluation, selection = measure(trained, sides, control, params, run, args.out)
         print_line(json.dumps(evaluation.metrics))
         print_lines("\n".join(selection.report.lines()))
-        if selection.report.problem and params.abstain.unreachable == "refuse":
-            raise RefusedError("params.yaml, section abstain", selection.report.problem, UNREACHABLE)
+        refuse_unreachable(selection, params.abstain)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,9 @@ def small_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store:
     project = tmp_path / "project"
     (project / "pipeline").mkdir(parents=True)
     (project / "dvc.yaml").write_text("stages: {}\n")
-    shutil.copy(ROOT / "params.yaml", project)
+    (project / "data").mkdir()
+    for name in ("params.yaml", "data/no_out_of_scope.csv"):
+        shutil.copy(ROOT / name, project / name)
     save_tiny_base(project / "base", [*TEXTS, "one two three"])
     for command in (["init", "--quiet"], ["add", "dvc.yaml"], ["commit", "--quiet", "--message", "start"]):
         identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
