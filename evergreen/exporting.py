@@ -11,8 +11,8 @@ from pipeline.errors import InputError
 from pipeline.output.terminal import styled
 
 if TYPE_CHECKING:
+    from pipeline.card_facts import CardFacts
     from pipeline.params import Params
-    from pipeline.sharing.model_card import CardFacts
     from serving.release.offline import NamedPackage
 
 ARTIFACTS, DVC_LOCK = Path("artifacts"), Path("dvc.lock")
@@ -57,34 +57,20 @@ def export(
 
 
 def _facts(package: "NamedPackage", params: "Params", home: Path, *, is_here: bool) -> "CardFacts":
-    """Gather what the card reports: from artifacts/ when they made this model, else from its MLflow run."""
-    from pipeline.data.records import read_json
-    from pipeline.sharing.hub_folder import hub_id, read_report
-    from pipeline.sharing.model_card import CardFacts
+    """Gather what the card reports: from the package; what it lacks from dvc.lock when that made it, or from its MLflow run."""
+    from pipeline.card_facts import read_facts
     from serving.release.inputs import locked_inputs
 
-    exported = read_json(package.folder / "1" / "model.json", "the packaged model")
-    origin: dict[str, Any] = exported.get("origin", {})
+    title = f"{params.publish.name} version {package.version}" if package.version else params.publish.name
+    facts = read_facts(package.folder, title, params.model.base)
     if is_here:
         locked = locked_inputs(DVC_LOCK).params  # which params.yaml need not hold any more
-        logged = {name: str(value) for name, value in locked.items()}
-        scores, report = (read_report(ARTIFACTS / "evaluation" / name) for name in ("metrics.json", "report.json"))
-    else:
-        logged, scores, report = _logged_facts(origin.get("mlflow_run_id"), home)
-    return CardFacts(
-        title=f"{params.publish.name} version {package.version}" if package.version else params.publish.name,
-        base_model=hub_id(logged.get("model.base", params.model.base)),
-        labels=exported["labels"],
-        temperature=exported["temperature"],
-        max_pieces=exported["max_pieces"],
-        origin=origin,
-        params=logged,
-        scores=scores,
-        report=report,
-        data=read_report(ARTIFACTS / "data" / "report.json") if is_here else {},
-        session=read_report(package.folder / "session.json"),
-        is_adapter=is_here and logged.get("model.method", params.model.method) == "lora",
-    )
+        facts = facts._replace(params={name: str(value) for name, value in locked.items()})
+    elif not facts.scores:  # published before the package held them
+        logged, scores, report = _logged_facts(facts.origin.get("mlflow_run_id"), home)
+        facts = facts._replace(params=logged or facts.params, scores=scores, report=report)
+    method = facts.params.get("model.method", params.model.method)
+    return facts._replace(is_adapter=is_here and method == "lora")
 
 
 def _logged_facts(run_id: str | None, home: Path) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:

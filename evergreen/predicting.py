@@ -69,7 +69,8 @@ def _open_model(name: str | None, gateway: str | None, params: "Params", termina
     """Return the model and its name for people."""
     if gateway:
         from serving.access.bearer import bearer_header
-        from serving.batch_prediction.gateway_model import GatewayModel, http_sender
+        from serving.batch_prediction.gateway_model import GatewayModel
+        from serving.gateway_client import http_sender
 
         asked = GatewayModel(gateway, http_sender(gateway, bearer_header()))
         return asked, f"version {asked.version} at {gateway}"

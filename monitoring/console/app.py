@@ -12,10 +12,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from monitoring.console.live.page import LIVE
+from monitoring.console.model.page import MODEL
 from monitoring.console.process import identity
+from monitoring.console.try_it.page import TRY_IT
 from monitoring.pages.metrics import PageMetrics
 from monitoring.pages.rendering import page_environment
-from monitoring.pages.routes import file_route, service_routes
+from monitoring.pages.routes import MEDIA_TYPES, file_route, service_routes
 from monitoring.pages.site import Page, Site
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
@@ -25,8 +27,8 @@ from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
-FILES = Path(__file__).parent / "files"  # templates and scripts of all pages
-PAGES: tuple[Page, ...] = (LIVE,)  # as the navigation lists them; `/` leads to the first
+FILES = Path(__file__).parent / "files"  # templates, styles and scripts of all pages
+PAGES: tuple[Page, ...] = (TRY_IT, LIVE, MODEL)  # as the navigation lists them; `/` leads to the first
 
 
 def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: PageMetrics) -> Starlette:
@@ -36,12 +38,12 @@ def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: 
     async def index(_request: Request) -> Response:
         return RedirectResponse(PAGES[0].path)
 
-    scripts = [file_route(file) for file in sorted(FILES.glob("*.js"))]
+    files = [file_route(file) for file in sorted(FILES.iterdir()) if file.suffix in MEDIA_TYPES]
     return Starlette(
         routes=[
             Route("/", index),
             *(route for page in PAGES for route in page.routes(site)),
-            *scripts,
+            *files,
             *service_routes(metrics, identity(home)),
         ],
         middleware=[Middleware(HttpGuard, params.http, listen_host("console", params.alerts.host), metrics.count_refusal)],

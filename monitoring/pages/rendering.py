@@ -6,6 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.output.plain_text import printable_lines
+from pipeline.output.shares import percent
 
 FILES = Path(__file__).parent / "files"
 HEADERS = {
@@ -28,7 +29,7 @@ def page_environment(templates: Path) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,  # templates belong to the code that was started
     )
-    environment.filters |= {"when": when, "iso": iso, "duration": duration, "readable": readable}
+    environment.filters |= {"when": when, "iso": iso, "duration": duration, "readable": readable, "percent": percent}
     return environment
 
 

@@ -219,6 +219,7 @@ class Session(Section):
     golden_texts: Count
     golden_margin: Share
     golden_atol: Positive
+    training_texts: Annotated[int, Field(ge=0)]
 
 
 class Package(Section):

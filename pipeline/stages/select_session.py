@@ -20,7 +20,7 @@ from pipeline.errors import run_stage
 from pipeline.held_out_outputs import HeldOutOutputs, load_held_out
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_lines
-from pipeline.params import Session, flatten, load_params
+from pipeline.params import Params, Session, flatten, load_params
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import SESSIONS, Floats
 from pipeline.session.candidates import (
@@ -47,6 +47,7 @@ from pipeline.session.session_gate import (
     refusals,
 )
 from pipeline.session.timing import BASELINE, Clock, time_rivals, time_round
+from pipeline.session.training_texts import TRAINING_TEXTS, draw_evenly, write_training_texts
 from pipeline.tracking.runs import Run, stage_run
 
 
@@ -54,6 +55,7 @@ class Selection(NamedTuple):
     """The chosen session, the results of all candidates, and the golden answers."""
 
     session: str
+    classifier: Classifier  # of the session
     candidates: list[Candidate]
     golden: GoldenAnswers
 
@@ -100,7 +102,7 @@ def select_session(sessions: Sessions, rows: HeldOut, outputs: HeldOutOutputs, *
     if session not in (INT8, BASELINE):
         shutil.copy(sessions.exported / SESSIONS[session].graph, out)
     golden = golden_answers(session, running[session], probabilities[session], rows.texts, fp32.pieces.tolist(), settings)
-    return Selection(session, candidates, golden)
+    return Selection(session, running[session], candidates, golden)
 
 
 def measure(
@@ -150,6 +152,14 @@ def held_out(val: list[Example], test: list[Example]) -> HeldOut:
     return HeldOut([row.text for row in rows], np.array(labels_of(rows)), np.arange(len(rows)) >= len(val))
 
 
+def sketch_training_texts(classifier: Classifier, rows: list[Example], folder: Path, params: Params) -> None:
+    """Write up to `session.training_texts` training rows with their sketches by the chosen session; nothing for 0."""
+    drawn = [rows[row] for row in draw_evenly(labels_of(rows), params.session.training_texts, params.split.seed)]
+    if drawn:
+        sketch = classifier.predict([row.text for row in drawn]).sketch
+        write_training_texts(folder / TRAINING_TEXTS, drawn, sketch, keeps_texts=params.log.text == "keep")
+
+
 def write(selection: Selection, settings: Session, folder: Path) -> None:
     """Write `session.json` and `golden.json`."""
     rows = [as_row(candidate) for candidate in selection.candidates]
@@ -186,6 +196,7 @@ def main() -> None:
     with stage_run("select_session", settings, find_home(), continues=origin["mlflow_run_id"]) as run:
         selection = select_session(sessions, held_out(val, test), outputs, clock=time.perf_counter)
         write(selection, params.session, args.out)
+        sketch_training_texts(selection.classifier, train, args.out, params)
         log_to(run, selection, args.out)
     golden = f"{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}"
     print_lines(f"{format_table(selection.candidates)}\n{golden}")

@@ -1,49 +1,22 @@
 """A gateway as the model of a batch: sends texts in calls that it can answer in time, and waits when it is busy or restarts."""
 
-import http.client
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 from pipeline.errors import InputError, ToolError
 from serving.batch_prediction.predict_rows import RowAnswer, unanswered
+from serving.gateway_client import Reply, Send
 
 CALLS = 2  # at once: one is answered while the next is sent
 CALL_TEXTS = 64  # the most that a gateway with our params accepts
 GIVE_UP_S = 120.0  # without any answer
 WAIT_S = 1.0  # before the next try, where the answer names no time
-TIMEOUT_S = 60.0
 TEXT_FAULTS = ("text_empty", "text_too_long", "text_not_valid")  # codes of errors that are the text's own
 TRY_AGAIN = (408, 429, 502, 503, 504)
 TOO_MUCH = 413
-Headers = Mapping[str, str]
-
-
-class Reply(NamedTuple):
-    """An HTTP answer whose body is JSON; `status` 0 with `fault` when there was none."""
-
-    status: int
-    body: dict[str, Any]
-    retry_after_s: float
-    fault: str = ""
-
-    @property
-    def code(self) -> str:
-        """Return the code of the error."""
-        error = self.body.get("error")
-        return str(error.get("code", "")) if isinstance(error, dict) else ""
-
-    @property
-    def message(self) -> str:
-        """Return the message of the error."""
-        error = self.body.get("error")
-        return str(error.get("message", "")) if isinstance(error, dict) else self.fault or f"status {self.status}"
-
-
-Send = Callable[[str, str, bytes | None], Reply]  # method, path, body
 
 
 class GatewayModel:
@@ -141,50 +114,9 @@ class GatewayModel:
             self._wait(no_champion if reply.status == 200 else reply, begun)
 
 
-def http_sender(url: str, headers: Headers) -> Send:
-    """Return a function that sends requests to the gateway at this URL; each thread keeps a connection of its own."""
-    try:
-        parts = urlsplit(url)
-        host, port, prefix = parts.hostname, parts.port, parts.path.rstrip("/")
-    except ValueError:  # of brackets or of the port
-        parts, host = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not host:
-        raise InputError(url, "this is not an http:// or https:// address", "for example: http://127.0.0.1:8080")
-    connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    local = threading.local()
-    sent = {"content-type": "application/json", **headers}
-
-    def send(method: str, path: str, body: bytes | None) -> Reply:
-        connection = getattr(local, "connection", None) or connect(host, port, timeout=TIMEOUT_S)
-        local.connection = connection
-        try:
-            connection.request(method, prefix + path, body, sent)
-            response = connection.getresponse()
-            content = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            local.connection = None
-            return Reply(0, {}, 0.0, f"{type(error).__name__}: {error}")
-        return Reply(response.status, _read_json(content), _seconds(response.getheader("retry-after")))
-
-    return send
-
-
 def _read_answer(prediction: Mapping[str, Any], labels: Sequence[str]) -> RowAnswer:
     shares = prediction["probabilities"]
     reason = prediction.get("reason") or ""
     return RowAnswer(
         prediction["label"], prediction["confidence"], [shares[name] for name in labels], prediction["version"], reason
     )
-
-
-def _read_json(content: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(content)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _seconds(retry_after: str | None) -> float:
-    return min(30.0, float(retry_after)) if retry_after and retry_after.isdigit() else 0.0

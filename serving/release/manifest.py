@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 LINEAGE = "lineage.json"  # written by publish, after the manifest
 SIGNATURE = "model.sig"  # and this last; it covers both
 UNLISTED = (MANIFEST, LINEAGE, SIGNATURE)
-SUFFIXES = frozenset({".json", ".npz", ".onnx", ".pbtxt", ".pt2", ".py", ".txt"})
+SUFFIXES = frozenset({".json", ".npz", ".onnx", ".parquet", ".pbtxt", ".pt2", ".py", ".txt"})
 WARMUP = "warmup"  # its files have no suffix
 PACKAGE_AGAIN = "make the package again: .venv/bin/dvc repro -f package"
 

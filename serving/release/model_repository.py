@@ -1,7 +1,8 @@
 """Stage `package`: turn the exported model into a Triton model that any Triton with the Python backend loads.
 
 `<out>/config.pbtxt` `<out>/labels.txt` `<out>/warmup/` `<out>/1/{model.py, model.onnx, tokenizer.json, model.json, runtime/}`
-`<out>/reference.npz` `<out>/session.json` `<out>/golden.json` `<out>/manifest.json`, and `<out>/abstain.json` if it may abstain.
+`<out>/reference.npz` `<out>/session.json` `<out>/golden.json` `<out>/training_texts.parquet` `<out>/card.json`
+`<out>/manifest.json`, and `<out>/abstain.json` if it may abstain.
 config.pbtxt has no name: Triton takes the folder's, so the same bytes serve as any version.
 """
 
@@ -9,6 +10,7 @@ import argparse
 import json
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pipeline.abstention import ABSTAIN_FILE, NEVER, read_abstention
+from pipeline.card_facts import CARD, card_of
 from pipeline.cores import available_cores
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError, run_stage
@@ -32,9 +35,18 @@ RUNTIME_SOURCE = Path(__file__).parents[2] / "pipeline" / "runtime"
 
 
 def package(
-    exported: Path, chosen: Path, reference: Path, out: Path, settings: Package, abstain: Path | None = None
+    exported: Path,
+    chosen: Path,
+    reference: Path,
+    out: Path,
+    settings: Package,
+    abstain: Path | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the Triton model and return its manifest, which is written last: its presence means that the package is complete."""
+    """Write the Triton model and return its manifest, which is written last: its presence means that the package is complete.
+
+    `card` holds the reports that a version carries for people.
+    """
     require_cores(settings, available_cores())
     version = out / "1"
     shutil.copytree(RUNTIME_SOURCE, version / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
@@ -42,7 +54,9 @@ def package(
     for name in MODEL_FILES:
         shutil.copy(exported / name, version / name)
     shutil.copy(reference, out / "reference.npz")
-    for path in chosen.iterdir():  # session.json and golden.json for people and swap; an ONNX graph, if any, for the session
+    if card:
+        write_json(out / CARD, card)
+    for path in chosen.iterdir():  # an ONNX graph, if any, for the session; the rest for people and swap
         shutil.copy(path, version / path.name if path.suffix == ".onnx" else out / path.name)
     session = json.loads((chosen / "session.json").read_text(encoding="utf-8"))["session"]
     labels = json.loads((exported / "model.json").read_text(encoding="utf-8"))["labels"]
@@ -139,9 +153,13 @@ def main() -> None:
     parser.add_argument("--session", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--abstain", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    manifest = package(args.exported, args.session, args.reference, args.out, load_params().package, args.abstain)
+    params = load_params()
+    card = card_of(args.evaluation, args.data, keeps_texts=params.log.text == "keep")
+    manifest = package(args.exported, args.session, args.reference, args.out, params.package, args.abstain, card)
     print_line(f"{len(manifest['files'])} files, content {content_digest(manifest)[:12]} → {args.out}")
 
 

@@ -7,10 +7,9 @@ from pipeline.abstention import Abstention, read_abstention
 from pipeline.data.records import read_json
 from pipeline.errors import InputError, RefusedError
 from pipeline.params import Params
-from serving.release.manifest import MANIFEST, read_verified, version_folder
+from serving.release.manifest import MANIFEST, read_verified
 from serving.release.release_table import UNIQUE_ROLES, versions
-from serving.release.signature import read_signed
-from serving.release.signing_keys import trusted_folder, trusted_keys
+from serving.release.signature import signed_folder
 from state.database import read_state
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def find_package(name: str | None, home: Path, last_made: Path = PACKAGE) -> Nam
         name = "champion" if "champion" in by_role else str(last_made)
     version = int(name) if name.isdecimal() else by_role.get(name)
     if version is not None and version in published:
-        return NamedPackage(f"version {version}, {published[version]}", _signed_folder(version, home), version)
+        return NamedPackage(f"version {version}, {published[version]}", signed_folder(version, home), version)
     folder = Path(name)
     if not (folder / MANIFEST).is_file():
         known = [*by_role, *map(str, published)]
@@ -82,10 +81,3 @@ def _published(home: Path) -> dict[int, str]:
     """Return every published version with its role, newest first."""
     with read_state(home) as connection:
         return {} if connection is None else dict(versions(connection))
-
-
-def _signed_folder(version: int, home: Path) -> Path:
-    """Return the version's folder, live or parked, once its signature is checked."""
-    folder = version_folder(home, version)
-    read_signed(folder, trusted_keys(trusted_folder(home)))
-    return folder

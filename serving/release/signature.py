@@ -18,8 +18,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import RefusedError
-from serving.release.manifest import LINEAGE, MANIFEST, SIGNATURE, file_digest, model_name, package_files, read_verified
-from serving.release.signing_keys import key_id
+from serving.release.manifest import (
+    LINEAGE,
+    MANIFEST,
+    SIGNATURE,
+    file_digest,
+    model_name,
+    package_files,
+    read_verified,
+    version_folder,
+)
+from serving.release.signing_keys import key_id, trusted_folder, trusted_keys
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -66,6 +75,13 @@ def read_signed(folder: Path, trusted: TrustedKeys) -> dict[str, Any]:
         if actual.get(name) != statement.digests.get(name):
             raise RefusedError(str(folder / name), "this file is not the one that was signed", PUBLISH_AGAIN)
     return manifest
+
+
+def signed_folder(version: int, home: Path) -> Path:
+    """Return the version's folder, live or parked, once its signature is checked; raise `RefusedError` as `read_signed` does."""
+    folder = version_folder(home, version)
+    read_signed(folder, trusted_keys(trusted_folder(home)))
+    return folder
 
 
 def write_bundle(statement: Statement, key: ec.EllipticCurvePrivateKey) -> str:

@@ -10,7 +10,7 @@ from monitoring.retrain.history.comparison import ComparedModel
 from monitoring.retrain.history.sources import Sources, find_version
 from pipeline.data.records import read_examples, read_json
 from pipeline.errors import InputError
-from pipeline.row_predictions import PREDICTIONS_FILE, read_predictions, referenced_predictions
+from pipeline.row_predictions import PREDICTIONS_FILE, read_predictions, referenced_predictions, texts_by_id
 from pipeline.tracking.logged_runs import RUN_ID, LoggedRun, find_run, read_evaluation
 from pipeline.tracking.revisions import read_files
 from serving.release.offline import find_package
@@ -47,7 +47,7 @@ def _workspace() -> ComparedModel:
     if not PREDICTIONS.is_file():
         raise InputError(str(PREDICTIONS), "there is no such file", EVALUATE_AGAIN)
     rows = read_predictions(PREDICTIONS, str(PREDICTIONS))
-    return ComparedModel("the working tree", rows, flat_params(PARAMS.read_text(encoding="utf-8")), _texts_here())
+    return ComparedModel("the working tree", rows, flat_params(PARAMS.read_text(encoding="utf-8")), texts_by_id(TEST_ROWS))
 
 
 def _published(version: int, sources: Sources) -> ComparedModel:
@@ -56,7 +56,7 @@ def _published(version: int, sources: Sources) -> ComparedModel:
     rows = referenced_predictions(package.folder / "reference.npz")
     run_id = read_json(package.folder / "1" / "model.json", "the packaged model").get("origin", {}).get("mlflow_run_id")
     run = find_run(run_id, sources.home) if run_id else None
-    return ComparedModel(package.title, rows, run.params if run else {}, _texts_here())
+    return ComparedModel(package.title, rows, run.params if run else {}, texts_by_id(TEST_ROWS))
 
 
 def _logged(run: LoggedRun, home: Path) -> ComparedModel:
@@ -64,7 +64,7 @@ def _logged(run: LoggedRun, home: Path) -> ComparedModel:
     content = read_evaluation(run.id, PREDICTIONS_FILE, home)
     if content is None:
         raise InputError(where, f"MLflow has no {PREDICTIONS_FILE} of this run", EVALUATE_AGAIN)
-    return ComparedModel(where, read_predictions(pa.BufferReader(content), where), run.params, _texts_here())
+    return ComparedModel(where, read_predictions(pa.BufferReader(content), where), run.params, texts_by_id(TEST_ROWS))
 
 
 def _revision(name: str) -> ComparedModel:
@@ -72,7 +72,7 @@ def _revision(name: str) -> ComparedModel:
     if PREDICTIONS not in files:
         raise InputError(name, f"this revision has no {PREDICTIONS}", EVALUATE_AGAIN)
     rows = read_predictions(pa.BufferReader(files[PREDICTIONS]), name)
-    texts = _texts_here()
+    texts = texts_by_id(TEST_ROWS)
     if TEST_ROWS in files:
         texts |= {row.id: row.text for row in read_examples(pa.BufferReader(files[TEST_ROWS]))}
     return ComparedModel(name, rows, flat_params(files.get(PARAMS, b"").decode("utf-8")), texts)
@@ -83,8 +83,3 @@ def flat_params(text: str) -> dict[str, str]:
     sections: dict[str, Any] = yaml.safe_load(text) or {}
     records = {name: keys for name, keys in sections.items() if isinstance(keys, dict)}
     return {f"{name}.{key}": str(value) for name, keys in records.items() for key, value in keys.items()}
-
-
-def _texts_here() -> dict[str, str]:
-    """Return the texts of the working tree's test rows by id; a version's own are not stored with it."""
-    return {row.id: row.text for row in read_examples(TEST_ROWS)} if TEST_ROWS.is_file() else {}

@@ -4,7 +4,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.sharing.model_card import CardFacts, code, model_card
+from pipeline.card_facts import CardFacts
+from pipeline.sharing.model_card import code, model_card
 
 LABELS = ["refund", "a|b `c` <script>", "x\ny"]
 SCORES = {
@@ -27,6 +28,11 @@ REPORT: dict[str, Any] = {
     },
     "confused_pairs": [{"true": "refund", "predicted": LABELS[1], "rows": 3, "texts": ["my card 4111 was charged"]}],
 }
+DATA: dict[str, Any] = {
+    "source": {"file": "data/few.jsonl", "rows": 612},
+    "quarantined": {"rows": 4},
+    "feedback": {"new": 2, "settled": 1},
+}
 FACTS = CardFacts(
     title="evergreen version 3",
     base_model="sentence-transformers/all-MiniLM-L6-v2",
@@ -37,7 +43,7 @@ FACTS = CardFacts(
     params={"train.epochs": "6", "model.lora_rank": "32", "evaluate.confidence": "0.95"},
     scores=SCORES,
     report=REPORT,
-    data={"source": {"file": "data/few.jsonl", "rows": 612}, "quarantined": {"rows": 4}, "feedback": {"new": 2, "settled": 1}},
+    data=DATA,
     session={"session": "packed-onnxruntime-fp32"},
     is_adapter=True,
 )

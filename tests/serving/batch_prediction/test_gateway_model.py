@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, ToolError
-from serving.batch_prediction.gateway_model import GIVE_UP_S, GatewayModel, Reply, http_sender
+from serving.batch_prediction.gateway_model import GIVE_UP_S, GatewayModel
+from serving.gateway_client import Reply, http_sender
 from tests.http_servers import serving_in_thread
 
 LABELS = ["a", "b"]

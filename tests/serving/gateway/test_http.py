@@ -18,7 +18,8 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.session.golden_answers import read_golden
-from serving.batch_prediction.gateway_model import GatewayModel, http_sender
+from serving.batch_prediction.gateway_model import GatewayModel
+from serving.gateway_client import http_sender
 from serving.jobs.callbacks import verify
 from serving.prediction_log.segments import read_tables
 from serving.prediction_log.writer import log_url

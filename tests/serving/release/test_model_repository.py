@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as triton
 
 from pipeline.abstention import ABSTAIN_FILE, NEVER, Abstention, parse_abstention, read_abstention
-from pipeline.data.records import write_json
+from pipeline.card_facts import card_of, read_facts
+from pipeline.data.records import read_examples, write_json
 from pipeline.errors import EXIT_REFUSED, InputError, RefusedError
 from pipeline.params import Params
 from pipeline.session.golden_answers import read_golden
+from pipeline.session.training_texts import TRAINING_TEXTS, read_training_texts
 from serving.release.manifest import LINEAGE, MANIFEST, content_digest, read_verified
 from serving.release.model_repository import WARMUP, config_text, output_widths, package
 from tests.conftest import Project
@@ -129,7 +131,8 @@ def test_the_package_holds_what_triton_loads(made: Project) -> None:
     folder = made / "artifacts/package"
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
-        "config.pbtxt", "golden.json", "labels.txt", "manifest.json", "reference.npz", "session.json",
+        "card.json", "config.pbtxt", "golden.json", "labels.txt", "manifest.json", "reference.npz", "session.json",
+        "training_texts.parquet",
         "warmup/short", "warmup/middle", "warmup/long",
         "1/model.py", "1/model.onnx", "1/packed.onnx", "1/tokenizer.json", "1/model.json",
         "1/runtime/__init__.py", "1/runtime/batches.py", "1/runtime/classifier.py", "1/runtime/outputs.py",
@@ -162,9 +165,22 @@ def test_files_that_come_from_elsewhere_are_copied_byte_for_byte(made: Project) 
     assert (package_folder / "1/model.py").read_bytes() == (made / "serving/backend/model.py").read_bytes()
 
 
+def test_training_texts_and_reports_travel_with_the_package(made: Project) -> None:
+    known = read_training_texts(made / "artifacts/package" / TRAINING_TEXTS)
+    rows = {row.id: row for row in read_examples(made / "artifacts/split/train.parquet")}
+    assert known.ids
+    assert [(rows[id].label, rows[id].text) for id in known.ids] == list(zip(known.labels, known.texts, strict=True))
+    assert known.sketch.shape == (len(known.ids), made.params.model.sketch_size)
+    facts = read_facts(made / "artifacts/package", "a model", made.params.model.base)
+    assert facts.scores == json.loads((made / "artifacts/evaluation/metrics.json").read_text())
+    assert facts.data["source"]["rows"] > 0
+    assert facts.scripts == ["Latin"]
+
+
 def test_packing_the_same_model_twice_gives_the_same_content(made: Project, tmp_path: Path) -> None:
     inputs = [made / name for name in INPUTS]
-    once, again = (package(*inputs, tmp_path / name, made.params.package) for name in ("once", "again"))
+    card = card_of(made / "artifacts/evaluation", made / "artifacts/data/report.json", keeps_texts=True)
+    once, again = (package(*inputs, tmp_path / name, made.params.package, card) for name in ("once", "again"))
     stored = read_verified(made / "artifacts/package")
     assert content_digest(once) == content_digest(again) == content_digest(stored)
 

@@ -1,0 +1,128 @@
+"""The routes of the page Model."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from monitoring.console.model.figures import class_marks, interval_marks
+from monitoring.console.model.version_card import VersionCard, other_settings, read_card
+from monitoring.console.model.versions import VersionRow, compare_versions, list_versions
+from monitoring.pages.site import Page, Site
+from monitoring.retrain.gate.recorded_verdicts import RecordedVerdict, find_verdict
+from monitoring.retrain.history.lineage import Entry, trace_version
+from monitoring.retrain.history.sources import open_sources
+from pipeline.errors import EvergreenError
+from pipeline.params import Params
+from state.database import read_state
+
+SCORES = {"accuracy": "accuracy", "f1_macro": "macro-F1"}
+OPEN_CLASSES = 8
+COMPARED_CLASSES, COMPARED_TEXTS = 15, 5
+NOTHING = "Nothing is published yet."
+
+
+def model_routes(site: Site) -> Sequence[Route]:
+    """Return the routes of the page: the champion, a version, and two versions side by side."""
+
+    async def champion(_request: Request) -> Response:
+        versions = await _published(site)
+        if not versions:
+            return await site.html(MODEL, "model_away.html", what=NOTHING, do="make repro", versions=[])
+        chosen = next((row.version for row in versions if row.role == "champion"), versions[0].version)
+        return RedirectResponse(f"{MODEL.path}/{chosen}")
+
+    async def version(request: Request) -> Response:
+        number = int(request.path_params["version"])
+        return await _shown(site, "model.html", lambda versions: version_values(number, versions, site))
+
+    async def pair(request: Request) -> Response:
+        first, second = int(request.path_params["a"]), int(request.path_params["b"])
+        return await _shown(site, "model_pair.html", lambda _versions: pair_values(first, second, site.params, site))
+
+    return [
+        Route(MODEL.path, champion),
+        Route(f"{MODEL.path}/{{version:int}}", version),
+        Route(f"{MODEL.path}/{{a:int}}/against/{{b:int}}", pair),
+    ]
+
+
+async def _shown(site: Site, template: str, read: Callable[[list[VersionRow]], dict[str, Any]]) -> Response:
+    """Render what `read` returns; where it raises, say why there is nothing to show."""
+    versions = await _published(site)
+    try:
+        values = await asyncio.to_thread(read, versions)
+    except EvergreenError as error:
+        return await site.html(MODEL, "model_away.html", what=f"{error.where}: {error.what}", do=error.do, versions=versions)
+    except OSError as error:
+        return await site.html(MODEL, "model_away.html", what=str(error), do="", versions=versions)
+    return await site.html(MODEL, template, versions=versions, **values)
+
+
+def version_values(number: int, versions: Sequence[VersionRow], site: Site) -> dict[str, Any]:
+    """Return what the page of a version shows; raise `EvergreenError` when its folder cannot be read."""
+    card = read_card(number, site.params, site.home)
+    row = next((row for row in versions if row.version == number), None)
+    chain, verdict = _history(number, row, site)
+    report = card.facts.report
+    marks = class_marks(report.get("classes", {}))
+    return {
+        "card": card,
+        "row": row,
+        "scores": interval_marks(card.facts.scores, report.get("intervals", {}), SCORES),
+        "open_classes": marks[:OPEN_CLASSES],
+        "folded_classes": marks[OPEN_CLASSES:],
+        "settings": other_settings(card.facts, site.params),
+        "confidence": card.facts.params.get("evaluate.confidence", str(site.params.evaluate.confidence)),
+        "chain": chain,
+        "verdict": verdict,
+    }
+
+
+def pair_values(first: int, second: int, params: Params, site: Site) -> dict[str, Any]:
+    """Return what the page of two versions shows; raise `EvergreenError` when a folder cannot be read."""
+    cards: tuple[VersionCard, VersionCard] = read_card(first, params, site.home), read_card(second, params, site.home)
+    found = compare_versions(*cards, params)
+    by_kind = {kind: [change for change in found.texts if change.kind == kind] for kind in ("lost", "gained", "both wrong")}
+    return {
+        "a": cards[0],
+        "b": cards[1],
+        "found": found,
+        "is_proved": found.p_value <= 1 - params.evaluate.confidence,
+        "confidence": params.evaluate.confidence,
+        "classes": found.classes[:COMPARED_CLASSES],
+        "texts": {kind: changes[:COMPARED_TEXTS] for kind, changes in by_kind.items()},
+        "counts": {kind: len(changes) for kind, changes in by_kind.items()},
+    }
+
+
+async def _published(site: Site) -> list[VersionRow]:
+    """Return the published versions; none without a readable database."""
+
+    def read() -> list[VersionRow]:
+        try:
+            with read_state(site.home) as connection:
+                return [] if connection is None else list_versions(connection, site.home)
+        except (sa.exc.SQLAlchemyError, OSError):
+            return []
+
+    return await asyncio.to_thread(read)
+
+
+def _history(number: int, row: VersionRow | None, site: Site) -> tuple[list[Entry], RecordedVerdict | None]:
+    """Return the chain behind the version, and the gate's last verdict on its content."""
+    try:
+        with open_sources(site.home, site.params) as sources:
+            chain = trace_version(number, sources)
+            has_verdicts = sources.connection is not None and "gate_verdicts" in sources.tables
+            verdict = find_verdict(sources.connection, row.content_digest) if row and has_verdicts else None  # type: ignore[arg-type]
+            return chain, verdict
+    except (sa.exc.SQLAlchemyError, EvergreenError, OSError):
+        return [], None
+
+
+MODEL = Page("Model", "/model", model_routes)

@@ -1,0 +1,66 @@
+"""Asks the gateway in a person's name, with the person's token, and explains its refusals."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import orjson
+from starlette.requests import Request
+
+from serving.access.callers import is_loopback
+from serving.gateway_client import Reply, http_sender
+
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")  # a proxy adds one of these
+START = "make serve"
+HOW_TO_ADD = ".venv/bin/evergreen token add NAME --scope predict --scope label"
+
+
+class Refusal(NamedTuple):
+    """Why there is no answer, what to do, and the command that does it, if any."""
+
+    what: str
+    do: str
+    command: str = ""
+    needs_token: bool = False
+
+
+def caller_headers(request: Request) -> dict[str, str]:
+    """Return the headers by which the gateway knows whose request it is.
+
+    The gateway serves a local user without a token. Nobody becomes that by coming through this page from another machine or
+    through a proxy: there the gateway sees a forwarded request.
+    """
+    peer = request.client.host if request.client else ""
+    headers = {"connection": "close"}
+    if not is_loopback(peer) or any(name in request.headers for name in FORWARDED):
+        headers["x-forwarded-for"] = peer or "unknown"
+    authorization = request.headers.get("authorization")
+    return headers | ({"authorization": authorization} if authorization else {})
+
+
+def ask(url: str, path: str, body: Mapping[str, object], headers: Mapping[str, str]) -> Reply:
+    """Return the gateway's reply to a POST; status 0 when it does not answer."""
+    return http_sender(url, headers)("POST", path, orjson.dumps(body))
+
+
+def explain(reply: Reply, url: str) -> Refusal:
+    """Return what a person reads in place of an answer."""
+    again = f"Wait {reply.retry_after_s:.0f} s and send it again." if reply.retry_after_s else "Send it again in a moment."
+    if reply.status == 0:
+        return Refusal(f"The gateway does not answer at {url}.", "Start it in another terminal:", START)
+    what = f"The gateway refuses this: {reply.message}."
+    if reply.status == 401:
+        return Refusal(what, "Paste a token under “Token”. An administrator makes one:", HOW_TO_ADD, needs_token=True)
+    if reply.status == 403:
+        do = "Paste a token that may do this under “Token”: `predict` to ask, `label` to correct an answer."
+        return Refusal(what, do, HOW_TO_ADD, needs_token=True)
+    if reply.code == "nothing_served":
+        return Refusal(what, "Make a model and publish it:", "make repro")
+    if reply.code == "triton_unavailable":
+        return Refusal(what, f"{again} If it stays, look at Triton:", ".venv/bin/evergreen status")
+    if reply.status in (429, 503):
+        return Refusal(what, again)
+    if reply.status in (400, 410, 413, 422):
+        return Refusal(what, "Change the text and send it again.")
+    if reply.code == "no_such_prediction":
+        return Refusal(what, "Ask again, and correct the new answer.")
+    return Refusal(what, "Its log says more:", ".venv/bin/evergreen status")
