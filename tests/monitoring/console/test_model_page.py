@@ -14,7 +14,7 @@ from pipeline.output.plain_text import printable
 from pipeline.params import Params
 from state.database import open_state
 from tests.monitoring.console.console_client import console_client
-from tests.monitoring.console.published import HOSTILE, LABELS, ROWS, card, publish
+from tests.monitoring.console.published import HOSTILE, LABELS, ROWS, card, digest, publish
 
 SHOWN_HOSTILE = escape(printable(HOSTILE), quote=False)
 
@@ -80,7 +80,7 @@ def test_an_altered_version_is_not_shown(params: Params, tmp_path: Path) -> None
 def test_the_gates_last_verdict_on_the_content_is_shown(params: Params, tmp_path: Path) -> None:
     publish(tmp_path)
     with open_state(tmp_path) as engine, engine.begin() as connection:
-        record_verdict(connection, Verdict(False, ("accuracy fell by 3 points <b>",), {}), "1" * 64)
+        record_verdict(connection, Verdict(False, ("accuracy fell by 3 points <b>",), {}), digest(1))
     with console_client(params, tmp_path) as console:
         page = console.page("/model/1")
     assert "The gate refused it" in page
