@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from pipeline.output.terminal import styled
 
 if TYPE_CHECKING:
-    from pipeline.card_facts import CardFacts
+    from pipeline.card.facts import CardFacts
     from pipeline.params import Params
     from serving.release.offline import NamedPackage
 
@@ -58,7 +58,7 @@ def export(
 
 def _facts(package: "NamedPackage", params: "Params", home: Path, *, is_here: bool) -> "CardFacts":
     """Gather what the card reports: from the package; what it lacks from dvc.lock when that made it, or from its MLflow run."""
-    from pipeline.card_facts import read_facts
+    from pipeline.card.facts import read_facts
     from serving.release.inputs import locked_inputs
 
     title = f"{params.publish.name} version {package.version}" if package.version else params.publish.name

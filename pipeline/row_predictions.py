@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.atomic_write import atomic_write
-from pipeline.data.records import read_examples
 from pipeline.errors import InputError
 from pipeline.reference_profile import load_reference, measured_labels
 
@@ -57,8 +56,3 @@ def referenced_predictions(reference: Path) -> list[RowPrediction]:
     predicted, confidence = profile.labels[best].tolist(), profile.probabilities.max(axis=1, initial=0).tolist()
     rows = zip(profile.ids.tolist(), predicted, confidence, strict=True)
     return [RowPrediction(id, truth[id], label, share) for id, label, share in rows]
-
-
-def texts_by_id(rows: Path) -> dict[str, str]:
-    """Return the texts in a file of examples by id, none where there is no such file: a version's own are not stored with it."""
-    return {row.id: row.text for row in read_examples(rows)} if rows.is_file() else {}

@@ -161,6 +161,11 @@ def read_examples(path: "Path | pa.BufferReader") -> list[Example]:
     return [Example.model_construct(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
 
 
+def texts_by_id(path: Path) -> dict[str, str]:
+    """Return the texts of the examples that `write_examples` wrote; none where there is no such file."""
+    return {example.id: example.text for example in read_examples(path)} if path.is_file() else {}
+
+
 def labels_of(examples: list[Example]) -> list[str]:
     """Return the label of each example; all must be labelled."""
     return [example.label or "" for example in examples]

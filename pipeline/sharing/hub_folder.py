@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.card_facts import CardFacts
+from pipeline.card.facts import CardFacts
 from pipeline.data.records import write_json
 from pipeline.params import Model
 from pipeline.sharing.model_card import model_card

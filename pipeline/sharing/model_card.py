@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.card_facts import CardFacts, limits
+from pipeline.card.facts import CardFacts, limits
 from pipeline.output.plain_text import printable
 
 SCORES = {"accuracy": "accuracy", "f1_macro": "macro-F1"}

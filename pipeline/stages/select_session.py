@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline import charts
+from pipeline.card.training_texts import TRAINING_TEXTS, draw_evenly, write_training_texts
 from pipeline.data.records import Example, labels_of, read_examples, write_json
 from pipeline.errors import run_stage
 from pipeline.held_out_outputs import HeldOutOutputs, load_held_out
@@ -47,7 +48,6 @@ from pipeline.session.session_gate import (
     refusals,
 )
 from pipeline.session.timing import BASELINE, Clock, time_rivals, time_round
-from pipeline.session.training_texts import TRAINING_TEXTS, draw_evenly, write_training_texts
 from pipeline.tracking.runs import Run, stage_run
 
 

@@ -19,7 +19,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pipeline.abstention import ABSTAIN_FILE, NEVER, read_abstention
-from pipeline.card_facts import CARD, card_of
+from pipeline.card.facts import CARD, card_of
 from pipeline.cores import available_cores
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError, run_stage

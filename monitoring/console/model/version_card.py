@@ -8,7 +8,7 @@ import numpy as np
 
 from monitoring.console.model.figures import CalibrationPoint
 from pipeline import metrics
-from pipeline.card_facts import CARD, CardFacts, limits, read_facts, with_measured
+from pipeline.card.facts import CARD, CardFacts, limits, read_facts, with_measured
 from pipeline.params import Params, flatten
 from pipeline.reference_profile import load_reference
 from serving.release.manifest import MANIFEST, version_folder

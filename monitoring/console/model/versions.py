@@ -8,9 +8,10 @@ import sqlalchemy as sa
 
 from monitoring.console.model.version_card import VersionCard
 from monitoring.retrain.history.comparison import ComparedModel, Comparison, compare
-from pipeline.card_facts import CARD, read_report
+from pipeline.card.facts import CARD, read_report
+from pipeline.data.records import texts_by_id
 from pipeline.params import Params
-from pipeline.row_predictions import referenced_predictions, texts_by_id
+from pipeline.row_predictions import referenced_predictions
 from serving.release.manifest import version_folder
 from state.tables import releases
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pipeline.card_facts import CARD, read_report
+from pipeline.card.facts import CARD, read_report
 from pipeline.errors import EvergreenError
 from pipeline.session.golden_answers import read_golden
 from serving.release.manifest import version_folder

@@ -4,9 +4,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.card.training_texts import TRAINING_TEXTS, Neighbour, TrainingTexts, nearest, read_training_texts
 from pipeline.errors import EvergreenError
 from pipeline.params import Params
-from pipeline.session.training_texts import TRAINING_TEXTS, Neighbour, TrainingTexts, nearest, read_training_texts
 from serving.release.manifest import model_name, version_folder
 from serving.release.signature import signed_folder
 from serving.triton.client import Connection, TritonError, server_settings

@@ -8,9 +8,9 @@ import yaml
 
 from monitoring.retrain.history.comparison import ComparedModel
 from monitoring.retrain.history.sources import Sources, find_version
-from pipeline.data.records import read_examples, read_json
+from pipeline.data.records import read_examples, read_json, texts_by_id
 from pipeline.errors import InputError
-from pipeline.row_predictions import PREDICTIONS_FILE, read_predictions, referenced_predictions, texts_by_id
+from pipeline.row_predictions import PREDICTIONS_FILE, read_predictions, referenced_predictions
 from pipeline.tracking.logged_runs import RUN_ID, LoggedRun, find_run, read_evaluation
 from pipeline.tracking.revisions import read_files
 from serving.release.offline import find_package

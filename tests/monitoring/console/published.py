@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.card_facts import CARD
+from pipeline.card.facts import CARD
+from pipeline.card.training_texts import TRAINING_TEXTS, write_training_texts
 from pipeline.data.records import Example, write_json
 from pipeline.reference_profile import Reference, save_reference
 from pipeline.session.golden_answers import GoldenAnswers, write_golden
-from pipeline.session.training_texts import TRAINING_TEXTS, write_training_texts
 from serving.release.manifest import LINEAGE, MANIFEST, describe_files, model_name, repository
 from serving.release.release_table import add_release
 from serving.release.signature import sign

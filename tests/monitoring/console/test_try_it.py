@@ -14,10 +14,10 @@ from monitoring.console.try_it import neighbours
 from monitoring.console.try_it.answer import answer_of
 from monitoring.console.try_it.asking import caller_headers
 from monitoring.console.try_it.neighbours import Neighbours
+from pipeline.card.training_texts import TRAINING_TEXTS, Neighbour
 from pipeline.output.plain_text import printable
 from pipeline.params import Params
 from pipeline.runtime.outputs import ModelOutputs
-from pipeline.session.training_texts import TRAINING_TEXTS, Neighbour
 from serving.triton.client import TritonError
 from state.database import read_state
 from state.tables import feedback

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.card_facts import CardFacts
+from pipeline.card.facts import CardFacts
 from pipeline.sharing.model_card import code, model_card
 
 LABELS = ["refund", "a|b `c` <script>", "x\ny"]

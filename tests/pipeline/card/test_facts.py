@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.card_facts import CARD, CardFacts, card_of, limits, read_facts, scripts_of, with_measured
+from pipeline.card.facts import CARD, CardFacts, card_of, limits, read_facts, scripts_of, with_measured
+from pipeline.card.training_texts import TRAINING_TEXTS, write_training_texts
 from pipeline.data.records import Example, write_json
 from pipeline.reference_profile import Reference, save_reference
-from pipeline.session.training_texts import TRAINING_TEXTS, write_training_texts
 from tests.pipeline.sharing.test_model_card import DATA, FACTS, LABELS, REPORT, SCORES
 
 BOOTSTRAP = (50, 0.95, 1)
