@@ -10,10 +10,13 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.abstention import ABSTAIN_FILE, NEVER, read_abstention
 from pipeline.data.records import write_json
+from pipeline.errors import RefusedError
 from pipeline.params import Abstain, Params
 from pipeline.selective.out_of_scope import answered_at_95, area_under_roc
 from pipeline.selective.report import UNKNOWN, AbstentionReport, report_abstention
+from pipeline.selective.selection import Selection
 from pipeline.selective.threshold import Rows
+from pipeline.stages.evaluate import refuse_unreachable
 
 NOTHING = np.zeros(0)
 
@@ -77,6 +80,10 @@ def test_a_target_out_of_reach_is_said_with_what_is_proved_and_what_would_help(s
     assert "no threshold is proved to give answers of which 97.0% are right" in found.problem
     assert "which proves" in found.problem
     assert found.lines()[0] == found.problem
+    with pytest.raises(RefusedError, match=r"(?s)no threshold is proved .* what to do: lower abstain.value"):
+        refuse_unreachable(Selection({}, found), settings)
+    refuse_unreachable(Selection({}, found), settings.model_copy(update={"unreachable": "answer"}))
+    refuse_unreachable(Selection({}, report(settings)), settings)
 
 
 def test_a_target_that_all_answers_reach_needs_no_threshold(settings: Abstain) -> None:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from pipeline.abstention import NEVER, read_abstention
 from pipeline.data.records import Example, labels_of
 from pipeline.metrics import fit_temperature, negative_log_likelihood
 from pipeline.network.trained_model import TrainedModel
+from pipeline.row_predictions import PREDICTIONS_FILE, read_predictions
+from pipeline.selective.report import UNKNOWN
 from pipeline.stages.evaluate import logits_of
 from tests.conftest import SMALL_LABELS, Project
 
@@ -91,6 +94,19 @@ def test_the_temperature_is_fitted_to_the_validation_rows_and_says_to_how_many(
     logits = logits_of(trained, [row.text for row in sides["val"]], 64)
     truth = np.array([trained.labels.index(label) for label in labels_of(sides["val"])])
     assert temperature == pytest.approx(fit_temperature(logits, truth).value, rel=1e-3)
+
+
+def test_the_coverage_curve_is_that_of_the_stored_predictions(scores: dict[str, dict[str, float]], folder: Path) -> None:
+    rows = sorted(read_predictions(folder / PREDICTIONS_FILE, "the test"), key=lambda row: -row.confidence)
+    answered = rows[: int(np.ceil(0.8 * len(rows)))]
+    right = np.mean([row.label == row.predicted for row in answered])
+    assert scores["test"]["accuracy_at_coverage_80"] == pytest.approx(right, abs=1 / len(answered))  # ties
+    assert scores["test"]["area_under_risk_coverage"] <= 1 - scores["test"]["accuracy"]  # confidence tells something
+
+
+def test_without_a_target_the_model_answers_all_and_says_what_is_unknown(folder: Path, report: dict[str, Any]) -> None:
+    assert read_abstention(folder) == NEVER
+    assert report["abstain"]["lines"] == [UNKNOWN]
 
 
 def test_every_class_has_an_interval_around_its_f1(report: dict[str, Any], answers: tuple[list[str], list[str]]) -> None:
