@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.params import Params
@@ -25,6 +25,28 @@ PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {
     "several texts of a customer": {"texts": ["where is my parcel?", "the kettle leaks"], "unit": "customer-7"},
 }
 JOB_EXAMPLES: dict[str, dict[str, Any]] = {"texts to answer later": {"texts": ["where is my parcel?", "the kettle leaks"]}}
+PREDICTION_EXAMPLES: list[JsonValue] = [  # an answer, and one of which the model is unsure
+    {
+        "id": "6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e",
+        "label": "track_order",
+        "confidence": 0.91,
+        "runner_up": "parcel_missing",
+        "version": 3,
+        "role": "champion",
+        "cached": False,
+    },
+    {
+        "id": "6a129c1f5f1c9a3e7b2d4c6a-3-1-2b5f1c9a3e8e0f1a",
+        "label": None,
+        "confidence": 0.32,
+        "runner_up": "missing_parts",
+        "version": 3,
+        "role": "champion",
+        "cached": False,
+        "reason": "unsure",
+        "suggestion": "discount_code",
+    },
+]
 FEEDBACK_EXAMPLES: dict[str, dict[str, Any]] = {
     "the right label of a prediction": {"id": "6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e", "label": "track_order"}
 }
@@ -97,6 +119,8 @@ class FeedbackRequest(Record):
 
 class PredictionRecord(BaseModel):
     """The answer to one text: `Prediction.as_response`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": PREDICTION_EXAMPLES})
 
     id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e"])
     label: str | None = Field(

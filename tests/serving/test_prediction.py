@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.runtime.outputs import ModelOutputs
-from serving.gateway.schemas import PredictionRecord
+from serving.gateway.schemas import PREDICTION_EXAMPLES, PredictionRecord
 from serving.prediction import ModelOutput, Prediction, split_outputs
 from serving.prediction_log.segments import SCHEMA
 
@@ -43,6 +43,12 @@ def test_an_answer_of_which_the_model_is_unsure_has_a_reason_and_its_label_as_a_
     answer = PREDICTION._replace(abstained=True).as_response((), fallback)
     assert PredictionRecord.model_validate(answer, strict=True).model_dump(exclude_unset=True) == answer
     assert answer == PREDICTION.as_response() | {"label": label, "reason": "unsure", "suggestion": "refund"}
+
+
+def test_the_examples_of_the_document_are_answers() -> None:
+    answered, unsure = (PredictionRecord.model_validate(example, strict=True) for example in PREDICTION_EXAMPLES)
+    assert (answered.reason, unsure.label, unsure.reason) == (None, None, "unsure")
+    assert PredictionRecord.model_json_schema()["examples"] == PREDICTION_EXAMPLES
 
 
 def test_the_log_has_a_column_for_each_field() -> None:
