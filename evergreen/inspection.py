@@ -198,7 +198,7 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
         "gateway": (reach_host("gateway", params.gateway.host), params.gateway.port),
         "Triton": (params.serve.host, params.serve.http_port),
         "monitor": (reach_host("monitor", params.alerts.host), params.alerts.monitor_port),
-        "Prometheus": (params.alerts.host, params.alerts.prometheus_port),
+        "Prometheus": (reach_host("prometheus", params.alerts.host), params.alerts.prometheus_port),
         "Alertmanager": (reach_host("alertmanager", params.alerts.host), params.alerts.alertmanager_port),
         "inbox": (reach_host("inbox", params.alerts.host), params.alerts.inbox_port),
         "console": (reach_host("console", params.alerts.host), params.alerts.console_port),

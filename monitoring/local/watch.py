@@ -58,7 +58,7 @@ def prometheus_command(tools: Path, folder: Path, alerts: Alerts) -> list[str]:
         str(find_tool(tools, "prometheus")),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'prometheus'}",
-        f"--web.listen-address={alerts.host}:{alerts.prometheus_port}",
+        f"--web.listen-address={authority(listen_host('prometheus', alerts.host), alerts.prometheus_port)}",
         f"--rules.alert.resend-delay={alerts.resend_s}s",
         f"--rules.alert.for-grace-period={alerts.evaluate_s}s",  # pending alerts do not wait again after a restart
         "--log.level=warn",
@@ -101,7 +101,7 @@ def running_stack(
 
         def start(name: str, command: list[str], port: int, path: str) -> Child:
             cwd = working_directory(tools) if name in ("prometheus", "alertmanager") else None
-            host = hosts.get(name, alerts.host)
+            host = hosts[name]
             ends_within_s = ENDS_WITHIN_S + (params.retrain.stop_within_s if name == "controller" else 0)  # a run ends with it
             program = Program(name, command, host, port, path, folder / f"{name}.log", cwd, ends_within_s=ends_within_s)
             child = stack.enter_context(supervised(program))

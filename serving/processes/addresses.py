@@ -3,7 +3,7 @@
 import os
 from typing import Literal
 
-Service = Literal["gateway", "monitor", "console", "receiver", "controller", "inbox", "alertmanager", "mlflow"]
+Service = Literal["gateway", "monitor", "console", "receiver", "controller", "inbox", "alertmanager", "prometheus", "mlflow"]
 VARIABLES: dict[Service, str] = {
     "gateway": "EVERGREEN_GATEWAY_HOST",
     "monitor": "EVERGREEN_MONITOR_HOST",
@@ -12,6 +12,7 @@ VARIABLES: dict[Service, str] = {
     "controller": "EVERGREEN_CONTROLLER_HOST",
     "inbox": "EVERGREEN_INBOX_HOST",
     "alertmanager": "EVERGREEN_ALERTMANAGER_HOST",
+    "prometheus": "EVERGREEN_PROMETHEUS_HOST",
     "mlflow": "EVERGREEN_MLFLOW_HOST",
 }
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (all addresses of a machine include this one)

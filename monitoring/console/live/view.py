@@ -27,7 +27,7 @@ from monitoring.console.live.ranges import TimeRange
 from monitoring.console.live.stored import stored_estimate, stored_evidence, stored_labelled, stored_reference
 from monitoring.retrain.history.sources import Sources, open_sources
 from pipeline.params import Params
-from serving.processes.addresses import base_url
+from serving.processes.addresses import base_url, reach_host
 from serving.release.release_table import roles
 
 NOT_COUNTED = "The prediction log is not counted yet. The numbers come by themselves."
@@ -95,7 +95,7 @@ def read_live(params: Params, home: Path, counts: PredictionCounts, chosen: Time
 
 
 def _read_prometheus(params: Params, axis: TimeAxis, away: list[Away]) -> readings.Found:
-    url = base_url(params.alerts.host, params.alerts.prometheus_port)
+    url = base_url(reach_host("prometheus", params.alerts.host), params.alerts.prometheus_port)
     try:
         return read_ranges(url, readings.live_queries(axis, params.alerts), axis)
     except PrometheusError as error:
