@@ -43,9 +43,7 @@ def test_prometheus_and_alertmanager_use_the_hosts_of_the_environment(
     targets = {job["job_name"].removeprefix("evergreen-"): job["static_configs"][0]["targets"][0] for job in jobs}
     targets["alertmanager"] = tree["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"][0]
     assert {name: targets[name].partition(":")[0] for name in VARIABLES if name not in UNSCRAPED} == {
-        name: f"10.0.0.{number}"
-        for number, name in enumerate(VARIABLES)
-        if name != "mlflow"  # it has no metrics of ours
+        name: f"10.0.0.{number}" for number, name in enumerate(VARIABLES) if name not in UNSCRAPED
     }
     url = controller_receiver(alerts, tmp_path)["webhook_configs"][0]["url"]
     assert url == f"http://{targets['receiver']}/v1/alerts"
