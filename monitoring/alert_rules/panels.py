@@ -5,10 +5,10 @@ from typing import NamedTuple
 from monitoring.alert_rules.queries import (
     CHAMPION,
     ESTIMATED,
-    EVIDENCE,
     FIRING,
     LABELLED,
     REFERENCE,
+    evidence,
     latency_quantile,
     predictions_per_second,
 )
@@ -74,7 +74,7 @@ def drift(_params: Params) -> list[Panel]:
     """Return panels of the evidence, then of its size."""
     legend = "{{signal}} v{{version}}"
     return [
-        Panel("Evidence: log e-value over its threshold (1 is an alarm)", "none", {legend: EVIDENCE}, 12, limit=1),
+        Panel("Evidence: log e-value over its threshold (1 is an alarm)", "none", {legend: evidence()}, 12, limit=1),
         Panel("Effect size", "none", {legend: "evergreen_drift_effect_size"}, 12),
         Panel(
             "Statistic over its threshold, in the last full window (1 is an alarm)",
@@ -165,7 +165,7 @@ def serving(params: Params) -> list[Panel]:
 def release() -> dict[str, str]:
     """Return the queries of the routing that the gateways follow."""
     return {
-        "champion": CHAMPION,
+        "champion": f"max({CHAMPION})",
         "challenger's share": "max(evergreen_challenger_weight_ratio)",
         "Triton ready": "min(evergreen_triton_ready)",
     }

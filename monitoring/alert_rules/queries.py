@@ -4,9 +4,14 @@ from collections.abc import Sequence
 
 ESTIMATED, LABELLED = "evergreen_accuracy_estimate_ratio", "evergreen_accuracy_labelled_ratio"
 REFERENCE = "evergreen_accuracy_reference_ratio"
-EVIDENCE = "evergreen_drift_log_e / on (signal) group_left () evergreen_drift_log_e_threshold"  # 1 is an alarm
-CHAMPION = "max(evergreen_champion_version)"
+LOG_E, LOG_E_THRESHOLD = "evergreen_drift_log_e", "evergreen_drift_log_e_threshold"
+CHAMPION = "evergreen_champion_version"
 FIRING = 'ALERTS{alertstate="firing",severity!="none"}'
+
+
+def evidence(log_e: str = LOG_E, threshold: str = LOG_E_THRESHOLD) -> str:
+    """Return the evidence on each signal over its threshold; 1 is an alarm."""
+    return f"{log_e} / on (signal) group_left () {threshold}"
 
 
 def predictions_per_second(period: str) -> str:

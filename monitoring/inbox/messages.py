@@ -173,6 +173,14 @@ class MessageStore:
         self.messages, self.switch = {message.key: message for message in newest}, switch
 
 
+def read_snapshot(path: Path) -> Snapshot:
+    """Read the snapshot of a running inbox; an empty one where there is none that can be read."""
+    try:
+        return Snapshot.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return Snapshot(messages=[], switch=None)
+
+
 def _read(path: Path) -> Snapshot:
     """Read the snapshot; a file that cannot be read is renamed, not lost."""
     try:

@@ -15,8 +15,9 @@ from monitoring.charts.lanes import EventMark, Lane, Span
 from monitoring.charts.lines import TimeAxis
 from monitoring.console.live.prometheus import Values
 from monitoring.decisions import CAUSES, OBSTACLES
+from monitoring.inbox.messages import read_snapshot
 from monitoring.retrain.decide import ASKED
-from monitoring.retrain.history.sources import Row, Sources, read_inbox
+from monitoring.retrain.history.sources import Row, Sources
 from state.tables import alerts, decisions, releases, retrain_steps, retrains
 
 WHY = "/live/why"
@@ -30,20 +31,27 @@ def why_url(name: object) -> str:
 
 
 def read_alerts(sources: Sources, axis: TimeAxis) -> list[Span]:
-    """Return the alerts that fired, as the inbox and the journal received them."""
-    episodes: dict[tuple[str, float], tuple[str, float | None]] = {}
+    """Return the alerts that fired, as the inbox and the journal received them.
+
+    What was open when Prometheus last reported, and may have ended since, ends there.
+    """
+    episodes: dict[tuple[str, float], Span] = {}
     query = sa.select(alerts).where(alerts.c.received_at >= axis.start).order_by(alerts.c.id)
     for row in sources.rows(query, alerts):
-        end = row["received_at"] if row["status"] == "resolved" else None
-        episodes[row["fingerprint"], row["starts_at"]] = (_alertname(row["body"]), end)
-    for message in read_inbox(sources.home):
-        name = message["labels"].get("alertname", "")
-        episodes[message["fingerprint"], message["starts_at"]] = (name, message["ends_at"])
-    return [
-        Span(start, end, name, "alert", why_url(name))
-        for (_, start), (name, end) in sorted(episodes.items(), key=lambda episode: episode[0][1])
-        if name not in (SWITCH, ASKED) and start <= axis.end and (end is None or end >= axis.start)
-    ]
+        name, end = _alertname(row["body"]), row["received_at"] if row["status"] == "resolved" else None
+        episodes[row["fingerprint"], row["starts_at"]] = Span(row["starts_at"], end, name, "alert", why_url(name))
+    inbox = read_snapshot(sources.home / "inbox" / "messages.json")
+    reported_at = inbox.switch.evaluated_at if inbox.switch else axis.end
+    is_silent = axis.end - reported_at > sources.params.alerts.switch_overdue_s
+    for message in inbox.messages:
+        name, end = message.labels.get("alertname", ""), message.ends_at
+        if end is None and is_silent:
+            name, end = f"{name} (no news since)", max(message.repeated_at, reported_at)
+        url = why_url(message.labels.get("alertname", ""))
+        episodes[message.fingerprint, message.starts_at] = Span(message.starts_at, end, name, "alert", url)
+    shown = [span for span in episodes.values() if span.url not in (why_url(SWITCH), why_url(ASKED))]
+    seen = [span for span in shown if span.start <= axis.end and (span.end is None or span.end >= axis.start)]
+    return sorted(seen, key=lambda span: span.start)
 
 
 def alerts_of_prometheus(series: Iterable[Values], axis: TimeAxis) -> list[Span]:
@@ -66,11 +74,12 @@ def alert_lanes(spans: Sequence[Span]) -> list[Lane]:
     """Return a lane for each alert's name; names beyond `ALERT_LANES` share the last one."""
     by_name: dict[str, list[Span]] = defaultdict(list)
     for span in spans:
-        by_name[span.name].append(span)
+        by_name[span.name.partition(" ")[0]].append(span)
     names = sorted(by_name, key=lambda name: by_name[name][0].start)
-    lanes = [Lane(name, merge(by_name[name])) for name in names[:ALERT_LANES]]
-    rest = [span for name in names[ALERT_LANES:] for span in merge(by_name[name])]
-    return [*lanes, Lane(f"{len(names) - ALERT_LANES} other alerts", rest)] if rest else lanes
+    shown = len(names) if len(names) <= ALERT_LANES + 1 else ALERT_LANES
+    lanes = [Lane(name, merge(by_name[name])) for name in names[:shown]]
+    rest = [span for name in names[shown:] for span in merge(by_name[name])]
+    return [*lanes, Lane(f"{len(names) - shown} other alerts", rest)] if rest else lanes
 
 
 def merge(spans: Sequence[Span]) -> list[Span]:
@@ -79,8 +88,8 @@ def merge(spans: Sequence[Span]) -> list[Span]:
     for span in sorted(spans, key=lambda span: span.start):
         last = merged[-1] if merged else None
         if last is not None and (last.end is None or span.start <= last.end):
-            end = None if last.end is None or span.end is None else max(last.end, span.end)
-            merged[-1] = last._replace(end=end)
+            later = span if span.end is None or (last.end is not None and span.end > last.end) else last
+            merged[-1] = last._replace(end=later.end, name=later.name)
         else:
             merged.append(span)
     return merged
@@ -104,8 +113,10 @@ def describe_decision(row: Row) -> str:
     if verdict in ("started", "joined"):
         begins = "retrain started" if verdict == "started" else "joined the running retrain"
         return f"{row['alertname']}: {begins}, {CAUSES.get(reason, reason)}"
+    if not reason:
+        return f"{row['alertname']}: not decided yet"
     why = OBSTACLES[reason].why if reason in OBSTACLES else reason
-    return f"{row['alertname']}: {'no retrain yet' if verdict == 'waiting' else 'no retrain'}, {why}" if why else row["alertname"]
+    return f"{row['alertname']}: {'no retrain yet' if verdict == 'waiting' else 'no retrain'}, {why}"
 
 
 def retrain_lane(sources: Sources, axis: TimeAxis) -> Lane:

@@ -13,7 +13,6 @@ from monitoring.console.live.stored import usual_distance
 from pipeline.params import Alerts
 
 SCRAPES = 4  # in the period of a rate, as Grafana's $__rate_interval
-PEAKS = 20  # looked at in each step, so that a short peak of the evidence is not missed
 LEAST_ELAPSED = 1 / 3  # of a bin that is not over yet; a shorter one has no rate
 SHORT_NAMES = {  # of the signals, beside their lines
     "input_sketch": "meaning",
@@ -29,20 +28,26 @@ Found = Mapping[str, list[Values]]
 
 
 def live_queries(axis: TimeAxis, alerts: Alerts) -> dict[str, str]:
-    """Return the queries of the page by name: rates over a step, so that no request is left out."""
+    """Return the queries of the page by name, over whole steps: no request and no peak of the evidence is left out.
+
+    A value is used for one period, and not for the five minutes of Prometheus' own look-back.
+    """
     period = f"{max(int(axis.step_s), SCRAPES * alerts.scrape_s)}s"
-    peak_s = max(alerts.scrape_s, int(axis.step_s / PEAKS))
+
+    def last(metric: str) -> str:
+        return f"last_over_time({metric}[{period}])"
+
     return {
         "predictions": queries.predictions_per_second(period),
         "P50": queries.latency_quantile(0.5, period),
         "P99": queries.latency_quantile(0.99, period),
         "failed": share_with_code("5..", period),
         "refused": share_with_code("4..", period),
-        "evidence": f"max_over_time(({queries.EVIDENCE})[{period}:{peak_s}s])",
-        "estimated": queries.ESTIMATED,
-        "labelled": queries.LABELLED,
-        "champion": queries.CHAMPION,
-        "firing": queries.FIRING,
+        "evidence": queries.evidence(f"max_over_time({queries.LOG_E}[{period}])", last(queries.LOG_E_THRESHOLD)),
+        "estimated": last(queries.ESTIMATED),
+        "labelled": last(queries.LABELLED),
+        "champion": f"max({last(queries.CHAMPION)})",
+        "firing": last(queries.FIRING),
     }
 
 

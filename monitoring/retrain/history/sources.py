@@ -79,17 +79,9 @@ def find_messages(name: str, sources: Sources) -> list[Row]:
 
 def read_inbox(home: Path) -> list[Row]:
     """Return the inbox's messages, newest first."""
-    path = home / "inbox" / "messages.json"
-    if not path.is_file():
-        return []
-    from monitoring.inbox.messages import (
-        Snapshot,  # here and below: imports that few questions need, and that would slow the rest
-    )
+    from monitoring.inbox.messages import read_snapshot  # here and below: imports that few questions need, and that slow the rest
 
-    try:
-        snapshot = Snapshot.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return []
+    snapshot = read_snapshot(home / "inbox" / "messages.json")
     return [message.model_dump() for message in sorted(snapshot.messages, key=lambda message: -message.starts_at)]
 
 

@@ -1,5 +1,6 @@
 """The page Live over HTTP: what it shows from which source, and what it says when a source is away."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -146,6 +147,23 @@ def gauge(value: float, start: float, end: float, step_s: float = 60.0) -> list[
     return [(start + number * step_s, value) for number in range(int((end - start) / step_s) + 1)]
 
 
+def test_an_alert_that_fired_when_prometheus_fell_silent_does_not_fire_until_now(params: Params, tmp_path: Path) -> None:
+    message = {
+        "fingerprint": "f", "starts_at": NOW - 3 * HOUR, "ends_at": None, "labels": {"alertname": "EvergreenDrift"},
+        "annotations": {}, "heard_at": NOW - 3 * HOUR, "repeated_at": NOW - 3 * HOUR, "evidence": None, "evidence_problem": "",
+    }  # fmt: skip
+    switch = {"evaluated_at": NOW - 2 * HOUR, "unbroken_since": NOW - 5 * HOUR}
+    (tmp_path / "inbox").mkdir()
+    path = tmp_path / "inbox" / "messages.json"
+    with running_console(params, tmp_path) as url:
+        path.write_text(json.dumps({"messages": [message], "switch": switch}))
+        silent = section(page(url), "happened")
+        path.write_text(json.dumps({"messages": [message], "switch": switch | {"evaluated_at": NOW - 20}}))
+        reporting = section(page(url), "happened")
+    assert "EvergreenDrift (no news since), from" in silent and "until now" not in silent
+    assert "until now" in reporting and "no news" not in reporting
+
+
 def counter(rate: float, start: float, end: float, step_s: float = 60.0) -> list[tuple[float, float]]:
     return [(at, rate * (at - start)) for at, _ in gauge(0, start, end, step_s)]
 
@@ -171,6 +189,10 @@ def samples(start: float) -> Samples:
             f'evergreen_accuracy_estimate_ratio{{{version},bound="{bound}"}}': gauge(value, start, NOW)
             for bound, value in (("estimate", 0.91), ("lower", 0.88), ("upper", 0.94))
         },
+        **{
+            f'evergreen_accuracy_labelled_ratio{{{version},bound="{bound}"}}': gauge(value, start, NOW - 2 * HOUR)
+            for bound, value in (("estimate", 0.8), ("lower", 0.7), ("upper", 0.9))
+        },
         "evergreen_champion_version": gauge(1, start, PROMOTED) + gauge(2, PROMOTED + 60, NOW),
         'ALERTS{alertname="EvergreenSlow",alertstate="firing",severity="critical"}': gauge(1, NOW - 2 * HOUR, NOW - HOUR),
         'ALERTS{alertname="EvergreenWatchdog",alertstate="firing",severity="none"}': gauge(1, start, NOW),
@@ -191,7 +213,9 @@ def test_what_prometheus_recorded_is_shown_as_it_was(params: Params, tools: Path
     assert cells(text, "errors")[5] == ["20 %", "0 %"]
     assert cells(text, "errors")[-5] == ["0 %", "0 %"]  # no request has ever failed: no series, and no gap
     assert cells(text, "drift")[5] == ["0.5"]
-    assert cells(text, "accuracy")[5] == ["91 %", "88 % to 94 %"]
+    assert cells(text, "accuracy")[5] == ["91 %", "88 % to 94 %", "", ""]
+    labelled = sum(row[2] == "80 %" for row in cells(text, "accuracy"))
+    assert abs(labelled - 4 * HOUR / 180) <= 2  # a value that is no longer exported is not drawn on
     assert cells(text, "versions")[1] == ["75.0%", "25.0%"]
     happened = section(text, "happened")
     assert "EvergreenSlow, from" in happened and "EvergreenWatchdog" not in happened
