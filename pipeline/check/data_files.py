@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.check.check_line import CheckLine
+from pipeline.check.label_findings import check_labels
+from pipeline.check.text_findings import check_texts
+from pipeline.check.token_findings import check_tokens, read_tokenizer
 from pipeline.data.given_labels import label_rules
 from pipeline.data.labelled_files import QuarantinedRow
 from pipeline.data.unlabelled import read_unlabelled, trainable
-from pipeline.errors import collecting, raise_all
+from pipeline.errors import EvergreenError, collecting, raise_all
+from pipeline.network.base_model import local_folder, positions_of
 from pipeline.params import Params
 from pipeline.stages.ingest import IngestResult, count_reasons, examine
 from pipeline.stages.split import Sides, split
@@ -28,6 +33,11 @@ def check_data(params: Params) -> Iterator[CheckLine]:
     yield CheckLine("failed" if errors else "passed", f"{data.source}: {_sizes(examined)}")
     yield from _set_aside(examined.quarantined, data.source)
     yield from _duplicates(examined.report)
+    yield from check_labels(examined.located, data)
+    yield from check_texts(examined.located, data.source, is_html=data.html == "decode")
+    if examined.located and (folder := local_folder(params.model)):
+        with suppress(EvergreenError):  # of a folder that is no base model: its own check says so
+            yield from check_tokens(examined.located, data.source, read_tokenizer(folder), params.model, positions_of(folder))
     sides: Sides | None = None
     if examined.is_whole and len(examined.report["classes"]) > 1:
         with collecting(errors):

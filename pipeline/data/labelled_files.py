@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.data.columns import Columns, Row, find_columns
 from pipeline.data.records import Example, describe_fault, make_example, normalise_label
-from pipeline.data.row_files import read_rows, scan
+from pipeline.data.row_files import describe_columns, read_rows, scan
 from pipeline.data.text_lines import EncodingError
 from pipeline.errors import EvergreenError, collecting
 from pipeline.params import Data
@@ -69,7 +69,8 @@ def read_labelled(path: Path, data: Data, columns: Columns | None = None, *, is_
     if scanned.names and columns is None:
         known_faults = len(faults)
         with collecting(faults):
-            columns = find_columns(path, scanned.names, data, must_hold_group=is_source)
+            described = describe_columns(path, scanned.rows, data)
+            columns = find_columns(path, scanned.names, data, must_hold_group=is_source, described=described)
         if len(faults) > known_faults:
             return LabelledFile([], [], faults)
     good: list[LocatedExample] = []

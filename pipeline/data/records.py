@@ -1,10 +1,13 @@
 """The `Example` row: what a file's row becomes, its validation and identity, and how stages store it."""
 
+import ast
 import hashlib
+import html
 import json
 import re
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date, datetime
 from math import isfinite
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pipeline.atomic_write import atomic_write
-from pipeline.data.columns import Columns
+from pipeline.data.columns import Columns, cell
 from pipeline.errors import InputError
 from pipeline.runtime.text import JOINERS, clean, fold, fold_to_words
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_LABEL_CHARS = 200
 OPTIONAL_COLUMNS = ("time", "source", "target")  # used where they can be, else carried in `meta`
+LIST_AS_TEXT = re.compile(r"""\[\s*(['"].*['"])?\s*\]""", re.DOTALL)
+TAG = re.compile(r"</?(?:a|b|br|div|em|font|i|img|li|ol|p|span|strong|table|td|th|tr|u|ul)(?:\s[^<>]*)?/?>", re.IGNORECASE)
 
 
 class Example(BaseModel):
@@ -83,16 +88,18 @@ def normalise_label(label: str) -> str:
 
 def make_example(fields: dict[str, Any], columns: Columns, *, max_text_chars: int, source: str) -> Example:
     """Return a validated example; raises pydantic's `ValidationError` for an invalid row."""
-    text, label = as_text(fields.get(columns.text)), as_text(fields.get(columns.label))
-    optional = {key: fields.get(key) for key in OPTIONAL_COLUMNS if key not in columns}
+    text, label = as_text(cell(fields, columns.text)), as_label(cell(fields, columns.label))
+    if columns.is_html and isinstance(text, str):
+        text = decode_html(text)
+    optional = {key: fields.get(key) for key in OPTIONAL_COLUMNS if key not in columns.names}
     named = {key: value for key in optional if (value := usable_text(optional[key], max_text_chars))}
-    fielded = {"id", *columns, *named}
+    fielded = {"id", *columns.names, *named}
     values = {
         "source": source,
         **named,
         "id": text_id(text) if isinstance(text, str) else "",
         "text": text,
-        "label": None if label == "" else label,
+        "label": dict(columns.merged).get(clean(label), label) if isinstance(label, str) else label,
         "group": (as_text(fields.get(columns.group)) or None) if columns.group else None,
         "meta": {key: value for key, value in fields.items() if key not in fielded and value not in (None, "")},
     }
@@ -113,6 +120,27 @@ def as_text(value: Any) -> Any:
     return value
 
 
+def as_label(value: Any) -> Any:
+    """Return a label as text; of a list with one label that label, of an empty list None.
+
+    A list may hold texts, or objects with a `name` as GitHub's do, and may be written as a text, as in `['ui']`.
+    """
+    if isinstance(value, str) and LIST_AS_TEXT.fullmatch(value.strip()):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(value.strip())
+    if isinstance(value, list | tuple):
+        names = [item.get("name", item) if isinstance(item, dict) else item for item in value]
+        if len(names) > 1:
+            return names
+        value = names[0] if names else None
+    return None if value == "" else as_text(value)
+
+
+def decode_html(text: str) -> str:
+    """Return the text without the tags of paragraphs and emphasis, and with characters for entities (`&amp;`)."""
+    return html.unescape(TAG.sub(" ", text))
+
+
 def usable_text(value: Any, max_text_chars: int) -> str | None:
     """Return the value of an optional column as text, or None for what cannot be used as such."""
     text = value.isoformat() if isinstance(value, date | datetime) else str(value) if isinstance(value, float) else as_text(value)
@@ -128,6 +156,8 @@ def describe_fault(error: ValidationError) -> str:
     field, value = str(first["loc"][0]), first["input"]
     if value is None:
         return f"{field} is missing"
+    if field == "label" and isinstance(value, list):
+        return f"the row has several labels: {', '.join(map(str, value))}"
     if first["type"] == "string_type":
         return f"{field} is not a text: {_kind(value)}"
     return f"{field} {first['msg'].removeprefix('Value error, ')}"

@@ -1,7 +1,9 @@
 """Reads the rows of csv, tsv, jsonl and parquet files in bounded memory; what a row means is not known here."""
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from pipeline.params import Data
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 MAX_NESTING = 50  # of JSON: deeper values cannot be written again
+ROWS_DESCRIBED = 1000  # the first of a file
 FILES_SHOWN = 5
 CONVERSIONS = {  # suffix → what makes a readable file of it
     ".json": "make it jsonl, one object a line: jq -c '.[]' '{path}' > '{stem}.jsonl'",
@@ -60,6 +63,34 @@ def scan(path: Path, data: Data) -> Scan:
     except EvergreenError as fault:
         return Scan(list(names), rows, fault)
     return Scan(list(names), rows, None)
+
+
+def describe_columns(path: Path, rows: int, data: Data) -> dict[str, str]:
+    """Describe the content of each column, and of each key of the objects in it, by the first of so many readable rows."""
+    values: dict[str, list[str]] = defaultdict(list)
+    for row in islice(read_rows(path, data), min(rows, ROWS_DESCRIBED)):
+        for name, value in _leaves(row.fields or {}):
+            values[name].append(str(value))
+    return {name: _describe(texts) for name, texts in values.items()}
+
+
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value that is no object, with the keys that lead to it."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _describe(texts: list[str]) -> str:
+    filled = [text for text in texts if text not in ("", "None")]
+    if not filled:
+        return "empty"
+    kinds = len(set(filled))
+    if kinds <= len(filled) / 2:
+        return f"{kinds} different values"
+    return f"{sum(map(len, filled)) / len(filled):.0f} characters on average"
 
 
 def scan_names(path: Path, data: Data) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.data.columns import TEXT_COLUMNS, Row
+from pipeline.data.columns import TEXT_COLUMNS, Row, present_name
 from pipeline.data.text_lines import text_lines
 from pipeline.errors import InputError
 from pipeline.params import Data
@@ -45,13 +45,17 @@ def read_table(path: Path, suffix: str, data: Data) -> Iterator[Row]:
 def find_dialect(path: Path, suffix: str, data: Data) -> Dialect:
     """Return the dialect of a file.
 
-    Another delimiter than the suffix's is used when the header has a text column with it alone. A tsv file is quoted when every
+    Another delimiter than the suffix's is used when the header has a text column with it alone, or when the header is a single
+    cell with the suffix's and several with that delimiter alone. A tsv file is quoted when every
     line is a well-formed row with quotes, and otherwise when some line is no row without them.
     """
     header = next((line for line in text_lines(path, data) if line.strip() and not _separator_line(line)), "")
     usual = DELIMITERS[suffix]
-    wanted = {data.text_column, *TEXT_COLUMNS}
-    named = [d for d in OTHER_DELIMITERS if wanted & set(_header_cells(header, d))]
+    cells = {delimiter: _header_cells(header, delimiter) for delimiter in OTHER_DELIMITERS}
+    wanted = [data.text_column, *data.text_column.split(","), *TEXT_COLUMNS]
+    named = [d for d, names in cells.items() if any(present_name(name.strip(), names) for name in wanted)]
+    if not named and len(cells[usual]) == 1:
+        named = [d for d, names in cells.items() if len(list(filter(None, names))) > 1]
     delimiter = named[0] if len(named) == 1 else usual
     return Dialect(delimiter, is_quoted=delimiter != "\t" or _is_quoted(path, data))
 

@@ -1,12 +1,13 @@
 """Unlabelled texts: their reader, and the choice of those that may be trained on."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.data.columns import TEXT_COLUMNS, Columns, group_column
+from pipeline.data.columns import NO_GROUP, TEXT_COLUMNS, Columns, cell, find_columns, group_column, present_name
 from pipeline.data.records import Example, describe_fault, make_example
 from pipeline.data.row_files import read_rows, scan_names
 from pipeline.data.split_sides import side_of
@@ -34,7 +35,7 @@ def read_unlabelled(path: Path, data: Data) -> UnlabelledTexts:
         if row.fields is None:
             bad.append(f"{row.line}: {row.fault}")
             continue
-        fields = {"text": row.fields.get(column), "group": row.fields.get(data.group_column)}
+        fields = {"text": cell(row.fields, column), "group": row.fields.get(data.group_column)}
         try:
             example = make_example(fields, columns, max_text_chars=data.max_text_chars, source=path.stem)
         except ValidationError as error:
@@ -51,7 +52,9 @@ def read_unlabelled(path: Path, data: Data) -> UnlabelledTexts:
 
 def text_column(path: Path, names: list[str], data: Data) -> str:
     """Return `data.text_column` when the file has it, else its only column with a usual name."""
-    columns = [data.text_column] if data.text_column in names else [name for name in TEXT_COLUMNS if name in names]
+    with suppress(InputError):
+        return find_columns(path, names, data.model_copy(update={"label_column": names[0], "group_column": NO_GROUP})).text
+    columns = [found for name in TEXT_COLUMNS if (found := present_name(name, names))]
     if len(columns) == 1:
         return columns[0]
     several = f"several columns could hold the texts: {', '.join(columns)}"

@@ -49,7 +49,7 @@ def base_folder(model: Model) -> Path:
 def check_sizes(folder: Path, model: Model) -> None:
     """Refuse `max_pieces` beyond the positions that the base model has, and a tokenizer with more pieces than it embeds."""
     shapes = matrix_shapes(folder / "model.safetensors")
-    positions = _positions(shapes, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    positions = positions_of(folder)
     if positions is not None and model.max_pieces > positions:
         what = f"{model.max_pieces} tokens are more than the {positions} positions of the base model {model.base}"
         raise InputError("params.yaml, model.max_pieces", what, f"the nearest that works: {positions}")
@@ -61,9 +61,10 @@ def check_sizes(folder: Path, model: Model) -> None:
         raise InputError(f"model.base = {model.base}", what, do)
 
 
-def _positions(shapes: dict[str, list[int]], config: dict[str, Any]) -> int | None:
+def positions_of(folder: Path) -> int | None:
     """Return how many positions a text can take; None where they are computed and not looked up in a table."""
-    rows = _rows_of(shapes, POSITIONS)
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rows = _rows_of(matrix_shapes(folder / "model.safetensors"), POSITIONS)
     if rows is None or config.get("position_biased_input") is False:
         return None
     after_padding = config.get("model_type") in POSITIONS_AFTER_PADDING

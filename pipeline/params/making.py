@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pipeline.params.section import Count, Integers, Positive, Section, Share
 
 RATES = r"^(none|[^=, ]+=[0-9.]+(e[+-]?[0-9]+)?(, *[^=, ]+=[0-9.]+(e[+-]?[0-9]+)?)*)$"  # pattern=rate, pattern=rate
+MERGES = r"^(none|[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*)$"  # label=label, label=label
 
 
 class Data(Section):
@@ -19,6 +20,8 @@ class Data(Section):
     text_column: str
     label_column: str
     group_column: str
+    merge_labels: Annotated[str, Field(pattern=MERGES)]
+    html: Literal["keep", "decode"]
     max_file_bytes: Count
     max_rows: Count
     max_row_bytes: Count

@@ -4,6 +4,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from pipeline.data.records import (
 from pipeline.errors import EvergreenError, InputError, raise_all, run_stage
 from pipeline.output.plain_text import join_names, print_line
 from pipeline.params import Data, load_params
+from pipeline.params.overrides import as_override
 
 EXAMPLES_SHOWN = 20
 ADVICE = (  # words of a reason, what to do
@@ -38,6 +40,7 @@ ADVICE = (  # words of a reason, what to do
     ("label is too long", "shorten the labels, or choose another column with data.label_column"),
     ("several labels", "give each text one label"),
     ("label is not a text", "write labels as texts or whole numbers"),
+    ("an object", "name the key that holds it: data.text_column=COLUMN.KEY, data.label_column=COLUMN.KEY"),
     ("a quote joins", "close or double the quotes"),
 )
 
@@ -58,6 +61,7 @@ class IngestResult(NamedTuple):
     report: dict[str, Any]
     faults: list[EvergreenError]
     is_whole: bool  # every file was read to its end
+    located: list[LocatedExample]  # the usable rows of all files, as they stand in them
 
 
 def ingest(source_file: Path, test_file: Path, feedback_folder: Path, data: Data, rules: LabelRules) -> IngestResult:
@@ -121,7 +125,7 @@ def merge(
         "classes": dict(sorted(Counter(labels_of(rows)).items())),
         "digest": digest_examples(sorted([*rows, *applied.test], key=lambda e: e.id)),
     }
-    return IngestResult(rows, applied.test, quarantined, report, faults, is_whole)
+    return IngestResult(rows, applied.test, quarantined, report, faults, is_whole, [*source.good, *feedback.good, *test.good])
 
 
 def _unique(rows: list[Example]) -> list[Example]:
@@ -159,7 +163,8 @@ def _bad_rows_fault(
     if rows == 0:
         yield InputError(str(path), "the file has no rows", "set data.source to a file with labelled texts")
     elif len(bad) > max_share * rows:
-        advice = f"{_advice(bad)}, or raise data.max_quarantined_share to continue without such rows"
+        enough = ceil(100 * len(bad) / rows) / 100
+        advice = f"{_advice(bad)}; or continue without such rows: -S data.max_quarantined_share={enough}"
         yield InputError(bad[0].place, f"{len(bad)} of {rows} {_not_usable(bad)}", advice)
 
 
@@ -191,7 +196,10 @@ def _spelling_faults(variants: list[SpellingVariant]) -> Iterator[EvergreenError
         row, usual = variant.row, variant.usual
         also = f"is also spelt `{usual.example.label}` ({usual.place})"
         what = f"the label `{row.example.label}` {also}; rows: {variant.rows} and {variant.usual_rows}"
-        yield InputError(row.place, what, "write both the same way")
+        names = sorted((str(row.example.label), str(usual.example.label)), key=lambda name: name == usual.example.label)
+        rare, frequent = names if variant.rows <= variant.usual_rows else reversed(names)
+        setting = as_override("data.merge_labels", f"{rare}={frequent}")
+        yield InputError(row.place, what, f"write both the same way, or read one as the other: -S {setting}")
 
 
 def _respelt(located: list[LocatedExample], variants: list[SpellingVariant]) -> list[LocatedExample]:

@@ -34,8 +34,10 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
     sides = {row.id: side_of(row, settings.seed, val_share=settings.val_share, test_share=test_share) for row in rows}
     small = _small_classes(rows, supplied_test, sides)
     if small and settings.small_classes == "refuse":
-        what = f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {join_names(small, most=10, quote='')}"
-        do = "collect more rows, or set split.small_classes to keep (they are then trained on but not tested)"
+        sizes = Counter(labels_of(rows))
+        sized = [f"{label} ({sizes[label]} {'row' if sizes[label] == 1 else 'rows'})" for label in small]
+        what = f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {join_names(sized, most=10, quote='')}"
+        do = "collect more rows; or train on them and do not test them: -S split.small_classes=keep"
         faults.append(InputError("the split", what, do))
     for row in rows:
         if row.label in small:

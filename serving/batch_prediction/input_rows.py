@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.data.columns import Columns
+from pipeline.data.columns import Columns, cell
 from pipeline.data.records import describe_fault, make_example
 from pipeline.data.row_files import read_rows, scan
 from pipeline.data.unlabelled import text_column
@@ -68,7 +68,7 @@ def read_input(file: InputFile, data: Data) -> Iterator[InputRow]:
         if row.fields is None:
             yield InputRow(row.line, {}, None, row.fault)
             continue
-        yield read_text(row.line, row.fields, row.fields.get(file.text_column), data)
+        yield read_text(row.line, row.fields, cell(row.fields, file.text_column), data)
 
 
 def read_text(line: int, fields: dict[str, Any], value: Any, data: Data) -> InputRow:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from rich.text import Text
 
-from pipeline.data.columns import find_columns
+from pipeline.data.columns import cell, find_columns
 from pipeline.data.row_files import is_row_file, read_rows
 from pipeline.errors import InputError, ToolError
 from pipeline.output.terminal import Terminal, joined, styled
@@ -95,7 +95,7 @@ def read_texts(path: Path, data: Data) -> list[str]:
         names = list(rows[0]) if rows else []
         # the text column is found as in training; labels are not needed, so any column will do for them
         column = find_columns(path, names, data.model_copy(update={"label_column": names[0]})).text if names else ""
-        lines = [text for row in rows if isinstance(text := row.get(column), str)]
+        lines = [text for row in rows if isinstance(text := cell(row, column), str)]
     elif path.is_file():
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     else:

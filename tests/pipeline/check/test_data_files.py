@@ -66,7 +66,7 @@ def test_every_error_of_a_file_is_reported_at_once(check: Check) -> None:
         "mine.csv, line 122: the label `Track` is also spelt `track` (mine.csv, line 2); rows: 2 and 62",
         "mine.csv, line 124: 9 of 134 rows are not usable (6 × text is empty, 2 × label is missing, "
         "1 × the header has 2 fields, this row 3); the first: text is empty",
-        "the split: classes with fewer than 2 test rows, or none to train on: tiny",
+        "the split: classes with fewer than 2 test rows, or none to train on: tiny (1 row)",
     ]
 
 
