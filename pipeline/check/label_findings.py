@@ -75,8 +75,8 @@ def near_labels(counts: Mapping[str, int], variants: Sequence[SpellingVariant] =
 def _are_alike(first: str, second: str) -> bool:
     if re.findall(r"\d+", first) != re.findall(r"\d+", second) or min(len(first), len(second)) < 5:
         return False
-    spelt = [re.sub(r"\s*(?:&|\+)\s*|\s+(?:and|und|et|y|e)\s+", " & ", label) for label in (first, second)]
-    matcher = SequenceMatcher(None, *spelt, autojunk=False)
+    a, b = (re.sub(r"\s*(?:&|\+)\s*|\s+(?:and|und|et|y|e)\s+", " & ", label) for label in (first, second))
+    matcher = SequenceMatcher(None, a, b, autojunk=False)
     return matcher.real_quick_ratio() >= LEAST_ALIKE and matcher.ratio() >= LEAST_ALIKE
 
 

@@ -36,7 +36,7 @@ MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 class Words(NamedTuple):
     """The words of some texts: how many, the share that is frequent in English, and tokens for each."""
 
-    count: int
+    total: int
     english_share: float
     tokens: float
 
@@ -96,7 +96,7 @@ def _enough(sizes: Sequence[int], positions: int | None) -> int:
 
 def _language(rows: Sequence[LocatedExample], tokenizer: Tokenizer, model: Model) -> Iterator[CheckLine]:
     words = count_words([row.example.text for row in rows], tokenizer)
-    if words.count < MIN_WORDS or words.tokens <= SPLIT or words.english_share >= ENGLISH_SHARE:
+    if words.total < MIN_WORDS or words.tokens <= SPLIT or words.english_share >= ENGLISH_SHARE:
         return
     share = f"{words.english_share:.0%} of the words are frequent English ones"
     yield CheckLine(

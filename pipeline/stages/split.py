@@ -37,7 +37,8 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
         sizes = Counter(labels_of(rows))
         sized = [f"{label} ({sizes[label]} {'row' if sizes[label] == 1 else 'rows'})" for label in small]
         what = f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {join_names(sized, most=10, quote='')}"
-        do = "collect more rows; or train on them and do not test them: -S split.small_classes=keep"
+        add = "add rows of these classes to the test file" if supplied_test else "collect more rows"
+        do = f"{add}; or train on them and do not test them: -S split.small_classes=keep"
         faults.append(InputError("the split", what, do))
     for row in rows:
         if row.label in small:

@@ -1,10 +1,11 @@
 """The columns of text, label and group: named in params, or the only candidates."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from pipeline.data.columns import Columns, find_columns
+from pipeline.data.columns import Columns, cell, find_columns
 from pipeline.errors import InputError
 from pipeline.params import Params
 
@@ -62,3 +63,51 @@ def test_a_group_column_that_the_source_lacks_is_refused_and_a_test_file_may_lac
     assert find_columns(Path("a.csv"), ["text", "label"], named).group == "customer"
     with pytest.raises(InputError, match="no column `customer`"):
         find_columns(Path("a.csv"), ["text", "label"], named, must_hold_group=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "column"),
+    [
+        ("message", ["Message", "label"], "Message"),
+        ("descripción", [unicodedata.normalize("NFD", "Descripción"), "label"], unicodedata.normalize("NFD", "Descripción")),
+        ("title, body", ["title", "body", "label"], "title,body"),
+        ("a,b", ["a,b", "label"], "a,b"),
+        ("message.text", ["message", "label"], "message.text"),
+    ],
+)
+def test_a_name_may_differ_in_case_or_name_a_key_or_several_columns(
+    params: Params, wanted: str, present: list[str], column: str
+) -> None:
+    named = params.data.model_copy(update={"text_column": wanted})
+    assert find_columns(Path("a.csv"), present, named).text == column
+
+
+def test_usual_names_are_found_in_any_case(params: Params) -> None:
+    assert find_columns(Path("a.csv"), ["Text", "Category"], params.data) == Columns("Text", "Category")
+
+
+def test_an_error_describes_the_columns_and_the_keys_in_them(params: Params) -> None:
+    described = {"id": "6 characters on average", "message.text": "61 characters on average"}
+    with pytest.raises(InputError, match=r"message.text \(61 characters on average\)"):
+        find_columns(Path("a.jsonl"), ["id", "message", "label"], params.data, described=described)
+
+
+@pytest.mark.parametrize(
+    ("column", "content"),
+    [
+        ("text", "hi"),
+        ("message.text", "hola"),
+        ("message.none", None),
+        ("text.none", None),
+        ("title,body", "A title\na body"),
+        ("title,empty", "A title"),
+        ("empty,nan,word", None),
+        ("title,message.text", "A title\nhola"),
+    ],
+)
+def test_a_cell_is_a_column_a_key_or_several_joined(column: str, content: str | None) -> None:
+    fields = {
+        "text": "hi", "message": {"text": "hola"}, "title": "A title", "body": "a body", "empty": None, "nan": float("nan"),
+        "word": "nan",
+    }  # fmt: skip
+    assert cell(fields, column) == content

@@ -120,7 +120,8 @@ def test_whole_numbers_booleans_and_bytes_are_texts(value: Any, text: str) -> No
     [
         (1.0, "label is not a text: 1.0, a number with a decimal point"),
         (0.5, "label is not a text: the number 0.5, which is not whole"),
-        (["a"], "label is not a text: a list"),
+        (["a", "b"], "the row has several labels: a, b"),
+        ("['a', 'b']", "the row has several labels: a, b"),
         ({"a": 1}, "label is not a text: an object"),
         (b"\xff", "label is not a text: bytes that are not UTF-8"),
     ],
@@ -129,6 +130,32 @@ def test_a_label_of_another_type_is_named(value: Any, fault: str) -> None:
     with pytest.raises(ValidationError) as caught:
         make_example({"text": "hi", "label": value}, Columns("text", "label"), max_text_chars=10, source="file")
     assert describe_fault(caught.value) == fault
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (["ui"], "ui"),
+        ([{"id": 7, "name": "ui", "color": "d73a4a"}], "ui"),
+        ("['ui']", "ui"),
+        ('["ui"]', "ui"),
+        ([], None),
+        ("[refund]", "[refund]"),  # no list: its text has no quotes
+        ("[/track]", "[/track]"),
+    ],
+)
+def test_a_list_of_one_label_is_that_label(value: Any, label: str | None) -> None:
+    """A column of lists was refused row by row: "label is not a text: a list"."""
+    assert make_example({"text": "hi", "label": value}, Columns("text", "label"), max_text_chars=10, source="file").label == label
+
+
+def test_labels_are_merged_and_html_is_decoded_as_the_columns_say() -> None:
+    columns = Columns("text", "label", merged=(("memberhsip", "membership"),), is_html=True)
+    fields = {"text": "&iquest;C&oacute;mo?<br>a &lt; b &amp; c", "label": " memberhsip "}
+    example = make_example(fields, columns, max_text_chars=100, source="file")
+    assert (example.text, example.label) == ("¿Cómo? a < b & c", "membership")
+    plain = make_example(fields, Columns("text", "label"), max_text_chars=100, source="file")
+    assert (plain.text, plain.label) == (fields["text"], "memberhsip")
 
 
 @given(st.text())

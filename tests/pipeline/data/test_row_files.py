@@ -378,3 +378,14 @@ def test_a_parquet_file_of_large_pages_is_refused_by_its_own_sizes(tmp_path: Pat
     small = params.data.model_copy(update={"max_file_bytes": 100_000})
     with pytest.raises(InputError, match="unpack to at least"):
         list(read_rows(tmp_path / "a.parquet", small))
+
+
+@pytest.mark.parametrize("header", ["Message ;Category;;", "sep=;\nNachricht;Kategorie", "Nachricht|Kategorie", "Text;Label"])
+def test_a_delimiter_is_found_without_a_known_column(tmp_path: Path, params: Params, header: str) -> None:
+    """A header of Excel was one column named `Message ;Category;;`, and quotes in later cells were refused."""
+    delimiter = "|" if "|" in header else ";"
+    path = tmp_path / "mine.csv"
+    path.write_text(f'{header}\r\n"one, and{delimiter} ""two"""{delimiter}a\r\n', encoding="utf-8")
+    (row,) = list_of(path, params.data)
+    assert row.fields
+    assert list(row.fields.values()) == [f'one, and{delimiter} "two"', "a"]

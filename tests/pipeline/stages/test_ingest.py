@@ -158,7 +158,7 @@ def test_a_refusal_says_what_mends_its_cause(inputs: Inputs, row: Row, words: st
         ({"text": "hello", "label": ""}, "label is missing"),
         ({"text": "hello", "label": " "}, "label is empty"),
         ({"text": "hello", "label": 7.0}, "label is not a text"),
-        ({"text": "hello", "label": ["a"]}, "label is not a text"),
+        ({"text": "hello", "label": ["a", "b"]}, "the row has several labels"),
         ({"text": "hello", "label": "tra\0ck"}, "label contains a control character"),
         ("{text: hello}", "not valid JSON"),
         ('["hello", "track"]', "not a JSON object"),
