@@ -14,7 +14,7 @@ from pipeline.data.given_labels import label_rules
 from pipeline.data.labelled_files import QuarantinedRow
 from pipeline.data.unlabelled import read_unlabelled, trainable
 from pipeline.errors import EvergreenError, collecting, raise_all
-from pipeline.network.base_model import local_folder, positions_of
+from pipeline.network.base_model import REQUIRED_FILES, local_folder, positions_of
 from pipeline.params import Params
 from pipeline.stages.ingest import IngestResult, count_reasons, examine
 from pipeline.stages.split import Sides, split
@@ -35,9 +35,7 @@ def check_data(params: Params) -> Iterator[CheckLine]:
     yield from _duplicates(examined.report)
     yield from check_labels(examined.located, data)
     yield from check_texts(examined.located, data.source, is_html=data.html == "decode")
-    if examined.located and (folder := local_folder(params.model)):
-        with suppress(EvergreenError):  # of a folder that is no base model: its own check says so
-            yield from check_tokens(examined.located, data.source, read_tokenizer(folder), params.model, positions_of(folder))
+    yield from _tokens(examined, params)
     sides: Sides | None = None
     if examined.is_whole and len(examined.report["classes"]) > 1:
         with collecting(errors):
@@ -50,6 +48,16 @@ def check_data(params: Params) -> Iterator[CheckLine]:
     with collecting(errors):
         yield from _out_of_scope(params, sides)
     raise_all(errors)
+
+
+def _tokens(examined: IngestResult, params: Params) -> Iterator[CheckLine]:
+    """Look at the texts as the base model's tokenizer reads them, where the model is on this machine and whole."""
+    folder = local_folder(params.model)
+    if examined.located and folder and all((folder / name).is_file() for name in REQUIRED_FILES):
+        with suppress(EvergreenError):  # of damaged weights: the check of the base model says so
+            yield from check_tokens(
+                examined.located, params.data.source, read_tokenizer(folder), params.model, positions_of(folder)
+            )
 
 
 def _sizes(examined: IngestResult) -> str:
