@@ -45,7 +45,7 @@ def places(rows: Sequence[LocatedExample], source: Path) -> str:
 
 def place(row: LocatedExample, source: Path) -> str:
     """Return the line of a row, and its file where that is not the source."""
-    return f"line {row.line}" if row.path == source else f"{row.path}, line {row.line}"
+    return f"line {row.line}" if row.path == source else row.place
 
 
 def _values(rows: Sequence[LocatedExample], is_match: Callable[[str], object]) -> list[LocatedExample]:
