@@ -38,6 +38,10 @@ def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: 
     async def index(_request: Request) -> Response:
         return RedirectResponse(PAGES[0].path)
 
+    async def failed(request: Request, error: Exception) -> Response:
+        path, log_file = request.url.path, home / "console" / "console.log"
+        return await site.html(None, "failed.html", status=500, path=path, error=repr(error)[:300], log_file=log_file)
+
     files = [file_route(file) for file in sorted(FILES.iterdir()) if file.suffix in MEDIA_TYPES]
     return Starlette(
         routes=[
@@ -46,6 +50,7 @@ def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: 
             *files,
             *service_routes(metrics, identity(home)),
         ],
+        exception_handlers={Exception: failed},  # for a person to read; the traceback goes to the log
         middleware=[Middleware(HttpGuard, params.http, listen_host("console", params.alerts.host), metrics.count_refusal)],
     )
 

@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from monitoring.charts.lines import PlotLine
+from monitoring.console.live import page as live_page
 from monitoring.console.live.charts import Frame
 from monitoring.console.live.counts import Binned, Coverage
 from monitoring.console.live.ranges import find_range
@@ -124,6 +125,21 @@ def test_a_home_without_anything_says_so_and_draws_nothing(params: Params, tmp_p
     assert "<svg" not in text
     assert text.count("No predictions in this time.") == 4
     assert "No alert, no decision and no new version in this time." in text
+
+
+def test_a_fault_of_a_page_is_a_page_that_says_where_to_look(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError(HOSTILE)
+
+    monkeypatch.setattr(live_page, "read_live", fail)
+    with running_console(params, tmp_path) as url:
+        answer = requests.get(f"{url}/live", timeout=20)
+        assert answer.status_code == 500
+        assert "This page failed" in answer.text and "console.log" in answer.text and 'href="/model"' in answer.text
+        assert "<img" not in answer.text and answer.headers["content-security-policy"]
+        assert requests.get(f"{url}/healthz", timeout=20).status_code == 200
 
 
 def test_a_log_that_is_not_counted_yet_is_no_empty_log(params: Params) -> None:
