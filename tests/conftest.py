@@ -37,6 +37,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "pipeline/test_dvc.py",
     "serving/gateway/test_http.py",
     "evergreen/test_loop.py",
+    "docs/test_notebook.py",
     "evergreen/api/test_training.py",
     "evergreen/api/test_estimator.py",
     "evergreen/api/test_model.py",

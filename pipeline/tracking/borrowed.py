@@ -9,10 +9,7 @@ from mlflow.tracking import fluent
 
 from pipeline.errors import InputError
 
-SET_BY_US = (
-    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"),
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
-)
+PREFIX = "MLFLOW_"  # of MLflow's variables in the environment
 
 
 @contextmanager
@@ -21,7 +18,7 @@ def borrowed_mlflow() -> Iterator[None]:
     if run := mlflow.active_run():
         what = f"the run {run.info.run_name} is open in this thread, and a training has a run of its own"
         raise InputError("MLflow", what, "end it first: mlflow.end_run(); or train without a run: track=False")
-    environment = {name: os.environ.get(name) for name in SET_BY_US}
+    environment = _environment()
     store = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     experiment = fluent._active_experiment_id  # `set_experiment` would ask a store for it
     try:
@@ -29,8 +26,10 @@ def borrowed_mlflow() -> Iterator[None]:
     finally:
         mlflow.set_tracking_uri(store)
         fluent._active_experiment_id = experiment
-        for name, value in environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _environment():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
