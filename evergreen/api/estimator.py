@@ -16,7 +16,7 @@ from evergreen.api.training import PARAMS, at_project, complete, new_folder, ope
 from pipeline.errors import InputError
 from pipeline.in_memory.given_rows import GivenRows, accept
 from pipeline.output.plain_logs import log_plainly
-from pipeline.output.progress import hidden_progress
+from pipeline.output.progress import progress
 
 NAME = "estimator"
 
@@ -43,11 +43,11 @@ class EvergreenClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         given = GivenRows(list(values(X, "texts")), [None if target is None else named[target] for target in targets])
         accepted = accept(given, None, params)
         warn_of_rows_set_aside(accepted, len(given.texts))
-        from pipeline.in_memory.fine_tuning import Workplace, train_without_test  # torch takes seconds to import
-
         folder = new_folder()
         log_plainly()
-        with private_home(project) as home, hidden_progress(not self.verbose):
+        with private_home(project) as home, progress(is_shown=self.verbose):
+            from pipeline.in_memory.fine_tuning import Workplace, train_without_test  # torch takes seconds to import
+
             train_without_test(accepted.rows, params, Workplace(home, project, folder.exported))
             complete(folder)
         self.model_: EvergreenModel = open_trained(folder, "trained here")

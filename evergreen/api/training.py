@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.in_memory.given_rows import GivenRows, accept
 from pipeline.output.plain_logs import log_plainly
 from pipeline.output.plain_text import printable
-from pipeline.output.progress import hidden_progress
+from pipeline.output.progress import progress as show_progress
 from pipeline.params import Data, Params
 from pipeline.runtime.sessions import SESSIONS
 from pipeline.stages.ingest import IngestResult
@@ -63,24 +63,24 @@ def train(
     tested = None if test is None else _test_rows(test, params.data)
     accepted = accept(given, tested, params)
     warn_of_rows_set_aside(accepted, len(given.texts))
+    folder = new_folder()
+    log_plainly()
+    with show_progress(is_shown=progress):
+        _train(accepted, params, project, folder, is_tracked=track)
+    rows = TrainedOn(accepted.rows, accepted.test, settings, params, project)
+    return open_trained(folder, f"trained here as {name}", rows)
+
+
+def _train(accepted: IngestResult, params: Params, project: Path, folder: ModelFolder, *, is_tracked: bool) -> None:
     from pipeline.in_memory.fine_tuning import Workplace, train_and_score  # torch takes seconds to import
     from pipeline.tracking.borrowed import borrowed_mlflow
 
-    folder = new_folder()
-    log_plainly()
-    with (
-        borrowed_mlflow() if track else nullcontext(),
-        private_home(project) as home,
-        hidden_progress(not progress),
-    ):
-        place = Workplace(home, project, folder.exported)
-        scored = train_and_score(accepted, params, place, is_tracked=track)
+    with borrowed_mlflow() if is_tracked else nullcontext(), private_home(project) as home:
+        scored = train_and_score(accepted, params, Workplace(home, project, folder.exported), is_tracked=is_tracked)
         write_scores(folder.package, scored.metrics, scored.report)
         if scored.abstain:
             write_json(folder.package / ABSTAIN_FILE, scored.abstain)
         complete(folder)
-    rows = TrainedOn(accepted.rows, accepted.test, settings, params, project)
-    return open_trained(folder, f"trained here as {name}", rows)
 
 
 def as_rows(texts: Any, labels: Any, groups: Any, data: Data) -> GivenRows:

@@ -11,18 +11,24 @@ _hidden = ContextVar("hidden", default=False)
 
 def progress_bar(*rows: Any, disable: bool = False, **options: Any) -> Any:
     """Return a bar of tqdm; without ipywidgets, a notebook shows it as text."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the advice to install ipywidgets
-        from tqdm.auto import tqdm
-
-    return tqdm(*rows, mininterval=1.0, dynamic_ncols=True, disable=disable or _hidden.get(), **options)
+    bar = _bar_of_this_place()
+    return bar(*rows, mininterval=1.0, dynamic_ncols=True, disable=disable or _hidden.get(), **options)
 
 
 @contextmanager
-def hidden_progress(is_hidden: bool = True) -> Iterator[None]:
-    """Show no bars within the context."""
-    token = _hidden.set(is_hidden)
+def progress(*, is_shown: bool) -> Iterator[None]:
+    """Show bars within the context, or none; libraries imported in it do not ask a notebook's reader for ipywidgets."""
+    _bar_of_this_place()
+    token = _hidden.set(not is_shown)
     try:
         yield
     finally:
         _hidden.reset(token)
+
+
+def _bar_of_this_place() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the advice to install ipywidgets comes at the first import
+        from tqdm.auto import tqdm
+
+    return tqdm
