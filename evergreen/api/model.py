@@ -71,8 +71,8 @@ class EvergreenModel:
 
     @property
     def scores(self) -> ModelScores | None:
-        """The scores on its test rows, from its folder or its MLflow run; None where neither has them."""
-        return read_scores(self._package.folder, self.run_id)
+        """The scores on its test rows, beside the frozen control; None where its folder does not hold them."""
+        return read_scores(self._package.folder)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model to a new folder, which `evergreen.load` and `evergreen predict --model` read; return the folder.

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from evergreen.api.columns import table_columns, values
 from evergreen.api.model import EvergreenModel
 from evergreen.api.project import find_project, private_home
-from evergreen.api.scores import write_scores
 from evergreen.api.settings import read_settings
 from evergreen.api.to_pipeline import TrainedOn
 from pipeline.abstention import ABSTAIN_FILE
+from pipeline.card.facts import CARD, card_content
 from pipeline.data.records import write_json
 from pipeline.errors import InputError
 from pipeline.in_memory.given_rows import GivenRows, accept
@@ -77,7 +77,8 @@ def _train(accepted: IngestResult, params: Params, project: Path, folder: ModelF
 
     with borrowed_mlflow() if is_tracked else nullcontext(), private_home(project) as home:
         scored = train_and_score(accepted, params, Workplace(home, project, folder.exported), is_tracked=is_tracked)
-        write_scores(folder.package, scored.metrics, scored.report)
+        card = card_content(scored.metrics, scored.report, accepted.report, keeps_texts=params.log.text == "keep")
+        write_json(folder.package / CARD, card)
         if scored.abstain:
             write_json(folder.package / ABSTAIN_FILE, scored.abstain)
         complete(folder)

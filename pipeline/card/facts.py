@@ -47,12 +47,19 @@ class CardFacts(NamedTuple):
 
 def card_of(evaluation: Path, ingested: Path, *, keeps_texts: bool) -> dict[str, Any]:
     """Return the content of `card.json` from the reports of stages; it quotes texts only where the policy keeps them."""
-    report = read_report(evaluation / "report.json")
-    if not keeps_texts:
-        report |= {"confused_pairs": [{**pair, "texts": []} for pair in report.get("confused_pairs", [])]}
-    data = read_report(ingested)
-    data.pop("near_duplicates", None)  # holds texts, and tells nothing of the model
-    return {"scores": read_report(evaluation / "metrics.json"), "report": report, "data": data}
+    reports = (read_report(path) for path in (evaluation / "metrics.json", evaluation / "report.json", ingested))
+    return card_content(*reports, keeps_texts=keeps_texts)
+
+
+def card_content(
+    scores: Mapping[str, Any], report: Mapping[str, Any], data: Mapping[str, Any], *, keeps_texts: bool
+) -> dict[str, Any]:
+    """Return the content of `card.json` from metrics and report of stage `evaluate` and the report of stage `ingest`."""
+    pairs = [pair if keeps_texts else {**pair, "texts": []} for pair in report.get("confused_pairs", [])]
+    about = {
+        name: value for name, value in data.items() if name != "near_duplicates"
+    }  # holds texts, and tells nothing of the model
+    return {"scores": dict(scores), "report": {**report, "confused_pairs": pairs}, "data": about}
 
 
 def read_facts(folder: Path, title: str, base: str) -> CardFacts:
