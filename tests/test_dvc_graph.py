@@ -16,7 +16,7 @@ import yaml
 from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
-OUTPUT = ("__init__", "plain_logs", "plain_text", "terminal")
+OUTPUT = ("__init__", "plain_logs", "plain_text", "progress", "terminal")
 TRACKING = ("__init__", "address", "descriptions", "logged_models", "pyfunc_model", "registry", "runs", "store")
 EXEMPT = {
     *(f"pipeline/{name}.py" for name in ("errors", "home", "loopback", "process_identity")),
@@ -191,7 +191,7 @@ def test_logged_sections_finds_the_calls_of_every_stage_that_logs() -> None:
     logged = {stage.name: logged_sections(stage.source) for stage in STAGES}
     assert {name: sections for name, sections in logged.items() if sections} == {
         "train": {"data", "split", "spread", "model", "train"},
-        "evaluate": {"evaluate"},
+        "evaluate": {"abstain", "evaluate"},
         "reference": {"reference"},
         "export": {"export"},
         "select_session": {"session"},
