@@ -56,9 +56,7 @@ def card_content(
 ) -> dict[str, Any]:
     """Return the content of `card.json` from metrics and report of stage `evaluate` and the report of stage `ingest`."""
     pairs = [pair if keeps_texts else {**pair, "texts": []} for pair in report.get("confused_pairs", [])]
-    about = {
-        name: value for name, value in data.items() if name != "near_duplicates"
-    }  # holds texts, and tells nothing of the model
+    about = {name: value for name, value in data.items() if name != "near_duplicates"}  # of rows, with texts; not of the model
     return {"scores": dict(scores), "report": {**report, "confused_pairs": pairs}, "data": about}
 
 
