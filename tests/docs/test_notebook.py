@@ -10,7 +10,6 @@ from typing import Any
 import nbclient
 import nbformat
 import pytest
-from traitlets.config import Config
 
 from tests.conftest import ROOT, Project, copy_made
 
@@ -45,9 +44,8 @@ def test_every_cell_runs_in_a_real_kernel(made: Project, tmp_path: Path, monkeyp
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(target, as_version=4)
     stored = {cell["id"]: cell["source"] for cell in notebook.cells}
-    by_sockets = Config({"ConnectionFileMixin": {"transport": "ipc"}})  # no port is taken
     resources = {"metadata": {"path": str(target.parent)}}
-    nbclient.NotebookClient(notebook, config=by_sockets, timeout=1500, resources=resources).execute()
+    nbclient.NotebookClient(notebook, startup_timeout=600, timeout=1500, resources=resources).execute()
     assert {cell["id"]: cell["source"] for cell in notebook.cells} == stored
     assert text_of(notebook, "trained.scores").startswith("accuracy ")
     assert "frozen control" in text_of(notebook, "trained.scores")
