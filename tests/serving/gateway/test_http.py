@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+import evergreen
 from pipeline.session.golden_answers import read_golden
 from serving.batch_prediction.gateway_model import GatewayModel
 from serving.gateway_client import http_sender
@@ -201,6 +202,20 @@ def test_a_batch_gets_the_answers_of_single_requests_with_all_probabilities(runn
         assert answer.label == max(shares, key=shares.__getitem__)
         assert shares[answer.label] == pytest.approx(answer.confidence, abs=1e-3)
         assert sum(shares.values()) == pytest.approx(1, abs=5e-3)
+
+
+def test_a_model_loaded_in_python_answers_as_the_gateway(
+    running: Running, made: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_HOME", str(running.stack.home))
+    loaded = evergreen.load("champion")
+    texts = read_golden(made / "artifacts/session").texts
+    url = f"http://{running.stack.params.gateway.host}:{running.stack.params.gateway.port}"
+    asked = GatewayModel(url, http_sender(url, {}))
+    answers = asked.predict(texts)
+    assert (loaded.version, loaded.labels) == (asked.version, list(asked.labels))
+    assert loaded.predict(texts) == [answer.label for answer in answers]
+    np.testing.assert_allclose(loaded.predict_proba(texts), [answer.probabilities for answer in answers], atol=2e-3)
 
 
 def test_feedback_is_a_label_or_a_proposal_and_the_same_twice_counts_once(running: Running) -> None:
