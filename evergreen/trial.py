@@ -1,6 +1,5 @@
 """`evergreen try`: a trial of other settings. It ends with its scores; nothing is exported, packaged or published."""
 
-import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -14,17 +13,19 @@ from evergreen.repro import BIN, Command, run_step, table
 
 if TYPE_CHECKING:
     from pipeline.params import Params
+    from pipeline.row_predictions import RowPrediction
 
-EVALUATION = Path("artifacts/evaluation")
+EVALUATION, ORIGIN = Path("artifacts/evaluation"), Path("artifacts/model/origin.json")
 STAGE = "evaluate"  # the last stage of a trial
 LEVEL = 0.05  # of the test against the last trial
 
 
 class TrialScores(NamedTuple):
-    """The scores of an evaluation, and the label of each test row with its prediction."""
+    """The scores of an evaluation, the predictions for its test rows, and the model's run in MLflow, None without one."""
 
     metrics: dict[str, dict[str, float]]
-    rows: list[tuple[str, str]]  # (actual, predicted)
+    rows: list["RowPrediction"]
+    run_id: str | None
 
 
 def run_trial(
@@ -36,30 +37,33 @@ def run_trial(
 
     overrides = set_param or []
     print_findings(None, overrides)
-    settings_before, before = load_params(), read_scores(EVALUATION)
+    settings_before, before = load_params(), read_scores(EVALUATION, ORIGIN)
     named = ("--name", name) if name else ()
     settings = [part for override in overrides for part in ("-S", override)]
     timings = run_step(Command("dvc exp run", (str(BIN / "dvc"), "exp", "run", *named, *settings, STAGE)))
-    after = read_scores(EVALUATION)
+    after = read_scores(EVALUATION, ORIGIN)
     assert after is not None, f"dvc succeeded, so it has written {EVALUATION}"  # noqa: S101
     out.print(table(timings))
     out.print(scores_table(after, before))
     if before:
         out.print(comparison(before, after))
     out.print("next:")
-    for command, reason in next_steps(overrides, settings_before).items():
+    last_run = before.run_id if before and before.run_id != after.run_id else None
+    for command, reason in next_steps(overrides, settings_before, last_run).items():
         out.print(f"  {command:<45} {reason}")
 
 
-def read_scores(folder: Path) -> TrialScores | None:
+def read_scores(folder: Path, origin: Path) -> TrialScores | None:
     """Return the scores of the last evaluation, None before the first."""
+    from pipeline.row_predictions import PREDICTIONS_FILE, read_predictions
+
+    predictions = folder / PREDICTIONS_FILE
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        with (folder / "confusion.csv").open(newline="", encoding="utf-8") as file:
-            rows = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
+        metrics, trained = (json.loads(path.read_text(encoding="utf-8")) for path in (folder / "metrics.json", origin))
+        rows = read_predictions(predictions, str(predictions)) if predictions.is_file() else []  # an older release wrote none
     except FileNotFoundError:
         return None
-    return TrialScores(metrics, rows)
+    return TrialScores(metrics, rows, trained["mlflow_run_id"])
 
 
 def scores_table(after: TrialScores, before: TrialScores | None) -> Table:
@@ -75,25 +79,29 @@ def scores_table(after: TrialScores, before: TrialScores | None) -> Table:
 
 
 def comparison(before: TrialScores, after: TrialScores) -> str:
-    """Say in one line whether the trial is better than the last one, by McNemar's test on the same test rows."""
-    if [actual for actual, _ in before.rows] != [actual for actual, _ in after.rows]:
+    """Say in one line whether the trial is better than the last one, by McNemar's test on the test rows in common."""
+    old = {row.id: row.predicted for row in before.rows}
+    pairs = [(old[row.id] == row.label, row.predicted == row.label) for row in after.rows if row.id in old]
+    if not pairs:
         return "the last one had other test rows, so the two cannot be compared row by row"
-    from pipeline.metrics import mcnemar
-
-    pairs = [(a == old, a == new) for (a, old), (_, new) in zip(before.rows, after.rows, strict=True)]
+    common = "" if len(pairs) == len(after.rows) == len(before.rows) else f"of {len(pairs)} test rows in common, "
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
     if not gained and not lost:
-        return "every test row is right or wrong as before"
+        return f"{common}every test row is right or wrong as before"
+    from pipeline.metrics import mcnemar
+
     p = mcnemar(gained, lost)
     verdict = (
         f"{'better' if gained > lost else 'worse'} than the last one" if p < LEVEL else "no clear difference to the last one"
     )
-    return f"{gained} test rows gained, {lost} lost: {verdict} (McNemar, p = {p:.2g})"
+    return f"{common}{gained} are newly right, {lost} newly wrong: {verdict} (McNemar, p = {p:.2g})"
 
 
-def next_steps(overrides: list[str], before: "Params") -> dict[str, str]:
-    """Return commands with their reasons."""
+def next_steps(overrides: list[str], before: "Params", last_run: str | None) -> dict[str, str]:
+    """Return commands with their reasons; `last_run` is the last model's run in MLflow, None where there is no other."""
     steps = {"make repro": "finish this one: export, session and package, from these settings"}
+    if last_run:
+        steps[f".venv/bin/evergreen compare {last_run}"] = "show the classes and texts whose answers changed"
     if undo := " ".join(filter(None, (_undo(override, before) for override in overrides))):
         steps[f".venv/bin/evergreen try {undo}"] = "return to the settings before: its scores come from the cache"
     steps["make ui"] = "look at every trial in MLflow"
