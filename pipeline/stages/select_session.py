@@ -152,12 +152,12 @@ def held_out(val: list[Example], test: list[Example]) -> HeldOut:
     return HeldOut([row.text for row in rows], np.array(labels_of(rows)), np.arange(len(rows)) >= len(val))
 
 
-def sketch_training_texts(classifier: Classifier, rows: list[Example], folder: Path, params: Params) -> None:
-    """Write up to `session.training_texts` training rows with their sketches by the chosen session; nothing for 0."""
+def answer_training_texts(classifier: Classifier, rows: list[Example], folder: Path, params: Params) -> None:
+    """Write up to `session.training_texts` training rows with the outputs of the chosen session; nothing for 0."""
     drawn = [rows[row] for row in draw_evenly(labels_of(rows), params.session.training_texts, params.split.seed)]
     if drawn:
-        sketch = classifier.predict([row.text for row in drawn]).sketch
-        write_training_texts(folder / TRAINING_TEXTS, drawn, sketch, keeps_texts=params.log.text == "keep")
+        outputs = classifier.predict([row.text for row in drawn])
+        write_training_texts(folder / TRAINING_TEXTS, drawn, outputs, keeps_texts=params.log.text == "keep")
 
 
 def write(selection: Selection, settings: Session, folder: Path) -> None:
@@ -196,7 +196,7 @@ def main() -> None:
     with stage_run("select_session", settings, find_home(), continues=origin["mlflow_run_id"]) as run:
         selection = select_session(sessions, held_out(val, test), outputs, clock=time.perf_counter)
         write(selection, params.session, args.out)
-        sketch_training_texts(selection.classifier, train, args.out, params)
+        answer_training_texts(selection.classifier, train, args.out, params)
         log_to(run, selection, args.out)
     golden = f"{len(selection.golden.texts)} golden answers of {selection.session} → {args.out}"
     print_lines(f"{format_table(selection.candidates)}\n{golden}")

@@ -1,4 +1,4 @@
-"""Finds the training texts of a version that are nearest to a text, by the sketches that the model makes of both."""
+"""Finds the training texts of a version that are nearest to a text, by the model's outputs for both."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -39,12 +39,12 @@ async def find_neighbours(text: str, version: int, params: Params, home: Path) -
     try:
         outputs = await connection.infer(model_name(version), [text], TIMEOUT_S)
     except TritonError as error:
-        return Neighbours([], f"Triton gave no sketch of this text: {error.what}")
+        return Neighbours([], f"Triton gave no vector of this text: {error.what}")
     finally:
         await connection.close()
-    if outputs.sketch.shape[1] != known.sketch.shape[1]:
+    if outputs.sketch.shape[1:] != known.sketch.shape[1:] or outputs.probabilities.shape[1:] != known.log_odds.shape[1:]:
         return Neighbours([], f"Triton serves another model as version {version} than this home holds")
-    return Neighbours(nearest(known, outputs.sketch[0], SHOWN))
+    return Neighbours(nearest(known, outputs, SHOWN))
 
 
 def training_texts(home: Path, version: int) -> TrainingTexts | None:

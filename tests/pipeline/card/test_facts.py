@@ -11,6 +11,7 @@ from pipeline.card.facts import CARD, CardFacts, card_of, limits, read_facts, sc
 from pipeline.card.training_texts import TRAINING_TEXTS, write_training_texts
 from pipeline.data.records import Example, write_json
 from pipeline.reference_profile import Reference, save_reference
+from pipeline.runtime.outputs import ModelOutputs
 from tests.pipeline.sharing.test_model_card import DATA, FACTS, LABELS, REPORT, SCORES
 
 BOOTSTRAP = (50, 0.95, 1)
@@ -34,7 +35,12 @@ def version_folder(home: Path, card: dict[str, Any] | None, texts: list[str]) ->
     if card is not None:
         write_json(folder / CARD, card)
     rows = [Example(id=str(n), text=text, label="refund") for n, text in enumerate(texts)]
-    write_training_texts(folder / TRAINING_TEXTS, rows, np.zeros((len(rows), 2), np.float16), keeps_texts=True)
+    count = len(rows)
+    outputs = ModelOutputs(
+        ["refund"] * count, np.ones((count, 2), np.float32), np.zeros((count, 2), np.float16), np.ones(count, np.int32),
+        np.ones(count, np.float32),
+    )  # fmt: skip
+    write_training_texts(folder / TRAINING_TEXTS, rows, outputs, keeps_texts=True)
     return folder
 
 
