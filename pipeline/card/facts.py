@@ -16,6 +16,7 @@ import numpy as np
 from pipeline import metrics
 from pipeline.card.training_texts import TRAINING_TEXTS, read_training_texts
 from pipeline.data.records import read_json
+from pipeline.errors import InputError
 from pipeline.output.plain_text import join_names
 from pipeline.reference_profile import load_reference, measured_labels
 
@@ -68,7 +69,7 @@ def read_facts(folder: Path, title: str, base: str) -> CardFacts:
     exported = read_json(folder / "1" / "model.json", "the packaged model")
     lineage, card = read_report(folder / "lineage.json"), read_report(folder / CARD)
     logged = {name: str(value) for name, value in lineage.get("inputs", {}).get("params", {}).items()}
-    base_model, texts = logged.get("model.base", base), folder / TRAINING_TEXTS
+    base_model = logged.get("model.base", base)
     return CardFacts(
         title=title,
         base_model=HUB_IDS.get(base_model, base_model),
@@ -82,7 +83,7 @@ def read_facts(folder: Path, title: str, base: str) -> CardFacts:
         data=card.get("data", {}),
         session=read_report(folder / "session.json"),
         is_adapter=logged.get("model.method") == "lora",
-        scripts=scripts_of(read_training_texts(texts).texts) if texts.is_file() else (),
+        scripts=_scripts(folder / TRAINING_TEXTS),
     )
 
 
@@ -168,6 +169,14 @@ def scripts_of(texts: Iterable[str | None]) -> list[str]:
         scripts[unicodedata.name(letter, "unknown").partition(" ")[0].capitalize()] += count
     least = SCRIPT_SHARE * scripts.total()
     return [name for name, count in scripts.most_common() if count >= least]
+
+
+def _scripts(texts: Path) -> Sequence[str]:
+    """Return the scripts of the training texts; none where no text was kept, or another release wrote the file."""
+    try:
+        return scripts_of(read_training_texts(texts).texts) if texts.is_file() else ()
+    except InputError:
+        return ()
 
 
 def _listed(names: Sequence[str]) -> str:
