@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -103,10 +103,15 @@ def test_the_repository_holds_no_symbolic_link_and_no_workflow_of_a_forge() -> N
 
 def test_yaml_repeats_no_key() -> None:
     """YAML takes the last of two equal keys in silence."""
-    for path in tracked_files():
-        if path.suffix in (".yaml", ".yml"):
-            for document in yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
-                check_keys(document, path)
+    files = [path for path in tracked_files() if path.suffix in (".yaml", ".yml")]
+    documents = [
+        (path, document)
+        for path in files
+        for document in yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    ]
+    assert [fault for path, document in documents for fault in repeated_keys(document, path)] == []
+    repeated = yaml.compose("a: {b: [{c: 1, d: 2, c: 3}]}", Loader=yaml.SafeLoader)
+    assert list(repeated_keys(repeated, Path("x.yaml"))) == ["x.yaml:1 repeats a key"]
 
 
 def style_of(path: Path) -> Callable[[str], Iterable[Fault]] | None:
@@ -171,12 +176,13 @@ def test_good_style_is_not_reported() -> None:
     assert list(shell_faults(f'{BASH}cd "$(dirname "$0")/.."\n')) == []
 
 
-def check_keys(node: yaml.Node | None, path: Path) -> None:
+def repeated_keys(node: yaml.Node | None, path: Path) -> Iterator[str]:
+    """Yield where a mapping holds a key twice."""
+    children = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
-        assert len(keys) == len(set(map(str, keys))), f"{path}:{node.start_mark.line + 1} repeats a key"
-        for _, value in node.value:
-            check_keys(value, path)
-    if isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            check_keys(value, path)
+        keys = [str(key.value) for key, _ in node.value]
+        if len(keys) != len(set(keys)):
+            yield f"{path}:{node.start_mark.line + 1} repeats a key"
+        children = [value for _, value in node.value]
+    for child in children:
+        yield from repeated_keys(child, path)

@@ -202,6 +202,9 @@ def test_a_card_is_updated_while_its_incident_lives(alerts: Alerts, tmp_path: Pa
             report["at"], report["signals"][0]["log_e"] = "2026-09-21T14:04:20+00:00", 8.5  # type: ignore[index]
             now[0] += alerts.evaluate_s
             inbox.wait(lambda state: "8.5 now, back under" in state["incidents"][0]["lines"][0]["evidence"])
+            page = inbox.page()
+    assert "8.5 now, back under" in page
+    assert "14.8, over" not in page
 
 
 def test_everything_in_a_message_is_escaped(alerts: Alerts, tmp_path: Path) -> None:

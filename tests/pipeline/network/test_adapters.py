@@ -23,6 +23,7 @@ from pipeline.network.classifier import (
 )
 from pipeline.params import Model, Params
 from tests.pipeline.network.tiny_bert import WORDS, save_tiny_bert, tiny_classifier
+from tests.refusals import error_of
 
 IDS = torch.randint(1, WORDS, (4, 9), generator=torch.Generator().manual_seed(1))
 MASK = torch.ones_like(IDS)
@@ -125,7 +126,11 @@ def test_a_module_that_the_base_does_not_have_is_refused_in_a_moment_with_the_ne
 
 
 def test_modules_can_be_named_by_the_end_of_their_path(folder: Path, model: Model) -> None:
-    check_lora(folder, model.model_copy(update={"lora_targets": "self.query, output.dense"}))
+    named = model.model_copy(update={"lora_targets": "self.query, output.dense"})
+    assert error_of(check_lora, folder, named) == ""
+    modules = {name for name, module in build_classifier(folder, 3, named).named_modules() if hasattr(module, "lora_A")}
+    assert len(modules) == 2 * (1 + 2)  # in each layer the query, and the dense part of both outputs
+    assert all(name.endswith(("self.query", "output.dense")) for name in modules)
 
 
 @pytest.mark.parametrize("quantise", ["8bit", "4bit"])

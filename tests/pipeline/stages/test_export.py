@@ -28,6 +28,7 @@ from pipeline.stages.export import (
     try_packed,
 )
 from tests.conftest import Project
+from tests.refusals import error_of
 
 GOOD = Parity(shapes=30, max_abs_logit=1e-6, max_abs_sketch=1e-7, arg_max_equal=True)
 
@@ -57,7 +58,7 @@ def compare(trained: TrainedModel, made: Project, settings: Export, *, head: flo
 
 
 def test_the_gate_lets_an_equal_model_through(settings: Export) -> None:
-    require_parity(GOOD, settings)
+    assert error_of(require_parity, GOOD, settings) == ""
 
 
 @pytest.mark.parametrize(
@@ -78,14 +79,14 @@ def test_the_gate_refuses_different_outputs(fault: dict[str, Any], settings: Exp
 
 
 def test_the_limit_itself_passes(settings: Export) -> None:
-    require_parity(GOOD._replace(max_abs_logit=settings.parity_atol), settings)
+    assert error_of(require_parity, GOOD._replace(max_abs_logit=settings.parity_atol), settings) == ""
 
 
 def test_the_written_verdict_passes_the_gate_on_every_shape(made: Project) -> None:
     export = made.params.export
     for graph, values in json.loads((made / "artifacts/export/parity.json").read_text()).items():
         stored = Parity(**values)
-        require_parity(stored, export)
+        assert error_of(require_parity, stored, export) == ""
         assert stored.shapes == len(parity_shapes(export, made.params.model.max_pieces)), graph
 
 

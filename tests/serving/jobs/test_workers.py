@@ -187,6 +187,8 @@ def test_a_result_that_is_not_json_is_a_failed_attempt(state: sa.Engine, setting
             await until(lambda: counted(state, "failed") == 1)
 
     asyncio.run(run())
+    failed = rows(state)["a"]
+    assert (failed.status, failed.result, failed.attempts) == ("failed", None, 3)
 
 
 def test_a_lease_is_renewed_for_as_long_as_the_answer_takes(state: sa.Engine, settings: Jobs) -> None:

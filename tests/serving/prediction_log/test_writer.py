@@ -363,6 +363,7 @@ def test_a_buffer_smaller_than_a_segment_still_empties(tmp_path: Path, settings:
         for n in range(5):
             log.add(row(n))
         until(lambda: log.rows_written == 5)
+    assert (log.rows_dropped, log.segments) == (0, 1)
 
 
 def test_an_outage_is_logged_once_and_costs_no_row(tmp_path: Path, settings: Log, frail: type[FrailStore]) -> None:

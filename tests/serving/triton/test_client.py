@@ -16,6 +16,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
+from pipeline.data.records import read_json
 from pipeline.errors import ToolError
 from pipeline.metrics import softmax
 from pipeline.network.inference import infer_in_batches
@@ -25,7 +26,7 @@ from pipeline.runtime.model_files import model_digest
 from pipeline.runtime.outputs import ModelOutputs
 from pipeline.runtime.pieces import to_pieces
 from pipeline.runtime.text import clean
-from serving.release.manifest import repository
+from serving.release.manifest import MANIFEST, repository
 from serving.release.publish import publish
 from serving.release.signature import read_signed
 from serving.release.signing_keys import trusted_folder, trusted_keys
@@ -165,7 +166,8 @@ def test_only_the_owner_can_read_the_admin_key_and_what_goes_to_the_models(serve
 
 
 def test_a_version_that_is_served_still_holds_exactly_what_was_signed(served: Served) -> None:
-    read_signed(repository(served.home) / "intent-1", trusted_keys(trusted_folder(served.home)))
+    folder = repository(served.home) / "intent-1"
+    assert read_signed(folder, trusted_keys(trusted_folder(served.home))) == read_json(folder / MANIFEST)
 
 
 SLOW = """
