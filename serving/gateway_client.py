@@ -5,9 +5,8 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-from pipeline.errors import InputError
+from serving.processes.addresses import split_url
 
 TIMEOUT_S = 60.0
 Headers = Mapping[str, str]
@@ -39,19 +38,14 @@ Send = Callable[[str, str, bytes | None], Reply]  # method, path, body
 
 def http_sender(url: str, headers: Headers) -> Send:
     """Return a function that sends requests to the gateway at this URL; each thread keeps a connection of its own."""
-    try:
-        parts = urlsplit(url)
-        host, port, prefix = parts.hostname, parts.port, parts.path.rstrip("/")
-    except ValueError:  # of brackets or of the port
-        parts, host = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not host:
-        raise InputError(url, "this is not an http:// or https:// address", "for example: http://127.0.0.1:8080")
+    parts = split_url(url, "http", "https")
+    host, prefix = str(parts.hostname), parts.path.rstrip("/")
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     local = threading.local()
     sent = {"content-type": "application/json", **headers}
 
     def send(method: str, path: str, body: bytes | None) -> Reply:
-        connection = getattr(local, "connection", None) or connect(host, port, timeout=TIMEOUT_S)
+        connection = getattr(local, "connection", None) or connect(host, parts.port, timeout=TIMEOUT_S)
         local.connection = connection
         try:
             connection.request(method, prefix + path, body, sent)

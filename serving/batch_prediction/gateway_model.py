@@ -25,7 +25,7 @@ class GatewayModel:
     Where a new champion with the same labels takes over, the rest is answered by that.
     """
 
-    chunk, calls = CALL_TEXTS, CALLS
+    chunk, calls, is_remote = CALL_TEXTS, CALLS, True
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class GatewayModel:
             if reply.status in (422, TOO_MUCH) and len(texts) == 1:
                 return [unanswered(f"the gateway refuses the text: {reply.message}")]
             if reply.code == "version_not_served":
-                self._follow_champion(version)
+                self._follow_champion(version, begun)
             elif reply.status == TOO_MUCH:
                 self._call_texts = self._most_texts = len(texts) // 2
                 texts = texts[: self._call_texts]
@@ -91,13 +91,18 @@ class GatewayModel:
             raise ToolError(self._url, what, "start it: make serve; or predict without a gateway: leave --gateway out")
         self._sleep(reply.retry_after_s or WAIT_S)
 
-    def _follow_champion(self, gone: int) -> None:
-        """Ask the new champion when the version is not served any more; raise `ToolError` when its labels differ."""
+    def _follow_champion(self, gone: int, begun: float) -> None:
+        """Ask the new champion when the version is not served any more; raise `ToolError` when its labels differ.
+
+        Wait where the version is still champion: during a swap the gateway knows sooner than its routes do.
+        """
         with self._routes_lock:
             if self.version != gone:
                 return  # the other thread has done it
             labels, version = self._read_routes()
-            if version == gone or list(labels) != list(self.labels):
+            if version == gone:
+                self._wait(Reply(503, {}, WAIT_S, f"version {gone} is champion, but is not served"), begun)
+            elif list(labels) != list(self.labels):
                 what = f"version {gone} is not served any more, and version {version} has other labels"
                 raise ToolError(self._url, what, "run the command again: it will ask the new version for all rows")
             self.version = version

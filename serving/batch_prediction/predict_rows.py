@@ -4,8 +4,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -55,13 +57,15 @@ class BatchModel(Protocol):
     def chunk(self) -> int: ...
     @property
     def calls(self) -> int: ...
+    @property
+    def is_remote(self) -> bool: ...  # a call may wait for minutes
     def predict(self, texts: Sequence[str]) -> list[RowAnswer]: ...
 
 
 class OfflineModel:
     """A packaged model in this process."""
 
-    chunk, calls = OFFLINE_CHUNK, 1
+    chunk, calls, is_remote = OFFLINE_CHUNK, 1, False
 
     def __init__(self, classifier: "Classifier", version: int | None, abstention: Abstention) -> None:
         self.labels: Sequence[str] = classifier.labels
@@ -99,20 +103,55 @@ class OfflineModel:
 def predict_rows(rows: Iterable[InputRow], model: BatchModel) -> Iterator[list[PredictedRow]]:
     """Yield the predicted rows, chunk by chunk, in the order of the rows.
 
-    At most `calls + 1` chunks are read and not yet yielded, so that the model computes while rows are read and written.
+    At most `calls + 1` chunks are read and not yet yielded, so that the model computes while rows are read and written. A run
+    that is stopped leaves the calls to a remote model behind.
     """
     waiting: deque[tuple[list[InputRow], Future[list[RowAnswer]]]] = deque()
-    unread = iter(rows)
-    with ThreadPoolExecutor(model.calls) as pool:
-        try:
-            while chunk := list(islice(unread, model.chunk)):
-                waiting.append((chunk, pool.submit(model.predict, [row.text for row in chunk if row.text is not None])))
-                if len(waiting) > model.calls:
-                    yield _joined(*waiting.popleft())
-            while waiting:
+    unread, callers = iter(rows), _Callers(model)
+    try:
+        while chunk := list(islice(unread, model.chunk)):
+            waiting.append((chunk, callers.submit([row.text for row in chunk if row.text is not None])))
+            if len(waiting) > model.calls:
                 yield _joined(*waiting.popleft())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while waiting:
+            yield _joined(*waiting.popleft())
+    finally:
+        callers.stop(answers for _, answers in waiting)
+
+
+class _Callers:
+    """Threads that call the model, as many at once as it takes. At its end, Python waits for an executor's, and not for these."""
+
+    def __init__(self, model: BatchModel) -> None:
+        self._model = model
+        self._calls: SimpleQueue[tuple[Future[list[RowAnswer]], list[str]] | None] = SimpleQueue()
+        self._threads = [Thread(target=self._answer, name="predict", daemon=True) for _ in range(model.calls)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, texts: list[str]) -> Future[list[RowAnswer]]:
+        """Return the future answers to these texts."""
+        answers: Future[list[RowAnswer]] = Future()
+        self._calls.put((answers, texts))
+        return answers
+
+    def stop(self, unused: Iterable[Future[list[RowAnswer]]]) -> None:
+        """End the threads after the calls that have begun; wait for those of a model in this process."""
+        for answers in unused:
+            answers.cancel()
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in [] if self._model.is_remote else self._threads:
+            thread.join()
+
+    def _answer(self) -> None:
+        while call := self._calls.get():
+            answers, texts = call
+            if answers.set_running_or_notify_cancel():
+                try:
+                    answers.set_result(self._model.predict(texts))
+                except BaseException as error:  # raised again where the answers are read
+                    answers.set_exception(error)
 
 
 def _joined(chunk: list[InputRow], answers: Future[list[RowAnswer]]) -> list[PredictedRow]:

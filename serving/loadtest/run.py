@@ -13,7 +13,8 @@ from pipeline.errors import InputError
 from serving.loadtest.plan import Load, make_plan
 from serving.loadtest.result import Result, make_result
 from serving.loadtest.sender import GiveUp, Sender, Wire
-from serving.loadtest.targets import Answer, Target, encoder, split_url
+from serving.loadtest.targets import Answer, Target, encoder
+from serving.processes.addresses import split_url
 
 Check = Callable[[str, Answer], bool]  # text, answer → is it correct
 Progress = Callable[[float, int, int, int], None]  # seconds since the start, requests sent, ended, failed
@@ -64,7 +65,7 @@ def expect_labels(labels: Mapping[str, str]) -> Check:
 
 def resolve(url: str) -> tuple[str, int]:
     """Return IP address (IPv4 if there is one) and port of a URL; raises `InputError` for an unknown host name."""
-    parts = split_url(url)
+    parts = split_url(url, "http")
     try:
         addresses = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
     except OSError as error:

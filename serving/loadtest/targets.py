@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
 import orjson
 
 from pipeline.errors import InputError
+from serving.processes.addresses import split_url
 
 
 class Answer(NamedTuple):
@@ -76,17 +76,9 @@ def http_target(url: str, *, method: str, template: str, headers: Mapping[str, s
     return Target("http", url, method, headers, body, read)
 
 
-def split_url(url: str) -> SplitResult:
-    """Return the parts of an http:// address; raises `InputError` for any other."""
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise InputError(url, "this is not an http:// address", "for example: http://127.0.0.1:8080")
-    return parts
-
-
 def encoder(target: Target) -> Callable[[str, int], bytes]:
     """Return a function from a text and the request's number to the encoded request."""
-    parts = split_url(target.url)
+    parts = split_url(target.url, "http")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     defaults = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
     given = {name.lower() for name in target.headers}
@@ -122,4 +114,4 @@ def _read_triton(answer: bytes, json_bytes: int) -> Answer:
 
 
 def _with_path(url: str, path: str) -> str:
-    return url if split_url(url).path.strip("/") else url.rstrip("/") + path
+    return url if split_url(url, "http").path.strip("/") else url.rstrip("/") + path

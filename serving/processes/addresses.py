@@ -2,6 +2,9 @@
 
 import os
 from typing import Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pipeline.errors import InputError
 
 Service = Literal["gateway", "monitor", "console", "receiver", "controller", "inbox", "alertmanager", "prometheus", "mlflow"]
 VARIABLES: dict[Service, str] = {
@@ -46,3 +49,16 @@ def authority(host: str, port: int) -> str:
     '[::1]:8080'
     """
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_url(url: str, *schemes: str) -> SplitResult:
+    """Return the parts of an HTTP address, whose port can be read; raises `InputError` for any other."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in schemes and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # of brackets or of the port
+        is_usable = False
+    if not is_usable:
+        kinds = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise InputError(url, f"this is not an {kinds} address", "for example: http://127.0.0.1:8080")
+    return parts

@@ -120,6 +120,16 @@ def test_a_new_champion_with_the_same_labels_takes_over(gateway: Gateway) -> Non
         model.predict(["a"])
 
 
+def test_a_champion_that_is_not_served_yet_is_waited_for(gateway: Gateway) -> None:
+    model = gateway.model()
+    gateway.refusals = [refusal(404, "version_not_served")] * 3
+    assert [answer.version for answer in model.predict(["a"])] == [1]
+    assert gateway.slept == [1.0, 1.0, 1.0]
+    gateway.refusals = [refusal(404, "version_not_served")] * 1000
+    with pytest.raises(ToolError, match="no answer for 120 seconds: version 1 is champion, but is not served"):
+        model.predict(["a"])
+
+
 @pytest.mark.parametrize(
     ("reply", "error", "what"),
     [
@@ -169,12 +179,6 @@ def test_requests_go_out_with_the_token_and_answers_come_back_parsed() -> None:
         assert send("POST", "/v1/predict", b"{}").status == 503
     assert seen[0] == ("/behind/v1/predict", "Bearer t", b"{}")
     assert send("POST", "/v1/predict", b"{}").status == 0
-
-
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://[::1", "http://x:99999", "http://x:port"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(InputError, match="not an http"):
-        http_sender(url, {})
 
 
 def test_a_pause_of_the_reader_is_not_a_silence_of_the_gateway(gateway: Gateway) -> None:

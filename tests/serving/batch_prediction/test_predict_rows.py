@@ -1,7 +1,9 @@
 """Rows to predicted rows: in order, few at once, and a bad row costs no other."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from threading import Event
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ class Echo:
     labels: Sequence[str] = ("a", "b")
 
     def __init__(self, chunk: int, calls: int) -> None:
-        self.chunk, self.calls = chunk, calls
+        self.chunk, self.calls, self.is_remote = chunk, calls, False
 
     def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
         return [RowAnswer(text, 0.75, (0.75, 0.25), 3, "") for text in texts]
@@ -102,6 +104,30 @@ def test_a_model_that_answers_no_row_ends_the_run_at_once() -> None:
         for _ in predict_rows(unread, Gone(10, 2)):
             pass
     assert len(list(unread)) >= 970
+
+
+def test_a_run_that_is_stopped_leaves_a_call_behind_that_waits_for_a_gateway() -> None:
+    asked, is_over, ended = Event(), Event(), []
+
+    class Silent(Echo):
+        def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
+            asked.set()
+            is_over.wait(20)
+            ended.append(texts)
+            return super().predict(texts)
+
+    def source() -> Iterator[InputRow]:
+        yield from rows(10)
+        assert asked.wait(20)
+        raise KeyboardInterrupt  # Ctrl-C
+
+    model = Silent(4, 2)
+    model.is_remote = True
+    with pytest.raises(KeyboardInterrupt):
+        list(predict_rows(source(), model))
+    assert ended == []
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "predict")
+    is_over.set()
 
 
 def test_the_summary_counts_and_shows_the_first_reasons() -> None:

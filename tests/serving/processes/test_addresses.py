@@ -7,8 +7,12 @@ import pytest
 from monitoring.alert_rules.alertmanager import controller_receiver, inbox_page, inbox_url, message_templates
 from monitoring.local.configure import scrape_config
 from monitoring.pages.navigation import service_links
+from pipeline.errors import InputError
 from pipeline.params import Params
-from serving.processes.addresses import VARIABLES, Service, base_url, listen_host, reach_host
+from serving.gateway_client import http_sender
+from serving.loadtest.run import resolve
+from serving.loadtest.targets import gateway_target
+from serving.processes.addresses import VARIABLES, Service, base_url, listen_host, reach_host, split_url
 from serving.serve import gateway_program
 
 HOSTS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "10.1.2.3": "10.1.2.3", "edge.lan": "edge.lan"}  # noqa: S104
@@ -61,3 +65,18 @@ def test_links_for_people_lead_where_they_reach_the_machine(monkeypatch: pytest.
 
 def test_an_ipv6_address_is_in_brackets() -> None:
     assert base_url("::1", 8080) == "http://[::1]:8080"
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://[::1", "http://x:99999", "http://x:port", "http://x:0", "x:80"])
+def test_an_address_that_no_request_can_use_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="not an http:// or https:// address"):
+        http_sender(url, {})
+    with pytest.raises(InputError, match="not an http:// address"):
+        resolve(url)
+    with pytest.raises(InputError, match="not an http:// address"):
+        gateway_target(url, units=0, headers={})
+
+
+def test_an_address_is_split() -> None:
+    parts = split_url("http://user@[::1]:8080/a?b", "http")
+    assert (parts.hostname, parts.port, parts.path) == ("::1", 8080, "/a")
