@@ -1,1 +1,1 @@
-"""`evergreen check`: finds what is wrong with params, data and tools before a stage runs. Imports neither torch nor MLflow."""
+"""Checks params, data and tools before a stage runs (`evergreen check`). Imports neither torch nor MLflow."""
