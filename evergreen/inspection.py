@@ -13,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipeline.errors import InputError, RefusedError
+from pipeline.home import ARTIFACTS, PACKAGE
 from pipeline.output.terminal import Terminal, joined, styled
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def status() -> None:
 
     home, params = find_home(), load_params()
     with open_sources(home, params) as sources:
+        _print_unread(sources)
         has_champion = _print_served(sources)
         running = _print_running(sources, params)
         _print_decisions(sources)
@@ -77,6 +79,7 @@ def why(
     from pipeline.params import load_params
 
     with open_sources(find_home(), load_params()) as sources:
+        _print_unread(sources)
         entries = lineage.trace(subject, sources)
     for entry in entries:
         table = Table.grid(padding=(0, 2))
@@ -132,8 +135,8 @@ def backtest(
 
 
 def gate(
-    package: Annotated[Path, typer.Option(help="folder of the candidate")] = Path("artifacts/package"),
-    split: Annotated[Path, typer.Option(help="folder of the current split, for its test rows")] = Path("artifacts/split"),
+    package: Annotated[Path, typer.Option(help="folder of the candidate")] = PACKAGE,
+    split: Annotated[Path, typer.Option(help="folder of the current split, for its test rows")] = ARTIFACTS / "split",
     feedback: Annotated[Path, typer.Option(help="folder of accepted labels")] = Path("data/feedback"),
 ) -> None:
     """Compare the packaged model with the champion on the current test rows; exit code 4 means refused."""
@@ -153,6 +156,13 @@ def gate(
     if not verdict.passed:
         raise RefusedError(str(package), "the gate refused it", "the champion stays; docs/gate.md explains each reason")
     out.print(styled("✓", "green"), "passed; next: .venv/bin/evergreen publish")
+
+
+def _print_unread(sources: "Sources") -> None:
+    """Say that the database is older than this program, and what is left out for that reason."""
+    if sources.unread:
+        what = f"the state database is of an earlier release: nothing is read from {', '.join(sources.unread)}"
+        out.print(styled("!", "yellow"), f"{what}; make serve and make watch migrate it")
 
 
 def _print_served(sources: "Sources") -> bool:

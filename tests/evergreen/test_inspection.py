@@ -1,9 +1,15 @@
 """What `status` advises, and how sure an answer reads."""
 
+from pathlib import Path
+
 import pytest
 
-from evergreen.inspection import next_commands
+from evergreen.inspection import next_commands, status, why
+from pipeline.errors import InputError
 from pipeline.output.shares import percent
+from state.database import open_state
+from tests.conftest import ROOT
+from tests.state.old_schema import downgrade
 
 
 @pytest.mark.parametrize(
@@ -28,3 +34,23 @@ def test_status_never_advises_to_start_what_runs(running: tuple[str, ...], has_c
 )
 def test_an_answer_that_is_not_certain_is_not_100_percent_sure(share: float, shown: str) -> None:
     assert percent(share) == shown
+
+
+def test_a_database_that_is_not_migrated_yet_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+
+    def shown() -> str:
+        with pytest.raises(InputError):
+            why("EvergreenDrift")
+        status()
+        return " ".join(capsys.readouterr().out.split())
+
+    with open_state(tmp_path) as engine:
+        assert "earlier release" not in shown()
+        downgrade(engine, "-1")
+        assert (
+            shown().count("of an earlier release: nothing is read from gate_verdicts; make serve and make watch migrate it") == 2
+        )

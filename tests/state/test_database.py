@@ -7,30 +7,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from serving.release.release_table import add_release, find_release, promote, roles, versions
 from serving.release.routing import read_routes, set_routing
-from state import database as database_module
 from state.database import migrate, open_state, state_url
 from state.tables import alerts, feedback, jobs, judgements, metadata, releases, routing
-
-
-def alembic_config(connection: sa.Connection | None = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    return config
-
-
-def downgrade(engine: sa.Engine, revision: str) -> None:
-    """Downgrade the schema to an older revision."""
-    with engine.begin() as connection:
-        command.downgrade(alembic_config(connection), revision)
+from tests.state.old_schema import alembic_config, downgrade
 
 
 def differences(engine: sa.Engine) -> list[Any]:

@@ -33,6 +33,11 @@ class Sources(NamedTuple):
             return []
         return [dict(row._mapping) for row in self.connection.execute(query)]
 
+    @property
+    def unread(self) -> list[str]:
+        """Return the names of the tables that the database lacks, or has in an older form than this code reads."""
+        return [] if self.connection is None else sorted(metadata.tables.keys() - self.tables)
+
 
 @contextmanager
 def open_sources(home: Path, params: Params) -> Iterator[Sources]:
