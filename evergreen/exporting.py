@@ -8,6 +8,7 @@ import typer
 
 from evergreen.inspection import out
 from pipeline.errors import InputError
+from pipeline.home import ARTIFACTS, DVC_LOCK, PACKAGE
 from pipeline.output.terminal import styled
 
 if TYPE_CHECKING:
@@ -15,14 +16,12 @@ if TYPE_CHECKING:
     from pipeline.params import Params
     from serving.release.offline import NamedPackage
 
-ARTIFACTS, DVC_LOCK = Path("artifacts"), Path("dvc.lock")
-
 
 def export(
     to: Annotated[Path, typer.Option(help="folder to write")],
-    model: Annotated[
-        str, typer.Option(help="role, version or folder of a package; default: the last one made here")
-    ] = "artifacts/package",
+    model: Annotated[str, typer.Option(help="role, version or folder of a package; default: the last one made here")] = str(
+        PACKAGE
+    ),
     force: Annotated[bool, typer.Option("--force", help="replace the folder if it exists")] = False,
 ) -> None:
     """Export a model for others: ONNX, a Hugging Face folder for transformers and peft, label maps and a model card."""

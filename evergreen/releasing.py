@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evergreen.inspection import out
+from pipeline.home import DVC_LOCK, PACKAGE
 from pipeline.output.terminal import styled
 
 if TYPE_CHECKING:
     from monitoring.retrain.gate.promotion import Promotion
     from serving.release.release_table import Release
 
-PACKAGE = Path("artifacts/package")
-DVC_LOCK = Path("dvc.lock")
-Force = Annotated[bool, typer.Option("--force", help="although labels change, or the gate refused it")]
+NOT_JUDGED = "the gate has not judged this model; to compare its package first: .venv/bin/evergreen gate"
+Force = Annotated[bool, typer.Option("--force", help="although labels change, or the gate refused it or has not judged it")]
 
 
 def announce(text: str) -> None:
@@ -32,7 +32,8 @@ def publish(
 ) -> None:
     """Publish the packaged model as a new version, or make a published version champion.
 
-    Refused, unless forced, when its labels differ from the champion's, or when the gate refused it.
+    Refused, unless forced, when its labels differ from the champion's, or when the gate refused it; to become champion, the gate
+    must have judged it.
     """
     from pipeline.home import find_home
     from pipeline.params import load_params
@@ -50,7 +51,10 @@ def publish(
         out.print(f"version {champion.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
         return
     if champion and is_other:
-        _insist(_examine(PACKAGE, digest, champion, home), str(PACKAGE), "publish", force=force)
+        promotion = _examine(PACKAGE, digest, champion, home)
+        _insist(promotion, promotion.objections(), str(PACKAGE), "publish", force=force)
+        if promotion.recorded is None:  # a challenger answers nobody yet
+            out.print(styled("!", "yellow"), NOT_JUDGED)
     published = publishing.publish(PACKAGE, DVC_LOCK, load_params().publish.name, home)
     number, role = published.release.version, published.release.role
     verb = "was published before as" if published.already_published else "is now"
@@ -85,7 +89,8 @@ def route(
 ) -> None:
     """Set the challenger's share of the traffic and of copies; without options the champion gets everything.
 
-    A share of the traffic is refused, unless forced, when the challenger's labels differ, or when the gate refused it.
+    A share of the traffic is refused, unless forced, when the challenger's labels differ, or when the gate refused it or has not
+    judged it.
     """
     from pipeline.home import find_home
     from pipeline.params import load_params
@@ -96,7 +101,7 @@ def route(
     champion, challenger = release_of(home, "champion"), release_of(home, "challenger")
     if weight and champion and challenger:
         command = f"route --weight {weight:g}{f' --shadow {shadow:g}' if shadow else ''}"
-        _insist(_examine_version(challenger, champion, home), f"version {challenger.version}", command, force=force)
+        _insist_on_version(challenger, champion, home, command, force=force)
     routes = swap.route(load_params(), home, challenger_weight=weight, shadow_share=shadow, announce=announce)
     out.print(f"champion {routes.champion}, challenger {routes.challenger}: {weight:.0%} of units, {shadow:.0%} of texts copied")
 
@@ -108,8 +113,16 @@ def _promote(version: int, home: Path, *, force: bool) -> None:
     require_published(home, version)  # before the imports of a swap, which take longer than the question
     champion, release = release_of(home, "champion"), released_version(home, version)
     if champion and release and champion.version != version:
-        _insist(_examine_version(release, champion, home), f"version {version}", f"publish {version}", force=force)
+        _insist_on_version(release, champion, home, f"publish {version}", force=force)
     _swap_to(version, home)
+
+
+def _insist_on_version(release: "Release", champion: "Release", home: Path, command: str, *, force: bool) -> None:
+    """Insist on a version that is to answer callers: the gate must have judged it, unless it was champion before this one."""
+    promotion = _examine_version(release, champion, home)
+    is_unknown = promotion.recorded is None and release.role != "previous"
+    objections = [*promotion.objections(), *([NOT_JUDGED] if is_unknown else [])]
+    _insist(promotion, objections, f"version {release.version}", command, force=force)
 
 
 def _examine_version(release: "Release", champion: "Release", home: Path) -> "Promotion":
@@ -125,19 +138,16 @@ def _examine(folder: Path, digest: str, champion: "Release", home: Path) -> "Pro
     return examine_promotion(folder, digest, champion, home, load_params())
 
 
-def _insist(promotion: "Promotion", what: str, command: str, *, force: bool) -> None:
+def _insist(promotion: "Promotion", objections: list[str], what: str, command: str, *, force: bool) -> None:
     """Raise `RefusedError` with everything that speaks against a promotion; with `force`, print it and go on."""
     from pipeline.errors import RefusedError
 
-    objections = promotion.objections()
     if objections and not force:
         reasons = "\n".join([f"to replace version {promotion.champion} with it takes --force:", *objections])
         do = f"tell your callers, then insist: .venv/bin/evergreen {command} --force; version {promotion.champion} keeps serving"
         raise RefusedError(what, reasons, do)
     for objection in objections:
         out.print(styled("!", "yellow"), objection)
-    if promotion.recorded is None:
-        out.print(styled("!", "yellow"), "the gate has not judged this model; to compare it first: .venv/bin/evergreen gate")
 
 
 def _swap_to(version: int, home: Path) -> None:

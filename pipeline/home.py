@@ -17,6 +17,8 @@ from pipeline.errors import InputError, ToolError
 from pipeline.output.plain_text import print_line
 
 PROJECT_FILE = "dvc.yaml"  # marks the project's own folder, wherever git keeps its files
+ARTIFACTS, DVC_LOCK = Path("artifacts"), Path("dvc.lock")  # of the last `dvc repro` in a working tree
+PACKAGE = ARTIFACTS / "package"
 MAIN_TREE = "EVERGREEN_MAIN_TREE"  # handed to processes in a linked worktree whose main one git cannot name
 NO_REPOSITORY = "not a git repository (or any"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 from evergreen.loop import chart
 from evergreen.loop.customers import Annotators, CustomerMessage, Customers
 from evergreen.loop.display import Display
-from evergreen.loop.environment import PACKAGE, Environment, create_environment, enter, leftover_processes, running
+from evergreen.loop.environment import Environment, create_environment, enter, leftover_processes, running
 from evergreen.loop.events import Event, Facts
 from evergreen.loop.scenario import Scenario
 from evergreen.loop.scorecard import Quality, curve, promises, quality
 from evergreen.promises import Outcome, table
 from pipeline.data.records import json_values, write_json
 from pipeline.errors import run_stage
-from pipeline.home import git, is_dirty, main_worktree
+from pipeline.home import PACKAGE, git, is_dirty, main_worktree
 from pipeline.output.terminal import Terminal, styled
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.sessions import open_session

@@ -16,7 +16,7 @@ import yaml
 
 from monitoring.retrain.run_local import RunLocal
 from pipeline.errors import InputError, ToolError
-from pipeline.home import git, keep_private
+from pipeline.home import DVC_LOCK, PACKAGE, git, keep_private
 from pipeline.lifetime import processes_with, run_child
 from pipeline.params import Params, load_params
 from serving.processes.ports import free_ports
@@ -24,7 +24,7 @@ from serving.processes.supervisor import Child, Program
 from serving.release.inputs import WHAT_TO_DO, locked_inputs, other_inputs
 from serving.triton.server import with_free_ports
 
-PACKAGE, LOCK, TOOLS = Path("artifacts/package"), Path("dvc.lock"), Path(".tools")
+TOOLS = Path(".tools")
 HOME = "EVERGREEN_HOME"
 CLEARED_PREFIXES = ("EVERGREEN_", "MLFLOW_", "OTEL_", "GIT_")  # of variables that could lead to another home, store or collector
 ENDS_WITHIN_S = 60.0  # the gateway finishes its requests, the controller ends its retrain
@@ -53,7 +53,7 @@ class Environment(NamedTuple):
 
 def create_environment(source: Path, scratch: Path) -> Environment:
     """Clone HEAD into the scratch folder and write its params; raises `InputError` when no model is packaged yet."""
-    for needed in (PACKAGE / "manifest.json", LOCK):
+    for needed in (PACKAGE / "manifest.json", DVC_LOCK):
         if not (source / needed).exists():
             raise InputError(str(source / needed), "there is no packaged model to start with", "run first: make repro")
     require_same_inputs(source)
@@ -71,7 +71,7 @@ def create_environment(source: Path, scratch: Path) -> Environment:
 def require_same_inputs(source: Path) -> None:
     """Raise `InputError` when a retrain from HEAD would be refused, because the packaged model was made from something else."""
     origin = json.loads((source / PACKAGE / "1" / "model.json").read_text(encoding="utf-8"))["origin"]
-    lineage = {"version": 1, **origin, "inputs": locked_inputs(source / LOCK)._asdict()}
+    lineage = {"version": 1, **origin, "inputs": locked_inputs(source / DVC_LOCK)._asdict()}
     if difference := other_inputs(lineage, git("rev-parse", "HEAD", folder=source), source):
         raise InputError("make loop", f"the retrain would be refused: {difference}", WHAT_TO_DO)
 

@@ -11,6 +11,7 @@ from pipeline.data.records import Example, make_example, read_examples, text_id
 from pipeline.data.row_files import read_rows
 from pipeline.data.split_sides import side_of
 from pipeline.errors import InputError
+from pipeline.home import ARTIFACTS
 from pipeline.params import Data, Params
 from pipeline.reference_profile import load_reference
 
@@ -88,7 +89,7 @@ def _reference_ids(champion: Path) -> frozenset[str]:
 
 
 def _current_test_rows(root: Path) -> list[Example]:
-    path = root / "artifacts" / "split" / "test.parquet"
+    path = root / ARTIFACTS / "split/test.parquet"
     try:
         return read_examples(path) if path.is_file() else []
     except (OSError, ValueError, KeyError) as error:

@@ -13,6 +13,7 @@ from monitoring.retrain.gate.verdict import RunGate, Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import PipelineRun
 from pipeline.errors import ToolError
+from pipeline.home import ARTIFACTS, DVC_LOCK, PACKAGE
 from pipeline.params import Params
 from pipeline.tracking import runs
 from serving.release.label_change import labels_of
@@ -106,16 +107,16 @@ class LocalSteps:
     def gate(self, job: RetrainJob) -> Verdict:
         """Run the gate, unless the candidate is the champion itself."""
         tree = self._run.tree(job)
-        package, release = tree / "artifacts" / "package", release_of(self._home, "champion")
+        package, release = tree / PACKAGE, release_of(self._home, "champion")
         if release and not differs(release, package):
             return Verdict(False, ("unchanged: the candidate is identical to the champion",), {})
         champion = unpark(self._home, release.version) if release else None
-        return self._gate(package, champion, split=tree / "artifacts" / "split", feedback=tree / "data" / "feedback")
+        return self._gate(package, champion, split=tree / ARTIFACTS / "split", feedback=tree / "data" / "feedback")
 
     def publish(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
         """Publish to registry, live repository and release table."""
         tree = self._run.tree(job)
-        package, lock = tree / "artifacts" / "package", tree / "dvc.lock"
+        package, lock = tree / PACKAGE, tree / DVC_LOCK
         name = self._params.publish.name
         published = publish(package, lock, name, self._home, decision=job.decision_id, check_lease=check_lease)
         release = published.release

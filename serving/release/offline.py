@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.abstention import Abstention, read_abstention
 from pipeline.data.records import read_json
 from pipeline.errors import InputError, RefusedError
+from pipeline.home import PACKAGE
 from pipeline.params import Params
 from serving.release.manifest import MANIFEST, read_verified
 from serving.release.release_table import UNIQUE_ROLES, versions
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.runtime.classifier import Classifier
 
 FALLBACK_SESSION = "onnxruntime-fp32"  # runs everywhere
-PACKAGE = Path("artifacts/package")  # of the last `dvc repro`
 
 
 class NamedPackage(NamedTuple):

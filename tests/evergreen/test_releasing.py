@@ -126,13 +126,21 @@ def test_a_package_that_the_gate_refused_takes_force(
         assert "worse than the champion on 90 old rows" in ended.output
 
 
-def test_a_package_that_the_gate_has_not_judged_is_published_with_a_word_about_it(
+def test_a_model_that_the_gate_has_not_judged_becomes_challenger_and_answers_nobody(
     evergreen: Run, made: Project, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(releasing, "PACKAGE", repackaged(made, tmp_path))
-    ended = evergreen("publish")
-    assert (ended.code, released(home)) == (0, {"champion": 1, "challenger": 2})
-    assert "the gate has not judged this model" in ended.output
+    package = repackaged(made, tmp_path)
+    monkeypatch.setattr(releasing, "PACKAGE", package)
+    for arguments in (("publish",), ("route", "--weight", "0.1"), ("publish", "2")):
+        ended = evergreen(*arguments)
+        assert ended.code == (0 if arguments == ("publish",) else EXIT_REFUSED), ended.output
+        assert "the gate has not judged this model" in ended.output
+        assert released(home) == {"champion": 1, "challenger": 2}
+    with open_state(home) as engine, engine.begin() as connection:
+        record_verdict(connection, Verdict(True, ("not worse",), {}), package_digest(package))
+    assert evergreen("publish", "2").code == 0
+    assert evergreen("publish", "1").code == 0  # it was champion until now
+    assert released(home) == {"champion": 1, "previous": 2}
 
 
 def test_publishing_the_champion_again_asks_for_nothing(evergreen: Run, home: Path) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from monitoring.local.watch import TOOLS
 from pipeline.errors import InputError, run_stage
+from pipeline.home import DVC_LOCK, PACKAGE
 from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
 from serving.loadtest import read_texts
@@ -33,7 +34,7 @@ from tests.faults.timeline import DrillTimeline
 from tests.faults.watching import alerts, watch
 from tests.faults.watching.watch_faults import ALL
 
-PACKAGE, LOCK, TEXTS = Path("artifacts/package"), Path("dvc.lock"), Path("data/support_desk.jsonl")
+TEXTS = Path("data/support_desk.jsonl")
 PACE = Pace(1.0, 3.0, 300, 1.2)  # for the search of the capacity
 IN_PEACE = ("Prometheus stopped", "monitor killed", "Alertmanager killed", "Prometheus killed")
 Run = Callable[[DrillSettings, argparse.Namespace], tuple[Outcome, DrillTimeline]]
@@ -44,7 +45,7 @@ class Drill(NamedTuple):
 
     what: str
     run: Run
-    needs: tuple[Path, ...] = (PACKAGE, LOCK)
+    needs: tuple[Path, ...] = (PACKAGE, DVC_LOCK)
 
 
 def _swaps(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
@@ -144,7 +145,7 @@ def run_drills(options: argparse.Namespace, params: Params, console: Terminal) -
     with tempfile.TemporaryDirectory(prefix="evergreen-drill-") as scratch:
         for name in options.names or DRILLS:
             meter = Meter(console, PACE, limit_s=inf, seed=0)
-            setting = DrillSettings(PACKAGE, LOCK, params, texts, Path(scratch), console, meter, options.capacity)
+            setting = DrillSettings(PACKAGE, DVC_LOCK, params, texts, Path(scratch), console, meter, options.capacity)
             try:
                 outcome, timeline = DRILLS[name].run(setting, options)
             except KeyboardInterrupt:

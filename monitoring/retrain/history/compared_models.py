@@ -10,6 +10,7 @@ from monitoring.retrain.history.comparison import ComparedModel
 from monitoring.retrain.history.sources import Sources, find_version
 from pipeline.data.records import read_examples, read_json, texts_by_id
 from pipeline.errors import InputError
+from pipeline.home import ARTIFACTS
 from pipeline.row_predictions import PREDICTIONS_FILE, read_predictions, referenced_predictions
 from pipeline.tracking.logged_runs import RUN_ID, LoggedRun, find_run, read_evaluation
 from pipeline.tracking.revisions import read_files
@@ -17,8 +18,8 @@ from serving.release.offline import find_package
 
 WORKSPACE = "workspace"  # DVC's word for the working tree
 PARAMS = Path("params.yaml")
-PREDICTIONS = Path("artifacts/evaluation") / PREDICTIONS_FILE
-TEST_ROWS = Path("artifacts/split/test.parquet")
+PREDICTIONS = ARTIFACTS / "evaluation" / PREDICTIONS_FILE
+TEST_ROWS = ARTIFACTS / "split/test.parquet"
 EVALUATE_AGAIN = "score it with this release: .venv/bin/dvc repro evaluate"
 
 

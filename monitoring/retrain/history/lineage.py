@@ -28,7 +28,7 @@ from monitoring.retrain.history.sources import (
     read_lineage,
 )
 from pipeline.errors import InputError, ToolError
-from pipeline.home import git
+from pipeline.home import DVC_LOCK, git
 from pipeline.output.shares import percent
 from state.tables import decisions, feedback, judgements, releases, retrain_steps, retrains
 
@@ -139,8 +139,7 @@ def _version_entry(version: int, lineage: Row, folder: Path | None, sources: Sou
 def _origin_entry(lineage: Row) -> Entry:
     """Return the content of lineage.json, compared with the current clone."""
     commit, lock = str(lineage.get("git_commit", "")), str(lineage.get("dvc_lock_digest", ""))
-    current = Path("dvc.lock")
-    is_same = current.is_file() and sha256(current.read_bytes()).hexdigest() == lock
+    is_same = DVC_LOCK.is_file() and sha256(DVC_LOCK.read_bytes()).hexdigest() == lock
     dirty = ", with uncommitted changes" if lineage.get("git_dirty") else ""
     facts = (
         ("MLflow run", f"{lineage.get('mlflow_run_id') or 'none'} (make ui)"),

@@ -24,6 +24,7 @@ from rich.table import Table
 from pipeline.charts import GREEN, GREY
 from pipeline.data.records import json_values
 from pipeline.errors import InputError, run_stage
+from pipeline.home import ARTIFACTS, DVC_LOCK, PACKAGE
 from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
 from serving.loadtest import read_texts
@@ -31,12 +32,12 @@ from serving.processes.ports import free_port
 from tests.bench.children import child, clear_settings, server, stack
 from tests.bench.meter import Meter, OutOfTimeError, Pace
 from tests.bench.report import Bar, Row, draw_ratios, table, write
-from tests.bench.serve.arms import LADDER, PACKAGE, make_arms
+from tests.bench.serve.arms import LADDER, make_arms
 from tests.bench.serve.rows import Bench, Measurements, measure
 from tests.bench.serve.scratch import FIXED, PLAIN_FP32, UNBATCHED
 
 TEXTS = (Path("../shared/data/banking77/test.csv"), Path("data/support_desk.jsonl"))
-MODEL, LOCK, SESSIONS = (Path(name) for name in ("artifacts/model", "dvc.lock", "artifacts/session/session.json"))
+MODEL, SESSIONS = ARTIFACTS / "model", ARTIFACTS / "session/session.json"
 BARS = {
     "S1a": Bar("ratio", at_least=8), "S1b": Bar("ratio", at_least=0.7), "S2": Bar("ratio", at_least=10),
     "S3a": Bar("ratio", at_least=2), "S3b": Bar("ratio", at_least=0.97), "S4": Bar("ratio", at_least=2),
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short runs to try the bench; the figures mean nothing")
     parser.add_argument("--out", type=Path, default=Path("reports/bench"))
     args = parser.parse_args()
-    for path in (PACKAGE, MODEL, LOCK):
+    for path in (PACKAGE, MODEL, DVC_LOCK):
         if not path.exists():
             raise InputError(str(path), "it does not exist", "run first: make repro")
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
@@ -79,7 +80,7 @@ def running(scratch: Path, params: Params, texts: Sequence[str], meter: Meter, p
     """Start every server that is measured."""
     meter.report("two scratch homes of state from artifacts/package")
     (scratch / "texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
-    arguments = ["-m", "tests.bench.serve.scratch", "--package", str(PACKAGE), "--lock", str(LOCK), "--out", str(scratch)]
+    arguments = ["-m", "tests.bench.serve.scratch", "--package", str(PACKAGE), "--lock", str(DVC_LOCK), "--out", str(scratch)]
     run_program(arguments, scratch / "scratch.log")
     with ExitStack() as servers:
         plain_home, cached_home = scratch / "plain", scratch / "cached"

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import psutil
 from tokenizers import Tokenizer
 
+from pipeline.home import PACKAGE
 from pipeline.runtime.batches import pad
 from pipeline.runtime.text import clean
 from serving.loadtest import Target, gateway_target, http_target, triton_target
@@ -15,7 +15,6 @@ from tests.bench.children import Stack
 from tests.bench.meter import Arm
 from tests.bench.serve.scratch import FIXED, PLAIN_FP32, UNBATCHED
 
-PACKAGE = Path("artifacts/package")
 OUTPUTS = ("label", "probabilities")
 REPEATS, LONG_SHARE = 0.6, 0.1
 MIXED_P99_MS = 500.0  # requests padded to max_pieces keep 50 ms at no rate: S4 uses a limit that both can keep
