@@ -6,9 +6,9 @@ from pathlib import Path
 from evergreen.api.model import EvergreenModel
 from evergreen.api.project import find_project
 from pipeline.errors import InputError
-from pipeline.home import home_path
+from pipeline.home import PACKAGE, home_path
 from serving.release.manifest import MANIFEST
-from serving.release.offline import PACKAGE, find_package
+from serving.release.offline import find_package
 
 STACK_LEVEL = 2  # of a warning: the caller's line
 
