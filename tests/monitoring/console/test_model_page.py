@@ -42,7 +42,7 @@ def test_the_card_holds_scores_beside_the_control_classes_calibration_confusions
         "packed-openvino-bf16",
         "sentence-transformers/all-MiniLM-L6-v2",
         "1ce2c582e53d",
-        "published by hand; no retrain asked for it",
+        "by hand; no retrain asked for it",
     ):
         assert part in page, part
     assert "<script>alert" not in page
