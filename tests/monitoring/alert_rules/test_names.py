@@ -54,6 +54,7 @@ def gateway_metrics() -> dict[str, set[str]]:
     parts: Any = SimpleNamespace(waiting=0, cache=ResponseCache(0, 1.0))
     add_gauges(metrics, parts, SimpleNamespace(**dict.fromkeys(log_counters(), 0)))  # type: ignore[arg-type]
     metrics.count_prediction(1, "champion", True, 3.0)
+    metrics.count_abstention(1, "champion")
     metrics.count_request("/v1/predict", 200, 0.01)
     with pytest.raises(ZeroDivisionError), metrics.triton_call(1, 2):
         1 / 0  # noqa: B018
