@@ -18,7 +18,7 @@ CARDS_HELD = 16
 SECTIONS = ("data", "split", "spread", "model", "train")  # settings that make a model what it is
 
 
-class Calibration(NamedTuple):
+class ShownCalibration(NamedTuple):
     """Whether probabilities mean what they say, on the test rows."""
 
     points: list[CalibrationPoint]
@@ -32,7 +32,7 @@ class VersionCard(NamedTuple):
     version: int
     folder: Path
     facts: CardFacts
-    calibration: Calibration | None
+    calibration: ShownCalibration | None
     limits: list[str]
     is_whole: bool
 
@@ -68,7 +68,7 @@ def _read_card(
     return VersionCard(version, folder, facts, calibration, limits(facts), (folder / CARD).is_file())
 
 
-def _calibration(facts: CardFacts, reference: Path, bins: int) -> Calibration | None:
+def _calibration(facts: CardFacts, reference: Path, bins: int) -> ShownCalibration | None:
     """Return the reliability of the reference's probabilities, which are those of the test rows."""
     profile = load_reference(reference)
     if not len(profile.ids):
@@ -79,7 +79,7 @@ def _calibration(facts: CardFacts, reference: Path, bins: int) -> Calibration | 
     points = [CalibrationPoint(*point) for point in metrics.reliability(probabilities, truth, bins)]
     test = facts.scores.get("test", {})
     measured = metrics.calibration_error(probabilities, truth, bins)
-    return Calibration(points, float(test.get("ece_calibrated", measured)), test.get("ece"))
+    return ShownCalibration(points, float(test.get("ece_calibrated", measured)), test.get("ece"))
 
 
 def other_settings(facts: CardFacts, params: Params) -> list[Setting]:

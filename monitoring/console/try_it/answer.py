@@ -16,7 +16,7 @@ class Bar(NamedTuple):
     share: float
 
 
-class Answer(NamedTuple):
+class ShownAnswer(NamedTuple):
     """A prediction as the page shows it."""
 
     id: str
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
         return self.bars[OPEN_BARS:]
 
 
-def answer_of(prediction: Mapping[str, Any], latency_ms: float, neighbours: Neighbours) -> Answer:
+def answer_of(prediction: Mapping[str, Any], latency_ms: float, neighbours: Neighbours) -> ShownAnswer:
     """Return the answer with its doubts: a model that abstains or is unsure, and neighbours that disagree."""
     shares: Mapping[str, float] = prediction.get("probabilities") or {}
     bars = sorted((Bar(label, share) for label, share in shares.items()), key=lambda bar: (-bar.share, bar.label))
@@ -54,7 +54,7 @@ def answer_of(prediction: Mapping[str, Any], latency_ms: float, neighbours: Neig
     others, shown = neighbours.others(label), len(neighbours.rows)
     if label is not None and others > shown / 2:
         doubts.append(f"{others} of the {shown} nearest training texts have another label.")
-    return Answer(
+    return ShownAnswer(
         id=prediction["id"],
         label=label,
         confidence=confidence,

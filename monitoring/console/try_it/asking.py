@@ -14,7 +14,7 @@ START = "make serve"
 HOW_TO_ADD = ".venv/bin/evergreen token add NAME --scope predict --scope label"
 
 
-class Refusal(NamedTuple):
+class ExplainedRefusal(NamedTuple):
     """Why there is no answer, what to do, and the command that does it, if any."""
 
     what: str
@@ -42,25 +42,25 @@ def ask(url: str, path: str, body: Mapping[str, object], headers: Mapping[str, s
     return http_sender(url, headers)("POST", path, orjson.dumps(body))
 
 
-def explain(reply: Reply, url: str) -> Refusal:
+def explain(reply: Reply, url: str) -> ExplainedRefusal:
     """Return what a person reads in place of an answer."""
     again = f"Wait {reply.retry_after_s:.0f} s and send it again." if reply.retry_after_s else "Send it again in a moment."
     if reply.status == 0:
-        return Refusal(f"The gateway does not answer at {url}.", "Start it in another terminal:", START)
+        return ExplainedRefusal(f"The gateway does not answer at {url}.", "Start it in another terminal:", START)
     what = f"The gateway refuses this: {reply.message}."
     if reply.status == 401:
-        return Refusal(what, "Paste a token under “Token”. An administrator makes one:", HOW_TO_ADD, needs_token=True)
+        return ExplainedRefusal(what, "Paste a token under “Token”. An administrator makes one:", HOW_TO_ADD, needs_token=True)
     if reply.status == 403:
         do = "Paste a token that may do this under “Token”: `predict` to ask, `label` to correct an answer."
-        return Refusal(what, do, HOW_TO_ADD, needs_token=True)
+        return ExplainedRefusal(what, do, HOW_TO_ADD, needs_token=True)
     if reply.code == "nothing_served":
-        return Refusal(what, "Make a model and publish it:", "make repro")
+        return ExplainedRefusal(what, "Make a model and publish it:", "make repro")
     if reply.code == "triton_unavailable":
-        return Refusal(what, f"{again} If it stays, look at Triton:", ".venv/bin/evergreen status")
+        return ExplainedRefusal(what, f"{again} If it stays, look at Triton:", ".venv/bin/evergreen status")
     if reply.status in (429, 503):
-        return Refusal(what, again)
+        return ExplainedRefusal(what, again)
     if reply.status in (400, 410, 413, 422):
-        return Refusal(what, "Change the text and send it again.")
+        return ExplainedRefusal(what, "Change the text and send it again.")
     if reply.code == "no_such_prediction":
-        return Refusal(what, "Ask again, and correct the new answer.")
-    return Refusal(what, "Its log says more:", ".venv/bin/evergreen status")
+        return ExplainedRefusal(what, "Ask again, and correct the new answer.")
+    return ExplainedRefusal(what, "Its log says more:", ".venv/bin/evergreen status")

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from monitoring.console.try_it.answer import answer_of
-from monitoring.console.try_it.asking import Refusal, ask, caller_headers, explain
+from monitoring.console.try_it.asking import ExplainedRefusal, ask, caller_headers, explain
 from monitoring.console.try_it.examples import example_texts
 from monitoring.console.try_it.neighbours import find_neighbours
 from monitoring.pages.rendering import HEADERS
@@ -80,7 +80,7 @@ def try_routes(site: Site) -> Sequence[Route]:
 
     def _unusable(error: BodyError | ValidationError) -> Response:
         site.count_refusal(error.code if isinstance(error, BodyError) else "body")
-        refusal = Refusal("The console cannot read this request.", "Load the page again.")
+        refusal = ExplainedRefusal("The console cannot read this request.", "Load the page again.")
         text = site.environment.get_template("refusal.html").render(shown=refusal)
         return HTMLResponse(text, error.status if isinstance(error, BodyError) else 422, headers=HEADERS)
 
