@@ -1,7 +1,6 @@
-"""The console script, `make repro` and `make loop`, and the Python API: `evergreen.load` and `evergreen.train`.
+"""The console script, `make repro`, `make loop` and the Python API, for people. No other package imports this one.
 
-They call the packages below, and no other package imports this one. `import evergreen` imports nothing: a name of the API is
-imported when it is first used.
+`import evergreen` imports nothing: a name of the API is imported when it is first used.
 """
 
 from importlib import import_module

@@ -9,9 +9,9 @@ from pipeline.data.given_labels import label_rules
 from pipeline.data.labelled_files import ROW, TEST_ROW, LabelledFile, LocatedExample, QuarantinedRow, read_row
 from pipeline.errors import InputError, raise_all
 from pipeline.params import Params
-from pipeline.stages.ingest import IngestResult, Sources, merge
+from pipeline.stages.ingest import IngestResult, SourceNames, merge
 
-NAMES = Sources(Path("the rows"), Path("the test rows"))
+NAMES = SourceNames(Path("the rows"), Path("the test rows"))
 NO_ROWS = LabelledFile([], [], [])
 
 

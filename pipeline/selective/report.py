@@ -11,7 +11,7 @@ from pipeline.metrics import Interval
 from pipeline.params import Abstain
 from pipeline.selective.coverage import Bools, Floats
 from pipeline.selective.out_of_scope import answered_at_95, area_under_roc
-from pipeline.selective.threshold import Rows, ThresholdFit, exact_interval, fit_accuracy, fit_coverage
+from pipeline.selective.threshold import ScoredRows, ThresholdFit, exact_interval, fit_accuracy, fit_coverage
 
 UNKNOWN = "nothing is known about out-of-scope texts: abstain.out_of_scope names no file with some"
 
@@ -107,7 +107,9 @@ class AbstentionReport(NamedTuple):
         )
 
 
-def report_abstention(ordering: Rows, test: Rows, keys: Sequence[str], outside: Floats, settings: Abstain) -> AbstentionReport:
+def report_abstention(
+    ordering: ScoredRows, test: ScoredRows, keys: Sequence[str], outside: Floats, settings: Abstain
+) -> AbstentionReport:
     """Fit and judge the rule. `ordering`: validation rows; `keys`: of each test row, equal for rows that must stay together.
 
     `outside`: confidences (M,) of out-of-scope texts, M = 0 where none are known.
@@ -130,7 +132,7 @@ def report_abstention(ordering: Rows, test: Rows, keys: Sequence[str], outside: 
     return AbstentionReport(abstention, *about, fit, judged, _out_of_scope(test, outside, abstention, settings), problem)
 
 
-def fit_threshold(ordering: Rows, fitting: Rows, settings: Abstain) -> ThresholdFit:
+def fit_threshold(ordering: ScoredRows, fitting: ScoredRows, settings: Abstain) -> ThresholdFit:
     """Return the threshold for the target of params."""
     if not len(fitting.confidence) or not len(ordering.confidence):
         return ThresholdFit(None, len(fitting.confidence), 0, 0, 0.0, None)
@@ -140,7 +142,7 @@ def fit_threshold(ordering: Rows, fitting: Rows, settings: Abstain) -> Threshold
     return fit_accuracy(ordering, fitting, target=settings.value, confidence=level, count=tried)
 
 
-def _out_of_scope(test: Rows, outside: Floats, abstention: Abstention, settings: Abstain) -> OutOfScope | None:
+def _out_of_scope(test: ScoredRows, outside: Floats, abstention: Abstention, settings: Abstain) -> OutOfScope | None:
     if not len(outside):
         return None
     abstained = exact_interval(int((outside < abstention.threshold).sum()), len(outside), settings.confidence)
@@ -162,8 +164,8 @@ def _problem(fit: ThresholdFit, settings: Abstain) -> str:
     return f"{missed}: {seen}; about {wanted:,} test rows might prove it; or lower abstain.value"
 
 
-def _only(rows: Rows, chosen: Bools) -> Rows:
-    return Rows(rows.confidence[chosen], rows.correct[chosen])
+def _only(rows: ScoredRows, chosen: Bools) -> ScoredRows:
+    return ScoredRows(rows.confidence[chosen], rows.correct[chosen])
 
 
 def _scores(name: str, share: Interval) -> dict[str, float]:

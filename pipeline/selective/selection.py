@@ -11,12 +11,12 @@ from pipeline.metrics import softmax
 from pipeline.params import Abstain
 from pipeline.selective.coverage import CoverageCurve, Floats, coverage_curve, coverage_scores
 from pipeline.selective.report import AbstentionReport, report_abstention
-from pipeline.selective.threshold import Rows
+from pipeline.selective.threshold import ScoredRows
 
 FINE_TUNED, CONTROL = "fine-tuned", "frozen encoder + logistic regression"
 
 
-class Selection(NamedTuple):
+class SelectiveResult(NamedTuple):
     """The curves of model and control on all test rows, and the rule that was fitted and judged on them."""
 
     curves: dict[str, CoverageCurve]
@@ -47,7 +47,9 @@ class ModelLogits(NamedTuple):
     outside: Floats  # (M, classes), M = 0 where no such texts are known
 
 
-def select(logits: ModelLogits, sides: Mapping[str, list[Example]], control: Mapping[str, Any], settings: Abstain) -> Selection:
+def select(
+    logits: ModelLogits, sides: Mapping[str, list[Example]], control: Mapping[str, Any], settings: Abstain
+) -> SelectiveResult:
     """Return curves and rule. `control` has the label of each test row and its confidence, as stage `control` wrote them."""
     val, test = (answered_rows(logits, scored, sides[side]) for side, scored in (("val", logits.val), ("test", logits.test)))
     control_right = np.array(control["labels"]) == np.array(labels_of(sides["test"]))
@@ -56,13 +58,13 @@ def select(logits: ModelLogits, sides: Mapping[str, list[Example]], control: Map
         CONTROL: coverage_curve(np.array(control["confidence"]), control_right),
     }
     keys = [row.group or words_id(row.text) for row in sides["test"]]  # as the split keeps rows together
-    return Selection(curves, report_abstention(val, test, keys, confidence_of(logits, logits.outside), settings))
+    return SelectiveResult(curves, report_abstention(val, test, keys, confidence_of(logits, logits.outside), settings))
 
 
-def answered_rows(logits: ModelLogits, scored: Floats, rows: list[Example]) -> Rows:
+def answered_rows(logits: ModelLogits, scored: Floats, rows: list[Example]) -> ScoredRows:
     """Return confidence and correctness of each row."""
     predicted = [logits.labels[number] for number in scored.argmax(axis=1)]
-    return Rows(confidence_of(logits, scored), np.array(predicted) == np.array(labels_of(rows)))
+    return ScoredRows(confidence_of(logits, scored), np.array(predicted) == np.array(labels_of(rows)))
 
 
 def confidence_of(logits: ModelLogits, scored: Floats) -> Floats:

@@ -16,20 +16,11 @@ Indices = NDArray[np.int64]
 MOST_ROWS = 1_000_000  # more are not worth naming
 
 
-class Rows(NamedTuple):
+class ScoredRows(NamedTuple):
     """Held-out rows: the calibrated confidence of each, and whether the model was right."""
 
     confidence: Floats  # (N,)
     correct: Bools  # (N,)
-
-
-class Step(NamedTuple):
-    """A threshold that was tested: the rows at or above it, the errors among them, the p-value of an accuracy below target."""
-
-    threshold: float
-    answered: int
-    errors: int
-    p_value: float
 
 
 class ThresholdFit(NamedTuple):
@@ -43,7 +34,7 @@ class ThresholdFit(NamedTuple):
     rows_needed: int | None  # to fit on, about, for a target that was missed; None: more rows will not do
 
 
-def p_values(rows: Rows, thresholds: Floats, target: float) -> tuple[Indices, Indices, Floats]:
+def p_values(rows: ScoredRows, thresholds: Floats, target: float) -> tuple[Indices, Indices, Floats]:
     """Return answered rows, errors and p-value for each threshold.
 
     The null hypothesis is that the accuracy of the answers is below the target. Given their number n, the errors are binomial,
@@ -63,7 +54,7 @@ def candidate_thresholds(confidence: Floats, count: int) -> Floats:
     return thresholds
 
 
-def fit_accuracy(ordering: Rows, fitting: Rows, *, target: float, confidence: float, count: int) -> ThresholdFit:
+def fit_accuracy(ordering: ScoredRows, fitting: ScoredRows, *, target: float, confidence: float, count: int) -> ThresholdFit:
     """Return the lowest threshold for which P(accuracy of the answers >= target) >= confidence.
 
     Learn then Test (Angelopoulos et al. 2021) with fixed-sequence testing. The `ordering` rows set the sequence: it starts at
@@ -83,7 +74,7 @@ def fit_accuracy(ordering: Rows, fitting: Rows, *, target: float, confidence: fl
     return ThresholdFit(threshold, len(fitting.confidence), n, wrong, lower_bound(n - wrong, n, level), needed)
 
 
-def fit_coverage(fitting: Rows, *, target: float, confidence: float) -> ThresholdFit:
+def fit_coverage(fitting: ScoredRows, *, target: float, confidence: float) -> ThresholdFit:
     """Return the highest threshold at which this share of the rows is answered.
 
     The coverage of new rows at the k-th highest of n confidences has the distribution Beta(k, n + 1 - k).

@@ -28,7 +28,7 @@ from pipeline.output.plain_text import print_line, print_lines
 from pipeline.params import Abstain, Evaluate, Model, Params, flatten, load_params
 from pipeline.row_predictions import PREDICTIONS_FILE, write_predictions
 from pipeline.runtime.pieces import count_cut, to_pieces
-from pipeline.selective.selection import ModelLogits, Selection, select
+from pipeline.selective.selection import ModelLogits, SelectiveResult, select
 from pipeline.tracking.descriptions import percent
 from pipeline.tracking.runs import Run, stage_run
 
@@ -90,7 +90,7 @@ def evaluate(
     return Evaluation(scores, report, fitted, truth["test"], predicted, logits["test"], classes, held_out)
 
 
-def with_selection(evaluation: Evaluation, selection: Selection) -> Evaluation:
+def with_selection(evaluation: Evaluation, selection: SelectiveResult) -> Evaluation:
     """Add the scores of the coverage curve and of the rule when to abstain."""
     added = selection.scores()
     scores = {group: {**evaluation.metrics.get(group, {}), **added.get(group, {})} for group in {**evaluation.metrics, **added}}
@@ -99,7 +99,7 @@ def with_selection(evaluation: Evaluation, selection: Selection) -> Evaluation:
 
 def select_answers(
     evaluation: Evaluation, trained: TrainedModel, sides: dict[str, list[Example]], control: dict[str, Any], params: Params
-) -> Selection:
+) -> SelectiveResult:
     """Fit and judge the rule when to abstain; out-of-scope texts that are rows of the split are left out."""
     known = {row.id for rows in sides.values() for row in rows}
     outside = [row.text for row in read_unlabelled(params.abstain.out_of_scope, params.data).texts if row.id not in known]
@@ -215,7 +215,7 @@ def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evalua
 
 def measure(
     trained: TrainedModel, sides: dict[str, list[Example]], control: dict[str, Any], params: Params, run: Run, folder: Path
-) -> tuple[Evaluation, Selection]:
+) -> tuple[Evaluation, SelectiveResult]:
     """Score a model with merged adapters, write the files of this stage, and log them to the run."""
     scored = evaluate(trained, sides, control["labels"], params.model, params.evaluate)
     selection = select_answers(scored, trained, sides, control, params)
@@ -229,7 +229,7 @@ def measure(
     return evaluation, selection
 
 
-def refuse_unreachable(selection: Selection, settings: Abstain) -> None:
+def refuse_unreachable(selection: SelectiveResult, settings: Abstain) -> None:
     """Raise `RefusedError` when the test rows do not prove the target of abstaining, unless params let the model answer all."""
     if selection.report.problem and settings.unreachable == "refuse":
         raise RefusedError("params.yaml, section abstain", selection.report.problem, UNREACHABLE)

@@ -45,7 +45,7 @@ ADVICE = (  # words of a reason, what to do
 )
 
 
-class Sources(NamedTuple):
+class SourceNames(NamedTuple):
     """What people call the rows and the supplied test rows."""
 
     rows: Path
@@ -75,11 +75,11 @@ def examine(source_file: Path, test_file: Path, feedback_folder: Path, data: Dat
     """Read, validate, merge and de-duplicate; collect all faults, those of the files first."""
     source = read_labelled(source_file, data, is_source=True)
     feedback, test = read_feedback(feedback_folder, data), read_labelled(test_file, data)
-    return merge(source, feedback, test, Sources(source_file, test_file), data, rules)
+    return merge(source, feedback, test, SourceNames(source_file, test_file), data, rules)
 
 
 def merge(
-    source: LabelledFile, feedback: LabelledFile, test: LabelledFile, names: Sources, data: Data, rules: LabelRules
+    source: LabelledFile, feedback: LabelledFile, test: LabelledFile, names: SourceNames, data: Data, rules: LabelRules
 ) -> IngestResult:
     """Merge and de-duplicate rows; collect all faults, those of the files first.
 

@@ -56,8 +56,8 @@ def test_every_cell_runs_in_a_real_kernel(made: Project, tmp_path: Path, monkeyp
 
 
 def text_of(notebook: Any, words: str) -> str:
-    """Return the text of the last output of the cell with these words."""
-    (cell,) = (cell for cell in code_cells(notebook) if words in cell["source"])
+    """Return the text of the last output of the first cell with these words."""
+    cell = next(cell for cell in code_cells(notebook) if words in cell["source"])
     output = cell["outputs"][-1]
     return str(output["text"] if output["output_type"] == "stream" else output["data"]["text/plain"])
 

@@ -14,18 +14,18 @@ from pipeline.errors import RefusedError
 from pipeline.params import Abstain, Params
 from pipeline.selective.out_of_scope import answered_at_95, area_under_roc
 from pipeline.selective.report import UNKNOWN, AbstentionReport, report_abstention
-from pipeline.selective.selection import Selection
-from pipeline.selective.threshold import Rows
+from pipeline.selective.selection import SelectiveResult
+from pipeline.selective.threshold import ScoredRows
 from pipeline.stages.evaluate import refuse_unreachable
 
 NOTHING = np.zeros(0)
 
 
-def draw(rows: int, seed: int) -> Rows:
+def draw(rows: int, seed: int) -> ScoredRows:
     """Return rows of which the confident ones are right: errors are 0.5 (1 - c)²."""
     rng = np.random.default_rng(seed)
     confidence = rng.random(rows)
-    return Rows(confidence, rng.random(rows) < 1 - 0.5 * (1 - confidence) ** 2)
+    return ScoredRows(confidence, rng.random(rows) < 1 - 0.5 * (1 - confidence) ** 2)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_flipped_answer_changes_the_threshold_or_the_judgement_and_never_both(
     for row in confident[:12]:
         flipped = rows.correct.copy()
         flipped[row] = not flipped[row]
-        after = report_abstention(draw(200, 1), Rows(rows.confidence, flipped), keys, NOTHING, settings)
+        after = report_abstention(draw(200, 1), ScoredRows(rows.confidence, flipped), keys, NOTHING, settings)
         assert (after.fit == before.fit) != (after.judged == before.judged)
 
 
@@ -81,9 +81,9 @@ def test_a_target_out_of_reach_is_said_with_what_is_proved_and_what_would_help(s
     assert "which proves" in found.problem
     assert found.lines()[0] == found.problem
     with pytest.raises(RefusedError, match=r"(?s)no threshold is proved .* what to do: lower abstain.value"):
-        refuse_unreachable(Selection({}, found), settings)
-    refuse_unreachable(Selection({}, found), settings.model_copy(update={"unreachable": "answer"}))
-    refuse_unreachable(Selection({}, report(settings)), settings)
+        refuse_unreachable(SelectiveResult({}, found), settings)
+    refuse_unreachable(SelectiveResult({}, found), settings.model_copy(update={"unreachable": "answer"}))
+    refuse_unreachable(SelectiveResult({}, report(settings)), settings)
 
 
 def test_a_target_that_all_answers_reach_needs_no_threshold(settings: Abstain) -> None:

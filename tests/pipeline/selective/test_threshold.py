@@ -8,7 +8,7 @@ from scipy.stats import beta, binom, binomtest
 
 from pipeline.selective.coverage import Floats
 from pipeline.selective.threshold import (
-    Rows,
+    ScoredRows,
     exact_interval,
     fit_accuracy,
     fit_coverage,
@@ -39,9 +39,9 @@ def waved(confidence: Floats) -> Floats:
     return np.where(confidence > 0.8, 0.86, 0.93)
 
 
-def draw(truth: Truth, rows: int, rng: np.random.Generator) -> Rows:
+def draw(truth: Truth, rows: int, rng: np.random.Generator) -> ScoredRows:
     confidence = rng.random(rows)
-    return Rows(confidence, rng.random(rows) < truth(confidence))
+    return ScoredRows(confidence, rng.random(rows) < truth(confidence))
 
 
 def true_accuracy(truth: Truth, threshold: float) -> float:
@@ -49,14 +49,14 @@ def true_accuracy(truth: Truth, threshold: float) -> float:
     return float(truth(np.linspace(threshold, 1, 20001)[:-1]).mean())
 
 
-def naive_threshold(rows: Rows) -> float | None:
+def naive_threshold(rows: ScoredRows) -> float | None:
     """Return the lowest threshold whose answers reach the target on the rows themselves."""
     order = np.argsort(-rows.confidence)
     reached = np.flatnonzero(np.cumsum(rows.correct[order]) / np.arange(1, len(order) + 1) >= TARGET)
     return float(rows.confidence[order[reached[-1]]]) if len(reached) else None
 
 
-def broken(truth: Truth, choose: Callable[[Rows, Rows], float | None]) -> tuple[int, int]:
+def broken(truth: Truth, choose: Callable[[ScoredRows, ScoredRows], float | None]) -> tuple[int, int]:
     """Return in how many worlds a threshold was chosen, and in how many it misses the target."""
     rng = np.random.default_rng(1)
     chosen = [choose(draw(truth, ORDERING, rng), draw(truth, FITTING, rng)) for _ in range(WORLDS)]
@@ -64,7 +64,7 @@ def broken(truth: Truth, choose: Callable[[Rows, Rows], float | None]) -> tuple[
     return sum(threshold is not None for threshold in chosen), sum(missed)
 
 
-def guaranteed(ordering: Rows, fitting: Rows) -> float | None:
+def guaranteed(ordering: ScoredRows, fitting: ScoredRows) -> float | None:
     return fit_accuracy(ordering, fitting, target=TARGET, confidence=CONFIDENCE, count=COUNT).threshold
 
 
@@ -89,15 +89,15 @@ def test_the_sequence_ends_at_the_first_threshold_that_fails() -> None:
     confidence = np.linspace(1, 0.001, 400)
     correct = np.ones(400, dtype=np.bool_)
     correct[150:190] = False  # a pit; below it everything is right again
-    ordering = Rows(confidence, np.arange(400) < 150)
-    fit = fit_accuracy(ordering, Rows(confidence, correct), target=0.9, confidence=0.95, count=40)
+    ordering = ScoredRows(confidence, np.arange(400) < 150)
+    fit = fit_accuracy(ordering, ScoredRows(confidence, correct), target=0.9, confidence=0.95, count=40)
     assert fit.threshold is not None
     assert 0.6 < fit.threshold < 0.65
     assert fit.bound >= 0.9
 
 
 def test_p_values_are_the_binomial_tail_of_the_rows_at_or_above_each_threshold() -> None:
-    rows = Rows(np.array([0.9, 0.8, 0.8, 0.3]), np.array([True, False, True, False]))
+    rows = ScoredRows(np.array([0.9, 0.8, 0.8, 0.3]), np.array([True, False, True, False]))
     answered, errors, p = p_values(rows, np.array([0.95, 0.8, 0.0]), 0.9)
     assert (answered.tolist(), errors.tolist()) == ([0, 3, 4], [0, 1, 2])
     assert p == pytest.approx([1.0, binom.cdf(1, 3, 0.1), binom.cdf(2, 4, 0.1)])
