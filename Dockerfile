@@ -97,7 +97,7 @@ CMD ["python", "-m", "monitoring.monitor"]
 
 # Makes models: every package of the lock, and git. The project itself is a clone in a volume (compose.yaml).
 FROM python AS trainer
-# torch has no hash in the lock: its builds for CPUs and CUDA share a version. For a GPU: --build-arg TORCH_INDEX=https://pypi.org/simple
+# torch has no hash in the lock: its builds for CPUs and CUDA share a version. For a GPU: --build-arg TORCH_INDEX= (pip's default index).
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements.lock /build/requirements.lock
 RUN set -eu; \
@@ -106,7 +106,7 @@ RUN set -eu; \
     rm -rf /var/lib/apt/lists/*; \
     torch="$(grep ^torch== /build/requirements.lock)"; \
     grep -v ^torch== /build/requirements.lock > /build/others.txt; \
-    python -m pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" "$torch"; \
+    python -m pip install --no-cache-dir --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch"; \
     python -m pip install --no-cache-dir --no-deps --require-hashes -r /build/others.txt; \
     python -m pip install --no-cache-dir "$torch"; \
     git config --system --add safe.directory /source; \
