@@ -129,7 +129,7 @@ def test_only_intervals_and_ports_differ_from_the_params_of_head(params: Params)
     changed = {(section, key) for section, values in before.items() for key in values if values[key] != after[section][key]}
     assert all(key.endswith("port") or key in FAST_INTERVALS[section] for section, key in changed)
     ports = [value for section in ("serve", "gateway", "alerts") for key, value in after[section].items() if key.endswith("port")]
-    assert len(ports) == len(set(ports)) == 10
+    assert len(ports) == len(set(ports)) == 11
 
 
 def test_without_a_packaged_model_the_error_names_the_command_to_run_first(tmp_path: Path) -> None:
