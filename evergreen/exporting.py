@@ -28,13 +28,14 @@ def export(
     from pipeline.home import find_home
     from pipeline.params import load_params
     from pipeline.runtime.model_files import model_digest
-    from pipeline.sharing.hub_folder import is_export, write_folder
     from serving.release.offline import find_package
 
-    if to.exists() and not (force and is_export(to)):  # --force deletes the folder
-        raise InputError(str(to), "the folder exists", "name another folder, or replace an earlier export: --force")
+    if to.exists():
+        _require_replaceable(to, force=force)
     params, home = load_params(), find_home()
     package = find_package(model, home)
+    from pipeline.sharing.hub_folder import write_folder  # the libraries of a card, once there is a model
+
     exported = ARTIFACTS / "export"
     is_here = (exported / "model.json").is_file() and model_digest(exported) == model_digest(package.folder / "1")
     facts = _facts(package, params, home, is_here=is_here)
@@ -53,6 +54,14 @@ def export(
         commit = facts.origin.get("git_commit")
         out.print("without the adapter for transformers and peft: artifacts/ holds another model")
         out.print(f"to add it, restore that model and export again: git checkout {commit} && .venv/bin/dvc checkout")
+
+
+def _require_replaceable(folder: Path, *, force: bool) -> None:
+    """Raise `InputError` unless the folder is an earlier export that may be deleted."""
+    from pipeline.sharing.hub_folder import is_export
+
+    if not (force and is_export(folder)):
+        raise InputError(str(folder), "the folder exists", "name another folder, or replace an earlier export: --force")
 
 
 def _facts(package: "NamedPackage", params: "Params", home: Path, *, is_here: bool) -> "CardFacts":

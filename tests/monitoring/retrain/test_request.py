@@ -117,7 +117,7 @@ def world(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             assert is_on_request  # this process decides on no alert
             return world.controller(begin, parts[-1])
 
-        monkeypatch.setattr(request, "build_controller", build)
+        monkeypatch.setattr("monitoring.retrain.app.build_controller", build)
         yield world
 
 
@@ -166,7 +166,7 @@ def test_a_cancelled_retrain_ends_for_the_command_that_works_on_it(world: World,
         def clean(self, job: RetrainJob) -> None:
             cleaned.append(job.id)
 
-    monkeypatch.setattr(request, "RunLocal", Run)
+    monkeypatch.setattr("monitoring.retrain.run_local.RunLocal", Run)
     monkeypatch.setattr("pipeline.tracking.runs.close_orphans", lambda home: cleaned.append(0))
 
     def cancelled(heartbeat: Heartbeat) -> None:

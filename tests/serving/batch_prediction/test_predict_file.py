@@ -30,7 +30,7 @@ class Fixed:
     """Answers every text alike."""
 
     labels: Sequence[str] = LABELS
-    chunk, calls = 2, 1
+    chunk, calls, is_remote = 2, 1, False
 
     def predict(self, texts: Sequence[str]) -> list[RowAnswer]:
         return [RowAnswer("track, it", 0.75, (0.25, 0.75), 4, "") for _ in texts]
