@@ -196,8 +196,9 @@ def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
 
 
 def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evaluate, folder: Path) -> None:
-    """Log scores, figures and files to the MLflow run."""
-    run.metrics({f"{side}/{name}": value for side, scores in evaluation.metrics.items() for name, value in scores.items()})
+    """Log scores, figures and files to the MLflow run; two accuracies at a coverage are left to the picture of all."""
+    scores = {f"{side}/{name}": value for side, group in evaluation.metrics.items() for name, value in group.items()}
+    run.metrics({name: value for name, value in scores.items() if not name.endswith(("at_coverage_80", "at_coverage_95"))})
     accuracy, control = (evaluation.metrics[side]["accuracy"] for side in ("test", "control"))
     between = evaluation.report["intervals"]["accuracy"]
     interval = f"{settings.confidence:.0%} interval {percent(between['low'])} to {percent(between['high'])}"

@@ -181,7 +181,6 @@ def log_parity(run: Run, measured: Parity) -> None:
     """Log how much the exported model differs from the trained one, under names for people."""
     run.metrics(
         {
-            "export/shapes_compared": measured.shapes,
             "export/max_logit_difference": measured.max_abs_logit,
             "export/max_sketch_difference": measured.max_abs_sketch,
             "export/same_labels": float(measured.arg_max_equal),

@@ -33,11 +33,12 @@ def write_table(path: Path, table: Table) -> None:
 
 
 def write_curves(folder: Path, fitted: FitResult, run: Run) -> None:
-    """Write tables and summary as files, and log them to the run."""
+    """Write tables and summary as files, and log to the run what neither the curves nor stage `evaluate` log there."""
+    numbers = summary(fitted)
     write_table(folder / "steps.csv", fitted.steps)
     write_table(folder / "epochs.csv", fitted.epochs)
-    write_json(folder / "metrics.json", summary(fitted))
-    run.metrics({f"train/{name}": value for name, value in summary(fitted).items()})
+    write_json(folder / "metrics.json", numbers)
+    run.metrics({f"train/{name}": value for name, value in numbers.items() if not name.startswith("val_")})
     run.figure(charts.learning_curve(fitted.epochs), "learning_curve")
 
 

@@ -103,6 +103,7 @@ def test_an_open_run_of_the_caller_is_not_taken_over(small_project: Path, tmp_pa
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'home/mlflow.db'}")
     try:
+        mlflow.set_experiment("theirs")
         with mlflow.start_run(), pytest.raises(evergreen.InputError, match=r"is open in this thread.*\n.*mlflow\.end_run"):
             evergreen.train(TEXTS, LABELS, **SMALL)
     finally:

@@ -28,7 +28,7 @@ def test_all_stages_write_into_one_finished_run_with_every_param(made: Project) 
     run = run_of(made)
     assert run.info.status == "FINISHED"
     params = made.params
-    sections = ("data", "split", "spread", "model", "train", "evaluate", "reference", "export", "session")
+    sections = ("data", "split", "spread", "model", "train", "evaluate", "abstain", "reference", "export", "session")
     expected = {key: value for name in sections for key, value in flatten(getattr(params, name), name).items()}
     assert run.data.params == expected
     assert {key for key in run.data.tags if key.startswith("stage.")} == {
@@ -53,7 +53,7 @@ def test_the_run_holds_curves_system_metrics_data_sets_figures_and_model(made: P
     assert "system/cpu_utilization_percentage" in run.data.metrics
     assert sorted(data.dataset.name for data in run.inputs.dataset_inputs) == ["few test", "few train", "few val"]
     figures = {Path(file.path).stem for file in client.list_artifacts(run.info.run_id, "figures")}
-    assert figures == {"schedule", "learning_curve", "confusion_matrix", "f1_by_class", "reliability", "sessions"}
+    assert figures == {"schedule", "learning_curve", "confusion_matrix", "f1_by_class", "reliability", "coverage", "sessions"}
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert (model.source_run_id, model.status) == (run.info.run_id, LoggedModelStatus.READY)
     measured_on = {metric.dataset_name for metric in model.metrics}

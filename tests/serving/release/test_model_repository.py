@@ -135,8 +135,8 @@ def test_the_package_holds_what_triton_loads(made: Project) -> None:
         "training_texts.parquet",
         "warmup/short", "warmup/middle", "warmup/long",
         "1/model.py", "1/model.onnx", "1/packed.onnx", "1/tokenizer.json", "1/model.json",
-        "1/runtime/__init__.py", "1/runtime/batches.py", "1/runtime/classifier.py", "1/runtime/outputs.py",
-        "1/runtime/pieces.py", "1/runtime/sessions.py", "1/runtime/text.py",
+        "1/runtime/__init__.py", "1/runtime/batches.py", "1/runtime/classifier.py", "1/runtime/model_files.py",
+        "1/runtime/outputs.py", "1/runtime/pieces.py", "1/runtime/sessions.py", "1/runtime/text.py",
     }  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def test_training_texts_and_reports_travel_with_the_package(made: Project) -> No
 def test_packing_the_same_model_twice_gives_the_same_content(made: Project, tmp_path: Path) -> None:
     inputs = [made / name for name in INPUTS]
     card = card_of(made / "artifacts/evaluation", made / "artifacts/data/report.json", keeps_texts=True)
-    once, again = (package(*inputs, tmp_path / name, made.params.package, card) for name in ("once", "again"))
+    once, again = (package(*inputs, tmp_path / name, made.params.package, card=card) for name in ("once", "again"))
     stored = read_verified(made / "artifacts/package")
     assert content_digest(once) == content_digest(again) == content_digest(stored)
 

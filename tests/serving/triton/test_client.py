@@ -167,7 +167,7 @@ def test_only_the_owner_can_read_the_admin_key_and_what_goes_to_the_models(serve
 
 def test_a_version_that_is_served_still_holds_exactly_what_was_signed(served: Served) -> None:
     folder = repository(served.home) / "intent-1"
-    assert read_signed(folder, trusted_keys(trusted_folder(served.home))) == read_json(folder / MANIFEST)
+    assert read_signed(folder, trusted_keys(trusted_folder(served.home))) == read_json(folder / MANIFEST, "the manifest")
 
 
 SLOW = """

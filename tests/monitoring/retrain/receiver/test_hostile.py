@@ -80,7 +80,7 @@ def test_a_hostile_alert_name_becomes_a_tag_of_limited_length(monkeypatch: pytes
     for name in NASTY:
         if "\0" not in name and name != "\ud800":  # an environment variable cannot hold these; they never get there
             monkeypatch.setenv("EVERGREEN_ALERT", name)
-            assert runs._origin()["evergreen.alert"] == name[:500]
+            assert runs._origin(None)["evergreen.alert"] == name[:500]
 
 
 def give(home: Path, labels: list[str]) -> None:
