@@ -100,7 +100,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 	  grep -v ^torch== requirements.lock > .venv/others.txt; $(PIP) --no-deps --require-hashes --requirement .venv/others.txt; \
 	  wait $$pip; trap - EXIT; \
 	  $(PIP) "$$torch"; `: a CUDA build needs libraries that a CPU build lacks` \
-	  $(PIP) --no-deps --no-build-isolation --editable .; \
+	  $(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .; `: a path, which no folder called evergreen hides` \
 	  echo $$(($$(date +%s) - began)) > $@
 
 .venv/dev: requirements-dev.lock .venv/ready

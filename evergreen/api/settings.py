@@ -1,17 +1,20 @@
 """Settings as keywords: `train__epochs=3` is the key `train.epochs` of params.yaml, for one training."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import EvergreenError, InputError, collecting, raise_all
+from pipeline.errors import CombinedError, EvergreenError, InputError, collecting, raise_all
 from pipeline.params import Params
 from pipeline.params.load import read_values, valid_names, validate
 
 SECTIONS = ("data", "split", "model", "train", "evaluate", "abstain", "export")  # that a training in this process reads
 FILES = ("data.source", "data.test", "data.unlabelled", "abstain.out_of_scope")
 SEPARATOR = "__"
+OVERRIDE = re.compile(r"""-S (?:'(\w+)\.(\w+)="(.*)"'|(\w+)\.(\w+)=([\w.]+))""")  # of a command, with and without quotes
 
 
 def read_settings(path: Path, settings: Mapping[str, Any]) -> Params:
@@ -34,6 +37,22 @@ def check_names(keywords: Iterable[str]) -> None:
         with collecting(errors):
             _check_name(keyword)
     raise_all(errors)
+
+
+@contextmanager
+def advice_in_keywords() -> Iterator[None]:
+    """Let an error of the block advise the keyword of a setting, where it advises the override of a command."""
+    try:
+        yield
+    except EvergreenError as error:
+        advised = [type(fault)(fault.where, fault.what, OVERRIDE.sub(_as_keyword, fault.do)) for fault in error.errors]
+        raise (advised[0] if len(advised) == 1 else CombinedError(advised)) from None
+
+
+def _as_keyword(override: re.Match[str]) -> str:
+    section, key, value = [group for group in override.groups() if group is not None]
+    plain = value if re.fullmatch(r"-?\d+(\.\d+)?", value) else repr(value.replace('\\"', '"'))
+    return f"{section}{SEPARATOR}{key}={plain}"
 
 
 def _check_name(keyword: str) -> None:

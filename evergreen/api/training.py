@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from evergreen.api.columns import table_columns, values
 from evergreen.api.model import EvergreenModel
 from evergreen.api.project import find_project, private_home
-from evergreen.api.settings import read_settings
+from evergreen.api.settings import advice_in_keywords, read_settings
 from evergreen.api.to_pipeline import TrainedOn
 from pipeline.abstention import ABSTAIN_FILE
 from pipeline.card.facts import CARD, card_content
@@ -61,11 +61,12 @@ def train(
     params = at_project(read_settings(project / PARAMS, settings), project, name)
     given = as_rows(texts, labels, groups, params.data)
     tested = None if test is None else _test_rows(test, params.data)
-    accepted = accept(given, tested, params)
+    with advice_in_keywords():
+        accepted = accept(given, tested, params)
     warn_of_rows_set_aside(accepted, len(given.texts))
     folder = new_folder()
     log_plainly()
-    with show_progress(is_shown=progress):
+    with advice_in_keywords(), show_progress(is_shown=progress):
         _train(accepted, params, project, folder, is_tracked=track)
     rows = TrainedOn(accepted.rows, accepted.test, settings, params, project)
     return open_trained(folder, f"trained here as {name}", rows)

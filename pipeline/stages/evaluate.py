@@ -214,6 +214,15 @@ def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evalua
     run.files(folder)
 
 
+def in_words(evaluation: Evaluation) -> str:
+    """Return the scores on the test rows in one line; all scores are in metrics.json."""
+    model, control = ({name: percent(value) for name, value in evaluation.metrics[side].items()} for side in ("test", "control"))
+    return (
+        f"{len(evaluation.truth)} test rows: accuracy {model['accuracy']}, macro-F1 {model['f1_macro']}; "
+        f"frozen control: {control['accuracy']}, {control['f1_macro']}"
+    )
+
+
 def measure(
     trained: TrainedModel, sides: dict[str, list[Example]], control: dict[str, Any], params: Params, run: Run, folder: Path
 ) -> tuple[Evaluation, SelectiveResult]:
@@ -250,7 +259,7 @@ def main() -> None:
     settings = {**flatten(params.evaluate, "evaluate"), **flatten(params.abstain, "abstain")}
     with stage_run("evaluate", settings, find_home(), continues=trained.run_id) as run:
         evaluation, selection = measure(trained, sides, control, params, run, args.out)
-        print_line(json.dumps(evaluation.metrics))
+        print_line(f"{in_words(evaluation)} → {args.out}")
         print_lines("\n".join(selection.report.lines()))
         refuse_unreachable(selection, params.abstain)
 

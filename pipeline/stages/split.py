@@ -36,7 +36,9 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
     if small and settings.small_classes == "refuse":
         sizes = Counter(labels_of(rows))
         sized = [f"{label} ({sizes[label]} {'row' if sizes[label] == 1 else 'rows'})" for label in small]
-        what = f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {join_names(sized, most=10, quote='')}"
+        why = "" if supplied_test else "; a hash of each text decides its side, so the shares of a small class vary"
+        names = join_names(sized, most=10, quote="")
+        what = f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {names}{why}"
         add = "add rows of these classes to the test file" if supplied_test else "collect more rows"
         do = f"{add}; or train on them and do not test them: -S split.small_classes=keep"
         faults.append(InputError("the split", what, do))

@@ -21,6 +21,7 @@ from pipeline.learning.training_state import Table
 from pipeline.network.trained_model import save_trained
 from pipeline.output.plain_text import print_line
 from pipeline.params import Data, Params, flatten, load_params
+from pipeline.tracking.descriptions import percent
 from pipeline.tracking.runs import Run, stage_run
 
 
@@ -91,6 +92,15 @@ def train(prepared: Prepared, sides: dict[str, list[Example]], paths: argparse.N
     return fitted
 
 
+def in_words(fitted: FitResult) -> str:
+    """Return what a person wants to know of a training in one line; all numbers are in metrics.json."""
+    numbers = summary(fitted)
+    return (
+        f"best epoch {numbers['best_epoch']} of {numbers['epochs']}: {percent(numbers['val_accuracy'])} of validation rows; "
+        f"{numbers['seconds']:.0f} s, {numbers['examples_per_second']:.0f} rows/s, {numbers['memory_peak_mib']:.0f} MiB"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", type=Path, required=True)
@@ -104,7 +114,7 @@ def main() -> None:
         sides["spread"] = spread
     prepared = prepare([*sides["train"], *spread], sides["val"], params)
     if distributed_state().is_main_process:
-        print_line(json.dumps(summary(train(prepared, sides, args, params))))
+        print_line(f"{in_words(train(prepared, sides, args, params))} → {args.model}")
     else:  # a worker of torchrun computes its part; the main process logs and writes
         fine_tune(prepared, params, Run(None), None, find_home())
 

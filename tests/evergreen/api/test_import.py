@@ -1,7 +1,9 @@
 """`import evergreen` costs nothing, and its names are imported when they are used."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +43,12 @@ def test_every_name_of_the_api_can_be_used_and_is_offered() -> None:
     assert evergreen.InputError is errors.InputError
     with pytest.raises(AttributeError, match="has no attribute 'laod'"):
         _ = evergreen.laod
+
+
+def test_a_folder_with_the_name_of_the_package_hides_nothing(tmp_path: Path) -> None:
+    """A notebook that stands beside a clone has that clone's folder `evergreen` as the nearest."""
+    (tmp_path / "evergreen").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", "import evergreen; print(evergreen.load.__module__)"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("evergreen.api.loading\n", "")
