@@ -260,7 +260,8 @@ def main() -> None:
     with stage_run("evaluate", settings, find_home(), continues=trained.run_id) as run:
         evaluation, selection = measure(trained, sides, control, params, run, args.out)
         print_line(f"{in_words(evaluation)} → {args.out}")
-        print_lines("\n".join(selection.report.lines()))
+        if params.abstain.target != "none" or selection.report.out_of_scope:
+            print_lines("\n".join(selection.report.lines()))
         refuse_unreachable(selection, params.abstain)
 
 
