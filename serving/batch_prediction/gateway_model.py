@@ -17,12 +17,14 @@ WAIT_S = 1.0  # before the next try, where the answer names no time
 TEXT_FAULTS = ("text_empty", "text_too_long", "text_not_valid")  # codes of errors that are the text's own
 TRY_AGAIN = (408, 429, 502, 503, 504)
 TOO_MUCH = 413
+START_IT = "start it: make serve; or predict without a gateway: leave --gateway out"
 
 
 class GatewayModel:
     """Asks the gateway's champion. Its routing between versions does not apply: all rows are answered by one version.
 
-    Where a new champion with the same labels takes over, the rest is answered by that.
+    Where a new champion with the same labels takes over, the rest is answered by that. A gateway that has answered once is waited
+    for; where nothing answers the very first request, the address or the gateway is missing, and waiting would not help.
     """
 
     chunk, calls, is_remote = CALL_TEXTS, CALLS, True
@@ -37,6 +39,7 @@ class GatewayModel:
     ) -> None:
         self._url, self._send, self._sleep, self._clock = url, send, sleep, clock
         self._answered_at = clock()  # by either thread
+        self._has_answered = False
         self._call_texts = self._most_texts = CALL_TEXTS
         self._routes_lock = threading.Lock()
         self.labels: Sequence[str] = ()
@@ -87,8 +90,7 @@ class GatewayModel:
         if reply.status not in (0, *TRY_AGAIN):
             raise ToolError(self._url, f"the gateway answered {reply.status}: {reply.message}", "look into the gateway's log")
         if self._clock() - max(begun, self._answered_at) > GIVE_UP_S:
-            what = f"no answer for {GIVE_UP_S:.0f} seconds: {reply.message}"
-            raise ToolError(self._url, what, "start it: make serve; or predict without a gateway: leave --gateway out")
+            raise ToolError(self._url, f"no answer for {GIVE_UP_S:.0f} seconds: {reply.message}", START_IT)
         self._sleep(reply.retry_after_s or WAIT_S)
 
     def _follow_champion(self, gone: int, begun: float) -> None:
@@ -111,6 +113,9 @@ class GatewayModel:
         begun = self._clock()
         while True:
             reply = self._send("GET", "/v1/routes", None)
+            if not reply.status and not self._has_answered:
+                raise ToolError(self._url, f"no gateway answers there: {reply.message}", START_IT)
+            self._has_answered = True
             if reply.status == 200 and reply.body.get("champion") and reply.body.get("labels"):
                 return [str(label) for label in reply.body["labels"]], int(reply.body["champion"])
             if reply.status == 404:

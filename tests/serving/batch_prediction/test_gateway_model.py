@@ -22,12 +22,15 @@ class Gateway:
         self.version, self.labels = 1, LABELS
         self.most_texts = 64
         self.refusals: list[Reply] = []
+        self.route_faults: list[Reply] = []
         self.calls: list[int] = []
         self.slept: list[float] = []
         self.now = 0.0
 
     def send(self, method: str, path: str, body: bytes | None) -> Reply:
         if path == "/v1/routes":
+            if self.route_faults:
+                return self.route_faults.pop(0)
             return Reply(200, {"champion": self.version, "labels": self.labels}, 0.0)
         request = json.loads(body or b"")
         self.calls.append(len(request["texts"]))
@@ -109,6 +112,19 @@ def test_it_gives_up_when_no_answer_comes(gateway: Gateway) -> None:
     with pytest.raises(ToolError, match="no answer for 120 seconds: connection refused"):
         model.predict(["a"])
     assert GIVE_UP_S < gateway.now < GIVE_UP_S + 5
+
+
+def test_a_gateway_that_never_answered_is_not_waited_for(gateway: Gateway) -> None:
+    gateway.route_faults = [Reply(0, {}, 0.0, "connection refused")] * 1000
+    with pytest.raises(ToolError, match="no gateway answers there: connection refused"):
+        gateway.model()
+    assert gateway.slept == []
+
+
+def test_a_gateway_that_starts_or_restarts_is_waited_for(gateway: Gateway) -> None:
+    gateway.route_faults = [refusal(503, "starting", 2.0), Reply(0, {}, 0.0, "connection refused")]
+    assert gateway.model().version == 1
+    assert gateway.slept == [2.0, 1.0]
 
 
 def test_a_new_champion_with_the_same_labels_takes_over(gateway: Gateway) -> None:
