@@ -1,7 +1,6 @@
 """The read-only commands: status, why, backtest and gate. They format what the packages return."""
 
 import json
-import socket
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ LOOK = {
     "make ui": "look at the run in MLflow",
     ".venv/bin/evergreen try -S train.epochs=4": "try other params, up to the scores",
 }
-PROBE_S = 0.2
+MARKS = {"this home": ("✓", "green"), "nobody": ("–", "dim"), "another": ("!", "yellow"), "unknown": ("?", "yellow")}
 DECISIONS_SHOWN = 5
 
 
@@ -197,27 +196,18 @@ def _print_served(sources: "Sources") -> bool:
 
 
 def _print_running(sources: "Sources", params: "Params") -> set[str]:
-    """Print what runs, waiting jobs and the running retrain; return the names of the processes that answer."""
+    """Print what runs, waiting jobs and the running retrain; return the names of this home's processes."""
     import sqlalchemy as sa
 
+    from monitoring.local.services import find_services
     from monitoring.retrain.history.sources import format_time
-    from serving.processes.addresses import reach_host
     from state.tables import jobs, retrains
 
-    addresses = {
-        "gateway": (reach_host("gateway", params.gateway.host), params.gateway.port),
-        "Triton": (params.serve.host, params.serve.http_port),
-        "monitor": (reach_host("monitor", params.alerts.host), params.alerts.monitor_port),
-        "Prometheus": (reach_host("prometheus", params.alerts.host), params.alerts.prometheus_port),
-        "Alertmanager": (reach_host("alertmanager", params.alerts.host), params.alerts.alertmanager_port),
-        "inbox": (reach_host("inbox", params.alerts.host), params.alerts.inbox_port),
-        "console": (reach_host("console", params.alerts.host), params.alerts.console_port),
-        "receiver": (reach_host("receiver", params.alerts.host), params.alerts.receiver_port),
-        "controller": (reach_host("controller", params.alerts.host), params.alerts.controller_port),
-    }
-    up = {name: _is_listening(*address) for name, address in addresses.items()}
-    marks = [joined(styled("✓", "green") if is_up else styled("–", "dim"), f" {name}") for name, is_up in up.items()]
-    out.print("running:", Text("  ").join(marks))
+    services = find_services(params, sources.home)
+    out.print("running:", Text("  ").join(joined(styled(*MARKS[service.owner]), f" {service.name}") for service in services))
+    for service in services:
+        if service.doubt:
+            out.print(f"  {service.name}: {service.doubt}")
     counted = (
         sa.select(jobs.c.status, sa.func.count().label("count"))
         .where(jobs.c.status.in_(("queued", "running")))
@@ -230,7 +220,7 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
         from monitoring.retrain.journal import describe_running  # imports numpy and pyarrow, and most of the time nothing runs
 
         out.print(f"retrain {row['id']}, begun {format_time(row['began_wall'])}: {describe_running(row, read_clock())}")
-    return {name for name, is_up in up.items() if is_up}
+    return {service.name for service in services if service.is_running}
 
 
 def _print_decisions(sources: "Sources") -> None:
@@ -304,12 +294,3 @@ def _scores(metrics: dict[str, dict[str, float]]) -> Table:
     for name, row in (("fine-tuned", metrics["test"]), ("frozen encoder + logistic regression", metrics["control"])):
         table.add_row(name, f"{row['accuracy']:.4f}", f"{row['f1_macro']:.4f}")
     return table
-
-
-def _is_listening(host: str, port: int) -> bool:
-    """Return True when the port accepts a connection."""
-    try:
-        socket.create_connection((host, port), timeout=PROBE_S).close()
-    except OSError:
-        return False
-    return True

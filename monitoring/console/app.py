@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from monitoring.console.live.page import LIVE
 from monitoring.console.model.page import MODEL
-from monitoring.console.process import identity
 from monitoring.console.try_it.page import TRY_IT
 from monitoring.pages.metrics import PageMetrics
 from monitoring.pages.rendering import page_environment
@@ -48,7 +47,7 @@ def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: 
             Route("/", index),
             *(route for page in PAGES for route in page.routes(site)),
             *files,
-            *service_routes(metrics, identity(home)),
+            *service_routes(metrics, "console", home),
         ],
         exception_handlers={Exception: failed},  # for a person to read; the traceback goes to the log
         middleware=[Middleware(HttpGuard, params.http, listen_host("console", params.alerts.host), metrics.count_refusal)],

@@ -1,23 +1,18 @@
 """The console's process on one machine. `make serve` and `make watch` both want one: the holder of a lock in the home runs it."""
 
-import json
 import os
 import sys
-from contextlib import suppress
-from hashlib import sha256
-from http.client import HTTPException
 from pathlib import Path
-from urllib.request import urlopen
 
 from filelock import FileLock, Timeout
 
-from monitoring.pages.navigation import is_listening
 from pipeline.params import Params
 from serving.processes import Announce
 from serving.processes.addresses import base_url, reach_host
+from serving.processes.health import find_owner, health_sign, is_listening
 from serving.processes.supervisor import Child, Program
 
-LOOK_S, ANSWERS_WITHIN_S = 2.0, 1.0
+LOOK_S = 2.0
 
 
 class SharedConsole:
@@ -56,10 +51,13 @@ class SharedConsole:
         except (Timeout, OSError):
             return False
         is_free = not is_listening(self._host, self._port)
-        if not is_free and not self._is_blocked and not is_console(self.url, self._home):
+        if not is_free and not self._is_blocked and not self._is_ours():
             announce(f"no console: another program uses {self.url}; choose another alerts.console_port in params.yaml")
         self._is_blocked = not is_free
         return is_free
+
+    def _is_ours(self) -> bool:
+        return find_owner(self._host, self._port, health_sign("console", self._home)) == "this home"
 
 
 def console_program(params: Params, home: Path) -> Program:
@@ -73,15 +71,3 @@ def console_program(params: Params, home: Path) -> Program:
 def console_address(params: Params) -> tuple[str, int]:
     """Return host and port at which this machine reaches the console."""
     return reach_host("console", params.alerts.host), params.alerts.console_port
-
-
-def is_console(url: str, home: Path) -> bool:
-    """Return whether a console of this home answers at this URL."""
-    with suppress(OSError, HTTPException, ValueError), urlopen(f"{url}healthz", timeout=ANSWERS_WITHIN_S) as answer:  # noqa: S310
-        return bool(json.load(answer) == identity(home))
-    return False
-
-
-def identity(home: Path) -> dict[str, str]:
-    """Return what `/healthz` says of a console: its home as a digest, which names no path."""
-    return {"status": "alive", "service": "console", "home": sha256(str(home).encode()).hexdigest()[:16]}

@@ -237,7 +237,7 @@ def create_app(
             Route("/alerts", inbox.alerts_webhook, methods=["POST"]),
             Route("/relay/{name}", inbox.relay_webhook, methods=["POST"]),
             Route("/messages.json", inbox.messages_json),
-            *service_routes(metrics),
+            *service_routes(metrics, "inbox", home),
         ],
         middleware=[Middleware(HttpGuard, http, listen_host("inbox", alerts.host), metrics.count_refusal)],
     )
@@ -253,6 +253,6 @@ def main() -> None:
     alerts, host = params.alerts, listen_host("inbox", params.alerts.host)
     print_line(json.dumps({"event": "inbox", "url": f"{base_url(host, alerts.inbox_port)}/"}))
     metrics = PageMetrics()
-    find_links = partial(service_links, params, current="Inbox")
+    find_links = partial(service_links, params, home, current="Inbox")
     app = create_app(alerts, params.http, home, time.time, metrics, is_on_request=is_on_request, find_links=find_links)
     run_http_service(app, host, alerts.inbox_port, params.http, refused=metrics.count_refusal)

@@ -21,17 +21,21 @@ from pipeline.home import find_home
 from pipeline.output.plain_text import plain_json, print_lines
 from pipeline.params import load_params
 from serving.processes.addresses import listen_host
+from serving.processes.health import health
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
 
 def create_app(monitor: MonitorService, stop: threading.Event) -> Starlette:
-    """Serve /metrics and /report.json while the cycles run in a thread."""
+    """Serve /metrics, /healthz and /report.json while the cycles run in a thread."""
     host = listen_host("monitor", monitor.params.alerts.host)
 
     async def metrics(_request: Request) -> Response:
         return Response(monitor.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse(health("monitor", monitor.home))
 
     async def report_json(request: Request) -> Response:
         if not is_on_this_host(request):
@@ -51,7 +55,7 @@ def create_app(monitor: MonitorService, stop: threading.Event) -> Starlette:
         await cycles
 
     return Starlette(
-        routes=[Route("/metrics", metrics), Route("/report.json", report_json)],
+        routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/report.json", report_json)],
         middleware=[Middleware(HttpGuard, monitor.params.http, host, monitor.metrics.count_refusal)],
         lifespan=lifespan,
     )

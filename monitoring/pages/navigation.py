@@ -1,13 +1,16 @@
-"""Links that every page shows: console, inbox, MLflow, API. In place of a link to what does not run stands its command."""
+"""Links that every page shows: console, inbox, MLflow, API. In place of a link to what does not run stands its command.
 
-import socket
+What another clone runs on the same port is no link of this one.
+"""
+
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.params import Params
 from serving.processes.addresses import Service, base_url, reach_host, shown_host
+from serving.processes.health import find_owner, health_sign, is_listening
 
 MLFLOW_PORT = 5000  # of `make ui`
-PROBE_S = 0.2
 
 
 class Link(NamedTuple):
@@ -19,7 +22,7 @@ class Link(NamedTuple):
     start: str = ""
 
 
-def service_links(params: Params, *, current: str = "") -> list[Link]:
+def service_links(params: Params, home: Path, *, current: str = "") -> list[Link]:
     """Return the links to the services of this machine that people open in a browser, without the current page's service."""
     alerts = params.alerts
     services: list[tuple[str, Service, str, int, str, str, bool]] = [
@@ -32,17 +35,15 @@ def service_links(params: Params, *, current: str = "") -> list[Link]:
         Link(
             name,
             f"{base_url(shown_host(service, host), port)}{path}",
-            start="" if is_listening(reach_host(service, host), port) else start,
+            start="" if _is_ours(service, reach_host(service, host), port, home) else start,
         )
         for name, service, host, port, path, start, is_here in services
         if is_here and name != current
     ]
 
 
-def is_listening(host: str, port: int) -> bool:
-    """Return whether anything accepts connections there."""
-    try:
-        with socket.create_connection((host, port), timeout=PROBE_S):
-            return True
-    except OSError:
-        return False
+def _is_ours(service: Service, host: str, port: int, home: Path) -> bool:
+    """Return whether this home's service answers there. MLflow does not say whose it is."""
+    if service == "mlflow":
+        return is_listening(host, port)
+    return find_owner(host, port, health_sign(service, home)) in ("this home", "unknown")

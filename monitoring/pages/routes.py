@@ -1,8 +1,6 @@
 """Routes that every service with pages has: the shared style and script, `/healthz` and `/metrics`."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
@@ -11,16 +9,16 @@ from starlette.routing import Route
 
 from monitoring.pages.metrics import PageMetrics
 from monitoring.pages.rendering import FILES, HEADERS
+from serving.processes.health import health
 
-ALIVE: Mapping[str, str] = MappingProxyType({"status": "alive"})
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 
-def service_routes(metrics: PageMetrics, health: Mapping[str, str] = ALIVE) -> list[Route]:
-    """Return the routes; `health` is the answer of `/healthz`."""
+def service_routes(metrics: PageMetrics, service: str, home: Path) -> list[Route]:
+    """Return the routes of this service of this home."""
 
     async def healthz(_request: Request) -> Response:
-        return JSONResponse(dict(health))
+        return JSONResponse(health(service, home))
 
     async def metrics_text(_request: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

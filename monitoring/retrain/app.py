@@ -34,11 +34,12 @@ from monitoring.retrain.metrics import ControllerMetrics
 from monitoring.retrain.run_local import RunLocal
 from monitoring.retrain.steps import LocalSteps
 from pipeline.errors import EXIT_REFUSED
-from pipeline.home import find_home, git, home_digest
+from pipeline.home import find_home, git
 from pipeline.output.plain_text import indented, print_lines
 from pipeline.params import Params, load_params
 from pipeline.process_identity import this_process
 from serving.processes.addresses import listen_host
+from serving.processes.health import health
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
@@ -93,7 +94,7 @@ def create_app(
         return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def healthz(_request: Request) -> Response:
-        return JSONResponse({"status": "alive", "home": home_digest(home)})
+        return JSONResponse(health("controller", home))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -7,10 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.request import urlopen
 
 import sqlalchemy as sa
 
@@ -18,14 +16,14 @@ from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.clock import read_clock
 from monitoring.retrain.decide import ASKED
 from monitoring.retrain.journal import CANCEL, Journal, describe_running
-from pipeline.home import home_digest
 from pipeline.params import Alerts, Params
 from serving.processes import Announce
-from serving.processes.addresses import base_url, reach_host
+from serving.processes.addresses import reach_host
+from serving.processes.health import find_owner, health_sign
 from state.database import open_state
 from state.tables import decisions, retrains
 
-WAIT_S, POLL_S = 2.0, 0.5
+POLL_S = 0.5
 
 
 class RequestStatus(NamedTuple):
@@ -119,12 +117,8 @@ def _working(params: Params, home: Path, engine: sa.Engine, stopping: threading.
 
 def controller_answers(alerts: Alerts, home: Path) -> bool:
     """Return whether a controller of this home runs on this machine."""
-    url = f"{base_url(reach_host('controller', alerts.host), alerts.controller_port)}/healthz"
-    try:
-        with urlopen(url, timeout=WAIT_S) as page:  # noqa: S310 (the address is from params)
-            return bool(json.load(page).get("home") == home_digest(home))
-    except (OSError, HTTPException, ValueError, AttributeError):
-        return False
+    host, sign = reach_host("controller", alerts.host), health_sign("controller", home)
+    return find_owner(host, alerts.controller_port, sign) == "this home"
 
 
 def cancel(params: Params, home: Path, why: str) -> int | None:

@@ -1,7 +1,6 @@
 """Finds the caller of a request by its token or address, and follows changes of the tokens file while the gateway runs."""
 
 import hmac
-import ipaddress
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import structlog
 
 from pipeline.errors import EvergreenError
 from serving.access.tokens import ALL_SCOPES, ANONYMOUS, ID_DIGITS, LOCAL, Caller, StoredToken, hash_token, read_tokens
+from serving.processes.addresses import is_loopback
 from serving.processes.http_connections import peer_name
 
 LOCAL_CALLER = Caller(LOCAL, ALL_SCOPES, LOCAL)
@@ -77,14 +77,6 @@ class Callers:
             if hmac.compare_digest(sha256, digest):
                 found = caller
         return found
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a server that listens on `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @lru_cache(maxsize=4096)

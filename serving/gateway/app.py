@@ -103,7 +103,7 @@ async def open_services(params: Params, home: Path, metrics: Metrics, callers: C
                 await _start_jobs(tasks, stack, JobContext(params, engine, predictor, metrics, home, session, stop))
             try:
                 rate_limit = RateLimit(params.gateway.rate_limit_per_s, time.monotonic)
-                yield Services(params, engine, predictor, metrics, rate_limit, tracing, ids)
+                yield Services(params, engine, predictor, metrics, rate_limit, tracing, ids, home)
             finally:
                 stop.set()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -41,6 +42,7 @@ from serving.jobs import queue as jobs
 from serving.jobs.outbound import CallbackRefusedError
 from serving.prediction import Prediction
 from serving.prediction_ids import PredictionIds
+from serving.processes.health import health
 from serving.processes.http_body import Receive
 from serving.triton.client import TritonError
 
@@ -74,6 +76,7 @@ class Services(NamedTuple):
     rate_limit: RateLimit
     tracing: Tracing
     ids: PredictionIds
+    home: Path
 
 
 def add_routes(app: FastAPI, params: Params) -> None:
@@ -163,7 +166,8 @@ async def get_routes(request: Request) -> Response:
 
 async def healthz(request: Request) -> Response:
     """Answer while the process lives."""
-    return json_response(200, {"status": "alive"})
+    services: Services = request.app.state.services
+    return json_response(200, health("gateway", services.home))
 
 
 async def readyz(request: Request) -> Response:

@@ -1,5 +1,6 @@
 """Where an HTTP service listens, and where programs on this machine reach it. Knows no ports and no paths."""
 
+import ipaddress
 import os
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
@@ -35,6 +36,14 @@ def reach_host(service: Service, host: str) -> str:
 def shown_host(service: Service, host: str) -> str:
     """Return the host in links that people open: that of `EVERGREEN_LINKS_HOST`, or where this machine reaches the service."""
     return os.environ.get("EVERGREEN_LINKS_HOST") or reach_host(service, host)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a server that listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def base_url(host: str, port: int) -> str:

@@ -29,6 +29,7 @@ from pipeline.home import close_to_others
 from pipeline.lifetime import ChildProcess, start_child
 from pipeline.output.plain_text import print_line
 from pipeline.params import Serve
+from serving.processes.health import server_id
 from serving.processes.ports import free_ports, require_free_port
 from serving.triton.client import ADMIN_HEADER, is_ready, key_file
 from serving.triton.hidden_argument import start_with_hidden
@@ -72,7 +73,7 @@ def start_server(repository: Path, models: Sequence[str], serve: Serve, home: Pa
     _free_shared_memory(_region(home, serve))
     key = _new_key(key_file(home, serve))
     log = log_path(home, serve)
-    options = _options(shell_path(repository), models, serve, shell_path(backends_folder(folder)))
+    options = _options(shell_path(repository), models, serve, shell_path(backends_folder(folder)), home)
     environment = server_environment(shell_path(interpreter_folder(folder)) / "bin")
     region = f"--backend-config=python,shm-region-prefix-name={_region(home, serve)}"
     command = [str(wheel_folder() / "bin" / "tritonserver"), *options, region]
@@ -145,9 +146,10 @@ def wait_ready(server: Server, models: Sequence[str]) -> None:
     )
 
 
-def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Path) -> list[str]:
+def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Path, home: Path) -> list[str]:
     return [
         f"--model-repository={repository}",
+        f"--id={server_id(home)}",  # tells `evergreen status` whose it is
         "--model-control-mode=explicit",
         *(f"--load-model={model}" for model in models),
         f"--backend-directory={backends}",

@@ -15,6 +15,7 @@ from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.display import Display
 from evergreen.loop.events import Event, Facts
 from evergreen.promises import Outcome, Promise, table
+from monitoring.local import services
 from monitoring.retrain.gate import candidate
 from monitoring.retrain.gate.promotion import Promotion
 from monitoring.retrain.gate.verdict import Verdict
@@ -70,7 +71,7 @@ def gate_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
 
 
 def status_command(text: str, patch: pytest.MonkeyPatch, home: Path) -> None:
-    patch.setattr(inspection, "_is_listening", lambda *_: False)
+    patch.setattr(services, "find_owner", lambda *_: "nobody")
     patch.setattr(inspection, "METRICS", home / "absent")
     patch.setattr(inspection.out, "width", 1000)
     row = {

@@ -1,14 +1,22 @@
 """What `status` advises, and how sure an answer reads."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evergreen.inspection import next_commands, status, why
 from pipeline.errors import InputError
 from pipeline.output.shares import percent
+from pipeline.params import Params
+from serving.processes.health import health
 from state.database import open_state
 from tests.conftest import ROOT
+from tests.http_servers import serving_in_thread
 from tests.state.old_schema import downgrade
 
 
@@ -34,6 +42,45 @@ def test_status_never_advises_to_start_what_runs(running: tuple[str, ...], has_c
 )
 def test_an_answer_that_is_not_certain_is_not_100_percent_sure(share: float, shown: str) -> None:
     assert percent(share) == shown
+
+
+@contextmanager
+def serving_another_clone(home: Path) -> Iterator[int]:
+    """Run what looks like the gateway of this home; yield its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(health("gateway", home)).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    with serving_in_thread(server):
+        yield server.server_port
+
+
+def test_what_another_clone_runs_on_our_ports_is_not_claimed(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "home"))
+
+    def shown(port: int) -> str:
+        gateway = params.gateway.model_copy(update={"port": port})
+        monkeypatch.setattr("pipeline.params.load_params", lambda: params.model_copy(update={"gateway": gateway}))
+        status()
+        return " ".join(capsys.readouterr().out.split())
+
+    with serving_another_clone(tmp_path / "another") as port:
+        text = shown(port)
+    assert "✓ gateway" not in text and "! gateway" in text
+    assert f"gateway: 127.0.0.1:{port} is used by another project or program" in text
+    assert "change gateway.port in params.yaml" in text
+    with serving_another_clone(tmp_path / "home") as port:
+        assert "✓ gateway" in shown(port)
 
 
 def test_a_database_that_is_not_migrated_yet_is_named(

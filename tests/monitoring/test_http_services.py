@@ -14,6 +14,7 @@ from monitoring.monitor.service import MonitorService
 from monitoring.retrain import app as retrain
 from monitoring.retrain.metrics import ControllerMetrics
 from pipeline.params import load_params
+from serving.processes.health import find_owner, health_sign
 from serving.processes.ports import free_port
 from tests.http_servers import serving_app
 from tests.monitoring.console.running_console import running_console
@@ -38,9 +39,14 @@ GOOD = {"gateway": b'{"text": "hello"}', "receiver": WEBHOOK, "inbox": WEBHOOK}
 
 
 @pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("services")
+
+
+@pytest.fixture(scope="module")
+def ports(homes: Path) -> Iterator[Ports]:
     """Run all six services once; a port for each name."""
-    params, folder = load_params(), tmp_path_factory.mktemp("services")
+    params, folder = load_params(), homes
     with ExitStack() as stack:
         ports = {"gateway": stack.enter_context(running_gateway(params, folder / "gateway"))}
         ports["receiver"] = _port(stack.enter_context(running_receiver(params, folder / "receiver")).url)
@@ -50,7 +56,10 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
         watched = MonitorService(params, folder / "monitor", lambda: 0.0)
         stack.callback(watched.close)
         apps = {
-            "controller": (retrain.create_app({}, controller, params, threading.Event(), folder), controller.count_refusal),
+            "controller": (
+                retrain.create_app({}, controller, params, threading.Event(), folder / "controller"),
+                controller.count_refusal,
+            ),
             "monitor": (monitor.create_app(watched, threading.Event()), watched.metrics.count_refusal),
         }  # the monitor last: Alembic migrates in one thread at a time
         for name, (app, refused) in apps.items():
@@ -152,10 +161,18 @@ def test_head_is_answered_like_get_without_a_body(ports: Ports, service: str) ->
         assert answer.headers["content-type"] == wanted.headers["content-type"]
 
 
-@pytest.mark.parametrize("service", ["gateway", "receiver", "inbox", "console", "controller"])
+@pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_probe_may_send_any_host(ports: Ports, service: str, method: str) -> None:
     assert exchange(ports[service], get("/healthz", host="x", method=method)).status == 200
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_says_whose_home_it_serves(ports: Ports, homes: Path, service: str) -> None:
+    home = homes / service
+    assert find_owner("127.0.0.1", ports[service], health_sign(service, home)) == "this home"
+    assert find_owner("127.0.0.1", ports[service], health_sign(service, homes / "another")) == "another"
+    assert str(home).encode() not in exchange(ports[service], get("/healthz")).body
 
 
 @pytest.mark.parametrize("service", SERVICES)

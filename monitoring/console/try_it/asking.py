@@ -6,8 +6,8 @@ from typing import NamedTuple
 import orjson
 from starlette.requests import Request
 
-from serving.access.callers import is_loopback
 from serving.gateway_client import Reply, http_sender
+from serving.processes.addresses import is_loopback
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")  # a proxy adds one of these
 START = "make serve"

@@ -31,6 +31,7 @@ from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
 from pipeline.params import Alerts, Http, Params, load_params
 from serving.processes.addresses import listen_host
+from serving.processes.health import health
 from serving.processes.http_body import BodyError, read_body
 from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
@@ -112,11 +113,11 @@ class Receiver:
             raise RejectedError(error.status, error.code, str(error)) from None
 
 
-def create_app(receiver: Receiver, http: Http, host: str) -> Starlette:
+def create_app(receiver: Receiver, http: Http, host: str, home: Path) -> Starlette:
     """Build the app; its lifespan runs the alert writer."""
 
     async def healthz(_request: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+        return JSONResponse(health("receiver", home))
 
     async def metrics(_request: Request) -> Response:
         return Response(receiver.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -156,5 +157,5 @@ def main() -> None:
     print_line(json.dumps({"event": "receiver", "url": f"http://{host}:{port}/v1/alerts"}))
     with open_state(home) as engine:
         receiver = Receiver(params, engine, token)
-        app, refused = create_app(receiver, params.http, host), receiver.metrics.count_refusal
+        app, refused = create_app(receiver, params.http, host, home), receiver.metrics.count_refusal
         run_http_service(app, host, port, params.http, refused=refused, max_open=MAX_OPEN)

@@ -4,13 +4,11 @@ import socket
 from pathlib import Path
 
 import pytest
-import requests
 
-from monitoring.console.process import SharedConsole, is_console
+from monitoring.console.process import SharedConsole
 from pipeline.params import Params
 from serving.processes.ports import free_port
 from serving.processes.supervisor import Program
-from tests.monitoring.console.running_console import running_console
 
 
 @pytest.fixture
@@ -54,11 +52,3 @@ def test_a_port_of_another_program_is_named_once_and_never_taken(on_a_free_port:
     assert pid_of(console) is None
     assert announced == [f"no console: another program uses {console.url}; choose another alerts.console_port in params.yaml"]
     console.end()
-
-
-def test_a_console_says_whose_home_it_shows_and_names_no_path(params: Params, tmp_path: Path) -> None:
-    with running_console(params, tmp_path) as url:
-        assert is_console(f"{url}/", tmp_path)
-        assert not is_console(f"{url}/", tmp_path / "another")
-        assert str(tmp_path) not in requests.get(f"{url}/healthz", timeout=20).text
-    assert not is_console("http://127.0.0.1:9/", tmp_path)

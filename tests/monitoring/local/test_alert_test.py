@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from evergreen import cli
 from monitoring.local.alertmanager_client import post_alert
 from monitoring.local.delivery import DeliveryResult, failure
+from monitoring.local.services import find_services
 from pipeline.errors import EvergreenError
-from pipeline.params import Params
+from pipeline.params import Params, load_params
 from serving.processes.ports import free_port, free_ports
 from state.database import open_state
 from state.tables import alerts as received
@@ -101,6 +102,12 @@ class World(NamedTuple):
         """Return every log and configuration."""
         files = [path for path in (self.home / "alerts").iterdir() if path.is_file()]
         return "".join(path.read_text(errors="replace") for path in files if path.suffix in (".log", ".yml", ".json"))
+
+
+def params_of(world: "World") -> Params:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world.folder)
+        return load_params()
 
 
 def write_project(folder: Path, params: Params) -> dict[str, int]:
@@ -324,3 +331,12 @@ def test_a_test_that_is_still_alive_when_its_channel_goes_reaches_nobody(world: 
 )
 def test_a_logged_reason_is_understood(logged: str, expected: DeliveryResult | str) -> None:
     assert failure(logged) == (DeliveryResult("refused", expected) if isinstance(expected, str) else expected)
+
+
+def test_every_program_is_known_to_be_of_its_home(world: World) -> None:
+    params, running = params_of(world), ("Prometheus", "Alertmanager", "inbox", "receiver")
+    homes = world.home, world.folder / "another"
+    ours, theirs = ({service.name: service.owner for service in find_services(params, home)} for home in homes)
+    assert {name: ours[name] for name in running} == dict.fromkeys(running, "this home")
+    assert {name: theirs[name] for name in running} == dict.fromkeys(running, "another")
+    assert ours["monitor"] == ours["console"] == "nobody"

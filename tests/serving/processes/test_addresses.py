@@ -54,13 +54,15 @@ def test_prometheus_and_alertmanager_use_the_hosts_of_the_environment(
     assert inbox_url(alerts) == f"http://{targets['inbox']}/alerts"
 
 
-def test_links_for_people_lead_where_they_reach_the_machine(monkeypatch: pytest.MonkeyPatch, params: Params) -> None:
+def test_links_for_people_lead_where_they_reach_the_machine(
+    monkeypatch: pytest.MonkeyPatch, params: Params, tmp_path: Path
+) -> None:
     monkeypatch.setenv("EVERGREEN_INBOX_HOST", "monitor")
     assert inbox_page(params.alerts) == "http://monitor:8090/"
     monkeypatch.setenv("EVERGREEN_LINKS_HOST", "ml.example.org")
     assert inbox_page(params.alerts) == "http://ml.example.org:8090/"
     assert inbox_page(params.alerts) in message_templates(params.alerts)
-    assert {link.url.split(":")[1] for link in service_links(params)} == {"//ml.example.org"}
+    assert {link.url.split(":")[1] for link in service_links(params, tmp_path)} == {"//ml.example.org"}
 
 
 def test_an_ipv6_address_is_in_brackets() -> None:

@@ -53,7 +53,7 @@ def running_receiver(params: Params, home: Path, **changed: Any) -> Iterator[Run
     port = free_port()
     with open_state(home) as engine:
         receiver = Receiver(params, engine, TOKEN)
-        app, refused = create_app(receiver, params.http, "127.0.0.1"), receiver.metrics.count_refusal
+        app, refused = create_app(receiver, params.http, "127.0.0.1", home), receiver.metrics.count_refusal
         with serving_app(app, "127.0.0.1", port, refused=refused):
             yield RunningReceiver(f"http://127.0.0.1:{port}", engine)
 
