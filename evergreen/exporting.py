@@ -34,6 +34,8 @@ def export(
         _require_replaceable(to, force=force)
     params, home = load_params(), find_home()
     package = find_package(model, home)
+    for note in package.notes:
+        out.print(styled("!", "yellow"), note)
     from pipeline.sharing.hub_folder import write_folder  # the libraries of a card, once there is a model
 
     exported = ARTIFACTS / "export"

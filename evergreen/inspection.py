@@ -143,9 +143,12 @@ def gate(
     from pipeline.home import find_home
     from pipeline.params import load_params
     from serving.release.manifest import model_name, repository
+    from serving.release.offline import outdated_note
     from serving.release.publish import champion
 
     home = find_home()
+    if note := outdated_note(package):
+        out.print(styled("!", "yellow"), note)
     release = champion(home)
     folder = repository(home) / model_name(release.version) if release else None
     out.print(f"the packaged model against {f'version {release.version}' if release else 'no champion: floors alone'} …")

@@ -80,7 +80,7 @@ def _open_model(name: str | None, gateway: str | None, params: "Params", termina
 
     package = find_package(name, find_home())
     opened = open_package(package.folder, params)
-    for note in opened.notes:
+    for note in (*package.notes, *opened.notes):
         terminal.print(note)
     return OfflineModel(opened.classifier, package.version, opened.abstention), package.title
 

@@ -39,6 +39,7 @@ def publish(
     from pipeline.params import load_params
     from serving.release import publish as publishing
     from serving.release.manifest import package_digest
+    from serving.release.offline import outdated_note
 
     home = find_home()
     if version is not None:
@@ -46,6 +47,8 @@ def publish(
         return
     champion = publishing.champion(home)
     digest = package_digest(PACKAGE)
+    if note := outdated_note(PACKAGE):
+        out.print(styled("!", "yellow"), note)
     is_other = champion is not None and digest != champion.content_digest
     if champion and first and is_other:
         out.print(f"version {champion.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")

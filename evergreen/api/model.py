@@ -38,7 +38,7 @@ class EvergreenModel:
     def __init__(self, package: NamedPackage, *, trained_on: "TrainedOn | None" = None) -> None:
         params = load_params(find_project() / "params.yaml")
         opened = open_package(package.folder, params)
-        self.notes = opened.notes
+        self.notes = (*package.notes, *opened.notes)
         self.version = package.version
         self.labels: list[str] = list(opened.classifier.labels)
         self.classes_: NDArray[np.str_] = np.array(self.labels)

@@ -16,6 +16,7 @@ from state.database import read_state
 if TYPE_CHECKING:
     from pipeline.runtime.classifier import Classifier
 
+PACKAGE_IT = ".venv/bin/dvc repro"
 FALLBACK_SESSION = "onnxruntime-fp32"  # runs everywhere
 
 
@@ -25,6 +26,7 @@ class NamedPackage(NamedTuple):
     title: str  # for people
     folder: Path
     version: int | None
+    notes: tuple[str, ...] = ()  # what a person should know before using it
 
 
 class OpenedPackage(NamedTuple):
@@ -54,7 +56,25 @@ def find_package(name: str | None, home: Path, last_made: Path = PACKAGE) -> Nam
         do = f"name one of {', '.join(known)}, or the folder of a package" if known else "make a model first: make repro"
         raise InputError(name, "this is no published version, no role and no folder of a package", do)
     read_verified(folder, follow_links=True)  # DVC may have linked its files
-    return NamedPackage(str(folder), folder, None)
+    outdated = outdated_note(folder)
+    return NamedPackage(str(folder), folder, None, (outdated,) if outdated else ())
+
+
+def outdated_note(package: Path) -> str:
+    """Say that the artifacts around a package hold another training or other scores than the package, "" where they do not.
+
+    A trial ends with its scores, so the package beside it is of an earlier model.
+    """
+    from pipeline.card.facts import CARD, read_report  # scipy, for a person who names a folder
+
+    trained = read_report(package.parent / "model" / "origin.json")
+    scores = read_report(package.parent / "evaluation" / "metrics.json")
+    origin = read_report(package / "1" / "model.json").get("origin", {})
+    packaged_scores = read_report(package / CARD).get("scores", scores)  # an older release packaged none
+    is_trained_again = any(origin.get(name) != value for name, value in trained.items() if value is not None)
+    if not is_trained_again and (not scores or scores == packaged_scores):
+        return ""
+    return f"{package} is of an earlier model than the last one trained here; to package that one: make repro ({PACKAGE_IT})"
 
 
 def open_package(folder: Path, params: Params) -> OpenedPackage:
