@@ -96,9 +96,11 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=… to a Python 3.11"; exit 3; }
 	@echo "setting up .venv (a minute or two, once)"
 	@set -e; began=$$(date +%s); torch="$$(grep ^torch== requirements.lock)"; $(PYTHON) -m venv .venv; \
-	  $(PIP) --no-deps "$$torch" & pip=$$!; trap "kill $$pip 2>/dev/null || :" EXIT; trap 'exit 130' INT TERM; \
-	  grep -v ^torch== requirements.lock > .venv/others.txt; $(PIP) --no-deps --require-hashes --requirement .venv/others.txt; \
-	  wait $$pip; trap - EXIT; \
+	  grep -v -e ^torch== -e ^# requirements.lock | awk '{ print > (".venv/part" NR % 3 ".txt") }'; \
+	  pips=; trap 'kill $$pips 2>/dev/null || :' EXIT; trap 'exit 130' INT TERM; `: four at once, because pip mostly waits` \
+	  $(PIP) --no-deps "$$torch" & pips=$$!; \
+	  for part in .venv/part*.txt; do $(PIP) --no-deps --require-hashes --requirement $$part & pips="$$! $$pips"; done; \
+	  for pip in $$pips; do wait $$pip; done; trap - EXIT; \
 	  $(PIP) "$$torch"; `: a CUDA build needs libraries that a CPU build lacks` \
 	  $(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .; `: a path, which no folder called evergreen hides` \
 	  echo $$(($$(date +%s) - began)) > $@

@@ -1,4 +1,4 @@
-"""`make .venv/ready` with a pip that only writes down what it is asked: two installations at once, and none left behind."""
+"""`make .venv/ready` with a pip that only writes down what it is asked: four installations at once, and none left behind."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ PIP = """#!/bin/sh
 echo "$*" >> log
 case "$*" in
   *"--no-deps torch=="*) exec sleep $TORCH_S;;
-  *--requirement*) sleep $OTHERS_S; exit $OTHERS_CODE;;
+  *--requirement*) sleep $OTHERS_S & trap "kill $!" EXIT; trap 'exit 143' TERM; wait $!; exit $OTHERS_CODE;;
 esac
 """
 
@@ -29,7 +29,7 @@ esac
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "Makefile", tmp_path)
-    (tmp_path / "requirements.lock").write_text("numpy==1.26.4\ntorch==2.13.0\n")
+    (tmp_path / "requirements.lock").write_text("# exact versions\na==1\nb==1\ntorch==2.13.0\nc==1\nd==1\n")
     (tmp_path / "pyproject.toml").touch()
     for name, script in (("python", PYTHON), ("pip", PIP)):
         (tmp_path / name).write_text(script)
@@ -54,20 +54,22 @@ def wait_until(holds: Callable[[], bool]) -> None:
 def test_everything_is_installed_and_the_seconds_are_noted(project: Path) -> None:
     assert make(project, torch_s=0.3).wait(20) == 0
     calls = [line.removeprefix("install --quiet --disable-pip-version-check --no-compile ") for line in log(project)]
-    assert sorted(calls[:2]) == ["--no-deps --require-hashes --requirement .venv/others.txt", "--no-deps torch==2.13.0"]
-    assert calls[2:] == ["torch==2.13.0", "--no-deps --no-build-isolation --editable ."]
-    assert (project / ".venv" / "others.txt").read_text() == "numpy==1.26.4\n"
+    parts = [f".venv/part{number}.txt" for number in range(3)]
+    assert sorted(calls[:4]) == [*(f"--no-deps --require-hashes --requirement {part}" for part in parts), "--no-deps torch==2.13.0"]
+    editable = "--no-deps --no-build-isolation --config-settings editable_mode=compat --editable ."
+    assert calls[4:] == ["torch==2.13.0", editable]
+    assert sorted("".join((project / part).read_text() for part in parts).split()) == ["a==1", "b==1", "c==1", "d==1"]
     assert (project / ".venv" / "ready").read_text().strip().isdigit()
 
 
-def test_a_failure_ends_the_other_installation_too(project: Path) -> None:
+def test_a_failure_ends_the_other_installations_too(project: Path) -> None:
     assert make(project, torch_s=60, others_s=0.3, others_code=1).wait(20) == 2
     assert_nothing_is_left(project)
 
 
-def test_ctrl_c_ends_both_installations(project: Path) -> None:
+def test_ctrl_c_ends_all_installations(project: Path) -> None:
     process = make(project, torch_s=60, others_s=60)
-    wait_until(lambda: len(log(project)) == 2)
+    wait_until(lambda: len(log(project)) == 4)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(20) != 0
     assert_nothing_is_left(project)
