@@ -97,7 +97,7 @@ def _report(terminal: Terminal, summary: "Summary", model: "BatchModel", title: 
     if summary.unlabelled:
         more = summary.unlabelled - len(summary.first_reasons)
         reasons = "\n".join([*summary.first_reasons, *([f"… and {more:,} more"] if more else [])])
-        what = f"{summary.unlabelled:,} rows have no label\n{reasons}"
+        what = f"{summary.unlabelled:,} {'row has' if summary.unlabelled == 1 else 'rows have'} no label\n{reasons}"
         raise InputError(
             "evergreen predict", what, f"their reasons are in `{output.prefix}reason`; correct and predict them again"
         )

@@ -55,7 +55,10 @@ def test_everything_is_installed_and_the_seconds_are_noted(project: Path) -> Non
     assert make(project, torch_s=0.3).wait(20) == 0
     calls = [line.removeprefix("install --quiet --disable-pip-version-check --no-compile ") for line in log(project)]
     parts = [f".venv/part{number}.txt" for number in range(3)]
-    assert sorted(calls[:4]) == [*(f"--no-deps --require-hashes --requirement {part}" for part in parts), "--no-deps torch==2.13.0"]
+    assert sorted(calls[:4]) == [
+        *(f"--no-deps --require-hashes --requirement {part}" for part in parts),
+        "--no-deps torch==2.13.0",
+    ]
     editable = "--no-deps --no-build-isolation --config-settings editable_mode=compat --editable ."
     assert calls[4:] == ["torch==2.13.0", editable]
     assert sorted("".join((project / part).read_text() for part in parts).split()) == ["a==1", "b==1", "c==1", "d==1"]

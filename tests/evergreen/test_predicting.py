@@ -40,7 +40,7 @@ def test_rows_are_predicted_and_a_bad_one_is_counted_after_the_file_is_written(f
     done = run(str(folder / "in.csv"), "--out", str(folder / "out.jsonl"), "--model", str(package))
     assert isinstance(done.exception, InputError)
     assert done.exception.exit_code == 2
-    assert "1 rows have no label" in str(done.exception)
+    assert "1 row has no label" in str(done.exception)
     assert "line 3: text is empty" in str(done.exception)
     assert "2 of 3 rows are predicted" in done.stderr
     rows = [json.loads(line) for line in (folder / "out.jsonl").read_text(encoding="utf-8").splitlines()]
