@@ -44,11 +44,12 @@ def run_trial(
     after = read_scores(EVALUATION, ORIGIN)
     assert after is not None, f"dvc succeeded, so it has written {EVALUATION}"  # noqa: S101
     out.print(table(timings))
-    out.print(scores_table(after, before))
+    comparable = before if before and common_rows(before, after) else None
+    out.print(scores_table(after, comparable))
     if before:
         out.print(comparison(before, after))
     out.print("next:")
-    last_run = before.run_id if before and before.run_id != after.run_id else None
+    last_run = comparable.run_id if comparable and comparable.run_id != after.run_id else None
     for command, reason in next_steps(overrides, settings_before, last_run).items():
         out.print(f"  {command:<45} {reason}")
 
@@ -66,8 +67,14 @@ def read_scores(folder: Path, origin: Path) -> TrialScores | None:
     return TrialScores(metrics, rows, trained["mlflow_run_id"])
 
 
+def common_rows(before: TrialScores, after: TrialScores) -> list[tuple[bool, bool]]:
+    """Return for each test row that both have whether the first and the second are right on it."""
+    old = {row.id: row.predicted for row in before.rows}
+    return [(old[row.id] == row.label, row.predicted == row.label) for row in after.rows if row.id in old]
+
+
 def scores_table(after: TrialScores, before: TrialScores | None) -> Table:
-    """Return accuracy and macro-F1 of this trial, of the last one and of the control."""
+    """Return accuracy and macro-F1 of this trial, of the last one where it has the same test rows, and of the control."""
     scores = {"this trial": after.metrics["test"]}
     if before:
         scores["the last one made here"] = before.metrics["test"]
@@ -80,8 +87,7 @@ def scores_table(after: TrialScores, before: TrialScores | None) -> Table:
 
 def comparison(before: TrialScores, after: TrialScores) -> str:
     """Say in one line whether the trial is better than the last one, by McNemar's test on the test rows in common."""
-    old = {row.id: row.predicted for row in before.rows}
-    pairs = [(old[row.id] == row.label, row.predicted == row.label) for row in after.rows if row.id in old]
+    pairs = common_rows(before, after)
     if not pairs:
         return "the last one had other test rows, so the two cannot be compared row by row"
     common = "" if len(pairs) == len(after.rows) == len(before.rows) else f"of {len(pairs)} test rows in common, "
@@ -98,7 +104,7 @@ def comparison(before: TrialScores, after: TrialScores) -> str:
 
 
 def next_steps(overrides: list[str], before: "Params", last_run: str | None) -> dict[str, str]:
-    """Return commands with their reasons; `last_run` is the last model's run in MLflow, None where there is no other."""
+    """Return commands with their reasons; `last_run` is the run of the last model to compare with, None without one."""
     steps = {"make repro": "finish this one: export, session and package, from these settings"}
     if last_run:
         steps[f".venv/bin/evergreen compare {last_run}"] = "show the classes and texts whose answers changed"

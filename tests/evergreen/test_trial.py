@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from evergreen import repro, trial
 from evergreen.cli import app
-from evergreen.trial import TrialScores, comparison, next_steps, scores_table
+from evergreen.trial import TrialScores, common_rows, comparison, next_steps, scores_table
 from pipeline.output.terminal import Terminal
 from pipeline.params import Params
 from pipeline.row_predictions import PREDICTIONS_FILE, RowPrediction, write_predictions
@@ -47,7 +47,10 @@ def test_the_trial_is_compared_with_the_last_one_row_by_row(predicted: list[str]
 
 
 def test_other_test_rows_are_not_compared() -> None:
-    assert "other test rows" in comparison(scores(["a"] * 20, first=20), scores(LABELS))
+    other = scores(["a"] * 20, first=20)
+    assert "other test rows" in comparison(other, scores(LABELS))
+    assert common_rows(other, scores(LABELS)) == []
+    assert len(common_rows(scores(LABELS), scores(LABELS))) == 20
 
 
 def test_other_data_are_compared_on_the_rows_in_common_with_the_labels_of_today() -> None:
