@@ -2,9 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -48,7 +48,8 @@ def status() -> None:
         running = _print_running(sources, params)
         _print_decisions(sources)
     if METRICS.is_file():
-        out.print(_scores(json.loads(METRICS.read_text(encoding="utf-8"))))
+        scores = json.loads(METRICS.read_text(encoding="utf-8"))
+        print_scores("the last model made here, and its control", "on the test rows", {"fine-tuned": scores["test"]}, scores)
     out.print("everything is in")
     out.print(f"  {home}  state: MLflow, live models, DVC remote")
     out.print(f"  {Path('artifacts').absolute()}  artifacts of the pipeline")
@@ -211,11 +212,8 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
     for service in services:
         if service.doubt:
             out.print(f"  {service.name}: {service.doubt}")
-    counted = (
-        sa.select(jobs.c.status, sa.func.count().label("count"))
-        .where(jobs.c.status.in_(("queued", "running")))
-        .group_by(jobs.c.status)
-    )
+    waits = jobs.c.status.in_(("queued", "running"))
+    counted = sa.select(jobs.c.status, sa.func.count().label("count")).where(waits).group_by(jobs.c.status)
     if waiting := sources.rows(counted, jobs):
         out.print("jobs: " + ", ".join(f"{row['count']} {row['status']}" for row in waiting))
     for row in sources.rows(sa.select(retrains).where(retrains.c.state == "running"), retrains):
@@ -290,10 +288,14 @@ def _retrain_s(given: float | None, measured: float | None) -> tuple[float, str]
     raise InputError("--retrain-s", "no retrain and no training has been measured here", "give its seconds: --retrain-s 300")
 
 
-def _scores(metrics: dict[str, dict[str, float]]) -> Table:
-    table = Table(
-        "on the test rows", "accuracy", "macro-F1", title="the last model made here, and its control", title_justify="left"
-    )
-    for name, row in (("fine-tuned", metrics["test"]), ("frozen encoder + logistic regression", metrics["control"])):
+def print_scores(title: str, rows: str, shown: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any]) -> None:
+    """Print these scores above the control's, and advice where the model in `artifacts/evaluation` is not better than that."""
+    from pipeline.card.advice import control_advice
+    from pipeline.card.facts import read_report
+
+    table = Table(rows, "accuracy", "macro-F1", title=title, title_justify="left")
+    for name, row in {**shown, "frozen encoder + logistic regression": metrics["control"]}.items():
         table.add_row(name, f"{row['accuracy']:.4f}", f"{row['f1_macro']:.4f}")
-    return table
+    out.print(table)
+    for line in control_advice(metrics, read_report(METRICS.with_name("report.json"))):
+        out.print(styled("!", "yellow"), line)

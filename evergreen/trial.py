@@ -1,15 +1,15 @@
 """`evergreen try`: a trial of other settings. It ends with its scores; nothing is exported, packaged or published."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from rich.table import Table
 
 from evergreen.checking import SetParam, print_findings
-from evergreen.inspection import out
-from evergreen.repro import BIN, Command, run_step, table
+from evergreen.inspection import out, print_scores
+from evergreen.repro import Command, run_step, table
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -40,12 +40,12 @@ def run_trial(
     settings_before, before = load_params(), read_scores(EVALUATION, ORIGIN)
     named = ("--name", name) if name else ()
     settings = [part for override in overrides for part in ("-S", override)]
-    timings = run_step(Command("dvc exp run", (str(BIN / "dvc"), "exp", "run", *named, *settings, STAGE)))
+    timings = run_step(Command("dvc exp run", (sys.executable, "-m", "pipeline.tuning.experiment", *named, *settings, STAGE)))
     after = read_scores(EVALUATION, ORIGIN)
     assert after is not None, f"dvc succeeded, so it has written {EVALUATION}"  # noqa: S101
     out.print(table(timings))
     comparable = before if before and common_rows(before, after) else None
-    out.print(scores_table(after, comparable))
+    print_trial(after, comparable)
     if before:
         out.print(comparison(before, after))
     out.print("next:")
@@ -73,16 +73,12 @@ def common_rows(before: TrialScores, after: TrialScores) -> list[tuple[bool, boo
     return [(old[row.id] == row.label, row.predicted == row.label) for row in after.rows if row.id in old]
 
 
-def scores_table(after: TrialScores, before: TrialScores | None) -> Table:
-    """Return accuracy and macro-F1 of this trial, of the last one where it has the same test rows, and of the control."""
-    scores = {"this trial": after.metrics["test"]}
+def print_trial(after: TrialScores, before: TrialScores | None) -> None:
+    """Print accuracy and macro-F1 of this trial, of the last one where it has the same test rows, and of the control."""
+    shown = {"this trial": after.metrics["test"]}
     if before:
-        scores["the last one made here"] = before.metrics["test"]
-    scores["frozen encoder + logistic regression"] = after.metrics["control"]
-    shown = Table(f"on the {len(after.rows)} test rows", "accuracy", "macro-F1", title="the trial", title_justify="left")
-    for name, values in scores.items():
-        shown.add_row(name, f"{values['accuracy']:.4f}", f"{values['f1_macro']:.4f}")
-    return shown
+        shown["the last one made here"] = before.metrics["test"]
+    print_scores("the trial", f"on the {len(after.rows)} test rows", shown, after.metrics)
 
 
 def comparison(before: TrialScores, after: TrialScores) -> str:

@@ -1,1 +1,1 @@
-"""Tools for choosing settings before a training: recipes, studies and GPU memory. No stage imports it."""
+"""Tools for choosing settings before a training: trials, recipes, studies and GPU memory. No stage imports it."""

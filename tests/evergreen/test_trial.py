@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from evergreen import repro, trial
+from evergreen import inspection, repro, trial
 from evergreen.cli import app
-from evergreen.trial import TrialScores, common_rows, comparison, next_steps, scores_table
-from pipeline.output.terminal import Terminal
+from evergreen.trial import TrialScores, common_rows, comparison, next_steps, print_trial
 from pipeline.params import Params
 from pipeline.row_predictions import PREDICTIONS_FILE, RowPrediction, write_predictions
 
@@ -59,15 +58,28 @@ def test_other_data_are_compared_on_the_rows_in_common_with_the_labels_of_today(
     assert said.startswith("of 10 test rows in common, 10 are newly right, 0 newly wrong: better")
 
 
-def test_the_first_trial_stands_beside_the_control_alone() -> None:
-    terminal = Terminal(width=100)
-    with terminal.capture() as captured:
-        terminal.print(scores_table(scores(LABELS), None))
-    shown = captured.get()
+def test_the_first_trial_stands_beside_the_control_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    print_trial(scores(LABELS), None)
+    shown = capsys.readouterr().out
     assert "on the 20 test rows" in shown
     assert "1.0000" in shown
     assert "0.2500" in shown
     assert "last one" not in shown
+
+
+def test_a_trial_and_status_advise_who_is_below_the_control(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poor = scores(["b"] * 10 + ["a"] * 5 + ["b"] * 5)
+    write(tmp_path, poor)
+    monkeypatch.setattr(inspection, "METRICS", tmp_path / "metrics.json")
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "home"))
+    print_trial(poor, None)
+    assert capsys.readouterr().out.count("fine-tuning is not better than the frozen encoder on these data: -25.0 points") == 1
+    inspection.status()
+    assert capsys.readouterr().out.count("fine-tuning is not better than the frozen encoder on these data: -25.0 points") == 1
+    print_trial(scores(LABELS), None)
+    assert "fine-tuning is" not in capsys.readouterr().out
 
 
 def test_the_way_back_is_a_command(params: Params) -> None:
@@ -97,5 +109,6 @@ def test_a_trial_is_an_experiment_of_dvc_up_to_its_scores(tmp_path: Path, monkey
     result = CliRunner().invoke(app, ["try", "-S", "train.epochs=2", "-S", "train.seed=8", "--name", "quick"])
     assert result.exit_code == 0, result.output
     assert checked == [(None, ["train.epochs=2", "train.seed=8"])]
-    assert commands == [("exp", "run", "--name", "quick", "-S", "train.epochs=2", "-S", "train.seed=8", "evaluate")]
+    settings = ("-S", "train.epochs=2", "-S", "train.seed=8")
+    assert commands == [("-m", "pipeline.tuning.experiment", "--name", "quick", *settings, "evaluate")]
     assert f"evergreen compare {'0' * 32} " in result.output
