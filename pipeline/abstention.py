@@ -13,6 +13,7 @@ class Abstention(NamedTuple):
 
     threshold: float  # of the calibrated confidence: below it the model abstains; 0: it never does
     fallback: str  # given instead of a label; empty: null
+    expected_share: float | None = None  # of texts like the test rows, it abstains from at most this share; None: unknown
 
     def is_unsure(self, confidence: float) -> bool:
         """Return whether the model abstains at this confidence."""
@@ -29,7 +30,7 @@ NEVER = Abstention(0.0, "")
 def parse_abstention(values: dict[str, Any] | None) -> Abstention:
     """Return the rule of a package's file or parameter; a version without one never abstains."""
     threshold = float(values["threshold"]) if values else 0.0
-    return Abstention(threshold, str(values["fallback"])) if values and threshold else NEVER
+    return Abstention(threshold, str(values["fallback"]), values.get("expected_share")) if values and threshold else NEVER
 
 
 def read_abstention(package: Path) -> Abstention:

@@ -5,9 +5,11 @@ from typing import NamedTuple
 from monitoring.alert_rules.queries import (
     CHAMPION,
     ESTIMATED,
+    EXPECTED_ABSTENTIONS,
     FIRING,
     LABELLED,
     REFERENCE,
+    abstained_share,
     evidence,
     latency_quantile,
     predictions_per_second,
@@ -149,8 +151,8 @@ def serving(params: Params) -> list[Panel]:
             "Abstained",
             "percentunit",
             {
-                "v{{version}} {{role}}": f"sum by (version, role) (rate(evergreen_abstentions_total[{PERIOD}])) "
-                f"/ sum by (version, role) (rate(evergreen_predictions_total[{PERIOD}]))"
+                "v{{version}} {{role}}": abstained_share(PERIOD, ("version", "role"), roles=""),
+                "expected at most v{{version}}": f"max by (version) ({EXPECTED_ABSTENTIONS})",
             },
         ),
         Panel(

@@ -6,7 +6,8 @@ Google's Site Reliability Workbook, chapter 5. Without traffic both are undefine
 
 from collections.abc import Callable
 
-from monitoring.alert_rules.alert import COUNT, DURATION, JOBS, NOTHING_AUTOMATIC, SHARE, Rule, Severity
+from monitoring.alert_rules.alert import COUNT, DURATION, JOBS, NOTHING_AUTOMATIC, SHARE, Rule, Severity, query_template
+from monitoring.alert_rules.queries import EXPECTED_ABSTENTIONS, FOR_CALLERS, abstained_share
 from pipeline.params import Alerts, Params
 
 PREDICT = 'route="/v1/predict"'
@@ -22,6 +23,7 @@ def serving_rules(params: Params) -> list[Rule]:
         *latency_and_errors(params.alerts),
         slow_version(params.alerts),
         refused(params.alerts, gateway_url),
+        abstains_often(params.alerts),
         *capacity(params, gateway_url),
         log_loses_rows(params.alerts, gateway_url),
     ]
@@ -140,6 +142,35 @@ def refused(alerts: Alerts, gateway_url: str) -> Rule:
         f"{alerts.refused_share:.0%} are tolerated.",
         next_step=f"{NOTHING_AUTOMATIC}. Each refusal told its caller why, and when to retry.",
         look=f"curl -s {gateway_url}/metrics | grep evergreen_refused",
+    )
+
+
+def abstains_often(alerts: Alerts) -> Rule:
+    """Fire on a version that abstains from many more texts than its test rows promised; without a promise nothing fires.
+
+    The limit is k times the promised share, or one k-th of the promised answers where that comes first: k times 0.7 is over 1.
+    """
+    times, window = alerts.abstained_times, f"{alerts.abstained_window_s}s"
+    promised = f"max by (version) ({EXPECTED_ABSTENTIONS})"
+    limit = f"(({times:g} * {promised} < 1 - (1 - {promised}) / {times:g}) or (1 - (1 - {promised}) / {times:g}))"
+    abstained, texts = (
+        f"sum by (version) (increase(evergreen_{name}_total{{{FOR_CALLERS}}}[{window}]))"
+        for name in ("abstentions", "predictions")
+    )
+    enough = alerts.abstained_answers
+    expected = query_template(f'{EXPECTED_ABSTENTIONS}{{version="%s"}}', ("version",), "humanizePercentage")
+    return Rule(
+        name="EvergreenAbstainsOften",
+        area="serving",
+        severity="warning",
+        expr=f"{abstained_share(window)}\n> {limit}\nand {abstained} >= {enough}\nand {texts} * (1 - {promised}) >= {enough}",
+        for_s=alerts.for_s,
+        keep_s=alerts.keep_firing_s,
+        summary="Version {{ $labels.version }} is unsure of many texts",
+        description=f"Of the texts in the last {alerts.abstained_window_s / 60:g} min, {SHARE} got no label. "
+        f"On its test rows it was at most {expected}. The alert fires above {times:g} times that share.",
+        next_step=f"{NOTHING_AUTOMATIC}. These callers get null or abstain.fallback instead of a label.",
+        look=STATUS,
     )
 
 

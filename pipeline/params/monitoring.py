@@ -66,6 +66,9 @@ class Alerts(Section):
     burn_slow: Positive
     min_requests: Count
     refused_share: Annotated[float, Field(gt=0, lt=1)]
+    abstained_times: Annotated[float, Field(gt=1)]
+    abstained_answers: Count
+    abstained_window_s: Count
     queue_share: Annotated[float, Field(gt=0, lt=1)]
     monitor_stale_s: Count
     monitor_lag_s: Count

@@ -121,15 +121,21 @@ def report_abstention(
     fitting, judging = _only(test, is_fit), _only(test, ~is_fit)
     fit = fit_threshold(ordering, fitting, settings)
     problem = "" if fit.threshold is not None else _problem(fit, settings)
-    abstention = Abstention(fit.threshold, settings.fallback) if fit.threshold else NEVER
-    answered = judging.confidence >= abstention.threshold
-    judged = Judgement(
-        len(answered),
-        exact_interval(int(answered.sum()), len(answered), settings.confidence),
-        exact_interval(int(judging.correct[answered].sum()), int(answered.sum()), settings.confidence),
-        float(judging.correct.mean()) if len(answered) else float("nan"),
-    )
+    judged = judge(judging, fit.threshold or 0.0, settings.confidence)
+    expected = 1 - judged.coverage.low if judged.rows else None
+    abstention = Abstention(fit.threshold, settings.fallback, expected) if fit.threshold else NEVER
     return AbstentionReport(abstention, *about, fit, judged, _out_of_scope(test, outside, abstention, settings), problem)
+
+
+def judge(rows: ScoredRows, threshold: float, confidence: float) -> Judgement:
+    """Return coverage and accuracy at a threshold, on rows that did not fit it."""
+    answered = rows.confidence >= threshold
+    return Judgement(
+        len(answered),
+        exact_interval(int(answered.sum()), len(answered), confidence),
+        exact_interval(int(rows.correct[answered].sum()), int(answered.sum()), confidence),
+        float(rows.correct.mean()) if len(answered) else float("nan"),
+    )
 
 
 def fit_threshold(ordering: ScoredRows, fitting: ScoredRows, settings: Abstain) -> ThresholdFit:

@@ -30,6 +30,12 @@ class Metrics:
         self._abstentions = Counter(
             "evergreen_abstentions_total", "Texts answered without the model's label", ["version", "role"], registry=registry
         )
+        self._expected_abstentions = Gauge(
+            "evergreen_abstention_expected_ratio",
+            "Share of texts that the version gave no label to on test rows, at most",
+            ["version"],
+            registry=registry,
+        )
         self._prediction_seconds = Histogram(
             "evergreen_prediction_seconds", "From request to answer", ["version", "role"], buckets=SECONDS, registry=registry
         )
@@ -67,6 +73,10 @@ class Metrics:
     def count_abstention(self, version: int, role: str) -> None:
         """Count one text of which the model was unsure."""
         self._abstentions.labels(version, role).inc()
+
+    def expect_abstentions(self, version: int, share: float) -> None:
+        """Export the share of texts of which a version is expected to be unsure."""
+        self._expected_abstentions.labels(version).set(share)
 
     @contextmanager
     def triton_call(self, version: int, texts: int) -> Iterator[None]:

@@ -196,6 +196,8 @@ class Predictor:
 
         schema = await self._triton.schema(model)
         self._abstentions[version] = schema.abstention
+        if schema.abstention.expected_share is not None:
+            self._metrics.expect_abstentions(version, schema.abstention.expected_share)
         return BatchQueue(infer, schema.labels, limits, asyncio.get_running_loop().time)
 
     def _record(self, prediction: Prediction) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from monitoring.alert_rules import queries
 from monitoring.alert_rules.serving import share_with_code
-from monitoring.charts.lines import PlotLine, TimeAxis
+from monitoring.charts.lines import LimitLine, PlotLine, TimeAxis
 from monitoring.console.live.charts import LOG, PROMETHEUS, Lines, Shares, as_shares
 from monitoring.console.live.counts import Binned, Coverage, Key, quantile_s
 from monitoring.console.live.prometheus import Values
@@ -43,6 +43,8 @@ def live_queries(axis: TimeAxis, alerts: Alerts) -> dict[str, str]:
         "P99": queries.latency_quantile(0.99, period),
         "failed": share_with_code("5..", period),
         "refused": share_with_code("4..", period),
+        "abstained": queries.abstained_share(period),
+        "expected abstentions": last(queries.EXPECTED_ABSTENTIONS),
         "evidence": queries.evidence(f"max_over_time({queries.LOG_E}[{period}])", last(queries.LOG_E_THRESHOLD)),
         "estimated": last(queries.ESTIMATED),
         "labelled": last(queries.LABELLED),
@@ -99,6 +101,22 @@ def errors_of_prometheus(found: Found) -> Lines:
         points = sorted(dict.fromkeys(answered, 0.0) | known)
         lines.append(PlotLine(name, [(at, known.get(at, 0.0)) for at in points], 1 - colour))
     return Lines(lines, PROMETHEUS)
+
+
+def abstentions_of_prometheus(found: Found) -> Lines:
+    """Return the share of texts that got no label, a line for each version that abstained."""
+    series = sorted((values for values in found["abstained"] if values.points), key=_version)
+    lines = [PlotLine(f"version {_version(values)}", values.points, colour) for colour, values in enumerate(series)]
+    return Lines(lines, PROMETHEUS)
+
+
+def expected_abstentions(found: Found) -> LimitLine | None:
+    """Return the share of abstentions that the newest version promised; None where no version promised one."""
+    series = [values for values in found["expected abstentions"] if values.points]
+    if not series:
+        return None
+    newest = max(series, key=_version)
+    return LimitLine(newest.points[-1][1], f"at most expected of version {_version(newest)}", is_alarm=False)
 
 
 def versions_of_prometheus(found: Found, axis: TimeAxis) -> Shares:
@@ -174,11 +192,15 @@ def accuracy_of_prometheus(found: Found) -> Lines:
     return Lines(lines, PROMETHEUS)
 
 
+def _version(values: Values) -> int:
+    return int(values.labels.get("version", 0))
+
+
 def latest_of(series: Sequence[Values], **labels: str) -> list[tuple[float, float]]:
     """Return the values of the series with these labels as one; at each moment the newest version counts."""
     matching = [values for values in series if labels.items() <= values.labels.items()]
     merged: dict[float, float] = {}
-    for values in sorted(matching, key=lambda values: int(values.labels.get("version", 0))):
+    for values in sorted(matching, key=_version):
         merged.update(values.points)
     return sorted(merged.items())
 

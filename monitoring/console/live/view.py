@@ -159,6 +159,7 @@ def draw(
         show_lines("traffic", "Traffic", "per s", traffic, frame, empty, in_words="predictions per second"),
         show_lines("latency", "Latency", "s", latency, frame, empty, limit=slow, in_words="from request to answer"),
         show_lines("errors", "Errors", "share", errors, frame, unknown, limit=failed, in_words="share of requests"),
+        *show_abstentions(found, frame),
         show_lines(
             "drift", "Drift evidence", "", evidence, frame, unwatched, limit=LimitLine(1.0, "alarm"),
             in_words="log e-value over its threshold; below 0 drawn as 0",
@@ -170,6 +171,15 @@ def draw(
         show_shares("labels", "Predicted labels", labels, frame, empty, "{} is the label of every prediction."),
         show_shares("versions", "Versions", versions, frame, empty, "Every answer in this time is by {}."),
     ]  # fmt: skip
+
+
+def show_abstentions(found: readings.Found, frame: Frame) -> list[ChartView]:
+    """Draw the share of texts that got no label; nothing while no version abstains."""
+    abstained = readings.abstentions_of_prometheus(found)
+    if not abstained.lines:
+        return []
+    limit, in_words = readings.expected_abstentions(found), "share of texts that got no label"
+    return [show_lines("abstained", "Abstained", "share", abstained, frame, "", limit=limit, in_words=in_words)]
 
 
 def marks_of(lanes: Sequence[Lane]) -> list[Mark]:

@@ -76,6 +76,45 @@ LATENCY_AND_ERRORS = [
     ),
 ]
 
+
+def abstaining(each_minute: float, *, expected: float | None, texts: float = 60) -> dict[str, str]:
+    """Return series of a version's texts and abstentions per minute, and the share of abstentions that it promised."""
+    series = {
+        'evergreen_predictions_total{version="3",role="champion",cached="no"}': f"0+{texts * 3 / 4}x100",
+        'evergreen_predictions_total{version="3",role="champion",cached="yes"}': f"0+{texts / 4}x100",
+        'evergreen_predictions_total{version="3",role="shadow",cached="no"}': f"0+{texts * 9}x100",
+        'evergreen_abstentions_total{version="3",role="champion"}': f"0+{each_minute}x100",
+    }
+    return series | ({'evergreen_abstention_expected_ratio{version="3"}': f"{expected}x100"} if expected is not None else {})
+
+
+ALWAYS_ANSWERS = {
+    name: values for name, values in abstaining(0, expected=None).items() if not name.startswith("evergreen_abstentions")
+}
+ABSTAINS = "EvergreenAbstainsOften"
+ABSTENTIONS = [
+    Case("three times as many as expected", ABSTAINS, abstaining(18, expected=0.1), {4: [], 70: [V3]}),
+    Case("as many as expected", ABSTAINS, abstaining(6, expected=0.1), {90: []}),
+    Case("less than twice as many", ABSTAINS, abstaining(11.5, expected=0.1), {90: []}),
+    Case("many more than none", ABSTAINS, abstaining(6, expected=0.0), {70: [V3]}),
+    Case("answers nothing any more", ABSTAINS, abstaining(60, expected=0.7), {90: [V3]}),
+    Case("most are expected to get no label", ABSTAINS, abstaining(45, expected=0.7), {90: []}),
+    Case("too few abstained to know", ABSTAINS, abstaining(0.5, expected=0.1, texts=1), {90: []}),
+    Case("too few answers are expected to know", ABSTAINS, abstaining(2, expected=0.7, texts=2), {90: []}),
+    Case("a version that never abstains", ABSTAINS, ALWAYS_ANSWERS, {90: []}),
+    Case("an older version, which promised nothing", ABSTAINS, abstaining(60, expected=None), {90: []}),
+    Case(
+        "a challenger that abstains often only from shadow copies",
+        ABSTAINS,
+        {
+            **ALWAYS_ANSWERS,
+            'evergreen_abstentions_total{version="3",role="shadow"}': "0+500x100",
+            'evergreen_abstention_expected_ratio{version="3"}': "0.1x100",
+        },
+        {90: []},
+    ),
+]
+
 GATEWAY = 'up{job="evergreen-gateway",instance="gateway:1"}'
 AT = {"instance": "gateway:1"}
 READY = 'evergreen_triton_ready{job="evergreen-gateway",instance="gateway:1"}'

@@ -55,6 +55,7 @@ def gateway_metrics() -> dict[str, set[str]]:
     add_gauges(metrics, parts, SimpleNamespace(**dict.fromkeys(log_counters(), 0)))  # type: ignore[arg-type]
     metrics.count_prediction(1, "champion", True, 3.0)
     metrics.count_abstention(1, "champion")
+    metrics.expect_abstentions(1, 0.1)
     metrics.count_request("/v1/predict", 200, 0.01)
     with pytest.raises(ZeroDivisionError), metrics.triton_call(1, 2):
         1 / 0  # noqa: B018

@@ -14,11 +14,11 @@ from monitoring.local.tools import find_tool
 from pipeline.params import Params
 from tests.conftest import ROOT
 from tests.monitoring.alert_rules.cases import DECISION, DRIFT, MONITORING, QUALITY, RETRAIN, Case
-from tests.monitoring.alert_rules.serving_cases import CAPACITY, LATENCY_AND_ERRORS, RESOURCES
+from tests.monitoring.alert_rules.serving_cases import ABSTENTIONS, CAPACITY, LATENCY_AND_ERRORS, RESOURCES
 
 pytestmark = pytest.mark.usefixtures("tools")
 
-CASES = [*DRIFT, *QUALITY, *LATENCY_AND_ERRORS, *CAPACITY, *RESOURCES, *RETRAIN, *MONITORING]
+CASES = [*DRIFT, *QUALITY, *LATENCY_AND_ERRORS, *ABSTENTIONS, *CAPACITY, *RESOURCES, *RETRAIN, *MONITORING]
 
 
 def promtool(tools: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -156,6 +156,11 @@ def test_the_time_between_false_alarms_has_a_unit_that_people_know(
     case = FIRING["EvergreenDrift"]
     rate = {'evergreen_false_alarms_per_week{signal="input_sketch"}': f"{per_week}x200"}
     assert f"about once in {interval}." in texts_of(case._replace(series=case.series | rate), tools, params, tmp_path)
+
+
+def test_abstaining_often_states_the_share_and_what_the_version_promised(tools: Path, params: Params, tmp_path: Path) -> None:
+    texts = texts_of(FIRING["EvergreenAbstainsOften"], tools, params, tmp_path)
+    assert "Of the texts in the last 60 min, 30% got no label. On its test rows it was at most 10%." in texts
 
 
 def test_without_a_controller_the_texts_say_so(tools: Path, params: Params, tmp_path: Path) -> None:

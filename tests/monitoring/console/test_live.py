@@ -60,6 +60,7 @@ def test_without_prometheus_the_charts_show_what_is_stored_and_say_so(url: str) 
     }  # fmt: skip
     assert "Only Prometheus knows this, and it has no values for this time" in section(text, "errors")
     assert "<svg" not in section(text, "errors")
+    assert "title-abstained" not in text  # a model that never abstains has no such chart
 
 
 def test_the_tables_hold_the_values_of_the_story(url: str) -> None:
@@ -194,6 +195,9 @@ def samples(start: float) -> Samples:
         'evergreen_predictions_total{version="1",role="champion",cached="no"}': counter(3.0, start, NOW),
         'evergreen_predictions_total{version="2",role="challenger",cached="no"}': counter(1.0, start, NOW),
         'evergreen_predictions_total{version="2",role="shadow",cached="no"}': counter(50.0, start, NOW),
+        'evergreen_abstentions_total{version="1",role="champion"}': counter(0.6, start, NOW),
+        'evergreen_abstentions_total{version="2",role="shadow"}': counter(50.0, start, NOW),
+        'evergreen_abstention_expected_ratio{version="1"}': gauge(0.125, start, NOW),
         f'{requests_total}"200"}}': counter(4.0, start, NOW),
         f'{requests_total}"503"}}': counter(1.0, NOW - HOUR, NOW),
         f'{bucket}"0.01"}}': counter(1.0, start, NOW),
@@ -228,6 +232,8 @@ def test_what_prometheus_recorded_is_shown_as_it_was(params: Params, tools: Path
     assert cells(text, "latency")[5] == ["10 ms", "19.8 ms"]
     assert cells(text, "errors")[5] == ["20 %", "0 %"]
     assert cells(text, "errors")[-5] == ["0 %", "0 %"]  # no request has ever failed: no series, and no gap
+    assert cells(text, "abstained")[5] == ["20 %"]
+    assert "at most expected of version 1" in section(text, "abstained")
     assert cells(text, "drift")[5] == ["0.5"]
     assert cells(text, "accuracy")[5] == ["91 %", "88 % to 94 %", "", ""]
     labelled = sum(row[2] == "80 %" for row in cells(text, "accuracy"))

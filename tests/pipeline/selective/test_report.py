@@ -99,6 +99,7 @@ def test_a_coverage_is_fitted_and_judged(settings: Abstain) -> None:
     assert found.judged is not None
     assert found.abstention.threshold == pytest.approx(0.3, abs=0.06)
     assert found.judged.coverage.low < 0.7 < found.judged.coverage.high
+    assert found.abstention.expected_share == 1 - found.judged.coverage.low
 
 
 def test_out_of_scope_texts_are_counted_at_the_threshold(settings: Abstain) -> None:

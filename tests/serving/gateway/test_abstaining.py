@@ -35,7 +35,7 @@ class UnsureTriton(FakeConnection):
     fallback = ""
 
     async def schema(self, model: str) -> ModelSchema:
-        return ModelSchema(LABELS, Abstention(0.75, self.fallback) if model == "intent-1" else NEVER)
+        return ModelSchema(LABELS, Abstention(0.75, self.fallback, 0.125) if model == "intent-1" else NEVER)
 
     async def infer(self, model: str, texts: Sequence[str], timeout_s: float) -> ModelOutputs:
         outputs = await super().infer(model, texts, timeout_s)
@@ -101,6 +101,8 @@ def test_a_shadow_copy_follows_the_challengers_threshold(params: Params) -> None
     value = metrics.registry.get_sample_value
     assert value("evergreen_abstentions_total", {"version": "1", "role": "champion"}) == 1
     assert value("evergreen_abstentions_total", {"version": "2", "role": "shadow"}) is None
+    assert value("evergreen_abstention_expected_ratio", {"version": "1"}) == 0.125
+    assert value("evergreen_abstention_expected_ratio", {"version": "2"}) is None  # it promised nothing: no alert
 
 
 def test_an_older_version_answers_as_it_always_did(params: Params) -> None:
@@ -124,7 +126,7 @@ class ConfigTriton(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parameters = {"labels": json.dumps(LABELS)}
         if "intent-1" in self.path:
-            parameters["abstain"] = Abstention(0.625, "a person").as_parameter()
+            parameters["abstain"] = Abstention(0.625, "a person", 0.25).as_parameter()
         body = json.dumps({"parameters": {name: {"string_value": value} for name, value in parameters.items()}}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -144,7 +146,7 @@ def test_the_threshold_is_read_from_the_models_config_and_an_older_model_has_non
         return schemas
 
     with serving_in_thread(triton):
-        assert asyncio.run(read()) == [ModelSchema(LABELS, Abstention(0.625, "a person")), ModelSchema(LABELS, NEVER)]
+        assert asyncio.run(read()) == [ModelSchema(LABELS, Abstention(0.625, "a person", 0.25)), ModelSchema(LABELS, NEVER)]
 
 
 @pytest.fixture
