@@ -217,8 +217,8 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
     if waiting := sources.rows(counted, jobs):
         out.print("jobs: " + ", ".join(f"{row['count']} {row['status']}" for row in waiting))
     for row in sources.rows(sa.select(retrains).where(retrains.c.state == "running"), retrains):
-        from monitoring.retrain.clock import read_clock
-        from monitoring.retrain.journal import describe_running  # imports numpy and pyarrow, and most of the time nothing runs
+        from monitoring.clock import read_clock
+        from monitoring.retrain_activity import describe_running
 
         out.print(f"retrain {row['id']}, begun {format_time(row['began_wall'])}: {describe_running(row, read_clock())}")
     return {service.name for service in services if service.is_running}

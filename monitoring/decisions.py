@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from monitoring.clock import Moment
+from monitoring.retrain_activity import RETRAIN_NOW, find_activity
 from pipeline.params import Alerts
-from pipeline.process_identity import is_gone
 from state.tables import decisions, retrains
 
 STATUS = ".venv/bin/evergreen status"
-RETRAIN_NOW = ".venv/bin/evergreen retrain"
 LABELS = "docs/retraining.md#labels"
 MAX_ROWS = 200
 MAX_FAILURE = 500  # characters
@@ -84,9 +84,10 @@ def describe_retraining(alerts: Alerts, *, is_on_request: bool) -> str:
     return "Retraining is automatic: the controller decides on each alert on drift or accuracy."
 
 
-def read_decision(connection: sa.Connection, version: int, since: float, until: float) -> Decided | None:
+def read_decision(connection: sa.Connection, version: int, since: float, until: float, now: Moment) -> Decided | None:
     """Return what was decided on a version's alerts that began in this time (seconds of the epoch), None without any."""
     names = ("state", "step", "progress", "began_wall", "ended_wall", "version_in", "version_out", "failure", "owner", "attempt")
+    names += tuple(f"lease_{part}" for part in Moment._fields)
     query = (
         sa.select(*(decisions.c[name] for name in ("verdict", "reason", "at", "alertname", "retrain_id")))
         .add_columns(*(retrains.c[name] for name in names))
@@ -95,7 +96,7 @@ def read_decision(connection: sa.Connection, version: int, since: float, until: 
         .order_by(decisions.c.id.desc())
         .limit(MAX_ROWS)
     )
-    return summarise(connection.execute(query).all())
+    return summarise(connection.execute(query).all(), now)
 
 
 def read_open_since(connection: sa.Connection, version: int) -> float | None:
@@ -105,7 +106,7 @@ def read_open_since(connection: sa.Connection, version: int) -> float | None:
     return start
 
 
-def summarise(rows: Sequence[Row]) -> Decided | None:
+def summarise(rows: Sequence[Row], now: Moment) -> Decided | None:
     """Return the decision that stands for all: the newest retrain, else why one waits, else why there is none."""
     if not rows:
         return None
@@ -113,7 +114,7 @@ def summarise(rows: Sequence[Row]) -> Decided | None:
     retrained = max((row for row in rows if row.state is not None), key=_retrain_and_cause, default=None)
     if retrained is None:
         return _obstacle(waiting or max(rows, key=lambda row: row.at))
-    said = _retrain(retrained)
+    said = _retrain(retrained, now)
     if waiting is None or said.state == "running":
         return said
     after = _obstacle(waiting)
@@ -134,20 +135,12 @@ def _obstacle(row: Row) -> Decided:
     return Decided("none", f"No retrain: {saying.why}.", "", saying.next_step, saying.command)
 
 
-def _retrain(row: Row) -> Decided:
+def _retrain(row: Row, now: Moment) -> Decided:
     """Describe a retrain that runs or has ended."""
     why = f".venv/bin/evergreen why {row.alertname}"
     began = f"retrain {row.retrain_id} began {_clock(row.began_wall)}"
     if row.state == "running":
-        detail = f"{began}; step {row.step}{': ' if row.progress else ''}{row.progress}"
-        cause = CAUSES.get(row.reason, row.reason)
-        if row.owner is None and (row.step, row.attempt) == ("collect", 0):
-            return Decided("running", f"A retrain begins, {cause}.", began, "Wait a minute for its first step", STATUS)
-        if row.owner is None or is_gone(row.owner):
-            text = f"A retrain is at step {row.step}, and nobody works on it: it was interrupted, or waits for its next attempt."
-            return Decided("interrupted", text, began, "Continue it", RETRAIN_NOW)
-        text = f"A retrain runs, {cause}."
-        return Decided("running", text, detail, "Nothing to do: a better model replaces this one by itself. Follow it", STATUS)
+        return _running(row, began, now)
     detail = f"{began}, ended {_clock(row.ended_wall)}" if row.ended_wall is not None else began
     if row.failure:
         detail += f": {row.failure[:MAX_FAILURE]}"
@@ -168,6 +161,23 @@ def _retrain(row: Row) -> Decided:
             "failed", f"A retrain failed; version {row.version_in} stays.", detail, "See the failed step and its log", why
         )
     return Decided(row.state, f"A retrain ended: {row.state}; version {row.version_in} stays.", detail, "See its steps", why)
+
+
+def _running(row: Row, began: str, now: Moment) -> Decided:
+    """Describe a retrain that has not ended: never that it runs when nobody works on it."""
+    cause, activity = CAUSES.get(row.reason, row.reason), find_activity(row._mapping, now)
+    if activity == "new":
+        return Decided("running", f"A retrain begins, {cause}.", began, "Wait a minute for its first step", STATUS)
+    if activity == "worked_on":
+        detail = f"{began}; step {row.step}{': ' if row.progress else ''}{row.progress}"
+        follow = "Nothing to do: a better model replaces this one by itself. Follow it"
+        return Decided("running", f"A retrain runs, {cause}.", detail, follow, STATUS)
+    if activity == "paused":
+        text = f"Step {row.step} of a retrain failed, and is tried again."
+        detail = f"{began}; next attempt {_clock(row.lease_wall)}"
+        return Decided("interrupted", text, detail, "Wait for the next attempt. Follow it", STATUS)
+    text = f"A retrain was interrupted at step {row.step}, and nobody works on it."
+    return Decided("interrupted", text, began, "Continue it", RETRAIN_NOW)
 
 
 def _clock(seconds: float) -> str:

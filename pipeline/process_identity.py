@@ -10,18 +10,19 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def this_process() -> str:
     """Return `host boot pid start`, separated by spaces."""
     pid = os.getpid()
-    return f"{socket.gethostname()} {_boot()} {pid} {_started(pid)}"
+    return f"{socket.gethostname()} {this_boot()} {pid} {_started(pid)}"
 
 
 def is_gone(owner: str) -> bool:
     """Return True when the process that `this_process` identified has ended; False for another host's, and for another text."""
     match owner.split(" "):
         case [host, boot, pid, started] if host == socket.gethostname() and pid.isdecimal():
-            return boot != _boot() or _started(int(pid)) != started
+            return boot != this_boot() or _started(int(pid)) != started
     return False
 
 
-def _boot() -> str:
+def this_boot() -> str:
+    """Return the id of this boot of the machine."""
     return BOOT_ID.read_text(encoding="ascii").strip()
 
 

@@ -25,6 +25,7 @@ from monitoring.alert_rules.alertmanager import RELAY_TOKEN
 from monitoring.alertmanager_webhook import Webhook, WebhookError, parse_webhook
 from monitoring.bearer_file import BearerToken, ensure_token
 from monitoring.channels.settings import read_channels
+from monitoring.clock import read_clock
 from monitoring.decisions import Decided, describe_retraining, read_decision
 from monitoring.inbox.explanation import fetch_explanation
 from monitoring.inbox.incidents import Card, cards_of
@@ -196,11 +197,13 @@ def _cards_with_decisions(messages: list[Message], switch: Switch | None, now: f
             log.warning("could not open the state database", error=str(error)[:300])
             connection = None
 
+        moment = read_clock()._replace(wall=now)
+
         def find(version: str, since: float, until: float) -> Decided | None:
             if connection is None or not (version.isascii() and version.isdigit() and len(version) < 10):
                 return None
             try:
-                return read_decision(connection, int(version), since, until)
+                return read_decision(connection, int(version), since, until, moment)
             except sa.exc.SQLAlchemyError as error:
                 log.warning("could not read decisions", error=str(error)[:300])
                 return None

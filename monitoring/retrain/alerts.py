@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from monitoring.alertmanager_webhook import Webhook
-from monitoring.retrain.clock import Moment
+from monitoring.clock import Moment
 from state.tables import alerts
 
 MAX_TEXT = 4000

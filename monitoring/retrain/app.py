@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -22,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from monitoring.clock import Moment, read_clock
 from monitoring.decisions import read_decision, read_open_since
-from monitoring.retrain.clock import read_clock
 from monitoring.retrain.controller import Controller, EndedRetrain, lease_renewer
 from monitoring.retrain.decide import DAY_S, Inputs, PastRetrain
 from monitoring.retrain.decision_inputs import read_inputs
@@ -130,12 +129,12 @@ def cycles(controller: Controller, metrics: ControllerMetrics, engine: sa.Engine
 
     def look() -> None:
         controller.decide()
-        export_decision(engine, metrics, time.time())
+        export_decision(engine, metrics, read_clock())
 
     return {"looking": look, "working": controller.advance}
 
 
-def export_decision(engine: sa.Engine, metrics: ControllerMetrics, now_s: float) -> None:
+def export_decision(engine: sa.Engine, metrics: ControllerMetrics, now: Moment) -> None:
     """Export what was decided on the champion's open alerts, or else on those of the last day."""
     with engine.connect().execution_options(reads_only=True) as connection:
         champion = find_release(connection, role="champion")
@@ -143,7 +142,7 @@ def export_decision(engine: sa.Engine, metrics: ControllerMetrics, now_s: float)
             metrics.set_decision(None, None)
             return
         since = read_open_since(connection, champion.version)
-        decided = read_decision(connection, champion.version, now_s - DAY_S if since is None else since, now_s)
+        decided = read_decision(connection, champion.version, now.wall - DAY_S if since is None else since, now.wall, now)
     metrics.set_decision(champion.version, decided)
 
 

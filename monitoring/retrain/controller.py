@@ -13,7 +13,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 import structlog
 
-from monitoring.retrain.clock import Moment, elapsed_s
+from monitoring.clock import Moment, elapsed_s
 from monitoring.retrain.decide import Decision, Episode, Inputs, PastRetrain, decide, spent_s
 from monitoring.retrain.journal import BATCH_ALERTS, FinalState, Journal, Lease, RetrainJob, StaleLeaseError, require_lease
 from monitoring.retrain.metrics import ControllerMetrics

@@ -8,7 +8,7 @@ retrain at once, or is refused.
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from monitoring.retrain.clock import Moment, elapsed_s
+from monitoring.clock import Moment, elapsed_s
 from pipeline.params import Retrain
 
 Outcome = Literal["waiting", "started", "joined", "refused"]

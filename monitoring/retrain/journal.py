@@ -5,19 +5,18 @@ lease with a fence number. Every later write carries the number, and one with an
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
+from monitoring.clock import Moment, later
 from monitoring.retrain import statements
 from monitoring.retrain.alerts import decision_row, insert_or_ignore, storable
-from monitoring.retrain.clock import Moment, is_past, later
 from monitoring.retrain.decide import ASKED, Decision, Episode, PastRetrain
 from monitoring.retrain.new_labels import last_learnt_feedback
-from pipeline.process_identity import is_gone
+from monitoring.retrain_activity import is_claimable
 from state.tables import decisions, retrain_steps
 
 Step = Literal["collect", "reproduce", "gate", "publish", "swap"]
@@ -25,7 +24,6 @@ STEPS: tuple[Step, ...] = ("collect", "reproduce", "gate", "publish", "swap")
 FinalState = Literal["done", "refused", "failed", "cancelled"]
 DECIDE_LOCK = 0x45564444  # the number of PostgreSQL's advisory lock: EVDD
 BATCH_ALERTS = 500
-CONTINUE, CANCEL = ".venv/bin/evergreen retrain", ".venv/bin/evergreen retrain --cancel"
 Begin = Callable[[], AbstractContextManager[sa.Connection]]
 MakeDecisions = Callable[[sa.Connection, list[Episode], list[PastRetrain]], list[Decision]]
 
@@ -208,23 +206,6 @@ class Journal:
         closed = {"outcome": outcome, "ended_at": now.wall, "detail": storable(detail)}
         connection.execute(statements.CLOSE_STEP, {"the_retrain_id": lease.id, **closed})
         return step
-
-
-def is_claimable(owner: str | None, lease_end: Moment, now: Moment) -> bool:
-    """Return whether a controller may take a retrain: its pause or its lease is over, or its owner's process has ended."""
-    return is_past(lease_end, now) or (owner is not None and is_gone(owner))
-
-
-def describe_running(retrain: Mapping[Any, Any], now: Moment) -> str:
-    """Say what a running retrain does now, and who works on it; never that it runs when nobody does."""
-    step, owner = retrain["step"], retrain["owner"]
-    due = Moment(retrain["lease_wall"], retrain["lease_mono"], retrain["lease_boot"])
-    if owner is not None and not is_claimable(owner, due, now):
-        return f"step {step}" + (f", {retrain['progress']}" if retrain["progress"] and step == "reproduce" else "")
-    if retrain["attempt"] and owner is None and not is_claimable(owner, due, now):
-        due_at = datetime.fromtimestamp(due.wall, UTC)
-        return f"step {step} failed; the next attempt is due at {due_at:%H:%M:%S} UTC"
-    return f"nobody works on it, at step {step}; to continue it: {CONTINUE}; to end it: {CANCEL}"
 
 
 def require_lease(connection: sa.Connection, lease: Lease) -> Step:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from monitoring.clock import read_clock
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
-from monitoring.retrain.clock import read_clock
 from monitoring.retrain.decide import ASKED
-from monitoring.retrain.journal import CANCEL, Journal, describe_running
+from monitoring.retrain.journal import Journal
+from monitoring.retrain_activity import CANCEL, describe_running
 from pipeline.params import Alerts, Params
 from serving.processes import Announce
 from serving.processes.addresses import reach_host

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from evergreen.retraining import INTERRUPTED, retrain
+from monitoring.clock import read_clock
 from monitoring.retrain import request
-from monitoring.retrain.clock import read_clock
 from monitoring.retrain.request import RequestStatus
 from pipeline.errors import EvergreenError, RefusedError, ToolError
 from tests.conftest import ROOT

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.alertmanager_webhook import CUT, MAX_CHARS, MAX_TEXT, MAX_TEXTS, WebhookAlert, WebhookError, parse_webhook
+from monitoring.clock import Moment
 from monitoring.retrain.alerts import decision_row, insert_alerts, received_alerts
-from monitoring.retrain.clock import Moment
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run_local import RunLocal
 from pipeline.params import Params

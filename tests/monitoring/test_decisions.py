@@ -5,6 +5,7 @@ from typing import Any, get_args
 import pytest
 import sqlalchemy as sa
 
+from monitoring.clock import Moment
 from monitoring.decisions import CAUSES, OBSTACLES, Decided, read_decision, read_open_since
 from monitoring.retrain.alerts import insert_alerts
 from monitoring.retrain.app import export_decision
@@ -32,9 +33,9 @@ def receive(engine: sa.Engine, journal: Journal, name: str) -> None:
     journal.record_episodes(NOW)
 
 
-def read(engine: sa.Engine, since: float = STARTED_AT) -> Decided:
+def read(engine: sa.Engine, since: float = STARTED_AT, now: Moment = NOW) -> Decided:
     with engine.connect() as connection:
-        decided = read_decision(connection, 1, since, NOW.wall)
+        decided = read_decision(connection, 1, since, NOW.wall, now)
     assert decided is not None
     return decided
 
@@ -62,6 +63,7 @@ def test_what_is_read_follows_the_decision_from_waiting_to_the_gates_refusal(sta
     claimed = journal.claim("one", NOW, lease_s=60)
     assert claimed is not None
     assert read(state).text == "A retrain runs, because accuracy has fallen."
+    assert "nobody works on it" in read(state, now=after(61)).text  # of another host, and it has not renewed its lease
     journal.renew(claimed[0], NOW, lease_s=60, progress="stage train, 39 %")
     assert read(state).detail.endswith("step collect: stage train, 39 %")
     receive(state, journal, "b")
@@ -78,11 +80,22 @@ def test_what_is_read_follows_the_decision_from_waiting_to_the_gates_refusal(sta
     )
 
 
+def test_a_failed_attempt_waits_for_the_next_one(state: sa.Engine, journal: Journal) -> None:
+    receive(state, journal, "a")
+    journal.decide(decide_all("started", "harm"), NOW)
+    lease, _ = journal.claim("one", NOW, lease_s=60) or pytest.fail("not claimed")
+    journal.begin_step(lease, NOW)
+    journal.postpone(lease, NOW, "disk full", pause_s=30)
+    decided = read(state, now=after(1))
+    assert (decided.state, decided.text) == ("interrupted", "Step collect of a retrain failed, and is tried again.")
+    assert "nobody works on it" in read(state, now=after(31)).text
+
+
 def test_decisions_on_earlier_alerts_and_other_versions_do_not_count(state: sa.Engine, journal: Journal) -> None:
     receive(state, journal, "a")
     with state.connect() as connection:
-        assert read_decision(connection, 1, STARTED_AT + 1, NOW.wall) is None
-        assert read_decision(connection, 2, STARTED_AT, NOW.wall) is None
+        assert read_decision(connection, 1, STARTED_AT + 1, NOW.wall, NOW) is None
+        assert read_decision(connection, 2, STARTED_AT, NOW.wall, NOW) is None
         assert read_open_since(connection, 1) == STARTED_AT
         assert read_open_since(connection, 2) is None
 
@@ -94,7 +107,7 @@ def test_the_controller_exports_one_decision_for_the_champion(state: sa.Engine, 
     receive(state, journal, "a")
     for outcome, reason in (("waiting", "no_harm"), ("started", "labels")):
         journal.decide(decide_all(outcome, reason), NOW)  # type: ignore[arg-type]
-        export_decision(state, metrics, NOW.wall)
+        export_decision(state, metrics, NOW)
     lines = [line for line in metrics.text().decode().splitlines() if line.startswith("evergreen_retrain_decision_info{")]
     assert len(lines) == 1
     assert 'decided="A retrain begins, because enough new labels have arrived."' in lines[0]

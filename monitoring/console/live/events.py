@@ -13,14 +13,22 @@ import sqlalchemy as sa
 from monitoring.alert_rules.monitoring import SWITCH
 from monitoring.charts.lanes import EventMark, Lane, Span
 from monitoring.charts.lines import TimeAxis
+from monitoring.clock import Moment, read_clock
 from monitoring.console.live.prometheus import Values
 from monitoring.decisions import CAUSES, OBSTACLES
 from monitoring.inbox.messages import read_snapshot
 from monitoring.retrain.decide import ASKED
 from monitoring.retrain.history.sources import Row, Sources
+from monitoring.retrain_activity import Activity, find_activity
 from state.tables import alerts, decisions, releases, retrain_steps, retrains
 
 WHY = "/live/why"
+ACTIVITIES: dict[Activity, str] = {
+    "new": "begins",
+    "worked_on": "runs",
+    "paused": "waits for its next attempt",
+    "abandoned": "was interrupted",
+}
 ALERT_LANES = 6
 RETRAIN_KINDS = {"running": "retrain", "done": "good", "refused": "bad", "failed": "bad"}
 
@@ -124,13 +132,14 @@ def retrain_lane(sources: Sources, axis: TimeAxis) -> Lane:
     is_seen = (retrains.c.began_wall <= axis.end) & (sa.func.coalesce(retrains.c.ended_wall, axis.end) >= axis.start)
     query = sa.select(retrains).where(is_seen).order_by(retrains.c.began_wall)
     found = {row["id"]: row for row in sources.rows(query, retrains)}
+    now = read_clock()._replace(wall=axis.end)
     named = sa.select(decisions.c.id, decisions.c.fingerprint)
     names = {row["id"]: row["fingerprint"] for row in sources.rows(named, decisions)} if found else {}
     spans = [
         Span(
             row["began_wall"],
             row["ended_wall"],
-            f"retrain {number} {describe_retrain(row)}",
+            f"retrain {number} {describe_retrain(row, now)}",
             RETRAIN_KINDS.get(row["state"], "neutral"),
             why_url(names.get(row["decision_id"], "")),
         )
@@ -150,11 +159,13 @@ def retrain_lane(sources: Sources, axis: TimeAxis) -> Lane:
     return Lane("Retrains", spans, events)
 
 
-def describe_retrain(row: Row) -> str:
-    """Return what came of a retrain."""
+def describe_retrain(row: Row, now: Moment) -> str:
+    """Return what came of a retrain, or what happens to it."""
     if row["state"] == "done":
         return f"made version {row['version_out']}"
-    return {"running": "runs", "refused": "was refused by the gate", "failed": "failed"}.get(row["state"], f"was {row['state']}")
+    if row["state"] == "running":
+        return ACTIVITIES[find_activity(row, now)]
+    return {"refused": "was refused by the gate", "failed": "failed"}.get(row["state"], f"was {row['state']}")
 
 
 def version_lane(sources: Sources, axis: TimeAxis, champions: Sequence[tuple[float, int]]) -> Lane:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from monitoring.alertmanager_webhook import CUT
+from monitoring.clock import read_clock
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history.sources import (
     Row,
@@ -27,6 +28,7 @@ from monitoring.retrain.history.sources import (
     format_time,
     read_lineage,
 )
+from monitoring.retrain_activity import describe_running
 from pipeline.errors import InputError, ToolError
 from pipeline.home import DVC_LOCK, git
 from pipeline.output.shares import percent
@@ -161,7 +163,8 @@ def _subject(commit: str) -> str:
 
 def _retrain_entry(retrain: Row, sources: Sources) -> Entry:
     steps = sa.select(retrain_steps).where(retrain_steps.c.retrain_id == retrain["id"]).order_by(retrain_steps.c.id)
-    facts: Facts = [("state", retrain["state"] + (f", at {retrain['step']}" if retrain["state"] == "running" else ""))]
+    is_running = retrain["state"] == "running"
+    facts: Facts = [("state", describe_running(retrain, read_clock()) if is_running else retrain["state"])]
     facts.append(("began", format_time(retrain["began_wall"])))
     if retrain["ended_wall"] is not None:
         facts.append(

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from monitoring.clock import Moment
 from monitoring.drift.accuracy import harm_log_e, is_harm
 from monitoring.labels.agreement import LabelCount
-from monitoring.retrain.clock import Moment
 from monitoring.retrain.decide import DAY_S, Episode, Harm, Inputs, Outcome, PastRetrain, decide
 from monitoring.retrain.decision_inputs import commit_of, read_lineage, reference_accuracy
 from monitoring.retrain.new_labels import count_new_labels

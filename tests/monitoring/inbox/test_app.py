@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from monitoring.clock import read_clock
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
-from monitoring.retrain.clock import read_clock
 from monitoring.retrain.journal import Journal
 from pipeline.params import Alerts
 from state.database import open_state

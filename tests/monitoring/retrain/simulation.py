@@ -22,8 +22,8 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from monitoring.clock import Moment
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
-from monitoring.retrain.clock import Moment
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.decide import Harm, Inputs, PastRetrain
 from monitoring.retrain.gate.verdict import Verdict

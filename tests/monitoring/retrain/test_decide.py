@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.retrain.clock import Moment, elapsed_s, is_past, later
+from monitoring.clock import Moment, elapsed_s, is_past, later
 from monitoring.retrain.decide import ASKED, Episode, Harm, Inputs, PastRetrain, decide, spent_s
 from pipeline.params import Params, Retrain
 

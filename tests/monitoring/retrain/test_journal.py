@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from monitoring.clock import Moment
 from monitoring.retrain.alerts import ReceivedAlert, count_unseen, insert_alerts
-from monitoring.retrain.clock import Moment
 from monitoring.retrain.decide import ASKED, Decision, Episode, PastRetrain
-from monitoring.retrain.journal import STEPS, Journal, Lease, StaleLeaseError, describe_running, past_retrains, require_lease
+from monitoring.retrain.journal import STEPS, Journal, Lease, StaleLeaseError, past_retrains, require_lease
+from monitoring.retrain_activity import describe_running
 from pipeline.process_identity import this_process
 from state.tables import alerts, decisions, retrain_steps, retrains
 

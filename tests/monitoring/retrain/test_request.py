@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from monitoring.clock import read_clock
 from monitoring.retrain import request
 from monitoring.retrain.app import create_app
-from monitoring.retrain.clock import read_clock
 from monitoring.retrain.controller import Controller
 from monitoring.retrain.decide import Harm, Inputs, PastRetrain
 from monitoring.retrain.gate.verdict import Verdict

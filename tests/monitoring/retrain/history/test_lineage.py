@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from evergreen.cli import app
-from monitoring.retrain.clock import read_clock
+from monitoring.clock import read_clock
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history.lineage import Entry, trace
 from monitoring.retrain.history.sources import find_version, open_sources

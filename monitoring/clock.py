@@ -1,10 +1,9 @@
 """Moments that waits are measured from. The wall clock may jump, the boot clock may not, and each host has its own boot clock."""
 
 import time
-from pathlib import Path
 from typing import NamedTuple
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+from pipeline.process_identity import this_boot
 
 
 class Moment(NamedTuple):
@@ -17,7 +16,7 @@ class Moment(NamedTuple):
 
 def read_clock() -> Moment:
     """Return the current moment (Linux)."""
-    return Moment(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), BOOT_ID.read_text(encoding="ascii").strip())
+    return Moment(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), this_boot())
 
 
 def elapsed_s(then: Moment, now: Moment) -> float:
