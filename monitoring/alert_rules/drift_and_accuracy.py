@@ -3,7 +3,8 @@
 import math
 
 from monitoring.alert_rules.alert import DECIMAL, DURATION, NOTHING_AUTOMATIC, SHARE, Rule, for_watched_version, last_known
-from monitoring.alert_rules.incident import PERCENT, FactTemplates, incident_annotations, next_step, signal_words
+from monitoring.alert_rules.incident import PERCENT, FactTemplates, below_tolerated, incident_annotations, next_step, signal_words
+from monitoring.decisions import STATUS
 from pipeline.params import Alerts, Monitor, Params
 
 VERSION = "version {{ $labels.version }}"
@@ -148,7 +149,7 @@ def old_reference(alerts: Alerts) -> Rule:
         summary="The reference of version {{ $labels.version }} is old",
         description=f"It was recorded {DURATION} ago. The limit is {alerts.reference_max_age_s // 86400} days.",
         next_step=f"{NOTHING_AUTOMATIC}. A new version brings a new reference.",
-        look=".venv/bin/evergreen status",
+        look=STATUS,
     )
 
 
@@ -156,7 +157,7 @@ def below_contract(kind: str, alerts: Alerts, monitor: Monitor) -> str:
     """Return the condition that the upper bound of an accuracy is below the reference minus `tolerated_loss`."""
     upper = last_known(f'evergreen_accuracy_{kind}_ratio{{bound="upper"}}', alerts, ("version",))
     reference = last_known("evergreen_accuracy_reference_ratio", alerts, ("version",))
-    return f"{upper}\n< on (version)\n({reference} - {monitor.tolerated_loss:g})"
+    return below_tolerated(upper, reference, monitor)
 
 
 def contract(facts: FactTemplates, monitor: Monitor) -> str:

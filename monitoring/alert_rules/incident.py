@@ -129,7 +129,12 @@ class FactTemplates:
     def _below(self, kind: str, monitor: Monitor) -> str:
         upper = self.last(f"accuracy_{kind}_ratio", 'version="%s"', 'bound="upper"')
         reference = self.last("accuracy_reference_ratio", 'version="%s"')
-        return f"({upper} < on (version) ({reference} - {monitor.tolerated_loss:g}))"
+        return f"({below_tolerated(upper, reference, monitor)})"
+
+
+def below_tolerated(upper: str, reference: str, monitor: Monitor) -> str:
+    """Return the condition that the upper bound of an accuracy is below the reference by more than is tolerated."""
+    return f"{upper} < on (version) ({reference} - {monitor.tolerated_loss:g})"
 
 
 def incident_annotations(alerts: Alerts, monitor: Monitor, sure: str, *further: tuple[str, str]) -> tuple[tuple[str, str], ...]:

@@ -14,6 +14,7 @@ from monitoring.alert_rules.alert import (
     for_watched_version,
     last_known,
 )
+from monitoring.decisions import STATUS
 from pipeline.params import Alerts
 
 SWITCH = "EvergreenWatchdog"
@@ -144,7 +145,7 @@ def window_never_full(alerts: Alerts) -> Rule:
         description=f"In {alerts.window_patience_s // 3600} h its fullest window held {SHARE} of the rows it needs. "
         "Drift could not be detected in that time.",
         next_step=f"{NOTHING_AUTOMATIC}. Smaller windows need fewer rows and detect less (params.yaml, section monitor).",
-        look=".venv/bin/evergreen status",
+        look=STATUS,
     )
 
 

@@ -2,11 +2,11 @@
 
 from monitoring.alert_rules.alert import COUNT, JOBS, NOTHING_AUTOMATIC, Rule, last_known
 from monitoring.alert_rules.incident import decided, next_step
+from monitoring.decisions import STATUS
 from pipeline.params import Alerts
 
 LAST_SUCCESS = "evergreen_retrain_controller_last_success_timestamp_seconds"
 RETRIED = ("full", "database", "overloaded", "connections")  # answers with 503; Alertmanager repeats what gets a 5xx
-STATUS = ".venv/bin/evergreen status"
 WHY = ".venv/bin/evergreen why EvergreenDrift"
 
 
@@ -42,7 +42,7 @@ def retrain_failed(alerts: Alerts) -> Rule:
         name="EvergreenRetrainFailed",
         area="retrain",
         severity="warning",
-        expr='sum by (version, step) (increase(evergreen_retrain_ended_total{state="failed"}[1h])) > 0',
+        expr=ended_lately("failed", "version", "step"),
         keep_s=alerts.keep_firing_s,
         summary="A retrain failed at the step {{ $labels.step }}",
         description="All its attempts failed. The journal states why. The champion keeps serving.",
@@ -58,7 +58,7 @@ def candidate_refused(alerts: Alerts) -> Rule:
         name="EvergreenCandidateRefused",
         area="retrain",
         severity="info",
-        expr='sum by (version) (increase(evergreen_retrain_ended_total{state="refused"}[1h])) > 0',
+        expr=ended_lately("refused", "version"),
         keep_s=alerts.keep_firing_s,
         summary="A retrained model was not good enough to be published",
         description="The gate refused it. Its reasons and numbers are in the journal and in MLflow. The champion keeps serving.",
@@ -66,6 +66,11 @@ def candidate_refused(alerts: Alerts) -> Rule:
         look=WHY,
         annotations=(("decided", decided(alerts)),),
     )
+
+
+def ended_lately(state: str, *by: str) -> str:
+    """Return the condition that a retrain has ended so in the last hour."""
+    return f'sum by ({", ".join(by)}) (increase(evergreen_retrain_ended_total{{state="{state}"}}[1h])) > 0'
 
 
 def controller_stale(alerts: Alerts) -> Rule:

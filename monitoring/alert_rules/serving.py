@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from monitoring.alert_rules.alert import COUNT, DURATION, JOBS, NOTHING_AUTOMATIC, SHARE, Rule, Severity, query_template
 from monitoring.alert_rules.queries import EXPECTED_ABSTENTIONS, FOR_CALLERS, abstained_share
+from monitoring.decisions import STATUS
 from pipeline.params import Alerts, Params
 
 PREDICT = 'route="/v1/predict"'
 GATEWAY = f'job="{JOBS["gateway"]}"'
 ShareQuery = Callable[[str, Alerts], str]  # share of requests within a window
-STATUS = ".venv/bin/evergreen status"
 
 
 def serving_rules(params: Params) -> list[Rule]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipeline.params.section import Count, Integers, Positive, Section, Share
+from pipeline.params.section import Count, Fraction, Integers, Positive, Section, Share
 
 RATES = r"^(none|[^=, ]+=[0-9.]+(e[+-]?[0-9]+)?(, *[^=, ]+=[0-9.]+(e[+-]?[0-9]+)?)*)$"  # pattern=rate, pattern=rate
 MERGES = r"^(none|[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*)$"  # label=label, label=label
@@ -44,8 +44,8 @@ class Split(Section):
 
     seed: int
     rows_a_class: Literal["all"] | Count
-    val_share: Annotated[float, Field(gt=0, lt=1)]
-    test_share: Annotated[float, Field(gt=0, lt=1)]
+    val_share: Fraction
+    test_share: Fraction
     small_classes: Literal["refuse", "keep"]
 
 
@@ -113,7 +113,7 @@ class Train(Section):
     schedule: Literal["cosine", "linear", "step", "exponential", "constant", "plateau"]
     warmup_share: Share
     final_lr_share: Share
-    decay_factor: Annotated[float, Field(gt=0, lt=1)]
+    decay_factor: Fraction
     decay_every_epochs: Positive
     plateau_patience: Annotated[int, Field(ge=0)]
     min_delta: Annotated[float, Field(ge=0)]
@@ -122,7 +122,7 @@ class Train(Section):
     explosion_norm: Positive
     explosion_window: Annotated[int, Field(ge=20)]
     on_explosion: Literal["skip", "clip"]
-    explosion_backoff: Annotated[float, Field(gt=0, lt=1)]
+    explosion_backoff: Fraction
     recovery_steps: Annotated[int, Field(ge=0)]
     max_bad_steps: Count
     trained_layers: Literal["all"] | Count
@@ -157,7 +157,7 @@ class Evaluate(Section):
 
     batch_size: Count
     bootstrap_resamples: Count
-    confidence: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Fraction
     control_c: Positive
     confused_pairs: Count
     confused_examples: Count
@@ -170,11 +170,11 @@ class Abstain(Section):
     """When a model gives no label: the target that its threshold is fitted for, and the rows that fit and judge it."""
 
     target: Literal["none", "accuracy", "coverage"]
-    value: Annotated[float, Field(gt=0, lt=1)]
+    value: Fraction
     fallback: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f]*$")]
     unreachable: Literal["refuse", "answer"]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    fit_share: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Fraction
+    fit_share: Fraction
     thresholds: Annotated[int, Field(ge=2)]
     seed: int
     out_of_scope: Path
@@ -190,9 +190,9 @@ class Abstain(Section):
 class Reference(Section):
     """The cut of the reference rows into a calibrate half and an A/A half, and the corruption of their texts."""
 
-    calibrate_share: Annotated[float, Field(gt=0, lt=1)]
-    mistyped: Annotated[float, Field(gt=0, lt=1)]
-    kept_words: Annotated[float, Field(gt=0, lt=1)]
+    calibrate_share: Fraction
+    mistyped: Fraction
+    kept_words: Fraction
     seed: int
 
 

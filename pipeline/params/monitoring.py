@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipeline.params.section import Count, Port, Positive, Section, Share
+from pipeline.params.section import Count, Fraction, Port, Positive, Section, Share
 
 
 class Monitor(Section):
@@ -20,11 +20,11 @@ class Monitor(Section):
     min_reference_rows: Annotated[int, Field(ge=2)]
     expected_rows_per_week: Positive
     false_alarms_per_week: Positive
-    window_share: Annotated[float, Field(gt=0, lt=1)]
-    fit_share: Annotated[float, Field(gt=0, lt=1)]
+    window_share: Fraction
+    fit_share: Fraction
     null_draws: Annotated[int, Field(ge=100)]
     check_draws: Count
-    check_level: Annotated[float, Field(gt=0, lt=1)]
+    check_level: Fraction
     cells: Annotated[int, Field(ge=8)]
     axes: Count
     kernel_features: Count
@@ -33,9 +33,9 @@ class Monitor(Section):
     examples: Count
     words: Count
     seed: int
-    tolerated_loss: Annotated[float, Field(gt=0, lt=1)]
-    harm_alpha: Annotated[float, Field(gt=0, lt=1)]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
+    tolerated_loss: Fraction
+    harm_alpha: Fraction
+    confidence: Fraction
     min_labels: Count
 
 
@@ -60,16 +60,16 @@ class Alerts(Section):
     for_s: Count
     keep_firing_s: Count
     latency_limit_ms: Positive
-    latency_share: Annotated[float, Field(gt=0, lt=1)]
-    answered_share: Annotated[float, Field(gt=0, lt=1)]
+    latency_share: Fraction
+    answered_share: Fraction
     burn_fast: Positive
     burn_slow: Positive
     min_requests: Count
-    refused_share: Annotated[float, Field(gt=0, lt=1)]
+    refused_share: Fraction
     abstained_times: Annotated[float, Field(gt=1)]
     abstained_answers: Count
     abstained_window_s: Count
-    queue_share: Annotated[float, Field(gt=0, lt=1)]
+    queue_share: Fraction
     monitor_stale_s: Count
     monitor_lag_s: Count
     controller_stale_s: Count
@@ -77,10 +77,10 @@ class Alerts(Section):
     window_patience_s: Count
     process_cpu_cores: Positive
     process_memory_bytes: Count
-    node_cpu_share: Annotated[float, Field(gt=0, lt=1)]
-    node_memory_share: Annotated[float, Field(gt=0, lt=1)]
-    gpu_share: Annotated[float, Field(gt=0, lt=1)]
-    gpu_memory_share: Annotated[float, Field(gt=0, lt=1)]
+    node_cpu_share: Fraction
+    node_memory_share: Fraction
+    gpu_share: Fraction
+    gpu_memory_share: Fraction
     runbooks: str
     group_wait_s: Count
     group_interval_s: Count
@@ -157,7 +157,7 @@ class Gate(Section):
     min_f1_macro: Share
     min_above_control: Annotated[float, Field(gt=-1, lt=1)]
     rescore_tolerance: Annotated[float, Field(ge=0, lt=1)]
-    margin: Annotated[float, Field(gt=0, lt=1)]
+    margin: Fraction
     margin_alpha: Annotated[float, Field(gt=0, lt=0.5)]
     false_refusals: Annotated[float, Field(gt=0, lt=0.5)]
     undecided: Literal["pass", "refuse"]

@@ -1,6 +1,6 @@
 """Write a drill's report, `reports/drill/<name>.json`: promises with their verdicts, figures and time line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,12 @@ from evergreen.promises import Outcome, Promise, shown, table
 from pipeline.data.records import json_values, write_json
 from tests.bench.report import command, commit
 
-__all__ = ["Outcome", "Promise", "shown", "table", "write"]
+__all__ = ["Outcome", "Promise", "broken", "shown", "table", "write"]
+
+
+def broken(promises: Iterable[Promise]) -> list[str]:
+    """Return the promises that were not kept."""
+    return [promise.what for promise in promises if not promise.is_kept]
 
 
 def write(outcome: Outcome, seconds: Sequence[Mapping[str, Any]], folder: Path) -> Path:

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.data.records import write_json
-from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.model_files import model_digest
@@ -36,6 +34,7 @@ from serving.release.release_table import roles
 from serving.triton import client as triton
 from serving.triton.server import with_free_ports
 from state.database import open_state
+from tests.faults.child import start_module
 
 ROOT = Path(__file__).parents[2]
 FACTORS = (1.0, 2.0, 4.0)  # of the temperature, for versions 1, 2, 3: they differ even where the model is certain
@@ -148,17 +147,8 @@ def serving(installation: Installation, **variables: str) -> Iterator[subprocess
 
 def start(installation: Installation, **variables: str) -> subprocess.Popen[bytes]:
     """Start `evergreen serve` without waiting for it; its output goes to serve.log."""
-    with (installation.folder / "serve.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "evergreen.cli", "serve"],
-            cwd=installation.folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(installation.home)} | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
+    variables = clean_environment() | {"EVERGREEN_HOME": str(installation.home)} | variables
+    return start_module("evergreen.cli", installation.folder / "serve.log", variables, "serve", is_session=True)
 
 
 def clean_environment() -> dict[str, str]:

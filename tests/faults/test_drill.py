@@ -20,7 +20,7 @@ from tests.faults import drill
 from tests.faults.intrusion import intruder
 from tests.faults.intrusion.environment import with_tokens
 from tests.faults.running_stack import DrillSettings, RunningStack, running_stack
-from tests.faults.scorecard import Outcome
+from tests.faults.scorecard import Outcome, broken
 from tests.faults.serving import killed, overload, swaps
 
 MEASURED_S, CALLERS = 2.0, 4  # of the closed loop that measures this machine's capacity
@@ -57,14 +57,10 @@ def answers_per_s(url: str, texts: Sequence[str]) -> float:
         return sum(pool.map(lambda _: call(), range(CALLERS))) / (time.monotonic() - until_s + MEASURED_S)
 
 
-def broken(outcome: Outcome) -> list[str]:
-    return [promise.what for promise in outcome.promises if not promise.is_kept]
-
-
 def test_three_swaps_under_load_fail_no_request_and_all_sources_agree(running: RunningStack, tmp_path: Path) -> None:
     outcome, timeline = swaps.run(running, swaps.Amount(swaps=3, quiet_s=2.0, stretch_s=2.0))
     timed = {promise.what for promise in outcome.promises if promise.goal == "S7b"}
-    assert set(broken(outcome)) <= timed, outcome.notes  # three swaps are too few for these
+    assert set(broken(outcome.promises)) <= timed, outcome.notes  # three swaps are too few for these
     assert set(outcome.figures["champions"].values()) == {1}
     assert isfinite(outcome.figures["ratio"])
     assert outcome.figures["swap_s"]["median"] > 0
@@ -76,7 +72,7 @@ def test_a_flood_is_refused_with_503_and_leaves_no_failures_behind(running: Runn
     """Bound the gateway's peak only: in six seconds caches and buffers still fill, which looks like steady growth."""
     outcome, timeline = overload.run(running, overload.Amount(normal_s=4.0, overload_s=6.0, times=12.0))
     too_short_for = ("the gateway creeps, within the overload, by", "P99 is normal again after")
-    assert set(broken(outcome)) <= set(too_short_for), outcome.notes
+    assert set(broken(outcome.promises)) <= set(too_short_for), outcome.notes
     sent = timeline.traffic
     assert sent.ok[sent.at_s > sent.at_s[-1] - overload.WINDOW_S].all()  # no failures at the end
     drill.report(outcome, timeline, tmp_path, running.setting.console)
@@ -87,9 +83,9 @@ def test_a_killed_triton_comes_back_and_no_answer_is_wrong(running: RunningStack
     dense = running._replace(capacity_per_s=running.capacity_per_s / SHARE)  # even one second without Triton fails requests
     for _ in range(4):  # on a busy machine no request may be due while Triton is away; such a kill proves nothing
         outcome, timeline = killed.run(dense, killed.Amount(["triton"], quiet_s=2.0, stretch_s=2.0))
-        if broken(outcome) != [killed.FELT]:
+        if broken(outcome.promises) != [killed.FELT]:
             break
-    assert broken(outcome) == [], outcome.notes
+    assert broken(outcome.promises) == [], outcome.notes
     drill.report(outcome, timeline, tmp_path, running.setting.console)
     check_report(tmp_path, "killed", outcome)
 
@@ -110,7 +106,7 @@ def test_an_intruder_writes_nothing_and_disturbs_nobody(running: RunningStack, t
         stretch_s=2.0,
     )
     outcome, timeline = intruder.run(running, targets, [], amount)
-    assert broken(outcome) == [], outcome.notes
+    assert broken(outcome.promises) == [], outcome.notes
     drill.report(outcome, timeline, tmp_path, running.setting.console)
     check_report(tmp_path, "intruder", outcome)
 

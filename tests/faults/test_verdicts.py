@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.faults import drill
 from tests.faults.intrusion import intruder
 from tests.faults.memory import Sample
-from tests.faults.scorecard import Outcome, Promise
+from tests.faults.scorecard import Outcome, broken
 from tests.faults.serving import killed, overload, swaps
 from tests.faults.timeline import Timeline
 from tests.faults.traffic import Traffic
@@ -58,12 +58,8 @@ INTRUDER = intruder.Figures(
 KILLED = killed.Figures(faults=[TRITON], wrong=0, without_retry_after=0, failed_in_peace=0, log=LOG, missing=0, left_mib=0.0)
 
 
-def broken_by(promises: list[Promise]) -> list[str]:
-    return [promise.what for promise in promises if not promise.is_kept]
-
-
 def test_good_numbers_break_no_promise() -> None:
-    assert broken_by([*swaps.judge(SWAPS), *overload.judge(OVERLOAD), *killed.judge(KILLED), *intruder.judge(INTRUDER)]) == []
+    assert broken([*swaps.judge(SWAPS), *overload.judge(OVERLOAD), *killed.judge(KILLED), *intruder.judge(INTRUDER)]) == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +78,7 @@ def test_good_numbers_break_no_promise() -> None:
     ],
 )
 def test_swaps_are_judged(change: dict[str, float], promise: str) -> None:
-    assert broken_by(swaps.judge(SWAPS._replace(**change))) == [promise]
+    assert broken(swaps.judge(SWAPS._replace(**change))) == [promise]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +101,7 @@ def test_swaps_are_judged(change: dict[str, float], promise: str) -> None:
     ],
 )
 def test_an_overload_is_judged(change: dict[str, float], promise: str) -> None:
-    assert broken_by(overload.judge(OVERLOAD._replace(**change))) == [promise]
+    assert broken(overload.judge(OVERLOAD._replace(**change))) == [promise]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +122,7 @@ def test_an_overload_is_judged(change: dict[str, float], promise: str) -> None:
     ],
 )
 def test_kills_are_judged(change: dict[str, object], promise: str) -> None:
-    assert broken_by(killed.judge(KILLED._replace(**change))) == [promise]
+    assert broken(killed.judge(KILLED._replace(**change))) == [promise]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +145,7 @@ def test_kills_are_judged(change: dict[str, object], promise: str) -> None:
     ],
 )
 def test_an_intruder_is_judged(change: dict[str, float], promise: str) -> None:
-    assert broken_by(intruder.judge(INTRUDER._replace(**change))) == [promise]
+    assert broken(intruder.judge(INTRUDER._replace(**change))) == [promise]
 
 
 def test_the_command_ends_with_1_when_a_promise_was_broken(

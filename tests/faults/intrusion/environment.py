@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,12 +13,12 @@ import psutil
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
 from serving.access.tokens import add_token, revoke_tokens, tokens_path
 from serving.processes.ports import free_ports
 from state.database import open_state
 from state.tables import alerts, feedback, jobs
+from tests.faults.child import running_module
 from tests.faults.stack import Installation, clean_environment, programs, wait_until
 from tests.faults.watching import alert_environment
 
@@ -87,21 +86,14 @@ def alert_services(targets: Targets) -> Iterator[tuple[Targets, list[psutil.Proc
     installation = targets.installation
     environment = alert_environment.Environment(installation.params, installation.folder, installation.home)
     ports = installation.params.alerts
-    with alert_environment.running_receiver(environment) as receiver, (installation.folder / "inbox.log").open("ab") as log:
-        inbox = subprocess.Popen(
-            [sys.executable, "-m", "monitoring.inbox"],
-            cwd=installation.folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(installation.home)},
-            stdout=log,
-            stderr=log,
-            preexec_fn=end_with_parent,
-        )
-        try:
-            wait_until(lambda: alert_environment.is_up(f"http://127.0.0.1:{ports.inbox_port}/healthz"), 60)
-            running = targets._replace(receiver=ports.receiver_port, inbox=ports.inbox_port, webhook_token=environment.token)
-            yield running, [psutil.Process(receiver.pid), psutil.Process(inbox.pid)]
-        finally:
-            alert_environment.stop(inbox)
+    variables = clean_environment() | {"EVERGREEN_HOME": str(installation.home)}
+    with (
+        alert_environment.running_receiver(environment) as receiver,
+        running_module("monitoring.inbox", installation.folder / "inbox.log", variables) as inbox,
+    ):
+        wait_until(lambda: alert_environment.is_up(f"http://127.0.0.1:{ports.inbox_port}/healthz"), 60)
+        running = targets._replace(receiver=ports.receiver_port, inbox=ports.inbox_port, webhook_token=environment.token)
+        yield running, [psutil.Process(receiver.pid), psutil.Process(inbox.pid)]
 
 
 class Reply(NamedTuple):

@@ -23,6 +23,7 @@ from tests.faults.intrusion.poison import (
     judge,
     make_labels,
 )
+from tests.faults.scorecard import broken
 
 
 def row(text: str, label: str) -> Example:
@@ -84,7 +85,7 @@ HONEST, SWAP, FEW = ATTACKS[0], Attack("swap", 1.0, 1), Attack("flips", 0.01, 1)
 
 
 @pytest.mark.parametrize(
-    ("results", "broken"),
+    ("results", "expected"),
     [
         ([result(HONEST, ""), result(SWAP, "gate"), result(FEW, "", 0.69)], []),
         ([result(HONEST, "gate"), result(SWAP, "rules")], ["honest candidates refused"]),
@@ -93,8 +94,8 @@ HONEST, SWAP, FEW = ATTACKS[0], Attack("swap", 1.0, 1), Attack("flips", 0.01, 1)
         ([result(FEW, "gate", measured=1)], ["attacks that put a wrong label on a row that measures the model"]),
     ],
 )
-def test_the_verdict_names_the_promise_that_is_broken(results: list[Result], broken: list[str]) -> None:
-    assert [promise.what for promise in judge(results, champion=0.7, margin=0.02) if not promise.is_kept] == broken
+def test_the_verdict_names_the_promise_that_is_broken(results: list[Result], expected: list[str]) -> None:
+    assert broken(judge(results, champion=0.7, margin=0.02)) == expected
 
 
 def test_the_picture_and_the_rows_show_every_attack(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import multiprocessing
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +16,6 @@ import sqlalchemy as sa
 from monitoring.retrain.request import request_retrain
 from monitoring.retrain.run_local import MARK, RunLocal
 from pipeline.errors import RefusedError
-from pipeline.lifetime import end_with_parent
 from serving.processes.ports import free_port
 from serving.release.manifest import model_name, read_verified, repository
 from serving.release.publish import publish
@@ -26,6 +24,7 @@ from serving.triton.server import with_free_ports
 from state.database import open_state, read_state
 from state.tables import decisions, retrain_steps, retrains
 from tests.conftest import Project, commit
+from tests.faults.child import running_module
 from tests.faults.retraining.kill_points import run_until
 from tests.faults.sampled import sampled
 from tests.faults.stack import clean_environment, wait_until
@@ -114,23 +113,10 @@ def controller_dies(environment: Environment, number: int, point: str) -> bool:
     return process.exitcode == -signal.SIGKILL
 
 
-@contextmanager
-def running_controller(environment: Environment, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_controller(environment: Environment, **variables: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run `python -m monitoring.retrain`; end it with SIGTERM."""
-    with (environment.project.folder / "controller.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "monitoring.retrain"],
-            cwd=environment.project.folder,
-            env=_environment(environment) | variables,
-            stdout=log,
-            stderr=log,
-            preexec_fn=end_with_parent,
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=END_TIMEOUT_S)
+    log = environment.project.folder / "controller.log"
+    return running_module("monitoring.retrain", log, _environment(environment) | variables, END_TIMEOUT_S)
 
 
 def _environment(environment: Environment) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,8 +12,8 @@ from urllib.request import Request, urlopen
 import sqlalchemy as sa
 import yaml
 
+from monitoring.clock import Moment, read_clock
 from monitoring.local.tools import find_tool, working_directory
-from monitoring.retrain.clock import Moment, read_clock
 from monitoring.retrain.decide import Decision, Episode, Harm, Inputs, PastRetrain, decide
 from monitoring.retrain.journal import Journal
 from monitoring.retrain.receiver.app import token_file
@@ -23,6 +22,7 @@ from pipeline.params import Params
 from serving.processes.ports import free_port
 from state.database import open_state
 from state.tables import alerts, decisions, retrains
+from tests.faults.child import start_module, stop
 from tests.faults.stack import clean_environment, wait_until
 
 
@@ -64,22 +64,8 @@ def running_receiver(environment: Environment, **variables: str) -> Iterator[sub
 
 def start(environment: Environment, **variables: str) -> subprocess.Popen[bytes]:
     """Start the receiver without waiting for it."""
-    with (environment.folder / "receiver.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "monitoring.retrain.receiver"],
-            cwd=environment.folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(environment.home)} | variables,
-            stdout=log,
-            stderr=log,
-            preexec_fn=end_with_parent,
-        )
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process with SIGTERM and wait for it."""
-    if process.poll() is None:
-        process.terminate()
-    process.wait(timeout=30)
+    variables = clean_environment() | {"EVERGREEN_HOME": str(environment.home)} | variables
+    return start_module("monitoring.retrain.receiver", environment.folder / "receiver.log", variables)
 
 
 def receiver_is_up(environment: Environment) -> bool:

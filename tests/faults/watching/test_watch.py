@@ -18,7 +18,7 @@ from pipeline.params import Params
 from tests.bench.meter import Meter, Pace
 from tests.faults import drill
 from tests.faults.running_stack import DrillSettings
-from tests.faults.scorecard import Promise
+from tests.faults.scorecard import broken
 from tests.faults.watching import watch
 from tests.faults.watching.watch_timeline import draw_names, spread
 from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
@@ -34,7 +34,7 @@ def test_faults_of_the_monitoring_end_no_alert_and_lose_no_window(params: Params
     setting = DrillSettings(tmp_path, tmp_path, params, [], tmp_path, console, meter, None)
     amount = watch.Amount(IN_PEACE, IN_DRIFT, PACE, rows_per_s=60.0, quiet_s=0.5, is_ended=False)
     outcome, timeline = watch.run(setting, amount)
-    assert [promise.what for promise in outcome.promises if not promise.is_kept] == [], outcome.notes
+    assert broken(outcome.promises) == [], outcome.notes
     drill.report(outcome, timeline, tmp_path, console)
     report = json.loads((tmp_path / "watch.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert report["kept"]
@@ -57,12 +57,12 @@ FIGURES = watch.Figures(
 )
 
 
-def broken(figures: watch.Figures) -> list[Promise]:
-    return [promise for promise in watch.judge(figures, overdue_s=8) if not promise.is_kept]
+def verdict(figures: watch.Figures) -> list[str]:
+    return broken(watch.judge(figures, overdue_s=8))
 
 
 def test_good_numbers_break_no_promise() -> None:
-    assert broken(FIGURES) == []
+    assert verdict(FIGURES) == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_good_numbers_break_no_promise() -> None:
     ],
 )
 def test_each_number_can_break_its_promise(changed: dict[str, Any], expected: str) -> None:
-    assert [promise.what for promise in broken(FIGURES._replace(**changed))] == [expected]
+    assert verdict(FIGURES._replace(**changed)) == [expected]
 
 
 def test_names_of_faults_close_together_stand_side_by_side_and_in_order() -> None:

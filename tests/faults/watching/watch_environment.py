@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,9 +21,9 @@ from urllib.request import urlopen
 import psutil
 import yaml
 
-from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
 from serving.processes.ports import free_port
+from tests.faults.child import start_module
 from tests.faults.stack import ROOT, clean_environment, wait_until
 from tests.monitoring.homes import Gateway, log_rows, publish
 from tests.monitoring.worlds import LABELS, World
@@ -185,17 +184,8 @@ def drill_params(params: Params, pace: Mapping[str, int]) -> Params:
 
 @contextmanager
 def _make_watch(folder: Path, home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with (folder / "watch.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "monitoring.local.watch"],
-            cwd=folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(home), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
+    variables = clean_environment() | {"EVERGREEN_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    process = start_module("monitoring.local.watch", folder / "watch.log", variables, is_session=True)
     try:
         yield process
     finally:

@@ -16,13 +16,8 @@ from monitoring.drift.signals import (
     update_evidence,
 )
 from monitoring.drift.window import PredictionRows, admit, empty_rows
-from pipeline.params import Monitor, Params
-from tests.monitoring.worlds import CLASSES, WIDTH, World, settings
-
-
-@pytest.fixture(scope="module")
-def monitor_settings(params: Params) -> Monitor:
-    return settings(params.monitor)
+from pipeline.params import Monitor
+from tests.monitoring.worlds import CLASSES, WIDTH, World
 
 
 @pytest.fixture(scope="module")

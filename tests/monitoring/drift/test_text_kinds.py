@@ -14,13 +14,8 @@ from monitoring.drift.text_kinds import (
     kind_probabilities,
     without_classes,
 )
-from pipeline.params import Monitor, Params
-from tests.monitoring.worlds import World, settings
-
-
-@pytest.fixture(scope="module")
-def monitor_settings(params: Params) -> Monitor:
-    return settings(params.monitor)
+from pipeline.params import Monitor
+from tests.monitoring.worlds import World
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,20 @@
 """A real PostgreSQL stops under a real receiver and controller: both live on, and nothing acknowledged is lost."""
 
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import sqlalchemy as sa
 
-from pipeline.lifetime import end_with_parent
 from pipeline.params import Params
 from state.tables import alerts, decisions
 from tests.databases import running_postgres
+from tests.faults.child import running_module
 from tests.faults.stack import clean_environment, wait_until
-from tests.faults.watching.alert_environment import Environment, lay_out, running_receiver, stop
+from tests.faults.watching.alert_environment import Environment, lay_out, running_receiver
 from tests.faults.watching.alerts import webhook
 
 BEFORE, DURING = 1, range(2, 8)
@@ -51,22 +49,10 @@ def test_nothing_acknowledged_is_lost_and_refused_alerts_are_accepted_later(para
         assert fingerprints(server.url) == [f"{number:016x}" for number in (BEFORE, *DURING)]
 
 
-@contextmanager
-def controlling(environment: Environment, url: str) -> Iterator[subprocess.Popen[bytes]]:
+def controlling(environment: Environment, url: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run `python -m monitoring.retrain` on this database."""
-    with (environment.folder / "controller.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "monitoring.retrain"],
-            cwd=environment.folder,
-            env=clean_environment() | {"EVERGREEN_HOME": str(environment.home), "EVERGREEN_STATE_URL": url},
-            stdout=log,
-            stderr=log,
-            preexec_fn=end_with_parent,
-        )
-    try:
-        yield process
-    finally:
-        stop(process)
+    variables = clean_environment() | {"EVERGREEN_HOME": str(environment.home), "EVERGREEN_STATE_URL": url}
+    return running_module("monitoring.retrain", environment.folder / "controller.log", variables)
 
 
 def post(environment: Environment, number: int) -> int:

@@ -21,13 +21,8 @@ from monitoring.retrain.gate.evidence import GateEvidence, OverruledClass, Predi
 from monitoring.retrain.gate.paired_test import PairCounts, pass_probability
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import metrics
-from pipeline.params import Gate, Params
+from pipeline.params import Gate
 from tests.conftest import ROOT
-
-
-@pytest.fixture
-def settings(params: Params) -> Gate:
-    return params.gate
 
 
 def level_of(settings: Gate) -> float:

@@ -13,12 +13,7 @@ from monitoring.retrain.gate.triggers import (
 )
 from pipeline.data.columns import Columns
 from pipeline.data.records import Example, make_example
-from pipeline.params import Gate, Params
-
-
-@pytest.fixture
-def settings(params: Params) -> Gate:
-    return params.gate
+from pipeline.params import Gate
 
 
 def corpus_row(text: str, label: str) -> Example:
