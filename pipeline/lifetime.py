@@ -102,7 +102,10 @@ def _parent_of(pid: int) -> int:
 
 
 def kill_after(remaining: Callable[[], list[int]], within_s: float) -> None:
-    """Wait until no process remains, and kill those that do after this time. Their files are closed and their locks free then."""
+    """Wait until no process remains; kill those that still run after `within_s`.
+
+    On return their files are closed and their locks are free.
+    """
     deadline, ending = time.monotonic() + within_s, set[int]()
     while pids := [*remaining(), *filter(_is_alive, ending)]:  # one that is ending has no environment any more
         ending.update(pids)

@@ -30,7 +30,10 @@ def read_key(home: Path, purpose: Literal["callback", "prediction"]) -> bytes:
 
 
 def create_private(path: Path, make: Callable[[], bytes]) -> None:
-    """Create a file for this user alone unless it exists; two processes that try at once both read the same whole key then."""
+    """Create a file that only this user can read, unless it exists.
+
+    When two processes try at once, one of them writes, and both read the same whole key afterwards.
+    """
     if path.exists():
         return
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")

@@ -176,7 +176,10 @@ def threshold_at(null: Floats, level: float) -> float:
 
 
 def make_scores(cells: dict[str, NDArray[np.int64]], settings: Monitor) -> tuple[Scores, Scores]:
-    """Fill bags with the reference and place bets: on both tails of ranked scores (novelty: the upper), on each class's share."""
+    """Return the e-detectors' scores (of ranked cells, of labels), their bags filled with the reference and their bets placed.
+
+    Bets on ranked scores are on both tails (for novelty on the upper one), and those on labels are on the share of each class.
+    """
     ranked = [(name, column) for name in SIGNALS if name != LABELS for column in cells[name].T]
     bags = [np.bincount(column, minlength=settings.cells) for _, column in ranked]
     tails = _scores([name for name, _ in ranked], bags, [_tail_bets(name) for name, _ in ranked])

@@ -98,7 +98,10 @@ def cards_of(messages: Iterable[Message], switch: Switch | None, now: float, ale
 
 
 def group_into_incidents(messages: Iterable[Message], switch: Switch | None, now: float, alerts: Alerts) -> list[Incident]:
-    """Group messages of one cause; a message that begins over `keep_firing_s` after all before it ended is another incident."""
+    """Group messages of one cause into incidents.
+
+    A new incident begins when all messages so far have ended more than `keep_firing_s` before.
+    """
     causes: dict[tuple[str, str], list[Message]] = {}
     for message in sorted(messages, key=lambda message: message.starts_at):
         causes.setdefault(cause(message), []).append(message)
@@ -195,7 +198,7 @@ def evidence_now(alertname: str, signal: Signal) -> str:
 
 
 def strongest_signal(explanation: Explanation | None, alerting: set[str]) -> Signal | None:
-    """Return the signal with the most evidence among those with example texts, one that alerts before all others."""
+    """Return the signal to explain: of those with example texts, first those that alert, then the one with the most evidence."""
     candidates = [signal for signal in explanation.signals if signal.examples] if explanation else []
     return max(candidates, key=lambda signal: (signal.signal in alerting, signal.log_e or 0.0), default=None)
 

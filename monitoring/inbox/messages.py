@@ -102,19 +102,25 @@ def evaluated_at(alert: WebhookAlert, now: float) -> float:
 
 
 def record_evaluation(switch: Switch | None, at: float, alerts: Alerts) -> Switch:
-    """Return the switch after another evaluation; more than `max_gap_s` between two starts a new unbroken run."""
+    """Return the switch after another evaluation. A gap of more than `max_gap_s` before it starts a new unbroken run."""
     if switch is None or at - switch.evaluated_at > max_gap_s(alerts):
         return Switch(evaluated_at=at, unbroken_since=at)
     return Switch(evaluated_at=max(at, switch.evaluated_at), unbroken_since=switch.unbroken_since)
 
 
 def max_gap_s(alerts: Alerts) -> float:
-    """Return the longest time between two received evaluations while all is well, far below the 4 × resend_s of a false end."""
+    """Return the longest time between two received evaluations while all is well.
+
+    Alertmanager reports a false end only after 4 × resend_s without news, which is much longer.
+    """
     return alerts.resend_s + alerts.evaluate_s + 2 * alerts.switch_every_s
 
 
 def status_of(message: Message, switch: Switch | None, now: float, alerts: Alerts) -> Status:
-    """Decide an alert's status: an end counts when Prometheus evaluated without a gap from before it until after it."""
+    """Decide an alert's status.
+
+    The end of an alert is believed when Prometheus evaluated its rules without a gap from before the end until after it.
+    """
     if message.ends_at is None:
         repeated = alerts.repeat_s + 2 * alerts.group_interval_s + alerts.group_wait_s
         return "unheard" if now - message.repeated_at > repeated else "firing"

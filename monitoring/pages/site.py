@@ -15,7 +15,10 @@ from pipeline.params import Params
 
 
 class Site(NamedTuple):
-    """The settings and the home that pages read, and how they answer. What needs a service that is away says so (`away.html`)."""
+    """The settings and the home that pages read, and how they answer.
+
+    A part of a page that needs a service which is away says so (`away.html`).
+    """
 
     params: Params
     home: Path

@@ -199,7 +199,7 @@ def _stop_others(folder: Path, within_s: float) -> None:
 
 
 def stop_all(folder: Path, within_s: float) -> None:
-    """Stop a run: its supervisor, which stops the others, or whatever is left of it without one."""
+    """Stop a run by its supervisor, which stops the other processes; without a supervisor, stop every process that is left."""
     pids = list(_processes_of(folder))
     supervisor = [pid for pid in pids if _leads_session(pid)]
     for pid in supervisor or pids:

@@ -37,7 +37,7 @@ def warn(what: str, rows: Sequence[LocatedExample], source: Path, remedy: str) -
 
 
 def places(rows: Sequence[LocatedExample], source: Path) -> str:
-    """Count rows and name their lines, and the file of those that are not in the source."""
+    """Say how many rows there are and on which lines; rows of another file than the source name that file."""
     named = [place(row, source) for row in rows[:MAX_LINES]]
     more = f" and {len(rows) - MAX_LINES} more" if len(rows) > MAX_LINES else ""
     return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} ({'; '.join(named)}{more})"

@@ -142,7 +142,7 @@ def decode_html(text: str) -> str:
 
 
 def usable_text(value: Any, max_text_chars: int) -> str | None:
-    """Return the value of an optional column as text, or None for what cannot be used as such."""
+    """Return the value of an optional column as text, or None when it is no usable text."""
     text = value.isoformat() if isinstance(value, date | datetime) else str(value) if isinstance(value, float) else as_text(value)
     try:
         return _readable(text, max_text_chars, "") if isinstance(text, str) else None

@@ -226,7 +226,10 @@ class FusedBert:
         self.dtype, self.probability = dtype, probability
 
     def refreshes(self) -> list[Callable[[], None]]:
-        """Return the calls that merge changed adapters. A forward pass merges them too; in parallel before it, it is faster."""
+        """Return the calls that merge changed adapters, to run in parallel: one for each layer.
+
+        A forward pass would merge them too, one after the other.
+        """
         return [layer.refresh for layer in self.layers]
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, seed: int | None) -> Tensor:

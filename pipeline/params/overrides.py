@@ -34,7 +34,10 @@ def load_overridden(path: Path, overrides: Sequence[str]) -> Params:
 
 
 def as_override(key: str, value: str) -> str:
-    """Return an override as it is typed in a shell; in quotes, DVC reads a backslash as one unless a quote follows."""
+    """Return an override as it is typed in a shell.
+
+    Inside quotes DVC takes a backslash literally, except before a quote, where backslashes must be doubled.
+    """
     escaped = re.sub(r"(\\+)\Z", r"\1\1", re.sub(r'(\\*)"', r'\1\1\\"', value))
     return shlex.quote(f"{key}={value}" if PLAIN.fullmatch(value) else f'{key}="{escaped}"')
 

@@ -50,12 +50,15 @@ class Sessions:
         return classifier
 
     def fit(self) -> None:
-        """Fit the weights of int8 to training texts, which takes longer than to time them; if it fails they stay rounded."""
+        """Fit the int8 weights to training texts. When that fails, the weights stay rounded, and the gate judges those.
+
+        Fitting takes longer than timing a session.
+        """
         longest = json.loads((self.exported / "model.json").read_text(encoding="utf-8"))["max_pieces"]
         texts = [clean(text) for text in self.train_texts[: self.settings.int8_texts]]
         try:
             self._quantise(to_pieces(load_tokenizer(self.exported, longest), texts))
-        except Exception as error:  # as above; the gate judges the rounded weights
+        except Exception as error:  # as above
             log.warning("int8_not_fitted", error=f"{type(error).__name__}: {error}"[:200])
 
     def _quantise(self, pieces: Sequence[list[int]] | None) -> None:

@@ -151,7 +151,10 @@ class ParquetRowsWriter:
 
 
 def column_types(file: InputFile, data: Data) -> pa.Schema:
-    """Return the types of the input's columns: of a parquet file its own, of another the narrowest that holds every value."""
+    """Return a type for each column of the input.
+
+    A parquet file states its types. For other files it is the narrowest type that holds every value.
+    """
     if file.path.suffix.lower() == ".parquet":
         return pq.read_schema(file.path).remove_metadata()
     kinds: dict[str, set[type]] = {name: set() for name in file.names}

@@ -24,7 +24,10 @@ class Labeller(NamedTuple):
 
 
 def labeller_of(caller: str, note: str | None) -> Labeller:
-    """Return whose label it is: the caller's. The one local user of a gateway without tokens may play several people."""
+    """Return the name under which a label is stored: the caller's.
+
+    A gateway without tokens has one local user, who may add names of other people.
+    """
     return Labeller(f"{LOCAL}/{note}" if caller == LOCAL and note else caller, note)
 
 

@@ -116,7 +116,7 @@ def find(connection: sa.Connection, id: str, caller: str) -> Job | None:
 
 
 def claim_next(engine: sa.Engine, *, owner: str, now: float, settings: Jobs) -> Claim | None:
-    """Claim the job that has been due for longest: one whose lease has expired, else a queued one. None: nothing is due.
+    """Claim the job that has been due for longest, or return None when none is due. Expired leases come before queued jobs.
 
     A job whose lease has expired `max_attempts` times fails, so that it is not retried for ever.
     """
@@ -191,7 +191,7 @@ def longest_due(
     due_column: sa.Column[float],
     now: float,
 ) -> sa.Row[*tuple[Any, ...]] | None:
-    """Return the row of the first of these statuses that has been due for longest, locked by SKIP LOCKED.
+    """Return the row that has been due for longest, and lock it. Statuses are tried in order; rows locked by others are skipped.
 
     In SQLite the transaction itself is the lock.
     """
@@ -245,7 +245,7 @@ def _waiting(connection: sa.Connection) -> int:
 
 
 def stored_bytes(connection: sa.Connection) -> int:
-    """Return the space of all jobs in bytes; on SQLite, which cannot tell it apart quickly, that of the whole database."""
+    """Return how many bytes all jobs take. SQLite cannot tell that quickly: there it is the size of the whole database."""
     if connection.dialect.name == "sqlite":
         pages, unused, size = (
             connection.execute(sa.select(getattr(sa.func, f"pragma_{name}")().table_valued(name).c[name])).scalar_one()

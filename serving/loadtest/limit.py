@@ -121,7 +121,10 @@ def search(holds: Callable[[float], bool], *, low: float, high: float, growth: f
 
 
 def decide_verdict(result: Result, p99_limit_ms: float) -> Verdict:
-    """Return `held` when no request failed and P99 is within the limit. A miss of a late generator is not the target's."""
+    """Return `held` when no request failed and P99 is within the limit, else what kept it from holding.
+
+    When the generator was late, a P99 above the limit is its fault, and not the target's.
+    """
     in_time = result.p99_all_ms <= p99_limit_ms  # lateness of the generator is part of this P99
     if in_time and not result.failed:
         return "held"

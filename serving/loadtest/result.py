@@ -84,7 +84,10 @@ class Result(NamedTuple):
 
 
 def percentile(values: NDArray[Any], q: float) -> float:
-    """Return the smallest value that at least q % of the values do not exceed, NaN for none. (numpy's makes inf - inf a NaN.)"""
+    """Return the q-th percentile by nearest rank, NaN without values.
+
+    numpy's percentile interpolates, and between two infinities that gives NaN.
+    """
     if not len(values):
         return float("nan")
     return float(np.sort(values)[max(0, ceil(q * len(values) / 100 - 1e-9) - 1)])

@@ -30,7 +30,10 @@ class Timer:
         loop.add_reader(self._fd, callback)
 
     def set(self, when_s: float) -> None:
-        """Fire at this `time.monotonic()`, at once when it has passed. `callback` must set or close: the timer stays readable."""
+        """Fire at this `time.monotonic()`, at once when it has passed.
+
+        The timer stays readable, so `callback` must call `set` or `close`.
+        """
         self._spec.at_s = int(when_s)
         self._spec.at_ns = int((when_s - int(when_s)) * 1e9)
         if self._libc.timerfd_settime(self._fd, TIMER_ABSTIME, ctypes.byref(self._spec), None):

@@ -144,7 +144,10 @@ class PredictionLog:
 
 
 def row_bytes(row: Prediction) -> int:
-    """Return at least the memory that a row needs. A character beside an emoji needs 4 bytes, and 4 once the text is encoded."""
+    """Return an upper estimate of the memory that a row needs.
+
+    An emoji makes every character of its text take 4 bytes, and encoding the text takes up to 4 bytes a character more.
+    """
     text = row.text if isinstance(row.text, str) else ""
     return ROW_BYTES + (len(text) if text.isascii() else 8 * len(text))
 

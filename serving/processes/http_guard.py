@@ -107,7 +107,7 @@ def is_allowed_host(authority: bytes, names: frozenset[str]) -> bool:
 
 
 def is_cross_site(method: str, headers: dict[bytes, bytes], host: bytes) -> bool:
-    """Return whether a browser sends this for a page of another origin. Links that a person follows are not counted."""
+    """Return whether a browser sends this request for a page of another origin; a link that a person follows does not count."""
     origin = headers.get(b"origin")
     if origin is not None and _authority(origin) != _authority(b"//" + host):
         return True

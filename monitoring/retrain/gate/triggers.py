@@ -104,9 +104,9 @@ def plant(
     is_usable: Callable[[int, str], bool],
     texts: int,
 ) -> list[Planting]:
-    """Insert each word into at most `texts` rows that lack it and that `is_usable(row, label)` allows, drawn by content.
+    """Insert each word into up to `texts` rows that lack it and that `is_usable` (row number, label) allows.
 
-    Take it out of as many training texts that people gave its label.
+    The rows are drawn by a hash of their content. From as many training texts that people gave its label, the word is removed.
     """
     plantings = []
     for word in words:
@@ -119,7 +119,10 @@ def plant(
 
 
 def count_moved(plantings: Sequence[Planting], candidate: NDArray[np.str_], champion: NDArray[np.str_]) -> list[WordTrial]:
-    """Count the moved texts; the answers are those to `all_texts` of all plantings, in order."""
+    """Count the texts that each planted word moved to its label, and those that its removal moved away.
+
+    `candidate` and `champion` are the models' labels for `all_texts` of each planting, one planting after the other.
+    """
     trials, start = [], 0
     for planting in plantings:
         inserted, end = start + len(planting.texts), start + len(planting.all_texts)

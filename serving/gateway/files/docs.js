@@ -41,7 +41,13 @@ function followLinks(spec, response) {
   return true;
 }
 
-document.documentElement.classList.toggle("dark-mode", matchMedia("(prefers-color-scheme: dark)").matches);
+function followScheme(isDark) {
+  document.documentElement.classList.toggle("dark-mode", isDark);
+}
+
+const darkScheme = matchMedia("(prefers-color-scheme: dark)");
+followScheme(darkScheme.matches);
+darkScheme.addEventListener("change", (event) => followScheme(event.matches)); // at dusk, while the page is open
 
 window.ui = SwaggerUIBundle({
   url: "openapi.json",

@@ -11,13 +11,12 @@ from pipeline.params import Params
 from tests.monitoring.console.console_client import answering, console_client
 from tests.monitoring.console.published import HOSTILE, publish
 from tests.monitoring.console.test_try_it import HostileConnection
-from tests.monitoring.inbox.browser import Browser, open_browser
+from tests.monitoring.inbox.browser import PHONE, Browser, open_browser
 from tests.serving.gateway.fake_triton import running_gateway
 
 FITS = "document.documentElement.scrollWidth <= window.innerWidth"
 GROUND = "getComputedStyle(document.body).backgroundColor"
 FOCUS = "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
-PHONE = {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True}
 
 
 async def tab_to(browser: Browser, wanted: str, most: int = 60) -> None:
@@ -45,7 +44,7 @@ async def looks(browser: Browser) -> None:
     assert await browser.evaluate(FITS)
     grounds = []
     for scheme in ("light", "dark"):
-        await browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await browser.prefer(scheme)
         grounds.append(await browser.evaluate(GROUND))
     assert grounds[0] != grounds[1]
     await browser.call("Emulation.clearDeviceMetricsOverride")

@@ -21,6 +21,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "Tab": {"windowsVirtualKeyCode": 9},
     "Enter": {"windowsVirtualKeyCode": 13, "text": "\r"},
 }
+PHONE = {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True}  # for Emulation.setDeviceMetricsOverride
+FAINT_TEXTS = Path(__file__).with_name("faint_texts.js")
 
 
 class Browser:
@@ -58,6 +60,14 @@ class Browser:
             assert time.monotonic() < deadline, f"{expression} did not become true"
             await asyncio.sleep(0.05)
 
+    async def prefer(self, scheme: str) -> None:
+        """Prefer the `light` or `dark` colour scheme, as a person's system does."""
+        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    async def faint_texts(self) -> dict[str, str]:
+        """Return the texts with too little contrast, by element."""
+        return dict(json.loads(await self.evaluate(FAINT_TEXTS.read_text(encoding="utf-8"))))
+
     async def press(self, key: str) -> None:
         """Press and release a key."""
         code = KEYS.get(key, {"text": key})
@@ -66,7 +76,7 @@ class Browser:
 
     async def screenshot(self, path: Path, *, width: int, height: int, scheme: str) -> None:
         """Save a PNG of the page in the `light` or `dark` colour scheme."""
-        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await self.prefer(scheme)
         await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         data = (await self.call("Page.captureScreenshot", format="png"))["data"]
         path.write_bytes(base64.b64decode(data))

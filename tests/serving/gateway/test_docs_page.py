@@ -13,8 +13,16 @@ from pipeline.params import Params
 from serving.gateway.docs_page import FRONT_PAGE, PAGES
 from serving.gateway.errors import ApiError
 from serving.gateway.schemas import FeedbackRequest, JobRequest, PredictRequest, Record, parse
-from tests.monitoring.inbox.browser import Browser, open_browser
+from tests.monitoring.inbox.browser import PHONE, Browser, open_browser
 from tests.serving.gateway.fake_triton import running_gateway
+
+# elements that reach beyond the right edge, unless a parent scrolls or cuts them
+WIDER_THAN_THE_SCREEN = """[...document.querySelectorAll('body *')].filter((element) => {
+  if (element.getBoundingClientRect().right <= innerWidth + 1) return false;
+  for (let node = element.parentElement; node; node = node.parentElement)
+    if (getComputedStyle(node).overflowX !== 'visible') return false;
+  return true;
+}).map((element) => `${element.tagName} ${element.className}`).join(', ')"""
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +133,28 @@ async def send_from_the_page(url: str, picture: Path) -> None:
         assert browser.errors == []
         hosts = await browser.evaluate("JSON.stringify(performance.getEntriesByType('resource').map((entry) => entry.name))")
     assert {name.startswith((url, "data:")) for name in json.loads(hosts)} == {True}
+
+
+def test_the_page_follows_the_colour_scheme_while_it_is_open_and_can_be_read_on_a_phone(url: str, tmp_path: Path) -> None:
+    asyncio.run(read_in_both_schemes(url, tmp_path))
+
+
+async def read_in_both_schemes(url: str, folder: Path) -> None:
+    async with open_browser() as browser:
+        await browser.call("Emulation.setDeviceMetricsOverride", **PHONE)
+        await browser.open(f"{url}/docs")
+        await browser.wait_for("!!document.querySelector('[id$=predict]')")
+        await execute(browser, "predict", 200)
+        await execute(browser, "create_feedback", 201)
+        grounds = []
+        for scheme in ("light", "dark", "light"):
+            await browser.prefer(scheme)
+            await browser.wait_for(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
+            grounds.append(await browser.evaluate("getComputedStyle(document.querySelector('.swagger-ui')).backgroundColor"))
+            assert await browser.faint_texts() == {}, scheme
+            assert await browser.evaluate(WIDER_THAN_THE_SCREEN) == ""
+        assert grounds[0] == grounds[2] != grounds[1]
+        assert browser.errors == []
 
 
 @pytest.mark.parametrize(
