@@ -6,7 +6,8 @@ Alerts on drift, accuracy and retrains of one version are one incident: one card
 from collections.abc import Iterable
 
 from monitoring.alert_rules.alert import NOTHING_AUTOMATIC, query_template
-from monitoring.decisions import RETRAIN_NOW, UNSEEN
+from monitoring.decisions import UNSEEN
+from monitoring.retrain_activity import RETRAIN_NOW
 from pipeline.params import Alerts, Monitor
 
 PERCENT = "humanizePercentage"

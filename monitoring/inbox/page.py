@@ -6,11 +6,11 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from monitoring.decisions import RETRAIN_NOW
 from monitoring.inbox.incidents import Card
 from monitoring.inbox.messages import Switch, overdue_s
 from monitoring.pages.navigation import Link
 from monitoring.pages.rendering import page_environment
+from monitoring.retrain_activity import RETRAIN_NOW
 from pipeline.params import Alerts
 
 FILES = Path(__file__).parent / "files"

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from monitoring.channels.settings import read_channels
 from monitoring.console.process import SharedConsole
-from monitoring.decisions import RETRAIN_NOW, describe_retraining
+from monitoring.decisions import describe_retraining
 from monitoring.local.configure import alertmanager_authority, retrain_ports, write_config
 from monitoring.local.tools import find_tool, working_directory
+from monitoring.retrain_activity import RETRAIN_NOW
 from pipeline.errors import run_stage
 from pipeline.home import find_home
 from pipeline.output.plain_text import indented, print_line, print_lines

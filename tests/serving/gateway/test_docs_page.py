@@ -111,6 +111,7 @@ async def execute(browser: Browser, operation: str, status: int) -> None:
     block = f"document.querySelector('[id$={operation}]')"
     await browser.evaluate(f"{block}.querySelector('.opblock-summary-control').click()")
     await browser.wait_for(f"!!{block}.querySelector('.execute')")
+    await browser.wait_for(f"[...{block}.querySelectorAll('textarea')].every((body) => body.value)")  # else nothing is sent
     await browser.evaluate(f"{block}.querySelector('.execute').click()")
     await browser.wait_for(
         f"{block}.querySelector('.live-responses-table tbody .response-col_status')?.innerText.includes('{status}')"
@@ -149,7 +150,8 @@ async def read_in_both_schemes(url: str, folder: Path) -> None:
         grounds = []
         for scheme in ("light", "dark", "light"):
             await browser.prefer(scheme)
-            await browser.wait_for(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
+            await browser.wait_for(f"document.documentElement.classList.contains('dark-mode') === {json.dumps(scheme == 'dark')}")
+            await browser.wait_for("document.getAnimations().length === 0")  # colours change over 0.3 s
             grounds.append(await browser.evaluate("getComputedStyle(document.querySelector('.swagger-ui')).backgroundColor"))
             assert await browser.faint_texts() == {}, scheme
             assert await browser.evaluate(WIDER_THAN_THE_SCREEN) == ""
