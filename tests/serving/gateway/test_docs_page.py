@@ -111,8 +111,9 @@ async def execute(browser: Browser, operation: str, status: int) -> None:
     block = f"document.querySelector('[id$={operation}]')"
     await browser.evaluate(f"{block}.querySelector('.opblock-summary-control').click()")
     await browser.wait_for(f"!!{block}.querySelector('.execute')")
-    await browser.wait_for(f"[...{block}.querySelectorAll('textarea')].every((body) => body.value)")  # else nothing is sent
-    await browser.evaluate(f"{block}.querySelector('.execute').click()")
+    # Swagger ignores a click before it has stored the example as the body
+    is_asked = f"!!{block}.querySelector('.loading-container, .live-responses-table')"
+    await browser.wait_for(f"{is_asked} || ({block}.querySelector('.execute').click(), false)")
     await browser.wait_for(
         f"{block}.querySelector('.live-responses-table tbody .response-col_status')?.innerText.includes('{status}')"
     )
@@ -151,7 +152,7 @@ async def read_in_both_schemes(url: str, folder: Path) -> None:
         for scheme in ("light", "dark", "light"):
             await browser.prefer(scheme)
             await browser.wait_for(f"document.documentElement.classList.contains('dark-mode') === {json.dumps(scheme == 'dark')}")
-            await browser.wait_for("document.getAnimations().length === 0")  # colours change over 0.3 s
+            await browser.wait_for("!document.getAnimations().some((each) => each instanceof CSSTransition)")  # of colours, 0.3 s
             grounds.append(await browser.evaluate("getComputedStyle(document.querySelector('.swagger-ui')).backgroundColor"))
             assert await browser.faint_texts() == {}, scheme
             assert await browser.evaluate(WIDER_THAN_THE_SCREEN) == ""
