@@ -84,6 +84,12 @@ def describe_retraining(alerts: Alerts, *, is_on_request: bool) -> str:
     return "Retraining is automatic: the controller decides on each alert on drift or accuracy."
 
 
+def describe_verdict(verdict: str, reason: str) -> str:
+    """Return a decision in words, such as `refused: the alert ended first`; a reason of a later release as it is stored."""
+    why = OBSTACLES[reason].why if reason in OBSTACLES else CAUSES.get(reason, reason)
+    return f"{verdict}: {why}"
+
+
 def read_decision(connection: sa.Connection, version: int, since: float, until: float, now: Moment) -> Decided | None:
     """Return what was decided on a version's alerts that began in this time (seconds of the epoch), None without any."""
     names = ["state", "step", "progress", "began_wall", "ended_wall", "version_in", "version_out", "failure", "owner", "attempt"]
