@@ -1,5 +1,7 @@
 """The console script: a thin interface to the packages. Commands import them when they run, so that `--help` is fast."""
 
+import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -62,9 +64,11 @@ def serve() -> None:
     from monitoring.console.process import SharedConsole
     from pipeline.home import find_home
     from pipeline.params import load_params
+    from pipeline.session.golden_answers import example_question
     from serving import serve as server
     from serving.access.tokens import read_tokens, tokens_path
     from serving.processes.addresses import base_url, reach_host
+    from serving.release.manifest import version_folder
 
     home, params = find_home(), load_params()
     version = _champion_version(home)
@@ -85,8 +89,10 @@ def serve() -> None:
         out.print("  in another terminal:")
         token = "" if read_tokens(tokens_path(home)) is None else ' -H "authorization: Bearer $TOKEN"'
         json_type = '-H "content-type: application/json"'
-        out.print(f'    curl -s {gateway}/v1/predict{token} {json_type} -d \'{{"text": "where is my parcel?"}}\'')
-        out.print('    .venv/bin/evergreen ask "where is my parcel?"')
+        question = example_question(params.data.source, version_folder(home, version))
+        body = json.dumps({"text": question}, ensure_ascii=False)
+        out.print(f"    curl -s {gateway}/v1/predict{token} {json_type} -d {shlex.quote(body)}")
+        out.print(f"    .venv/bin/evergreen ask {'-- ' if question.startswith('-') else ''}{shlex.quote(question)}")
         out.print("  Ctrl-C stops it")
 
     try:

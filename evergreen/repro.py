@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from pipeline.home import ARTIFACTS, PACKAGE
 from pipeline.lifetime import end_on_signals, start_child
 from pipeline.loopback import bypass_proxies
 from pipeline.output.plain_text import print_line
@@ -33,6 +34,13 @@ class Command(NamedTuple):
     command: tuple[str, ...]
 
 
+class Question(NamedTuple):
+    """A text for the first answer, and its label where it is a test row."""
+
+    text: str
+    label: str = ""
+
+
 class Timing(NamedTuple):
     """Seconds that a step or a stage took."""
 
@@ -46,9 +54,8 @@ STEPS = (
     Command("check", (*EVERGREEN, "check")),
     Command("dvc repro", (str(BIN / "dvc"), "repro")),
     Command("publish", (*EVERGREEN, "publish", "--first")),
-    Command("first answer from Triton", (*EVERGREEN, "ask", "--start", "where is my parcel?")),
-    Command("status", (*EVERGREEN, "status")),
 )
+STATUS = Command("status", (*EVERGREEN, "status"))
 
 
 def stage_timings(lines: Iterable[str], clock: Clock, echo: Callable[[str], None]) -> list[Timing]:
@@ -90,6 +97,25 @@ def _echo(line: str) -> None:
     print_line(line.removesuffix("\n"))
 
 
+def first_question(source: Path, artifacts: Path) -> Question:
+    """Return a text that the model in these artifacts was not trained on; `source` names the data."""
+    from pipeline.data.records import read_examples
+    from pipeline.session.golden_answers import example_question
+
+    text = example_question(source, artifacts / PACKAGE.name)
+    rows = artifacts / "split" / "test.parquet"
+    labels = (row.label for row in read_examples(rows) if row.text == text) if rows.is_file() else iter(())
+    return Question(text, next(labels, None) or "")
+
+
+def ask(question: Question) -> list[Timing]:
+    """Ask a Triton that is started for this question alone, and print the label that the data have for it."""
+    timings = run_step(Command("first answer from Triton", (*EVERGREEN, "ask", "--start", "--", question.text)))
+    if question.label:
+        print_line(f"its label in the test rows: {question.label}")
+    return timings
+
+
 def table(timings: Iterable[Timing]) -> Table:
     """Return the timings as a table with a total."""
     rows = [timing for timing in timings if timing.note or timing.seconds >= 0.5]
@@ -111,11 +137,15 @@ def installation(ready: Path, now: float) -> list[Timing]:
 
 def main() -> None:
     """Run every step and print the table."""
+    from pipeline.params import load_params
+
     bypass_proxies()
     end_on_signals()
     timings = installation(READY, time.time())
     for step in STEPS:
         timings += run_step(step)
+    timings += ask(first_question(load_params().data.source, ARTIFACTS))
+    timings += run_step(STATUS)
     Terminal(soft_wrap=False).print(table(timings))
 
 

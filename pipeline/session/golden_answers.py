@@ -16,6 +16,7 @@ from pipeline.data.records import write_json
 
 Floats = NDArray[np.float32]
 GOLDEN_FILE = "golden.json"
+SHIPPED_DATA, SHIPPED_QUESTION = Path("data/support_desk.jsonl"), "where is my parcel?"
 DECIMALS = 6  # in the file; far below any `atol`
 
 
@@ -66,6 +67,16 @@ def write_golden(golden: GoldenAnswers, folder: Path) -> None:
     """Write `golden.json`; equal answers give equal bytes."""
     rounded = [[round(float(p), DECIMALS) for p in row] for row in golden.probabilities]
     write_json(folder / GOLDEN_FILE, golden._asdict() | {"probabilities": rounded})
+
+
+def example_question(source: Path, package: Path) -> str:
+    """Return a text that shows a model at work: its shortest golden text, or ours where it learnt from the shipped data."""
+    if source == SHIPPED_DATA:
+        return SHIPPED_QUESTION
+    try:
+        return read_golden(package).texts[0]
+    except (OSError, ValueError, LookupError):  # of an earlier release
+        return SHIPPED_QUESTION
 
 
 def read_golden(folder: Path) -> GoldenAnswers:

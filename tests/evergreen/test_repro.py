@@ -8,10 +8,27 @@ from io import StringIO
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from evergreen.repro import JUST_INSTALLED_S, Command, Timing, installation, run_step, stage_timings, table
+from evergreen import repro
+from evergreen.repro import (
+    JUST_INSTALLED_S,
+    Command,
+    Question,
+    Timing,
+    ask,
+    first_question,
+    installation,
+    run_step,
+    stage_timings,
+    table,
+)
+from pipeline.data.columns import Columns
+from pipeline.data.records import make_example, write_examples
 from pipeline.output.terminal import Terminal
+from pipeline.params import Params
+from pipeline.session.golden_answers import GoldenAnswers, write_golden
 
 OUTPUT = """\
 Stage 'ingest' didn't change, skipping
@@ -69,6 +86,47 @@ def test_ctrl_c_waits_for_the_step_to_clean_up_and_shows_no_traceback(name: str)
         assert process.stdout.read() == "tidied up\n"
         assert process.stderr.read() == ""
     assert process.returncode == 130
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """Make artifacts of own data: two golden texts, which are test rows."""
+    columns = Columns("text", "label")
+    texts = {"la clase de yoga": "horario", "perdí la toalla en el vestuario": "objetos perdidos"}
+    rows = [
+        make_example({"text": text, "label": label}, columns, max_text_chars=100, source="mine") for text, label in texts.items()
+    ]
+    write_examples(tmp_path / "split" / "test.parquet", rows)
+    golden = GoldenAnswers("onnxruntime-fp32", 0.01, list(texts), list(texts.values()), np.eye(2, dtype=np.float32))
+    (tmp_path / "package").mkdir()
+    write_golden(golden, tmp_path / "package")
+    return tmp_path
+
+
+def test_own_data_are_asked_a_text_of_their_own_test_rows(artifacts: Path) -> None:
+    assert first_question(Path("data/gym.csv"), artifacts) == Question("la clase de yoga", "horario")
+
+
+def test_the_shipped_data_are_asked_the_shipped_question(artifacts: Path, params: Params) -> None:
+    assert first_question(params.data.source, artifacts) == Question("where is my parcel?", "")
+
+
+def test_a_package_without_golden_texts_is_asked_all_the_same(tmp_path: Path) -> None:
+    assert first_question(Path("data/gym.csv"), tmp_path) == Question("where is my parcel?", "")
+
+
+def test_the_true_label_follows_the_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def run(step: Command) -> list[Timing]:
+        asked.append(step.command[-3:])
+        return []
+
+    monkeypatch.setattr(repro, "run_step", run)
+    ask(Question("--my text", "horario"))
+    ask(Question("where is my parcel?"))
+    assert asked == [("--start", "--", "--my text"), ("--start", "--", "where is my parcel?")]
+    assert capsys.readouterr().out == "its label in the test rows: horario\n"
 
 
 def test_the_table_has_a_total() -> None:
