@@ -13,11 +13,13 @@ from rich.tree import Tree
 
 from pipeline.errors import InputError, RefusedError
 from pipeline.home import ARTIFACTS, PACKAGE
+from pipeline.output.shares import percent
 from pipeline.output.terminal import Terminal, joined, styled
 
 if TYPE_CHECKING:
     from monitoring.retrain.history.backtest import PolicyReplay
     from monitoring.retrain.history.sources import Sources
+    from pipeline.abstention import Abstention
     from pipeline.params import Params
 
 out = Terminal()
@@ -190,13 +192,18 @@ def _print_served(sources: "Sources") -> bool:
         parent = f", after version {lineage['parent_version']}" if lineage.get("parent_version") else ""
         out.print(f"{role}: version {version}, published {by_role[role]['published_at']:%Y-%m-%d %H:%M} UTC{parent}")
         if (abstention := read_abstention(version_folder(sources.home, version))) != NEVER:
-            out.print(
-                f"  it abstains below confidence {abstention.threshold:.3f}: {abstention.fallback or 'null'} instead of a label"
-            )
+            out.print(f"  it {describe_abstention(abstention)}")
     if shares.get("challenger_weight") or shares.get("shadow_share"):
         units, copies = shares["challenger_weight"], shares["shadow_share"]
         out.print(f"  the challenger answers {units:.0%} of units and gets copies of {copies:.0%} of texts")
     return "champion" in by_role
+
+
+def describe_abstention(abstention: "Abstention") -> str:
+    """Return in words when a version abstains, from how many texts that is expected, and what callers get."""
+    share = abstention.expected_share
+    expected = "" if share is None else f", from at most {percent(share)} of texts like the test rows"
+    return f"abstains below confidence {abstention.threshold:.3f}{expected}: {abstention.fallback or 'null'} instead of a label"
 
 
 def _print_running(sources: "Sources", params: "Params") -> set[str]:

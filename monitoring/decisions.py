@@ -85,9 +85,13 @@ def describe_retraining(alerts: Alerts, *, is_on_request: bool) -> str:
 
 
 def describe_verdict(verdict: str, reason: str) -> str:
-    """Return a decision in words, such as `refused: the alert ended first`; a reason of a later release as it is stored."""
-    why = OBSTACLES[reason].why if reason in OBSTACLES else CAUSES.get(reason, reason)
-    return f"{verdict}: {why}"
+    """Return a decision in words, such as `refused: the alert ended first`."""
+    return f"{verdict}: {describe_reason(reason)}"
+
+
+def describe_reason(reason: str) -> str:
+    """Return the reason of a decision as the end of a sentence; a reason of a later release as it is stored."""
+    return OBSTACLES[reason].why if reason in OBSTACLES else CAUSES.get(reason, reason)
 
 
 def read_decision(connection: sa.Connection, version: int, since: float, until: float, now: Moment) -> Decided | None:
@@ -171,7 +175,7 @@ def _retrain(row: Row, now: Moment) -> Decided:
 
 def _running(row: Row, began: str, now: Moment) -> Decided:
     """Describe a retrain that has not ended: never that it runs when nobody works on it."""
-    cause, activity = CAUSES.get(row.reason, row.reason), find_activity(row._mapping, now)
+    cause, activity = describe_reason(row.reason), find_activity(row._mapping, now)
     if activity == "new":
         return Decided("running", f"A retrain begins, {cause}.", began, "Wait a minute for its first step", STATUS)
     if activity == "worked_on":

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from evergreen.inspection import next_commands, status, why
+from evergreen.inspection import describe_abstention, next_commands, status, why
+from pipeline.abstention import Abstention
 from pipeline.errors import InputError
 from pipeline.output.shares import percent
 from pipeline.params import Params
@@ -101,3 +102,9 @@ def test_a_database_that_is_not_migrated_yet_is_named(
         assert (
             shown().count("of an earlier release: nothing is read from gate_verdicts; make serve and make watch migrate it") == 2
         )
+
+
+def test_the_rule_of_a_version_says_what_it_is_expected_to_do_unless_the_version_is_too_old_to_know() -> None:
+    words = "abstains below confidence 0.700, from at most 12% of texts like the test rows: a person instead of a label"
+    assert describe_abstention(Abstention(0.7, "a person", 0.12)) == words
+    assert describe_abstention(Abstention(0.7, "")) == "abstains below confidence 0.700: null instead of a label"

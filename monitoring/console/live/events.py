@@ -15,7 +15,7 @@ from monitoring.charts.lanes import EventMark, Lane, Span
 from monitoring.charts.lines import TimeAxis
 from monitoring.clock import Moment, read_clock
 from monitoring.console.live.prometheus import Values
-from monitoring.decisions import CAUSES, OBSTACLES
+from monitoring.decisions import describe_reason
 from monitoring.inbox.messages import read_snapshot
 from monitoring.retrain.decide import ASKED
 from monitoring.retrain.history.sources import Row, Sources
@@ -120,11 +120,10 @@ def describe_decision(row: Row) -> str:
     verdict, reason = row["verdict"], row["reason"]
     if verdict in ("started", "joined"):
         begins = "retrain started" if verdict == "started" else "joined the running retrain"
-        return f"{row['alertname']}: {begins}, {CAUSES.get(reason, reason)}"
+        return f"{row['alertname']}: {begins}, {describe_reason(reason)}"
     if not reason:
         return f"{row['alertname']}: not decided yet"
-    why = OBSTACLES[reason].why if reason in OBSTACLES else reason
-    return f"{row['alertname']}: {'no retrain yet' if verdict == 'waiting' else 'no retrain'}, {why}"
+    return f"{row['alertname']}: {'no retrain yet' if verdict == 'waiting' else 'no retrain'}, {describe_reason(reason)}"
 
 
 def retrain_lane(sources: Sources, axis: TimeAxis) -> Lane:
