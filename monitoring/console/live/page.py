@@ -41,8 +41,8 @@ def live_routes(site: Site) -> Sequence[Route]:
         return await site.html(LIVE, "live.html", view=view, chosen=chosen, ranges=RANGES, every_ms=every_ms)
 
     async def show_why(request: Request) -> Response:
-        name = request.query_params.get("name", "")
-        answer = await asyncio.to_thread(ask_why, name, site.params, site.home)
+        name = request.query_params.get("name", "").strip()
+        answer = await asyncio.to_thread(ask_why, name, site.params, site.home) if name else Chain([], "")
         return await site.html(LIVE, "why.html", name=name, answer=answer)
 
     return [Route(LIVE.path, show), Route(WHY, show_why)]

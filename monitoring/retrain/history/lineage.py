@@ -114,9 +114,9 @@ def _prediction_entry(row: Row, sources: Sources) -> Entry:
     cached = " from the cache" if row["cache_hit"] else ""
     abstained = ", abstained: the caller got no label, or the fallback" if row.get("abstained") else ""
     facts: Facts = [
-        ("answered", f"{format_time(row['time'])}, in {row['latency_ms']:.1f} ms{cached}"),
         ("text", row["text"] or f"stored as a hash: {row['text_hash']}"),
         ("label", f"{row['label']} ({percent(row['confidence'])} confidence), then {row['runner_up'] or 'none'}{abstained}"),
+        ("answered", f"{format_time(row['time'])}, in {row['latency_ms']:.1f} ms{cached}"),
         ("by", f"version {row['version']} as {row['role']}" + (f", unit {row['unit']}" if row["unit"] else "")),
         ("request", row["request_id"]),
     ]

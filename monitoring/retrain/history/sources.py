@@ -117,7 +117,8 @@ def describe_ids(sources: Sources) -> str:
             f"a version: a number, or champion, challenger, previous (newest: {newest})",
             f"an alert: its name or its fingerprint (last received: {last_alerts[0] if last_alerts else 'none yet'})",
             "a prediction: its `id`, or the header x-request-id of its answer, or the id of its job;",
-            f"  all are in the prediction log: {prediction_log_url(sources)}",
+            f"  all are in the prediction log, from {sources.params.log.flush_s:g} s after the answer until it is deleted:",
+            f"  {prediction_log_url(sources)}",
         ]
     )
 

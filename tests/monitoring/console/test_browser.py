@@ -50,6 +50,10 @@ async def read_live(url: str, folder: Path) -> None:
         await tab_to(browser, "matches('#table-happened td a')")
         await browser.press("Enter")
         await browser.wait_for("location.pathname === '/live/why'")
+        await browser.evaluate(
+            "document.querySelector('.lookup input').value = '2'; document.querySelector('.lookup').requestSubmit(); 0"
+        )
+        await browser.wait_for("location.search === '?name=2' && document.readyState === 'complete'")
 
         await browser.open(f"{url}/live?range=6h")
         assert await browser.evaluate("document.querySelectorAll('svg.chart').length") == 7

@@ -18,7 +18,7 @@ from monitoring.console.live.view import NOT_COUNTED, Stored, draw
 from pipeline.params import Params
 from tests.monitoring.console.recorded_prometheus import Samples, recorded_prometheus
 from tests.monitoring.console.running_console import running_console
-from tests.monitoring.console.story import HOSTILE, HOUR, NOW, PROMOTED, tell
+from tests.monitoring.console.story import HOSTILE, HOUR, LABELS, NOW, PROMOTED, tell
 
 CHARTS = ("traffic", "latency", "errors", "drift", "accuracy", "labels", "versions")
 
@@ -111,6 +111,22 @@ def test_the_details_behind_an_alert_and_a_version_are_those_of_why(url: str) ->
     assert "started: harm" in drift and "gate, attempt 1: done" in drift
     assert "version" in page(url, "/live/why?name=2")
     assert "give one of these:" in page(url, "/live/why?name=nothing")
+
+
+def test_the_details_of_a_prediction_begin_with_its_text_and_label(url: str) -> None:
+    shown = page(url, f"/live/why?name=%20{NOW - HOUR:.0f}%20")  # as it is pasted
+    facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", shown)
+    assert facts[0] == ("text", "text")
+    assert facts[1][0] == "label" and facts[1][1].split(" ")[0] in LABELS
+
+
+def test_a_prediction_is_looked_up_by_a_form(url: str) -> None:
+    for path, value in (("/live", ""), ("/live/why", ""), ("/live/why?name=2", "2")):
+        form = page(url, path).split('<form class="lookup" action="/live/why"')[1].split("</form>")[0]
+        assert f'name="name" value="{value}"' in form
+    assert 'class="doubt' not in page(url, "/live/why")  # nothing was asked yet
+    assert "from 2 s after the answer until it is deleted" in page(url, "/live/why?name=nothing")
+    assert "form-action 'self'" in requests.get(f"{url}/live", timeout=60).headers["content-security-policy"]
 
 
 def test_nothing_from_outside_is_markup(url: str) -> None:

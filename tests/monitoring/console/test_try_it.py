@@ -73,6 +73,7 @@ def test_an_answer_comes_with_all_that_explains_it(params: Params, tmp_path: Pat
         "Nearest training texts",
         "give me my money back",
         f'data-id="{PREDICTION["id"]}"',
+        f'href="/live/why?name={PREDICTION["id"]}"',
         "is a proposal for a new one",
     ):
         assert part in piece, part
