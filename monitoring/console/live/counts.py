@@ -87,18 +87,22 @@ class PredictionCounts:
     def __init__(self, url: str, folder: Path, late_s: float, clock: Callable[[], float]) -> None:
         self._url, self._folder, self._late_s, self._clock = url, folder, late_s, clock
         self._lock = threading.Lock()
+        self._starting = threading.Lock()
         self._fine = Binned(FINE_S)
         self._days: dict[str, Binned] = {}  # by the name of the folder
         self._seen: dict[str, set[str]] = defaultdict(set)  # segments of open days
         self._coverage = Coverage(clock(), is_complete=False, fault="")
         self._thread: threading.Thread | None = None
+        self._counted_at = -math.inf
 
     def update(self, reach_s: float, within_s: float) -> None:
         """Count new segments of the last `reach_s` in the background; return when that is done or the time is over."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._count, args=(reach_s,), name="counts", daemon=True)
-            self._thread.start()
-        self._thread.join(within_s)
+        with self._starting:  # two browsers ask at once, and a second thread would count the same segments again
+            thread = self._thread
+            if thread is None or not thread.is_alive():
+                thread = self._thread = threading.Thread(target=self._count, args=(reach_s,), name="counts", daemon=True)
+                thread.start()
+        thread.join(within_s)
 
     def read(self, start: float, step_s: int) -> tuple[Binned, Coverage]:
         """Return the counts since a moment in bins of `step_s`, and how far they go."""
@@ -126,12 +130,16 @@ class PredictionCounts:
         fs, root = open_store(self._url)
         fs.invalidate_cache()
         now = self._clock()
+        if now < self._counted_at - FINE_S:  # the clock was ahead
+            self._start_over(now)
+        self._counted_at = now
         is_known = self._coverage.is_complete and self._coverage.since <= since  # then only new segments are missing
         with self._lock:
             self._fine.forget_before(now - FINE_FOR_S)
         for folder in reversed(day_folders(fs, root, since)):
             day = folder.rsplit("/", 1)[-1]
             if not self._is_closed(day, now):
+                (self._folder / f"{day}.json.z").unlink(missing_ok=True)  # from a clock that was ahead
                 self._count_segments(fs, day, reversed(segment_names(fs, folder, lambda _path: None)))
             elif day not in self._days or self._days[day].bin_s != CLOSED_S:
                 self._close_day(fs, folder, day)
@@ -140,7 +148,13 @@ class PredictionCounts:
         self._coverage = Coverage(self._coverage.since if is_known else since, is_complete=True, fault="")
 
     def _is_closed(self, day: str, now: float) -> bool:
-        return _start_of(day) + DAY_S + self._late_s < now
+        return _start_of(day) + DAY_S + max(self._late_s, DAY_S) < now  # the range of a day needs its shorter bins
+
+    def _start_over(self, now: float) -> None:
+        with self._lock:
+            self._fine, self._days = Binned(FINE_S), {}
+            self._seen.clear()
+            self._coverage = Coverage(now, is_complete=False, fault="")
 
     def _close_day(self, fs: Any, folder: str, day: str) -> None:
         """Read the counts of a day that gets no more segments, or count it and keep the counts."""

@@ -1,5 +1,6 @@
 """The counts of the prediction log: each row once, whatever the order in which segments come, and the same after a restart."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def write(home: Path, rows: list[Prediction], session: str = "s") -> Path:
     return path
 
 
-def counts(home: Path, clock: Callable[[], float] = lambda: NOW) -> PredictionCounts:
-    return PredictionCounts(str(home / "predictions"), home / "counts", DAY, clock)
+def counts(home: Path, clock: Callable[[], float] = lambda: NOW, late_s: float = DAY) -> PredictionCounts:
+    return PredictionCounts(str(home / "predictions"), home / "counts", late_s, clock)
 
 
 def total(counted: PredictionCounts, seconds: float, step_s: int) -> int:
@@ -106,3 +107,55 @@ def test_a_longer_range_is_complete_only_when_it_is_counted(tmp_path: Path) -> N
     assert not counted.read(NOW - 7 * DAY, 3600)[1].is_complete
     assert total(counted, 7 * DAY, 3600) == 1
     assert counted.read(NOW - HOUR, 30)[1].is_complete
+
+
+def test_browsers_that_ask_at_once_share_one_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that has been made and does not run yet is no reason to make another one."""
+    write(tmp_path, [row(NOW - 100)])
+    counted, begun, overlaps = counts(tmp_path), list[threading.Thread](), list[threading.Thread]()
+    other = threading.Thread(target=counted.update, args=(HOUR, 60.0))
+
+    class InterruptedThread(threading.Thread):
+        def start(self) -> None:
+            overlaps.extend(thread for thread in begun if thread.ident is None or thread.is_alive())
+            begun.append(self)
+            if len(begun) == 1:
+                other.start()
+                other.join(0.1)  # it waits for this one
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", InterruptedThread)
+    counted.update(HOUR, 60.0)
+    other.join()
+    assert begun
+    assert not overlaps
+
+
+@pytest.mark.parametrize(("hours", "step_s"), [(6, 180), (24, 600)])
+def test_the_last_day_has_short_bins_after_a_restart_however_early_a_day_may_close(
+    hours: int, step_s: int, tmp_path: Path
+) -> None:
+    now = NOW - NOW % DAY + 2 * HOUR
+    write(tmp_path, [row(now - 3 * HOUR + 60 * number) for number in range(60)])
+    for _ in range(2):
+        counted = counts(tmp_path, lambda: now, late_s=HOUR)
+        counted.update(hours * HOUR, 60.0)
+        binned, _ = counted.read(now - hours * HOUR, step_s)
+        assert sum(binned.predictions.values()) == 60
+        assert len(binned.predictions) == HOUR // step_s
+
+
+def test_a_clock_that_was_ahead_leaves_no_trace(tmp_path: Path) -> None:
+    write(tmp_path, [row(NOW - 100)])
+    clock = [NOW]
+    counted = counts(tmp_path, lambda: clock[0])
+    for days in (0, 3, 0, 0.5, 0):
+        clock[0] = NOW + days * DAY
+        counted.update(7 * DAY, 60.0)
+    assert total(counted, HOUR, 30) == total(counted, 7 * DAY, 3600) == 1
+    write(tmp_path, [row(NOW - 50)], "later")
+    assert total(counted, 7 * DAY, 3600) == 2
+    clock[0] = NOW + 4 * DAY
+    after = counts(tmp_path, lambda: clock[0])
+    after.update(7 * DAY, 60.0)
+    assert sum(after.read(NOW - HOUR, 3600)[0].predictions.values()) == 2
