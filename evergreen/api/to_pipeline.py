@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from evergreen.api.settings import SEPARATOR
 from pipeline.atomic_write import atomic_write
+from pipeline.data.columns import NO_GROUP, NO_MERGES
 from pipeline.data.records import Example
 from pipeline.errors import InputError
 from pipeline.params import Params
@@ -38,11 +39,9 @@ class TrainedOn(NamedTuple):
                 raise InputError(str(path), "the file exists", "name another file")
         for path, rows in files.items():
             self._write(path, rows)
-        named = {"data.source": self._shown(file), **({"data.test": self._shown(test_file)} if self.test else {})}
-        if any(row.group for row in self.rows):
-            named["data.group_column"] = GROUP
+        named = {"data.source": self._shown(file), **({"data.test": self._shown(test_file)} if self.test else {}), **self._as_written()}
         changed = {name.replace(SEPARATOR, ".", 1): str(value) for name, value in self.settings.items()}
-        settings = " ".join(f"-S {as_override(key, value)}" for key, value in (named | changed).items())
+        settings = " ".join(f"-S {as_override(key, value)}" for key, value in (changed | named).items())
         there = [] if Path.cwd() == self.project else [f"cd {shlex.quote(str(self.project))}"]
         return [
             *there,
@@ -50,6 +49,13 @@ class TrainedOn(NamedTuple):
             f"{BIN}/evergreen try {settings}",
             "make repro",
         ]
+
+    def _as_written(self) -> dict[str, str]:
+        """Return the settings by which the pipeline reads the written rows: merged and decoded already, groups in `GROUP`."""
+        group = GROUP if any(row.group for row in self.rows) else NO_GROUP
+        wanted = {"group_column": group, "merge_labels": NO_MERGES, "html": "keep"}
+        data = self.params.data
+        return {f"data.{key}": value for key, value in wanted.items() if getattr(data, key) != value}
 
     def _write(self, path: Path, rows: Sequence[Example]) -> None:
         text, label = (

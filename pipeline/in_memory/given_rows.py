@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.data.columns import Columns, Row
+from pipeline.data.columns import Columns, Row, merged_labels
 from pipeline.data.given_labels import label_rules
 from pipeline.data.labelled_files import ROW, TEST_ROW, LabelledFile, LocatedExample, QuarantinedRow, read_row
 from pipeline.errors import InputError, raise_all
@@ -37,7 +37,9 @@ def _labelled(given: GivenRows, place: Path, params: Params) -> LabelledFile:
     if len(given.texts) > params.data.max_rows:
         what = f"there are {len(given.texts):,} rows, and data.max_rows is {params.data.max_rows:,}"
         raise InputError(str(NAMES.rows), what, "give fewer rows, or raise data.max_rows")
-    columns = Columns("text", "label", "group" if given.groups is not None else None)
+    group = "group" if given.groups is not None else None
+    merged, is_html = tuple(merged_labels(params.data).items()), params.data.html == "decode"
+    columns = Columns("text", "label", group, merged, is_html)
     groups = given.groups if given.groups is not None else [None] * len(given.texts)
     good: list[LocatedExample] = []
     bad: list[QuarantinedRow] = []

@@ -12,11 +12,15 @@ import pandas as pd
 import pytest
 
 import evergreen
+from evergreen.api.settings import read_settings
+from evergreen.api.to_pipeline import TrainedOn
 from pipeline.data.given_labels import label_rules
-from pipeline.params import load_params
+from pipeline.in_memory.given_rows import GivenRows, accept
+from pipeline.params import Params, load_params
 from pipeline.params.overrides import load_overridden
 from pipeline.stages.ingest import ingest
 from pipeline.stages.split import report, split
+from tests.conftest import ROOT
 from tests.evergreen.api.conftest import LABELS, SMALL, TEXTS, set_params
 
 FRAME = pd.DataFrame({"text": TEXTS, "label": LABELS})
@@ -133,6 +137,27 @@ def test_data_that_the_pipeline_would_refuse_is_refused_before_torch_is_needed(
     with pytest.raises(evergreen.InputError, match=fault) as raised:
         evergreen.train(texts, labels)
     assert "what to do: " in str(raised.value)
+
+
+def test_the_advised_merge_of_labels_and_the_decoding_of_html_hold(params: Params) -> None:
+    data = params.data.model_copy(update={"merge_labels": "Parcel=parcel", "html": "decode"})
+    accepted = accept(GivenRows([*TEXTS, "dogs &amp; cats"], [*LABELS, "Parcel"]), None, params.model_copy(update={"data": data}))
+    assert {row.label for row in accepted.rows} == {"money", "parcel"}
+    assert accepted.rows[-1].text == "dogs & cats"
+
+
+@pytest.mark.parametrize("groups", [None, [str(number // 2) for number in range(len(TEXTS))]])
+def test_written_rows_are_read_as_they_were_written(tmp_path: Path, groups: list[str] | None) -> None:
+    settings = {"data__group_column": "customer", "data__merge_labels": "money=cash", "data__html": "decode"}
+    params = read_settings(ROOT / "params.yaml", settings)
+    accepted = accept(GivenRows([*TEXTS[1:], "a &amp;lt; b"], LABELS, groups), None, params)
+    commands = TrainedOn(accepted.rows, [], settings, params, ROOT).to_pipeline(tmp_path / "rows.jsonl")
+    overridden = load_overridden(ROOT / "params.yaml", shlex.split(commands[-2])[2:][1::2])
+    nothing = tmp_path / "none.csv"
+    nothing.write_text("text,label\n")
+    (tmp_path / "feedback").mkdir()
+    read = ingest(tmp_path / "rows.jsonl", nothing, tmp_path / "feedback", overridden.data, label_rules(overridden)).rows
+    assert [(row.text, row.label, row.group) for row in read] == [(row.text, row.label, row.group) for row in accepted.rows]
 
 
 def test_rows_set_aside_are_a_warning(small_project: Path) -> None:
