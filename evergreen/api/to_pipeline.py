@@ -39,7 +39,11 @@ class TrainedOn(NamedTuple):
                 raise InputError(str(path), "the file exists", "name another file")
         for path, rows in files.items():
             self._write(path, rows)
-        named = {"data.source": self._shown(file), **({"data.test": self._shown(test_file)} if self.test else {}), **self._as_written()}
+        named = {
+            "data.source": self._shown(file),
+            **({"data.test": self._shown(test_file)} if self.test else {}),
+            **self._as_written(),
+        }
         changed = {name.replace(SEPARATOR, ".", 1): str(value) for name, value in self.settings.items()}
         settings = " ".join(f"-S {as_override(key, value)}" for key, value in (changed | named).items())
         there = [] if Path.cwd() == self.project else [f"cd {shlex.quote(str(self.project))}"]
