@@ -53,20 +53,21 @@ def publish(
     if champion and first and is_other:
         out.print(f"version {champion.version} stays champion; to make this package its challenger: .venv/bin/evergreen publish")
         return
+    is_judged = True
     if champion and is_other:
         promotion = _examine(PACKAGE, digest, champion, home)
         _insist(promotion, promotion.objections(), str(PACKAGE), "publish", force=force)
-        if promotion.recorded is None:  # a challenger answers nobody yet
+        is_judged = promotion.recorded is not None
+        if not is_judged:  # a challenger answers nobody yet
             out.print(styled("!", "yellow"), NOT_JUDGED)
     published = publishing.publish(PACKAGE, DVC_LOCK, load_params().publish.name, home)
     number, role = published.release.version, published.release.role
     verb = "was published before as" if published.already_published else "is now"
     out.print(f"this package {verb} version {number}, {role} → {published.folder}")
     if role == "challenger":
-        insisting = " --force" if force else ""
-        out.print(
-            f"next: .venv/bin/evergreen publish {number}{insisting} (make it champion), or .venv/bin/evergreen route --shadow 1"
-        )
+        first_step = "" if force or is_judged else ".venv/bin/evergreen gate (judge it), then "
+        promote = f".venv/bin/evergreen publish {number}{' --force' if force else ''} (make it champion)"
+        out.print(f"next: {first_step}{promote}, or .venv/bin/evergreen route --shadow 1")
 
 
 def rollback() -> None:
