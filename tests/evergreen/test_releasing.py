@@ -136,9 +136,7 @@ def test_a_model_that_the_gate_has_not_judged_becomes_challenger_and_answers_nob
         assert ended.code == (0 if arguments == ("publish",) else EXIT_REFUSED), ended.output
         assert "the gate has not judged this model" in ended.output
         if arguments == ("publish",):
-            assert (
-                "next: .venv/bin/evergreen gate (judge it), then .venv/bin/evergreen publish 2" in ended.output
-            )
+            assert "next: .venv/bin/evergreen gate (judge it), then .venv/bin/evergreen publish 2" in ended.output
         assert released(home) == {"champion": 1, "challenger": 2}
     with open_state(home) as engine, engine.begin() as connection:
         record_verdict(connection, Verdict(True, ("not worse",), {}), package_digest(package))
