@@ -1,8 +1,9 @@
 // Sends a text and shows the answer that the server has rendered; Ctrl+Enter sends, an example is sent by a click.
+// What is shown has escapes for invisible characters; what is sent has not: `data-text` and `data-label` hold it as JSON.
 const text = document.getElementById("text");
 const token = document.getElementById("token");
 const TOKEN = "evergreen-token"; // in this tab's session storage, and nowhere else
-let asked = 0; // an answer to an older text is not shown
+const asked = new WeakMap(); // requests by the element that shows their answer: only the newest is shown
 
 token.value = sessionStorage.getItem(TOKEN) ?? "";
 token.addEventListener("input", () => sessionStorage.setItem(TOKEN, token.value.trim()));
@@ -23,14 +24,15 @@ function notice(words) {
 
 async function show(target, path, content) {
   let nodes;
-  const number = ++asked;
+  const number = (asked.get(target) ?? 0) + 1;
+  asked.set(target, number);
   target.setAttribute("aria-busy", "true");
   try {
     nodes = await send(path, content);
   } catch {
     nodes = notice("The console does not answer, or cannot send this. It starts with: make serve");
   }
-  if (number !== asked) return;
+  if (number !== asked.get(target)) return;
   target.replaceChildren(...nodes);
   target.removeAttribute("aria-busy");
   if (target.querySelector("[data-needs-token]")) {
@@ -61,15 +63,16 @@ text.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   const example = event.target.closest(".example");
   if (example) {
-    text.value = example.textContent;
+    text.value = JSON.parse(example.dataset.text);
     ask();
   } else if (event.target.id === "confirm") {
-    correct(event.target.dataset.label);
+    correct(JSON.parse(event.target.dataset.label));
   }
 });
 document.addEventListener("submit", (event) => {
   if (event.target.id !== "correction") return;
   event.preventDefault();
   const label = document.getElementById("right-label").value.trim();
-  if (label) correct(label);
+  const known = [...document.querySelectorAll("#known-labels option")].find((option) => option.value === label);
+  if (label) correct(known ? JSON.parse(known.dataset.label) : label);
 });

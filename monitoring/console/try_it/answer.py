@@ -21,6 +21,7 @@ class ShownAnswer(NamedTuple):
 
     id: str
     label: str | None  # where the model abstains: the fallback label, or None
+    suggestion: str | None  # where the model abstains: its own label
     confidence: float | None
     version: int
     role: str
@@ -29,6 +30,16 @@ class ShownAnswer(NamedTuple):
     bars: list[Bar]  # the most probable first
     doubts: list[str]
     neighbours: Neighbours
+
+    @property
+    def is_abstained(self) -> bool:
+        """Return whether the label is not the model's."""
+        return self.suggestion is not None
+
+    @property
+    def models_label(self) -> str | None:
+        """Return the label that the model found most probable."""
+        return self.label if self.suggestion is None else self.suggestion
 
     @property
     def open_bars(self) -> list[Bar]:
@@ -46,17 +57,19 @@ def answer_of(prediction: Mapping[str, Any], latency_ms: float, neighbours: Neig
     shares: Mapping[str, float] = prediction.get("probabilities") or {}
     bars = sorted((Bar(label, share) for label, share in shares.items()), key=lambda bar: (-bar.share, bar.label))
     label, confidence = prediction["label"], prediction.get("confidence")
+    suggestion = prediction.get("suggestion")
     doubts = []
-    if prediction.get("reason"):
-        doubts.append(f"The model abstains: it is too unsure of its own label, {prediction.get('suggestion')}.")
+    if suggestion is not None:
+        doubts.append(f"The model abstains: it is too unsure of its own label, {suggestion}.")
     elif confidence is not None and confidence < LIKELY:
         doubts.append("The model is unsure: this label is more likely wrong than right.")
     others, shown = neighbours.others(label), len(neighbours.rows)
-    if label is not None and others > shown / 2:
+    if suggestion is None and others > shown / 2:
         doubts.append(f"{others} of the {shown} nearest training texts have another label.")
     return ShownAnswer(
         id=prediction["id"],
         label=label,
+        suggestion=suggestion,
         confidence=confidence,
         version=int(prediction["version"]),
         role=str(prediction["role"]),

@@ -8,7 +8,7 @@ import pytest
 
 from monitoring.console.try_it import neighbours
 from pipeline.params import Params
-from tests.monitoring.console.console_client import answering, console_client
+from tests.monitoring.console.console_client import SentRequest, answering, console_client
 from tests.monitoring.console.published import HOSTILE, publish
 from tests.monitoring.console.test_try_it import HostileConnection
 from tests.monitoring.inbox.browser import PHONE, Browser, open_browser
@@ -80,6 +80,68 @@ def test_try_it_works_by_keyboard_and_shows_hostile_texts_as_text(
             assert browser.errors == []
 
     with running_gateway(params, tmp_path, HostileConnection) as port, console_client(params, tmp_path, port) as console:
+        asyncio.run(look(console.url))
+
+
+def test_labels_and_examples_are_sent_as_they_are_and_shown_with_escapes(params: Params, tmp_path: Path) -> None:
+    publish(tmp_path)
+    shares = {HOSTILE: 0.9, "track": 0.1}
+    prediction = {"id": "6a", "label": HOSTILE, "confidence": 0.9, "version": 1, "role": "champion", "cached": False}
+    body = {"predictions": [prediction | {"probabilities": shares}], "kind": "label"}
+    received: list[SentRequest] = []
+
+    async def look(url: str) -> None:
+        async with open_browser() as browser:
+            await browser.open(f"{url}/try")
+            example = "[...document.querySelectorAll('.example')].find((one) => one.textContent.includes('evil'))"
+            await browser.evaluate(f"{example}.click()")
+            await browser.wait_for("document.querySelector('#confirm') !== null")
+            await browser.evaluate("document.querySelector('#confirm').click()")
+            await browser.wait_for(
+                "document.querySelector('#thanks').childElementCount > 0 "
+            )
+            option = "document.querySelector('#known-labels option').value"
+            await browser.evaluate(f"document.querySelector('#right-label').value = {option}")
+            await browser.evaluate("document.querySelector('#correction').requestSubmit()")
+            await browser.wait_for("!document.querySelector('[aria-busy]')")
+            assert browser.errors == []
+
+    with answering(200, body, received) as port, console_client(params, tmp_path, port) as console:
+        asyncio.run(look(console.url))
+    assert [request.body.get("text") or request.body.get("label") for request in received] == [HOSTILE] * 3
+
+
+def test_a_correction_while_an_answer_is_awaited_drops_neither(params: Params, tmp_path: Path) -> None:
+    prediction = {"id": "6a", "label": "track", "confidence": 0.9, "version": 1, "role": "champion", "cached": False}
+    ask = "document.getElementById('text').value = 'hello'; document.getElementById('send').click()"
+    hold = "window.held = []; window.sent = window.fetch; window.fetch = (path, options) => "
+    hold += "new Promise((go) => window.held.push(() => go(window.sent(path, options))))"
+
+    async def look(url: str) -> None:
+        async with open_browser() as browser:
+            await browser.open(f"{url}/try")
+            await browser.evaluate(ask)
+            await browser.wait_for("document.querySelector('#confirm') !== null")
+            await browser.evaluate(f"document.querySelector('#confirm').className = 'old'; {hold}")
+            await browser.evaluate(ask)
+            await browser.evaluate("document.querySelector('#confirm').click()")
+            await browser.evaluate("window.held[1]()")
+            await browser.wait_for("document.querySelector('#thanks').childElementCount > 0")
+            await browser.evaluate("window.held[0]()")
+            await browser.wait_for("document.querySelector('#answer:not([aria-busy]) #confirm:not(.old)') !== null")
+
+    with answering(200, {"predictions": [prediction]}) as port, console_client(params, tmp_path, port) as console:
+        asyncio.run(look(console.url))
+
+
+def test_without_scripts_the_page_says_what_to_do(params: Params, tmp_path: Path) -> None:
+    async def look(url: str) -> None:
+        async with open_browser() as browser:
+            await browser.call("Emulation.setScriptExecutionDisabled", value=True)
+            await browser.open(f"{url}/try")
+            assert "needs JavaScript" in await browser.evaluate("document.querySelector('noscript').innerText")
+
+    with console_client(params, tmp_path) as console:
         asyncio.run(look(console.url))
 
 

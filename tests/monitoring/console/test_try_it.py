@@ -222,6 +222,21 @@ def test_doubts_are_said_and_certainty_is_not_doubted() -> None:
     assert doubts(PREDICTION, ["track"] * 3 + ["refund"] * 2) == ["3 of the 5 nearest training texts have another label."]
 
 
+def test_a_fallback_label_is_neither_compared_nor_confirmed(params: Params, tmp_path: Path) -> None:
+    """It stands for no answer: a click on Yes would propose it as a new label."""
+    publish(tmp_path)
+    abstained = {**PREDICTION, "label": "ask a person", "confidence": 0.4, "reason": "unsure", "suggestion": "refund"}
+    assert doubts(abstained, ["refund"] * 5) == doubts(abstained)
+    with answering(200, {"predictions": [abstained]}) as port, console_client(params, tmp_path, port) as console:
+        piece = console.ask("where is my money?")
+    for part in ("ask a person", "too unsure of its own label, refund", "Which label is right?", "The label is"):
+        assert part in piece, part
+    for part in ("sure</span>", 'id="confirm"', "Is it right?"):
+        assert part not in piece, part
+    nearest = piece[piece.index("Nearest training texts") :]
+    assert nearest.count("<td><bdi>refund</bdi>") == 2
+
+
 def test_all_probabilities_are_shown_the_largest_first_and_five_at_once() -> None:
     answer = answer_of(PREDICTION, 12.0, Neighbours([]))
     assert answer.open_bars[0].label == "refund"
