@@ -97,9 +97,7 @@ def test_labels_and_examples_are_sent_as_they_are_and_shown_with_escapes(params:
             await browser.evaluate(f"{example}.click()")
             await browser.wait_for("document.querySelector('#confirm') !== null")
             await browser.evaluate("document.querySelector('#confirm').click()")
-            await browser.wait_for(
-                "document.querySelector('#thanks').childElementCount > 0 "
-            )
+            await browser.wait_for("document.querySelector('#thanks').childElementCount > 0 ")
             option = "document.querySelector('#known-labels option').value"
             await browser.evaluate(f"document.querySelector('#right-label').value = {option}")
             await browser.evaluate("document.querySelector('#correction').requestSubmit()")
