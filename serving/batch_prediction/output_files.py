@@ -75,12 +75,23 @@ def make_layout(file: InputFile, labels: Sequence[str], prefix: str) -> Layout:
     return layout
 
 
+class _LineFeeds:
+    """Ends rows in a line feed. Only where rows end in both characters does `csv` quote cells that hold a carriage return."""
+
+    def __init__(self, stream: TextSink) -> None:
+        self._stream = stream
+
+    def write(self, row: str, /) -> int:
+        """Write a row."""
+        return self._stream.write(row.removesuffix("\r\n") + "\n")
+
+
 class TableWriter:
     """Writes csv or tsv. With `is_for_spreadsheets`, a text that a spreadsheet would compute gets an apostrophe."""
 
     def __init__(self, stream: TextSink, layout: Layout, delimiter: str, *, is_for_spreadsheets: bool) -> None:
         self._layout = layout
-        self._write = csv.writer(stream, delimiter=delimiter, lineterminator="\n").writerow
+        self._write = csv.writer(_LineFeeds(stream), delimiter=delimiter, lineterminator="\r\n").writerow
         self._cell: Callable[[str], Any] = safe_cell if is_for_spreadsheets else str
         self._write([self._cell(name) for name in (*layout.kept, *layout.answer_names, *layout.probability_names)])
 

@@ -189,3 +189,13 @@ def test_a_line_of_json_that_is_read_as_a_table_is_refused_and_the_option_is_nam
     path.write_text('{"text": "hello"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"this is JSON, not a table\n.*--format jsonl"):
         open_input(path, params.data, None)
+
+
+@pytest.mark.parametrize("target", [".csv", ".tsv"])
+def test_a_carriage_return_in_a_cell_ends_no_row(target: str, params: Params, tmp_path: Path) -> None:
+    notes = ["old\rMac", "Windows\r\n", "\r"]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": "where is it?", "note": note}) + "\n" for note in notes), encoding="utf-8")
+    run(source, tmp_path / f"out{target}", params)
+    assert [row["note"] for row in read_output(tmp_path / f"out{target}")] == notes
+    assert (tmp_path / f"out{target}").read_bytes().count(b"\r\n") == 1, "rows end in a line feed"
