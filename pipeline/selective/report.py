@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.abstention import NEVER, Abstention
+from pipeline.data.records import json_values
 from pipeline.data.split_sides import hash_to_unit
 from pipeline.metrics import Interval
 from pipeline.params import Abstain
@@ -49,18 +50,27 @@ class AbstentionReport(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """Return the content of abstain.json."""
         fit, judged, outside = self.fit, self.judged, self.out_of_scope
-        return {
+        facts = {
             **self.abstention._asdict(),
             "target": self.target,
             "value": self.value,
             "confidence": self.confidence,
             "problem": self.problem,
-            "fitted": fit._asdict() if fit else None,
-            "judged": {**judged._asdict(), "coverage": judged.coverage._asdict(), "accuracy": judged.accuracy._asdict()}
-            if judged
-            else None,
-            "out_of_scope": {**outside._asdict(), "abstained": outside.abstained._asdict()} if outside else None,
+            "fitted": fit,
+            "judged": judged,
+            "out_of_scope": outside,
         }
+        values: dict[str, Any] = json_values(facts)  # a share of no rows becomes null
+        return values
+
+    def _judgement(self, judged: Judgement) -> str:
+        if not judged.rows:
+            return "no test row is left to judge it: lower abstain.fit_share, or supply more test rows"
+        accuracy = _between(judged.accuracy) if judged.coverage.value else "unknown, because none is answered"
+        return (
+            f"on the {judged.rows} test rows that did not fit it: coverage {_between(judged.coverage)}, "
+            f"accuracy of the answers {accuracy}, of all rows {judged.accuracy_of_all:.1%}"
+        )
 
     def scores(self) -> dict[str, dict[str, float]]:
         """Return the groups `abstain` and `out_of_scope` of metrics.json, as far as they are known."""
@@ -81,11 +91,7 @@ class AbstentionReport(NamedTuple):
         """Return what a person reads: the rule, what it does, and what out-of-scope texts get."""
         rule = [] if self.target == "none" else [self.problem or self._rule()]
         if self.judged and not self.problem:
-            coverage, accuracy = self.judged.coverage, self.judged.accuracy
-            rule.append(
-                f"on the {self.judged.rows} test rows that did not fit it: coverage {_between(coverage)}, "
-                f"accuracy of the answers {_between(accuracy)}, of all rows {self.judged.accuracy_of_all:.1%}"
-            )
+            rule.append(self._judgement(self.judged))
         if not self.out_of_scope:
             return [*rule, UNKNOWN]
         outside = self.out_of_scope
@@ -117,7 +123,7 @@ def report_abstention(
     about = settings.target, settings.value, settings.confidence
     if settings.target == "none":
         return AbstentionReport(NEVER, *about, None, None, _out_of_scope(test, outside, NEVER, settings), "")
-    is_fit = np.array([hash_to_unit(f"{settings.seed}\0{key}") < settings.fit_share for key in keys], dtype=np.bool_)
+    is_fit = np.array([hash_to_unit(f"abstain\0{settings.seed}\0{key}") < settings.fit_share for key in keys], dtype=np.bool_)
     fitting, judging = _only(test, is_fit), _only(test, ~is_fit)
     fit = fit_threshold(ordering, fitting, settings)
     problem = "" if fit.threshold is not None else _problem(fit, settings)

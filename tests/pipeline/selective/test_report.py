@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.abstention import ABSTAIN_FILE, NEVER, read_abstention
 from pipeline.data.records import write_json
+from pipeline.data.split_sides import hash_to_unit
 from pipeline.errors import RefusedError
 from pipeline.params import Abstain, Params
 from pipeline.selective.out_of_scope import answered_at_95, area_under_roc
@@ -55,7 +56,7 @@ def test_the_rows_that_judge_are_not_those_that_fit(settings: Abstain) -> None:
     assert found.judged.coverage.low < 1 - found.abstention.threshold < found.judged.coverage.high
 
 
-def test_a_flipped_answer_changes_the_threshold_or_the_judgement_and_never_both(settings: Abstain) -> None:
+def test_a_flipped_answer_is_one_of_the_rows_that_fit_or_of_those_that_judge_and_never_both(settings: Abstain) -> None:
     rows, keys = draw(800, 2), [f"row {n}" for n in range(800)]
     before = report(settings)
     confident = np.flatnonzero(rows.confidence > 0.9)
@@ -63,7 +64,34 @@ def test_a_flipped_answer_changes_the_threshold_or_the_judgement_and_never_both(
         flipped = rows.correct.copy()
         flipped[row] = not flipped[row]
         after = report_abstention(draw(200, 1), ScoredRows(rows.confidence, flipped), keys, NOTHING, settings)
-        assert (after.fit == before.fit) != (after.judged == before.judged)
+        assert after.judged is not None
+        assert before.judged is not None
+        assert (after.fit == before.fit) == (after.judged.accuracy_of_all != before.judged.accuracy_of_all)
+
+
+def test_the_seed_of_the_split_draws_other_halves(settings: Abstain) -> None:
+    words = [f"row {number}" for number in range(3000)]
+    test = [word for word in words if hash_to_unit(f"{settings.seed}\0{word}") < 0.3]  # as the split assigns them
+    rows = draw(len(test), 2)
+    found = report_abstention(draw(200, 1), rows, test, NOTHING, settings)
+    assert found.judged is not None
+    assert 0.4 < found.judged.rows / len(test) < 0.6
+
+
+def test_a_threshold_that_answers_no_judging_row_is_said_and_written(settings: Abstain, tmp_path: Path) -> None:
+    found = report(settings, rows=6, target="coverage", value=0.01)
+    assert found.judged is not None
+    assert found.judged.coverage.value == 0
+    assert "accuracy of the answers unknown, because none is answered, of all rows" in found.lines()[1]
+    write_json(tmp_path / ABSTAIN_FILE, found.facts())
+    assert json.loads((tmp_path / ABSTAIN_FILE).read_text())["judged"]["accuracy"] == {"value": None, "low": 0.0, "high": 1.0}
+
+
+def test_a_threshold_that_no_row_judges_is_said_and_written(settings: Abstain, tmp_path: Path) -> None:
+    fits_all = settings.model_copy(update={"fit_share": 1.0})
+    found = report_abstention(draw(200, 1), draw(600, 2), ["one customer"] * 600, NOTHING, fits_all)
+    assert found.lines()[1].startswith("no test row is left to judge it: lower abstain.fit_share")
+    write_json(tmp_path / ABSTAIN_FILE, found.facts())
 
 
 def test_rows_of_one_key_stay_together(settings: Abstain) -> None:
