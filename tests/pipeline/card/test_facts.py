@@ -98,6 +98,11 @@ def test_limits_follow_from_the_facts() -> None:
     assert "script;" not in "\n".join(limits(FACTS._replace(report={})))
 
 
+def test_scripts_have_their_names() -> None:
+    assert scripts_of(["ケーキ", "佐々木"]) == ["Katakana", "Chinese"]
+    assert scripts_of(["el 1º piso, 2ª planta", "ＡＢＣ"]) == ["Latin"]
+
+
 def test_a_rare_letter_makes_no_script() -> None:
     assert scripts_of(["a" * 2000 + "я", None, "123 !?"]) == ["Latin"]
     assert scripts_of([]) == []

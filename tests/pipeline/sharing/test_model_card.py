@@ -89,6 +89,8 @@ def test_no_text_of_a_customer_is_in_it_and_no_label_is_markup() -> None:
     assert "4111" not in card
     assert code("a|b `c` <script>") == "`` a\\|b `c` <script> ``"
     assert code("x\ny") == "`x\\ny`"
+    assert code("a `` <img> `` b") == "``` a `` <img> `` b ```"
+    assert code("") == ""
     for line in card.splitlines():
         assert line.count("<script>") == line.count("`c` <script>"), "only inside code"
 
