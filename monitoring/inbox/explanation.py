@@ -3,8 +3,8 @@
 They cannot travel as labels of metrics. Keys of the report that are not declared here are ignored.
 """
 
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -74,7 +74,7 @@ def fetch_explanation(url: str, version: str | None) -> tuple[Explanation | None
     try:
         with urllib.request.urlopen(url, timeout=WAIT_S) as response:  # noqa: S310 (the address is from params)
             body = response.read(MAX_BYTES + 1)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, HTTPException) as error:
         return None, f"the monitor does not answer ({getattr(error, 'reason', error)})"
     if len(body) > MAX_BYTES:
         return None, "the monitor's report is too long"

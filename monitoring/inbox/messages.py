@@ -72,6 +72,8 @@ def apply_webhook(
 ) -> Update:
     """Turn each alert into a message by its own status: a firing group may hold alerts that have ended."""
     messages = []
+    if switch is not None and switch.evaluated_at - now > max_gap_s(alerts):
+        switch = None  # from a clock that was ahead: it would count as news until the clock is there again
     for alert in webhook.alerts:
         if alert.labels.get("alertname") == SWITCH:
             switch = record_evaluation(switch, evaluated_at(alert, now), alerts)
@@ -133,8 +135,11 @@ def status_of(message: Message, switch: Switch | None, now: float, alerts: Alert
 
 
 def overdue_s(switch: Switch | None, started_at: float, now: float, alerts: Alerts) -> float:
-    """Return the seconds since Prometheus' last evaluation when they exceed `switch_overdue_s`, else 0."""
-    age = now - (switch.evaluated_at if switch else started_at)
+    """Return the seconds since Prometheus' last evaluation when they exceed `switch_overdue_s`, else 0.
+
+    An evaluation that far ahead is from a clock that was wrong, and tells as little as one that far back.
+    """
+    age = abs(now - (switch.evaluated_at if switch else started_at))
     return age if age > alerts.switch_overdue_s else 0.0
 
 

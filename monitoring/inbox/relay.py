@@ -5,6 +5,7 @@ A status below 500 is final for Alertmanager; it repeats a message after a 5xx. 
 """
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -25,7 +27,8 @@ from pipeline.errors import InputError
 from pipeline.params import Alerts
 
 WAIT_S = 10.0
-MAX_ANSWER = 300  # bytes of a refusal that are passed on
+MAX_READ, MAX_ANSWER = 16_384, 300  # bytes of a refusal that are read, and characters that are passed on
+LEAST_SECRET = 6  # characters of a part of the URL that no message quotes
 BUSY = 429
 MISDIRECTED = 421  # a redirect is no answer of a webhook
 
@@ -81,12 +84,22 @@ def post(url: str, body: bytes, channel: Channel) -> Relayed:
             return Relayed(204, f"{channel.shown} answered HTTP {response.status}", "delivered")
     except urllib.error.HTTPError as error:
         with error:
-            said = error.read(MAX_ANSWER).decode("utf-8", "replace").strip()
+            said = without_url(error.read(MAX_READ).decode("utf-8", "replace"), url).strip()[:MAX_ANSWER]
         text = f"{channel.shown} answered HTTP {error.code}{f': {said}' if said else ''}"
-        return Relayed(_passed_on(error.code), text.replace(url, "…"), "refused")
+        return Relayed(_passed_on(error.code), text, "refused")
     except (OSError, HTTPException) as error:
         reason = str(getattr(error, "reason", error) or type(error).__name__)
-        return Relayed(502, f"{channel.shown} was not reached: {reason}".replace(url, "…"), "unreached")
+        return Relayed(502, f"{channel.shown} was not reached: {without_url(reason, url)}", "unreached")
+
+
+def without_url(text: str, url: str) -> str:
+    """Return a text without the parts of a secret URL: a server that refuses a message often quotes the path."""
+    parts = urlsplit(url)
+    pieces = {url, f"{parts.path}?{parts.query}", parts.path, parts.query, *re.split(r"[/&=]", f"{parts.path}/{parts.query}")}
+    pieces |= {unquote(piece) for piece in pieces}
+    for piece in sorted(pieces, key=len, reverse=True):
+        text = text.replace(piece, "…") if len(piece) >= LEAST_SECRET else text
+    return text
 
 
 def _passed_on(status: int) -> int:

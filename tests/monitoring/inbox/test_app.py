@@ -4,16 +4,20 @@ import asyncio
 import copy
 import json
 import re
+import socketserver
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
 import requests
 
 from monitoring.clock import read_clock
+from monitoring.inbox.explanation import fetch_explanation
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.journal import Journal
 from pipeline.params import Alerts
 from state.database import open_state
+from tests.http_servers import serving_in_thread
 from tests.monitoring.inbox.browser import open_browser
 from tests.monitoring.inbox.running_inbox import NOW, REPORT, drift, posted_alert, running_inbox, serving_report, switch
 from tests.monitoring.test_decisions import decide_all
@@ -66,6 +70,19 @@ def test_a_report_that_does_not_fit_is_not_shown(report: object, problem: str, a
         inbox.post(drift())
         state = inbox.wait(lambda state: state["messages"][0]["evidence_problem"])
     assert problem in state["messages"][0]["evidence_problem"]
+
+
+def test_another_program_on_the_monitors_port_is_no_report() -> None:
+    class Greeter(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    server = HTTPServer(("127.0.0.1", 0), Greeter)
+    with serving_in_thread(server):
+        explanation, problem = fetch_explanation(f"http://127.0.0.1:{server.server_port}/report.json", "3")
+    assert explanation is None
+    assert "the monitor does not answer (SSH-2.0" in problem
 
 
 def test_an_alert_that_is_repeated_stays_one_message(alerts: Alerts, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from monitoring.inbox.messages import Message, Switch, overdue_s, record_evaluation, status_of
+from monitoring.alert_rules.monitoring import SWITCH
+from monitoring.alertmanager_webhook import Webhook, WebhookAlert
+from monitoring.inbox.messages import Message, Switch, apply_webhook, overdue_s, record_evaluation, status_of
 from pipeline.params import Alerts
 
 STARTED = 10_000.0
@@ -27,6 +29,11 @@ def switch_after(*times: float, alerts: Alerts) -> Switch | None:
     for at in times:
         switch = record_evaluation(switch, at, alerts)
     return switch
+
+
+def switch_webhook(at: float) -> Webhook:
+    labels, annotations = {"alertname": SWITCH}, {"evaluated_at": str(at)}
+    return Webhook([WebhookAlert("firing", labels, annotations, at, None, "f", "{}")], 0, "", 0)
 
 
 def test_an_end_counts_once_prometheus_evaluated_before_and_after_it(alerts: Alerts) -> None:
@@ -61,6 +68,16 @@ def test_a_firing_alert_has_to_be_repeated(since_s: float, status: str, alerts: 
 @pytest.mark.parametrize(("age_s", "overdue"), [(0, 0), (360, 0), (361, 361)])
 def test_the_switch_is_overdue_by_the_time_of_prometheus_own_evaluation(age_s: float, overdue: float, alerts: Alerts) -> None:
     assert overdue_s(switch_after(STARTED, alerts=alerts), 0, STARTED + age_s, alerts) == overdue
+
+
+def test_an_evaluation_by_a_clock_that_was_ahead_is_no_news(alerts: Alerts) -> None:
+    """The clock was a day ahead and was set right: the switch neither stays silent for a day nor is stuck there."""
+    day = 86_400
+    ahead = apply_webhook(switch_webhook(STARTED + day), {}, None, STARTED + day, alerts).switch
+    assert overdue_s(ahead, STARTED, STARTED + 60, alerts) > 0
+    right = apply_webhook(switch_webhook(STARTED + 60), {}, ahead, STARTED + 60, alerts).switch
+    assert right == Switch(evaluated_at=STARTED + 60, unbroken_since=STARTED + 60)
+    assert overdue_s(right, STARTED, STARTED + 500, alerts) == 440
 
 
 def test_a_switch_that_was_never_received_is_overdue_after_the_same_time(alerts: Alerts) -> None:
