@@ -37,6 +37,7 @@ from serving.triton.shell_path import shell_path
 
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 CLOSED = "closed\n"  # the name and the value of a header that no HTTP request can carry
+LOOK_S = 1.0  # between two looks for dead processes: each reads every process of the machine
 BURIED_WITHIN_S = 5.0  # Triton reaps a process that dies while loading after about a second, and one that is unloaded at once
 TRITON_LINE = re.compile(r"[IWEF]\d{4} \d\d:")
 NOISE = ("CudaDriverHelper has not been initialized", "pinned system memory")  # on every machine without a GPU
@@ -112,9 +113,13 @@ class DeadModelWatch:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._due = 0.0
 
     def is_crippled(self, server: Server, now: float) -> bool:
-        """Return True once a process has been dead for longer than Triton needs to notice."""
+        """Return True once a process has been dead for longer than Triton needs to notice; look at most once a second."""
+        if now < self._due:
+            return False
+        self._due = now + LOOK_S
         if not has_dead_model_process(server):
             self._since = None
             return False

@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 from evergreen import cli
+from monitoring.local.services import find_services
+from pipeline.params import load_params
 from serving.processes.ports import free_ports
 from serving.triton.server import with_free_ports
 from tests.conftest import ROOT, Project
@@ -128,6 +130,9 @@ def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
         with urlopen(f"http://127.0.0.1:{values['gateway']['port']}/") as page:  # the front page leads to the console
             assert page.url.startswith(f"http://127.0.0.1:{values['alerts']['console_port']}/")
             assert "Evergreen" in page.read().decode()
+        for home, owner in ((Path(published["EVERGREEN_HOME"]), "this home"), (tmp_path / "another", "another")):
+            found = {service.name: service.owner for service in find_services(load_params(folder / "params.yaml"), home)}
+            assert [found[name] for name in ("gateway", "Triton", "console")] == [owner] * 3
         children = psutil.Process(server.pid).children(recursive=True)
         assert children
         server.send_signal(number)

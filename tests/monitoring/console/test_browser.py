@@ -49,7 +49,7 @@ async def read_live(url: str, folder: Path) -> None:
         await browser.wait_for("document.querySelector('#table-happened').open")
         await tab_to(browser, "matches('#table-happened td a')")
         await browser.press("Enter")
-        await browser.wait_for("location.pathname === '/live/why'")
+        await browser.wait_for("location.pathname === '/live/why' && document.readyState === 'complete'")
         await browser.evaluate(
             "document.querySelector('.lookup input').value = '2'; document.querySelector('.lookup').requestSubmit(); 0"
         )
