@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from serving.processes.ports import free_ports
 from serving.triton.server import with_free_ports
 from tests.conftest import ROOT, Project
 
-HELP = re.compile(r"│ (\w+)\s")
+EVERGREEN = (str(ROOT / ".venv/bin/python"), "-m", "evergreen.cli")
 
 
 @pytest.fixture(scope="module")
@@ -116,20 +115,17 @@ def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
     values["serve"] = with_free_ports(made.params.serve).model_dump()
     values["gateway"]["port"], values["alerts"]["console_port"] = free_ports("127.0.0.1", 2)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    command = [str(ROOT / ".venv/bin/python"), "-m", "evergreen.cli"]
     environment = {**os.environ, **published, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([*command, "serve"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen([*EVERGREEN, "serve"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert any("version 1 answers" in line for line in server.stdout)
-        url = f"http://127.0.0.1:{values['gateway']['port']}/v1/predict"
+        port, console_port = values["gateway"]["port"], values["alerts"]["console_port"]
+        url = f"http://127.0.0.1:{port}/v1/predict"
         with urlopen(Request(url, b'{"text": "card declined"}', {"content-type": "application/json"})) as answer:
             assert json.load(answer)["predictions"][0]["label"] == "payment_failed"
-        texts = ["card declined"] * 70  # more than one batch
-        client = subprocess.run([*command, "ask", *texts], cwd=folder, env=environment, capture_output=True, text=True)
-        assert client.stdout.count("payment_failed") == 70, client.stderr
-        with urlopen(f"http://127.0.0.1:{values['gateway']['port']}/") as page:  # the front page leads to the console
-            assert page.url.startswith(f"http://127.0.0.1:{values['alerts']['console_port']}/")
-            assert "Evergreen" in page.read().decode()
+        if number == signal.SIGTERM:  # clients, of one of the servers
+            assert_ask_answers(folder, environment)
+            assert_front_page_leads_to_console(port, console_port)
         for home, owner in ((Path(published["EVERGREEN_HOME"]), "this home"), (tmp_path / "another", "another")):
             found = {service.name: service.owner for service in find_services(load_params(folder / "params.yaml"), home)}
             assert [found[name] for name in ("gateway", "Triton", "console")] == [owner] * 3
@@ -142,6 +138,18 @@ def test_serve_runs_until_it_is_stopped_and_ends_all_its_processes(
     while any(child.is_running() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [child for child in children if child.is_running()]
+
+
+def assert_ask_answers(folder: Path, environment: dict[str, str]) -> None:
+    texts = ["card declined"] * 70  # more than one batch
+    client = subprocess.run([*EVERGREEN, "ask", *texts], cwd=folder, env=environment, capture_output=True, text=True)
+    assert client.stdout.count("payment_failed") == 70, client.stderr
+
+
+def assert_front_page_leads_to_console(port: int, console_port: int) -> None:
+    with urlopen(f"http://127.0.0.1:{port}/") as page:
+        assert page.url.startswith(f"http://127.0.0.1:{console_port}/")
+        assert "Evergreen" in page.read().decode()
 
 
 def test_the_error_for_a_version_that_was_never_published_lists_those_that_were(evergreen: Command) -> None:

@@ -5,9 +5,8 @@ connections go elsewhere, but open ones stay. So they must end before preStop do
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,9 @@ from pipeline.params import Params, Serve
 from serving.triton.client import Connection, TritonError
 from serving.triton.http_pool import MAX_AGE_S
 from tests.manifests.rendered import Object, find_workload, flags
-from tests.manifests.triton_container import TritonContainer, start_triton
+from tests.manifests.triton_container import TritonContainer, fetch_models, start_triton
 
+TwoPods = Callable[[], list[TritonContainer]]
 AGE_MS = 300  # instead of the manifest's seconds
 
 
@@ -110,13 +110,41 @@ async def shut_one_down(
         client = kind(pods[0].serve.model_copy(update={port_name: port}))
         asking = asyncio.create_task(ask_until(stop, client))
         await asyncio.sleep(3 * AGE_MS / 1000)
-        service.pods.pop(service.connections % 2)  # the pod in use
-        leaving = pods.pop(service.connections % 2)
+        leaving = pods[service.connections % 2]  # the pod in use
+        service.pods.pop(service.connections % 2)
         await asyncio.sleep(pre_stop_s)
         leaving.process.terminate()
         await asyncio.to_thread(leaving.process.wait, 30)
+        pods.remove(leaving)
         stop.set()
         return *await asking, service.connections
+
+
+@pytest.fixture(scope="module")
+def main(rendered: dict[str, list[Object]]) -> Object:
+    """Return Triton's container in the manifest."""
+    return find_workload(rendered["local"], "triton").main
+
+
+@pytest.fixture(scope="module")
+def running(main: Object, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
+    """Yield a function that returns two ready pods: the one that a test leaves behind serves in the next."""
+    repository = fetch_models(tmp_path_factory.mktemp("pods"))
+    pods: list[TritonContainer] = []
+
+    def two() -> list[TritonContainer]:
+        while len(pods) < 2:
+            pods.append(start_triton(main, repository, params.serve, grpc_max_connection_age=str(AGE_MS), exit_timeout_secs="3"))
+        for pod in pods:
+            pod.wait_ready()
+        return pods
+
+    try:
+        yield two
+    finally:
+        for pod in pods:
+            pod.process.terminate()
+            pod.process.wait(timeout=30)
 
 
 @pytest.mark.parametrize(
@@ -128,27 +156,14 @@ def test_a_pod_that_waits_as_in_the_manifest_shuts_down_without_failures(
     kind: type[GrpcClient | GatewayClient],
     waits: bool,
     fails: bool,
-    rendered: dict[str, list[Object]],
-    repository: Path,
-    params: Params,
+    main: Object,
+    running: TwoPods,
 ) -> None:
-    main = find_workload(rendered["local"], "triton").main
     pre_stop_ms = int(main["lifecycle"]["preStop"]["exec"]["command"][1]) * 1000
     age_ms = max(1000 * MAX_AGE_S, int(flags(main)["--grpc-max-connection-age"]))
     ages = pre_stop_ms / age_ms
     assert ages >= 2
-    pods = [
-        start_triton(main, repository, params.serve, grpc_max_connection_age=str(AGE_MS), exit_timeout_secs="3") for _ in range(2)
-    ]
-    processes = [pod.process for pod in pods]
-    try:
-        for pod in pods:
-            pod.wait_ready()
-        answered, failures, connections = asyncio.run(shut_one_down(kind, pods, ages * AGE_MS / 1000 if waits else 0))
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait(timeout=30)
+    answered, failures, connections = asyncio.run(shut_one_down(kind, running(), ages * AGE_MS / 1000 if waits else 0))
     assert answered > 100
     assert connections >= 3
     assert bool(failures) is fails, failures[:3]
