@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from pipeline.params import Params, load_params
 from tests.databases import database, postgres, state  # noqa: F401 (fixtures)
+from tests.small_base import write_small_base
 
 ROOT = Path(__file__).parents[1]
 os.environ.pop("EVERGREEN_ENDS_WITH_PARENT", None)  # of make: tests start programs from threads that end before them
@@ -22,12 +23,12 @@ SERVERS = {"made", "tools", "postgres", "postgresql"}  # fixtures, and a kind of
 LONG = (  # files and folders below tests/ of more than a few seconds, in the order in which workers begin them
     "faults/test_drill.py",  # makes the project
     "monitoring/retrain/gate/test_candidate.py",  # this and the next ones do not need it
-    "serving/loadtest/test_limit.py",
     "pipeline/stages/test_train_stages.py",
     "monitoring/monitor/test_service.py",
     "monitoring/retrain/test_simulation.py",
     "monitoring/retrain/test_retrain_drill.py",
     "evergreen/test_commands.py",
+    "serving/loadtest/test_limit.py",
     "docs/test_readme_blocks.py",
     "serving/release/test_publish.py",
     "serving/release/test_frameworks.py",
@@ -166,14 +167,15 @@ def copy_made(made: Project, folder: Path) -> Project:
 
 
 def make_small(project: Project) -> None:
-    """Let `dvc repro` make a small model: four classes, two epochs."""
-    corpus = (project / "data/support_desk.jsonl").read_text(encoding="utf-8").splitlines()
-    few = [line for line in corpus if json.loads(line)["label"] in SMALL_LABELS]
+    """Let `dvc repro` make a small model: two layers, four classes, four epochs."""
+    corpus = (project / "data/support_desk.jsonl").read_text(encoding="utf-8")
+    few = [line for line in corpus.splitlines() if json.loads(line)["label"] in SMALL_LABELS]
     (project / "data/few.jsonl").write_text("\n".join(few) + "\n", encoding="utf-8")
+    base = write_small_base(project.folder.with_name(f"{project.folder.name}-base"), corpus)
     project.set(
         data={"source": "data/few.jsonl"},
-        model={"lora_rank": 4},
-        train={"epochs": 2},
+        model={"base": str(base), "weights_sha256": "any", "lora_rank": 4},
+        train={"epochs": 4},
         evaluate={"bootstrap_resamples": 50},
         session={"choice": "packed-onnxruntime-fp32", "rounds": 1, "timed_texts": 16},  # the same on every machine
     )
@@ -255,7 +257,7 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Project:
-    """Return a project whose small model `dvc repro` has made: four classes, two epochs. Tests only read it."""
+    """Return a project whose small model `dvc repro` has made, of four classes. Tests only read it."""
     folder = shared_folder(tmp_path_factory, request.config) / "made"
     return Project(made_once(folder, lambda folder: make_small(copy_project(folder))))
 

@@ -47,11 +47,11 @@ def test_the_cards_own_code_gives_the_models_probabilities(
     assert [line.rsplit(" ", 2)[1] for line in capsys.readouterr().out.splitlines()] == expected.labels
 
 
-def test_the_adapter_has_pefts_names_and_the_hubs_base(exported: Path) -> None:
+def test_the_adapter_has_pefts_names_and_its_base(exported: Path, made: Project) -> None:
     from safetensors import safe_open
 
     config = json.loads((exported / "adapter_config.json").read_text(encoding="utf-8"))
-    assert (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", "sentence-transformers/all-MiniLM-L6-v2")
+    assert (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", made.params.model.base)
     with safe_open(exported / "adapter_model.safetensors", "numpy") as file:
         names = list(file.keys())
     assert names

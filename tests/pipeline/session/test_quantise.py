@@ -11,6 +11,7 @@ from pipeline.runtime.pieces import load_tokenizer, to_pieces
 from pipeline.runtime.sessions import SESSIONS, open_session
 from pipeline.session.quantise import LARGEST, quantise, rounded_weights
 from tests.conftest import Project
+from tests.small_base import LAYERS
 
 TEXTS = ["where is my parcel?", "the card was declined twice, please help me", "i want to send the lamp back", "broken cup"] * 8
 
@@ -54,13 +55,15 @@ def quantised(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / SESSIONS["packed-openvino-int8"].graph,
         to_pieces(load_tokenizer(exported, 128), TEXTS),
     )
-    assert layers == 36  # six in each of six blocks
+    assert layers == 6 * len(LAYERS)
     return folder
 
 
 def test_every_linear_layer_of_the_encoder_is_int8_and_nothing_else_is(quantised: Path, made: Project) -> None:
     graph = onnx.load(str(quantised / "packed.int8.onnx")).graph
-    assert sum(tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2 for tensor in graph.initializer) == 36
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2 for tensor in graph.initializer) == 6 * len(
+        LAYERS
+    )
     size = (quantised / "packed.int8.onnx").stat().st_size
     assert size < 0.75 * (made / "artifacts/export/packed.onnx").stat().st_size
 

@@ -11,16 +11,20 @@ import pytest
 import torch
 
 from pipeline.errors import EXIT_REFUSED, RefusedError
-from pipeline.network.classifier import ExportedModel, TextClassifier, merge_adapters, sketch_projection
+from pipeline.network.base_model import base_folder
+from pipeline.network.classifier import ExportedModel, TextClassifier, build_classifier, merge_adapters, sketch_projection
 from pipeline.network.trained_model import TrainedModel, load_trained
 from pipeline.params import Export, Params, integers
 from pipeline.runtime.batches import pack, pad
+from pipeline.runtime.pieces import load_tokenizer, to_pieces
 from pipeline.runtime.sessions import Feeds, open_run
+from pipeline.session.quantise import quantise
 from pipeline.stages.export import (
     PACKED,
     PADDED,
     Parity,
     ParitySample,
+    export,
     parity,
     parity_samples,
     parity_shapes,
@@ -44,7 +48,7 @@ def card(made: Project) -> dict[str, Any]:
 
 
 def samples_of(reference: ExportedModel, settings: Export, longest: int = 128) -> list[ParitySample]:
-    return parity_samples(reference, settings, vocabulary=30_000, longest=longest)
+    return parity_samples(reference, settings, vocabulary=3000, longest=longest)
 
 
 def compare(trained: TrainedModel, made: Project, settings: Export, *, head: float = 0.0, sketch: float = 0.0) -> Parity:
@@ -102,6 +106,22 @@ def test_more_lengths_than_batch_sizes_are_all_compared(params: Params) -> None:
     settings = params.export.model_copy(update={"parity_batches": "1 4", "parity_lengths": "2 3 5 8 13"})
     assert {most for _, most in parity_shapes(settings, 8)} == {2, 3, 5, 8}
     assert {batch for batch, _ in parity_shapes(settings, 2)} == {1, 4}
+
+
+def test_the_shipped_base_model_passes_padded_and_packed_and_all_its_linear_layers_can_be_int8(
+    params: Params, settings: Export, tmp_path: Path
+) -> None:
+    """The made project has two of its layers."""
+    base = base_folder(params.model)
+    classifier = build_classifier(base, 4, params.model.model_copy(update={"lora_rank": 2})).eval()
+    tokenizer = load_tokenizer(base, params.model.max_pieces)
+    exported = export(
+        TrainedModel(classifier, [*"abcd"], tokenizer, {}), params.model_copy(update={"export": settings}), tmp_path
+    )
+    assert error_of(require_parity, exported.padded, settings) == ""
+    assert error_of(require_parity, Parity(**exported.packed), settings) == ""
+    pieces = to_pieces(tokenizer, ["where is my parcel?", "the kettle leaks"])
+    assert quantise(tmp_path / PACKED.graph, tmp_path / "int8.onnx", pieces) == 36  # six in each of six blocks
 
 
 def test_measuring_again_finds_the_models_equal(trained: TrainedModel, made: Project, settings: Export) -> None:
