@@ -34,7 +34,7 @@ class Command(NamedTuple):
     command: tuple[str, ...]
 
 
-class Question(NamedTuple):
+class FirstQuestion(NamedTuple):
     """A text for the first answer, and its label where it is a test row."""
 
     text: str
@@ -97,7 +97,7 @@ def _echo(line: str) -> None:
     print_line(line.removesuffix("\n"))
 
 
-def first_question(source: Path, artifacts: Path) -> Question:
+def first_question(source: Path, artifacts: Path) -> FirstQuestion:
     """Return a text that the model in these artifacts was not trained on; `source` names the data."""
     from pipeline.data.records import read_examples
     from pipeline.session.golden_answers import example_question
@@ -105,10 +105,10 @@ def first_question(source: Path, artifacts: Path) -> Question:
     text = example_question(source, artifacts / PACKAGE.name)
     rows = artifacts / "split" / "test.parquet"
     labels = (row.label for row in read_examples(rows) if row.text == text) if rows.is_file() else iter(())
-    return Question(text, next(labels, None) or "")
+    return FirstQuestion(text, next(labels, None) or "")
 
 
-def ask(question: Question) -> list[Timing]:
+def ask(question: FirstQuestion) -> list[Timing]:
     """Ask a Triton that is started for this question alone, and print the label that the data have for it."""
     timings = run_step(Command("first answer from Triton", (*EVERGREEN, "ask", "--start", "--", question.text)))
     if question.label:

@@ -15,7 +15,7 @@ from evergreen import repro
 from evergreen.repro import (
     JUST_INSTALLED_S,
     Command,
-    Question,
+    FirstQuestion,
     Timing,
     ask,
     first_question,
@@ -104,15 +104,15 @@ def artifacts(tmp_path: Path) -> Path:
 
 
 def test_own_data_are_asked_a_text_of_their_own_test_rows(artifacts: Path) -> None:
-    assert first_question(Path("data/gym.csv"), artifacts) == Question("la clase de yoga", "horario")
+    assert first_question(Path("data/gym.csv"), artifacts) == FirstQuestion("la clase de yoga", "horario")
 
 
 def test_the_shipped_data_are_asked_the_shipped_question(artifacts: Path, params: Params) -> None:
-    assert first_question(params.data.source, artifacts) == Question("where is my parcel?", "")
+    assert first_question(params.data.source, artifacts) == FirstQuestion("where is my parcel?", "")
 
 
 def test_a_package_without_golden_texts_is_asked_all_the_same(tmp_path: Path) -> None:
-    assert first_question(Path("data/gym.csv"), tmp_path) == Question("where is my parcel?", "")
+    assert first_question(Path("data/gym.csv"), tmp_path) == FirstQuestion("where is my parcel?", "")
 
 
 def test_the_true_label_follows_the_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,8 +123,8 @@ def test_the_true_label_follows_the_answer(monkeypatch: pytest.MonkeyPatch, caps
         return []
 
     monkeypatch.setattr(repro, "run_step", run)
-    ask(Question("--my text", "horario"))
-    ask(Question("where is my parcel?"))
+    ask(FirstQuestion("--my text", "horario"))
+    ask(FirstQuestion("where is my parcel?"))
     assert asked == [("--start", "--", "--my text"), ("--start", "--", "where is my parcel?")]
     assert capsys.readouterr().out == "its label in the test rows: horario\n"
 
