@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.data.columns import find_columns
+from pipeline.data.columns import cell, find_columns
 from pipeline.errors import InputError
 from pipeline.params import Data
 
@@ -36,9 +36,19 @@ def table_columns(table: Any, data: Data) -> TableColumns:
         what = f"labels are missing, and a {type(table).__name__} is no table that could hold them"
         raise InputError("labels", what, "give texts and labels: evergreen.train(texts, labels)")
     columns = find_columns(Path("the table"), names, data, must_hold_group=True)
-    texts, labels = list(values(table[columns.text], columns.text)), list(values(table[columns.label], columns.label))
-    groups = list(values(table[columns.group], columns.group)) if columns.group else None
+    texts, labels = (list(_cells(table, names, column)) for column in (columns.text, columns.label))
+    groups = list(_cells(table, names, columns.group)) if columns.group else None
     return TableColumns(texts, _class_names(table, columns.label, labels), groups)
+
+
+def _cells(table: Any, names: list[str], column: str) -> Iterator[Any]:
+    """Yield what each row holds in a column, in several columns that are joined, or in a key of a column's objects."""
+    if column in names:
+        return values(table[column], column)
+    parts = [part.strip() for part in column.split(",")]
+    used = [name for name in names if name in parts or any(part.partition(".")[0] == name for part in parts)]
+    rows = zip(*(values(table[name], name) for name in used), strict=True)
+    return (cell(dict(zip(used, row, strict=True)), column) for row in rows)
 
 
 def _names(table: Any) -> list[str] | None:
@@ -58,7 +68,7 @@ def _class_names(table: Any, column: str, labels: list[Any]) -> list[Any]:
     """Return the names of classes where a data set of the hub stores their numbers."""
     feature = (getattr(table, "features", None) or {}).get(column)
     name_of = getattr(feature, "int2str", None)
-    return [label if label is None or label < 0 else name_of(label) for label in labels] if name_of else labels
+    return [None if label is None or label < 0 else name_of(label) for label in labels] if name_of else labels  # -1: no label
 
 
 def _single(column: Any, name: str) -> Any:

@@ -71,6 +71,22 @@ def test_a_table_gives_the_columns_that_a_file_would(table: Any, params: Params)
     assert table_columns(table, params.data) == (TEXTS, ["a", "b", "a"], None)
 
 
+@pytest.mark.parametrize(
+    ("column", "texts"), [("title,body", ["a\nx", "b"]), ("mail.body", ["x", "y"]), ("title,mail.body", ["a\nx", "b\ny"])]
+)
+def test_joined_columns_and_keys_of_objects_are_read_as_in_a_file(column: str, texts: list[str], params: Params) -> None:
+    mails = [{"body": "x"}, {"body": "y"}]
+    table = pd.DataFrame({"title": ["a", "b"], "body": ["x", None], "mail": mails, "label": ["p", "q"]})
+    data = params.data.model_copy(update={"text_column": column})
+    assert table_columns(table, data) == (texts, ["p", "q"], None)
+
+
+def test_a_row_without_a_class_in_a_data_set_has_no_label(params: Params) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    data = datasets.Dataset.from_dict({"text": TEXTS, "label": [1, -1, None]}, features=features)
+    assert table_columns(data, params.data).labels == ["yes", None, None]
+
+
 def test_classes_that_a_data_set_numbers_get_their_names(params: Params) -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     data = datasets.Dataset.from_dict({"text": TEXTS, "label": [1, 0, 1]}, features=features)
