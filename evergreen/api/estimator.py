@@ -11,12 +11,15 @@ from sklearn.utils.validation import check_is_fitted
 from evergreen.api.columns import values
 from evergreen.api.model import EvergreenModel
 from evergreen.api.project import find_project, private_home
-from evergreen.api.settings import check_names, read_settings
+from evergreen.api.settings import advice_in_keywords, check_names, read_settings
 from evergreen.api.training import PARAMS, at_project, complete, new_folder, open_trained, warn_of_rows_set_aside
+from pipeline.data.columns import merged_labels
 from pipeline.errors import InputError
 from pipeline.in_memory.given_rows import GivenRows, accept
 from pipeline.output.plain_logs import log_plainly
 from pipeline.output.progress import progress
+from pipeline.params import Data
+from pipeline.runtime.text import clean
 
 NAME = "estimator"
 
@@ -39,9 +42,9 @@ class EvergreenClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         params = at_project(read_settings(project / PARAMS, self._settings), project, NAME)
         targets = list(values(y, "labels"))
         classes = _classes(targets)
-        named = {value: str(value) for value in classes}
-        given = GivenRows(list(values(X, "texts")), [None if target is None else named[target] for target in targets])
-        accepted = accept(given, None, params)
+        given = GivenRows(list(values(X, "texts")), [None if target is None else str(target) for target in targets])
+        with advice_in_keywords():
+            accepted = accept(given, None, params)
         warn_of_rows_set_aside(accepted, len(given.texts))
         folder = new_folder()
         log_plainly()
@@ -51,8 +54,11 @@ class EvergreenClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             train_without_test(accepted.rows, params, Workplace(home, project, folder.exported))
             complete(folder)
         self.model_: EvergreenModel = open_trained(folder, "trained here")
-        self.classes_: NDArray[Any] = np.array([value for value in classes if named[value] in self.model_.labels])
-        self._columns = [self.model_.labels.index(named[value]) for value in self.classes_.tolist()]
+        by_label = _by_label(classes, params.data)
+        known = {by_label.get(label, label): column for column, label in enumerate(self.model_.labels)}
+        order = sorted(known, key=lambda value: (type(value).__name__, value))  # a merged label may be a text among numbers
+        self.classes_: NDArray[Any] = np.array(order)
+        self._columns = [known[value] for value in order]
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
@@ -89,6 +95,17 @@ def text_classifier_tags() -> Tags:
         classifier_tags=ClassifierTags(),
         input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
     )
+
+
+def _by_label(classes: list[Any], data: Data) -> dict[str, Any]:
+    """Return the caller's value of each label that the model learns: labels are cleaned, and merged as `data` says."""
+    merged = merged_labels(data)
+    by_label: dict[str, Any] = {}
+    for value in sorted(classes, key=lambda value: clean(str(value)) != str(value)):  # the value that is spelt so, first
+        label = clean(str(value))
+        if label not in merged:
+            by_label.setdefault(label, value)
+    return by_label
 
 
 def _classes(targets: list[Any]) -> list[Any]:

@@ -45,6 +45,19 @@ def test_classes_keep_their_type_and_order(small_project: Path) -> None:
     assert fitted.score(TEXTS, NUMBERS) == np.mean(fitted.predict(TEXTS) == NUMBERS)
 
 
+def test_a_label_that_is_cleaned_or_merged_keeps_its_class(small_project: Path) -> None:
+    spelt = [" parcel" if label == "parcel" else label for label in LABELS]
+    spelt[0] = "parcle"
+    fitted = EvergreenClassifier(data__merge_labels="parcle=parcel", **SMALL).fit(TEXTS, spelt)
+    assert fitted.classes_.tolist() == [" parcel", "money"]
+    np.testing.assert_allclose(fitted.predict_proba(TEXTS).sum(axis=1), 1, atol=1e-5)
+
+
+def test_errors_advise_the_keyword_of_a_setting(small_project: Path) -> None:
+    with pytest.raises(InputError, match="data__merge_labels='Parcel=parcel'"):
+        EvergreenClassifier(**SMALL).fit(TEXTS, [*LABELS[:-1], "Parcel"])
+
+
 def test_cross_validation_searches_and_pipelines_work(small_project: Path) -> None:
     classifier = EvergreenClassifier(**SMALL)
     lower = make_pipeline(FunctionTransformer(lambda texts: [text.lower() for text in texts]), classifier)
