@@ -60,8 +60,11 @@ class EvergreenModel:
         return np.fromiter(shares, dtype=np.float32).reshape(-1, len(self.labels))
 
     def score(self, texts: Iterable[Any], labels: Iterable[Any]) -> float:
-        """Return the accuracy: the share of texts that get their label."""
+        """Return the accuracy: the share of texts that get their label; raise `InputError` where a label is missing."""
         predicted, truth = self.predict(texts), [as_text(label) for label in values(labels, "labels")]
+        if None in truth:
+            what = f"{truth.count(None):,} of {len(truth):,} are missing; the first: label {truth.index(None)} (counted from 0)"
+            raise InputError("labels", what, "leave the texts without a label out")
         if len(predicted) != len(truth):
             what = f"there are {len(predicted):,} texts and {len(truth):,} labels"
             raise InputError("labels", what, "give one label for each text, in the same order")
@@ -80,7 +83,7 @@ class EvergreenModel:
         `overwrite` replaces a folder that holds a model.
         """
         to = Path(folder)
-        if to.exists() and not (overwrite and (to / MANIFEST).is_file()):
+        if to.exists() and not (overwrite and all((to / name).is_file() for name in (MANIFEST, "1/model.json"))):
             raise InputError(str(to), "the folder exists", "name another one; overwrite=True replaces a saved model")
         to.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{to.name}.", dir=to.parent) as part:

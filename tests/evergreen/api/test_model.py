@@ -91,6 +91,8 @@ def test_a_score_needs_a_label_for_each_text(model: evergreen.EvergreenModel) ->
         model.score(TEXTS[:2], ["a"])
     with pytest.raises(evergreen.InputError, match="there are none"):
         model.score([], [])
+    with pytest.raises(evergreen.InputError, match=r"1 of 2 are missing; the first: label 1"):
+        model.score(TEXTS[:2], [model.labels[0], None])
 
 
 def test_threads_and_an_event_loop_get_the_same_answers(model: evergreen.EvergreenModel) -> None:
@@ -135,6 +137,7 @@ def test_a_saved_model_is_loaded_as_it_was_and_never_replaced_unasked(model: eve
         model.save(folder)
     model.save(folder, overwrite=True)
     (elsewhere / "other").mkdir()
+    (elsewhere / "other" / "manifest.json").write_text("{}")  # of a web page
     with pytest.raises(evergreen.InputError, match="the folder exists"):
         model.save("other", overwrite=True)
     assert [path.name for path in (elsewhere / "models").iterdir()] == ["mine"]
