@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,7 @@ def test_an_export_replaces_an_earlier_one_on_demand_and_nothing_else(
     (tmp_path / "mine" / "README.md").touch()  # a project of the user's
     assert "the folder exists" in str(run("--to", str(tmp_path / "mine"), "--force").exception)
     assert (tmp_path / "mine" / "thesis.doc").exists()
+    added = Path(shutil.copytree(exported, tmp_path / "added")) / "notes.txt"
+    added.touch()  # to an export
+    assert "the folder exists" in str(run("--to", str(added.parent), "--force").exception)
+    assert added.exists()

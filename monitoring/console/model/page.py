@@ -1,10 +1,12 @@
 """The routes of the page Model."""
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -37,18 +39,26 @@ def model_routes(site: Site) -> Sequence[Route]:
         return RedirectResponse(f"{MODEL.path}/{chosen}")
 
     async def version(request: Request) -> Response:
-        number = int(request.path_params["version"])
+        number = _number(request, "version")
         return await _shown(site, "model.html", lambda versions: version_values(number, versions, site))
 
     async def pair(request: Request) -> Response:
-        first, second = int(request.path_params["a"]), int(request.path_params["b"])
+        first, second = _number(request, "a"), _number(request, "b")
         return await _shown(site, "model_pair.html", lambda _versions: pair_values(first, second, site.params, site))
 
     return [
         Route(MODEL.path, champion),
-        Route(f"{MODEL.path}/{{version:int}}", version),
-        Route(f"{MODEL.path}/{{a:int}}/against/{{b:int}}", pair),
+        Route(f"{MODEL.path}/{{version}}", version),
+        Route(f"{MODEL.path}/{{a}}/against/{{b}}", pair),
     ]
+
+
+def _number(request: Request, name: str) -> int:
+    """Return a version number of the path; anything else is a page that does not exist (`int` refuses thousands of digits)."""
+    text = str(request.path_params[name])
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise HTTPException(404)
+    return int(text)
 
 
 async def _shown(site: Site, template: str, read: Callable[[list[VersionRow]], dict[str, Any]]) -> Response:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import requests
 from markupsafe import escape
 
 from monitoring.console.model.figures import axis_of, class_marks, interval_marks
@@ -66,6 +67,13 @@ def test_without_a_version_the_page_says_what_to_do(path: str, params: Params, t
         page = console.page(path)
     assert 'role="alert"' in page
     assert "make repro" in page or "evergreen publish" in page or "dvc repro" in page
+
+
+@pytest.mark.parametrize("version", ["9" * 5000, "1x", "٣"])
+def test_what_is_no_version_number_is_no_page(version: str, params: Params, tmp_path: Path) -> None:
+    with console_client(params, tmp_path) as console:
+        answers = [requests.get(f"{console.url}/model/{path}", timeout=60) for path in (version, f"1/against/{version}")]
+    assert [answer.status_code for answer in answers] == [404, 404]
 
 
 def test_an_altered_version_is_not_shown(params: Params, tmp_path: Path) -> None:
