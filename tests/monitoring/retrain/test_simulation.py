@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.sql.visitors import replacement_traverse
 
-from monitoring.retrain import journal as journal_module
+from monitoring import retrain_activity
 from monitoring.retrain import statements
 from monitoring.retrain.decide import Decision
 from monitoring.retrain.journal import Journal, RetrainJob
@@ -103,7 +103,7 @@ def test_a_fence_that_is_not_checked_is_noticed(faulty: Any) -> None:
 
 
 def test_a_lease_that_is_ignored_is_noticed(faulty: Any) -> None:
-    assert faulty((journal_module, "is_past", lambda *_: True), until="lease")
+    assert faulty((retrain_activity, "is_past", lambda *_: True), until="lease")
 
 
 def test_a_last_attempt_at_the_swap_that_promoted_and_is_recorded_as_failed_is_noticed(
