@@ -36,7 +36,8 @@ def split(rows: list[Example], supplied_test: list[Example], settings: Split) ->
     if small and settings.small_classes == "refuse":
         sizes = Counter(labels_of(rows))
         sized = [f"{label} ({sizes[label]} {'row' if sizes[label] == 1 else 'rows'})" for label in small]
-        why = "" if supplied_test else "; a hash of each text decides its side, so the shares of a small class vary"
+        is_chance = not supplied_test and any(sizes[label] > MIN_TEST_ROWS + 1 for label in small)
+        why = "; a hash of each text decides its side, so the shares of a small class vary" if is_chance else ""
         names = join_names(sized, most=10, quote="")
         what = f"classes with fewer than {MIN_TEST_ROWS} test rows, or none to train on: {names}{why}"
         add = "add rows of these classes to the test file" if supplied_test else "collect more rows"

@@ -117,5 +117,6 @@ def test_the_controller_exports_one_decision_for_the_champion(state: sa.Engine, 
 
 def test_a_verdict_is_a_sentence_and_an_unknown_reason_stays_as_it_is() -> None:
     assert describe_verdict("refused", "over") == "refused: the alert ended first"
-    assert describe_verdict("retrain", "harm") == "retrain: because accuracy has fallen"
+    assert describe_verdict("started", "harm") == "started because accuracy has fallen"
+    assert describe_verdict("joined", "running") == "joined a retrain, which began before this alert"
     assert describe_verdict("waiting", "of_tomorrow") == "waiting: of_tomorrow"

@@ -155,6 +155,12 @@ def test_a_small_class_is_refused_by_name() -> None:
         split([*KNOWN, row("only one", "tiny")], [], HALF)
 
 
+def test_a_class_that_chance_left_without_test_rows_is_named_with_the_reason() -> None:
+    unlucky = [example for example in many("tiny") if side_of(example, 1, val_share=0.2, test_share=0.3) == "train"][:9]
+    with pytest.raises(InputError, match=r"tiny \(9 rows\); a hash of each text decides its side"):
+        split([*KNOWN, *unlucky], [], HALF)
+
+
 def test_a_small_class_is_kept_for_training_by_params_and_listed() -> None:
     tiny = next(example for example in many("tiny") if side_of(example, 1, val_share=0.2, test_share=0.3) == "test")
     sides = split([*KNOWN, tiny], [], KEEP)
