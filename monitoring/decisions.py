@@ -85,10 +85,15 @@ def describe_retraining(alerts: Alerts, *, is_on_request: bool) -> str:
 
 
 def describe_verdict(verdict: str, reason: str) -> str:
-    """Return a decision in words, such as `refused: the alert ended first`; a reason of a later release as it is stored."""
+    """Return a decision in words, such as `refused: the alert ended first`."""
     if reason in CAUSES:
-        return f"{verdict}{' a retrain,' if reason == 'running' else ''} {CAUSES[reason]}"
-    return f"{verdict}: {OBSTACLES[reason].why if reason in OBSTACLES else reason}"
+        return f"{verdict}{' a retrain,' if reason == 'running' else ''} {describe_reason(reason)}"
+    return f"{verdict}: {describe_reason(reason)}"
+
+
+def describe_reason(reason: str) -> str:
+    """Return the reason of a decision as the end of a sentence; a reason of a later release as it is stored."""
+    return OBSTACLES[reason].why if reason in OBSTACLES else CAUSES.get(reason, reason)
 
 
 def read_decision(connection: sa.Connection, version: int, since: float, until: float, now: Moment) -> Decided | None:
