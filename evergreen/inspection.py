@@ -234,7 +234,7 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
 def _print_decisions(sources: "Sources") -> None:
     import sqlalchemy as sa
 
-    from monitoring.decisions import describe_verdict
+    from monitoring.decisions import describe_decision
     from monitoring.retrain.history.sources import format_time
     from state.tables import decisions, retrains
 
@@ -247,7 +247,7 @@ def _print_decisions(sources: "Sources") -> None:
         retrain = retrains_by_id.get(row["retrain_id"], {})
         outcome = f"version {retrain['version_out']}" if retrain.get("version_out") else retrain.get("state", "")
         alert = f"{row['alertname']}, version {row['version'] or 'none'}"
-        table.add_row(format_time(row["at"]), alert, describe_verdict(row["verdict"], row["reason"]), outcome)
+        table.add_row(format_time(row["at"]), alert, describe_decision(row["verdict"], row["reason"]), outcome)
     out.print(table)
 
 

@@ -84,11 +84,12 @@ def describe_retraining(alerts: Alerts, *, is_on_request: bool) -> str:
     return "Retraining is automatic: the controller decides on each alert on drift or accuracy."
 
 
-def describe_verdict(verdict: str, reason: str) -> str:
-    """Return a decision in words, such as `refused: the alert ended first`."""
-    if reason in CAUSES:
-        return f"{verdict}{' a retrain,' if reason == 'running' else ''} {describe_reason(reason)}"
-    return f"{verdict}: {describe_reason(reason)}"
+def describe_decision(verdict: str, reason: str) -> str:
+    """Return a decision on an alert in words, such as `no retrain, the alert ended first`."""
+    if not reason:
+        return "not decided yet"
+    made = {"started": "retrain started", "joined": "joined the running retrain", "waiting": "no retrain yet"}
+    return f"{made.get(verdict, 'no retrain')}, {describe_reason(reason)}"
 
 
 def describe_reason(reason: str) -> str:

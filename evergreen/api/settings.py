@@ -10,11 +10,11 @@ from typing import Any
 from pipeline.errors import CombinedError, EvergreenError, InputError, collecting, raise_all
 from pipeline.params import Params
 from pipeline.params.load import read_values, valid_names, validate
+from pipeline.params.overrides import rewrite_overrides
 
 SECTIONS = ("data", "split", "model", "train", "evaluate", "abstain", "export")  # that a training in this process reads
 FILES = ("data.source", "data.test", "data.unlabelled", "abstain.out_of_scope")
 SEPARATOR = "__"
-OVERRIDE = re.compile(r"""-S (?:'(\w+)\.(\w+)="(.*)"'|(\w+)\.(\w+)=([\w.]+))""")  # of a command, with and without quotes
 
 
 def read_settings(path: Path, settings: Mapping[str, Any]) -> Params:
@@ -45,14 +45,13 @@ def advice_in_keywords() -> Iterator[None]:
     try:
         yield
     except EvergreenError as error:
-        advised = [type(fault)(fault.where, fault.what, OVERRIDE.sub(_as_keyword, fault.do)) for fault in error.errors]
+        advised = [type(fault)(fault.where, fault.what, rewrite_overrides(fault.do, _as_keyword)) for fault in error.errors]
         raise (advised[0] if len(advised) == 1 else CombinedError(advised)) from None
 
 
-def _as_keyword(override: re.Match[str]) -> str:
-    section, key, value = [group for group in override.groups() if group is not None]
-    plain = value if re.fullmatch(r"-?\d+(\.\d+)?", value) else repr(value.replace('\\"', '"'))
-    return f"{section}{SEPARATOR}{key}={plain}"
+def _as_keyword(key: str, value: str) -> str:
+    plain = value if re.fullmatch(r"-?\d+(\.\d+)?", value) else repr(value)
+    return f"{key.replace('.', SEPARATOR, 1)}={plain}"
 
 
 def _check_name(keyword: str) -> None:

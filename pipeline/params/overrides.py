@@ -3,7 +3,7 @@
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from pipeline.errors import EvergreenError, InputError, collecting, raise_all
 from pipeline.params.load import Params, load_params, read_values, valid_names, validate
 
 PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # a value that needs no quotes
+TYPED = re.compile(r"""-S ((?:'[^']*'|"[^"]*"|[\w./=-])+)""", re.ASCII)  # an override as `as_override` writes it
 QUOTES = """quote the value twice, once for the shell and once for DVC: -S 'data.source="train (1).csv"'"""
 
 
@@ -40,6 +41,19 @@ def as_override(key: str, value: str) -> str:
     """
     escaped = re.sub(r"(\\+)\Z", r"\1\1", re.sub(r'(\\*)"', r'\1\1\\"', value))
     return shlex.quote(f"{key}={value}" if PLAIN.fullmatch(value) else f'{key}="{escaped}"')
+
+
+def rewrite_overrides(text: str, rewrite: Callable[[str, str], str]) -> str:
+    """Return a text in which `rewrite(key, value)` replaces each override that `as_override` wrote after `-S`."""
+
+    def rewritten(typed: re.Match[str]) -> str:
+        key, _, value = "".join(shlex.split(typed[1])).partition("=")
+        if value.startswith('"'):
+            inner = re.sub(r'((?:\\\\)*)\\"', lambda match: match[1][: len(match[1]) // 2] + '"', value[1:-1])
+            value = re.sub(r"(\\\\)+\Z", lambda match: match[0][: len(match[0]) // 2], inner)
+        return rewrite(key, value)
+
+    return TYPED.sub(rewritten, text)
 
 
 def _key(text: str) -> str:

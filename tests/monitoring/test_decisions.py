@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.clock import Moment
-from monitoring.decisions import CAUSES, OBSTACLES, Decided, describe_verdict, read_decision, read_open_since
+from monitoring.decisions import CAUSES, OBSTACLES, Decided, describe_decision, read_decision, read_open_since
 from monitoring.retrain.alerts import insert_alerts
 from monitoring.retrain.app import export_decision
 from monitoring.retrain.decide import Decision, Episode, Outcome, PastRetrain, Reason
@@ -115,8 +115,9 @@ def test_the_controller_exports_one_decision_for_the_champion(state: sa.Engine, 
     assert 'state="running"' in lines[0]
 
 
-def test_a_verdict_is_a_sentence_and_an_unknown_reason_stays_as_it_is() -> None:
-    assert describe_verdict("refused", "over") == "refused: the alert ended first"
-    assert describe_verdict("started", "harm") == "started because accuracy has fallen"
-    assert describe_verdict("joined", "running") == "joined a retrain, which began before this alert"
-    assert describe_verdict("waiting", "of_tomorrow") == "waiting: of_tomorrow"
+def test_a_decision_is_a_sentence_and_an_unknown_reason_stays_as_it_is() -> None:
+    assert describe_decision("refused", "over") == "no retrain, the alert ended first"
+    assert describe_decision("started", "harm") == "retrain started, because accuracy has fallen"
+    assert describe_decision("joined", "running") == "joined the running retrain, which began before this alert"
+    assert describe_decision("waiting", "of_tomorrow") == "no retrain yet, of_tomorrow"
+    assert describe_decision("waiting", "") == "not decided yet"

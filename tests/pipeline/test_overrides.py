@@ -4,9 +4,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pipeline.errors import EvergreenError, InputError
-from pipeline.params.overrides import as_override, load_overridden
+from pipeline.params.overrides import as_override, load_overridden, rewrite_overrides
 from tests.conftest import ROOT
 
 PARAMS = ROOT / "params.yaml"
@@ -32,6 +34,21 @@ def test_overrides_change_their_keys_and_no_file() -> None:
 def test_a_file_of_any_name_can_be_given_as_an_override(name: str) -> None:
     (typed,) = shlex.split(as_override("data.source", name))
     assert load_overridden(PARAMS, [typed]).data.source == Path(name)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)), min_size=1))
+@example('\\"')
+@example("it's\\")
+def test_an_override_in_a_sentence_is_found_whole_with_its_value(value: str) -> None:
+    advice = f"correct the rows; or go on: -S {as_override('data.source', value)}; then -S split.small_classes=keep"
+    found: list[tuple[str, str]] = []
+
+    def note(key: str, value: str) -> str:
+        found.append((key, value))
+        return "…"
+
+    assert rewrite_overrides(advice, note) == "correct the rows; or go on: …; then …"
+    assert found == [("data.source", value), ("split.small_classes", "keep")]
 
 
 def test_every_mistake_is_reported_at_its_override() -> None:

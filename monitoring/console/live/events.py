@@ -15,7 +15,7 @@ from monitoring.charts.lanes import EventMark, Lane, Span
 from monitoring.charts.lines import TimeAxis
 from monitoring.clock import Moment, read_clock
 from monitoring.console.live.prometheus import Values
-from monitoring.decisions import describe_reason
+from monitoring.decisions import describe_decision
 from monitoring.inbox.messages import read_snapshot
 from monitoring.retrain.decide import ASKED
 from monitoring.retrain.history.sources import Row, Sources
@@ -108,22 +108,14 @@ def decision_lane(sources: Sources, axis: TimeAxis) -> Lane:
     query = sa.select(decisions).where(decisions.c.at.between(axis.start, axis.end)).order_by(decisions.c.at)
     events = [
         EventMark(
-            row["at"], describe_decision(row), "good" if row["verdict"] == "started" else "neutral", why_url(row["fingerprint"])
+            row["at"],
+            f"{row['alertname']}: {describe_decision(row['verdict'], row['reason'])}",
+            "good" if row["verdict"] == "started" else "neutral",
+            why_url(row["fingerprint"]),
         )
         for row in sources.rows(query, decisions)
     ]
     return Lane("Decisions", events=events)
-
-
-def describe_decision(row: Row) -> str:
-    """Return a decision as a sentence."""
-    verdict, reason = row["verdict"], row["reason"]
-    if verdict in ("started", "joined"):
-        begins = "retrain started" if verdict == "started" else "joined the running retrain"
-        return f"{row['alertname']}: {begins}, {describe_reason(reason)}"
-    if not reason:
-        return f"{row['alertname']}: not decided yet"
-    return f"{row['alertname']}: {'no retrain yet' if verdict == 'waiting' else 'no retrain'}, {describe_reason(reason)}"
 
 
 def retrain_lane(sources: Sources, axis: TimeAxis) -> Lane:

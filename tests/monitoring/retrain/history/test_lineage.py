@@ -231,4 +231,4 @@ def test_status_shows_champion_running_retrain_and_last_decision(runner: CliRunn
     assert "champion: version 2, published" in output
     assert "after version 1" in output
     assert re.search(r"retrain 1, begun .* UTC: step reproduce, epoch 3 of 6", output)
-    assert "started because" in output
+    assert "retrain started" in output
