@@ -29,8 +29,9 @@ app = typer.Typer(
     help="Keep a fine-tuned language model good while the world it serves changes.",
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(check, inspection.status, inspection.why, inspection.backtest, inspection.gate, doctor),
-    *(releasing.publish, releasing.rollback, releasing.route, retraining.retrain),
+    *(check, inspection.status, inspection.why, inspection.gate, doctor),
+    *(releasing.publish, releasing.rollback, releasing.route),
+    *(retraining.retrain, retraining.backtest),
     *(predicting.predict, comparing.compare, exporting.export),
 )
 for _command in COMMANDS:

@@ -1,8 +1,7 @@
-"""The read-only commands: status, why, backtest and gate. They format what the packages return."""
+"""The read-only commands: status, why and gate. They format what the packages return."""
 
 import json
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,19 +10,18 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.errors import InputError, RefusedError
+from pipeline.errors import RefusedError
 from pipeline.home import ARTIFACTS, PACKAGE
 from pipeline.output.shares import percent
 from pipeline.output.terminal import Terminal, joined, styled
 
 if TYPE_CHECKING:
-    from monitoring.retrain.history.backtest import PolicyReplay
     from monitoring.retrain.history.sources import Sources
     from pipeline.abstention import Abstention
     from pipeline.params import Params
 
 out = Terminal()
-METRICS, TRAINING = Path("artifacts/evaluation/metrics.json"), Path("artifacts/training/metrics.json")
+METRICS = Path("artifacts/evaluation/metrics.json")
 REPRO = {"make repro": "make and publish the first version"}
 SERVE = {"make serve": 'serve the champion (then: .venv/bin/evergreen ask "…")'}
 ASK = {'.venv/bin/evergreen ask "…"': "ask the champion"}
@@ -90,50 +88,6 @@ def why(
         tree = Tree(joined(styled(entry.kind, "bold green"), f" {entry.name}"), guide_style="dim")
         tree.add(table)
         out.print(tree)
-
-
-def backtest(
-    params: Annotated[Path | None, typer.Option(help="another params.yaml whose thresholds and `retrain` to try")] = None,
-    false_alarms: Annotated[list[float] | None, typer.Option(help="false alarms a week to try; may be repeated")] = None,
-    retrain: Annotated[
-        list[str] | None, typer.Option(help="values of `retrain` to try, as cooldown_s=3600,min_labels=20; may be repeated")
-    ] = None,
-    retrain_s: Annotated[float | None, typer.Option(help="seconds of a retrain; default: as measured")] = None,
-    picture: Annotated[Path, typer.Option(help="file of the chart")] = Path("reports/backtest.png"),
-) -> None:
-    """Replay the stored signals under other settings and show the alerts, the retrains and their cost."""
-    from monitoring.retrain.history import backtest as history
-    from monitoring.retrain.history.replay import Policy
-    from monitoring.retrain.history.sources import open_sources
-    from pipeline.home import find_home
-    from pipeline.params import load_params
-
-    home, current = find_home(), load_params()
-    with open_sources(home, current) as sources:
-        stored = history.read_stored_signals(sources)
-        cost_s, source = _retrain_s(retrain_s, history.measured_retrain_s(sources))
-    policy = Policy(current.monitor, current.retrain, cost_s)
-    policies = {"these params": policy}
-    if params:
-        other = load_params(params)
-        policies[str(params)] = policy._replace(monitor=other.monitor, retrain=other.retrain)
-    for rate in false_alarms or []:
-        policies[f"{rate:g} a week"] = policy._replace(monitor=current.monitor.model_copy(update={"false_alarms_per_week": rate}))
-    for text in retrain or []:
-        policies[text] = policy._replace(retrain=history.other_settings(current.retrain, text))
-    hold_s = current.alerts.keep_firing_s
-    replays = [history.replay_policy("as it fired", stored, history.recorded_alarms, policy, hold_s, promised=None)]
-    log_limits = {}
-    for name, tried in policies.items():
-        thresholds = history.thresholds_under(tried.monitor, current.monitor, stored, home)
-        log_limits[name] = history.highest_log_threshold(thresholds)
-        promised = history.promised_false_alarms(stored.points, tried.monitor)
-        alarms = history.alarms_under(thresholds)
-        replays.append(history.replay_policy(name, stored, alarms, tried, hold_s, promised=promised))
-    _print_backtest(replays, cost_s, source)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    history.draw(stored.points, replays, log_limits).savefig(picture, dpi=120)
-    out.print(f"chart → {picture}")
 
 
 def gate(
@@ -249,51 +203,6 @@ def _print_decisions(sources: "Sources") -> None:
         alert = f"{row['alertname']}, version {row['version'] or 'none'}"
         table.add_row(format_time(row["at"]), alert, describe_decision(row["verdict"], row["reason"]), outcome)
     out.print(table)
-
-
-def _print_backtest(replays: Sequence["PolicyReplay"], cost_s: float, source: str) -> None:
-    from monitoring.retrain.history.backtest import STREAM
-    from monitoring.retrain.history.sources import format_time
-
-    table = Table(
-        "policy", "promised", "stream alerts", "window alerts", "first", "retrains", "compute", "joined", "refused", "waiting"
-    )  # fmt: skip
-    for replay in replays:
-        streams = sum(decided.alert.alertname == STREAM for decided in replay.decisions)
-        first = format_time(replay.decisions[0].alert.began_at) if replay.decisions else "never"
-        table.add_row(
-            replay.name, "" if replay.promised is None else f"{replay.promised:.2g} false", str(streams),
-            str(len(replay.decisions) - streams), first,
-            f"at most {len(replay.retrains)}", f"{len(replay.retrains) * cost_s / 3600:.2f} h",
-            *(_reasons(replay, outcome) for outcome in ("joined", "refused", "waiting")),
-        )  # fmt: skip
-    out.print(table)
-    out.print(f"a retrain counts as {cost_s:.0f} s ({source}); decisions assume that nobody commits during the replay")
-    for replay in replays:
-        for decided in replay.decisions[:DECISIONS_SHOWN]:
-            alert = decided.alert
-            line = f"{alert.alertname} {alert.signal}, version {alert.version}: {decided.outcome} ({decided.reason})"
-            out.print(" ", styled(replay.name, "dim"), f"{format_time(decided.at)}  {line}")
-        if len(replay.decisions) > DECISIONS_SHOWN:
-            out.print(" ", styled(replay.name, "dim"), f"… and {len(replay.decisions) - DECISIONS_SHOWN} more")
-
-
-def _reasons(replay: "PolicyReplay", outcome: str) -> str:
-    """Count the decisions with this outcome by reason: `cooldown 3, over 1`."""
-    counts = Counter(decided.reason for decided in replay.decisions if decided.outcome == outcome)
-    return ", ".join(f"{reason} {count}" for reason, count in counts.most_common()) or "0"
-
-
-def _retrain_s(given: float | None, measured: float | None) -> tuple[float, str]:
-    """Return the seconds of a retrain and their source."""
-    if given is not None:
-        return given, "given"
-    if measured is not None:
-        return measured, "median of the journal"
-    if TRAINING.is_file():
-        seconds = json.loads(TRAINING.read_text(encoding="utf-8"))["seconds"]
-        return float(seconds), "the last training here, without other stages"
-    raise InputError("--retrain-s", "no retrain and no training has been measured here", "give its seconds: --retrain-s 300")
 
 
 def print_scores(title: str, rows: str, shown: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ class LocalService(NamedTuple):
 
     @property
     def is_running(self) -> bool:
-        """Return whether it runs, as far as can be told: one that is too busy to say whose it is may be this home's."""
+        """Return whether this home's process runs. A process that answers too late to be recognised counts as running."""
         return self.owner in ("this home", "unknown")
 
     @property

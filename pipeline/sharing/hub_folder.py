@@ -16,9 +16,7 @@ from pipeline.sharing.model_card import model_card
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 SETTINGS = "classifier.json"
 ALWAYS = {"onnx", "README.md", SETTINGS, "evaluation.json", "tokenizer.json"}
-WEIGHTS = {"head.safetensors", "adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"} | {
-    *TOKENIZER_FILES
-}
+WEIGHTS = {"head.safetensors", "adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"}
 ONNX_USAGE = """
 `onnx/model.onnx` takes `input_ids` and `attention_mask`, both (texts, tokens). It returns `logits` (texts, labels) and `sketch`,
 a projection of the embedding on which drift is measured. Divide the logits by `temperature` of `classifier.json` before the
@@ -58,7 +56,7 @@ WHOLE = ("", "AutoModel.from_pretrained(folder)")
 def is_export(folder: Path) -> bool:
     """Return whether the folder holds what `write_folder` writes, and nothing else at its top."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return ALWAYS <= names <= ALWAYS | WEIGHTS
+    return ALWAYS <= names <= ALWAYS | WEIGHTS | {*TOKENIZER_FILES}
 
 
 def write_folder(to: Path, facts: CardFacts, exported: Path, trained: Path | None, model: Model) -> None:

@@ -34,6 +34,7 @@ from pipeline.tracking.runs import Run, stage_run
 
 Arrays = NDArray[np.float64]
 OUTPUTS = "held_out.npz"
+ONLY_DRAWN = ("accuracy_at_coverage_80", "accuracy_at_coverage_95")  # MLflow has the picture of all coverages
 UNREACHABLE = "lower abstain.value, bring more test rows, or set abstain.unreachable: answer to serve without a promise"
 
 
@@ -196,9 +197,9 @@ def write(evaluation: Evaluation, labels: list[str], folder: Path) -> None:
 
 
 def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evaluate, folder: Path) -> None:
-    """Log scores, figures and files to the MLflow run; two accuracies at a coverage are left to the picture of all."""
-    scores = {f"{side}/{name}": value for side, group in evaluation.metrics.items() for name, value in group.items()}
-    run.metrics({name: value for name, value in scores.items() if not name.endswith(("at_coverage_80", "at_coverage_95"))})
+    """Log scores, figures and files to the MLflow run."""
+    for side, scores in evaluation.metrics.items():
+        run.metrics({f"{side}/{name}": value for name, value in scores.items() if name not in ONLY_DRAWN})
     accuracy, control = (evaluation.metrics[side]["accuracy"] for side in ("test", "control"))
     between = evaluation.report["intervals"]["accuracy"]
     interval = f"{settings.confidence:.0%} interval {percent(between['low'])} to {percent(between['high'])}"
@@ -214,7 +215,7 @@ def log_to(run: Run, evaluation: Evaluation, labels: list[str], settings: Evalua
     run.files(folder)
 
 
-def in_words(evaluation: Evaluation) -> str:
+def describe_scores(evaluation: Evaluation) -> str:
     """Return the scores on the test rows in one line; all scores are in metrics.json."""
     model, control = ({name: percent(value) for name, value in evaluation.metrics[side].items()} for side in ("test", "control"))
     return (
@@ -259,7 +260,7 @@ def main() -> None:
     settings = {**flatten(params.evaluate, "evaluate"), **flatten(params.abstain, "abstain")}
     with stage_run("evaluate", settings, find_home(), continues=trained.run_id) as run:
         evaluation, selection = measure(trained, sides, control, params, run, args.out)
-        print_line(f"{in_words(evaluation)} → {args.out}")
+        print_line(f"{describe_scores(evaluation)} → {args.out}")
         if params.abstain.target != "none" or selection.report.out_of_scope:
             print_lines("\n".join(selection.report.lines()))
         refuse_unreachable(selection, params.abstain)

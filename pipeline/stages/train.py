@@ -34,7 +34,7 @@ def write_table(path: Path, table: Table) -> None:
 
 
 def write_curves(folder: Path, fitted: FitResult, run: Run) -> None:
-    """Write tables and summary as files, and log to the run what neither the curves nor stage `evaluate` log there."""
+    """Write tables and summary as files, and log the summary. Scores are left out: the curves and stage `evaluate` log them."""
     numbers = summary(fitted)
     write_table(folder / "steps.csv", fitted.steps)
     write_table(folder / "epochs.csv", fitted.epochs)
@@ -92,11 +92,11 @@ def train(prepared: Prepared, sides: dict[str, list[Example]], paths: argparse.N
     return fitted
 
 
-def in_words(fitted: FitResult) -> str:
-    """Return what a person wants to know of a training in one line; all numbers are in metrics.json."""
+def describe_training(fitted: FitResult) -> str:
+    """Return the best epoch, its accuracy, the speed and the memory in one line; all numbers are in metrics.json."""
     numbers = summary(fitted)
     return (
-        f"best epoch {numbers['best_epoch']} of {numbers['epochs']}: {percent(numbers['val_accuracy'])} of validation rows; "
+        f"best epoch {numbers['best_epoch']} of {numbers['epochs']}, accuracy {percent(numbers['val_accuracy'])} on validation; "
         f"{numbers['seconds']:.0f} s, {numbers['examples_per_second']:.0f} rows/s, {numbers['memory_peak_mib']:.0f} MiB"
     )
 
@@ -114,7 +114,7 @@ def main() -> None:
         sides["spread"] = spread
     prepared = prepare([*sides["train"], *spread], sides["val"], params)
     if distributed_state().is_main_process:
-        print_line(f"{in_words(train(prepared, sides, args, params))} → {args.model}")
+        print_line(f"{describe_training(train(prepared, sides, args, params))} → {args.model}")
     else:  # a worker of torchrun computes its part; the main process logs and writes
         fine_tune(prepared, params, Run(None), None, find_home())
 

@@ -19,7 +19,10 @@ CONNECTS_WITHIN_S, ANSWERS_WITHIN_S = 0.2, 1.0
 
 
 class Sign(NamedTuple):
-    """A JSON page of a program, and whether it is the page of this home's program. What it lacks is a `LookupError`."""
+    """The path of a program's JSON page, and a test whether a page belongs to this home's program.
+
+    The test may raise `LookupError` or `TypeError` for the page of another program.
+    """
 
     path: str
     is_ours: Callable[[Any], bool]
@@ -31,7 +34,7 @@ def health(service: str, home: Path) -> dict[str, str]:
 
 
 def server_id(home: Path) -> str:
-    """Return the id of this home's program of others that has an id."""
+    """Return the id that this home gives to Triton, which has no `/healthz` of ours."""
     return f"evergreen-{home_digest(home)}"
 
 
@@ -49,7 +52,7 @@ def find_owner(host: str, port: int, sign: Sign) -> Owner:
         return "nobody"
     other: Owner = "another" if is_loopback(host) else "unknown"
     try:
-        with urlopen(f"{base_url(host, port)}{sign.path}", timeout=ANSWERS_WITHIN_S) as answer:  # noqa: S310 (of params)
+        with urlopen(f"{base_url(host, port)}{sign.path}", timeout=ANSWERS_WITHIN_S) as answer:  # noqa: S310 (address of params)
             return "this home" if sign.is_ours(json.load(answer)) else other
     except OSError as error:  # urllib wraps those of connecting
         return "unknown" if isinstance(getattr(error, "reason", error), TimeoutError) else other

@@ -154,7 +154,7 @@ def wait_ready(server: Server, models: Sequence[str]) -> None:
 def _options(repository: Path, models: Sequence[str], serve: Serve, backends: Path, home: Path) -> list[str]:
     return [
         f"--model-repository={repository}",
-        f"--id={server_id(home)}",  # tells `evergreen status` whose it is
+        f"--id={server_id(home)}",  # by which `evergreen status` recognises it
         "--model-control-mode=explicit",
         *(f"--load-model={model}" for model in models),
         f"--backend-directory={backends}",
