@@ -31,7 +31,7 @@ watch: .venv/ready .tools/ready  ## Prometheus, Alertmanager, inbox, monitor; al
 traffic: .venv/ready  ## send messages of customers who start to write about a new topic through make serve; six minutes
 	@exec $(BIN)/python -m serving.loadtest.replay data/traffic.jsonl --labels 0.2
 
-loop: .venv/ready .tools/ready  ## after make repro: drift, alert, labels, retrain, gate, new champion, in a scratch home; six minutes
+loop: .venv/ready .tools/ready  ## after make repro: drift, alert, labels, retrain, gate, new champion, in a scratch home; seven minutes
 	@exec $(BIN)/python -m evergreen.loop
 
 manifests: .venv/ready  ## render alert rules, dashboard and the cluster's files from params.yaml

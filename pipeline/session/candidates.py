@@ -42,7 +42,9 @@ class Sessions:
         """Return the classifier, or the reason why this candidate cannot run here."""
         try:
             classifier = self.open(name)
-            classifier.predict(["warm up"])
+            answers = len(classifier.predict(["warm up"]).labels)
+            if answers != 1:
+                raise RuntimeError(f"it gives {answers} answers to one text")
         except Exception as error:  # engines raise anything; a candidate that cannot run must not stop the others
             if name == BASELINE:
                 raise

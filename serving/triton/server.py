@@ -116,7 +116,7 @@ class DeadModelWatch:
         self._due = 0.0
 
     def is_crippled(self, server: Server, now: float) -> bool:
-        """Return True once a process has been dead for longer than Triton needs to notice; look at most once a second."""
+        """Return True once a process has been dead for longer than Triton needs to notice. Looks at most once in `LOOK_S`."""
         if now < self._due:
             return False
         self._due = now + LOOK_S

@@ -15,8 +15,9 @@ import pytest
 from pipeline.errors import ToolError
 from pipeline.params import Params
 from serving.serve import Triton
+from serving.triton import server as triton_server
 from serving.triton.client import is_ready, load
-from serving.triton.server import BURIED_WITHIN_S, Server, has_dead_model_process, run_server, with_free_ports
+from serving.triton.server import BURIED_WITHIN_S, DeadModelWatch, Server, has_dead_model_process, run_server, with_free_ports
 from tests.manifests.triton_container import CONFIG, MODEL
 
 # a parent of one process, which it reaps on SIGUSR1
@@ -48,6 +49,17 @@ def test_a_models_dead_process_is_detected_until_it_is_reaped(parent: tuple[Serv
     while has_dead_model_process(server):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_the_watch_looks_once_a_second_however_often_it_is_asked(
+    parent: tuple[Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Server] = []
+    monkeypatch.setattr(triton_server, "has_dead_model_process", lambda server: bool(looks.append(server) or True))
+    watch, asked_at = DeadModelWatch(), [100 + step / 4 for step in range(25)]  # for six seconds, four times a second
+    crippled = [now for now in asked_at if watch.is_crippled(parent[0], now)]
+    assert len(looks) == 7
+    assert crippled == [100 + BURIED_WITHIN_S, 101 + BURIED_WITHIN_S]
 
 
 def test_while_processes_cannot_be_listed_none_counts_as_dead(
