@@ -209,10 +209,11 @@ def print_scores(title: str, rows: str, shown: Mapping[str, Mapping[str, float]]
     """Print these scores above the control's, and advice where the model in `artifacts/evaluation` is not better than that."""
     from pipeline.card.advice import control_advice
     from pipeline.card.facts import read_report
+    from pipeline.params import load_params
 
     table = Table(rows, "accuracy", "macro-F1", title=title, title_justify="left")
     for name, row in {**shown, "frozen encoder + logistic regression": metrics["control"]}.items():
         table.add_row(name, f"{row['accuracy']:.4f}", f"{row['f1_macro']:.4f}")
     out.print(table)
-    for line in control_advice(metrics, read_report(METRICS.with_name("report.json"))):
+    for line in control_advice(metrics, read_report(METRICS.with_name("report.json")), load_params().train.frozen):
         out.print(styled("!", "yellow"), line)

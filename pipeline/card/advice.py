@@ -4,22 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 SETTINGS = "train.epochs and train.consistency"
-CONTROL_SERVES = (
-    "until then the frozen encoder will do; its head alone trains in seconds: .venv/bin/evergreen try -S train.frozen='*.layer.*'"
-)
+ALL_LAYERS = "*.layer.*"
+HEAD_ALONE = f"to train the head alone, on the frozen encoder: .venv/bin/evergreen try -S train.frozen='{ALL_LAYERS}'"
 MANY_ROWS = 50  # of a class for training: with fewer, more rows help more than other settings
 
 
-def control_advice(scores: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+def control_advice(scores: Mapping[str, Any], report: Mapping[str, Any], frozen: str = "none") -> list[str]:
     """Return what to know and what to do where the model is not shown to be better than the control; empty where it is.
 
-    `scores` and `report` are metrics.json and report.json of stage `evaluate`.
+    `scores` and `report` are metrics.json and report.json of stage `evaluate`; `frozen` is the param `train.frozen`.
     """
     gain = report.get("intervals", {}).get("accuracy_above_control")  # paired: on the same rows
     difference = scores["test"]["accuracy"] - scores["control"]["accuracy"]
     if difference > 0 and (gain is None or gain["low"] > 0):
         return []
-    return [_verdict(difference, gain, report), _what_helps(report), CONTROL_SERVES]
+    return [_verdict(difference, gain, report), _what_helps(report), *([] if ALL_LAYERS in frozen else [HEAD_ALONE])]
 
 
 def _verdict(difference: float, gain: Mapping[str, float] | None, report: Mapping[str, Any]) -> str:

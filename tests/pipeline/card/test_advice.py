@@ -44,3 +44,10 @@ def test_scores_of_an_earlier_release_have_no_interval() -> None:
     (verdict, *_) = control_advice({"test": {"accuracy": 0.5}, "control": {"accuracy": 0.6}}, {})
     assert verdict == "fine-tuning is not better than the frozen encoder on these data: -10.0 points of accuracy"
     assert control_advice({"test": {"accuracy": 0.7}, "control": {"accuracy": 0.6}}, {}) == []
+
+
+def test_who_has_trained_the_head_alone_is_not_told_to_do_so() -> None:
+    scores = {"test": {"accuracy": 0.5}, "control": {"accuracy": 0.6}}
+    told, untold = control_advice(scores, {}), control_advice(scores, {}, frozen="*.layer.*")
+    assert "train.frozen" in told[-1]
+    assert untold == told[:-1]
