@@ -2,7 +2,8 @@
 
 They are together because one database has one history of migrations. Queries live with the package that owns a table:
 `serving.release` has releases and routing, `serving.jobs` jobs, `monitoring.monitor` windows and signals, `monitoring.labels`
-feedback, labellers and settlements, `monitoring.retrain` alerts, decisions, retrains and verdicts.
+feedback, labellers and settlements, `monitoring.flywheel` disagreements and queue actions, `monitoring.retrain` alerts,
+decisions, retrains and verdicts.
 
 A time from which a wait is measured is stored as three columns: seconds since the epoch (`_wall`), seconds since boot (`_mono`)
 and the id of that boot (`_boot`). So a clock that jumps changes no wait. Other `Float` times are seconds since the epoch.
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-# --- releases and routing (serving.release), jobs (serving.jobs), labels (monitoring.labels), monitor (monitoring.monitor) ---
+# --- releases, routing (serving.release), jobs (serving.jobs), labels, flywheel, monitor (monitoring) ---
 releases = sa.Table(
     "releases",
     metadata,
@@ -147,6 +148,40 @@ judgements = sa.Table(
     sa.Column("correct", sa.Boolean, nullable=False),
     sa.Column("feedback_id", sa.Integer),  # that decided it
     sa.Index("judgements_of_version", "version", "number"),
+)
+disagreements = sa.Table(
+    "disagreements",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),  # the champion
+    sa.Column("other", sa.String(64), nullable=False),  # the second model: control, or a version of the registry
+    sa.Column("began_at", sa.Float, nullable=False),  # of the first and last answer that was compared
+    sa.Column("ended_at", sa.Float, nullable=False),
+    sa.Column("compared", sa.Integer, nullable=False),  # texts
+    sa.Column("differing", sa.Integer, nullable=False),  # of them with different labels
+    sa.Column("repeated", sa.Integer, nullable=False),  # texts that the champion answered again
+    sa.Column("unstable", sa.Integer, nullable=False),  # of them with different labels
+    sa.Column("share", sa.Float, nullable=False),  # of texts that differ, beyond what the champion's own repeats do
+    sa.Column("lower", sa.Float, nullable=False),
+    sa.Column("upper", sa.Float, nullable=False),
+    sa.Column("measured_at", sa.Float, nullable=False),
+    sa.Index("disagreements_of_version", "version", "measured_at"),
+)
+queue_actions = sa.Table(
+    "queue_actions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("text_id", sa.String(64), nullable=False),  # content id
+    sa.Column("prediction_id", sa.String(64), nullable=False),
+    sa.Column("labeller", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),  # label, verify, propose, skip
+    sa.Column("label", sa.String(200)),  # null: skip
+    sa.Column("cluster", sa.Integer),  # in which the text was shown; null: none
+    sa.Column("shown_at", sa.Float, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("undone_at", sa.Float),  # null: in force
+    sa.Index("queue_actions_of_text", "text_id"),
+    sa.Index("queue_actions_of_labeller", "labeller", "at"),
 )
 
 # --- retraining (monitoring.retrain) ---

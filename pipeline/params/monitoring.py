@@ -150,6 +150,18 @@ class Labels(Section):
     retention_s: Positive
 
 
+class Flywheel(Section):
+    """Which texts people are asked to label, how they are grouped, and how often. `*_s` are seconds."""
+
+    every_s: Positive
+    reach_s: Positive
+    max_candidates: Count
+    low_margin: Fraction
+    sure: Fraction
+    budget: Count
+    seed: int
+
+
 class Gate(Section):
     """Conditions for publishing a retrained candidate, alone and against the champion; shares and accuracies are 0..1."""
 

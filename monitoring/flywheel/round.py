@@ -1,0 +1,109 @@
+"""The result of a round of the flywheel, in one file: candidates in the order of the queue, and their clusters.
+
+The file is replaced as a whole, so a round that is killed leaves the one before.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.atomic_write import atomic_write
+
+FILE = "flywheel/round.parquet"
+CLUSTERS = b"evergreen.clusters"
+DISAGREEMENT, MARGIN, NOVELTY, PROPOSAL = "disagreement", "margin", "novelty", "proposal"  # reasons, as `Candidate` names them
+
+
+class Candidate(NamedTuple):
+    """A text that is worth a label."""
+
+    text_id: str  # content id
+    prediction_id: str  # feedback refers to it
+    text: str
+    at: float  # when it was answered, seconds of the epoch
+    version: int
+    label: str  # the champion's
+    runner_up: str | None
+    confidence: float
+    margin: float  # between its two most probable labels
+    second_label: str | None  # of the second model; None: it was not asked
+    reasons: tuple[str, ...]
+    cluster: int  # id, the same over rounds
+    repeats: int  # how many texts of the log are equal or nearly equal to it; they are asked once
+    is_sure: bool  # a person only confirms the label
+
+
+class Cluster(NamedTuple):
+    """A group of candidates."""
+
+    id: int
+    words: tuple[str, ...]  # the most distinctive ones
+    central: tuple[str, ...]  # content ids of the most central candidates
+    size: int  # texts, repeats included
+    disagreement: float  # share of them on which the models differ, beyond chance
+    disagreement_lower: float
+    disagreement_upper: float
+    rank_score: float  # clusters are shown from the highest to the lowest
+    first_at: float  # when its first and last text was answered
+    last_at: float
+    centroid: tuple[float, ...]  # unit length
+
+
+class Round(NamedTuple):
+    """Candidates in the order in which people should label them, and clusters from the highest rank to the lowest."""
+
+    made_at: float
+    version: int
+    candidates: Sequence[Candidate]
+    clusters: Sequence[Cluster]
+
+
+def write_round(home: Path, made: Round) -> None:
+    """Replace the file; only its owner may read the texts."""
+    columns = {name: [getattr(row, name) for row in made.candidates] for name in Candidate._fields}
+    table = pa.table({name: pa.array(columns[name], type) for name, type in TYPES.items()})
+    about = {"made_at": made.made_at, "version": made.version, "clusters": [cluster._asdict() for cluster in made.clusters]}
+    path = home / FILE
+    with atomic_write(path) as part:
+        pq.write_table(table.replace_schema_metadata({CLUSTERS: json.dumps(about)}), part, compression="zstd")
+        part.chmod(0o600)
+
+
+def read_round(home: Path) -> Round | None:
+    """Return the last round, or None before the first."""
+    try:
+        table = pq.read_table(home / FILE)
+    except FileNotFoundError:
+        return None
+    about = json.loads((table.schema.metadata or {})[CLUSTERS])
+    rows = zip(*(table[name].to_pylist() for name in Candidate._fields), strict=True)
+    candidates = [Candidate(*row)._replace(reasons=tuple(row[REASONS])) for row in rows]
+    clusters = [Cluster(**{**fields, **_as_tuples(fields)}) for fields in about["clusters"]]
+    return Round(about["made_at"], about["version"], candidates, clusters)
+
+
+REASONS = Candidate._fields.index("reasons")
+TYPES = {
+    "text_id": pa.string(),
+    "prediction_id": pa.string(),
+    "text": pa.string(),
+    "at": pa.float64(),
+    "version": pa.int32(),
+    "label": pa.string(),
+    "runner_up": pa.string(),
+    "confidence": pa.float32(),
+    "margin": pa.float32(),
+    "second_label": pa.string(),
+    "reasons": pa.list_(pa.string()),
+    "cluster": pa.int32(),
+    "repeats": pa.int32(),
+    "is_sure": pa.bool_(),
+}
+
+
+def _as_tuples(fields: dict[str, object]) -> dict[str, tuple[object, ...]]:
+    return {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}

@@ -1,0 +1,47 @@
+"""The flywheel: measured disagreements of two models, and what people did in the label queue."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "disagreements",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("other", sa.String(64), nullable=False),
+        sa.Column("began_at", sa.Float, nullable=False),
+        sa.Column("ended_at", sa.Float, nullable=False),
+        sa.Column("compared", sa.Integer, nullable=False),
+        sa.Column("differing", sa.Integer, nullable=False),
+        sa.Column("repeated", sa.Integer, nullable=False),
+        sa.Column("unstable", sa.Integer, nullable=False),
+        sa.Column("share", sa.Float, nullable=False),
+        sa.Column("lower", sa.Float, nullable=False),
+        sa.Column("upper", sa.Float, nullable=False),
+        sa.Column("measured_at", sa.Float, nullable=False),
+    )
+    op.create_index("disagreements_of_version", "disagreements", ["version", "measured_at"])
+    op.create_table(
+        "queue_actions",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("text_id", sa.String(64), nullable=False),
+        sa.Column("prediction_id", sa.String(64), nullable=False),
+        sa.Column("labeller", sa.String(64), nullable=False),
+        sa.Column("action", sa.String(16), nullable=False),
+        sa.Column("label", sa.String(200)),
+        sa.Column("cluster", sa.Integer),
+        sa.Column("shown_at", sa.Float, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("undone_at", sa.Float),
+    )
+    op.create_index("queue_actions_of_text", "queue_actions", ["text_id"])
+    op.create_index("queue_actions_of_labeller", "queue_actions", ["labeller", "at"])
+
+
+def downgrade() -> None:
+    op.drop_table("queue_actions")
+    op.drop_table("disagreements")
