@@ -15,10 +15,15 @@ from pipeline.atomic_write import atomic_write
 
 FILE = "flywheel/round.parquet"
 CLUSTERS = b"evergreen.clusters"
-DISAGREEMENT, MARGIN, NOVELTY, PROPOSAL = "disagreement", "margin", "novelty", "proposal"  # reasons, as `Candidate` names them
+DISAGREEMENT, MARGIN, NOVELTY, PROPOSAL = (
+    "disagreement",
+    "margin",
+    "novelty",
+    "proposal",
+)  # reasons, as `LabelCandidate` names them
 
 
-class Candidate(NamedTuple):
+class LabelCandidate(NamedTuple):
     """A text that is worth a label."""
 
     text_id: str  # content id
@@ -58,13 +63,13 @@ class Round(NamedTuple):
 
     made_at: float
     version: int
-    candidates: Sequence[Candidate]
+    candidates: Sequence[LabelCandidate]
     clusters: Sequence[Cluster]
 
 
 def write_round(home: Path, made: Round) -> None:
     """Replace the file; only its owner may read the texts."""
-    columns = {name: [getattr(row, name) for row in made.candidates] for name in Candidate._fields}
+    columns = {name: [getattr(row, name) for row in made.candidates] for name in LabelCandidate._fields}
     table = pa.table({name: pa.array(columns[name], type) for name, type in TYPES.items()})
     about = {"made_at": made.made_at, "version": made.version, "clusters": [cluster._asdict() for cluster in made.clusters]}
     path = home / FILE
@@ -80,13 +85,13 @@ def read_round(home: Path) -> Round | None:
     except FileNotFoundError:
         return None
     about = json.loads((table.schema.metadata or {})[CLUSTERS])
-    rows = zip(*(table[name].to_pylist() for name in Candidate._fields), strict=True)
-    candidates = [Candidate(*row)._replace(reasons=tuple(row[REASONS])) for row in rows]
+    rows = zip(*(table[name].to_pylist() for name in LabelCandidate._fields), strict=True)
+    candidates = [LabelCandidate(*row)._replace(reasons=tuple(row[REASONS])) for row in rows]
     clusters = [Cluster(**{**fields, **_as_tuples(fields)}) for fields in about["clusters"]]
     return Round(about["made_at"], about["version"], candidates, clusters)
 
 
-REASONS = Candidate._fields.index("reasons")
+REASONS = LabelCandidate._fields.index("reasons")
 TYPES = {
     "text_id": pa.string(),
     "prediction_id": pa.string(),
