@@ -183,6 +183,19 @@ queue_actions = sa.Table(
     sa.Index("queue_actions_of_text", "text_id"),
     sa.Index("queue_actions_of_labeller", "labeller", "at"),
 )
+label_returns = sa.Table(
+    "label_returns",
+    metadata,
+    sa.Column("content_digest", sa.String(64), primary_key=True),  # of the package that learnt from the labels
+    sa.Column("cluster", sa.Integer, primary_key=True, autoincrement=False),  # -1: all of them together
+    sa.Column("labels", sa.Integer, nullable=False),
+    sa.Column("texts", sa.Integer, nullable=False),  # of the cluster in traffic
+    sa.Column("rows", sa.Integer, nullable=False),  # held out
+    sa.Column("gained", sa.Integer, nullable=False),
+    sa.Column("lost", sa.Integer, nullable=False),
+    sa.Column("lower", sa.Float, nullable=False),  # bounds of the difference of accuracies
+    sa.Column("upper", sa.Float, nullable=False),
+)
 
 # --- retraining (monitoring.retrain) ---
 alerts = sa.Table(

@@ -1,6 +1,5 @@
 """Reads the inputs of a decision: the champion, new labels, evidence of harm, the clone's commit. Decides nothing."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.params import Params
 from pipeline.reference_profile import load_reference
 from serving.release.inputs import other_inputs
 from serving.release.label_change import labels_of
-from serving.release.manifest import LINEAGE, model_name, repository
+from serving.release.manifest import model_name, read_lineage, repository
 from serving.release.release_table import find_release
 from state.tables import windows
 
@@ -73,12 +72,3 @@ def reference_accuracy(folder: Path) -> float | None:
 def commit_of(lineage: Mapping[str, Any]) -> str | None:
     """Return the commit that a version was made from, or None if it was made with uncommitted changes."""
     return None if lineage.get("git_dirty", True) else lineage.get("git_commit")
-
-
-def read_lineage(folder: Path) -> dict[str, Any]:
-    """Return what publish has written about a version; empty when that cannot be read."""
-    try:
-        lineage: dict[str, Any] = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return lineage

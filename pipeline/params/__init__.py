@@ -22,7 +22,7 @@ from pipeline.params.making import (
     integers,
     rates_by_pattern,
 )
-from pipeline.params.monitoring import Alerts, Gate, Labels, Monitor, Retrain
+from pipeline.params.monitoring import Alerts, Flywheel, Gate, Labels, Monitor, Retrain
 from pipeline.params.section import Section
 from pipeline.params.serving import Gateway, Http, Jobs, Log, Serve
 
@@ -33,6 +33,7 @@ __all__ = [
     "Data",
     "Evaluate",
     "Export",
+    "Flywheel",
     "Gate",
     "Gateway",
     "Http",

@@ -159,6 +159,7 @@ class Flywheel(Section):
     low_margin: Fraction
     sure: Fraction
     budget: Count
+    least_return: Annotated[float, Field(ge=0)]
     seed: int
 
 

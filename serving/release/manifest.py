@@ -37,6 +37,15 @@ def version_folder(home: Path, version: int) -> Path:
     return parked if parked.is_dir() and not live.exists() else live
 
 
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """Return what publish has written about a version; empty when that cannot be read."""
+    try:
+        lineage: dict[str, Any] = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return lineage
+
+
 def describe_files(folder: Path) -> dict[str, Any]:
     """Return the content of a manifest for the files of this folder."""
     paths = _listed(package_files(folder))

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from monitoring.flywheel.label_return import LabelReturn, describe_returns
 from monitoring.retrain.gate.checks import run_checks
 from monitoring.retrain.gate.evidence import GateEvidence, OverruledClass, Predictions
 from monitoring.retrain.gate.recorded_verdicts import record_verdict
+from monitoring.retrain.gate.returns import PairedAnswers, find_returns, return_numbers, store_returns
 from monitoring.retrain.gate.triggers import WordTrial, count_moved, plant, suspicious_words
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import charts
@@ -21,7 +23,7 @@ from pipeline.data.records import Example, labels_of, read_examples, read_json, 
 from pipeline.data.row_files import read_rows
 from pipeline.data.split_sides import Side
 from pipeline.errors import InputError
-from pipeline.params import Gate, Params, flatten
+from pipeline.params import Flywheel, Gate, Params, flatten
 from pipeline.reference_profile import measured_labels
 from serving.release.manifest import package_digest, read_verified
 from serving.release.offline import OpenedPackage, open_package
@@ -35,10 +37,11 @@ MAX_TAG = 5000  # characters that MLflow stores of a tag
 
 
 class GateResult(NamedTuple):
-    """The verdict, and a picture of the rows gained and lost (None without a champion)."""
+    """The verdict, a picture of the rows gained and lost, and the answers behind it (None without a champion)."""
 
     verdict: Verdict
-    picture: "Figure | None"
+    picture: "Figure | None" = None
+    answers: PairedAnswers | None = None
 
 
 def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path, params: Params, home: Path) -> Verdict:
@@ -48,8 +51,13 @@ def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path, p
     """
     result = examine(package, champion, split=split, feedback=feedback, params=params)
     digests = [package_digest(folder) for folder in (package, champion) if folder]
+    returns: list[LabelReturn] = []
+    if champion is not None and result.answers is not None:
+        returns = find_returns(result.answers, _read_rows(split, "train"), champion, feedback, home, params)
+    result = result._replace(verdict=_with_returns(result.verdict, returns, params.flywheel))
     with open_state(home) as engine, engine.begin() as connection:
         record_verdict(connection, result.verdict, *digests)
+        store_returns(connection, digests[0], returns)
     from pipeline.tracking.runs import stage_run  # MLflow takes seconds to import: refusals do without
 
     with stage_run("gate", flatten(params.gate, "gate"), home, continues=_run_id(package)) as run:
@@ -73,16 +81,28 @@ def examine(package: Path, champion: Path | None, *, split: Path, feedback: Path
     candidate, notes = _predict(opened, rows), opened.notes
     if champion is None:
         evidence = _read_evidence(rows, training, None, split, feedback, params)
-        return GateResult(_with_notes(run_checks(evidence, candidate, None, params.gate), notes), None)
+        return GateResult(_with_notes(run_checks(evidence, candidate, None, params.gate), notes))
     reigning = _open_verified(champion, params)
     evidence, baseline = _read_evidence(rows, training, champion, split, feedback, params), _predict(reigning, rows)
     trials = _try_words(rows, training, evidence, (opened, candidate), (reigning, baseline), params.gate)
     verdict = _with_notes(run_checks(evidence, candidate, baseline, params.gate, trials), notes + reigning.notes)
-    return GateResult(verdict, charts.gained_and_lost(evidence.measured, baseline.predicted, candidate.predicted))
+    right = (model.predicted == evidence.truth for model in (baseline, candidate))
+    answers = PairedAnswers([row.id for row in rows], evidence.is_new, *right)
+    return GateResult(verdict, charts.gained_and_lost(evidence.measured, baseline.predicted, candidate.predicted), answers)
 
 
 def _with_notes(verdict: Verdict, notes: tuple[str, ...]) -> Verdict:
     return Verdict(verdict.passed, (*verdict.reasons, *notes), verdict.numbers)
+
+
+def _with_returns(verdict: Verdict, returns: list[LabelReturn], settings: Flywheel) -> Verdict:
+    """Add what the labels brought; it decides nothing."""
+    described = describe_returns(returns, settings.least_return)
+    return (
+        Verdict(verdict.passed, (*verdict.reasons, described), {**verdict.numbers, **return_numbers(returns)})
+        if described
+        else verdict
+    )
 
 
 def _open_verified(folder: Path, params: Params) -> OpenedPackage:

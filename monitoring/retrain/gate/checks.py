@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from monitoring.retrain.gate.evidence import CheckResult, GateEvidence, OverruledClass, Predictions
-from monitoring.retrain.gate.paired_test import (
+from monitoring.detectors.paired_test import (
     Flags,
     PairCounts,
     count_pairs,
@@ -22,6 +21,7 @@ from monitoring.retrain.gate.paired_test import (
     tango_p_value,
     tarone_rejections,
 )
+from monitoring.retrain.gate.evidence import CheckResult, GateEvidence, OverruledClass, Predictions
 from monitoring.retrain.gate.triggers import WordTrial, check_triggers
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import metrics

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.retrain.gate.paired_test import Flags
+from monitoring.detectors.paired_test import Flags
 
 
 class Predictions(NamedTuple):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from monitoring.detectors.paired_test import Flags, PairCounts, count_pairs, tango_lower_bound, tarone_rejections
 from monitoring.retrain.gate.checks import f1_macro, levels, old_rows_pass
-from monitoring.retrain.gate.paired_test import Flags, PairCounts, count_pairs, tango_lower_bound, tarone_rejections
 from pipeline import metrics
 from pipeline.errors import InputError
 from pipeline.params import Gate

@@ -16,11 +16,11 @@ from monitoring.clock import Moment
 from monitoring.drift.accuracy import harm_log_e, is_harm
 from monitoring.labels.agreement import LabelCount
 from monitoring.retrain.decide import DAY_S, Episode, Harm, Inputs, Outcome, PastRetrain, decide
-from monitoring.retrain.decision_inputs import commit_of, read_lineage, reference_accuracy
+from monitoring.retrain.decision_inputs import commit_of, reference_accuracy
 from monitoring.retrain.new_labels import count_new_labels
 from pipeline.params import Monitor, Retrain
 from serving.release.label_change import labels_of
-from serving.release.manifest import model_name, repository
+from serving.release.manifest import model_name, read_lineage, repository
 
 LATE_S = 0.001  # decide shortly after a wait ends, because sums of floats may fall short of it
 

@@ -40,8 +40,21 @@ def upgrade() -> None:
     )
     op.create_index("queue_actions_of_text", "queue_actions", ["text_id"])
     op.create_index("queue_actions_of_labeller", "queue_actions", ["labeller", "at"])
+    op.create_table(
+        "label_returns",
+        sa.Column("content_digest", sa.String(64), primary_key=True),
+        sa.Column("cluster", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("labels", sa.Integer, nullable=False),
+        sa.Column("texts", sa.Integer, nullable=False),
+        sa.Column("rows", sa.Integer, nullable=False),
+        sa.Column("gained", sa.Integer, nullable=False),
+        sa.Column("lost", sa.Integer, nullable=False),
+        sa.Column("lower", sa.Float, nullable=False),
+        sa.Column("upper", sa.Float, nullable=False),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("label_returns")
     op.drop_table("queue_actions")
     op.drop_table("disagreements")

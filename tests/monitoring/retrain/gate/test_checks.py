@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monitoring.detectors.paired_test import PairCounts, pass_probability
 from monitoring.retrain.gate.checks import (
     check_classes,
     check_new_rows,
@@ -18,7 +19,6 @@ from monitoring.retrain.gate.checks import (
     seed_noise,
 )
 from monitoring.retrain.gate.evidence import GateEvidence, OverruledClass, Predictions
-from monitoring.retrain.gate.paired_test import PairCounts, pass_probability
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import metrics
 from pipeline.params import Gate

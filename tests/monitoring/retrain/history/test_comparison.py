@@ -8,8 +8,8 @@ import pytest
 from rich.cells import cell_len
 
 from evergreen.comparing import class_lines, fit, param_lines, summary_lines, text_lines
+from monitoring.detectors.paired_test import PairCounts
 from monitoring.retrain.gate.checks import check_old_rows, levels
-from monitoring.retrain.gate.paired_test import PairCounts
 from monitoring.retrain.history.compared_models import flat_params
 from monitoring.retrain.history.comparison import ComparedModel, Comparison, compare
 from pipeline.errors import InputError

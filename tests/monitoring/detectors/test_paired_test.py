@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from monitoring.retrain.gate.paired_test import (
+from monitoring.detectors.paired_test import (
     PairCounts,
     count_pairs,
     pass_probability,
