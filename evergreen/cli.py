@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from evergreen import alerting, comparing, exporting, inspection, labelling, predicting, releasing, retraining, tokens, trial
+from evergreen import (
+    alerting,
+    comparing,
+    exporting,
+    flywheel,
+    inspection,
+    labelling,
+    predicting,
+    releasing,
+    retraining,
+    tokens,
+    trial,
+)
 from evergreen.checking import check
 from evergreen.doctor import doctor
 from evergreen.inspection import out
@@ -41,6 +53,7 @@ app.add_typer(tokens.app, name="token")
 app.add_typer(alerting.app, name="alerts")
 app.add_typer(labelling.labels, name="labels")
 app.add_typer(labelling.disputes, name="disputes")
+app.add_typer(flywheel.clusters, name="clusters")
 
 
 @app.command()

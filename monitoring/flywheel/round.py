@@ -65,13 +65,15 @@ class Round(NamedTuple):
     version: int
     candidates: Sequence[LabelCandidate]
     clusters: Sequence[Cluster]
+    next_cluster: int = 1  # the lowest id that no cluster has had, in this round or before
 
 
 def write_round(home: Path, made: Round) -> None:
     """Replace the file; only its owner may read the texts."""
     columns = {name: [getattr(row, name) for row in made.candidates] for name in LabelCandidate._fields}
     table = pa.table({name: pa.array(columns[name], type) for name, type in TYPES.items()})
-    about = {"made_at": made.made_at, "version": made.version, "clusters": [cluster._asdict() for cluster in made.clusters]}
+    about: dict[str, object] = {"made_at": made.made_at, "version": made.version, "next_cluster": made.next_cluster}
+    about["clusters"] = [cluster._asdict() for cluster in made.clusters]
     path = home / FILE
     with atomic_write(path) as part:
         pq.write_table(table.replace_schema_metadata({CLUSTERS: json.dumps(about)}), part, compression="zstd")
@@ -88,7 +90,7 @@ def read_round(home: Path) -> Round | None:
     rows = zip(*(table[name].to_pylist() for name in LabelCandidate._fields), strict=True)
     candidates = [LabelCandidate(*row)._replace(reasons=tuple(row[REASONS])) for row in rows]
     clusters = [Cluster(**{**fields, **_as_tuples(fields)}) for fields in about["clusters"]]
-    return Round(about["made_at"], about["version"], candidates, clusters)
+    return Round(about["made_at"], about["version"], candidates, clusters, about["next_cluster"])
 
 
 REASONS = LabelCandidate._fields.index("reasons")

@@ -156,7 +156,12 @@ class Flywheel(Section):
     every_s: Positive
     reach_s: Positive
     max_candidates: Count
+    min_answers: Count
     low_margin: Fraction
+    novel_share: Fraction
+    texts_per_cluster: Count
+    max_clusters: Count
+    same_cluster: Fraction
     sure: Fraction
     budget: Count
     least_return: Annotated[float, Field(ge=0)]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from serving.prediction_log.segments import day_folders, open_store, parse_segment, segment_names
+from serving.prediction_log.segments import newest_segment_files, parse_segment
 
 REQUEST_ID = re.compile(r"[0-9a-f]{24}|[0-9a-f]{32}")  # the gateway's own, of a request or of a job; predictions have others
 MAX_ROWS = 64  # returned for one request
@@ -20,16 +20,10 @@ def find_predictions(url: str, id: str) -> list[dict[str, Any]]:
     The form of an id says what it names: older logs hold request ids that callers chose, and one that looks like the id of a
     prediction must not lead to another. Segments that cannot be read are skipped; a store that is down raises what fsspec raises.
     """
-    fs, root = open_store(url)
     column = "request_id" if REQUEST_ID.fullmatch(id) else "id"
-    for folder in reversed(day_folders(fs, root, 0.0)):
-        for name in reversed(segment_names(fs, folder, lambda _path: None)):
-            try:
-                data = fs.cat_file(name.path)
-            except (FileNotFoundError, IsADirectoryError):  # deleted by retention; a folder by that name
-                continue
-            if rows := _rows(data, column, id):
-                return rows
+    for _path, data in newest_segment_files(url, since=0.0, on_skipped=lambda _path: None):
+        if rows := _rows(data, column, id):
+            return rows
     return []
 
 

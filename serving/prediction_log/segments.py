@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,21 @@ def read_segments(
                 on_skipped(name.path)
             else:
                 yield name, table
+
+
+def newest_segment_files(url: str, *, since: float, on_skipped: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
+    """Yield path and bytes of the segments that may have rows of `since` or later, the newest first; one is in memory at a time.
+
+    A store that is down raises what fsspec raises.
+    """
+    fs, root = open_store(url)
+    fs.invalidate_cache()
+    for folder in reversed(day_folders(fs, root, since)):
+        for name in reversed(segment_names(fs, folder, on_skipped)):
+            if name.sequence < since * 1000:
+                return
+            with suppress(FileNotFoundError, IsADirectoryError):  # deleted by retention; a folder by that name
+                yield name.path, fs.cat_file(name.path)
 
 
 class Segment(NamedTuple):

@@ -1,0 +1,108 @@
+"""The command about clusters of texts that are worth a label: a table, the texts of one, and a proposal for a new intent."""
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from evergreen.inspection import out
+from pipeline.errors import InputError
+from pipeline.output.plain_text import plain_json, print_line
+from pipeline.output.shares import percent
+
+if TYPE_CHECKING:
+    from monitoring.flywheel.round import Cluster, Round
+
+clusters = typer.Typer(help="Show groups of texts that are worth a label; make them now; propose a new intent for one.")
+SHOWN = 20
+Id = Annotated[int, typer.Argument(help="id of the cluster, as `evergreen clusters` shows it", metavar="ID")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
+
+@clusters.callback(invoke_without_command=True)
+def show_clusters(
+    context: typer.Context,
+    refresh: Annotated[bool, typer.Option("--refresh", help="make a round now")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="all of them, not the first 20")] = False,
+    json: Json = False,
+) -> None:
+    """Show the clusters of the last round, the most worthwhile first."""
+    if context.invoked_subcommand is not None:
+        return
+    made = _make_round() if refresh else _read_round()
+    texts = {row.text_id: row.text for row in made.candidates}
+    shown = made.clusters if everything or json else made.clusters[:SHOWN]
+    if json:
+        for cluster in shown:
+            fields = cluster._asdict() | {"examples": [texts[id] for id in cluster.central]}
+            print_line(plain_json({name: value for name, value in fields.items() if name != "centroid"}))
+        return
+    table = Table("id", "words", "texts", "disagreement", "rank", "example", box=None)
+    for cluster in shown:
+        table.add_row(
+            str(cluster.id),
+            ", ".join(cluster.words) or "none",
+            str(cluster.size),
+            _interval(cluster),
+            f"{cluster.rank_score:.2f}",
+            f"“{texts[cluster.central[0]]}”",
+        )
+    out.print(table)
+    at = f"{datetime.fromtimestamp(made.made_at, UTC):%Y-%m-%d %H:%M} UTC"
+    more = len(made.clusters) - len(shown)
+    out.print(f"round of {at}: {len(made.candidates)} texts of version {made.version} in {len(made.clusters)} clusters")
+    if more:
+        out.print(f"{more} more clusters: .venv/bin/evergreen clusters --all")
+    out.print("the texts of a cluster: .venv/bin/evergreen clusters show ID")
+
+
+@clusters.command("show")
+def show_cluster(id: Id, json: Json = False) -> None:
+    """List the texts of a cluster in the order of the queue."""
+    made = _read_round()
+    cluster = _find(made, id)
+    members = [row for row in made.candidates if row.cluster == id]
+    if json:
+        for row in members:
+            print_line(plain_json(row._asdict()))
+        return
+    out.print(f"cluster {id}: {', '.join(cluster.words) or 'no words'}; disagreement {_interval(cluster)}")
+    table = Table("text", "champion", "sure", "second model", "why", "times", box=None)
+    for row in members:
+        second = row.second_label or "not asked"
+        table.add_row(row.text, row.label, percent(row.confidence), second, ", ".join(row.reasons), str(row.repeats))
+    out.print(table)
+
+
+def _read_round() -> "Round":
+    from monitoring.flywheel.round import read_round
+    from pipeline.home import find_home
+
+    home = find_home()
+    made = read_round(home)
+    if made is None:
+        raise InputError(str(home), "no round has been made yet", "make one: .venv/bin/evergreen clusters --refresh")
+    return made
+
+
+def _make_round() -> "Round":
+    from monitoring.flywheel.make_round import make_round
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+
+    return make_round(find_home(), load_params(), time.time(), announce=out.print)
+
+
+def _find(made: "Round", id: int) -> "Cluster":
+    for cluster in made.clusters:
+        if cluster.id == id:
+            return cluster
+    raise InputError(f"cluster {id}", "the last round has no such cluster", ".venv/bin/evergreen clusters --all lists them")
+
+
+def _interval(cluster: "Cluster") -> str:
+    if (cluster.disagreement_lower, cluster.disagreement_upper) == (0.0, 1.0):
+        return "unknown"
+    return f"{percent(cluster.disagreement)} ({percent(cluster.disagreement_lower)} to {percent(cluster.disagreement_upper)})"

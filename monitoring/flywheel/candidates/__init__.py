@@ -1,0 +1,1 @@
+"""Finds the texts of the prediction log that deserve a label. Knows no cluster and no order."""
