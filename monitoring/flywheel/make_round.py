@@ -59,9 +59,7 @@ def make_round(home: Path, params: Params, now: float, *, root: Path = Path(), a
     return made
 
 
-def collect(
-    params: Params, home: Path, version: int, folder: Path, known: KnownTexts, now: float, announce: Announce
-) -> LogPass:
+def collect(params: Params, home: Path, version: int, folder: Path, known: KnownTexts, now: float, announce: Announce) -> LogPass:
     """Return the candidates of the log; raises `InputError` with fewer than `flywheel.min_answers` answers."""
     settings, facts = params.flywheel, read_reference(folder, params)
     criteria = Criteria(
@@ -105,4 +103,3 @@ def known_texts(book: LabelBook, labels: Collection[str], params: Params) -> Kno
 def as_candidate(row: FlaggedText, version: int) -> LabelCandidate:
     """Return the candidate without its cluster, which is not known yet."""
     return LabelCandidate(**row._asdict(), version=version, cluster=-1, is_sure=False)
-

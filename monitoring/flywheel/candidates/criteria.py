@@ -51,7 +51,9 @@ def read_reference(folder: Path, params: Params) -> ReferenceFacts:
     try:
         reference = load_reference(path)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(str(path), f"it cannot be read: {error}", "publish the version again: .venv/bin/evergreen publish") from None
+        raise InputError(
+            str(path), f"it cannot be read: {error}", "publish the version again: .venv/bin/evergreen publish"
+        ) from None
     rule = fit_novelty_rule(reference, params.monitor.shrinkage, params.flywheel.novel_share)
     return ReferenceFacts(len(reference.labels), reference.sketch.shape[1], rule)
 

@@ -95,7 +95,9 @@ class _Collected:
         ids, labels, texts = (table[name].to_pylist() for name in ("id", "label", "text"))
         seconds = [second.get(id) for id in ids]
         is_compared = np.array([label is not None for label in seconds], dtype=np.bool_)
-        is_differing = np.array([other is not None and other != label for other, label in zip(seconds, labels, strict=True)], bool)
+        is_differing = np.array(
+            [other is not None and other != label for other, label in zip(seconds, labels, strict=True)], bool
+        )
         if is_compared.any():
             self._compared.append(sketch[is_compared])
             self._differing.append(is_differing[is_compared])

@@ -115,4 +115,3 @@ def _describe(
             )
         )
     return sorted(clusters, key=lambda cluster: (-cluster.rank_score, cluster.id))
-

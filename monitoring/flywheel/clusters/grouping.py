@@ -20,9 +20,7 @@ class Grouping(NamedTuple):
     centroids: NDArray[np.float32]  # (C, width), unit length; no group is empty
 
 
-def group_vectors(
-    vectors: NDArray[np.float32], count: int, seed: int, start: NDArray[np.float32] | None = None
-) -> Grouping:
+def group_vectors(vectors: NDArray[np.float32], count: int, seed: int, start: NDArray[np.float32] | None = None) -> Grouping:
     """Group unit vectors (N, width) into at most `count` groups.
 
     `start` are centroids (K, width) to begin with; further ones are drawn by k-means++ among the vectors far from these.

@@ -10,7 +10,13 @@ LEAST = 0.01  # of the excess: low margins and novel texts are worth labels too
 
 
 def rank_score(
-    members: Sequence[LabelCandidate], differing: int, compared: int, over_all: float, chance: float, labels: Mapping[str, int], few: int = 10
+    members: Sequence[LabelCandidate],
+    differing: int,
+    compared: int,
+    over_all: float,
+    chance: float,
+    labels: Mapping[str, int],
+    few: int = 10,
 ) -> float:
     """Return the product of three factors.
 
