@@ -38,7 +38,8 @@ class KnownTexts(NamedTuple):
 def make_round(home: Path, params: Params, now: float, *, root: Path = Path(), announce: Announce = lambda _line: None) -> Round:
     """Make a round from the champion's answers and write it; a round that is killed leaves the one before.
 
-    `root` is the working tree whose data are trusted. Raises `ToolError` without a champion, and `InputError` with too few answers.
+    `root` is the working tree whose data are trusted. Raises `ToolError` without a champion, and `InputError` with too few
+    answers.
     """
     release = champion(home)
     if release is None:

@@ -1,4 +1,4 @@
-"""One pass over the prediction log, newest answers first, until there are enough candidates. One segment is in memory at a time."""
+"""One pass over the prediction log, newest answers first, until there are enough candidates. One segment is in memory."""
 
 from collections.abc import Callable
 from functools import reduce
