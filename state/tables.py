@@ -161,7 +161,14 @@ disagreements = sa.Table(
     sa.Column("differing", sa.Integer, nullable=False),  # of them with different labels
     sa.Column("repeated", sa.Integer, nullable=False),  # texts that the champion answered again
     sa.Column("unstable", sa.Integer, nullable=False),  # of them with different labels
-    sa.Column("share", sa.Float, nullable=False),  # of texts that differ, beyond what the champion's own repeats do
+    sa.Column(
+        "reference_rows", sa.Integer, nullable=False, server_default="0"
+    ),  # of the champion that the other one answered too
+    sa.Column("reference_differing", sa.Integer, nullable=False, server_default="0"),  # of them with different labels
+    sa.Column("gaps", sa.Integer, nullable=False, server_default="0"),  # compared texts with one label and two confidences
+    sa.Column("slower", sa.Integer, nullable=False, server_default="0"),  # compared texts for which the other one took longer
+    sa.Column("failed", sa.Integer, nullable=False, server_default="0"),  # texts that the other one was sent and did not answer
+    sa.Column("share", sa.Float, nullable=False),  # of texts that differ, beyond the champion's own repeats and the reference
     sa.Column("lower", sa.Float, nullable=False),
     sa.Column("upper", sa.Float, nullable=False),
     sa.Column("measured_at", sa.Float, nullable=False),

@@ -165,6 +165,9 @@ class Flywheel(Section):
     sure: Fraction
     budget: Count
     least_return: Annotated[float, Field(ge=0)]
+    compared_texts: Count
+    confidence_gap: Fraction
+    slower_times: Annotated[float, Field(ge=1)]
     seed: int
 
 

@@ -41,7 +41,12 @@ def choose_version(routes: Routes, unit: str) -> tuple[int, Literal["champion", 
 
 def is_shadowed(routes: Routes, prediction: str) -> bool:
     """Return True when the text of this prediction is copied to the challenger."""
-    return routes.challenger is not None and _hash01(routes.salt, prediction) < routes.shadow_share
+    return routes.challenger is not None and copy_rank(routes, prediction) < routes.shadow_share
+
+
+def copy_rank(routes: Routes, prediction: str) -> float:
+    """Return the share of copies, 0 to 1, above which the text of this prediction is copied."""
+    return _hash01(routes.salt, prediction)
 
 
 def read_routes(connection: sa.Connection) -> Routes:

@@ -1,0 +1,90 @@
+"""Measures how often the champion and a second model disagree on the newest texts of the log, and stores it.
+
+The second model is the challenger, where one is served beside the champion, and the frozen control that a version carries.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import NamedTuple
+
+import structlog
+
+from monitoring.flywheel.disagreement.copies import challenger_pairs
+from monitoring.flywheel.disagreement.excess import Counts, Expected, excess_share
+from monitoring.flywheel.disagreement.logged_answers import observations, read_answers
+from monitoring.flywheel.disagreement.pairs import AnswerPair, answered, count_kinds
+from monitoring.flywheel.disagreement.repeats import count_unstable
+from monitoring.flywheel.disagreement.store import Measurement, add_measurement
+from monitoring.flywheel.task import CLASSIFICATION, Answer
+from pipeline.params import Params
+from serving.prediction_log.writer import log_url
+from serving.release.routing import read_routes
+from state.database import open_state
+
+log = structlog.get_logger()
+
+
+class Comparison(NamedTuple):
+    """A stored measurement and the pairs of answers behind it, one a text, oldest first."""
+
+    measurement: Measurement
+    expected: Expected
+    pairs: Sequence[AnswerPair]
+
+
+def measure_disagreement(home: Path, params: Params, now: float) -> list[Comparison]:
+    """Compare the champion's newest answers with those of each second model, store a row for each, and return them.
+
+    Without a champion, or without a text that a second model has answered, there is nothing to store.
+    """
+    with open_state(home) as engine:
+        with engine.connect() as connection:
+            routes = read_routes(connection)
+        if routes.champion is None:
+            return []
+        settings = params.flywheel
+        url, since = log_url(params.log, home), now - settings.reach_s
+        logged = read_answers(url, routes.champion, routes.challenger, since=since, at_most=settings.max_candidates)
+        rows = observations(logged.champion, params.monitor.rows_per_unit)
+        comparisons = []
+        if routes.challenger is not None:
+            pairs = challenger_pairs(rows, logged, routes, CLASSIFICATION, settings)
+            again: Mapping[str, Answer] = {}
+            expected = Expected(count_unstable([made.champion for made in pairs], logged.champion, again, CLASSIFICATION))
+            comparisons += _compare(routes.champion, str(routes.challenger), pairs, expected, params, now)
+        with engine.begin() as connection:
+            for comparison in comparisons:
+                add_measurement(connection, comparison.measurement)
+    return comparisons
+
+
+def _compare(
+    version: int, other: str, pairs: Sequence[AnswerPair], expected: Expected, params: Params, now: float
+) -> list[Comparison]:
+    """Return the comparison with a second model; none where it has answered no text."""
+    both, kinds = answered(pairs), count_kinds(pairs)
+    if not both:
+        return []
+    compared = Counts(len(both), kinds["label"])
+    share = excess_share(compared, expected, NormalDist().inv_cdf(0.5 + params.monitor.confidence / 2))
+    measurement = Measurement(
+        version=version,
+        other=other,
+        began_at=pairs[0].champion.at,
+        ended_at=pairs[-1].champion.at,
+        compared=compared.texts,
+        differing=compared.differing,
+        repeated=expected.unstable.texts,
+        unstable=expected.unstable.differing,
+        reference_rows=expected.reference.texts,
+        reference_differing=expected.reference.differing,
+        gaps=kinds["gap"],
+        slower=kinds["slower"],
+        failed=kinds["failed"],
+        share=share.estimate,
+        lower=share.lower,
+        upper=share.upper,
+        measured_at=now,
+    )
+    return [Comparison(measurement, expected, pairs)]
