@@ -4,7 +4,7 @@ A cluster is scored on the labelled texts of it that no model learnt from: the s
 answer the same texts, so the interval is Tango's (1998) for a difference of paired shares.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +65,14 @@ def measure_returns(
     clusters = [cluster for cluster in np.unique(held_out).tolist() if cluster != NO_CLUSTER]
     each = [measure(cluster, held_out == cluster, labels.get(cluster, 0), texts.get(cluster, 0)) for cluster in clusters]
     every = measure(None, np.ones(len(held_out), np.bool_), sum(labels.values()), sum(texts.get(key, 0) for key in labels))
-    return [every, *sorted(each, key=lambda found: -found.counts.difference * found.texts)]
+    return sort_returns([every, *each])
+
+
+def sort_returns(returns: Iterable[LabelReturn]) -> list[LabelReturn]:
+    """Return that of all labels first, then the clusters by errors removed."""
+    return sorted(
+        returns, key=lambda found: (found.cluster is not None, -found.counts.difference * found.texts, found.cluster or 0)
+    )
 
 
 def describe_returns(returns: list[LabelReturn], least: float) -> str:

@@ -6,7 +6,7 @@ The file is replaced as a whole, so a round that is killed leaves the one before
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,8 +89,16 @@ def read_round(home: Path) -> Round | None:
     about = json.loads((table.schema.metadata or {})[CLUSTERS])
     rows = zip(*(table[name].to_pylist() for name in LabelCandidate._fields), strict=True)
     candidates = [LabelCandidate(*row)._replace(reasons=tuple(row[REASONS])) for row in rows]
-    clusters = [Cluster(**{**fields, **_as_tuples(fields)}) for fields in about["clusters"]]
-    return Round(about["made_at"], about["version"], candidates, clusters, about["next_cluster"])
+    return Round(about["made_at"], about["version"], candidates, _clusters_of(about), about["next_cluster"])
+
+
+def read_clusters(home: Path) -> list[Cluster]:
+    """Return the clusters of the last round, without reading its texts; empty before the first."""
+    try:
+        metadata = pq.read_schema(home / FILE).metadata or {}
+    except FileNotFoundError:
+        return []
+    return _clusters_of(json.loads(metadata[CLUSTERS]))
 
 
 REASONS = LabelCandidate._fields.index("reasons")
@@ -110,6 +118,10 @@ TYPES = {
     "repeats": pa.int32(),
     "is_sure": pa.bool_(),
 }
+
+
+def _clusters_of(about: dict[str, Any]) -> list[Cluster]:
+    return [Cluster(**{**fields, **_as_tuples(fields)}) for fields in about["clusters"]]
 
 
 def _as_tuples(fields: dict[str, object]) -> dict[str, tuple[object, ...]]:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from starlette.exceptions import HTTPException
@@ -14,8 +14,11 @@ from starlette.routing import Route
 from monitoring.console.model.figures import class_marks, interval_marks
 from monitoring.console.model.version_card import VersionCard, other_settings, read_card
 from monitoring.console.model.versions import VersionRow, compare_versions, list_versions
+from monitoring.flywheel.label_return import LabelReturn
+from monitoring.flywheel.round import read_clusters
 from monitoring.pages.site import Page, Site
 from monitoring.retrain.gate.recorded_verdicts import RecordedVerdict, find_verdict
+from monitoring.retrain.gate.returns import read_returns
 from monitoring.retrain.history.lineage import Entry, trace_version
 from monitoring.retrain.history.sources import open_sources
 from pipeline.errors import EvergreenError
@@ -26,6 +29,14 @@ SCORES = {"accuracy": "accuracy", "f1_macro": "macro-F1"}
 OPEN_CLASSES = 8
 COMPARED_CLASSES, COMPARED_TEXTS = 15, 5
 NOTHING = "Nothing is published yet."
+
+
+class VersionHistory(NamedTuple):
+    """The chain behind a version, the gate's last verdict on its content, and what its labels brought."""
+
+    chain: list[Entry]
+    verdict: RecordedVerdict | None = None
+    returns: Sequence[LabelReturn] = ()
 
 
 def model_routes(site: Site) -> Sequence[Route]:
@@ -77,7 +88,7 @@ def version_values(number: int, versions: Sequence[VersionRow], site: Site) -> d
     """Return what the page of a version shows; raise `EvergreenError` when its folder cannot be read."""
     card = read_card(number, site.params, site.home)
     row = next((row for row in versions if row.version == number), None)
-    chain, verdict = _history(number, row, site)
+    history = _history(number, row, site)
     report = card.facts.report
     marks = class_marks(report.get("classes", {}))
     return {
@@ -88,8 +99,11 @@ def version_values(number: int, versions: Sequence[VersionRow], site: Site) -> d
         "folded_classes": marks[OPEN_CLASSES:],
         "settings": other_settings(card.facts, site.params),
         "confidence": card.facts.params.get("evaluate.confidence", str(site.params.evaluate.confidence)),
-        "chain": chain,
-        "verdict": verdict,
+        "chain": history.chain,
+        "verdict": history.verdict,
+        "returns": history.returns,
+        "words": {cluster.id: cluster.words for cluster in read_clusters(site.home)},
+        "least_return": site.params.flywheel.least_return,
     }
 
 
@@ -123,16 +137,18 @@ async def _published(site: Site) -> list[VersionRow]:
     return await asyncio.to_thread(read)
 
 
-def _history(number: int, row: VersionRow | None, site: Site) -> tuple[list[Entry], RecordedVerdict | None]:
-    """Return the chain behind the version, and the gate's last verdict on its content."""
+def _history(number: int, row: VersionRow | None, site: Site) -> VersionHistory:
+    """Read what the state database knows about the version; nothing without a readable one."""
     try:
         with open_sources(site.home, site.params) as sources:
             chain = trace_version(number, sources)
-            has_verdicts = sources.connection is not None and "gate_verdicts" in sources.tables
-            verdict = find_verdict(sources.connection, row.content_digest) if row and has_verdicts else None  # type: ignore[arg-type]
-            return chain, verdict
+            if row is None or sources.connection is None:
+                return VersionHistory(chain)
+            verdict = find_verdict(sources.connection, row.content_digest) if "gate_verdicts" in sources.tables else None
+            returns = read_returns(sources.connection, row.content_digest) if "label_returns" in sources.tables else []
+            return VersionHistory(chain, verdict, returns)
     except (sa.exc.SQLAlchemyError, EvergreenError, OSError):
-        return [], None
+        return VersionHistory([])
 
 
 MODEL = Page("Model", "/model", model_routes)

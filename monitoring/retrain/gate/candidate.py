@@ -96,13 +96,10 @@ def _with_notes(verdict: Verdict, notes: tuple[str, ...]) -> Verdict:
 
 
 def _with_returns(verdict: Verdict, returns: list[LabelReturn], settings: Flywheel) -> Verdict:
-    """Add what the labels brought; it decides nothing."""
+    """Add what the labels brought, which decides nothing; the reasons of a refusal stay the failed checks."""
     described = describe_returns(returns, settings.least_return)
-    return (
-        Verdict(verdict.passed, (*verdict.reasons, described), {**verdict.numbers, **return_numbers(returns)})
-        if described
-        else verdict
-    )
+    reasons = (*verdict.reasons, described) if described and verdict.passed else verdict.reasons
+    return Verdict(verdict.passed, reasons, {**verdict.numbers, **return_numbers(returns)})
 
 
 def _open_verified(folder: Path, params: Params) -> OpenedPackage:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from monitoring.detectors.paired_test import Flags
-from monitoring.flywheel.label_return import LabelReturn, measure_returns
-from monitoring.flywheel.round import read_round
+from monitoring.detectors.paired_test import Flags, PairCounts
+from monitoring.flywheel.label_return import LabelReturn, measure_returns, sort_returns
+from monitoring.flywheel.round import read_clusters
 from monitoring.labels.feedback_file import read_file
 from pipeline.data.records import Example, text_id
 from pipeline.params import Params
@@ -42,13 +42,12 @@ def find_returns(
         return []
     is_held_out = [is_new and id in clusters for id, is_new in zip(answers.ids, answers.is_new, strict=True)]
     held_out = np.flatnonzero(is_held_out)
-    made = read_round(home)
     return measure_returns(
         np.array([clusters[answers.ids[row]] for row in held_out], dtype=np.int64),
         answers.champion_right[held_out],
         answers.candidate_right[held_out],
         labels=Counter(clusters[row.id] for row in training if row.id in clusters),
-        texts={cluster.id: cluster.size for cluster in made.clusters} if made else {},
+        texts={cluster.id: cluster.size for cluster in read_clusters(home)},
         confidence=params.monitor.confidence,
     )
 
@@ -71,6 +70,23 @@ def store_returns(connection: sa.Connection, digest: str, returns: Sequence[Labe
         counts = measured.counts._asdict()
         values = {"labels": measured.labels, "texts": measured.texts, "lower": measured.lower, "upper": measured.upper}
         connection.execute(label_returns.insert().values(content_digest=digest, cluster=cluster, **counts, **values))
+
+
+def read_returns(connection: sa.Connection, digest: str) -> list[LabelReturn]:
+    """Return what is stored about the package of this content, in the order of `measure_returns`."""
+    rows = connection.execute(sa.select(label_returns).where(label_returns.c.content_digest == digest)).all()
+    returns = [
+        LabelReturn(
+            None if row.cluster == ALL_CLUSTERS else row.cluster,
+            row.labels,
+            row.texts,
+            PairCounts(row.rows, row.gained, row.lost),
+            row.lower,
+            row.upper,
+        )
+        for row in rows
+    ]
+    return sort_returns(returns)
 
 
 def _counts(row: dict[str, Any], since: datetime | None) -> bool:

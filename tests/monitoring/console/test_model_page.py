@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from markupsafe import escape
@@ -9,7 +10,10 @@ from markupsafe import escape
 from monitoring.console.model.figures import axis_of, class_marks, interval_marks
 from monitoring.console.model.page import SCORES
 from monitoring.console.model.version_card import other_settings, read_card
+from monitoring.flywheel.label_return import measure_returns
+from monitoring.flywheel.round import Cluster, Round, write_round
 from monitoring.retrain.gate.recorded_verdicts import record_verdict
+from monitoring.retrain.gate.returns import store_returns
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline.output.plain_text import printable
 from pipeline.params import Params
@@ -93,6 +97,22 @@ def test_the_gates_last_verdict_on_the_content_is_shown(params: Params, tmp_path
         page = console.page("/model/1")
     assert "The gate refused it" in page
     assert "accuracy fell by 3 points &lt;b&gt;" in page
+
+
+def test_what_the_labels_behind_a_version_brought_is_shown_by_cluster(params: Params, tmp_path: Path) -> None:
+    publish(tmp_path)
+    flags = (np.arange(30) < right for right in (10, 25))
+    returns = measure_returns(np.array([4] * 15 + [7] * 15), *flags, {4: 40, 7: 35}, {4: 300, 7: 60}, 0.95)
+    write_round(tmp_path, Round(0.0, 1, [], [Cluster(4, ("pairing", HOSTILE), (), 300, 0.5, 0.4, 0.6, 1.0, 0.0, 1.0, (1.0,))], 8))
+    with open_state(tmp_path) as engine, engine.begin() as connection:
+        store_returns(connection, digest(1), returns)
+    with console_client(params, tmp_path) as console:
+        page = console.page("/model/1")
+    shown = page[page.index("What its labels brought") :]
+    assert "Of 30 held-out texts that people labelled, it gained 15 and lost 0" in shown
+    assert "go on" in shown
+    assert f"4 <bdi>pairing, {SHOWN_HOSTILE}</bdi>" in shown
+    assert shown.index("<bdi>pairing") < shown.index("7 <bdi>")
 
 
 def test_two_versions_are_compared_by_the_gates_paired_test(params: Params, tmp_path: Path) -> None:

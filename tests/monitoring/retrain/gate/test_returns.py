@@ -35,7 +35,7 @@ def returns_of(tmp_path: Path, params: Params) -> list:
     (champion / "lineage.json").write_text(json.dumps({"published_at": PUBLISHED}))
     rows = [given("a", 4), given("b", 4), given("c", 9), given("d", None), given("e", 4, at="2026-10-01T10:00:00+00:00")]
     write_file(feedback / "feedback.jsonl", rows)
-    write_round(home, Round(0.0, 1, [], [cluster(4, 120), cluster(9, 30)]))
+    write_round(home, Round(0.0, 1, [], [cluster(4, 120), cluster(9, 30)], 10))
     tested = ["a", "d", "e", "old"]
     answers = PairedAnswers(
         [text_id(text) for text in tested],
