@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 MIN_KEY_BYTES = 16
 
 
-def read_key(home: Path, purpose: Literal["callback", "prediction"]) -> bytes:
+def read_key(home: Path, purpose: Literal["callback", "console", "prediction"]) -> bytes:
     """Return the key in the file `EVERGREEN_<PURPOSE>_KEY_FILE`, by default `<purpose>.key` in the home, created when absent.
 
     Raises `InputError` when the file cannot be read or the key is too short.

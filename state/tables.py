@@ -74,6 +74,7 @@ feedback = sa.Table(
     sa.Column("note", sa.String(64)),  # the request's `source`: a remark, which decides nothing
     sa.Column("version", sa.Integer),  # of the prediction; null: a control text, or a row from before its id was checked
     sa.Column("withdrawn_at", sa.DateTime(timezone=True)),  # null: in force
+    sa.Column("withdrawn_by", sa.String(64)),  # the labeller, who has taken it back; null: an operator
     sa.UniqueConstraint("prediction_id", "labeller", "label", name="one_opinion_once"),
 )
 labellers = sa.Table(
@@ -187,6 +188,7 @@ queue_actions = sa.Table(
     sa.Column("shown_at", sa.Float, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("undone_at", sa.Float),  # null: in force
+    sa.UniqueConstraint("prediction_id", "labeller", "shown_at", name="one_action_a_showing"),  # a form that is sent twice
     sa.Index("queue_actions_of_text", "text_id"),
     sa.Index("queue_actions_of_labeller", "labeller", "at"),
 )

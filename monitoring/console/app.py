@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -12,12 +13,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from monitoring.console.live.page import LIVE
+from monitoring.console.login.access import ConsoleAccess
+from monitoring.console.login.page import login_routes
 from monitoring.console.model.page import MODEL
+from monitoring.console.queue.action_log import StateAccess
+from monitoring.console.queue.page import label_page
 from monitoring.console.try_it.page import TRY_IT
 from monitoring.pages.metrics import PageMetrics
 from monitoring.pages.rendering import page_environment
 from monitoring.pages.routes import MEDIA_TYPES, file_route, service_routes
-from monitoring.pages.site import Page, Site
+from monitoring.pages.site import Site
 from pipeline.home import find_home
 from pipeline.output.plain_text import print_line
 from pipeline.params import Params, load_params
@@ -27,30 +32,39 @@ from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
 FILES = Path(__file__).parent / "files"  # templates, styles and scripts of all pages
-PAGES: tuple[Page, ...] = (TRY_IT, LIVE, MODEL)  # as the navigation lists them; `/` leads to the first
 
 
 def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: PageMetrics) -> Starlette:
     """Build the app over this home."""
-    site = Site(params, home, clock, metrics.count_refusal, page_environment(FILES), PAGES)
+    people, state = ConsoleAccess(params, home, clock), StateAccess(home)
+    pages = (TRY_IT, LIVE, label_page(people, state), MODEL)  # as the navigation lists them
+    site = Site(params, home, clock, metrics.count_refusal, page_environment(FILES), pages)
 
     async def index(_request: Request) -> Response:
-        return RedirectResponse(PAGES[0].path)
+        return RedirectResponse(pages[0].path)
 
     async def failed(request: Request, error: Exception) -> Response:
         path, log_file = request.url.path, home / "console" / "console.log"
         return await site.html(None, "failed.html", status=500, path=path, error=repr(error)[:300], log_file=log_file)
 
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        state.close()
+
+    host = listen_host("console", params.alerts.host)
     files = [file_route(file) for file in sorted(FILES.iterdir()) if file.suffix in MEDIA_TYPES]
     return Starlette(
         routes=[
             Route("/", index),
-            *(route for page in PAGES for route in page.routes(site)),
+            *(route for page in pages for route in page.routes(site)),
+            *login_routes(site, people),
             *files,
             *service_routes(metrics, "console", home),
         ],
         exception_handlers={Exception: failed},  # for a person to read; the traceback goes to the log
-        middleware=[Middleware(HttpGuard, params.http, listen_host("console", params.alerts.host), metrics.count_refusal)],
+        middleware=[Middleware(HttpGuard, params.http, host, metrics.count_refusal, has_forms=True)],
+        lifespan=lifespan,
     )
 
 

@@ -61,8 +61,8 @@ def withdraw(connection: sa.Connection, labeller: str, since: datetime | None) -
 
 
 def restore(connection: sa.Connection, labeller: str, since: datetime | None) -> int:
-    """Put withdrawn labels of a labeller in force again; return how many."""
-    matches = _labels_of(labeller, since) & feedback.c.withdrawn_at.is_not(None)
+    """Put labels that an operator has withdrawn in force again, not those that the labeller took back; return how many."""
+    matches = _labels_of(labeller, since) & feedback.c.withdrawn_at.is_not(None) & feedback.c.withdrawn_by.is_(None)
     return connection.execute(feedback.update().where(matches).values(withdrawn_at=None)).rowcount
 
 

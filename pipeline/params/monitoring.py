@@ -50,6 +50,7 @@ class Alerts(Section):
     alertmanager_port: Port
     inbox_port: Port
     console_port: Port
+    console_session_s: Positive
     monitor_port: Port
     receiver_port: Port
     controller_port: Port

@@ -27,13 +27,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 MAX_CALLERS = 10_000  # that the rate limit remembers; the one silent for longest is forgotten first
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", *PAGES})
-JOB = "/v1/jobs/{id}"
+JOB, LABELS = "/v1/jobs/{id}", "/v1/feedback/{id}"
 SCOPES: dict[str, TokenScope] = {  # that each route asks for; a path that is no route asks for none, and gets its 404
     "/v1/predict": "predict",
     "/v1/jobs": "predict",
     JOB: "predict",
     "/v1/routes": "predict",
     "/v1/feedback": "label",
+    LABELS: "label",
 }
 ROUTES = PUBLIC | SCOPES.keys()
 ADVICE = "to make one: .venv/bin/evergreen token add NAME --scope"
@@ -153,7 +154,9 @@ def route_label(path: str) -> str:
     """Return the path as a metric label, which has few values whatever is requested."""
     if path in ROUTES:
         return path
-    return JOB if path.startswith("/v1/jobs/") else "other"
+    if path.startswith("/v1/jobs/"):
+        return JOB
+    return LABELS if path.startswith("/v1/feedback/") else "other"
 
 
 async def _refuse(send: Send, request_id: str, refusal: Refusal) -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -14,7 +15,7 @@ from pipeline.params import Params
 from serving.gateway.batch_queue import OverloadedError
 from serving.gateway.docs_page import add_docs_page
 from serving.gateway.errors import ApiError, add_error_handlers, failures, json_response, on_api_error, on_fault
-from serving.gateway.feedback import check_id, labeller_of, store_feedback
+from serving.gateway.feedback import check_id, labeller_of, store_feedback, withdraw_feedback
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import RateLimit, Scope, Send
 from serving.gateway.predictor import NothingServedError, NotServedError, Predictor, Query
@@ -27,11 +28,13 @@ from serving.gateway.schemas import (
     ErrorResponse,
     FeedbackRequest,
     FeedbackResponse,
+    FeedbackWithdrawal,
     JobRequest,
     JobResponse,
     PredictRequest,
     PredictResponse,
     RoutesResponse,
+    WithdrawalResponse,
     parse,
     receive_body,
     request_schema,
@@ -53,8 +56,10 @@ IDEMPOTENCY_KEY = {
     "required": False,
     "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,198}[!-~])?$"},
 }
-
-
+WITHDRAWAL_PARAMETERS = [
+    {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.pop("description", "")}
+    for name, schema in FeedbackWithdrawal.model_json_schema()["properties"].items()
+]
 BEARER = {
     "type": "http",
     "scheme": "bearer",
@@ -96,6 +101,9 @@ def add_routes(app: FastAPI, params: Params) -> None:
     feedback_body = FeedbackRequest.model_json_schema()
     described = _openapi(FeedbackResponse, *feedback_errors, success=201, body=feedback_body, examples=FEEDBACK_EXAMPLES)
     app.post("/v1/feedback", **described)(create_feedback)
+    described = _openapi(WithdrawalResponse, 400, 401, 403, 404, 410, 422, 429)
+    described["openapi_extra"]["parameters"] = WITHDRAWAL_PARAMETERS
+    app.delete("/v1/feedback/{id}", **described)(delete_feedback)
     app.get("/v1/routes", **_openapi(RoutesResponse, 400, 401, 403))(get_routes)
     for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         app.get(path, include_in_schema=False)(handler)
@@ -154,6 +162,17 @@ async def create_feedback(request: Request) -> Response:
     labeller = labeller_of(request.scope["caller"].name, body.source or None)
     await asyncio.to_thread(store_feedback, services.engine, body, kind, labeller, issued)
     return json_response(201, {"id": body.id, "kind": kind})
+
+
+async def delete_feedback(id: str, request: Request) -> Response:
+    """Take back the caller's own labels of a prediction, or the one that `label` names. Given again, a label counts again."""
+    services: Services = request.app.state.services
+    _charge(services, request, 1)
+    given = parse(FeedbackWithdrawal, orjson.dumps(dict(request.query_params)))
+    check_id(services.ids, id, services.params.retrain, time.time())
+    labeller = labeller_of(request.scope["caller"].name, given.source or None)
+    withdrawn = await asyncio.to_thread(withdraw_feedback, services.engine, id, labeller, given.label or None)
+    return json_response(200, {"id": id, "withdrawn": withdrawn})
 
 
 async def get_routes(request: Request) -> Response:

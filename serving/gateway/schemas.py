@@ -117,6 +117,15 @@ class FeedbackRequest(Record):
     )
 
 
+class FeedbackWithdrawal(Record):
+    """Which of the caller's own labels of a prediction are taken back."""
+
+    label: Name = Field("", description="only this label; without it all", json_schema_extra=_without_default)
+    source: Annotated[str, Field(min_length=1, max_length=58, pattern=r"^[^\x00]+$")] = Field(
+        "", description="as it was given with the label", json_schema_extra=_without_default
+    )
+
+
 class PredictionRecord(BaseModel):
     """The answer to one text: `Prediction.as_response`."""
 
@@ -167,6 +176,13 @@ class FeedbackResponse(BaseModel):
 
     id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e"])
     kind: Literal["label", "proposal"] = Field(examples=["label"])
+
+
+class WithdrawalResponse(BaseModel):
+    """How many labels were in force and no longer are; 0 for labels that were taken back before."""
+
+    id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e"])
+    withdrawn: int = Field(examples=[1])
 
 
 class RoutesResponse(BaseModel):

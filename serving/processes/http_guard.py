@@ -21,6 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PROBES = frozenset({"/healthz", "/readyz"})  # probes and load balancers send any Host, and the answer is public
 HOSTS_REMEMBERED = 256
+FORM = b"application/x-www-form-urlencoded"
 
 
 class GuardRefusal(NamedTuple):
@@ -41,9 +42,12 @@ NOT_JSON = GuardRefusal(415, "content_type", "send JSON with the header Content-
 class HttpGuard:
     """Wraps an app. Answers HEAD where the app answers GET, and counts the bodies that the app holds."""
 
-    def __init__(self, app: App, settings: Http, host: str, refused: Callable[[str], None]) -> None:
-        """Allow the host that the service listens on besides those of params; `refused` is called with each refusal's code."""
-        self._app, self._refused = app, refused
+    def __init__(self, app: App, settings: Http, host: str, refused: Callable[[str], None], *, has_forms: bool = False) -> None:
+        """Allow the host that the service listens on besides those of params; `refused` is called with each refusal's code.
+
+        With `has_forms` the service takes forms too, if the browser says that they come from its own pages.
+        """
+        self._app, self._refused, self._has_forms = app, refused, has_forms
         self._bodies = HeldBodies(settings.held_body_bytes)
         names = frozenset((*settings.allowed_hosts.split(), host.lower()))
         self._is_allowed = lru_cache(HOSTS_REMEMBERED)(lambda authority: is_allowed_host(authority, names))
@@ -76,8 +80,12 @@ class HttpGuard:
             return BAD_ORIGIN
         if scope["method"] == "POST":
             content_type = headers.get(b"content-type", b"")
-            if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != b"application/json":
-                return NOT_JSON
+            if content_type != b"application/json":
+                kind = content_type.partition(b";")[0].strip().lower()
+                if self._has_forms and kind == FORM:
+                    return None if b"origin" in headers or b"sec-fetch-site" in headers else BAD_ORIGIN
+                if kind != b"application/json":
+                    return NOT_JSON
         return None
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from typing import NamedTuple
+from urllib.parse import quote, urlencode
 
 import orjson
 from starlette.requests import Request
 
+from pipeline.params import Params
 from serving.gateway_client import Reply, http_sender
-from serving.processes.addresses import is_loopback
+from serving.processes.addresses import base_url, is_loopback, reach_host
 
+FEEDBACK = "/v1/feedback"
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")  # a proxy adds one of these
 START = "make serve"
 HOW_TO_ADD = ".venv/bin/evergreen token add NAME --scope predict --scope label"
@@ -37,9 +40,24 @@ def caller_headers(request: Request) -> dict[str, str]:
     return headers | ({"authorization": authorization} if authorization else {})
 
 
+def gateway_url(params: Params) -> str:
+    """Return the address of the gateway as this machine reaches it."""
+    return base_url(reach_host("gateway", params.gateway.host), params.gateway.port)
+
+
 def ask(url: str, path: str, body: Mapping[str, object], headers: Mapping[str, str]) -> Reply:
     """Return the gateway's reply to a POST; status 0 when it does not answer."""
     return http_sender(url, headers)("POST", path, orjson.dumps(body))
+
+
+def give_label(url: str, id: str, label: str, headers: Mapping[str, str]) -> Reply:
+    """Send the right label of a prediction as feedback."""
+    return ask(url, FEEDBACK, {"id": id, "label": label}, headers)
+
+
+def take_back_label(url: str, id: str, label: str, headers: Mapping[str, str]) -> Reply:
+    """Take back a label that this person has given."""
+    return http_sender(url, headers)("DELETE", f"{FEEDBACK}/{quote(id, safe='')}?{urlencode({'label': label})}", None)
 
 
 def explain(reply: Reply, url: str) -> ExplainedRefusal:

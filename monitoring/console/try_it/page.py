@@ -11,16 +11,14 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from monitoring.console.try_it.answer import answer_of
-from monitoring.console.try_it.asking import ExplainedRefusal, ask, caller_headers, explain
+from monitoring.console.try_it.asking import ExplainedRefusal, ask, caller_headers, explain, gateway_url, give_label
 from monitoring.console.try_it.examples import example_texts
 from monitoring.console.try_it.neighbours import find_neighbours
 from monitoring.pages.rendering import HEADERS
 from monitoring.pages.site import Page, Site
-from pipeline.params import Params
-from serving.processes.addresses import base_url, reach_host
 from serving.processes.http_body import BodyError, read_body
 
-PREDICT, FEEDBACK = "/v1/predict", "/v1/feedback"
+PREDICT = "/v1/predict"
 
 
 class Question(BaseModel):
@@ -68,8 +66,7 @@ def try_routes(site: Site) -> Sequence[Route]:
             correction = Correction.model_validate_json(await _body(request, site))
         except (BodyError, ValidationError) as error:
             return _unusable(error)
-        body = correction.model_dump()
-        reply = await asyncio.to_thread(ask, gateway, FEEDBACK, body, caller_headers(request))
+        reply = await asyncio.to_thread(give_label, gateway, correction.id, correction.label, caller_headers(request))
         if reply.status != 201:
             return _piece("refusal.html", explain(reply, gateway))
         return _piece("thanks.html", reply.body.get("kind"), labels=site.params.labels, retrain=site.params.retrain)
@@ -89,11 +86,6 @@ def try_routes(site: Site) -> Sequence[Route]:
         Route(f"{TRY_IT.path}/answer", answer, methods=["POST"]),
         Route(f"{TRY_IT.path}/correction", correct, methods=["POST"]),
     ]
-
-
-def gateway_url(params: Params) -> str:
-    """Return the address of the gateway as this machine reaches it."""
-    return base_url(reach_host("gateway", params.gateway.host), params.gateway.port)
 
 
 async def _body(request: Request, site: Site) -> bytes:

@@ -1,4 +1,4 @@
-"""The flywheel: measured disagreements of two models, and what people did in the label queue."""
+"""The flywheel: measured disagreements of two models, what people did in the label queue, and labels that they took back."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("shown_at", sa.Float, nullable=False),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("undone_at", sa.Float),
+        sa.UniqueConstraint("prediction_id", "labeller", "shown_at", name="one_action_a_showing"),
     )
     op.create_index("queue_actions_of_text", "queue_actions", ["text_id"])
     op.create_index("queue_actions_of_labeller", "queue_actions", ["labeller", "at"])
@@ -57,9 +58,13 @@ def upgrade() -> None:
         sa.Column("lower", sa.Float, nullable=False),
         sa.Column("upper", sa.Float, nullable=False),
     )
+    with op.batch_alter_table("feedback", recreate="never") as batch:
+        batch.add_column(sa.Column("withdrawn_by", sa.String(64)))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("feedback", recreate="never") as batch:
+        batch.drop_column("withdrawn_by")
     op.drop_table("label_returns")
     op.drop_table("queue_actions")
     op.drop_table("disagreements")

@@ -1,0 +1,162 @@
+"""The forms of the page Label: give a label to one text or to many, skip, undo. Each sends to the gateway first, then notes it.
+
+So a console that is killed in between has lost nothing: the label is in force, and the gateway counts it once if sent again.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from monitoring.console.login.access import Visitor
+from monitoring.console.login.forms import Access, Form, form_route, go_to
+from monitoring.console.queue.action_log import QueueAction, StateAccess, action_on, last_actions, mark_undone, store_actions
+from monitoring.console.queue.choices import known_label
+from monitoring.console.queue.shown import LabelPages, Where
+from monitoring.console.queue.standing import SKIP
+from monitoring.console.try_it.asking import ExplainedRefusal, explain, gateway_url, give_label, take_back_label
+from monitoring.flywheel.round import LabelCandidate
+from serving.gateway_client import Reply
+
+MAX_LABEL_CHARS = 200  # as the gateway takes them
+GONE = ExplainedRefusal("This text is not in the last round any more.", "Go on with the next one.")
+
+
+class Given(NamedTuple):
+    """A label that a form gives."""
+
+    label: str
+    is_new: bool  # a person proposes it
+    is_verified: bool
+
+
+class Giving:
+    """The handlers of the forms."""
+
+    def __init__(self, access: Access, state: StateAccess, pages: LabelPages) -> None:
+        self._site, self._state, self._pages = access.site, state, pages
+        self._gateway = gateway_url(access.site.params)
+        self._access = access
+
+    def routes(self) -> Sequence[Route]:
+        """Return the routes; all ask for the scope `label`."""
+        path = self._access.page.path
+        handlers = {"give": self.give, "bulk": self.give_many, "skip": self.skip, "undo": self.undo}
+        return [form_route(self._access, f"{path}/{name}", "label", handle) for name, handle in handlers.items()]
+
+    async def give(self, request: Request, visitor: Visitor, form: Form) -> Response:
+        """Label one text, and lead to the next."""
+        where, index = Where.of_form(form), await self._pages.index()
+        candidate = index.candidate(form.text("id")) if index else None
+        if index is None or candidate is None:
+            return await self._pages.refused(visitor, where, GONE)
+        given = await self._given(form, candidate)
+        if isinstance(given, ExplainedRefusal):
+            return await self._pages.text(visitor, index, candidate, where, refusal=given, typed=form.text("typed"))
+        reply = await asyncio.to_thread(give_label, self._gateway, candidate.prediction_id, given.label, visitor.headers)
+        if reply.status != 201:
+            return await self._pages.text(visitor, index, candidate, where, refusal=explain(reply, self._gateway))
+        action = action_on(candidate, _kind(reply, given), given.label, form.number("shown_at"), self._site.clock())
+        await asyncio.to_thread(store_actions, self._state.engine, visitor.name, [action])
+        return go_to(where.next_path)
+
+    async def give_many(self, request: Request, visitor: Visitor, form: Form) -> Response:
+        """Give one label to all ticked texts of a cluster."""
+        where, index = Where.of_form(form), await self._pages.index()
+        if index is None or where.cluster not in index.clusters:
+            return await self._pages.refused(visitor, where, GONE)
+        ticked = [candidate for id in form.texts("id") if (candidate := index.candidate(id))]
+        given = await self._given(form, None)
+        if not ticked:
+            given = ExplainedRefusal("No text is ticked.", "Tick the texts that have the label, then choose it.")
+        if isinstance(given, ExplainedRefusal):
+            return await self._pages.cluster(visitor, index, where, refusal=given, typed=form.text("typed"))
+        done, refusal = await asyncio.to_thread(self._give_all, ticked, given, visitor.headers, form.number("shown_at"))
+        await asyncio.to_thread(store_actions, self._state.engine, visitor.name, done)
+        if refusal is not None:
+            what = f"{len(done)} of {len(ticked)} texts have the label now. {refusal.what}"
+            return await self._pages.cluster(visitor, index, where, refusal=refusal._replace(what=what))
+        return go_to(where.cluster_path)
+
+    async def skip(self, request: Request, visitor: Visitor, form: Form) -> Response:
+        """Do not ask this person about the text again."""
+        where, index = Where.of_form(form), await self._pages.index()
+        candidate = index.candidate(form.text("id")) if index else None
+        if candidate is None:
+            return await self._pages.refused(visitor, where, GONE)
+        action = action_on(candidate, SKIP, None, form.number("shown_at"), self._site.clock())
+        await asyncio.to_thread(store_actions, self._state.engine, visitor.name, [action])
+        return go_to(where.next_path)
+
+    async def undo(self, request: Request, visitor: Visitor, form: Form) -> Response:
+        """Undo this person's last action: its labels are taken back at the gateway."""
+        where = Where.of_form(form)
+        actions = await asyncio.to_thread(self._last, visitor.name)
+        if not actions:
+            return go_to(where.path)
+        undone, refusal = await asyncio.to_thread(self._take_back_all, actions, visitor.headers)
+        await asyncio.to_thread(mark_undone, self._state.engine, visitor.name, undone, self._site.clock())
+        if refusal is not None:
+            return await self._pages.refused(visitor, where, refusal)
+        if len(actions) > 1:
+            return go_to(where._replace(cluster=actions[0].cluster).cluster_path)
+        return go_to(where.text_path(actions[0].prediction_id))
+
+    async def _given(self, form: Form, candidate: LabelCandidate | None) -> Given | ExplainedRefusal:
+        """Return the label of a form: chosen, verified, typed or proposed."""
+        if form.text("verify") and candidate is not None:
+            return Given(candidate.label, False, True)
+        if chosen := form.label("label"):
+            return Given(chosen, False, False)
+        known = await self._pages.known_labels()
+        by, proposed, typed = form.text("by"), form.text("proposed").strip(), form.text("typed").strip()
+        if proposed and typed:
+            proposed, typed = ("", typed) if by == "typed" else (proposed, "") if by == "proposed" else ("", "")
+        name = proposed or typed
+        if not name or len(name) > MAX_LABEL_CHARS or not name.isprintable():
+            what = f"A label has 1 to {MAX_LABEL_CHARS} visible characters."
+            return ExplainedRefusal(what, "Choose one, or type a name.")
+        if (label := known_label(name, known)) is not None:
+            return Given(label, False, False)
+        if typed and not proposed:
+            return ExplainedRefusal(f"There is no label “{typed}”.", "Choose one of these, or propose it as a new one.")
+        return Given(proposed, True, False)
+
+    def _give_all(
+        self, ticked: Sequence[LabelCandidate], given: Given, headers: Mapping[str, str], shown_at: float | None
+    ) -> tuple[list[QueueAction], ExplainedRefusal | None]:
+        """Return what was stored, and why the gateway refused the next one, if it did."""
+        done: list[QueueAction] = []
+        now = self._site.clock()
+        for candidate in ticked:
+            reply = give_label(self._gateway, candidate.prediction_id, given.label, headers)
+            if reply.status != 201:
+                return done, explain(reply, self._gateway)
+            done.append(action_on(candidate, _kind(reply, given), given.label, shown_at, now))
+        return done, None
+
+    def _take_back_all(
+        self, actions: Sequence[QueueAction], headers: Mapping[str, str]
+    ) -> tuple[list[QueueAction], ExplainedRefusal | None]:
+        undone: list[QueueAction] = []
+        for action in actions:
+            if action.label is not None:
+                reply = take_back_label(self._gateway, action.prediction_id, action.label, headers)
+                if reply.status != 200:
+                    return undone, explain(reply, self._gateway)
+            undone.append(action)
+        return undone, None
+
+    def _last(self, labeller: str) -> list[QueueAction]:
+        with self._state.reading.begin() as connection:
+            return last_actions(connection, labeller)
+
+
+def _kind(reply: Reply, given: Given) -> str:
+    """Return what the action was: the gateway says whether the label is a proposal."""
+    if reply.body.get("kind") == "proposal":
+        return "propose"
+    return "verify" if given.is_verified else "label"

@@ -1,0 +1,233 @@
+"""What the pages of the queue show: clusters, one cluster, one text."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from starlette.responses import Response
+
+from monitoring.console.champion import served_labels
+from monitoring.console.login.access import Visitor
+from monitoring.console.login.forms import Access, Form, account
+from monitoring.console.queue.action_log import QueueAction, StateAccess, last_actions
+from monitoring.console.queue.choices import common_labels, likely_labels, near_labels
+from monitoring.console.queue.effort import read_effort
+from monitoring.console.queue.round_index import RoundIndex, last_round
+from monitoring.console.queue.standing import Standing, read_standing
+from monitoring.console.try_it.asking import ExplainedRefusal
+from monitoring.console.try_it.neighbours import Neighbours, find_neighbours
+from monitoring.flywheel.round import Cluster, LabelCandidate
+
+PATH = "/label"
+TEXTS_A_PAGE, CLUSTERS_SHOWN = 50, 100
+SHORT_CHARS = 400  # of a text in a list
+NEAR_TEXTS, GIVEN_LABELS = 3, 3
+VERIFY = "verify"
+NO_ROUND = ExplainedRefusal(
+    "There is no round yet: nothing has been chosen for labelling.", "Make one:", ".venv/bin/evergreen clusters"
+)
+
+
+class Where(NamedTuple):
+    """Where a person labels: in all the queue or in one cluster, every text or only those to verify."""
+
+    cluster: int | None = None
+    mode: str = ""
+
+    @classmethod
+    def of(cls, cluster: str, mode: str) -> "Where":
+        """Return the place that a query or a form names; anything unknown is the whole queue."""
+        number = cluster[:9]
+        return cls(int(number) if number.isascii() and number.isdigit() else None, VERIFY if mode == VERIFY else "")
+
+    @classmethod
+    def of_form(cls, form: Form) -> "Where":
+        """Return the place that a form carries."""
+        return cls.of(form.text("cluster"), form.text("mode"))
+
+    @property
+    def query(self) -> str:
+        """Return the place as the query of an address."""
+        fields = {"cluster": self.cluster, "mode": self.mode or None}
+        named = {name: value for name, value in fields.items() if value is not None}
+        return f"?{urlencode(named)}" if named else ""
+
+    @property
+    def path(self) -> str:
+        """Return the page around this place."""
+        return PATH if self.cluster is None else self.cluster_path
+
+    @property
+    def next_path(self) -> str:
+        """Return the address that leads to the next open text."""
+        return f"{PATH}/next{self.query}"
+
+    @property
+    def cluster_path(self) -> str:
+        """Return the page of the cluster."""
+        return f"{PATH}/cluster/{self.cluster}"
+
+    def text_path(self, prediction_id: str) -> str:
+        """Return the page of one text."""
+        return f"{PATH}/text/{quote(prediction_id, safe='')}{self.query}"
+
+
+class ClusterRow(NamedTuple):
+    """A cluster in the list."""
+
+    cluster: Cluster
+    texts: int
+    done: int
+    is_open: bool
+    central: Sequence[str]
+
+    @property
+    def share(self) -> float:
+        """Return the share of its texts that are labelled."""
+        return self.done / self.texts if self.texts else 0.0
+
+
+class LabelPages:
+    """Renders the pages for one person."""
+
+    def __init__(self, access: Access, state: StateAccess) -> None:
+        self._access, self._site, self._state = access, access.site, state
+
+    async def index(self) -> RoundIndex | None:
+        """Return the last round; None when there is none that can be read."""
+        try:
+            return await asyncio.to_thread(last_round, self._site.home)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    async def known_labels(self) -> frozenset[str]:
+        """Return the champion's labels."""
+        return (await asyncio.to_thread(served_labels, self._site.home)).labels
+
+    async def overview(self, visitor: Visitor, index: RoundIndex) -> Response:
+        """Show the clusters from the highest rank to the lowest."""
+        standing, common = await self._common(visitor, index)
+        rows = [_row(cluster, index, standing) for cluster in index.round.clusters[:CLUSTERS_SHOWN]]
+        open_sure = len(index.sure - standing.closed)
+        open_texts = len(index.round.candidates) - len(standing.closed)
+        hidden = len(index.round.clusters) - len(rows)
+        return await self._html("label.html", rows=rows, hidden=hidden, open_sure=open_sure, open_texts=open_texts, **common)
+
+    async def cluster(
+        self, visitor: Visitor, index: RoundIndex, where: Where, *, page: int = 1, ticked: bool = False, **more: Any
+    ) -> Response:
+        """Show the open texts of one cluster, for one label at once."""
+        standing, common = await self._common(visitor, index)
+        cluster = index.clusters[where.cluster if where.cluster is not None else -1]
+        places = index.by_cluster[cluster.id]
+        open_places = [place for place in places if place not in standing.closed]
+        pages = max(1, -(-len(open_places) // TEXTS_A_PAGE))
+        page = min(max(1, page), pages)
+        shown = [index.round.candidates[at] for at in open_places[(page - 1) * TEXTS_A_PAGE : page * TEXTS_A_PAGE]]
+        values = {
+            "row": _row(cluster, index, standing),
+            "candidates": shown,
+            "short_chars": SHORT_CHARS,
+            "open_texts": len(open_places),
+            "page_number": page,
+            "pages": pages,
+            "ticked": ticked,
+            "choices": common_labels(shown, standing.counts_of(places, GIVEN_LABELS)),
+            "known": sorted(await self.known_labels()),
+            "where": where,
+        }
+        refusal = more.get("refusal")
+        values |= await self._refusal(refusal, more.get("typed", ""))
+        return await self._html("label_cluster.html", status=422 if refusal else 200, **common, **values)
+
+    async def text(self, visitor: Visitor, index: RoundIndex, candidate: LabelCandidate, where: Where, **more: Any) -> Response:
+        """Show one text, with all that helps to label it."""
+        standing, common = await self._common(visitor, index)
+        place = index.by_prediction[candidate.prediction_id]
+        neighbours = await self._near_texts(candidate)
+        given = standing.counts_of(index.by_cluster[candidate.cluster], GIVEN_LABELS)
+        places = _places(index, where)
+        left = sum(at not in standing.closed and (where.mode != VERIFY or at in index.sure) for at in places)
+        values = {
+            "candidate": candidate,
+            "cluster": index.clusters.get(candidate.cluster),
+            "choices": likely_labels(candidate, given, [row.label for row in neighbours.rows]),
+            "neighbours": neighbours,
+            "mine": standing.mine.get(place),
+            "known": sorted(await self.known_labels()),
+            "left": left,
+            "where": where,
+        }
+        refusal = more.get("refusal")
+        values |= await self._refusal(refusal, more.get("typed", ""))
+        return await self._html("label_text.html", status=422 if refusal else 200, **common, **values)
+
+    async def nothing_left(self, visitor: Visitor, index: RoundIndex, where: Where) -> Response:
+        """Show that this person has answered everything."""
+        _standing, common = await self._common(visitor, index)
+        return await self._html("label_done.html", where=where, cluster=index.clusters.get(where.cluster or -1), **common)
+
+    async def refused(self, visitor: Visitor, where: Where, refusal: ExplainedRefusal) -> Response:
+        """Show why something was not done."""
+        return await self._html("label_away.html", status=409, shown=refusal, where=where, **account(visitor))
+
+    async def away(self, visitor: Visitor) -> Response:
+        """Show that there is no round."""
+        return await self._html("label_away.html", shown=NO_ROUND, where=Where(), **account(visitor))
+
+    async def next_text(self, visitor: Visitor, index: RoundIndex, where: Where) -> LabelCandidate | None:
+        """Return the next open text of this person."""
+        standing, _common = await self._common(visitor, index)
+        return next(_open_candidates(index, standing, where), None)
+
+    async def _html(self, template: str, *, status: int = 200, **values: Any) -> Response:
+        return await self._site.html(self._access.page, template, status=status, **values)
+
+    async def _common(self, visitor: Visitor, index: RoundIndex) -> tuple[Standing, dict[str, Any]]:
+        """Return what is open for the person, and what every page shows: progress, the last action, the round."""
+        standing, last, effort = await asyncio.to_thread(self._read, visitor, index)
+        served = await asyncio.to_thread(served_labels, self._site.home)
+        values = {
+            "effort": effort,
+            "budget": self._site.params.flywheel.budget,
+            "last": last,
+            "made_at": index.round.made_at,
+            "made_for": index.round.version,
+            "champion": served.version,
+            "people": self._site.params.labels.new_text_people,
+            "shown_at": self._site.clock(),
+            **account(visitor),
+        }
+        return standing, values
+
+    def _read(self, visitor: Visitor, index: RoundIndex) -> tuple[Standing, list[QueueAction], Any]:
+        with self._state.reading.begin() as connection:
+            standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
+            return standing, last_actions(connection, visitor.name), read_effort(connection, index.round.made_at)
+
+    async def _near_texts(self, candidate: LabelCandidate) -> Neighbours:
+        found = await find_neighbours(candidate.text, candidate.version, self._site.params, self._site.home)
+        return found._replace(rows=found.rows[:NEAR_TEXTS])
+
+    async def _refusal(self, refusal: ExplainedRefusal | None, typed: str) -> dict[str, Any]:
+        near = near_labels(typed, await self.known_labels()) if refusal and typed else []
+        return {"refusal": refusal, "typed": typed, "near": near}
+
+
+def _open_candidates(index: RoundIndex, standing: Standing, where: Where) -> Iterator[LabelCandidate]:
+    for place in _places(index, where):
+        if place not in standing.closed and (where.mode != VERIFY or place in index.sure):
+            yield index.round.candidates[place]
+
+
+def _places(index: RoundIndex, where: Where) -> Sequence[int]:
+    return range(len(index.round.candidates)) if where.cluster is None else index.by_cluster.get(where.cluster, ())
+
+
+def _row(cluster: Cluster, index: RoundIndex, standing: Standing) -> ClusterRow:
+    places = index.by_cluster[cluster.id]
+    texts = [index.round.candidates[index.by_text[id]].text for id in cluster.central if id in index.by_text]
+    done = sum(place in standing.done for place in places)
+    is_open = any(place not in standing.closed for place in places)
+    return ClusterRow(cluster, len(places), done, is_open, texts[:3])
