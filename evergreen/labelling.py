@@ -89,7 +89,14 @@ def next_batch(
     size: Annotated[int, typer.Option(help="number of texts", min=1)] = 20,
     seed: Annotated[int | None, typer.Option(help="for a reproducible draw")] = None,
 ) -> None:
-    """Print texts to label, one JSON object a line: answers of the last day, mixed with texts whose label is known."""
+    """Print texts to label, one JSON object a line: the front of the queue, mixed with texts whose label is known.
+
+    Before the first round of the flywheel the queue is the answers of the last day.
+    """
+    from monitoring.flywheel.queue.batch import GoldTexts, Turn
+    from monitoring.flywheel.queue.batch import next_batch as next_of_queue
+    from monitoring.flywheel.queue.progress import read_progress
+    from monitoring.flywheel.round import read_round
     from monitoring.labels.controls import BatchSources, make_batch
     from monitoring.labels.entries import labelled_ids
     from pipeline.home import find_home
@@ -98,14 +105,21 @@ def next_batch(
     from state.database import open_state
 
     home, params = find_home(), load_params()
+    made, release = read_round(home), champion(home)
+    version = release.version if release else 1
+    gold = {row.text: row.label for row in _read_book().trusted.corpus.values()}
     with open_state(home) as engine, engine.begin() as connection:
-        labelled = labelled_ids(connection)
-    release = champion(home)
-    corpus = [row.text for row in _read_book().trusted.corpus.values()]
-    sources = BatchSources(labelled, corpus, release.version if release else 1)
-    rng = random.Random(seed)  # noqa: S311
-    for task in make_batch(params, home, sources, size, rng, time.time()):
-        print_line(plain_json(task._asdict()))
+        labelled, progress = labelled_ids(connection), read_progress(connection)
+    rng, now = random.Random(seed), time.time()  # noqa: S311
+    if made is None:
+        tasks = make_batch(params, home, BatchSources(labelled, gold, version), size, rng, now)
+        lines = [{"id": task.id, "text": task.text} for task in tasks]
+    else:
+        turn = Turn(made, progress, params)
+        batch = next_of_queue(turn, GoldTexts(gold, version), home, labeller=None, size=size, rng=rng, now=now)
+        lines = [{"id": row.prediction_id, "text": row.text} for row in batch.candidates]
+    for line in lines:
+        print_line(plain_json(line))
 
 
 @disputes.callback(invoke_without_command=True)

@@ -73,8 +73,9 @@ def delete_expired(connection: sa.Connection, retention_s: float) -> int:
 
 
 def labelled_ids(connection: sa.Connection) -> set[str]:
-    """Return the ids of predictions that have a label."""
-    return set(connection.execute(sa.select(feedback.c.prediction_id).distinct()).scalars())
+    """Return the ids of predictions that have a label in force."""
+    in_force = sa.select(feedback.c.prediction_id).where(feedback.c.withdrawn_at.is_(None))
+    return set(connection.execute(in_force.distinct()).scalars())
 
 
 def count_by_labeller(connection: sa.Connection) -> dict[str, tuple[int, int]]:

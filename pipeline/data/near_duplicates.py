@@ -1,6 +1,7 @@
 """Finds near-duplicates exactly: pairs of texts whose Jaccard similarity of word 3-grams is above a threshold."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from math import ceil
 from typing import NamedTuple
 
@@ -23,24 +24,49 @@ def word_3grams(text: str) -> frozenset[Gram]:
     return frozenset(tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
 
 
-def find_near_duplicates(texts: list[str], threshold: float) -> list[Pair]:
-    """Return every pair with Jaccard > threshold.
+class NearTexts:
+    """Texts among which near-duplicates of a text are looked up; texts may be added.
 
     Prefix filter (Chaudhuri et al. 2006): two sets above the threshold share one of their rarest
-    |S| - ceil(threshold |S|) + 1 elements, so only texts that share one are compared.
+    |S| - ceil(threshold |S|) + 1 elements, so only texts that share one are compared. Rare is what the first texts use little.
     """
-    grams = [word_3grams(text) for text in texts]
-    frequency = Counter(gram for text in grams for gram in text)
-    postings: dict[Gram, list[int]] = defaultdict(list)
+
+    def __init__(self, texts: Iterable[str], threshold: float, usage: Iterable[str] | None = None) -> None:
+        """Hold the texts; `usage` are the texts in which grams are counted, by default the same."""
+        self._threshold = threshold
+        self._grams: list[frozenset[Gram]] = []
+        self._postings: dict[Gram, list[int]] = defaultdict(list)
+        first = list(texts)
+        self._frequency = Counter(gram for text in (first if usage is None else usage) for gram in word_3grams(text))
+        for text in first:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Hold one more text."""
+        grams = word_3grams(text)
+        for gram in self._rarest(grams):
+            self._postings[gram].append(len(self._grams))
+        self._grams.append(grams)
+
+    def matches(self, text: str) -> list[tuple[int, float]]:
+        """Return the index and the similarity of each text held that is above the threshold, by index."""
+        grams = word_3grams(text)
+        shared = sorted({index for gram in self._rarest(grams) for index in self._postings.get(gram, ())})
+        compared = ((index, len(grams & self._grams[index]) / len(grams | self._grams[index])) for index in shared)
+        return [(index, jaccard) for index, jaccard in compared if jaccard > self._threshold]
+
+    def _rarest(self, grams: frozenset[Gram]) -> list[Gram]:
+        kept = len(grams) - ceil(self._threshold * len(grams)) + 1
+        return sorted(grams, key=lambda gram: (self._frequency[gram], gram))[:kept]
+
+
+def find_near_duplicates(texts: list[str], threshold: float) -> list[Pair]:
+    """Return every pair with Jaccard > threshold."""
+    held = NearTexts((), threshold, usage=texts)
     pairs = []
-    for index, text in enumerate(grams):
-        rarest = sorted(text, key=lambda gram: (frequency[gram], gram))[: len(text) - ceil(threshold * len(text)) + 1]
-        for other in sorted({i for gram in rarest for i in postings[gram]}):
-            similarity = len(text & grams[other]) / len(text | grams[other])
-            if similarity > threshold:
-                pairs.append(Pair(other, index, similarity))
-        for gram in rarest:
-            postings[gram].append(index)
+    for index, text in enumerate(texts):
+        pairs += [Pair(first, index, jaccard) for first, jaccard in held.matches(text)]
+        held.add(text)
     return pairs
 
 

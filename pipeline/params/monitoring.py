@@ -169,6 +169,8 @@ class Flywheel(Section):
     compared_texts: Count
     confidence_gap: Fraction
     slower_times: Annotated[float, Field(ge=1)]
+    few_labels: Count
+    sure_share: Share
     seed: int
 
 
