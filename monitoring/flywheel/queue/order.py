@@ -82,7 +82,9 @@ def _spread(candidates: Sequence[LabelCandidate], by_margin: Sequence[int]) -> l
 
 def _repeats_last(candidates: Sequence[LabelCandidate], order: Sequence[int], budget: int, jaccard: float) -> list[int]:
     """Move near-duplicates of the texts before them to the end, until a turn is full."""
-    asked, fresh, repeats = NearTexts((), jaccard), [], []
+    asked = NearTexts((), jaccard)
+    fresh: list[int] = []
+    repeats: list[int] = []
     for position, index in enumerate(order):
         if len(fresh) == budget:
             return [*fresh, *order[position:], *repeats]
