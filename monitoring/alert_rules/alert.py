@@ -13,6 +13,7 @@ JOBS = {
     "monitor": "evergreen-monitor",
     "receiver": "evergreen-receiver",
     "controller": "evergreen-controller",
+    "flywheel": "evergreen-flywheel",
     "inbox": "evergreen-inbox",
     "console": "evergreen-console",
 }

@@ -4,23 +4,21 @@ The file is replaced as a whole, so a round that is killed leaves the one before
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.atomic_write import atomic_write
 
 FILE = "flywheel/round.parquet"
 CLUSTERS = b"evergreen.clusters"
-DISAGREEMENT, MARGIN, NOVELTY, PROPOSAL = (
-    "disagreement",
-    "margin",
-    "novelty",
-    "proposal",
-)  # reasons, as `LabelCandidate` names them
+REASONS_OF_CANDIDATES = ("disagreement", "margin", "novelty", "proposal")
+DISAGREEMENT, MARGIN, NOVELTY, PROPOSAL = REASONS_OF_CANDIDATES
 
 
 class LabelCandidate(NamedTuple):
@@ -99,6 +97,27 @@ def read_clusters(home: Path) -> list[Cluster]:
     except FileNotFoundError:
         return []
     return _clusters_of(json.loads(metadata[CLUSTERS]))
+
+
+class RoundSummary(NamedTuple):
+    """Counts of a round."""
+
+    made_at: float
+    version: int
+    texts: int
+    clusters: int
+    reasons: dict[str, int]  # texts by reason; a text may have several
+
+
+def read_summary(home: Path) -> RoundSummary | None:
+    """Return the counts of the last round without reading its texts; None before the first."""
+    try:
+        table = pq.read_table(home / FILE, columns=["reasons"])
+    except FileNotFoundError:
+        return None
+    about = json.loads((table.schema.metadata or {})[CLUSTERS])
+    reasons = Counter(pc.list_flatten(table["reasons"]).to_pylist())
+    return RoundSummary(about["made_at"], about["version"], table.num_rows, len(about["clusters"]), dict(reasons))
 
 
 REASONS = LabelCandidate._fields.index("reasons")

@@ -25,6 +25,7 @@ def scrape_config(params: Params) -> dict[str, Any]:
         "gateway": authority(reach_host("gateway", params.gateway.host), params.gateway.port),
         "triton": authority(triton.host, triton.metrics_port),
         "monitor": authority(reach_host("monitor", alerts.host), alerts.monitor_port),
+        "flywheel": authority(reach_host("flywheel", alerts.host), alerts.flywheel_port),
     }
     if alerts.inbox == "here":
         targets["inbox"] = authority(reach_host("inbox", alerts.host), alerts.inbox_port)

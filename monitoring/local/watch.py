@@ -1,10 +1,10 @@
-"""Run Prometheus, Alertmanager, the inbox, the monitor and the retrain controller on this machine."""
+"""Run Prometheus, Alertmanager, the inbox, the monitor, the flywheel and the retrain controller on this machine."""
 
 import argparse
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +33,7 @@ PAGES = {
     "prometheus": "/",
     "alertmanager": "/",
     "monitor": "/report.json",
+    "flywheel": "/metrics",
     "receiver": "/metrics",
     "controller": "/metrics",
 }  # Debian's Prometheus has no /alerts
@@ -45,6 +46,7 @@ class MonitoringStack(NamedTuple):
     alertmanager: Child
     inbox: Child | None
     monitor: Child | None
+    flywheel: Child | None
     receiver: Child | None
     controller: Child | None
 
@@ -92,6 +94,7 @@ def running_stack(
     *,
     inbox_command: list[str],
     monitor_command: list[str],
+    flywheel_command: Sequence[str] = (),
     retrain_commands: Mapping[str, list[str]] = MappingProxyType({}),
 ) -> Iterator[MonitoringStack]:
     """Yield the processes, ready; stop them when the block ends in any way. A process without a command is not started."""
@@ -100,7 +103,7 @@ def running_stack(
     hosts: dict[str, str] = {name: reach_host(name, alerts.host) for name in VARIABLES}
     with ExitStack() as stack:
 
-        def start(name: str, command: list[str], port: int, path: str) -> Child:
+        def start(name: str, command: Sequence[str], port: int, path: str) -> Child:
             cwd = working_directory(tools) if name in ("prometheus", "alertmanager") else None
             host = hosts[name]
             ends_within_s = ENDS_WITHIN_S + (params.retrain.stop_within_s if name == "controller" else 0)  # a run ends with it
@@ -118,12 +121,13 @@ def running_stack(
         manager = start("alertmanager", alertmanager_command(tools, folder, alerts), alerts.alertmanager_port, "/-/ready")
         prometheus = start("prometheus", prometheus_command(tools, folder, alerts), alerts.prometheus_port, "/-/ready")
         monitor = start("monitor", monitor_command, alerts.monitor_port, "/metrics") if monitor_command else None
-        yield MonitoringStack(prometheus, manager, inbox, monitor, retrain.get("receiver"), retrain.get("controller"))
+        flywheel = start("flywheel", flywheel_command, alerts.flywheel_port, "/healthz") if flywheel_command else None
+        yield MonitoringStack(prometheus, manager, inbox, monitor, flywheel, retrain.get("receiver"), retrain.get("controller"))
 
 
 def watch(params: Params, home: Path, announce: Announce, *, is_on_request: bool) -> None:
     """Run until Ctrl-C and restart every program that ends. With `is_on_request` no alert starts a retrain."""
-    inbox, monitor = ([sys.executable, "-m", f"monitoring.{name}"] for name in ("inbox", "monitor"))
+    inbox, monitor, flywheel = ([sys.executable, "-m", f"monitoring.{name}"] for name in ("inbox", "monitor", "flywheel"))
     option = ["--on-request"] if is_on_request else []
     retrain = {
         "receiver": [sys.executable, "-m", "monitoring.retrain.receiver"],
@@ -137,6 +141,7 @@ def watch(params: Params, home: Path, announce: Announce, *, is_on_request: bool
             announce,
             inbox_command=[*inbox, *option],
             monitor_command=monitor,
+            flywheel_command=flywheel,
             retrain_commands=retrain if params.alerts.controller_url == "here" else {},
         ) as stack,
         closing_console(params, home) as consoles,

@@ -54,6 +54,7 @@ class Alerts(Section):
     monitor_port: Port
     receiver_port: Port
     controller_port: Port
+    flywheel_port: Port
     scrape_s: Count
     evaluate_s: Count
     resend_s: Count
@@ -74,6 +75,7 @@ class Alerts(Section):
     monitor_stale_s: Count
     monitor_lag_s: Count
     controller_stale_s: Count
+    flywheel_overdue_s: Count
     reference_max_age_s: Count
     window_patience_s: Count
     process_cpu_cores: Positive
@@ -155,6 +157,9 @@ class Flywheel(Section):
     """Which texts people are asked to label, how they are grouped, and how often. `*_s` are seconds."""
 
     every_s: Positive
+    retry_s: Positive
+    poll_s: Positive
+    round_limit_s: Positive
     reach_s: Positive
     max_candidates: Count
     min_answers: Count

@@ -7,13 +7,16 @@ from urllib.parse import SplitResult, urlsplit
 
 from pipeline.errors import InputError
 
-Service = Literal["gateway", "monitor", "console", "receiver", "controller", "inbox", "alertmanager", "prometheus", "mlflow"]
+Service = Literal[
+    "gateway", "monitor", "console", "receiver", "controller", "flywheel", "inbox", "alertmanager", "prometheus", "mlflow"
+]
 VARIABLES: dict[Service, str] = {
     "gateway": "EVERGREEN_GATEWAY_HOST",
     "monitor": "EVERGREEN_MONITOR_HOST",
     "console": "EVERGREEN_CONSOLE_HOST",
     "receiver": "EVERGREEN_RECEIVER_HOST",
     "controller": "EVERGREEN_CONTROLLER_HOST",
+    "flywheel": "EVERGREEN_FLYWHEEL_HOST",
     "inbox": "EVERGREEN_INBOX_HOST",
     "alertmanager": "EVERGREEN_ALERTMANAGER_HOST",
     "prometheus": "EVERGREEN_PROMETHEUS_HOST",

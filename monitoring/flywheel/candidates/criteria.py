@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitoring.detectors.novelty import Novelty, fit_novelty
-from monitoring.flywheel.round import DISAGREEMENT, MARGIN, NOVELTY, PROPOSAL
+from monitoring.flywheel.round import REASONS_OF_CANDIDATES
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.reference_profile import Reference, load_reference
@@ -81,5 +81,5 @@ def margins(probabilities: Floats) -> Floats:
 
 def reasons_of(*, is_differing: bool, is_low: bool, is_novel: bool, is_proposed: bool) -> tuple[str, ...]:
     """Return the reasons that hold, in the order of their names in a round."""
-    held = ((DISAGREEMENT, is_differing), (MARGIN, is_low), (NOVELTY, is_novel), (PROPOSAL, is_proposed))
-    return tuple(name for name, holds in held if holds)
+    flags = (is_differing, is_low, is_novel, is_proposed)
+    return tuple(name for name, holds in zip(REASONS_OF_CANDIDATES, flags, strict=True) if holds)
