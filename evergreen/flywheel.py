@@ -103,6 +103,6 @@ def _find(made: "Round", id: int) -> "Cluster":
 
 
 def _interval(cluster: "Cluster") -> str:
-    if (cluster.disagreement_lower, cluster.disagreement_upper) == (0.0, 1.0):
+    if (cluster.disagreement_lower, cluster.disagreement_upper) == (-1.0, 1.0):
         return "unknown"
     return f"{percent(cluster.disagreement)} ({percent(cluster.disagreement_lower)} to {percent(cluster.disagreement_upper)})"

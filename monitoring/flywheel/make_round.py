@@ -1,28 +1,34 @@
-"""Makes a round: reads the log, finds candidates, groups them, orders them, and replaces the file of the round."""
+"""Makes a round: measures disagreement, finds candidates in the log, groups and orders them, and replaces the round's file."""
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 import structlog
 
-from monitoring.detectors.wilson import wilson_interval
 from monitoring.flywheel.candidates.criteria import Criteria, read_reference
 from monitoring.flywheel.candidates.log_pass import FlaggedText, LogPass, pass_over_log
+from monitoring.flywheel.candidates.near_copies import ask_once
 from monitoring.flywheel.clusters.build import Compared, cluster_candidates
+from monitoring.flywheel.disagreement.excess import Expected
+from monitoring.flywheel.disagreement.measure import Comparison, measure_disagreement
+from monitoring.flywheel.queue.order import order_queue
+from monitoring.flywheel.queue.verify import is_sure
 from monitoring.flywheel.round import LabelCandidate, Round, read_round, write_round
 from monitoring.labels.book import LabelBook, read_book
 from pipeline.data.records import text_id
 from pipeline.errors import InputError, ToolError
+from pipeline.output.progress import progress_bar
 from pipeline.params import Params
 from serving.prediction_log.writer import log_url
 from serving.release.label_change import labels_of
 from serving.release.manifest import model_name, repository
 from serving.release.publish import champion
 
-Z = 1.959964
 Announce = Callable[[str], None]
 log = structlog.get_logger()
 
@@ -33,6 +39,13 @@ class KnownTexts(NamedTuple):
     left_out: frozenset[str]  # content ids
     proposed: frozenset[str]
     labels: dict[str, int]
+
+
+class SecondOpinions(NamedTuple):
+    """Labels of a second model by prediction id, and how often it differs without a reason in the traffic."""
+
+    labels: Mapping[str, str]
+    expected: Expected
 
 
 def make_round(home: Path, params: Params, now: float, *, root: Path = Path(), announce: Announce = lambda _line: None) -> Round:
@@ -46,21 +59,24 @@ def make_round(home: Path, params: Params, now: float, *, root: Path = Path(), a
         raise ToolError(str(home), "no version has been published", "make repro")
     folder = repository(home) / model_name(release.version)
     known = read_known_texts(params, home, root, folder)
-    collected = collect(params, home, release.version, folder, known, now, announce)
-    previous = read_round(home)
-    candidates = [as_candidate(row, release.version) for row in collected.texts]
-    compared = Compared(collected.compared, collected.differing, lambda some, all_: wilson_interval(some, all_, Z), 0.0)
-    clustered = cluster_candidates(
-        candidates, collected.sketches, compared, known.labels, previous, release.version, params.flywheel
-    )
-    announce(f"{len(clustered.candidates)} texts in {len(clustered.clusters)} clusters")
-    order = np.arange(len(clustered.candidates))
-    made = Round(now, release.version, [clustered.candidates[i] for i in order], clustered.clusters, clustered.next_cluster)
+    opinions = second_opinions(measure_disagreement(home, params, now))
+    collected = collect(params, home, release.version, folder, known, opinions, now, announce)
+    made = build_round(collected, known, opinions.expected, read_round(home), params, version=release.version, now=now)
+    announce(f"{len(made.candidates)} different texts in {len(made.clusters)} clusters")
     write_round(home, made)
     return made
 
 
-def collect(params: Params, home: Path, version: int, folder: Path, known: KnownTexts, now: float, announce: Announce) -> LogPass:
+def collect(
+    params: Params,
+    home: Path,
+    version: int,
+    folder: Path,
+    known: KnownTexts,
+    opinions: SecondOpinions,
+    now: float,
+    announce: Announce,
+) -> LogPass:
     """Return the candidates of the log; raises `InputError` with fewer than `flywheel.min_answers` answers."""
     settings, facts = params.flywheel, read_reference(folder, params)
     criteria = Criteria(
@@ -69,13 +85,22 @@ def collect(params: Params, home: Path, version: int, folder: Path, known: Known
         sketch_size=facts.sketch_size,
         low_margin=settings.low_margin,
         novelty=facts.novelty,
-        second_labels={},
+        second_labels=opinions.labels,
         proposed=known.proposed,
         left_out=known.left_out,
     )
     url = log_url(params.log, home)
-    collected = pass_over_log(url, criteria, since=now - settings.reach_s, at_most=settings.max_candidates)
-    announce(f"{collected.answers} answers of version {version}: {len(collected.texts)} texts that are worth a label")
+    with progress_bar(
+        desc="texts worth a label", total=settings.max_candidates, disable=not sys.stderr.isatty(), leave=False
+    ) as bar:
+        collected = pass_over_log(
+            url,
+            criteria,
+            since=now - settings.reach_s,
+            at_most=settings.max_candidates,
+            on_segment=lambda found: bar.update(found - bar.n),
+        )
+    announce(f"{collected.answers} answers of version {version}: {len(collected.texts)} texts are worth a label")
     if collected.skipped:
         log.warning("unreadable segments skipped", files=collected.skipped)
     if collected.without_text:
@@ -84,6 +109,32 @@ def collect(params: Params, home: Path, version: int, folder: Path, known: Known
         what = f"version {version} has given {collected.answers} answers, a round needs {settings.min_answers}"
         raise InputError(url, what, "wait for more traffic, or lower flywheel.min_answers in params.yaml")
     return collected
+
+
+def build_round(
+    collected: LogPass, known: KnownTexts, expected: Expected, previous: Round | None, params: Params, *, version: int, now: float
+) -> Round:
+    """Return the round. The same input gives the same round, so one that was killed is made again."""
+    settings, jaccard = params.flywheel, params.data.near_duplicate_jaccard
+    with progress_bar(desc="near copies", total=len(collected.texts), disable=not sys.stderr.isatty(), leave=False) as bar:
+        once = ask_once(collected.texts, jaccard, lambda done: bar.update(done - bar.n))
+    candidates = [_as_candidate(row, version, params) for row in once.texts]
+    z = NormalDist().inv_cdf(0.5 + params.monitor.confidence / 2)
+    compared = Compared(collected.compared, collected.differing, expected, z)
+    clustered = cluster_candidates(candidates, collected.sketches[once.rows], compared, known.labels, previous, version, settings)
+    rng = np.random.default_rng(settings.seed)
+    order = order_queue(clustered.candidates, known.labels, settings, jaccard, rng)
+    ordered = [clustered.candidates[index] for index in order.tolist()]
+    return Round(now, version, ordered, clustered.clusters, clustered.next_cluster)
+
+
+def second_opinions(comparisons: Sequence[Comparison]) -> SecondOpinions:
+    """Return the answers of the second model that has answered the most texts."""
+    if not comparisons:
+        return SecondOpinions({}, Expected())
+    chosen = max(comparisons, key=lambda comparison: comparison.measurement.compared)
+    labels = {pair.champion.prediction_id: pair.second.label for pair in chosen.pairs if pair.second is not None}
+    return SecondOpinions(labels, chosen.expected)
 
 
 def read_known_texts(params: Params, home: Path, root: Path, folder: Path) -> KnownTexts:
@@ -101,6 +152,7 @@ def known_texts(book: LabelBook, labels: Collection[str], params: Params) -> Kno
     return KnownTexts(frozenset(left_out), frozenset(proposed - left_out), dict(Counter((classes | rows).values())))
 
 
-def as_candidate(row: FlaggedText, version: int) -> LabelCandidate:
+def _as_candidate(row: FlaggedText, version: int, params: Params) -> LabelCandidate:
     """Return the candidate without its cluster, which is not known yet."""
-    return LabelCandidate(**row._asdict(), version=version, cluster=-1, is_sure=False)
+    sure = is_sure(row.label, row.second_label, row.confidence, row.reasons, params.flywheel)
+    return LabelCandidate(**row._asdict(), version=version, cluster=-1, is_sure=sure)

@@ -1,6 +1,6 @@
 """From candidates to ranked, named clusters with stable ids. Pure, but for the groups' algorithm."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +11,13 @@ from monitoring.flywheel.clusters.grouping import Grouping, group_vectors
 from monitoring.flywheel.clusters.names import distinctive_words
 from monitoring.flywheel.clusters.rank import rank_score
 from monitoring.flywheel.clusters.stable_ids import PreviousClusters, carry_ids
+from monitoring.flywheel.disagreement.excess import Expected, excess_by_cluster
 from monitoring.flywheel.round import Cluster, LabelCandidate, Round
 from pipeline.params import Flywheel
 
 CENTRAL = 3  # texts shown for a cluster
 WORDS = 5
-UNKNOWN = ShareInterval(0.0, 0.0, 1.0)  # disagreement where the second model was not asked
+UNKNOWN = ShareInterval(0.0, -1.0, 1.0)  # disagreement where the second model was not asked
 
 
 class Compared(NamedTuple):
@@ -24,8 +25,13 @@ class Compared(NamedTuple):
 
     sketches: NDArray[np.float32]  # (M, width), unit length
     differing: NDArray[np.bool_]  # (M,)
-    interval: Callable[[int, int], ShareInterval]  # of the excess, from differing and compared texts
-    chance: float  # share that differs without a reason in the traffic
+    expected: Expected
+    z: float  # normal quantile of the intervals' confidence
+
+    @property
+    def chance(self) -> float:
+        """The share that differs without a reason in the traffic."""
+        return sum(counts.differing / counts.texts for counts in self.expected if counts.texts)
 
 
 class Clustered(NamedTuple):
@@ -89,6 +95,7 @@ def _describe(
 ) -> list[Cluster]:
     words = distinctive_words([row.text for row in candidates], [row.cluster for row in candidates], WORDS)
     places = (compared.sketches @ grouping.centroids.T).argmax(axis=1) if len(ids) else np.zeros(0, dtype=np.int64)
+    intervals = excess_by_cluster(compared.differing, places, compared.expected, compared.z)
     over_all = float(compared.differing.mean()) if len(compared.differing) else 0.0
     nearness = np.einsum("ij,ij->i", sketches, grouping.centroids[grouping.clusters])
     order = np.lexsort((-nearness, grouping.clusters))  # by cluster, the most central first
@@ -98,7 +105,7 @@ def _describe(
         members = [candidates[row] for row in order[bounds[index] : bounds[index + 1]].tolist()]
         nearby = compared.differing[places == index]
         counts = int(nearby.sum()), len(nearby)
-        interval = compared.interval(*counts) if len(nearby) else UNKNOWN
+        interval = intervals.get(index, UNKNOWN)
         clusters.append(
             Cluster(
                 id=id,
@@ -108,7 +115,7 @@ def _describe(
                 disagreement=interval.estimate,
                 disagreement_lower=interval.lower,
                 disagreement_upper=interval.upper,
-                rank_score=rank_score(members, *counts, over_all, compared.chance, labels),
+                rank_score=rank_score(members, *counts, over_all, compared.chance, labels, settings.few_labels),
                 first_at=min(row.at for row in members),
                 last_at=max(row.at for row in members),
                 centroid=tuple(grouping.centroids[index].tolist()),

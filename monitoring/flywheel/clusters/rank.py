@@ -16,7 +16,7 @@ def rank_score(
     over_all: float,
     chance: float,
     labels: Mapping[str, int],
-    few: int = 10,
+    few: int,
 ) -> float:
     """Return the product of three factors.
 
