@@ -1,7 +1,7 @@
 """The rules by which opinions become rows: how many labellers a label needs, and which rows no label changes. Pure.
 
 A new text needs `labels.new_text_people`, and a text of the corpus `labels.overrule_people` to get another label.
-A protected row keeps its label. A label that the champion lacks is a proposal until enough people agree on it. When people
+A protected row keeps its label, and a new text that nearly equals it is not learnt from. A label that the champion lacks is a proposal until enough people agree on it. When people
 disagree on a text, the label that most of them give counts, in a tie the one of the corpus or the earlier one.
 """
 
@@ -18,6 +18,7 @@ from pipeline.data.records import normalise_label, text_id
 from pipeline.params import Params, Retrain
 
 Row = dict[str, Any]
+FENCED = "nearly equal to rows that measure the model"
 
 
 class LabelCount(NamedTuple):
@@ -75,6 +76,8 @@ def merge_feedback(
         labellers = labelled.labellers_of(label)
         if key in trusted.protected and label != trusted.protected[key]:
             skipped["disputed"] += 1
+        elif key not in trusted.protected and rows_label is None and _is_fenced(labelled.text, trusted):
+            skipped[FENCED] += 1
         elif label not in accepted:
             skipped["only proposed"] += 1
         elif len(labellers) < people:
@@ -87,6 +90,10 @@ def merge_feedback(
         if key in texts:
             rows[key] = _row(texts[key], settled.label, [settled.settled_by], settled.settled_at, SETTLEMENT)
     return MergedFeedback([rows[key] for key in sorted(rows)], dict(skipped))
+
+
+def _is_fenced(text: str, trusted: TrustedRows) -> bool:
+    return trusted.fence is not None and trusted.fence.measuring_text(text) is not None
 
 
 def _texts_by_id(stored: Sequence[Mapping[str, Any]], opinions: Opinions, trusted: TrustedRows) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Rows whose labels are trusted: those of the corpus, and among them the protected ones that measure a model."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from pipeline.data.columns import find_columns
+from pipeline.data.fence import Fence
 from pipeline.data.records import Example, make_example, read_examples, text_id
 from pipeline.data.row_files import read_rows
 from pipeline.data.split_sides import side_of
@@ -28,9 +29,10 @@ class TrustedRows(NamedTuple):
 
     corpus: dict[str, TrustedRow]
     protected: dict[str, str]
+    fence: Fence | None = None  # of the protected texts; None: there are none
 
 
-def read_trusted(root: Path, champion: Path | None, stored: Iterable[Mapping[str, Any]], params: Params) -> TrustedRows:
+def read_trusted(root: Path, champion: Path | None, stored: Sequence[Mapping[str, Any]], params: Params) -> TrustedRows:
     """Read the data of the clone at `root`.
 
     Protected are the rows that measure a model: those of the champion's reference, of the validation and test sides, and of the
@@ -42,11 +44,17 @@ def read_trusted(root: Path, champion: Path | None, stored: Iterable[Mapping[str
     test_share = 0.0 if test else params.split.test_share
     sides = {row.id: side_of(row, params.split.seed, val_share=params.split.val_share, test_share=test_share) for row in source}
     measured = _reference_ids(champion) if champion else frozenset()
-    protected = {row.id: str(row.label) for row in _current_test_rows(root)}
+    current_rows = _current_test_rows(root)
+    protected = {row.id: str(row.label) for row in current_rows}
+    current = {row.id: row.text for row in current_rows}
     protected |= {text_id(row["text"]): row["label"] for row in stored if text_id(row["text"]) in measured}
     is_protected = measured | {row.id for row in test} | {id for id, side in sides.items() if side != "train"}
     protected |= {id: row.label for id, row in corpus.items() if id in is_protected or id in protected}
-    return TrustedRows(corpus, protected)
+    stored_texts = {text_id(row["text"]): str(row["text"]) for row in stored}
+    texts = {key: row.text for key, row in corpus.items()} | current | stored_texts
+    measuring = [texts[key] for key in sorted(protected) if key in texts]
+    fence = Fence(measuring, params.split, has_test=bool(test), jaccard=params.data.near_duplicate_jaccard)
+    return TrustedRows(corpus, protected, fence)
 
 
 def _data_file(root: Path, name: Path) -> Path:

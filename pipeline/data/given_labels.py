@@ -2,33 +2,38 @@
 
 A row that measures a model (test or validation side of the split, or a supplied test file) keeps its label, because labels from
 people must not change both the training and the test. Only a dated settlement of a dispute changes it. A training row changes
-when enough people agree.
+when enough people agree. A new text that nearly equals a row that measures a model is not learnt from.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pipeline.data.fence import Fence
 from pipeline.data.records import Example
 from pipeline.data.split_sides import MIN_TEST_ROWS, Side, side_of
 from pipeline.params import Params, Split
 
 SETTLEMENT = "settlement"  # source of a row of feedback that settles a dispute
 GIVEN = "given"  # in `Example.meta` of a row whose label comes from people: labellers, and the corpus label that it overrules
+FENCED = "fenced off from training"  # reason of a new text that nearly equals a row that measures a model
 SETTLED = "settled"  # in `Example.meta` of a row whose dispute was settled: by whom, when, and the label before
 
 
 class LabelRules(NamedTuple):
-    """How many people a label needs, and the split that names the rows that measure a model."""
+    """How many people a label needs, the split that names the rows that measure a model, and what nearly equals them."""
 
     split: Split
     new_text_people: int
     overrule_people: int
+    near_duplicate_jaccard: float
 
 
 def label_rules(params: Params) -> LabelRules:
     """Return the rules of params.yaml."""
-    return LabelRules(params.split, params.labels.new_text_people, params.labels.overrule_people)
+    return LabelRules(
+        params.split, params.labels.new_text_people, params.labels.overrule_people, params.data.near_duplicate_jaccard
+    )
 
 
 class Dispute(NamedTuple):
@@ -98,9 +103,8 @@ def apply_given_labels(
         if id not in tested and id not in rows:
             rows[id] = _settle(settlement, settlement)
     changed_test = [tested[row.id] if SETTLED in tested[row.id].meta else row for row in test]
-    ready = _without_untestable_classes(
-        list(rows.values()), {str(row.label) for row in corpus}, changed_test, rules.split, waiting
-    )
+    learnable = _without_fenced(list(rows.values()), uses, changed_test, rules, waiting)
+    ready = _without_untestable_classes(learnable, {str(row.label) for row in corpus}, changed_test, rules.split, waiting)
     unused = {label.example.id for label in waiting}
     counts = Counter(use for id, use in uses.items() if id not in unused)
     return AppliedLabels(ready, changed_test, disputed, waiting, dict(counts))
@@ -177,6 +181,25 @@ def _without_untestable_classes(
             ready += _before(row)
         else:
             ready.append(row)
+    return ready
+
+
+def _without_fenced(
+    rows: list[Example], uses: Mapping[str, str], test: Sequence[Example], rules: LabelRules, waiting: list[WaitingLabel]
+) -> list[Example]:
+    """Set aside new training rows that nearly equal a row that measures a model, new ones of these included."""
+    is_new = {id for id, use in uses.items() if use == "new"}
+    if not is_new:
+        return rows
+    measuring = [*test, *(row for row in rows if _side(row, rules.split, has_test=bool(test)) != "train")]
+    fence = Fence((row.text for row in measuring), rules.split, has_test=bool(test), jaccard=rules.near_duplicate_jaccard)
+    ready = []
+    for row in rows:
+        near = fence.measuring_text(row.text) if row.id in is_new else None
+        if near is None:
+            ready.append(row)
+        else:
+            waiting.append(WaitingLabel(row, f"{FENCED}: it nearly equals “{near}”"))
     return ready
 
 

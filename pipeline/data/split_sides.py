@@ -15,7 +15,12 @@ def side_of(row: Example, seed: int, *, val_share: float, test_share: float) -> 
     The label is left out: a group may span classes, and a corrected label must not move a test row into training. Each class
     still gets its shares within binomial error, because the hash is independent of the class.
     """
-    number = hash_to_unit(f"{seed}\0{row.group or words_id(row.text)}")
+    return side_of_key(row.group or words_id(row.text), seed, val_share=val_share, test_share=test_share)
+
+
+def side_of_key(key: str, seed: int, *, val_share: float, test_share: float) -> Side:
+    """Return the side of the rows with this group or these words."""
+    number = hash_to_unit(f"{seed}\0{key}")
     if number < test_share:
         return "test"
     return "val" if number < test_share + val_share else "train"

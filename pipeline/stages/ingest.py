@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pipeline.atomic_write import atomic_write
 from pipeline.data.csv_tables import write_csv
-from pipeline.data.given_labels import AppliedLabels, LabelRules, apply_given_labels, label_rules
+from pipeline.data.given_labels import FENCED, AppliedLabels, LabelRules, apply_given_labels, label_rules
 from pipeline.data.labelled_files import (
     LabelledFile,
     LocatedExample,
@@ -148,7 +148,9 @@ def _feedback_report(applied: AppliedLabels) -> dict[str, Any]:
     """Return what became of the labels from people; a disputed label changes nothing until the dispute is settled."""
     names = ("new", "confirms", "overrules", "settled")
     disputed = [{**dispute._asdict(), "labellers": list(dispute.labellers)} for dispute in applied.disputed]
-    return {**{name: applied.counts.get(name, 0) for name in names}, "waiting": len(applied.waiting), "disputed": disputed}
+    fenced = sum(label.reason.startswith(FENCED) for label in applied.waiting)
+    counts = {name: applied.counts.get(name, 0) for name in names}
+    return {**counts, "waiting": len(applied.waiting) - fenced, "fenced": fenced, "disputed": disputed}
 
 
 def count_reasons(bad: Sequence[QuarantinedRow]) -> Counter[str]:
@@ -277,6 +279,10 @@ def main() -> None:
     print_line(f"{report['accepted']} rows, {len(report['classes'])} classes, {aside} set aside → {args.out}/report.json")
     if disputed := len(report["feedback"]["disputed"]):
         print_line(f"{disputed} labels from people contradict rows that measure the model and change nothing: evergreen disputes")
+    if fenced := report["feedback"]["fenced"]:
+        print_line(
+            f"{fenced} texts with labels from people nearly equal rows that measure the model: {args.out}/quarantine.jsonl"
+        )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from monitoring.labels.entries import FeedbackEntry
 from monitoring.labels.feedback_file import read_file, write_file
 from monitoring.labels.opinions import collect_opinions
 from monitoring.labels.trusted_rows import TrustedRow, TrustedRows
+from pipeline.data.fence import Fence
 from pipeline.data.given_labels import label_rules
 from pipeline.data.records import normalise_label, text_id
 from pipeline.params import Params
@@ -254,3 +255,15 @@ def test_stage_ingest_accepts_every_merged_row(params: Params, tmp_path: Path) -
 def logged(number: int) -> Prediction:
     about = (f"p{number}", None, f"text {number}", None, 3, 1.0, 1, "champion", "track_order", 0.9, None, b"", b"", 1.0, False)
     return Prediction(NOON + number, "r", *about)  # type: ignore[arg-type]
+
+
+def test_a_text_that_nearly_equals_a_measuring_row_makes_no_row_and_is_counted(params: Params) -> None:
+    words = "where is the parcel that i ordered three weeks ago for my mother please tell me"
+    fence = Fence([f"{words} now"], params.split, has_test=True, jaccard=0.8)
+    near = next(
+        text for text in (f"{words} {word}" for word in ("today", "soon", "thanks", "again")) if fence.side(text) == "train"
+    )
+    rows = TrustedRows({}, {}, fence)
+    merged = merge(params, [entry(1, "track_order"), entry(2, "track_order")], {"p1": near, "p2": "a new text"}, rows=rows)
+    assert by_text(merged) == {"a new text": "track_order"}
+    assert merged.summary == "1 labelled texts, 1 nearly equal to rows that measure the model"
