@@ -1,8 +1,9 @@
 """The rules by which opinions become rows: how many labellers a label needs, and which rows no label changes. Pure.
 
 A new text needs `labels.new_text_people`, and a text of the corpus `labels.overrule_people` to get another label.
-A protected row keeps its label, and a new text that nearly equals it is not learnt from. A label that the champion lacks is a proposal until enough people agree on it. When people
-disagree on a text, the label that most of them give counts, in a tie the one of the corpus or the earlier one.
+A protected row keeps its label, and a new text that nearly equals one is not learnt from. A label that the champion lacks is a
+proposal until enough people agree on it. When people disagree on a text, the label that most of them give counts, in a tie the
+one of the corpus or the earlier one.
 """
 
 from collections import Counter, defaultdict

@@ -280,9 +280,7 @@ def main() -> None:
     if disputed := len(report["feedback"]["disputed"]):
         print_line(f"{disputed} labels from people contradict rows that measure the model and change nothing: evergreen disputes")
     if fenced := report["feedback"]["fenced"]:
-        print_line(
-            f"{fenced} texts with labels from people nearly equal rows that measure the model: {args.out}/quarantine.jsonl"
-        )
+        print_line(f"{fenced} labelled texts nearly equal rows that measure the model: {args.out}/quarantine.jsonl")
 
 
 if __name__ == "__main__":
