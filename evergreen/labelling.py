@@ -146,22 +146,13 @@ def settle_dispute(
     label: Annotated[str | None, typer.Option(help="the disputed label, where a text has several")] = None,
 ) -> None:
     """Settle a dispute under your user name; the settlement is stored with its date."""
-    from monitoring.labels.disputes import settle
+    from monitoring.labels.disputes import open_disputes, settle
     from pipeline.home import find_home
     from state.database import open_state
 
     if keep == change:
         raise InputError("evergreen disputes settle", "say how it is settled", "add either --keep or --change")
-    matches = [
-        dispute
-        for dispute in _read_book().disputes()
-        if dispute.settlement is None and dispute.text_id == text_id and label in (None, dispute.label)
-    ]
-    if not matches:
-        raise InputError(text_id, "there is no open dispute about this text and label", ".venv/bin/evergreen disputes lists them")
-    if change and len(matches) > 1:
-        named = ", ".join(dispute.label for dispute in matches)
-        raise InputError(text_id, f"people give it several labels: {named}", "choose one with --label")
+    matches = open_disputes(_read_book().disputes(), text_id, label, "keep" if keep else "change")
     with open_state(find_home()) as engine, engine.begin() as connection:
         for dispute in matches:
             settle(connection, dispute, "keep" if keep else "change", getpass.getuser()[:64])
@@ -173,19 +164,11 @@ def settle_dispute(
 
 
 def _read_book() -> "LabelBook":
-    from pathlib import Path
-
-    from monitoring.labels.book import read_book
+    from monitoring.labels.book import read_current_book
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.release.label_change import labels_of
-    from serving.release.manifest import model_name, repository
-    from serving.release.publish import champion
 
-    home = find_home()
-    release = champion(home)
-    folder = repository(home) / model_name(release.version) if release else None
-    return read_book(load_params(), home, Path(), folder, labels_of(folder))
+    return read_current_book(load_params(), find_home())
 
 
 def _standing(score: "LabellerScore | None", settings: "Labels") -> str | Text:

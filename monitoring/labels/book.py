@@ -14,7 +14,10 @@ from monitoring.labels.opinions import Opinions, collect_opinions
 from monitoring.labels.texts import texts_of
 from monitoring.labels.trusted_rows import TrustedRows, read_trusted
 from pipeline.params import Params
-from state.database import open_state
+from serving.release.label_change import labels_of
+from serving.release.manifest import version_folder
+from serving.release.release_table import find_release, has_releases
+from state.database import open_state, read_state
 
 NOT_COUNTED = "by labellers who do not count"
 
@@ -75,6 +78,15 @@ def read_book(params: Params, home: Path, root: Path, champion: Path | None, kno
         stored=stored,
         last_id=max((entry.id for entry in entries), default=0),
     )
+
+
+def read_current_book(params: Params, home: Path) -> LabelBook:
+    """Read the labels against the champion and the data of the working directory."""
+    with read_state(home) as connection:
+        has_any = connection is not None and has_releases(connection)
+        release = find_release(connection, role="champion") if connection is not None and has_any else None
+    folder = version_folder(home, release.version) if release else None
+    return read_book(params, home, Path(), folder, labels_of(folder))
 
 
 def _trusted_labels(trusted: TrustedRows, settled: list[Settlement]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import sqlalchemy as sa
 
 from monitoring.labels.opinions import Opinions
+from pipeline.errors import InputError
 from state.tables import settlements
 
 Verdict = Literal["keep", "change"]
@@ -68,6 +69,21 @@ def read_settlements(connection: sa.Connection) -> list[Settlement]:
     c = settlements.c
     rows = connection.execute(sa.select(c.id, c.text_id, c.label, c.verdict, c.settled_by, c.settled_at).order_by(c.id))
     return [Settlement(id, text, label, verdict, by, at.timestamp()) for id, text, label, verdict, by, at in rows]
+
+
+def open_disputes(disputes: Sequence[DisputedLabel], text_id: str, label: str | None, verdict: Verdict) -> list[DisputedLabel]:
+    """Return the open disputes that a verdict on this text settles; raise `InputError` when it does not say which."""
+    matches = [
+        dispute
+        for dispute in disputes
+        if dispute.settlement is None and dispute.text_id == text_id and label in (None, dispute.label)
+    ]
+    if not matches:
+        raise InputError(text_id, "there is no open dispute about this text and label", ".venv/bin/evergreen disputes lists them")
+    if verdict == "change" and len(matches) > 1:
+        named = ", ".join(dispute.label for dispute in matches)
+        raise InputError(text_id, f"people give it several labels: {named}", "choose one with --label")
+    return matches
 
 
 def settle(connection: sa.Connection, dispute: DisputedLabel, verdict: Verdict, settled_by: str) -> None:

@@ -66,7 +66,8 @@ document.addEventListener("keydown", (event) => {
   if (isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = CSS.escape(event.key);
   const field = document.querySelector(`[data-focus-key="${key}"]`);
-  const target = field ?? document.querySelector(`[data-key="${key}"]`);
+  const inArticle = document.activeElement?.closest("article")?.querySelector(`[data-article-key="${key}"]`);
+  const target = field ?? inArticle ?? document.querySelector(`[data-key="${key}"]`);
   if (!target) return;
   event.preventDefault();
   if (field) {

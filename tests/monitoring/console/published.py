@@ -97,6 +97,7 @@ def publish(home: Path, version: int = 1, *, right: int = 30, epochs: int = 6, i
     model = {"labels": list(LABELS), "temperature": 0.7, "max_pieces": 128, "origin": origin}
     write_json(folder / "1" / "model.json", model)
     write_json(folder / "session.json", {"session": "packed-openvino-bf16"})
+    (folder / "labels.txt").write_text("\n".join(LABELS), encoding="utf-8")
     save_reference(folder / "reference.npz", reference(right), None, np.array([LABELS[n % 2] for n in range(ROWS)]))
     probabilities = np.zeros((len(TEXTS), len(LABELS)), np.float32)
     write_golden(GoldenAnswers("packed-openvino-bf16", 0.01, TEXTS, ["refund"] * len(TEXTS), probabilities), folder)

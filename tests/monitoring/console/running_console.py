@@ -14,9 +14,11 @@ from tests.monitoring.console.story import NOW
 
 
 @contextmanager
-def running_console(params: Params, home: Path, *, prometheus_port: int = 9, now: float | None = NOW) -> Iterator[str]:
+def running_console(
+    params: Params, home: Path, *, prometheus_port: int = 9, now: float | None = NOW, port: int | None = None
+) -> Iterator[str]:
     """Run the app in a thread; yields its URL. Port 9 answers nothing. Without `now` the time is the real one."""
-    changed = params.alerts.model_copy(update={"console_port": free_port(), "prometheus_port": prometheus_port})
+    changed = params.alerts.model_copy(update={"console_port": port or free_port(), "prometheus_port": prometheus_port})
     params, metrics = params.model_copy(update={"alerts": changed}), PageMetrics()
     app = create_app(params, home, time.time if now is None else lambda: now, metrics)
     with serving_app(app, changed.host, changed.console_port, refused=metrics.count_refusal):
