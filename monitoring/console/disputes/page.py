@@ -57,7 +57,8 @@ def disputes_routes(access: Access, state: StateAccess) -> Sequence[Route]:
         except (EvergreenError, sa.exc.SQLAlchemyError, OSError) as error:
             return await site.html(access.page, "disputes_away.html", why=str(error), **account(visitor))
         is_open = [dispute for dispute in listed if dispute.settlement is None]
-        settled = [dispute for dispute in listed if dispute.settlement is not None]
+        settled = [(dispute.settlement.settled_at, dispute) for dispute in listed if dispute.settlement is not None]
+        latest = sorted(settled, key=lambda pair: pair[0], reverse=True)[:SETTLED_SHOWN]
         values = {
             "disputes": is_open[:SHOWN],
             "hidden": len(is_open) - len(is_open[:SHOWN]),

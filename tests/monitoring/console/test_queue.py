@@ -25,6 +25,7 @@ from tests.monitoring.console.rounds import TEXTS, write_queue
 from tests.monitoring.console.running_console import running_console
 from tests.monitoring.console.test_try_it import HostileConnection, SilentConnection
 
+WRONG = "evg_wrong"
 REFUND, TRACK = json.dumps("refund"), json.dumps("track")
 
 
@@ -275,7 +276,7 @@ def test_with_tokens_a_login_is_needed_and_its_cookie_is_for_this_site_and_no_sc
         person.open("/label/cluster/1")
         assert person.address == "/login?to=/label/cluster/1"
         before = person.cookies().get_dict()
-        person.send("/login", token="evg_wrong")
+        person.send("/login", token=WRONG)
         assert person.status == 401 and "This is not a valid token" in person.page and "evg_wrong" not in person.page
         person.send("/login", token=good)
         assert person.address == "/label/cluster/1" and "You are <strong>ana</strong>" in person.page
