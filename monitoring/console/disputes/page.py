@@ -62,9 +62,7 @@ def disputes_routes(access: Access, state: StateAccess) -> Sequence[Route]:
         values = {
             "disputes": is_open[:SHOWN],
             "hidden": len(is_open) - len(is_open[:SHOWN]),
-            "settled": sorted(settled, key=lambda dispute: -dispute.settlement.settled_at if dispute.settlement else 0)[
-                :SETTLED_SHOWN
-            ],
+            "settled": [dispute for _, dispute in latest],
             "may_settle": visitor.may("admin"),
             "problem": problem,
             **account(visitor),

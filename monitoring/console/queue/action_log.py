@@ -12,7 +12,7 @@ from state.database import open_state
 from state.tables import queue_actions
 
 
-class QueueAction(NamedTuple):
+class NotedAction(NamedTuple):
     """Something that a person did with one text."""
 
     prediction_id: str
@@ -52,13 +52,13 @@ class StateAccess:
                 self._engine = None
 
 
-def action_on(candidate: LabelCandidate, action: str, label: str | None, shown_at: float | None, now: float) -> QueueAction:
+def action_on(candidate: LabelCandidate, action: str, label: str | None, shown_at: float | None, now: float) -> NotedAction:
     """Return an action of now; a form that does not say when it was shown is counted without time."""
     shown = now if shown_at is None or not candidate.at <= shown_at <= now else shown_at
-    return QueueAction(candidate.prediction_id, candidate.text_id, action, label, candidate.cluster, shown, now)
+    return NotedAction(candidate.prediction_id, candidate.text_id, action, label, candidate.cluster, shown, now)
 
 
-def store_actions(engine: sa.Engine, labeller: str, actions: Sequence[QueueAction]) -> None:
+def store_actions(engine: sa.Engine, labeller: str, actions: Sequence[NotedAction]) -> None:
     """Store what a person did. A form that is sent twice is one action: the last answer counts."""
     c = queue_actions.c
     with engine.begin() as connection:
@@ -69,16 +69,16 @@ def store_actions(engine: sa.Engine, labeller: str, actions: Sequence[QueueActio
                 connection.execute(queue_actions.insert().values(labeller=labeller, **values))
 
 
-def last_actions(connection: sa.Connection, labeller: str) -> list[QueueAction]:
+def last_actions(connection: sa.Connection, labeller: str) -> list[NotedAction]:
     """Return a person's last action that is in force: one text, or all that were labelled together."""
     c = queue_actions.c
     mine = (c.labeller == labeller) & c.undone_at.is_(None)
     last = sa.select(sa.func.max(c.at)).where(mine).scalar_subquery()
-    rows = connection.execute(sa.select(*(c[name] for name in QueueAction._fields)).where(mine, c.at == last).order_by(c.id))
-    return [QueueAction(*row) for row in rows]
+    rows = connection.execute(sa.select(*(c[name] for name in NotedAction._fields)).where(mine, c.at == last).order_by(c.id))
+    return [NotedAction(*row) for row in rows]
 
 
-def mark_undone(engine: sa.Engine, labeller: str, actions: Sequence[QueueAction], now: float) -> None:
+def mark_undone(engine: sa.Engine, labeller: str, actions: Sequence[NotedAction], now: float) -> None:
     """Store that a person has undone these actions."""
     c = queue_actions.c
     with engine.begin() as connection:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from monitoring.flywheel.queue.progress import SKIP
 from state.tables import queue_actions
 
 PAUSE_S = 120.0  # whoever takes longer for an answer has done something else
@@ -36,7 +37,7 @@ def effort_of(actions: Iterable[Answered]) -> Effort:
     labels, seconds = 0, 0.0
     last: dict[str, float] = {}
     for action in sorted(actions, key=lambda action: action.at):
-        labels += action.action != "skip"
+        labels += action.action != SKIP
         began = max(action.shown_at, last.get(action.labeller, 0.0))
         seconds += min(PAUSE_S, max(0.0, action.at - began))
         last[action.labeller] = action.at
@@ -50,7 +51,7 @@ def read_effort(connection: sa.Connection, since: float, labeller: str | None = 
     if labeller is not None:
         rows = rows.where(c.labeller == labeller)
     actions = [
-        Answered(name, "skip" if undone_at is not None else action, shown_at, at)
+        Answered(name, SKIP if undone_at is not None else action, shown_at, at)
         for name, action, shown_at, at, undone_at in connection.execute(rows)
     ]
     return effort_of(actions)

@@ -13,11 +13,11 @@ from starlette.routing import Route
 
 from monitoring.console.login.access import Visitor
 from monitoring.console.login.forms import Access, Form, form_route, go_to
-from monitoring.console.queue.action_log import QueueAction, StateAccess, action_on, last_actions, mark_undone, store_actions
+from monitoring.console.queue.action_log import NotedAction, StateAccess, action_on, last_actions, mark_undone, store_actions
 from monitoring.console.queue.choices import known_label
 from monitoring.console.queue.shown import LabelPages, Where
-from monitoring.console.queue.standing import SKIP
 from monitoring.console.try_it.asking import ExplainedRefusal, explain, gateway_url, give_label, take_back_label
+from monitoring.flywheel.queue.progress import SKIP
 from monitoring.flywheel.round import LabelCandidate
 from serving.gateway_client import Reply
 
@@ -127,9 +127,9 @@ class Giving:
 
     def _give_all(
         self, ticked: Sequence[LabelCandidate], given: Given, headers: Mapping[str, str], shown_at: float | None
-    ) -> tuple[list[QueueAction], ExplainedRefusal | None]:
+    ) -> tuple[list[NotedAction], ExplainedRefusal | None]:
         """Return what was stored, and why the gateway refused the next one, if it did."""
-        done: list[QueueAction] = []
+        done: list[NotedAction] = []
         now = self._site.clock()
         for candidate in ticked:
             reply = give_label(self._gateway, candidate.prediction_id, given.label, headers)
@@ -139,9 +139,9 @@ class Giving:
         return done, None
 
     def _take_back_all(
-        self, actions: Sequence[QueueAction], headers: Mapping[str, str]
-    ) -> tuple[list[QueueAction], ExplainedRefusal | None]:
-        undone: list[QueueAction] = []
+        self, actions: Sequence[NotedAction], headers: Mapping[str, str]
+    ) -> tuple[list[NotedAction], ExplainedRefusal | None]:
+        undone: list[NotedAction] = []
         for action in actions:
             if action.label is not None:
                 reply = take_back_label(self._gateway, action.prediction_id, action.label, headers)
@@ -150,7 +150,7 @@ class Giving:
             undone.append(action)
         return undone, None
 
-    def _last(self, labeller: str) -> list[QueueAction]:
+    def _last(self, labeller: str) -> list[NotedAction]:
         with self._state.reading.begin() as connection:
             return last_actions(connection, labeller)
 

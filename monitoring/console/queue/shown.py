@@ -10,7 +10,7 @@ from starlette.responses import Response
 from monitoring.console.champion import served_labels
 from monitoring.console.login.access import Visitor
 from monitoring.console.login.forms import Access, Form, account
-from monitoring.console.queue.action_log import QueueAction, StateAccess, last_actions
+from monitoring.console.queue.action_log import NotedAction, StateAccess, last_actions
 from monitoring.console.queue.choices import common_labels, likely_labels, near_labels
 from monitoring.console.queue.effort import read_effort
 from monitoring.console.queue.round_index import RoundIndex, last_round
@@ -201,7 +201,7 @@ class LabelPages:
         }
         return standing, values
 
-    def _read(self, visitor: Visitor, index: RoundIndex) -> tuple[Standing, list[QueueAction], Any]:
+    def _read(self, visitor: Visitor, index: RoundIndex) -> tuple[Standing, list[NotedAction], Any]:
         with self._state.reading.begin() as connection:
             standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
             return standing, last_actions(connection, visitor.name), read_effort(connection, index.round.made_at)

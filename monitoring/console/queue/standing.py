@@ -8,9 +8,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from monitoring.console.queue.round_index import RoundIndex
+from monitoring.flywheel.queue.progress import SKIP
 from state.tables import feedback, queue_actions
-
-SKIP = "skip"
 
 
 class Standing(NamedTuple):
