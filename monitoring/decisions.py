@@ -59,6 +59,11 @@ OBSTACLES = {
         RETRAIN_NOW,
     ),
     "nothing_new": Saying("it would repeat the last one: data, labels and settings are the same", ANSWER_LABELS, LABELS),
+    "labelling": Saying(
+        "people are labelling; it waits for more labels (retrain.enough_labels, retrain.label_wait_s)",
+        "Label more texts, or wait",
+        LABELS,
+    ),
     "cooldown": Saying("the last one ended a short time ago (retrain.cooldown_s)", OVERRULE, RETRAIN_NOW),
     "budget": Saying("the day's compute for retraining is spent (retrain.budget_s)", OVERRULE, RETRAIN_NOW),
     "over": NOTHING_TO_DO._replace(why="the alert ended first"),

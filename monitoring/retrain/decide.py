@@ -15,7 +15,8 @@ Outcome = Literal["waiting", "started", "joined", "refused"]
 Reason = Literal[
     "asked", "harm", "labels", "disagreement",  # started
     "running",  # joined
-    "settling", "no_harm", "on_request", "other_inputs", "nothing_new", "cooldown", "budget",  # waiting; refused after patience
+    "settling", "no_harm", "on_request", "other_inputs", "nothing_new", "labelling",  # waiting; refused after patience
+    "cooldown", "budget",  # likewise
     "over", "another_version", "no_champion", "not_a_cause",  # refused
 ]  # fmt: skip
 ASKED = "EvergreenAsked"  # a person's request
@@ -147,6 +148,8 @@ def _decide_settled(episode: Episode, inputs: Inputs, settings: Retrain, now: Mo
         return "waiting", "other_inputs"
     if has_nothing_new(inputs):
         return "waiting", "nothing_new"
+    if 0 < inputs.new_labels < settings.enough_labels and elapsed_s(episode.received, now) < settings.label_wait_s:
+        return "waiting", "labelling"
     idle = idle_s(inputs.history, now)
     if idle is not None and idle < settings.cooldown_s:
         return "waiting", "cooldown"

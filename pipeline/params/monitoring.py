@@ -128,6 +128,8 @@ class Retrain(Section):
     patience_s: Positive
     budget_s: Positive
     min_labels: Count
+    enough_labels: Count
+    label_wait_s: Annotated[float, Field(ge=0)]
     disagreement: Annotated[float, Field(gt=0, le=1)]
     proposal_people: Count
     proposal_texts: Count

@@ -123,7 +123,7 @@ def test_the_chart_is_drawn_for_a_whole_loop_and_for_one_that_was_cut_off(tmp_pa
 
 def test_only_intervals_and_ports_differ_from_the_params_of_head(params: Params) -> None:
     assert {name for values in FAST_INTERVALS.values() for name in values} == {
-        "scrape_s", "evaluate_s", "group_wait_s", "group_interval_s", "poll_s", "flush_s", "settle_s",
+        "scrape_s", "evaluate_s", "group_wait_s", "group_interval_s", "poll_s", "flush_s", "settle_s", "label_wait_s",
     }  # fmt: skip
     before, after = params.model_dump(), on_free_ports(with_fast_intervals(params)).model_dump()
     changed = {(section, key) for section, values in before.items() for key in values if values[key] != after[section][key]}

@@ -153,6 +153,7 @@ def _decision_times(alerts: Sequence[Alert], observations: Observations, setting
     yield from (at for at, _ in observations.champions)
     for alert in alerts:
         yield alert.began_at + settings.settle_s + LATE_S
+        yield alert.began_at + settings.label_wait_s + LATE_S
         yield alert.began_at + settings.patience_s + LATE_S
         if alert.over_at is not None:
             yield alert.over_at

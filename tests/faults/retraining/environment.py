@@ -31,7 +31,8 @@ from tests.faults.stack import clean_environment, wait_until
 
 LEASE_S = 2  # short: the drill waits for it after each death, and no other controller competes for the retrain
 DRILL_SETTINGS: dict[str, Any] = {  # no waiting beyond the drill's needs, and no limit on a retrain's attempts
-    "settle_s": 0, "poll_s": 0.2, "min_labels": 1, "cooldown_s": 0, "lease_s": LEASE_S, "retry_s": 1, "attempts": 60,
+    "settle_s": 0, "poll_s": 0.2, "min_labels": 1, "cooldown_s": 0, "label_wait_s": 0, "lease_s": LEASE_S, "retry_s": 1,
+    "attempts": 60,
     "budget_s": 10**6, "stop_within_s": 5,
 }  # fmt: skip
 POINT_TIMEOUT_S, IDLE_TIMEOUT_S, END_TIMEOUT_S, CHECK_EVERY_S = 600.0, 30.0, 900.0, 2.0

@@ -130,7 +130,7 @@ def journal_fingerprints(environment: Environment) -> set[str]:
 
 def decide_alerts(environment: Environment) -> list[str]:
     """Decide on all alerts as the controller does, without working on a retrain; return the verdicts of all decisions."""
-    settings = environment.params.retrain.model_copy(update={"settle_s": 0})
+    settings = environment.params.retrain.model_copy(update={"settle_s": 0, "label_wait_s": 0})
     with open_state(environment.home) as engine:
         journal = Journal(engine.begin, "evergreen")
         now: Moment = read_clock()

@@ -38,8 +38,8 @@ from tests.faults.retraining.history import History, broken
 
 EVENTS, ROUNDS = 10, 6
 QUICK = {
-    "settle_s": 20, "cooldown_s": 3600, "patience_s": 30_000, "budget_s": 3000, "min_labels": 50, "lease_s": 60, "attempts": 3,
-    "retry_s": 30, "poll_s": 5,
+    "settle_s": 20, "label_wait_s": 300, "cooldown_s": 3600, "patience_s": 30_000, "budget_s": 3000, "min_labels": 50,
+    "lease_s": 60, "attempts": 3, "retry_s": 30, "poll_s": 5,
 }  # fmt: skip
 NAMES = ("EvergreenDrift", "EvergreenWindowDrift", "EvergreenAccuracyHarm", "EvergreenReferenceOld", "'; DROP TABLE alerts; --")
 METRICS = ControllerMetrics()

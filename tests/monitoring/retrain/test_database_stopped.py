@@ -21,7 +21,7 @@ BEFORE, DURING = 1, range(2, 8)
 
 
 def test_nothing_acknowledged_is_lost_and_refused_alerts_are_accepted_later(params: Params, tmp_path: Path) -> None:
-    quick = params.retrain.model_copy(update={"settle_s": 0, "poll_s": 0.1})
+    quick = params.retrain.model_copy(update={"settle_s": 0, "poll_s": 0.1, "label_wait_s": 0})
     environment = lay_out(tmp_path / "clone", params.model_copy(update={"retrain": quick}))
     for command in (
         ["init", "-q"],

@@ -40,7 +40,7 @@ def clone(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pro
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     publish(project / "artifacts/package", project / "dvc.lock", "evergreen", project.home)
     project.set(
-        retrain={"settle_s": 0, "poll_s": 0.1, "min_labels": 1, "cooldown_s": 0},
+        retrain={"settle_s": 0, "poll_s": 0.1, "min_labels": 1, "cooldown_s": 0, "label_wait_s": 0},
         serve={"http_port": ports.http_port, "grpc_port": ports.grpc_port, "metrics_port": ports.metrics_port},
     )
     with (project / "serving/backend/model.py").open("a", encoding="utf-8") as source:
