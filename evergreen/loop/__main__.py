@@ -19,9 +19,9 @@ from evergreen.loop.customers import Annotators, CustomerMessage, Customers
 from evergreen.loop.display import Display
 from evergreen.loop.environment import Environment, create_environment, enter, leftover_processes, running
 from evergreen.loop.events import Event, Facts
+from evergreen.loop.promises import Outcome, table
 from evergreen.loop.scenario import Scenario
 from evergreen.loop.scorecard import Quality, curve, promises, quality
-from evergreen.promises import Outcome, table
 from pipeline.data.records import json_values, write_json
 from pipeline.errors import run_stage
 from pipeline.home import PACKAGE, git, is_dirty, main_worktree

@@ -8,7 +8,7 @@ import numpy as np
 
 from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.events import FIRST, LAUNCH, NEW_CHAMPION, Event, Facts
-from evergreen.promises import Promise
+from evergreen.loop.promises import Promise
 from monitoring.detectors.paired_test import count_pairs
 from pipeline.metrics import mcnemar
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from rich.table import Table
 
-from evergreen.promises import number
+from evergreen.loop.promises import number
 from pipeline.charts import GREEN, GREY, RUST
 from pipeline.data.records import json_values, write_json
 from pipeline.errors import ToolError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evergreen.promises import number
+from evergreen.loop.promises import number
 from tests.bench.report import Bar, Ratio, Row, flat, median_interval, paired_ratio, write
 
 FIELDS = ["goal", "what", "value", "unit", "control", "control_value", "ratio", "ratio_low", "ratio_high", "pairs"]

@@ -14,7 +14,7 @@ from evergreen import checking, cli, doctor, inspection, labelling, releasing
 from evergreen.loop.customers import CustomerMessage
 from evergreen.loop.display import Display
 from evergreen.loop.events import Event, Facts
-from evergreen.promises import Outcome, Promise, table
+from evergreen.loop.promises import Outcome, Promise, table
 from monitoring.local import services
 from monitoring.retrain.gate import candidate
 from monitoring.retrain.gate.promotion import Promotion

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evergreen.promises import Outcome, Promise, shown, table
+from evergreen.loop.promises import Outcome, Promise, shown, table
 from pipeline.data.records import json_values, write_json
 from tests.bench.report import command, commit
 
