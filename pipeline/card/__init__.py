@@ -1,1 +1,1 @@
-"""What a version carries for people: the facts of its card, and its training texts. Knows no MLflow, no stage and no page."""
+"""What a version carries beside its model: card, training texts, the frozen control. Knows no MLflow, no stage and no page."""

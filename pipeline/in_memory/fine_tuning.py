@@ -101,7 +101,7 @@ def _evaluate(
     trained: TrainedModel, rows: dict[str, list[Example]], params: Params, run: Run
 ) -> tuple[evaluation_stage.Evaluation, dict[str, Any] | None]:
     """Return the evaluation, and the rule when to abstain; None for a model that always answers."""
-    predicted = control(rows["train"], rows["test"], params.model, params.evaluate)._asdict()
+    predicted = control(rows["train"], [], rows["test"], params.model, params.evaluate).predicted._asdict()
     with TemporaryDirectory(prefix="evergreen-") as folder:
         out = Path(folder) / "evaluation"  # the name of its folder in the run
         evaluated, selection = evaluation_stage.measure(evaluation_stage.merged(trained), rows, predicted, params, run, out)

@@ -1,8 +1,8 @@
 """Stage `package`: turn the exported model into a Triton model that any Triton with the Python backend loads.
 
 `<out>/config.pbtxt` `<out>/labels.txt` `<out>/warmup/` `<out>/1/{model.py, model.onnx, tokenizer.json, model.json, runtime/}`
-`<out>/reference.npz` `<out>/session.json` `<out>/golden.json` `<out>/training_texts.parquet` `<out>/card.json`
-`<out>/manifest.json`, and `<out>/abstain.json` if it may abstain.
+`<out>/reference.npz` `<out>/control.npz` `<out>/session.json` `<out>/golden.json` `<out>/training_texts.parquet`
+`<out>/card.json` `<out>/manifest.json`, and `<out>/abstain.json` if it may abstain.
 config.pbtxt has no name: Triton takes the folder's, so the same bytes serve as any version.
 """
 
@@ -20,6 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from pipeline.abstention import ABSTAIN_FILE, NEVER, read_abstention
 from pipeline.card.facts import CARD, card_of
+from pipeline.card.frozen_control import CONTROL
 from pipeline.cores import available_cores
 from pipeline.data.records import write_json
 from pipeline.errors import InputError, RefusedError, run_stage
@@ -42,10 +43,11 @@ def package(
     settings: Package,
     abstain: Path | None = None,
     card: Mapping[str, Any] | None = None,
+    control: Path | None = None,
 ) -> dict[str, Any]:
     """Write the Triton model and return its manifest, which is written last: its presence means that the package is complete.
 
-    `card` holds the reports that a version carries for people.
+    `card` holds the reports that a version carries for people; `control` is the file of the frozen control.
     """
     require_cores(settings, available_cores())
     version = out / "1"
@@ -54,6 +56,8 @@ def package(
     for name in MODEL_FILES:
         shutil.copy(exported / name, version / name)
     shutil.copy(reference, out / "reference.npz")
+    if control:
+        shutil.copy(control, out / CONTROL)
     if card:
         write_json(out / CARD, card)
     for path in chosen.iterdir():  # an ONNX graph, if any, for the session; the rest for people and swap
@@ -152,6 +156,7 @@ def main() -> None:
     parser.add_argument("--exported", type=Path, required=True)
     parser.add_argument("--session", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--control", type=Path, required=True)
     parser.add_argument("--abstain", type=Path, required=True)
     parser.add_argument("--evaluation", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -159,7 +164,7 @@ def main() -> None:
     args = parser.parse_args()
     params = load_params()
     card = card_of(args.evaluation, args.data, keeps_texts=params.log.text == "keep")
-    manifest = package(args.exported, args.session, args.reference, args.out, params.package, args.abstain, card)
+    manifest = package(args.exported, args.session, args.reference, args.out, params.package, args.abstain, card, args.control)
     print_line(f"{len(manifest['files'])} files, content {content_digest(manifest)[:12]} → {args.out}")
 
 

@@ -12,7 +12,7 @@ import structlog
 from monitoring.drift.window import admit
 from monitoring.flywheel.disagreement.pairs import LoggedAnswer
 from monitoring.flywheel.task import Answer
-from serving.prediction_log.segments import day_folders, open_store, parse_segment, segment_names
+from serving.prediction_log.segments import newest_segment_files, parse_segment
 
 COLUMNS = ["time", "id", "unit", "text", "text_hash", "version", "role", "label", "probabilities", "latency_ms", "cache_hit"]
 log = structlog.get_logger()
@@ -58,18 +58,12 @@ def observations(answers: Sequence[LoggedAnswer], rows_per_unit: int) -> list[Lo
 
 
 def _newest_tables(url: str, since: float, on_skipped: Callable[[str], None]) -> Iterator[pa.Table]:
-    fs, root = open_store(url)
-    fs.invalidate_cache()
-    for folder in reversed(day_folders(fs, root, since)):
-        for name in reversed(segment_names(fs, folder, on_skipped)):
-            try:
-                table = parse_segment(fs.cat_file(name.path))
-            except (FileNotFoundError, IsADirectoryError):  # deleted by retention; a folder by that name
-                continue
-            if table is None:
-                on_skipped(name.path)
-            else:
-                yield table
+    for path, data in newest_segment_files(url, since=since, on_skipped=on_skipped):
+        table = parse_segment(data)
+        if table is None:
+            on_skipped(path)
+        else:
+            yield table
 
 
 def _select(table: pa.Table, versions: Sequence[int], since: float) -> pa.Table:

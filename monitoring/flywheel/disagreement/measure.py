@@ -3,26 +3,31 @@
 The second model is the challenger, where one is served beside the champion, and the frozen control that a version carries.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
-import structlog
-
 from monitoring.flywheel.disagreement.copies import challenger_pairs
 from monitoring.flywheel.disagreement.excess import Counts, Expected, excess_share
 from monitoring.flywheel.disagreement.logged_answers import observations, read_answers
-from monitoring.flywheel.disagreement.pairs import AnswerPair, answered, count_kinds
+from monitoring.flywheel.disagreement.pairs import AnswerPair, answered, count_kinds, pair
 from monitoring.flywheel.disagreement.repeats import count_unstable
-from monitoring.flywheel.disagreement.store import Measurement, add_measurement
-from monitoring.flywheel.task import CLASSIFICATION, Answer
+from monitoring.flywheel.disagreement.second_answers import (
+    ask,
+    control_model,
+    control_on_reference,
+    find_control,
+    fp32_model,
+    versions_on_reference,
+)
+from monitoring.flywheel.disagreement.store import CONTROL, Measurement, add_measurement
+from monitoring.flywheel.task import CLASSIFICATION as TASK
 from pipeline.params import Params
 from serving.prediction_log.writer import log_url
-from serving.release.routing import read_routes
+from serving.release.manifest import version_folder
+from serving.release.routing import Routes, read_routes
 from state.database import open_state
-
-log = structlog.get_logger()
 
 
 class Comparison(NamedTuple):
@@ -41,21 +46,35 @@ def measure_disagreement(home: Path, params: Params, now: float) -> list[Compari
     with open_state(home) as engine:
         with engine.connect() as connection:
             routes = read_routes(connection)
-        if routes.champion is None:
-            return []
-        settings = params.flywheel
-        url, since = log_url(params.log, home), now - settings.reach_s
-        logged = read_answers(url, routes.champion, routes.challenger, since=since, at_most=settings.max_candidates)
-        rows = observations(logged.champion, params.monitor.rows_per_unit)
-        comparisons = []
-        if routes.challenger is not None:
-            pairs = challenger_pairs(rows, logged, routes, CLASSIFICATION, settings)
-            again: Mapping[str, Answer] = {}
-            expected = Expected(count_unstable([made.champion for made in pairs], logged.champion, again, CLASSIFICATION))
-            comparisons += _compare(routes.champion, str(routes.challenger), pairs, expected, params, now)
+        comparisons = [] if routes.champion is None else compare(home, params, routes, routes.champion, now)
         with engine.begin() as connection:
             for comparison in comparisons:
                 add_measurement(connection, comparison.measurement)
+    return comparisons
+
+
+def compare(home: Path, params: Params, routes: Routes, champion: int, now: float) -> list[Comparison]:
+    """Compare the champion with the challenger and with the frozen control."""
+    settings, folder = params.flywheel, version_folder(home, champion)
+    url, since = log_url(params.log, home), now - settings.reach_s
+    logged = read_answers(url, champion, routes.challenger, since=since, at_most=settings.max_candidates)
+    rows = observations(logged.champion, params.monitor.rows_per_unit)
+    newest = rows[-settings.compared_texts :]
+    again = ask("fp32", fp32_model(folder), newest)
+
+    def expected(pairs: Sequence[AnswerPair], reference: Counts) -> Expected:
+        texts = [made.champion for made in answered(pairs)]
+        return Expected(count_unstable(texts, logged.champion, again, TASK), reference)
+
+    comparisons = []
+    if routes.challenger is not None:
+        pairs = challenger_pairs(rows, logged, routes, TASK, settings)
+        reference = versions_on_reference(folder, version_folder(home, routes.challenger))
+        comparisons += _compare(champion, str(routes.challenger), pairs, expected(pairs, reference), params, now)
+    if control := find_control(home, champion):
+        second = ask(CONTROL, control_model(control, params), newest)
+        pairs = [pair(row, second[row.text_hash], TASK, settings) for row in newest if row.text_hash in second]
+        comparisons += _compare(champion, CONTROL, pairs, expected(pairs, control_on_reference(folder, control)), params, now)
     return comparisons
 
 

@@ -84,7 +84,7 @@ def test_pytorch_answers_as_onnx_does(server: triton_server.Server) -> None:
 def test_the_control_gives_the_same_answers_in_triton_as_in_the_evaluation(made: Project, server: triton_server.Server) -> None:
     train, test = (read_examples(made / f"artifacts/split/{side}.parquet") for side in ("train", "test"))
     served = triton.predict_labels(server.serve, NAMES["control"], [row.text for row in test])
-    assert [label for label, _ in served] == control(train, test, made.params.model, made.params.evaluate).labels
+    assert [label for label, _ in served] == control(train, [], test, made.params.model, made.params.evaluate).predicted.labels
 
 
 def test_a_broken_model_is_an_error_and_does_not_stop_others(made: Project, server: triton_server.Server) -> None:
