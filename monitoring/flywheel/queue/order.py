@@ -36,8 +36,8 @@ def order_queue(
 
 
 def voted_labels(candidate: LabelCandidate) -> tuple[str, ...]:
-    """Return the labels that the committee gives a text."""
-    return tuple(label for label in (candidate.label, candidate.second_label) if label is not None)
+    """Return the labels that the committee gives a text: the champion's two most probable ones, and the second model's."""
+    return tuple(label for label in (candidate.label, candidate.runner_up, candidate.second_label) if label is not None)
 
 
 def _by_margin(candidates: Sequence[LabelCandidate], rng: np.random.Generator) -> list[int]:

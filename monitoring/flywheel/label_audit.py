@@ -1,0 +1,69 @@
+"""Finds labels of the corpus that are probably wrong, by confident learning on out-of-fold probabilities. Changes no label.
+
+Logistic regression on embeddings of the untouched base model judges each row in a fold that it was not fitted on, so a wrong
+label cannot speak for itself. Northcutt, Jiang and Chuang 2021, "Confident learning: estimating uncertainty in dataset labels".
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Indices = NDArray[np.int64]
+FitAndPredict = Callable[[Floats, Indices, Floats], Floats]  # rows, labels, other rows → their probabilities (rows, classes)
+
+
+class LabelSuspicion(NamedTuple):
+    """A row, its label, and the label that is more likely, with both probabilities out of fold."""
+
+    row: int
+    label: int
+    likely: int
+    label_probability: float
+    likely_probability: float
+
+
+def audit_labels(
+    embedding: Floats, labels: Indices, fit: FitAndPredict, folds: int, rng: np.random.Generator
+) -> list[LabelSuspicion]:
+    """Return the suspect rows, the most suspect first; `labels` are class indices without gaps."""
+    return find_suspects(out_of_fold(embedding, labels, fit, folds, rng), labels)
+
+
+def out_of_fold(embedding: Floats, labels: Indices, fit: FitAndPredict, folds: int, rng: np.random.Generator) -> Floats:
+    """Return probabilities (rows, classes), each row's by a model fitted without its fold; folds share out each class."""
+    fold = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        fold[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds
+    probabilities = np.zeros((len(labels), int(labels.max()) + 1))
+    for number in range(folds):
+        held = fold == number
+        if held.any():
+            probabilities[held] = fit(embedding[~held], labels[~held], embedding[held])
+    return probabilities
+
+
+def find_suspects(probabilities: Floats, labels: Indices) -> list[LabelSuspicion]:
+    """Return the rows that confidently belong to another class than their label says, the most suspect first.
+
+    A row confidently belongs to the likeliest of the classes whose probability is at least the mean that this class has on the
+    rows which carry its label: the off-diagonal of the confident joint. The order is by probability of label − likely class.
+
+    >>> find_suspects(np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.05, 0.95]]), np.array([0, 1, 1, 0]))
+    [LabelSuspicion(row=3, label=0, likely=1, label_probability=0.05, likely_probability=0.95)]
+    """
+    rows = np.arange(len(labels))
+    of_label = probabilities[rows, labels]
+    sizes = np.bincount(labels, minlength=probabilities.shape[1])
+    thresholds = np.bincount(labels, weights=of_label, minlength=probabilities.shape[1]) / np.maximum(sizes, 1)
+    confident = np.where(probabilities >= np.where(sizes, thresholds, np.inf), probabilities, -1.0)
+    likely = confident.argmax(axis=1)
+    suspect = np.flatnonzero((confident.max(axis=1) >= 0) & (likely != labels))
+    margin = of_label[suspect] - probabilities[suspect, likely[suspect]]
+    return [
+        LabelSuspicion(int(row), int(labels[row]), int(likely[row]), float(of_label[row]), float(probabilities[row, likely[row]]))
+        for row in suspect[np.argsort(margin, kind="stable")]
+    ]
