@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.params import Labels
 
 labels = typer.Typer(help="Show the labellers and whether their labels count; withdraw labels; draw texts to label.")
-disputes = typer.Typer(help="Show the labels that contradict test rows, and settle them.")
+disputes = typer.Typer(help="Show the labels that contradict test rows or that the audit suspects, and settle them.")
 By = Annotated[str, typer.Option(help="name of the labeller, as `evergreen labels` shows it")]
 Since = Annotated[
     datetime | None, typer.Option(help="only labels received since then, UTC", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"])
@@ -59,7 +59,7 @@ def show_labels(context: typer.Context) -> None:
         )
     out.print(table)
     skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(book.opinions.skipped.items()))
-    is_open = sum(dispute.settlement is None for dispute in book.disputes())
+    is_open = book.contradicted_rows()
     out.print(f"{len(book.opinions.texts)} texts with labels that count{f'; left out: {skipped}' if skipped else ''}")
     if is_open:
         out.print(f"{is_open} labels contradict test rows; to see them: .venv/bin/evergreen disputes")
@@ -126,7 +126,7 @@ def next_batch(
 def show_disputes(
     context: typer.Context, everything: Annotated[bool, typer.Option("--all", help="settled ones too")] = False
 ) -> None:
-    """Show the open disputes: test rows to which people give another label."""
+    """Show the open disputes: test rows to which people give another label, and labels that the audit suspects."""
     if context.invoked_subcommand is not None:
         return
     listed = _read_book().disputes()

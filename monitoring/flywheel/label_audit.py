@@ -4,14 +4,20 @@ Logistic regression on embeddings of the untouched base model judges each row in
 label cannot speak for itself. Northcutt, Jiang and Chuang 2021, "Confident learning: estimating uncertainty in dataset labels".
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monitoring.labels.suspects import SuspectLabel
+from monitoring.labels.trusted_rows import TrustedRow
+from pipeline.params import Flywheel
+
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
+Embed = Callable[[Sequence[str]], Floats]
 FitAndPredict = Callable[[Floats, Indices, Floats], Floats]  # rows, labels, other rows → their probabilities (rows, classes)
 
 
@@ -66,4 +72,26 @@ def find_suspects(probabilities: Floats, labels: Indices) -> list[LabelSuspicion
     return [
         LabelSuspicion(int(row), int(labels[row]), int(likely[row]), float(of_label[row]), float(probabilities[row, likely[row]]))
         for row in suspect[np.argsort(margin, kind="stable")]
+    ]
+
+
+def audit_corpus(
+    corpus: Mapping[str, TrustedRow], embed: Embed, fit: FitAndPredict, settings: Flywheel, now: float
+) -> list[SuspectLabel]:
+    """Return the most suspect labels of the corpus, at most `flywheel.budget`; rows are by content id.
+
+    A class needs `flywheel.audit_folds` rows to be judged: smaller ones are left out.
+    """
+    names = Counter(row.label for row in corpus.values())
+    judged = {key: row for key, row in corpus.items() if names[row.label] >= settings.audit_folds}
+    classes = sorted({row.label for row in judged.values()})
+    if len(classes) < 2:
+        return []
+    keys = sorted(judged)
+    labels = np.array([classes.index(judged[key].label) for key in keys], dtype=np.int64)
+    embedding = embed([judged[key].text for key in keys])
+    found = audit_labels(embedding, labels, fit, settings.audit_folds, np.random.default_rng(settings.seed))
+    return [
+        SuspectLabel(keys[row], judged[keys[row]].text, classes[label], classes[likely], round(given, 4), round(other, 4), now)
+        for row, label, likely, given, other in found[: settings.budget]
     ]

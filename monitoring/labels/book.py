@@ -11,6 +11,7 @@ from monitoring.labels.entries import FeedbackEntry, count_by_labeller, delete_e
 from monitoring.labels.feedback_file import FILE, read_file
 from monitoring.labels.labellers import LabellerScore, score_labellers, store_scores
 from monitoring.labels.opinions import Opinions, collect_opinions
+from monitoring.labels.suspects import SuspectLabel, as_disputes, read_suspects
 from monitoring.labels.texts import texts_of
 from monitoring.labels.trusted_rows import TrustedRows, read_trusted
 from pipeline.params import Params
@@ -32,10 +33,20 @@ class LabelBook(NamedTuple):
     counts: dict[str, tuple[int, int]]  # labeller → labels in force, withdrawn ones
     stored: list[dict[str, str]]  # rows of earlier retrains
     last_id: int  # of the feedback that was read
+    suspects: list[SuspectLabel]  # of the last label audit
 
     def disputes(self) -> list[DisputedLabel]:
-        """Return the disputes, open and settled."""
-        return find_disputes(self.opinions, self.trusted.protected, self.settlements)
+        """Return the disputes, open and settled: those between people and protected rows, then those that the audit raised."""
+        raised = find_disputes(self.opinions, self.trusted.protected, self.settlements)
+        labels = {key: row.label for key, row in self.trusted.corpus.items()}
+        between = {(dispute.text_id, dispute.label) for dispute in raised}
+        audited = as_disputes(self.suspects, labels, self.settlements)
+        return [*raised, *(dispute for dispute in audited if (dispute.text_id, dispute.label) not in between)]
+
+    def contradicted_rows(self) -> int:
+        """Return the number of open disputes that people raised."""
+        raised = find_disputes(self.opinions, self.trusted.protected, self.settlements)
+        return sum(dispute.settlement is None for dispute in raised)
 
     def merge(self, known_labels: Collection[str], params: Params) -> MergedFeedback:
         """Return the rows for the next data set."""
@@ -77,6 +88,7 @@ def read_book(params: Params, home: Path, root: Path, champion: Path | None, kno
         counts=counts,
         stored=stored,
         last_id=max((entry.id for entry in entries), default=0),
+        suspects=read_suspects(home),
     )
 
 

@@ -162,7 +162,7 @@ class LocalSteps:
             champion = self._champion_folder()
             book = read_book(self._params, self._home, Path(), champion, labels_of(champion))
             withdrawn = sum(withdrawn for _, withdrawn in book.counts.values())
-            self._report_labels(withdrawn, sum(dispute.settlement is None for dispute in book.disputes()))
+            self._report_labels(withdrawn, book.contradicted_rows())
         self._measured = state
 
     def _champion_folder(self) -> Path | None:

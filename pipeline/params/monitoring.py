@@ -178,6 +178,7 @@ class Flywheel(Section):
     slower_times: Annotated[float, Field(ge=1)]
     few_labels: Count
     sure_share: Share
+    audit_folds: Annotated[int, Field(ge=2)]
     seed: int
 
 
