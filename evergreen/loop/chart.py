@@ -7,12 +7,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evergreen.loop.customers import CustomerMessage
-from evergreen.loop.events import ALERTED, DECIDED, FIRST, LABELLED, LAUNCH, NEW_CHAMPION, STAGE, Event
+from evergreen.loop.events import ALERTED, CHOSEN, DECIDED, FIRST, LABELLED, LAUNCH, NEW_CHAMPION, STAGE, Event
 from evergreen.loop.scorecard import ROLLING, Quality, curve
 from pipeline.atomic_write import atomic_write
 from pipeline.charts import GREEN, GREY, RUST
 
-SHOWN = (LAUNCH, ALERTED, LABELLED, DECIDED, "collect", STAGE, "gate", "publish", "swap", NEW_CHAMPION)  # from top to bottom
+SHOWN = (
+    LAUNCH,
+    ALERTED,
+    CHOSEN,
+    LABELLED,
+    DECIDED,
+    "collect",
+    STAGE,
+    "gate",
+    "publish",
+    "swap",
+    NEW_CHAMPION,
+)  # downwards
 NARROW, LATE = 0.04, 0.6  # of the time axis: a bar too narrow for its name; from here on a time goes to the left of its dot
 
 

@@ -1,8 +1,4 @@
-"""Simulated people: customers who send the messages of a file in order, and two annotators who label them.
-
-The labels of the file are the truth. Customers do not send them, annotators submit them through `POST /v1/feedback`, and the
-scorecard compares answers with them. No other part of the loop reads them.
-"""
+"""Simulated customers, who send the messages of a file in order. The labels of the file are the truth, which they do not send."""
 
 import threading
 import time
@@ -12,7 +8,6 @@ from typing import Any, NamedTuple, Self
 
 from serving.loadtest.replay import post
 
-ANNOTATORS = ("ana", "ben")  # a label that the model does not have needs retrain.proposal_people
 DRIFT = "drift"  # phase of the rows after the launch
 
 
@@ -75,44 +70,3 @@ class Customers:
             return CustomerMessage(*sent, prediction["id"], label, prediction["version"], "")
         except (OSError, HTTPException, ValueError) as error:
             return CustomerMessage(*sent, "", "", 0, str(error))
-
-
-class Annotators:
-    """Threads, one for each annotator, that label every new message once `begin` is called."""
-
-    def __init__(self, messages: Sequence[CustomerMessage], url: str) -> None:
-        self.labelled, self.failures = dict.fromkeys(ANNOTATORS, 0), list[str]()
-        self._messages, self._url = messages, url
-        self._has_begun, self._is_over = threading.Event(), threading.Event()
-        self._threads = [threading.Thread(target=self._label_all, args=(name,), name=name, daemon=True) for name in ANNOTATORS]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._has_begun.set()
-        for thread in self._threads:
-            thread.join()
-
-    def begin(self) -> None:
-        """Start to label: the alert has arrived."""
-        self._has_begun.set()
-
-    def _label_all(self, annotator: str) -> None:
-        self._has_begun.wait()
-        number = 0
-        while not self._is_over.wait(0 if number < len(self._messages) else 0.2):
-            for message in self._messages[number:]:
-                number += 1
-                if message.is_new and message.version and not self._is_over.is_set():
-                    self._label(message, annotator)
-
-    def _label(self, message: CustomerMessage, annotator: str) -> None:
-        try:
-            post(f"{self._url}/v1/feedback", {"id": message.id, "label": message.truth, "source": annotator})
-            self.labelled[annotator] += 1
-        except (OSError, HTTPException, ValueError) as error:
-            self.failures.append(str(error))

@@ -9,16 +9,19 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
+from evergreen.loop.annotators import ANNOTATORS
 from monitoring.retrain.run_local import RunLocal
 from pipeline.errors import InputError, ToolError
 from pipeline.home import DVC_LOCK, PACKAGE, git, keep_private
 from pipeline.lifetime import processes_with, run_child
 from pipeline.params import Params, load_params
+from serving.access.tokens import Scope, add_token
 from serving.processes.ports import free_ports
 from serving.processes.supervisor import Child, Program
 from serving.release.inputs import WHAT_TO_DO, locked_inputs, other_inputs
@@ -26,6 +29,7 @@ from serving.triton.server import with_free_ports
 
 TOOLS = Path(".tools")
 HOME = "EVERGREEN_HOME"
+SHOP = "shop"  # name of the customers
 CLEARED_PREFIXES = ("EVERGREEN_", "MLFLOW_", "OTEL_", "GIT_")  # of variables that could lead to another home, store or collector
 ENDS_WITHIN_S = 60.0  # the gateway finishes its requests, the controller ends its retrain
 # Four weeks of messages pass in minutes, so polling intervals and waits of a minute are shortened.
@@ -45,10 +49,15 @@ class Environment(NamedTuple):
     clone: Path
     home: Path
     params: Params
+    tokens: dict[str, str]  # by name of the caller
 
     @property
     def gateway_url(self) -> str:
         return f"http://{self.params.gateway.host}:{self.params.gateway.port}"
+
+    @property
+    def console_url(self) -> str:
+        return f"http://{self.params.alerts.host}:{self.params.alerts.console_port}"
 
 
 def create_environment(source: Path, scratch: Path) -> Environment:
@@ -65,7 +74,14 @@ def create_environment(source: Path, scratch: Path) -> Environment:
     values = json.loads(params.model_dump_json())
     (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     keep_private(home)
-    return Environment(source, clone, home, params)
+    return Environment(source, clone, home, params, make_tokens(home))
+
+
+def make_tokens(home: Path) -> dict[str, str]:
+    """Let the shop ask for predictions and each annotator give labels."""
+    scopes: dict[str, Scope] = {SHOP: "predict", **dict.fromkeys(ANNOTATORS, "label")}
+    path = home / "tokens.json"
+    return {name: add_token(path, name, [scope], datetime.now(UTC)) for name, scope in scopes.items()}
 
 
 def require_same_inputs(source: Path) -> None:
@@ -100,6 +116,12 @@ def enter(environment: Environment) -> None:
     for name in [name for name in os.environ if name.startswith(CLEARED_PREFIXES)]:
         del os.environ[name]
     os.environ[HOME] = str(environment.home)
+    os.environ["EVERGREEN_TOKEN"] = environment.tokens[SHOP]
+
+
+def make_round(environment: Environment) -> None:
+    """Choose the texts that people should label, as the flywheel's process does once a week."""
+    _run([sys.executable, "-m", "monitoring.flywheel", "--once"], environment.clone)
 
 
 def publish_first(environment: Environment) -> None:

@@ -13,7 +13,7 @@ from state.tables import decisions, retrain_steps, retrains
 
 FIRST = 1  # version at the start
 LAUNCH, ALERTED, NEW_CHAMPION = "the shop sells something new", "the alert arrives", "the new champion answers"
-LABELLED, DECIDED, STAGE = "labels arrive", "a retrain is decided", "a stage begins"
+CHOSEN, LABELLED, DECIDED, STAGE = "texts are chosen", "labels arrive", "a retrain is decided", "a stage begins"
 
 
 class Event(NamedTuple):
@@ -41,8 +41,9 @@ class Facts(NamedTuple):
 class Observed(NamedTuple):
     """Times that no store records, in seconds since the start of the loop."""
 
+    chosen_s: float | None  # when the queue of texts to label was made
     labelled_s: float | None
-    labelled: int  # messages that both annotators have labelled by then
+    labelled: int  # texts that the annotators have labelled by then
     stages: dict[str, float]  # when each pipeline stage was first seen running
 
 
@@ -71,8 +72,10 @@ def list_events(facts: Facts, messages: Sequence[CustomerMessage], observed: Obs
     if facts.alert:
         summary = facts.alert["annotations"].get("summary") or facts.alert["labels"].get("alertname")
         events.append(Event(facts.alert["heard_at"] - start_wall, ALERTED, str(summary)))
+    if observed.chosen_s is not None:
+        events.append(Event(observed.chosen_s, CHOSEN, "the queue of texts to label is made"))
     if observed.labelled_s is not None:
-        events.append(Event(observed.labelled_s, LABELLED, f"two people have labelled {observed.labelled} messages"))
+        events.append(Event(observed.labelled_s, LABELLED, f"two people have labelled {observed.labelled} texts of the queue"))
     if facts.decision:
         detail = f"{facts.decision['alertname']}, because of {facts.decision['reason']}"
         events.append(Event(facts.decision["at"] - start_wall, DECIDED, detail))

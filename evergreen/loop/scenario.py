@@ -2,7 +2,8 @@
 
 import time
 
-from evergreen.loop.customers import Annotators, Customers
+from evergreen.loop.annotators import Annotators
+from evergreen.loop.customers import Customers
 from evergreen.loop.environment import Environment
 from evergreen.loop.events import FIRST, Event, Facts, Observed, list_events, read_facts
 
@@ -20,7 +21,7 @@ class Scenario:
         """`start_s` (monotonic clock) and `start_wall` (seconds since the epoch) are the start of the loop."""
         self._environment, self._customers, self._annotators = environment, customers, annotators
         self._start_s, self._start_wall = start_s, start_wall
-        self._observed = Observed(None, 0, {})
+        self._observed = Observed(None, None, 0, {})
         self.facts = Facts(None, None, [], [])
 
     @property
@@ -47,8 +48,9 @@ class Scenario:
         if self.facts.alert:
             self._annotators.begin()
         if retrain and self._observed.labelled_s is None:
-            labelled = min(self._annotators.labelled.values())
-            self._observed = self._observed._replace(labelled_s=self.now_s, labelled=labelled)
+            self._observed = self._observed._replace(labelled_s=self.now_s, labelled=self._annotators.total)
+        if self._annotators.chosen_s is not None:
+            self._observed = self._observed._replace(chosen_s=self._annotators.chosen_s - self._start_s)
         is_swapped = retrain is not None and retrain["state"] == "done"
         self._customers.limit = self._customers.total - (0 if is_swapped else FOR_NEW_CHAMPION)
         self._customers.per_s = FAST_PER_S if retrain is None or is_swapped else self._slow_per_s(retrain["began_wall"])

@@ -48,7 +48,14 @@ def observed(
 
 @pytest.fixture
 def policy(params: Params) -> Policy:
-    values = {"settle_s": 60, "cooldown_s": 6 * HOUR, "patience_s": 7 * DAY, "budget_s": 4 * HOUR, "min_labels": 60}
+    values = {
+        "settle_s": 60,
+        "label_wait_s": 0,
+        "cooldown_s": 6 * HOUR,
+        "patience_s": 7 * DAY,
+        "budget_s": 4 * HOUR,
+        "min_labels": 60,
+    }
     return Policy(params.monitor, params.retrain.model_copy(update=values), 1800.0)
 
 
