@@ -83,7 +83,7 @@ def play(
             events = scenario.step()
             display.show(scenario.now_s, events, scenario.facts, customers.snapshot())
             time.sleep(STEP_S)
-        labelling = Labelling(annotators.total, annotators.wrong, annotators.seconds, annotators.failures)
+        labelling = Labelling(annotators.labels, annotators.wrong, annotators.seconds, annotators.failures)
         return Recording(customers.snapshot(), labelling, scenario.facts, events)
 
 

@@ -5,6 +5,7 @@ They read a text on the page, and send its form. The labels of the files are the
 
 import http.cookiejar
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -70,7 +71,8 @@ class Browser:
 
     def send(self, path: str, fields: Mapping[str, str], form_id: str | None = None) -> Page:
         """Send a form and return the page that it leads to; raise `OSError` when the console refuses it."""
-        return self._open(Request(urljoin(self._url, path), urlencode(fields).encode()), form_id)  # noqa: S310
+        form = urlencode(fields).encode()
+        return self._open(Request(urljoin(self._url, path), form, {"origin": self._url}), form_id)  # noqa: S310
 
     def log_in(self, token: str) -> None:
         """Log in with a token."""
@@ -122,7 +124,7 @@ class Annotators:
         self._has_begun.set()
 
     @property
-    def total(self) -> int:
+    def labels(self) -> int:
         """The number of labels that were accepted."""
         return sum(self.labelled.values())
 
@@ -142,13 +144,13 @@ class Annotators:
         for name, browser in browsers.items():
             browser.log_in(self._tokens[name])
         began_s = time.monotonic()
-        while not self._is_over.is_set() and self.total < self._budget:
-            before = self.total
+        while not self._is_over.is_set() and self.labels < self._budget:
+            before = self.labels
             for name, browser in browsers.items():
-                if self.total < self._budget and self._label_next(browser):
+                if self.labels < self._budget and self._label_next(browser):
                     self.labelled[name] += 1
                     self.seconds = time.monotonic() - began_s
-            if self.total == before:
+            if self.labels == before:
                 return  # nothing is left
 
     def _label_next(self, browser: Browser) -> bool:
@@ -171,7 +173,8 @@ class Annotators:
 def _describe(error: Exception) -> str:
     """Return an error with the page's own words, where the console refused something."""
     if isinstance(error, HTTPError):
-        return f"{error.url}: {error.code} {error.read()[:500].decode('utf-8', 'replace')}"
+        body = error.read().decode("utf-8", "replace").partition("<main")[2]
+        return f"{error.url}: {error.code} {' '.join(re.sub(r'<[^>]*>', ' ', body).split())[:300]}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -1,20 +1,24 @@
 """The loop's parts, and a loop that is stopped. The whole loop is `make loop` itself, which takes six minutes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from evergreen.loop import chart
-from evergreen.loop.customers import ANNOTATORS, Annotators, CustomerMessage, Customers
+from evergreen.loop.annotators import ANNOTATORS, Annotators, truth_of
+from evergreen.loop.customers import CustomerMessage, Customers
 from evergreen.loop.environment import FAST_INTERVALS, Environment, create_environment, on_free_ports, with_fast_intervals
 from evergreen.loop.events import Facts, Observed, list_events
 from evergreen.loop.scenario import AT_LEAST_S, FAST_PER_S, FOR_NEW_CHAMPION, RETRAIN_S, Scenario
@@ -22,9 +26,12 @@ from evergreen.loop.scorecard import curve, promises, quality
 from pipeline.errors import InputError
 from pipeline.lifetime import processes_with
 from pipeline.params import Params
+from serving.access.tokens import add_token
 from tests.conftest import ROOT, Project
 from tests.http_servers import serving_in_thread
 from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
+from tests.monitoring.console.queue_client import label_queue, labels_in_force
+from tests.monitoring.console.rounds import TEXTS, write_queue
 
 
 def sent(at_s: float, *, is_new: bool = False, version: int = 1, predicted: str = "a", truth: str = "a") -> CustomerMessage:
@@ -78,7 +85,7 @@ def test_quality_is_compared_with_the_first_version_on_the_same_messages() -> No
 def test_each_promise_can_be_broken(
     messages: list[CustomerMessage], facts: Facts, whole_s: float, leftover: int, broken: list[int]
 ) -> None:
-    events = list_events(facts, messages, Observed(None, 0, {}), 0.0)
+    events = list_events(facts, messages, Observed(None, None, 0, {}), 0.0)
     measured = quality(messages, half_correct)
     scored = promises(messages, facts, measured, events, failed_labels=0, whole_s=whole_s, leftover=leftover)
     assert [number for number, promise in enumerate(scored) if not promise.is_kept] == broken
@@ -97,11 +104,12 @@ def test_events_are_read_from_the_stores_in_order_of_time() -> None:
         {"step": "collect", "ended_at": 1145.0, "outcome": "done", "detail": "300 labelled texts"},
         {"step": "reproduce", "ended_at": None, "outcome": "running", "detail": ""},
     ]
-    events = list_events(Facts(alert, decision, [], steps), WHOLE, Observed(138.0, 300, {"train": 150.0}), 1000.0)
+    events = list_events(Facts(alert, decision, [], steps), WHOLE, Observed(134.0, 138.0, 300, {"train": 150.0}), 1000.0)
     assert [(event.at_s, event.name) for event in events] == [
         (0, "the first message is answered"),
         (100, "the shop sells something new"),
         (130, "the alert arrives"),
+        (134, "texts are chosen"),
         (138, "labels arrive"),
         (140, "a retrain is decided"),
         (145, "collect"),
@@ -112,7 +120,7 @@ def test_events_are_read_from_the_stores_in_order_of_time() -> None:
 
 def test_the_chart_is_drawn_for_a_whole_loop_and_for_one_that_was_cut_off(tmp_path: Path) -> None:
     for messages in (WHOLE, OLD[:5]):
-        events = list_events(DONE, messages, Observed(138.0, 300, {"train": 150.0, "evaluate": 180.0}), 0.0)
+        events = list_events(DONE, messages, Observed(134.0, 138.0, 300, {"train": 150.0, "evaluate": 180.0}), 0.0)
         chart.draw(messages, events, quality(messages, half_correct), tmp_path / "loop.png")
         with Image.open(tmp_path / "loop.png") as drawn:
             assert drawn.width > 1000
@@ -129,7 +137,7 @@ def test_only_intervals_and_ports_differ_from_the_params_of_head(params: Params)
     changed = {(section, key) for section, values in before.items() for key in values if values[key] != after[section][key]}
     assert all(key.endswith("port") or key in FAST_INTERVALS[section] for section, key in changed)
     ports = [value for section in ("serve", "gateway", "alerts") for key, value in after[section].items() if key.endswith("port")]
-    assert len(ports) == len(set(ports)) == 11
+    assert len(ports) == len(set(ports)) == 12
 
 
 def test_without_a_packaged_model_the_error_names_the_command_to_run_first(tmp_path: Path) -> None:
@@ -186,9 +194,7 @@ def gateway() -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
         yield url, received
 
 
-def test_customers_send_no_label_and_annotators_wait_until_they_begin(
-    gateway: tuple[str, list[tuple[str, dict[str, str]]]],
-) -> None:
+def test_customers_send_no_label(gateway: tuple[str, list[tuple[str, dict[str, str]]]]) -> None:
     url, received = gateway
     rows = [
         {"text": "old", "unit": "u", "label": "a", "phase": "stable"},
@@ -196,7 +202,7 @@ def test_customers_send_no_label_and_annotators_wait_until_they_begin(
         {"text": "new", "unit": "u", "label": "b", "phase": "drift"},
         {"text": "later", "unit": "u", "label": "b", "phase": "drift"},
     ]
-    with Customers(rows, url, time.monotonic()) as customers, Annotators(customers.messages, url) as annotators:
+    with Customers(rows, url, time.monotonic()) as customers:
         customers.per_s, customers.limit = 1000.0, 3
         wait_until(lambda: len(customers.messages) == 3)
         assert [(message.version, message.is_correct, message.is_new) for message in customers.messages] == [
@@ -207,12 +213,54 @@ def test_customers_send_no_label_and_annotators_wait_until_they_begin(
         assert "503" in customers.messages[1].failure
         assert {path for path, _ in received} == {"/v1/predict"}
         assert all("label" not in body for _, body in received)
+
+
+@pytest.fixture
+def own_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERGREEN_STATE_URL", raising=False)
+
+
+def annotators_at(url: str, home: Path, **changed: Any) -> Annotators:
+    truth = truth_of({"text": text, "label": "refund" if cluster == 1 else "track"} for text, cluster in TEXTS)
+    settings = {"make_round": lambda: None, "budget": 100, "wrong_share": 0.0, "seed": 1} | changed
+    return Annotators(url, {name: os.environ[f"TOKEN_{name}"] for name in ANNOTATORS}, truth, **settings)
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize(("budget", "wrong_share"), [(100, 0.0), (4, 0.0), (100, 1.0)])
+def test_annotators_label_the_queue_in_turn_through_the_pages(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int, wrong_share: float
+) -> None:
+    made = write_queue(tmp_path)
+    rounds: list[str] = []
+    for name in ANNOTATORS:
+        monkeypatch.setenv(f"TOKEN_{name}", add_token(tmp_path / "tokens.json", name, ["label"], datetime.now(UTC)))
+    changed = {"budget": budget, "wrong_share": wrong_share, "make_round": lambda: rounds.append("made")}
+    with label_queue(params, tmp_path) as url, annotators_at(url, tmp_path, **changed) as annotators:
+        assert (annotators.labels, rounds) == (0, [])
         annotators.begin()
-        wait_until(lambda: sum(annotators.labelled.values()) == len(ANNOTATORS))
-        customers.limit = 4
-        wait_until(lambda: sum(annotators.labelled.values()) == 2 * len(ANNOTATORS))
-    feedback = [(body["id"], body["label"], body["source"]) for path, body in received if path == "/v1/feedback"]
-    assert sorted(feedback) == sorted((f"id-{text}", "b", name) for name in ANNOTATORS for text in ("new", "later"))
+        wait_until(lambda: annotators.labels == min(budget, len(TEXTS)) or bool(annotators.failures), within_s=60)
+    assert annotators.failures == []
+    assert rounds == ["made"]
+    right = {row.prediction_id: "refund" if row.cluster == 1 else "track" for row in made.candidates}
+    labels = labels_in_force(tmp_path)
+    assert [name for name, _ in labels] == [ANNOTATORS[number % 2] for number in range(len(labels))]
+    expected = list(right.values())[: len(labels)]
+    answers = [label for _, label in labels]
+    assert answers == expected if wrong_share == 0.0 else all(a != b for a, b in zip(answers, expected, strict=True))
+    assert annotators.wrong == (len(labels) if wrong_share else 0)
+
+
+@pytest.mark.usefixtures("own_state")
+def test_a_console_that_refuses_is_told_in_its_words(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_queue(tmp_path)
+    for name in ANNOTATORS:
+        monkeypatch.setenv(f"TOKEN_{name}", add_token(tmp_path / "tokens.json", name, ["predict"], datetime.now(UTC)))
+    with label_queue(params, tmp_path) as url, annotators_at(url, tmp_path) as annotators:
+        annotators.begin()
+        wait_until(lambda: bool(annotators.failures), within_s=60)
+    assert "403" in annotators.failures[0]
+    assert "lacks the scope label" in annotators.failures[0]
 
 
 class Crowd:
@@ -220,7 +268,7 @@ class Crowd:
 
     def __init__(self, messages: list[CustomerMessage], total: int) -> None:
         self.messages, self.total, self.per_s, self.limit = messages, total, 0.0, 0
-        self.labelled, self.has_begun = {"ana": 7, "ben": 8}, False
+        self.labels, self.chosen_s, self.has_begun = 15, None, False
 
     def snapshot(self) -> list[CustomerMessage]:
         return self.messages
@@ -235,7 +283,7 @@ def test_labels_wait_for_the_alert_and_the_last_messages_for_the_new_champion(
     facts = Facts(None, None, [], [])
     monkeypatch.setattr("evergreen.loop.scenario.read_facts", lambda _environment: facts)
     crowd = Crowd([*OLD, *FALLEN], 500)
-    environment = Environment(tmp_path, tmp_path, tmp_path, params)
+    environment = Environment(tmp_path, tmp_path, tmp_path, params, {})
     scenario = Scenario(environment, crowd, crowd, time.monotonic(), time.time())  # type: ignore[arg-type]
     scenario.step()
     assert (crowd.has_begun, crowd.per_s, crowd.limit) == (False, FAST_PER_S, 500 - FOR_NEW_CHAMPION)
@@ -248,7 +296,7 @@ def test_labels_wait_for_the_alert_and_the_last_messages_for_the_new_champion(
     events = scenario.step()
     assert (crowd.limit, scenario.is_over) == (500 - FOR_NEW_CHAMPION, False)
     assert crowd.per_s == pytest.approx((500 - FOR_NEW_CHAMPION - 200) / RETRAIN_S, rel=0.1)
-    assert {("labels arrive", "two people have labelled 7 messages"), ("a stage begins", "stage train")} <= {
+    assert {("labels arrive", "two people have labelled 15 texts of the queue"), ("a stage begins", "stage train")} <= {
         (event.name, event.detail) for event in events
     }
     facts = Facts(alert, None, [running | {"began_wall": time.time() - 2 * RETRAIN_S}], [])
