@@ -6,7 +6,8 @@ import shlex
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 labels = typer.Typer(help="Show the labellers and whether their labels count; withdraw labels; draw texts to label.")
 disputes = typer.Typer(help="Show the labels that contradict test rows or that the audit suspects, and settle them.")
 By = Annotated[str, typer.Option(help="name of the labeller, as `evergreen labels` shows it")]
+Format = Literal["label-studio", "argilla"]
 Since = Annotated[
     datetime | None, typer.Option(help="only labels received since then, UTC", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"])
 ]
@@ -120,6 +122,64 @@ def next_batch(
         lines = [{"id": row.prediction_id, "text": row.text} for row in batch.candidates]
     for line in lines:
         print_line(plain_json(line))
+
+
+@labels.command("export")
+def export_queue(
+    file: Annotated[Path, typer.Argument(help="JSON file to write")],
+    format: Annotated[Format, typer.Option(help="label-studio or argilla")],
+    labelled: Annotated[
+        bool, typer.Option("--labelled", help="the texts that have labels, with them; else those without")
+    ] = False,
+) -> None:
+    """Write the queue for Label Studio or Argilla, with the model's labels as suggestions."""
+    from monitoring.flywheel.exchange.files import texts_to_exchange, write_texts_for
+    from monitoring.flywheel.round import read_round
+    from pipeline.home import find_home
+    from serving.release.label_change import labels_of
+    from serving.release.manifest import version_folder
+    from serving.release.publish import champion
+    from state.database import open_state
+
+    home = find_home()
+    made, release = read_round(home), champion(home)
+    if made is None:
+        raise InputError("evergreen labels export", "there is no round yet", "make one: .venv/bin/evergreen clusters")
+    with open_state(home) as engine, engine.connect() as connection:
+        texts = texts_to_exchange(connection, made, is_labelled=labelled)
+    known = sorted(labels_of(version_folder(home, release.version) if release else None))
+    for path in write_texts_for(format, texts, file, known):
+        out.print(f"{len(texts)} texts → {path}" if path == file else f"labelling interface → {path}")
+    out.print(f"to bring labels back: .venv/bin/evergreen labels import {shlex.quote(str(file))} --by NAME")
+
+
+@labels.command("import")
+def import_labels(
+    file: Annotated[Path, typer.Argument(help="JSON export of Label Studio or Argilla, of texts that `labels export` wrote")],
+    by: Annotated[str, typer.Option(help="whose labels these are; with tokens, the name of EVERGREEN_TOKEN counts")],
+) -> None:
+    """Send the labels of a file to the gateway, in the name of the person who gave them. Bad rows cost no good ones."""
+    from monitoring.flywheel.exchange.files import read_labels, send_labels
+    from pipeline.params import load_params
+    from serving.access.bearer import bearer_header
+    from serving.gateway_client import http_sender
+    from serving.processes.addresses import base_url, reach_host
+
+    gateway = load_params().gateway
+    returned = read_labels(file, by)
+    sent = send_labels(
+        returned.labels, http_sender(base_url(reach_host("gateway", gateway.host), gateway.port), bearer_header()), by
+    )
+    bad = sorted([*returned.bad, *sent.bad])
+    for row in bad:
+        out.print(f"{file}: row {row.row}: {row.key}: {row.what}")
+    out.print(f"{sent.stored} labels stored, {sent.proposed} of them proposals for new ones")
+    out.print(f"{returned.unlabelled} rows without a label, {returned.known} labels that were known before")
+    if bad:
+        rows = "1 row was" if len(bad) == 1 else f"{len(bad)} rows were"
+        raise InputError(
+            str(file), f"{rows} left out, as listed above", "correct them and import the file again: labels count once"
+        )
 
 
 @disputes.callback(invoke_without_command=True)

@@ -48,6 +48,11 @@ class LabelBook(NamedTuple):
         raised = find_disputes(self.opinions, self.trusted.protected, self.settlements)
         return sum(dispute.settlement is None for dispute in raised)
 
+    def text_of(self, id: str) -> str | None:
+        """Return the text with this content id; None for a row that is no longer in the data."""
+        row, labelled = self.trusted.corpus.get(id), self.opinions.texts.get(id)
+        return row.text if row else labelled.text if labelled else None
+
     def merge(self, known_labels: Collection[str], params: Params) -> MergedFeedback:
         """Return the rows for the next data set."""
         return merge_feedback(self.stored, self.opinions, self.trusted, self.settlements, known_labels, params)

@@ -14,7 +14,7 @@ from monitoring.console.login.access import ConsoleAccess, Visitor
 from monitoring.console.login.forms import Access, Form, account, form_route, go_to, page_route
 from monitoring.console.queue.action_log import StateAccess
 from monitoring.labels.book import read_current_book
-from monitoring.labels.disputes import DisputedLabel, Verdict, open_disputes, settle
+from monitoring.labels.disputes import Verdict, open_disputes, settle
 from monitoring.pages.site import Page, Site
 from pipeline.errors import EvergreenError, InputError
 
@@ -53,27 +53,23 @@ def disputes_routes(access: Access, state: StateAccess) -> Sequence[Route]:
 
     async def _list(visitor: Visitor, problem: InputError | None = None) -> Response:
         try:
-            listed = await asyncio.to_thread(_read)
+            book = await asyncio.to_thread(read_current_book, site.params, site.home)
         except (EvergreenError, sa.exc.SQLAlchemyError, OSError) as error:
             return await site.html(access.page, "disputes_away.html", why=str(error), **account(visitor))
-        is_open = [dispute for dispute in listed if dispute.settlement is None]
-        settled = [(dispute.settlement.settled_at, dispute) for dispute in listed if dispute.settlement is not None]
-        latest = sorted(settled, key=lambda pair: pair[0], reverse=True)[:SETTLED_SHOWN]
+        is_open = [dispute for dispute in book.disputes() if dispute.settlement is None]
+        latest = sorted(book.settlements, reverse=True)[:SETTLED_SHOWN]
         values = {
             "disputes": is_open[:SHOWN],
             "hidden": len(is_open) - len(is_open[:SHOWN]),
-            "settled": [dispute for _, dispute in latest],
+            "settled": [(settlement, book.text_of(settlement.text_id)) for settlement in latest],
             "may_settle": visitor.may("admin"),
             "problem": problem,
             **account(visitor),
         }
         return await site.html(access.page, "disputes.html", status=409 if problem else 200, **values)
 
-    def _read() -> list[DisputedLabel]:
-        return read_current_book(site.params, site.home).disputes()
-
     def _settle(text_id: str, label: str, verdict: Verdict, by: str) -> None:
-        (dispute, *_) = open_disputes(_read(), text_id, label, verdict)
+        (dispute, *_) = open_disputes(read_current_book(site.params, site.home).disputes(), text_id, label, verdict)
         with state.engine.begin() as connection:
             settle(connection, dispute, verdict, by)
 

@@ -20,6 +20,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 KEYS: dict[str, dict[str, Any]] = {
     "Tab": {"windowsVirtualKeyCode": 9},
     "Enter": {"windowsVirtualKeyCode": 13, "text": "\r"},
+    "Escape": {"windowsVirtualKeyCode": 27},
+    " ": {"windowsVirtualKeyCode": 32, "text": " "},
 }
 PHONE = {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True}  # for Emulation.setDeviceMetricsOverride
 FAINT_TEXTS = Path(__file__).with_name("faint_texts.js")
