@@ -50,7 +50,7 @@ class Giving:
     async def give(self, request: Request, visitor: Visitor, form: Form) -> Response:
         """Label one text, and lead to the next."""
         where, index = Where.of_form(form), await self._pages.index()
-        candidate = index.candidate(form.text("id")) if index else None
+        candidate = await self._pages.candidate(visitor, index, form.text("id")) if index else None
         if index is None or candidate is None:
             return await self._pages.refused(visitor, where, GONE)
         given = await self._given(form, candidate)
@@ -84,7 +84,7 @@ class Giving:
     async def skip(self, request: Request, visitor: Visitor, form: Form) -> Response:
         """Do not ask this person about the text again."""
         where, index = Where.of_form(form), await self._pages.index()
-        candidate = index.candidate(form.text("id")) if index else None
+        candidate = await self._pages.candidate(visitor, index, form.text("id")) if index else None
         if candidate is None:
             return await self._pages.refused(visitor, where, GONE)
         action = action_on(candidate, SKIP, None, form.number("shown_at"), self._site.clock())

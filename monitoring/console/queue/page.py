@@ -50,7 +50,7 @@ def label_routes(access: Access, state: StateAccess) -> Sequence[Route]:
         return go_to(where.text_path(candidate.prediction_id))
 
     async def text(request: Request, visitor: Visitor, index: RoundIndex) -> Response:
-        where, candidate = _where(request), index.candidate(str(request.path_params["id"]))
+        where, candidate = _where(request), await pages.candidate(visitor, index, str(request.path_params["id"]))
         if candidate is None:
             return await pages.refused(visitor, where, GONE)
         return await pages.text(visitor, index, candidate, where)

@@ -1,7 +1,7 @@
 """What the pages of the queue show: clusters, one cluster, one text."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -11,18 +11,21 @@ from monitoring.console.champion import served_labels
 from monitoring.console.login.access import Visitor
 from monitoring.console.login.forms import Access, Form, account
 from monitoring.console.queue.action_log import NotedAction, StateAccess, last_actions
+from monitoring.console.queue.batches import Batches
 from monitoring.console.queue.choices import common_labels, likely_labels, near_labels
 from monitoring.console.queue.effort import read_effort
 from monitoring.console.queue.round_index import RoundIndex, last_round
 from monitoring.console.queue.standing import Standing, read_standing
 from monitoring.console.try_it.asking import ExplainedRefusal
 from monitoring.console.try_it.neighbours import Neighbours, find_neighbours
+from monitoring.flywheel.queue.progress import read_progress
 from monitoring.flywheel.round import Cluster, LabelCandidate
 
 PATH = "/label"
 TEXTS_A_PAGE, CLUSTERS_SHOWN = 50, 100
 SHORT_CHARS = 400  # of a text in a list
 NEAR_TEXTS, GIVEN_LABELS = 3, 3
+SAME_TEXT = 0.999  # similarity of a training text that is this one: a control text would be known by it, and so its label
 VERIFY = "verify"
 NO_ROUND = ExplainedRefusal(
     "There is no round yet: nothing has been chosen for labelling.", "Make one:", ".venv/bin/evergreen clusters"
@@ -93,6 +96,7 @@ class LabelPages:
 
     def __init__(self, access: Access, state: StateAccess) -> None:
         self._access, self._site, self._state = access, access.site, state
+        self._batches = Batches(access.site.params, access.site.home)
 
     async def index(self) -> RoundIndex | None:
         """Return the last round; None when there is none that can be read."""
@@ -144,17 +148,16 @@ class LabelPages:
     async def text(self, visitor: Visitor, index: RoundIndex, candidate: LabelCandidate, where: Where, **more: Any) -> Response:
         """Show one text, with all that helps to label it."""
         standing, common = await self._common(visitor, index)
-        place = index.by_prediction[candidate.prediction_id]
         neighbours = await self._near_texts(candidate)
-        given = standing.counts_of(index.by_cluster[candidate.cluster], GIVEN_LABELS)
-        places = _places(index, where)
-        left = sum(at not in standing.closed and (where.mode != VERIFY or at in index.sure) for at in places)
+        given = standing.counts_of(index.by_cluster.get(candidate.cluster, ()), GIVEN_LABELS)
+        batch = await asyncio.to_thread(self._batches.read, visitor.name, where.mode, index)
+        left = len(_open_places(index, standing, where)) + len(_open_controls(batch.candidates, index, standing, where))
         values = {
             "candidate": candidate,
             "cluster": index.clusters.get(candidate.cluster),
             "choices": likely_labels(candidate, given, [row.label for row in neighbours.rows]),
             "neighbours": neighbours,
-            "mine": standing.mine.get(place),
+            "mine": standing.mine.get(candidate.prediction_id),
             "known": sorted(await self.known_labels()),
             "left": left,
             "where": where,
@@ -177,9 +180,31 @@ class LabelPages:
         return await self._html("label_away.html", shown=NO_ROUND, where=Where(), **account(visitor))
 
     async def next_text(self, visitor: Visitor, index: RoundIndex, where: Where) -> LabelCandidate | None:
-        """Return the next open text of this person."""
-        standing, _common = await self._common(visitor, index)
-        return next(_open_candidates(index, standing, where), None)
+        """Return the next open text of this person: in one cluster the first one, else of a batch with control texts."""
+        return await asyncio.to_thread(self._next, visitor, index, where)
+
+    async def candidate(self, visitor: Visitor, index: RoundIndex, prediction_id: str) -> LabelCandidate | None:
+        """Return the candidate of the round, or the control text of this person, that has this id."""
+        if (candidate := index.candidate(prediction_id)) is not None:
+            return candidate
+        for mode in ("", VERIFY):
+            batch = await asyncio.to_thread(self._batches.read, visitor.name, mode, index)
+            for control in batch.controls:
+                if control.prediction_id == prediction_id:
+                    return control
+        return None
+
+    def _next(self, visitor: Visitor, index: RoundIndex, where: Where) -> LabelCandidate | None:
+        with self._state.reading.begin() as connection:
+            standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
+            progress = read_progress(connection)
+        places = _open_places(index, standing, where)
+        if where.cluster is not None:
+            return index.round.candidates[places[0]] if places else None
+        batch = self._batches.read(visitor.name, where.mode, index)
+        if not any(standing.is_open(candidate, index) for candidate in batch.candidates):
+            batch = self._batches.draw(progress, visitor.name, where.mode, index, standing, places)
+        return next((candidate for candidate in batch.candidates if standing.is_open(candidate, index)), None)
 
     async def _html(self, template: str, *, status: int = 200, **values: Any) -> Response:
         return await self._site.html(self._access.page, template, status=status, **values)
@@ -208,17 +233,26 @@ class LabelPages:
 
     async def _near_texts(self, candidate: LabelCandidate) -> Neighbours:
         found = await find_neighbours(candidate.text, candidate.version, self._site.params, self._site.home)
-        return found._replace(rows=found.rows[:NEAR_TEXTS])
+        others = [row for row in found.rows if row.similarity < SAME_TEXT]
+        return found._replace(rows=others[:NEAR_TEXTS])
 
     async def _refusal(self, refusal: ExplainedRefusal | None, typed: str) -> dict[str, Any]:
         near = near_labels(typed, await self.known_labels()) if refusal and typed else []
         return {"refusal": refusal, "typed": typed, "near": near}
 
 
-def _open_candidates(index: RoundIndex, standing: Standing, where: Where) -> Iterator[LabelCandidate]:
-    for place in _places(index, where):
-        if place not in standing.closed and (where.mode != VERIFY or place in index.sure):
-            yield index.round.candidates[place]
+def _open_places(index: RoundIndex, standing: Standing, where: Where) -> list[int]:
+    """Return the places that the person is asked about, in the order of the queue."""
+    places = _places(index, where)
+    return [place for place in places if place not in standing.closed and (where.mode != VERIFY or place in index.sure)]
+
+
+def _open_controls(
+    candidates: Sequence[LabelCandidate], index: RoundIndex, standing: Standing, where: Where
+) -> list[LabelCandidate]:
+    """Return the control texts among them that are not answered; one cluster has none."""
+    controls = [row for row in candidates if index.candidate(row.prediction_id) is None]
+    return [row for row in controls if where.cluster is None and standing.is_open(row, index)]
 
 
 def _places(index: RoundIndex, where: Where) -> Sequence[int]:

@@ -89,9 +89,9 @@ class Person:
 
 
 @contextmanager
-def label_queue(params: Params, home: Path) -> Iterator[str]:
-    """Run a gateway and a console over version 1; yields the console's URL."""
-    with served_home(params, home) as changed, running_console(changed, home, now=None) as url:
+def label_queue(params: Params, home: Path, *, control_share: float = 0.0) -> Iterator[str]:
+    """Run a gateway and a console over version 1, by default without control texts; yields the console's URL."""
+    with served_home(with_controls(params, control_share), home) as changed, running_console(changed, home, now=None) as url:
         yield url
 
 
@@ -101,6 +101,11 @@ def served_home(params: Params, home: Path) -> Iterator[Params]:
     publish(home)
     with running_gateway(params, home) as port:
         yield params.model_copy(update={"gateway": params.gateway.model_copy(update={"port": port})})
+
+
+def with_controls(params: Params, share: float) -> Params:
+    """Return params with this share of control texts."""
+    return params.model_copy(update={"labels": params.labels.model_copy(update={"control_share": share})})
 
 
 def labels_in_force(home: Path) -> list[tuple[str, str]]:

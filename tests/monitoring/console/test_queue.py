@@ -1,6 +1,7 @@
 """The label queue without scripts: labels, verification, proposals, skips, undo, many at once, and its faults."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -15,12 +16,14 @@ from monitoring.console.queue.round_index import last_round
 from monitoring.console.queue.standing import is_done
 from monitoring.console.try_it import neighbours
 from monitoring.flywheel.round import FILE, LabelCandidate, Round, write_round
+from monitoring.labels.controls import read_controls
 from pipeline.output.plain_text import printable_lines
 from pipeline.params import Params
 from serving.access.tokens import add_token, revoke_tokens
+from tests.conftest import ROOT
 from tests.hostile_text import HOSTILE as HOSTILE_TEXTS
 from tests.monitoring.console.published import publish
-from tests.monitoring.console.queue_client import Person, label_queue, labels_in_force, noted_actions, served_home
+from tests.monitoring.console.queue_client import Person, label_queue, labels_in_force, noted_actions, served_home, with_controls
 from tests.monitoring.console.rounds import TEXTS, write_queue
 from tests.monitoring.console.running_console import running_console
 from tests.monitoring.console.test_try_it import HostileConnection, SilentConnection
@@ -73,6 +76,36 @@ def test_texts_come_in_the_order_of_the_queue_and_every_answer_is_stored_once(pa
         ("propose", "buy voucher", True),
         ("verify", "track", True),
     ]
+
+
+def test_control_texts_come_among_the_others_look_like_them_and_can_be_undone(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # whose corpus they are from
+    write_queue(tmp_path)
+    shown: dict[str, tuple[object, ...]] = {}
+    with label_queue(params, tmp_path, control_share=0.5) as url:
+        person = Person(url)
+        person.open("/label/next")
+        while "Nothing is left" not in person.page:
+            shown[person.text] = looks(person)
+            person.send("/label/give", label=REFUND)
+        controls = set(read_controls(tmp_path).values())
+        assert len(controls) >= 3 and shown.keys() == {text for text, _ in TEXTS} | controls
+        assert {look for text, look in shown.items() if text in controls} <= {
+            look for text, look in shown.items() if text not in controls
+        }
+        for _ in shown:
+            person.send("/label/undo")
+        assert person.text == next(iter(shown))
+    assert len(noted_actions(tmp_path)) == len(shown) and labels_in_force(tmp_path) == []
+
+
+def looks(person: Person) -> tuple[object, ...]:
+    """Return what a page shows apart from texts, labels and numbers."""
+    forms = [(form.action, tuple(name for name, _ in form.fields)) for form in person.forms() if form.action != "/label/undo"]
+    headings = re.findall(r"<(?:dt|h1|h2)[^>]*>([^<]*)", person.page)
+    return tuple(forms), tuple(headings), "Yes, it is" in person.page
 
 
 def test_a_form_that_is_sent_twice_is_one_label_and_one_action(params: Params, tmp_path: Path) -> None:
@@ -151,7 +184,8 @@ def test_a_text_is_shown_to_a_second_person_only_when_it_needs_one(params: Param
         first.send("/label/give", label=REFUND)
         second.open("/label/next")
         assert second.text == TEXTS[1][0]
-    needs_two = params.model_copy(update={"labels": params.labels.model_copy(update={"new_text_people": 2})})
+    two = params.labels.model_copy(update={"new_text_people": 2, "control_share": 0.0})
+    needs_two = params.model_copy(update={"labels": two})
     with running_console(needs_two, tmp_path, now=None) as url:
         second = Person(url)
         second.log_in(ben, "/label")
@@ -180,7 +214,7 @@ def test_two_people_who_answer_the_same_text_at_once_lose_nothing(params: Params
 def test_a_console_that_is_killed_between_label_and_note_loses_and_doubles_nothing(params: Params, tmp_path: Path) -> None:
     """The process dies when the gateway has the label and the table of actions has not."""
     write_queue(tmp_path)
-    with served_home(params, tmp_path) as changed:
+    with served_home(with_controls(params, 0), tmp_path) as changed:
         command = [sys.executable, "-m", "tests.monitoring.console.dying_console", str(tmp_path), str(changed.gateway.port)]
         killed = subprocess.run(command, timeout=300, check=False)
         assert killed.returncode == -9
@@ -201,7 +235,7 @@ def test_a_console_that_is_killed_between_label_and_note_loses_and_doubles_nothi
 
 def test_a_form_of_before_a_restart_is_still_good(params: Params, tmp_path: Path) -> None:
     write_queue(tmp_path)
-    with served_home(params, tmp_path) as changed:
+    with served_home(with_controls(params, 0), tmp_path) as changed:
         with running_console(changed, tmp_path, now=None) as url:
             person = Person(url)
             person.open("/label/next")
@@ -366,7 +400,7 @@ def test_a_text_of_an_earlier_round_is_not_labelled_in_the_dark(params: Params, 
 
 def test_without_the_gateway_nothing_is_stored_and_the_page_says_how_to_start_it(params: Params, tmp_path: Path) -> None:
     write_queue(tmp_path)
-    with served_home(params, tmp_path) as changed:
+    with served_home(with_controls(params, 0), tmp_path) as changed:
         away = changed.model_copy(update={"gateway": changed.gateway.model_copy(update={"port": 9})})
     with running_console(away, tmp_path, now=None) as url:
         person = Person(url)
@@ -385,7 +419,7 @@ def test_without_triton_a_text_is_shown_without_near_texts(
     monkeypatch.setattr(neighbours, "Connection", SilentConnection)
     publish(tmp_path)
     write_queue(tmp_path)
-    with running_console(params, tmp_path, now=None) as url:
+    with running_console(with_controls(params, 0), tmp_path, now=None) as url:
         person = Person(url)
         assert "Triton gave no vector of this text" in person.open("/label/next")
         assert person.text == TEXTS[0][0]
