@@ -7,9 +7,9 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
-from monitoring.console.champion import served_labels
 from monitoring.console.login.access import Visitor
 from monitoring.console.login.forms import Access, Form, account
+from monitoring.console.model.served_labels import served_labels
 from monitoring.console.queue.action_log import NotedAction, StateAccess, last_actions
 from monitoring.console.queue.batches import Batches
 from monitoring.console.queue.choices import common_labels, likely_labels, near_labels
