@@ -46,7 +46,7 @@ CAUSES = {
     "asked": "because a person asked for it",
     "harm": "because accuracy has fallen",
     "labels": "because enough new labels have arrived",
-    "disagreement": "because two models disagree on many texts",
+    "disagreement": "because two models surely disagree more than on the rows that measured them",
     "running": "which began before this alert",
 }
 OBSTACLES = {

@@ -112,6 +112,12 @@ def accuracy(params: Params) -> list[Panel]:
         Panel("By feedback", "percentunit", {bounds: LABELLED, **reference}),
         Panel("Evidence of harm: log e-value", "none", {"v{{version}}": "evergreen_harm_log_e"}, 4),
         Panel("Labels", "none", {"v{{version}}": "evergreen_accuracy_labels"}, 4),
+        Panel(
+            "Disagreement with a second model beyond the reference",
+            "percentunit",
+            {"{{bound}} v{{version}}, {{other}}": "evergreen_disagreement_ratio"},
+            limit=params.retrain.disagreement,
+        ),
     ]
 
 

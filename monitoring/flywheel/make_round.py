@@ -15,7 +15,7 @@ from monitoring.flywheel.candidates.log_pass import FlaggedText, LogPass, pass_o
 from monitoring.flywheel.candidates.near_copies import ask_once
 from monitoring.flywheel.clusters.build import Compared, cluster_candidates
 from monitoring.flywheel.disagreement.excess import Expected
-from monitoring.flywheel.disagreement.measure import Comparison, measure_disagreement
+from monitoring.flywheel.disagreement.measure import ModelComparison, measure_disagreement
 from monitoring.flywheel.queue.order import order_queue
 from monitoring.flywheel.queue.verify import is_sure
 from monitoring.flywheel.round import LabelCandidate, Round, read_round, write_round
@@ -128,7 +128,7 @@ def build_round(
     return Round(now, version, ordered, clustered.clusters, clustered.next_cluster)
 
 
-def second_opinions(comparisons: Sequence[Comparison]) -> SecondOpinions:
+def second_opinions(comparisons: Sequence[ModelComparison]) -> SecondOpinions:
     """Return the answers of the second model that has answered the most texts."""
     if not comparisons:
         return SecondOpinions({}, Expected())

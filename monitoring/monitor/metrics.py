@@ -1,4 +1,4 @@
-"""The monitor's Prometheus metrics, all defined here. Base units; natural logarithms.
+"""The monitor's Prometheus metrics, defined here but for those of the flywheel. Base units; natural logarithms.
 
 An unknown value is absent, never 0, so that "not yet" is not mistaken for "no drift". A gauge keeps its last value until
 `remove_version` removes a version's gauges.
@@ -9,6 +9,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from monitoring.flywheel.disagreement.metrics import DisagreementMetrics
 from serving.processes.http_refusals import refusal_counter
 
 Bound = Literal["estimate", "lower", "upper"]
@@ -33,6 +34,7 @@ class MonitorMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.count_refusal = refusal_counter(self.registry)
+        self.disagreement = DisagreementMetrics(self.registry)
         self._version_gauges: list[Gauge] = []
         self._statistic = self._version_gauge("drift_statistic", "Statistic of a signal in the current window", "signal")
         self._log_e = self._version_gauge("drift_log_e", "Log e-value of the sequential test on a signal", "signal")

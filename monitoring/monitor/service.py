@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController
 from monitoring.drift.baseline import Baseline, load_baseline
 from monitoring.drift.logged_predictions import LoggedPredictions, champion_predictions, count_by_version_and_role
 from monitoring.drift.stream import EvaluatedWindow, WatchedVersion, advance, watch_version
+from monitoring.flywheel.disagreement.store import newest_measurements
 from monitoring.monitor import store
 from monitoring.monitor.log_reader import Batch, cursor_from_json, cursor_to_json, read_new
 from monitoring.monitor.metrics import MonitorMetrics
@@ -199,6 +200,9 @@ class MonitorService:
 
     def _publish(self, baseline: Baseline, watched: WatchedVersion | None) -> None:
         settings, now = self.params.monitor, self.clock()
+        with self._step("database"), self._reading() as connection:
+            measured = newest_measurements(connection, baseline.version, since=now - self.params.flywheel.reach_s)
+        self.metrics.disagreement.set(measured)
         export_metrics(self.metrics, baseline, watched, self._correct, settings, now=now)
         self.report = build_report(baseline, watched, self._correct, settings, now=now)
 

@@ -64,7 +64,9 @@ def build_controller(
     run = RunLocal(Path.cwd(), home, settings)
 
     def inputs(connection: sa.Connection, history: list[PastRetrain]) -> Inputs:
-        return read_inputs(connection, history, params, home, git("rev-parse", "HEAD"), is_on_request=is_on_request)
+        return read_inputs(
+            connection, history, params, home, git("rev-parse", "HEAD"), now=read_clock().wall, is_on_request=is_on_request
+        )
 
     return Controller(
         journal,

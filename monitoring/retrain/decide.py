@@ -62,7 +62,7 @@ class Inputs(NamedTuple):
     history: Sequence[PastRetrain]
     new_labels: int  # texts labelled since the last retrain that was done or refused
     harm: Harm
-    disagreement: float | None = None  # share of predictions on which two models differ
+    disagreement: float | None = None  # lower bound of the share of texts on which two models differ beyond the reference
     other_inputs: str = ""  # how `head` differs from what the champion was made from; empty: a retrain would start from the same
     is_on_request: bool = False  # only a person starts a retrain
 
@@ -99,7 +99,7 @@ def facts(inputs: Inputs, now: Moment) -> dict[str, object]:
         "new_labels": inputs.new_labels,
         "harm_estimated": inputs.harm.is_estimated,
         "harm_labelled": inputs.harm.is_labelled,
-        "disagreement": inputs.disagreement,
+        "disagreement_at_least": None if inputs.disagreement is None else round(inputs.disagreement, 4),
         "spent_s": round(spent_s(inputs.history, now), 1),
         "idle_s": _rounded(idle_s(inputs.history, now)),
         "head": inputs.head,

@@ -8,10 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from monitoring.drift.accuracy import harm_log_e, is_harm
+from monitoring.flywheel.disagreement.store import newest_measurements
 from monitoring.monitor.store import correct_flags
 from monitoring.retrain.decide import Harm, Inputs, PastRetrain
 from monitoring.retrain.new_labels import count_labels_since, count_new_labels, last_learnt_feedback
-from pipeline.params import Params
+from pipeline.params import Params, Retrain
 from pipeline.reference_profile import load_reference
 from serving.release.inputs import other_inputs
 from serving.release.label_change import labels_of
@@ -27,9 +28,13 @@ def read_inputs(
     home: Path,
     head: str | None,
     *,
+    now: float,
     is_on_request: bool = False,
 ) -> Inputs:
-    """Read all inputs in one transaction, for the clone in the current folder. An unreadable champion never counts as harm."""
+    """Read all inputs in one transaction, for the clone in the current folder. An unreadable champion never counts as harm.
+
+    `now` are seconds since the epoch: what was measured long ago is no input.
+    """
     release = find_release(connection, role="champion")
     folder = repository(home) / model_name(release.version) if release else None
     lineage = read_lineage(folder) if folder else {}
@@ -41,9 +46,16 @@ def read_inputs(
         history=history,
         new_labels=count_new_labels(counts, labels_of(folder), params.retrain),
         harm=_harm(connection, release.version, folder, params) if release and folder else Harm(False, False),
+        disagreement=_disagreement(connection, release.version, params.retrain, now) if release else None,
         other_inputs=other_inputs(lineage, head, Path.cwd()) if lineage and head else "",
         is_on_request=is_on_request,
     )
+
+
+def _disagreement(connection: sa.Connection, version: int, settings: Retrain, now: float) -> float | None:
+    """Return the highest lower bound among the champion's newest measurements, one with each second model."""
+    newest = newest_measurements(connection, version, since=now - settings.disagreement_within_s)
+    return max((measured.lower for measured in newest), default=None)
 
 
 def _harm(connection: sa.Connection, version: int, folder: Path, params: Params) -> Harm:

@@ -131,6 +131,7 @@ class Retrain(Section):
     enough_labels: Count
     label_wait_s: Annotated[float, Field(ge=0)]
     disagreement: Annotated[float, Field(gt=0, le=1)]
+    disagreement_within_s: Positive
     proposal_people: Count
     proposal_texts: Count
     feedback_reach_s: Positive

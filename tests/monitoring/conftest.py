@@ -1,16 +1,19 @@
 """The installed monitoring programs, the shipped alert settings, and a monitor with every metric set."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from monitoring.drift.histogram_distances import BINNED_SIGNALS
+from monitoring.flywheel.disagreement.store import DisagreementMeasurement
 from monitoring.local.tools import install_tools
 from monitoring.monitor.metrics import SIGNALS, MonitorMetrics
 from pipeline.errors import ToolError
 from pipeline.params import Alerts, Params
 from tests.conftest import ROOT
+from tests.monitoring.homes import NOON
 
 TOOLS = ROOT / ".tools"
 
@@ -31,6 +34,14 @@ def tools() -> Path:
 def alerts(params: Params) -> Alerts:
     """Return the shipped section."""
     return params.alerts
+
+
+def measured_disagreement(version: int, **changed: Any) -> DisagreementMeasurement:
+    """Return a measurement with the frozen control."""
+    return DisagreementMeasurement(
+        version, "control", NOON, NOON + 60, compared=1000, differing=280, repeated=1000, unstable=2, reference_rows=650,
+        reference_differing=139, gaps=12, slower=0, failed=0, share=0.064, lower=0.022, upper=0.105, measured_at=NOON + 3600,
+    )._replace(**changed)  # fmt: skip
 
 
 def with_every_metric(metrics: MonitorMetrics, *, version: int = 3) -> MonitorMetrics:
@@ -55,4 +66,5 @@ def with_every_metric(metrics: MonitorMetrics, *, version: int = 3) -> MonitorMe
     metrics.rows_read(version, "champion", 100)
     metrics.segments_skipped(1)
     metrics.reference_fetch("failed")
+    metrics.disagreement.set([measured_disagreement(version)])
     return metrics

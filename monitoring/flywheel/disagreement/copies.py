@@ -5,13 +5,13 @@ from itertools import accumulate
 
 from monitoring.flywheel.disagreement.logged_answers import LoggedAnswers
 from monitoring.flywheel.disagreement.pairs import AnswerPair, LoggedAnswer, pair
-from monitoring.flywheel.task import Task
+from monitoring.flywheel.task import FlywheelTask
 from pipeline.params import Flywheel
 from serving.release.routing import Routes, copy_rank, is_shadowed
 
 
 def challenger_pairs(
-    rows: Sequence[LoggedAnswer], logged: LoggedAnswers, routes: Routes, task: Task, settings: Flywheel
+    rows: Sequence[LoggedAnswer], logged: LoggedAnswers, routes: Routes, task: FlywheelTask, settings: Flywheel
 ) -> list[AnswerPair]:
     """Return a pair for each of the champion's answers that the challenger answered too, or was sent and did not answer.
 

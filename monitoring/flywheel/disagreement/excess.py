@@ -13,31 +13,32 @@ from numpy.typing import NDArray
 from monitoring.detectors.wilson import ShareInterval, wilson_interval
 
 
-class Counts(NamedTuple):
+class DifferenceCounts(NamedTuple):
     """Texts, and those of them with two different labels."""
 
     texts: int
     differing: int
 
 
-NONE = Counts(0, 0)
+NONE = DifferenceCounts(0, 0)
 
 
 class Expected(NamedTuple):
     """What differs without a reason in the traffic; without texts a share is unknown, and counts as 0."""
 
-    unstable: Counts = NONE  # texts that the champion answered again
-    reference: Counts = NONE  # rows of the reference that the second model answered too
+    unstable: DifferenceCounts = NONE  # texts that the champion answered again
+    reference: DifferenceCounts = NONE  # rows of the reference that the second model answered too
 
 
-def excess_share(compared: Counts, expected: Expected, z: float) -> ShareInterval:
+def excess_share(compared: DifferenceCounts, expected: Expected, z: float) -> ShareInterval:
     """Return compared − unstable − reference, in −1..1; `z` is the normal quantile of the confidence. Needs a compared text.
 
     The interval is that of Zou, Huang and Zhang (2009, Comput. Stat. Data Anal. 53, 1080-1085) for a linear function of
     binomial proportions: Wilson's limits of each share are combined, which holds its level where counts are small or 0. For two
     shares it is Newcombe's hybrid score interval (1998, Statistics in Medicine 17, 873-890, method 10).
 
-    >>> [round(bound, 4) for bound in excess_share(Counts(70, 56), Expected(reference=Counts(80, 48)), 1.959964)]
+    >>> expected = Expected(reference=DifferenceCounts(80, 48))
+    >>> [round(bound, 4) for bound in excess_share(DifferenceCounts(70, 56), expected, 1.959964)]
     [0.2, 0.0524, 0.3339]
     """
     shares = [(1.0, wilson_interval(compared.differing, compared.texts, z))]
@@ -54,5 +55,5 @@ def excess_by_cluster(
     """Return the excess share of each cluster; `differs` (N,) and the cluster ids (N,) are of the same compared texts."""
     ids, rows = np.unique(clusters, return_inverse=True)
     texts, differing = np.bincount(rows, minlength=len(ids)), np.bincount(rows, weights=differs, minlength=len(ids))
-    counts = (Counts(int(all_), int(some)) for all_, some in zip(texts, differing, strict=True))
+    counts = (DifferenceCounts(int(all_), int(some)) for all_, some in zip(texts, differing, strict=True))
     return {int(id): excess_share(count, expected, z) for id, count in zip(ids, counts, strict=True)}

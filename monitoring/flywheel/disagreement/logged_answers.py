@@ -11,7 +11,7 @@ import structlog
 
 from monitoring.drift.window import admit
 from monitoring.flywheel.disagreement.pairs import LoggedAnswer
-from monitoring.flywheel.task import Answer
+from monitoring.flywheel.task import ModelAnswer
 from serving.prediction_log.segments import newest_segment_files, parse_segment
 
 COLUMNS = ["time", "id", "unit", "text", "text_hash", "version", "role", "label", "probabilities", "latency_ms", "cache_hit"]
@@ -92,7 +92,7 @@ def _answers(table: pa.Table, version: int | None, role: str) -> list[LoggedAnsw
             unit=row["unit"] or "",
             text=row["text"],
             text_hash=row["text_hash"],
-            answer=Answer(row["label"], np.frombuffer(row["probabilities"], np.float16).astype(np.float32)),
+            answer=ModelAnswer(row["label"], np.frombuffer(row["probabilities"], np.float16).astype(np.float32)),
             latency_ms=row["latency_ms"] or 0.0,
             cache_hit=bool(row["cache_hit"]),
         )

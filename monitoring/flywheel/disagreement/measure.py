@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from monitoring.flywheel.disagreement.copies import challenger_pairs
-from monitoring.flywheel.disagreement.excess import Counts, Expected, excess_share
+from monitoring.flywheel.disagreement.excess import DifferenceCounts, Expected, excess_share
 from monitoring.flywheel.disagreement.logged_answers import observations, read_answers
 from monitoring.flywheel.disagreement.pairs import AnswerPair, answered, count_kinds, pair
 from monitoring.flywheel.disagreement.repeats import count_unstable
@@ -21,7 +21,7 @@ from monitoring.flywheel.disagreement.second_answers import (
     fp32_model,
     versions_on_reference,
 )
-from monitoring.flywheel.disagreement.store import CONTROL, Measurement, add_measurement
+from monitoring.flywheel.disagreement.store import CONTROL, DisagreementMeasurement, add_measurement
 from monitoring.flywheel.task import CLASSIFICATION as TASK
 from pipeline.params import Params
 from serving.prediction_log.writer import log_url
@@ -30,15 +30,15 @@ from serving.release.routing import Routes, read_routes
 from state.database import open_state
 
 
-class Comparison(NamedTuple):
+class ModelComparison(NamedTuple):
     """A stored measurement and the pairs of answers behind it, one a text, oldest first."""
 
-    measurement: Measurement
+    measurement: DisagreementMeasurement
     expected: Expected
     pairs: Sequence[AnswerPair]
 
 
-def measure_disagreement(home: Path, params: Params, now: float) -> list[Comparison]:
+def measure_disagreement(home: Path, params: Params, now: float) -> list[ModelComparison]:
     """Compare the champion's newest answers with those of each second model, store a row for each, and return them.
 
     Without a champion, or without a text that a second model has answered, there is nothing to store.
@@ -53,7 +53,7 @@ def measure_disagreement(home: Path, params: Params, now: float) -> list[Compari
     return comparisons
 
 
-def compare(home: Path, params: Params, routes: Routes, champion: int, now: float) -> list[Comparison]:
+def compare(home: Path, params: Params, routes: Routes, champion: int, now: float) -> list[ModelComparison]:
     """Compare the champion with the challenger and with the frozen control."""
     settings, folder = params.flywheel, version_folder(home, champion)
     url, since = log_url(params.log, home), now - settings.reach_s
@@ -62,7 +62,7 @@ def compare(home: Path, params: Params, routes: Routes, champion: int, now: floa
     newest = rows[-settings.compared_texts :]
     again = ask("fp32", fp32_model(folder), newest)
 
-    def expected(pairs: Sequence[AnswerPair], reference: Counts) -> Expected:
+    def expected(pairs: Sequence[AnswerPair], reference: DifferenceCounts) -> Expected:
         texts = [made.champion for made in answered(pairs)]
         return Expected(count_unstable(texts, logged.champion, again, TASK), reference)
 
@@ -80,14 +80,14 @@ def compare(home: Path, params: Params, routes: Routes, champion: int, now: floa
 
 def _compare(
     version: int, other: str, pairs: Sequence[AnswerPair], expected: Expected, params: Params, now: float
-) -> list[Comparison]:
+) -> list[ModelComparison]:
     """Return the comparison with a second model; none where it has answered no text."""
     both, kinds = answered(pairs), count_kinds(pairs)
     if not both:
         return []
-    compared = Counts(len(both), kinds["label"])
+    compared = DifferenceCounts(len(both), kinds["label"])
     share = excess_share(compared, expected, NormalDist().inv_cdf(0.5 + params.monitor.confidence / 2))
-    measurement = Measurement(
+    measurement = DisagreementMeasurement(
         version=version,
         other=other,
         began_at=pairs[0].champion.at,
@@ -106,4 +106,4 @@ def _compare(
         upper=share.upper,
         measured_at=now,
     )
-    return [Comparison(measurement, expected, pairs)]
+    return [ModelComparison(measurement, expected, pairs)]

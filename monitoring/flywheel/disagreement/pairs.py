@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from monitoring.flywheel.task import Answer, Task
+from monitoring.flywheel.task import FlywheelTask, ModelAnswer
 from pipeline.params import Flywheel
 
 Kind = Literal["label", "gap", "slower", "failed"]
@@ -18,7 +18,7 @@ class LoggedAnswer(NamedTuple):
     unit: str  # "" where the caller gave none
     text: str | None  # None: the log keeps no texts
     text_hash: str
-    answer: Answer
+    answer: ModelAnswer
     latency_ms: float
     cache_hit: bool
 
@@ -27,7 +27,7 @@ class AnswerPair(NamedTuple):
     """The champion's answer to a text and that of a second model; `second` is None where none came."""
 
     champion: LoggedAnswer
-    second: Answer | None
+    second: ModelAnswer | None
     latency_ms: float | None  # of the second answer; None: not measured
     kinds: frozenset[Kind]
 
@@ -38,7 +38,7 @@ class AnswerPair(NamedTuple):
 
 
 def pair(
-    champion: LoggedAnswer, second: Answer | None, task: Task, settings: Flywheel, latency_ms: float | None = None
+    champion: LoggedAnswer, second: ModelAnswer | None, task: FlywheelTask, settings: Flywheel, latency_ms: float | None = None
 ) -> AnswerPair:
     """Join two answers, and name the ways in which they disagree.
 

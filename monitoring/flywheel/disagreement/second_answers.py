@@ -11,9 +11,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from monitoring.flywheel.disagreement.excess import Counts
+from monitoring.flywheel.disagreement.excess import DifferenceCounts
 from monitoring.flywheel.disagreement.pairs import LoggedAnswer
-from monitoring.flywheel.task import Answer
+from monitoring.flywheel.task import ModelAnswer
 from pipeline.card.frozen_control import FrozenControl, load_control
 from pipeline.errors import EvergreenError
 from pipeline.params import Params
@@ -23,7 +23,7 @@ from serving.release.signature import signed_folder
 FP32 = ("packed-onnxruntime-fp32", "onnxruntime-fp32")  # the first that the package has a graph for
 log = structlog.get_logger()
 
-Asked = Callable[[list[str]], list[Answer]]
+Asked = Callable[[list[str]], list[ModelAnswer]]
 
 
 def find_control(home: Path, version: int) -> FrozenControl | None:
@@ -38,7 +38,7 @@ def find_control(home: Path, version: int) -> FrozenControl | None:
     return control
 
 
-def ask(what: str, model: Asked, rows: Sequence[LoggedAnswer]) -> dict[str, Answer]:
+def ask(what: str, model: Asked, rows: Sequence[LoggedAnswer]) -> dict[str, ModelAnswer]:
     """Return the model's answers by hash of the text; empty where it cannot answer here. Rows without a text are left out."""
     texts = {row.text_hash: row.text for row in rows if row.text is not None}
     if not texts:
@@ -54,7 +54,7 @@ def control_model(control: FrozenControl, params: Params) -> Asked:
     """Return the control as a function of texts. The base is the version's, verified by its SHA-256."""
     same_base = {name: getattr(control, name) for name in ("base", "revision", "weights_sha256", "max_pieces")}
 
-    def answer(texts: list[str]) -> list[Answer]:
+    def answer(texts: list[str]) -> list[ModelAnswer]:
         from pipeline.network.frozen_encoder import frozen_embeddings  # torch
 
         embeddings = frozen_embeddings(texts, params.model.model_copy(update=same_base), params.evaluate.batch_size)
@@ -67,7 +67,7 @@ def control_model(control: FrozenControl, params: Params) -> Asked:
 def fp32_model(folder: Path) -> Asked:
     """Return the packaged model in fp32 as a function of texts, whatever session it is served with."""
 
-    def answer(texts: list[str]) -> list[Answer]:
+    def answer(texts: list[str]) -> list[ModelAnswer]:
         from pipeline.runtime.classifier import Classifier  # ONNX Runtime
         from pipeline.runtime.sessions import SESSIONS, open_session
 
@@ -78,12 +78,12 @@ def fp32_model(folder: Path) -> Asked:
     return answer
 
 
-def control_on_reference(folder: Path, control: FrozenControl) -> Counts:
+def control_on_reference(folder: Path, control: FrozenControl) -> DifferenceCounts:
     """Compare champion and control on the rows of the champion's reference."""
     return _compare(_referenced(folder), dict(zip(control.test_ids.tolist(), control.test_labels.tolist(), strict=True)))
 
 
-def versions_on_reference(first: Path, second: Path) -> Counts:
+def versions_on_reference(first: Path, second: Path) -> DifferenceCounts:
     """Compare two versions on the rows that are in both references; no rows where a reference cannot be read."""
     return _compare(_referenced(first), _referenced(second))
 
@@ -96,10 +96,10 @@ def _referenced(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _compare(first: Mapping[str, str], second: Mapping[str, str]) -> Counts:
+def _compare(first: Mapping[str, str], second: Mapping[str, str]) -> DifferenceCounts:
     common = first.keys() & second.keys()
-    return Counts(len(common), sum(first[id] != second[id] for id in common))
+    return DifferenceCounts(len(common), sum(first[id] != second[id] for id in common))
 
 
-def _answers(labels: Sequence[str], probabilities: NDArray[np.float32]) -> list[Answer]:
-    return [Answer(label, row) for label, row in zip(labels, probabilities, strict=True)]
+def _answers(labels: Sequence[str], probabilities: NDArray[np.float32]) -> list[ModelAnswer]:
+    return [ModelAnswer(label, row) for label, row in zip(labels, probabilities, strict=True)]

@@ -9,7 +9,7 @@ from state.tables import disagreements
 CONTROL = "control"  # the frozen control as `other`; a version of the registry is its number
 
 
-class Measurement(NamedTuple):
+class DisagreementMeasurement(NamedTuple):
     """How often the champion and a second model differed, as table `disagreements` has it."""
 
     version: int
@@ -31,18 +31,18 @@ class Measurement(NamedTuple):
     measured_at: float
 
 
-def add_measurement(connection: sa.Connection, measurement: Measurement) -> None:
+def add_measurement(connection: sa.Connection, measurement: DisagreementMeasurement) -> None:
     """Insert a measurement."""
     connection.execute(disagreements.insert(), measurement._asdict())
 
 
-def newest_measurements(connection: sa.Connection, version: int, *, since: float) -> list[Measurement]:
+def newest_measurements(connection: sa.Connection, version: int, *, since: float) -> list[DisagreementMeasurement]:
     """Return the newest measurement of a champion with each second model, not older than `since`; ordered by the second model."""
-    columns = [disagreements.c[name] for name in Measurement._fields]
+    columns = [disagreements.c[name] for name in DisagreementMeasurement._fields]
     query = (
         sa.select(*columns)
         .where(disagreements.c.version == version, disagreements.c.measured_at >= since)
         .order_by(disagreements.c.measured_at, disagreements.c.id)
     )
-    newest = {row.other: Measurement(*row) for row in connection.execute(query)}
+    newest = {row.other: DisagreementMeasurement(*row) for row in connection.execute(query)}
     return [newest[other] for other in sorted(newest)]

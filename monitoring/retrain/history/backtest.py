@@ -32,7 +32,7 @@ from pipeline.errors import InputError
 from pipeline.params import Monitor, Retrain
 from pipeline.reference_profile import load_reference
 from serving.release.manifest import model_name, repository
-from state.tables import answers, feedback, judgements, labellers, retrains, signals, windows
+from state.tables import answers, disagreements, feedback, judgements, labellers, retrains, signals, windows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,6 +121,7 @@ def _observations(sources: Sources) -> Observations:
     first: dict[str, float] = {}
     for row in given:
         first.setdefault(row["prediction_id"], _seconds(row["received_at"]))
+    measured = sources.rows(sa.select(disagreements).order_by(disagreements.c.measured_at), disagreements)
     judged = sources.rows(sa.select(judgements).order_by(judgements.c.number), judgements)
     return Observations(
         champions=[(row["ended_at"], row["version"]) for row in ends],
@@ -130,6 +131,7 @@ def _observations(sources: Sources) -> Observations:
         labels=labels,
         correct=[(first.get(row["prediction_id"], 0.0), row["version"], row["correct"]) for row in judged],
         versions={version: read_version_facts(version, sources.home) for version in {row["version"] for row in ends}},
+        disagreement=[(row["measured_at"], row["version"], row["other"], row["lower"]) for row in measured],
     )
 
 

@@ -60,6 +60,7 @@ class Observations(NamedTuple):
     labels: list[GivenLabel]
     correct: list[tuple[float, int, bool]]  # (time, version, whether its prediction was right)
     versions: dict[int, VersionFacts]
+    disagreement: Sequence[tuple[float, int, str, float]] = ()  # (time, version, second model, lower bound)
 
 
 class Policy(NamedTuple):
@@ -138,6 +139,7 @@ def inputs_at(now: float, observations: Observations, retrains: Sequence[Replaye
         history=history,
         new_labels=count_new_labels(_label_counts(now, observations, retrains), facts.labels, policy.retrain),
         harm=_harm(now, observations, champion, facts.accuracy, policy.monitor),
+        disagreement=_disagreement(now, observations, champion, policy.retrain),
     )
 
 
@@ -151,6 +153,7 @@ def read_version_facts(version: int, home: Path) -> VersionFacts:
 def _decision_times(alerts: Sequence[Alert], observations: Observations, settings: Retrain) -> Iterator[float]:
     """Yield the times at which an outcome may change, apart from those after a start."""
     yield from (at for at, _ in observations.champions)
+    yield from (at for at, *_ in observations.disagreement)
     for alert in alerts:
         yield alert.began_at + settings.settle_s + LATE_S
         yield alert.began_at + settings.label_wait_s + LATE_S
@@ -167,6 +170,15 @@ def _harm(now: float, observations: Observations, champion: int, promised: float
     correct = [is_correct for at, version, is_correct in observations.correct if version == champion and at <= now]
     evidence = harm_log_e(np.array(correct, dtype=np.bool_), promised, settings.tolerated_loss, settings.harm_alpha)
     return Harm(bool(upper) and upper[-1] < promised - settings.tolerated_loss, is_harm(evidence, settings.harm_alpha))
+
+
+def _disagreement(now: float, observations: Observations, champion: int, settings: Retrain) -> float | None:
+    """Return the highest lower bound among the newest measurements with each second model."""
+    since = now - settings.disagreement_within_s
+    newest = {
+        other: lower for at, version, other, lower in observations.disagreement if version == champion and since <= at <= now
+    }
+    return max(newest.values(), default=None)
 
 
 def _label_counts(now: float, observations: Observations, retrains: Sequence[ReplayedRetrain]) -> list[LabelCount]:

@@ -29,7 +29,14 @@ DONE = PastRetrain(7, "done", ago(20 * HOUR), ago(19 * HOUR), "old")
 @pytest.fixture
 def settings(params: Params) -> Retrain:
     return params.retrain.model_copy(
-        update={"settle_s": 60, "cooldown_s": 6 * HOUR, "patience_s": 48 * HOUR, "budget_s": 4 * HOUR, "min_labels": 100}
+        update={
+            "settle_s": 60,
+            "cooldown_s": 6 * HOUR,
+            "patience_s": 48 * HOUR,
+            "budget_s": 4 * HOUR,
+            "min_labels": 100,
+            "disagreement": 0.2,
+        }
     )
 
 
