@@ -1,12 +1,14 @@
-"""What differs between tasks, behind one protocol: how two answers disagree and how unsure an answer is. Knows no log.
+"""What differs between tasks, behind one protocol: how two answers disagree and how sure an answer is. Knows no log.
 
 The flywheel asks `FlywheelTask` and never which task it is. Classification implements it.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
 
 
 class ModelAnswer(NamedTuple):
@@ -17,7 +19,7 @@ class ModelAnswer(NamedTuple):
 
 
 class FlywheelTask(Protocol):
-    """The questions about answers that depend on the task; both numbers are 0..1."""
+    """The questions about answers that depend on the task; numbers are 0..1."""
 
     def differ(self, first: ModelAnswer, second: ModelAnswer) -> bool:
         """Return whether the answers contradict each other."""
@@ -27,8 +29,8 @@ class FlywheelTask(Protocol):
         """Return how much surer the surer of two answers is."""
         ...
 
-    def uncertainty(self, answer: ModelAnswer) -> float:
-        """Return how unsure an answer is: 0 sure, 1 undecided."""
+    def margins(self, probabilities: Floats) -> Floats:
+        """Return how far each answer (N,) is ahead of the next best: 0 undecided, 1 sure. `probabilities` are (N, classes)."""
         ...
 
 
@@ -43,19 +45,19 @@ class Classification:
         """Return the difference of the highest probabilities."""
         return abs(_highest(first) - _highest(second))
 
-    def uncertainty(self, answer: ModelAnswer) -> float:
-        """Return 1 minus the margin between the two most probable labels.
+    def margins(self, probabilities: Floats) -> Floats:
+        """Return the difference of the two highest probabilities; of a single class its probability.
 
-        >>> round(Classification().uncertainty(ModelAnswer("a", np.array([0.7, 0.2, 0.1], np.float32))), 3)
-        0.5
+        >>> Classification().margins(np.array([[0.75, 0.25, 0.0], [0.5, 0.0, 0.5]])).tolist()
+        [0.5, 0.0]
         """
-        if len(answer.probabilities) < 2:
-            return 0.0
-        second, first = np.partition(answer.probabilities, -2)[-2:]
-        return 1.0 - float(first - second)
+        if probabilities.shape[1] < 2:
+            return probabilities[:, 0]
+        top = np.partition(probabilities, -2, axis=1)[:, -2:]
+        return np.asarray(top[:, 1] - top[:, 0])
 
 
-CLASSIFICATION: FlywheelTask = Classification()
+TASK: FlywheelTask = Classification()
 
 
 def _highest(answer: ModelAnswer) -> float:

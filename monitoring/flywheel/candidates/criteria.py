@@ -71,14 +71,6 @@ def fit_novelty_rule(reference: Reference, shrinkage: float, novel_share: float)
     return NoveltyRule(score, float(np.quantile(scores, 1 - novel_share)))
 
 
-def margins(probabilities: Floats) -> Floats:
-    """Return the difference (N,) between the two highest of the probabilities (N, classes); of a single class its probability."""
-    if probabilities.shape[1] < 2:
-        return probabilities[:, 0]
-    top = np.partition(probabilities, -2, axis=1)[:, -2:]
-    return np.asarray(top[:, 1] - top[:, 0])
-
-
 def reasons_of(*, is_differing: bool, is_low: bool, is_novel: bool, is_proposed: bool) -> tuple[str, ...]:
     """Return the reasons that hold, in the order of their names in a round."""
     flags = (is_differing, is_low, is_novel, is_proposed)

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from monitoring.flywheel.candidates.criteria import Criteria, margins, reasons_of
+from monitoring.flywheel.candidates.criteria import Criteria, reasons_of
+from monitoring.flywheel.task import TASK
 from pipeline.data.records import text_id
 from serving.prediction_log.segments import newest_segment_files, parse_segment
 
@@ -89,7 +90,7 @@ class _Collected:
 
     def _add_rows(self, table: pa.Table, sketch: NDArray[np.float16], probabilities: NDArray[np.float32]) -> None:
         rule, second = self._criteria.novelty, self._criteria.second_labels
-        margin = margins(probabilities)
+        margin = TASK.margins(probabilities)
         is_low = margin < self._criteria.low_margin
         is_novel = rule.score(sketch, probabilities) > rule.threshold if rule else np.zeros(len(sketch), dtype=np.bool_)
         ids, labels, texts = (table[name].to_pylist() for name in ("id", "label", "text"))
