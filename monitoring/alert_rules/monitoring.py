@@ -15,15 +15,17 @@ from monitoring.alert_rules.alert import (
     last_known,
 )
 from monitoring.decisions import STATUS
-from pipeline.params import Alerts
+from pipeline.params import Alerts, Params
 
 SWITCH = "EvergreenWatchdog"
 LAST_SUCCESS = "evergreen_monitor_last_success_timestamp_seconds"
+FAILURES = 3  # rounds of the flywheel in a day; a single one is repeated an hour later
 RUN_ONCE = ".venv/bin/python -m monitoring.monitor --once"
 
 
-def monitoring_rules(alerts: Alerts) -> list[Rule]:
+def monitoring_rules(params: Params) -> list[Rule]:
     """Return the rules of this file."""
+    alerts = params.alerts
     return [
         dead_mans_switch(alerts),
         monitor_stale(alerts),
@@ -33,6 +35,7 @@ def monitoring_rules(alerts: Alerts) -> list[Rule]:
         segments_skipped(alerts),
         window_never_full(alerts),
         metrics_missing(alerts),
+        flywheel_overdue(params),
     ]
 
 
@@ -165,4 +168,22 @@ def metrics_missing(alerts: Alerts) -> Rule:
         "Without it the alerts on drift and accuracy cannot fire.",
         next_step=f"{NOTHING_AUTOMATIC}. This is normal until the first window is full.",
         look=RUN_ONCE,
+    )
+
+
+def flywheel_overdue(params: Params) -> Rule:
+    """Fire when the last round of the flywheel is much older than their interval, or when rounds keep failing."""
+    alerts, oldest_s = params.alerts, int(params.flywheel.every_s) + params.alerts.flywheel_overdue_s
+    last = last_known("evergreen_flywheel_last_success_timestamp_seconds", alerts)
+    return Rule(
+        name="EvergreenFlywheelOverdue",
+        area="watch",
+        severity="warning",
+        expr=f"time() - {last} > {oldest_s}\nor max (increase(evergreen_flywheel_failures_total[1d])) > {FAILURES}",
+        for_s=alerts.for_s,
+        summary="The label queue is not made anew",
+        description=f"The last round is older than {oldest_s // 3600} h, or more than {FAILURES} rounds failed within a day. People "
+        "are asked about texts of an old model or an old time.",
+        next_step="The process tries again by itself. The queue keeps the last round.",
+        look=".venv/bin/evergreen clusters --refresh",
     )

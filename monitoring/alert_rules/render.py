@@ -25,7 +25,7 @@ def all_rules(params: Params) -> dict[str, list[Rule]]:
         "evergreen-serving": serving_rules(params),
         "evergreen-resources": resource_rules(params.alerts),
         "evergreen-retraining": retraining_rules(params.alerts),
-        "evergreen-monitoring": monitoring_rules(params.alerts),
+        "evergreen-monitoring": monitoring_rules(params),
     }
 
 

@@ -172,6 +172,7 @@ RETRAIN = [
         "some webhooks are refused", "EvergreenAlertsNotTaken", {REFUSED: "5x9 8x40"}, {11: [], 12: [{"reason": "full"}], 30: []}
     ),
 ]
+ROUND, ROUNDS_FAILED = "evergreen_flywheel_last_success_timestamp_seconds", "evergreen_flywheel_failures_total"
 MONITORING = [
     Case("always", "EvergreenWatchdog", {}, {0: [{}], 1: [{}], 90: [{}]}),
     Case("the monitor stops", "EvergreenMonitorStale", {SUCCESS: "0+60x9 540x30"}, {9: [], 15: [], 17: [{}], 39: [{}]}),
@@ -227,4 +228,10 @@ MONITORING = [
         {9: [V3], 50: [V3]},
     ),
     Case("no monitor", "EvergreenJudgementMissing", {}, {20: []}),
+    Case("a round nine days ago", "EvergreenFlywheelOverdue", {ROUND: "-777000x60"}, {10: [], 11: [], 13: [{}], 60: [{}]}),
+    Case("a new round", "EvergreenFlywheelOverdue", {ROUND: "-777000x20 1000x60"}, {20: [{}], 21: []}),
+    Case("the process dies", "EvergreenFlywheelOverdue", {ROUND: "-777000x20 stale _x60"}, {50: [{}]}),
+    Case("one round fails", "EvergreenFlywheelOverdue", {ROUND: "0x99", ROUNDS_FAILED: "0x9 1x90"}, {60: []}),
+    Case("every round fails", "EvergreenFlywheelOverdue", {ROUNDS_FAILED: "0+0.1x90"}, {9: [], 80: [{}]}),
+    Case("there was never a round", "EvergreenFlywheelOverdue", {}, {30: []}),
 ]

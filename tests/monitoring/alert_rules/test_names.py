@@ -17,6 +17,8 @@ from monitoring.alert_rules.dashboard import COLUMNS, render_dashboard
 from monitoring.alert_rules.render import all_rules
 from monitoring.alert_rules.serving import bucket_label
 from monitoring.decisions import UNSEEN
+from monitoring.flywheel.metrics import FlywheelMetrics
+from monitoring.flywheel.round import RoundSummary
 from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import MonitorMetrics
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
@@ -81,6 +83,15 @@ def retrain_metrics() -> dict[str, set[str]]:
     return exported(receiver.text().decode()) | exported(controller.text().decode())
 
 
+def flywheel_metrics() -> dict[str, set[str]]:
+    """Return the flywheel's metrics after calling each method once."""
+    metrics = FlywheelMetrics()
+    metrics.set_round(RoundSummary(1.0, 3, texts=9, clusters=2, reasons={"margin": 9}))
+    metrics.set_duration(3.0)
+    metrics.failed()
+    return exported(metrics.text().decode())
+
+
 def log_counters() -> list[str]:
     """Return the prediction log's counters, which the gateway exports."""
     return ["rows_written", "rows_dropped", "rows_unstorable", "rows_lost_before", "write_failures", "waiting"]
@@ -89,7 +100,7 @@ def log_counters() -> list[str]:
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
     monitor = exported(with_every_metric(MonitorMetrics()).text().decode())
-    return PROMETHEUS | TRITON | gateway_metrics() | retrain_metrics() | monitor
+    return PROMETHEUS | TRITON | gateway_metrics() | retrain_metrics() | flywheel_metrics() | monitor
 
 
 def unknown(expression: str, known: dict[str, set[str]]) -> list[str]:
