@@ -1,5 +1,6 @@
 """The command about clusters of texts that are worth a label: a table, the texts of one, and a proposal for a new intent."""
 
+import getpass
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +75,23 @@ def show_cluster(id: Id, json: Json = False) -> None:
         second = row.second_label or "not asked"
         table.add_row(row.text, row.label, percent(row.confidence), second, ", ".join(row.reasons), str(row.repeats))
     out.print(table)
+
+
+@clusters.command("propose")
+def propose(id: Id, name: Annotated[str, typer.Argument(help="name of the new intent", metavar="NAME")]) -> None:
+    """Propose a new intent for a cluster: the queue offers the name to whoever labels its texts."""
+    from monitoring.flywheel.proposals import propose_intent
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+    from state.database import open_state
+
+    _find(_read_round(), id)
+    settings = load_params().retrain
+    with open_state(find_home()) as engine, engine.begin() as connection:
+        stored = propose_intent(connection, id, name, getpass.getuser(), time.time())
+    out.print(f"the queue offers {stored} for the texts of cluster {id}; people label them there")
+    enough = f"{settings.proposal_people} people have given it to {settings.proposal_texts} texts"
+    out.print(f"it becomes a class of the next model once {enough}")
 
 
 def _read_round() -> "Round":

@@ -175,6 +175,16 @@ disagreements = sa.Table(
     sa.Column("measured_at", sa.Float, nullable=False),
     sa.Index("disagreements_of_version", "version", "measured_at"),
 )
+intent_proposals = sa.Table(
+    "intent_proposals",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cluster", sa.Integer, nullable=False),
+    sa.Column("label", sa.String(200), nullable=False),  # a name for its intent, which the queue offers as a choice
+    sa.Column("proposed_by", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.UniqueConstraint("cluster", "label", name="one_proposal_once"),
+)
 queue_actions = sa.Table(
     "queue_actions",
     metadata,

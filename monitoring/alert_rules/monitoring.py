@@ -182,8 +182,8 @@ def flywheel_overdue(params: Params) -> Rule:
         expr=f"time() - {last} > {oldest_s}\nor max (increase(evergreen_flywheel_failures_total[1d])) > {FAILURES}",
         for_s=alerts.for_s,
         summary="The label queue is not made anew",
-        description=f"The last round is older than {oldest_s // 3600} h, or more than {FAILURES} rounds failed within a day. People "
-        "are asked about texts of an old model or an old time.",
+        description=f"The last round is older than {oldest_s // 3600} h, or more than {FAILURES} rounds failed within a day. "
+        "People are asked about texts of an old model or an old time.",
         next_step="The process tries again by itself. The queue keeps the last round.",
         look=".venv/bin/evergreen clusters --refresh",
     )

@@ -38,7 +38,7 @@ def group_vectors(vectors: NDArray[np.float32], count: int, seed: int, start: ND
 
 
 def ward_centroids(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
-    """Return centroids of Ward's groups (1963) of a sample; k-means that starts there finds more rare intents than from k-means++."""
+    """Return centroids of Ward's groups (1963) of a sample; k-means finds more rare intents from there than from k-means++."""
     from sklearn.cluster import AgglomerativeClustering
 
     rng = np.random.default_rng(seed)

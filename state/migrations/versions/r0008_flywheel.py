@@ -47,6 +47,15 @@ def upgrade() -> None:
     op.create_index("queue_actions_of_text", "queue_actions", ["text_id"])
     op.create_index("queue_actions_of_labeller", "queue_actions", ["labeller", "at"])
     op.create_table(
+        "intent_proposals",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("cluster", sa.Integer, nullable=False),
+        sa.Column("label", sa.String(200), nullable=False),
+        sa.Column("proposed_by", sa.String(64), nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.UniqueConstraint("cluster", "label", name="one_proposal_once"),
+    )
+    op.create_table(
         "label_returns",
         sa.Column("content_digest", sa.String(64), primary_key=True),
         sa.Column("cluster", sa.Integer, primary_key=True, autoincrement=False),
@@ -66,5 +75,6 @@ def downgrade() -> None:
     with op.batch_alter_table("feedback", recreate="never") as batch:
         batch.drop_column("withdrawn_by")
     op.drop_table("label_returns")
+    op.drop_table("intent_proposals")
     op.drop_table("queue_actions")
     op.drop_table("disagreements")
