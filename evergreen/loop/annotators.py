@@ -23,7 +23,7 @@ TIMEOUT_S = 30.0
 LABEL_FORM = "give"  # id of the form that labels the text of a page
 
 
-class Page(NamedTuple):
+class ReadPage(NamedTuple):
     """What an annotator reads on a page: the text to label, and the hidden fields of a form."""
 
     url: str
@@ -65,11 +65,11 @@ class Browser:
         cookies = HTTPCookieProcessor(http.cookiejar.CookieJar())
         self._opener = build_opener(ProxyHandler({}), cookies)
 
-    def get(self, path: str, form_id: str | None = None) -> Page:
+    def get(self, path: str, form_id: str | None = None) -> ReadPage:
         """Open a page; raise `OSError` when the console refuses it."""
         return self._open(Request(urljoin(self._url, path)), form_id)  # noqa: S310 (the console of params)
 
-    def send(self, path: str, fields: Mapping[str, str], form_id: str | None = None) -> Page:
+    def send(self, path: str, fields: Mapping[str, str], form_id: str | None = None) -> ReadPage:
         """Send a form and return the page that it leads to; raise `OSError` when the console refuses it."""
         form = urlencode(fields).encode()
         return self._open(Request(urljoin(self._url, path), form, {"origin": self._url}), form_id)  # noqa: S310
@@ -79,11 +79,11 @@ class Browser:
         page = self.get("/login")
         self.send("/login", page.fields | {"token": token, "to": "/label"})
 
-    def _open(self, request: Request, form_id: str | None) -> Page:
+    def _open(self, request: Request, form_id: str | None) -> ReadPage:
         with self._opener.open(request, timeout=TIMEOUT_S) as response:
             parser = _PageParser(form_id)
             parser.feed(response.read().decode("utf-8"))
-            return Page(response.url, parser.text.strip(), parser.fields)
+            return ReadPage(response.url, parser.text.strip(), parser.fields)
 
 
 class Annotators:
