@@ -63,8 +63,28 @@ def show_labels(context: typer.Context) -> None:
     skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(book.opinions.skipped.items()))
     is_open = book.contradicted_rows()
     out.print(f"{len(book.opinions.texts)} texts with labels that count{f'; left out: {skipped}' if skipped else ''}")
+    if conflicts := sum(len({given.label for given in text.opinions}) > 1 for text in book.opinions.texts.values()):
+        out.print(f"people disagree on {conflicts} texts; to see which labels count: .venv/bin/evergreen labels conflicts")
     if is_open:
         out.print(f"{is_open} labels contradict test rows; to see them: .venv/bin/evergreen disputes")
+
+
+@labels.command("conflicts")
+def show_conflicts() -> None:
+    """List the texts on which people disagree, who gives which label, and the label that the next data set has."""
+    from monitoring.console.champion import served_labels
+    from monitoring.labels.conflicts import find_conflicts
+    from pipeline.home import find_home
+    from pipeline.params import load_params
+
+    book = _read_book()
+    found = find_conflicts(book.opinions, book.merge(served_labels(find_home()).labels, load_params()).rows)
+    for conflict in found:
+        out.print(f"{conflict.text_id}  “{conflict.text}”")
+        for label, people in conflict.given.items():
+            counts = "  counts" if label == conflict.counts else ""
+            out.print(f"  {label} by {', '.join(people)}{counts}")
+    out.print(f"{len(found)} texts; the label of most people counts, in a tie the one of the corpus or the earlier one")
 
 
 @labels.command()

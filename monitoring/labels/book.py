@@ -7,13 +7,14 @@ from typing import NamedTuple
 from monitoring.labels.agreement import MergedFeedback, merge_feedback
 from monitoring.labels.controls import read_controls
 from monitoring.labels.disputes import DisputedLabel, Settlement, changed_labels, find_disputes, read_settlements
-from monitoring.labels.entries import FeedbackEntry, count_by_labeller, delete_expired, read_entries
+from monitoring.labels.entries import FeedbackEntry, count_by_labeller, delete_expired, read_entries, read_label_clusters
 from monitoring.labels.feedback_file import FILE, read_file
 from monitoring.labels.labellers import LabellerScore, score_labellers, store_scores
 from monitoring.labels.opinions import Opinions, collect_opinions
 from monitoring.labels.suspects import SuspectLabel, as_disputes, read_suspects
 from monitoring.labels.texts import texts_of
 from monitoring.labels.trusted_rows import TrustedRows, read_trusted
+from pipeline.data.records import text_id
 from pipeline.params import Params
 from serving.release.label_change import labels_of
 from serving.release.manifest import version_folder
@@ -34,6 +35,7 @@ class LabelBook(NamedTuple):
     stored: list[dict[str, str]]  # rows of earlier retrains
     last_id: int  # of the feedback that was read
     suspects: list[SuspectLabel]  # of the last label audit
+    clusters: dict[str, int]  # in which texts were labelled, by content id
 
     def disputes(self) -> list[DisputedLabel]:
         """Return the disputes, open and settled: those between people and protected rows, then those that the audit raised."""
@@ -54,8 +56,10 @@ class LabelBook(NamedTuple):
         return row.text if row else labelled.text if labelled else None
 
     def merge(self, known_labels: Collection[str], params: Params) -> MergedFeedback:
-        """Return the rows for the next data set."""
-        return merge_feedback(self.stored, self.opinions, self.trusted, self.settlements, known_labels, params)
+        """Return the rows for the next data set, with the cluster that each was labelled in."""
+        merged = merge_feedback(self.stored, self.opinions, self.trusted, self.settlements, known_labels, params)
+        rows = [{**row, "cluster": self.clusters.get(text_id(row["text"]))} for row in merged.rows]
+        return merged._replace(rows=rows)
 
 
 def read_book(params: Params, home: Path, root: Path, champion: Path | None, known_labels: Collection[str]) -> LabelBook:
@@ -69,6 +73,7 @@ def read_book(params: Params, home: Path, root: Path, champion: Path | None, kno
             entries = read_entries(connection)
             counts = count_by_labeller(connection)
             settled = read_settlements(connection)
+            clusters = read_label_clusters(connection)
         stored = read_file(home / "retrain" / FILE)
         trusted = read_trusted(root, champion, stored, params)
         controls = read_controls(home)
@@ -94,6 +99,7 @@ def read_book(params: Params, home: Path, root: Path, champion: Path | None, kno
         stored=stored,
         last_id=max((entry.id for entry in entries), default=0),
         suspects=read_suspects(home),
+        clusters=clusters,
     )
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from state.tables import answers, feedback, labellers, settlements
+from state.tables import answers, feedback, labellers, queue_actions, settlements
 
 
 class FeedbackEntry(NamedTuple):
@@ -76,6 +76,14 @@ def labelled_ids(connection: sa.Connection) -> set[str]:
     """Return the ids of predictions that have a label in force."""
     in_force = sa.select(feedback.c.prediction_id).where(feedback.c.withdrawn_at.is_(None))
     return set(connection.execute(in_force.distinct()).scalars())
+
+
+def read_label_clusters(connection: sa.Connection) -> dict[str, int]:
+    """Return the cluster in which a text was labelled last, by its content id, for labels that are not undone."""
+    c = queue_actions.c
+    in_force = c.undone_at.is_(None) & c.label.is_not(None) & c.cluster.is_not(None)
+    rows = connection.execute(sa.select(c.text_id, c.cluster).where(in_force).order_by(c.id))
+    return {row.text_id: row.cluster for row in rows}
 
 
 def count_by_labeller(connection: sa.Connection) -> dict[str, tuple[int, int]]:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 
 from monitoring.labels.book import read_book
+from monitoring.labels.conflicts import find_conflicts
 from monitoring.labels.entries import StateOfLabels, delete_expired, read_state_of_labels
-from monitoring.labels.feedback_file import FILE, write_file
+from monitoring.labels.feedback_file import FILE, write_dated_files, write_file
 from monitoring.retrain.gate.verdict import RunGate, Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import PipelineRun
@@ -84,10 +85,12 @@ class LocalSteps:
         book = read_book(self._params, self._home, tree, champion, labels)
         merged = book.merge(labels, self._params)
         write_file(self._home / "retrain" / FILE, merged.rows)
-        write_file(tree / "data" / "feedback" / FILE, merged.rows)
+        write_dated_files(tree / "data" / "feedback", merged.rows)
         self._run.commit(job, f"Feedback for retrain {job.id}: {len(merged.rows)} labelled texts")
-        log.info("feedback collected", retrain=job.id, summary=merged.summary)
-        return StepResult(merged.summary, {"labels": len(merged.rows), "feedback_upto": book.last_id})
+        conflicts = len(find_conflicts(book.opinions, merged.rows))
+        summary = f"{merged.summary}; people disagree on {conflicts}" if conflicts else merged.summary
+        log.info("feedback collected", retrain=job.id, summary=summary)
+        return StepResult(summary, {"labels": len(merged.rows), "feedback_upto": book.last_id})
 
     def reproduce(self, job: RetrainJob, heartbeat: Heartbeat) -> StepResult:
         """Wait for a run that exists, or start one."""

@@ -8,8 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.labels.book import NOT_COUNTED, LabelBook, read_book
+from monitoring.labels.conflicts import find_conflicts
 from monitoring.labels.controls import BatchSources, LabellingTask, issue_controls, make_batch, mix_batch
 from monitoring.labels.entries import FeedbackEntry, count_by_labeller, labelled_ids, restore, withdraw
+from monitoring.labels.feedback_file import FILE, read_file, write_dated_files, write_file
 from monitoring.labels.labellers import ControlAnswers
 from monitoring.labels.texts import TEXTS, find_texts, read_texts
 from monitoring.monitor.store import add_answers, add_judgements, correct_flags
@@ -24,7 +26,7 @@ from pipeline.tracking import runs
 from serving.key_file import read_key
 from serving.prediction_ids import PredictionIds
 from state.database import open_state
-from state.tables import feedback, labellers
+from state.tables import feedback, labellers, queue_actions
 from tests.monitoring.homes import NOON, Gateway
 from tests.monitoring.labels.test_agreement import LABELS, logged
 
@@ -280,3 +282,44 @@ def test_a_batch_without_a_share_of_controls_has_none() -> None:
 def test_a_branch_name_contains_no_text_of_an_alert() -> None:
     job = RetrainJob(7, 3, "collect", 1, None, 1, None, "../../x; rm -rf ~", "$(id)")
     assert branch(job) == "retrain/7"
+
+
+def test_rows_name_the_cluster_in_which_their_text_was_labelled(params: Params, home: Path, clone: Path) -> None:
+    first, second = log_texts(home, ["where is it", "send it back"])
+    with open_state(home) as engine, engine.begin() as connection:
+        for id in (first, second):
+            label(connection, id, "track_order", "ann")
+        for cluster, undone_at in ((4, None), (9, NOON)):
+            row = {"text_id": text_id("where is it"), "prediction_id": first, "labeller": "ann", "action": "label"}
+            row |= {"label": "track_order", "cluster": cluster, "shown_at": NOON + cluster, "at": NOON, "undone_at": undone_at}
+            connection.execute(queue_actions.insert().values(row))
+    merged = read(params, home, clone).merge(LABELS, params)
+    assert {row["text"]: row["cluster"] for row in merged.rows} == {"where is it": 4, "send it back": None}
+
+
+def test_conflicts_are_listed_with_the_label_that_counts(params: Params, home: Path, clone: Path) -> None:
+    first, second = log_texts(home, ["where is it", "send it back"])
+    with open_state(home) as engine, engine.begin() as connection:
+        for labeller, given in (("ann", "return_item"), ("ben", "track_order"), ("cem", "track_order")):
+            label(connection, first, given, labeller)
+        label(connection, second, "return_item", "ann")
+    book = read(params, home, clone)
+    (conflict,) = find_conflicts(book.opinions, book.merge(LABELS, params).rows)
+    assert conflict.text == "where is it" and conflict.counts == "track_order"
+    assert conflict.given == {"return_item": ("ann",), "track_order": ("ben", "cem")}
+
+
+def test_each_day_has_its_file_and_days_without_rows_lose_theirs(tmp_path: Path) -> None:
+    def row(text: str, given_at: str | None) -> dict[str, str | None]:
+        return {"text": text, "label": "a", "given_at": given_at}
+
+    write_file(tmp_path / FILE, [row("of an earlier release", None)])
+    write_file(tmp_path / "mine.jsonl", [row("put there by a person", None)])
+    old, new = row("old", "2026-11-01T23:59:59+00:00"), row("new", "2026-11-02T00:00:00+00:00")
+    write_dated_files(tmp_path, [old, new])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "feedback-2026-11-01.jsonl", "feedback-2026-11-02.jsonl", "mine.jsonl"
+    ]  # fmt: skip
+    write_dated_files(tmp_path, [new, row("undated", None)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["feedback-2026-11-02.jsonl", FILE, "mine.jsonl"]
+    assert read_file(tmp_path / "feedback-2026-11-02.jsonl") == [new]

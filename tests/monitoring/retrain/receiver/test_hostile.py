@@ -66,11 +66,14 @@ def test_a_hostile_label_ends_up_in_no_name_of_a_file_branch_or_commit(params: P
     earlier = files(tmp_path)
     collected = steps.collect(job)
     tree = home / "retrain/1/tree"
-    rows = read_file(tree / "data/feedback" / FILE)
+    (file,) = (tree / "data/feedback").glob("*.jsonl")
+    rows = read_file(file)
     assert collected.columns["labels"] == len(rows) > TEXTS * 8
     assert {row["label"] for row in rows} <= {" ".join(label.split()) for label in labels} | {"track_order"}
     shown = git(tree, "show", "--no-renames", "--name-only", "--format=%an%n%s%n%b")
-    assert shown.split() == f"Evergreen retrain Feedback for retrain 1: {len(rows)} labelled texts data/feedback/{FILE}".split()
+    assert (
+        shown.split() == f"Evergreen retrain Feedback for retrain 1: {len(rows)} labelled texts data/feedback/{file.name}".split()
+    )
     assert git(clone, "branch", "--format=%(refname:short)").split() == ["main", "retrain/1"]
     created = {path for path in files(tmp_path) - earlier if not path.startswith(("live/retrain/1/tree/", "clone/.git/"))}
     assert created == {"live/retrain/1/prepared", f"live/retrain/{FILE}", f"live/{TEXTS_FILE}"}
