@@ -4,7 +4,7 @@ export PYTHONDONTWRITEBYTECODE = # modules are compiled once: without that, each
 BIN := .venv/bin
 PARALLEL ?= --numprocesses $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n))) --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro folds studies serve watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train drill ui test test-fast lint hashes clean help
+.PHONY: repro folds studies serve watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train bench-flywheel drill ui test test-fast lint hashes clean help
 .DEFAULT_GOAL := help
 # A program ends with make, whatever ends that.
 export EVERGREEN_ENDS_WITH_PARENT := 1
@@ -69,6 +69,9 @@ bench-drift: .venv/dev .peers/ready  ## measure monitoring against its controls
 
 bench-train: .venv/dev  ## measure training against Hugging Face's Trainer; 20 minutes
 	@$(BIN)/python -m tests.bench.train
+
+bench-flywheel: .venv/dev  ## measure the flywheel against other orders of the label queue
+	@$(BIN)/python -m tests.bench.flywheel
 
 drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains, intruders, poisoned labels; more than two hours
 	@$(BIN)/python -m tests.monitoring.retrain.simulation --seeds 10000

@@ -72,7 +72,7 @@ def show_labels(context: typer.Context) -> None:
 @labels.command("conflicts")
 def show_conflicts() -> None:
     """List the texts on which people disagree, who gives which label, and the label that the next data set has."""
-    from monitoring.console.champion import served_labels
+    from monitoring.console.model.served_labels import served_labels
     from monitoring.labels.conflicts import find_conflicts
     from pipeline.home import find_home
     from pipeline.params import load_params

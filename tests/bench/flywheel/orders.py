@@ -1,0 +1,102 @@
+"""Orders of the queue: the shipped one, and its controls: random, margin, core set, and the largest disagreement."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitoring.flywheel.candidates.criteria import reasons_of
+from monitoring.flywheel.queue.order import order_queue
+from monitoring.flywheel.queue.verify import is_sure
+from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.task import TASK
+from pipeline.params import Params
+from tests.bench.flywheel.worlds import Corpus, Floats, Indices
+
+
+class Answers(NamedTuple):
+    """What both models say about the rows of the pool, and what is labelled already."""
+
+    corpus: Corpus
+    rows: Indices
+    champion: Floats  # (rows, classes) probabilities
+    second: Floats
+    clusters: NDArray[np.int64]  # (rows,)
+    labelled: Indices  # rows of the corpus
+    given: Indices  # their labels, of which some are wrong
+    params: Params
+    rng: np.random.Generator
+    size: int  # of the batch
+
+
+Order = Callable[[Answers], Indices]
+
+
+def ours(answers: Answers) -> Indices:
+    """Return the first of the candidates in the shipped order; where they are too few, any other texts."""
+    candidates = to_candidates(answers)
+    counts = np.bincount(answers.given, minlength=len(answers.corpus.names))
+    by_name = {str(name): int(count) for name, count in zip(answers.corpus.names, counts, strict=True)}
+    jaccard = answers.params.data.near_duplicate_jaccard
+    order = order_queue(candidates, by_name, answers.params.flywheel, jaccard, answers.rng)
+    return order[: answers.size]
+
+
+def to_candidates(answers: Answers) -> list[LabelCandidate]:
+    """Return the rows as the flywheel has them."""
+    corpus, settings = answers.corpus, answers.params.flywheel
+    margin, second = TASK.margins(answers.champion), answers.second.argmax(axis=1)
+    best = np.argsort(answers.champion, axis=1)[:, ::-1][:, :2]
+    candidates = []
+    for i, row in enumerate(answers.rows.tolist()):
+        label, runner_up, other = (str(corpus.names[number]) for number in (best[i, 0], best[i, 1], second[i]))
+        confidence = float(answers.champion[i, best[i, 0]])
+        is_low = bool(margin[i] < settings.low_margin)
+        reasons = reasons_of(is_differing=label != other, is_low=is_low, is_novel=False, is_proposed=False)
+        numbers = confidence, float(margin[i])
+        sure = is_sure(label, other, confidence, reasons, settings)
+        text, cluster = str(corpus.texts[row]), int(answers.clusters[i])
+        candidates.append(
+            LabelCandidate(str(row), str(row), text, 0.0, 1, label, runner_up, *numbers, other, reasons, cluster, 1, sure)
+        )
+    return candidates
+
+
+def at_random(answers: Answers) -> Indices:
+    """Return any rows."""
+    return answers.rng.permutation(len(answers.rows))[: answers.size]
+
+
+def by_margin(answers: Answers) -> Indices:
+    """Return the rows between whose two best classes the champion hesitates most."""
+    return np.argsort(TASK.margins(answers.champion), kind="stable")[: answers.size]
+
+
+def by_disagreement(answers: Answers) -> Indices:
+    """Return the rows that the models label differently, those with the largest distance of probabilities first."""
+    agrees = answers.champion.argmax(axis=1) == answers.second.argmax(axis=1)
+    order = np.lexsort((-np.abs(answers.champion - answers.second).sum(axis=1), agrees))
+    return np.asarray(order[: answers.size], dtype=np.int64)
+
+
+def by_core_set(answers: Answers) -> Indices:
+    """Return the rows that are each furthest from all labelled and chosen ones (k-center greedy, Sener and Savarese 2018)."""
+    embedding = answers.corpus.embedding[answers.rows]
+    nearest = (embedding @ answers.corpus.embedding[answers.labelled].T).max(axis=1)
+    chosen = []
+    for _ in range(min(answers.size, len(answers.rows))):
+        chosen.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, embedding @ embedding[chosen[-1]])
+        nearest[chosen] = np.inf
+    return np.array(chosen, dtype=np.int64)
+
+
+OURS = "rare-aware committee (ours)"
+ORDERS: dict[str, Order] = {
+    "random": at_random,
+    "margin": by_margin,
+    "core set": by_core_set,
+    "largest disagreement": by_disagreement,
+    OURS: ours,
+}
