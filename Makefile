@@ -4,7 +4,7 @@ export PYTHONDONTWRITEBYTECODE = # modules are compiled once: without that, each
 BIN := .venv/bin
 PARALLEL ?= --numprocesses $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n))) --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro folds studies serve watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train bench-flywheel drill ui test test-fast lint hashes clean help
+.PHONY: repro folds studies serve console watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train bench-flywheel drill ui test test-fast lint hashes clean help
 .DEFAULT_GOAL := help
 # A program ends with make, whatever ends that.
 export EVERGREEN_ENDS_WITH_PARENT := 1
@@ -24,6 +24,9 @@ studies: .venv/ready  ## every arm of docs/studies as a DVC experiment, with pag
 
 serve: .venv/ready  ## serve the champion on loopback, Triton behind the gateway; Ctrl-C stops it
 	@exec $(BIN)/evergreen serve
+
+console: .venv/ready  ## the pages of the console alone; make serve and make watch start them too; Ctrl-C stops it
+	@exec $(BIN)/python -m monitoring.console
 
 watch: .venv/ready .tools/ready  ## Prometheus, Alertmanager, inbox, monitor; alerts start retrains with RETRAIN=1; needs make serve; Ctrl-C stops them
 	@exec $(BIN)/python -m monitoring.local.watch $(if $(filter-out 0 no off false,$(RETRAIN)),--retrain)

@@ -98,7 +98,7 @@ class Batches:
         path = self._path(labeller, mode)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
-            part.write_text(json.dumps(batch), encoding="ascii")
+            part.write_text(json.dumps(batch._asdict()), encoding="ascii")
             part.chmod(0o600)
 
 

@@ -1,5 +1,6 @@
 """The labels that a text most likely has, for the digit keys, and the known label that a typed word means. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -32,13 +33,15 @@ def likely_labels(candidate: LabelCandidate, given: Sequence[str], neighbours: S
 
 def common_labels(candidates: Iterable[LabelCandidate], given: Sequence[str]) -> list[Choice]:
     """Return the labels under which the texts of a cluster stand most often: given by people, then by the models."""
-    counts: dict[str, int] = {}
-    for candidate in candidates:
-        for label, weight in ((candidate.label, 3), (candidate.second_label, 2), (candidate.runner_up, 1)):
-            if label is not None:
-                counts[label] = counts.get(label, 0) + weight
-    by_count = sorted(counts, key=lambda label: (-counts[label], label))
-    return numbered([*((label, "given in this cluster") for label in given), *((label, "the models") for label in by_count)])
+    rows = list(candidates)
+    models, others = Counter(row.label for row in rows), Counter[str]()
+    for row in rows:
+        others.update(label for label in (row.second_label, row.runner_up) if label is not None)
+    ranked = sorted(models | others, key=lambda label: (-models[label], -others[label], label))
+    why = {
+        label: f"the model, {models[label]} of {len(rows)}" if models[label] else "second model or runner-up" for label in ranked
+    }
+    return numbered([*((label, "given in this cluster") for label in given), *why.items()])
 
 
 def numbered(named: Iterable[tuple[str | None, str]]) -> list[Choice]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from monitoring.console.queue import giving
 from pipeline.params import load_params
-from tests.monitoring.console.queue_client import Person
+from tests.monitoring.console.queue_client import Person, with_controls
 from tests.monitoring.console.running_console import running_console
 
 
@@ -18,7 +18,7 @@ def die(*_: object) -> None:
 
 if __name__ == "__main__":
     home, port = Path(sys.argv[1]), int(sys.argv[2])
-    params = load_params()
+    params = with_controls(load_params(), 0)
     params = params.model_copy(update={"gateway": params.gateway.model_copy(update={"port": port})})
     giving.store_actions = die  # type: ignore[assignment]
     with running_console(params, home, now=None) as url:
