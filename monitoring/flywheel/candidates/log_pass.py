@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.criteria import Criteria, reasons_of
-from monitoring.flywheel.task import TASK
+from monitoring.flywheel.disagreement.task import TASK
 from pipeline.data.records import text_id
 from serving.prediction_log.segments import newest_segment_files, parse_segment
 

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from monitoring.flywheel.disagreement.logged_answers import LoggedAnswers
 from monitoring.flywheel.disagreement.pairs import AnswerPair, LoggedAnswer, pair
-from monitoring.flywheel.task import FlywheelTask
+from monitoring.flywheel.disagreement.task import FlywheelTask
 from pipeline.params import Flywheel
 from serving.release.routing import Routes, copy_rank, is_shadowed
 

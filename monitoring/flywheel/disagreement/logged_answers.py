@@ -11,7 +11,7 @@ import structlog
 
 from monitoring.drift.window import admit
 from monitoring.flywheel.disagreement.pairs import LoggedAnswer
-from monitoring.flywheel.task import ModelAnswer
+from monitoring.flywheel.disagreement.task import ModelAnswer
 from serving.prediction_log.segments import newest_segment_files, parse_segment
 
 COLUMNS = ["time", "id", "unit", "text", "text_hash", "version", "role", "label", "probabilities", "latency_ms", "cache_hit"]

@@ -22,7 +22,7 @@ from monitoring.flywheel.disagreement.second_answers import (
     versions_on_reference,
 )
 from monitoring.flywheel.disagreement.store import CONTROL, DisagreementMeasurement, add_measurement
-from monitoring.flywheel.task import TASK
+from monitoring.flywheel.disagreement.task import TASK
 from pipeline.params import Params
 from serving.prediction_log.writer import log_url
 from serving.release.manifest import version_folder

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from monitoring.flywheel.task import FlywheelTask, ModelAnswer
+from monitoring.flywheel.disagreement.task import FlywheelTask, ModelAnswer
 from pipeline.params import Flywheel
 
 Kind = Literal["label", "gap", "slower", "failed"]

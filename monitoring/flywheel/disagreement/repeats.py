@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from monitoring.flywheel.disagreement.excess import DifferenceCounts
 from monitoring.flywheel.disagreement.pairs import LoggedAnswer
-from monitoring.flywheel.task import FlywheelTask, ModelAnswer
+from monitoring.flywheel.disagreement.task import FlywheelTask, ModelAnswer
 
 
 def count_unstable(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from monitoring.flywheel.disagreement.excess import DifferenceCounts
 from monitoring.flywheel.disagreement.pairs import LoggedAnswer
-from monitoring.flywheel.task import ModelAnswer
+from monitoring.flywheel.disagreement.task import ModelAnswer
 from pipeline.card.frozen_control import FrozenControl, load_control
 from pipeline.errors import EvergreenError
 from pipeline.params import Params

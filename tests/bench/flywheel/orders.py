@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.criteria import reasons_of
+from monitoring.flywheel.disagreement.task import TASK
 from monitoring.flywheel.queue.order import order_queue
 from monitoring.flywheel.queue.verify import is_sure
 from monitoring.flywheel.round import LabelCandidate
-from monitoring.flywheel.task import TASK
 from pipeline.params import Params
 from tests.bench.flywheel.worlds import Corpus, Floats, Indices
 

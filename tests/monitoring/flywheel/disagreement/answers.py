@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from monitoring.flywheel.disagreement.pairs import LoggedAnswer
-from monitoring.flywheel.task import ModelAnswer
+from monitoring.flywheel.disagreement.task import ModelAnswer
 from pipeline.params import Params
 from serving.prediction import Prediction, Role
 from serving.prediction_log.segments import hash_text

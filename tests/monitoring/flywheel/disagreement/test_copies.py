@@ -7,7 +7,7 @@ import pytest
 from monitoring.flywheel.disagreement.copies import challenger_pairs
 from monitoring.flywheel.disagreement.logged_answers import LoggedAnswers
 from monitoring.flywheel.disagreement.pairs import AnswerPair, LoggedAnswer
-from monitoring.flywheel.task import TASK
+from monitoring.flywheel.disagreement.task import TASK
 from pipeline.params import Params
 from serving.release.routing import Routes, is_shadowed
 from tests.monitoring.flywheel.disagreement.answers import answer

@@ -8,7 +8,7 @@ import pytest
 from monitoring.flywheel.disagreement import second_answers
 from monitoring.flywheel.disagreement.measure import measure_disagreement
 from monitoring.flywheel.disagreement.store import CONTROL, newest_measurements
-from monitoring.flywheel.task import ModelAnswer
+from monitoring.flywheel.disagreement.task import ModelAnswer
 from pipeline.card.frozen_control import CONTROL as CONTROL_FILE
 from pipeline.card.frozen_control import FrozenControl, save_control
 from pipeline.data.records import write_json

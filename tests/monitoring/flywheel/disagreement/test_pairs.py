@@ -7,7 +7,7 @@ import pytest
 from monitoring.flywheel.disagreement.excess import DifferenceCounts
 from monitoring.flywheel.disagreement.pairs import count_kinds, pair
 from monitoring.flywheel.disagreement.repeats import count_unstable
-from monitoring.flywheel.task import TASK, ModelAnswer
+from monitoring.flywheel.disagreement.task import TASK, ModelAnswer
 from pipeline.params import Flywheel, Params
 from tests.monitoring.flywheel.disagreement.answers import answer, shares
 
