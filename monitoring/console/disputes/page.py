@@ -15,6 +15,7 @@ from monitoring.console.login.forms import Access, Form, account, form_route, go
 from monitoring.console.queue.action_log import StateAccess
 from monitoring.labels.book import read_current_book
 from monitoring.labels.disputes import Verdict, open_disputes, settle
+from monitoring.labels.suspects import AUDIT
 from monitoring.pages.site import Page, Site
 from pipeline.errors import EvergreenError, InputError
 
@@ -64,6 +65,7 @@ def disputes_routes(access: Access, state: StateAccess) -> Sequence[Route]:
             "settled": [(settlement, book.text_of(settlement.text_id)) for settlement in latest],
             "may_settle": visitor.may("admin"),
             "problem": problem,
+            "audit": AUDIT,
             **account(visitor),
         }
         return await site.html(access.page, "disputes.html", status=409 if problem else 200, **values)

@@ -25,7 +25,7 @@ def likely_labels(candidate: LabelCandidate, given: Sequence[str], neighbours: S
         (candidate.label, "the model"),
         (candidate.runner_up, "its runner-up"),
         (candidate.second_label, "the second model"),
-        *((label, "given in this cluster") for label in given),
+        *((label, "named in this cluster") for label in given),
         *((label, "a near text") for label in neighbours),
     ]
     return numbered(named)
@@ -41,7 +41,7 @@ def common_labels(candidates: Iterable[LabelCandidate], given: Sequence[str]) ->
     why = {
         label: f"the model, {models[label]} of {len(rows)}" if models[label] else "second model or runner-up" for label in ranked
     }
-    return numbered([*((label, "given in this cluster") for label in given), *why.items()])
+    return numbered([*((label, "named in this cluster") for label in given), *why.items()])
 
 
 def numbered(named: Iterable[tuple[str | None, str]]) -> list[Choice]:

@@ -13,11 +13,12 @@ from monitoring.console.model.served_labels import served_labels
 from monitoring.console.queue.action_log import NotedAction, StateAccess, last_actions
 from monitoring.console.queue.batches import Batches
 from monitoring.console.queue.choices import common_labels, likely_labels, near_labels
-from monitoring.console.queue.effort import read_effort
 from monitoring.console.queue.round_index import RoundIndex, last_round
 from monitoring.console.queue.standing import Standing, read_standing
 from monitoring.console.try_it.asking import ExplainedRefusal
 from monitoring.console.try_it.neighbours import Neighbours, find_neighbours
+from monitoring.flywheel.proposals import read_proposals
+from monitoring.flywheel.queue.effort import read_effort
 from monitoring.flywheel.queue.progress import read_progress
 from monitoring.flywheel.round import Cluster, LabelCandidate
 
@@ -129,6 +130,7 @@ class LabelPages:
         pages = max(1, -(-len(open_places) // TEXTS_A_PAGE))
         page = min(max(1, page), pages)
         shown = [index.round.candidates[at] for at in open_places[(page - 1) * TEXTS_A_PAGE : page * TEXTS_A_PAGE]]
+        given = [*standing.counts_of(places, GIVEN_LABELS), *await asyncio.to_thread(self._proposed, cluster.id)]
         values = {
             "row": _row(cluster, index, standing),
             "candidates": shown,
@@ -137,7 +139,7 @@ class LabelPages:
             "page_number": page,
             "pages": pages,
             "ticked": ticked,
-            "choices": common_labels(shown, standing.counts_of(places, GIVEN_LABELS)),
+            "choices": common_labels(shown, given),
             "known": sorted(await self.known_labels()),
             "where": where,
         }
@@ -150,12 +152,13 @@ class LabelPages:
         standing, common = await self._common(visitor, index)
         neighbours = await self._near_texts(candidate)
         given = standing.counts_of(index.by_cluster.get(candidate.cluster, ()), GIVEN_LABELS)
+        proposed = await asyncio.to_thread(self._proposed, candidate.cluster)
         batch = await asyncio.to_thread(self._batches.read, visitor.name, where.mode, index)
         left = len(_open_places(index, standing, where)) + len(_open_controls(batch.candidates, index, standing, where))
         values = {
             "candidate": candidate,
             "cluster": index.clusters.get(candidate.cluster),
-            "choices": likely_labels(candidate, given, [row.label for row in neighbours.rows]),
+            "choices": likely_labels(candidate, [*given, *proposed], [row.label for row in neighbours.rows]),
             "neighbours": neighbours,
             "mine": standing.mine.get(candidate.prediction_id),
             "known": sorted(await self.known_labels()),
@@ -230,6 +233,11 @@ class LabelPages:
         with self._state.reading.begin() as connection:
             standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
             return standing, last_actions(connection, visitor.name), read_effort(connection, index.round.made_at)
+
+    def _proposed(self, cluster: int) -> list[str]:
+        """Return the names that people have proposed for the cluster's intent."""
+        with self._state.reading.begin() as connection:
+            return read_proposals(connection).get(cluster, [])[:GIVEN_LABELS]
 
     async def _near_texts(self, candidate: LabelCandidate) -> Neighbours:
         found = await find_neighbours(candidate.text, candidate.version, self._site.params, self._site.home)

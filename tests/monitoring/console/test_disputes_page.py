@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from monitoring.labels.disputes import Settlement, read_settlements
+from monitoring.labels.suspects import SuspectLabel, write_suspects
+from monitoring.labels.trusted_rows import read_trusted
 from pipeline.data.records import text_id
 from pipeline.params import Params
 from serving.access.tokens import add_token
 from state.database import open_state
+from tests.conftest import ROOT
 from tests.monitoring.console.disputed import dispute_a_row
 from tests.monitoring.console.queue_client import Person
 from tests.monitoring.console.running_console import running_console
@@ -75,3 +78,17 @@ def test_hostile_labels_are_text_and_a_page_of_another_site_settles_nothing(
         person.open("/disputes")
         person.send("/disputes/settle", verdict="keep")
     assert [(row.label, row.verdict) for row in settled(tmp_path)] == [(hostile, "keep")]
+
+
+def test_what_the_label_audit_suspects_is_settled_in_the_same_list(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    key, row = next(iter(sorted(read_trusted(ROOT, None, [], params).corpus.items())))
+    write_suspects(tmp_path, [SuspectLabel(key, row.text, row.label, "likely", 0.02, 0.9, 1_790_000_000.0)])
+    with running_console(params, tmp_path, now=None) as url:
+        person = Person(url)
+        assert "The label audit suspects" in person.open("/disputes") and "1 open" in person.page
+        person.send("/disputes/settle", verdict="change")
+        assert "0 open" in person.page and "is now" in person.page
+    assert [(row.text_id, row.label, row.verdict) for row in settled(tmp_path)] == [(key, "likely", "change")]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.console.queue.effort import Answered, Effort, effort_of
 from monitoring.console.queue.round_index import last_round
 from monitoring.console.queue.standing import is_done
 from monitoring.console.try_it import neighbours
+from monitoring.flywheel.queue.effort import Answered, Effort, effort_of
 from monitoring.flywheel.round import FILE, LabelCandidate, Round, write_round
 from monitoring.labels.controls import read_controls
 from pipeline.output.plain_text import printable_lines
@@ -61,7 +61,7 @@ def test_texts_come_in_the_order_of_the_queue_and_every_answer_is_stored_once(pa
         person.send("/label/give", verify="yes")
         assert "Nothing is left for you to verify" in person.page
         person.open("/label/next")
-        assert person.text == TEXTS[4][0] and "given in this cluster" in person.page
+        assert person.text == TEXTS[4][0] and "named in this cluster" in person.page
         assert "<strong>4</strong> of about 100 labels" in person.page
     assert labels_in_force(tmp_path) == [
         ("local", "refund"),
