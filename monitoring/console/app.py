@@ -32,6 +32,7 @@ from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
+FORM_PATHS = ("/label/", "/disputes/", "/login", "/logout")  # others take JSON alone
 FILES = Path(__file__).parent / "files"  # templates, styles and scripts of all pages
 
 
@@ -64,7 +65,7 @@ def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: 
             *service_routes(metrics, "console", home),
         ],
         exception_handlers={Exception: failed},  # for a person to read; the traceback goes to the log
-        middleware=[Middleware(HttpGuard, params.http, host, metrics.count_refusal, has_forms=True)],
+        middleware=[Middleware(HttpGuard, params.http, host, metrics.count_refusal, form_paths=FORM_PATHS)],
         lifespan=lifespan,
     )
 

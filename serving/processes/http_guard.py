@@ -42,12 +42,14 @@ NOT_JSON = GuardRefusal(415, "content_type", "send JSON with the header Content-
 class HttpGuard:
     """Wraps an app. Answers HEAD where the app answers GET, and counts the bodies that the app holds."""
 
-    def __init__(self, app: App, settings: Http, host: str, refused: Callable[[str], None], *, has_forms: bool = False) -> None:
+    def __init__(
+        self, app: App, settings: Http, host: str, refused: Callable[[str], None], *, form_paths: tuple[str, ...] = ()
+    ) -> None:
         """Allow the host that the service listens on besides those of params; `refused` is called with each refusal's code.
 
-        With `has_forms` the service takes forms too, if the browser says that they come from its own pages.
+        Below `form_paths` it takes forms too, if the browser says that they come from its own pages.
         """
-        self._app, self._refused, self._has_forms = app, refused, has_forms
+        self._app, self._refused, self._form_paths = app, refused, form_paths
         self._bodies = HeldBodies(settings.held_body_bytes)
         names = frozenset((*settings.allowed_hosts.split(), host.lower()))
         self._is_allowed = lru_cache(HOSTS_REMEMBERED)(lambda authority: is_allowed_host(authority, names))
@@ -82,7 +84,7 @@ class HttpGuard:
             content_type = headers.get(b"content-type", b"")
             if content_type != b"application/json":
                 kind = content_type.partition(b";")[0].strip().lower()
-                if self._has_forms and kind == FORM:
+                if kind == FORM and scope["path"].startswith(self._form_paths):
                     return None if b"origin" in headers or b"sec-fetch-site" in headers else BAD_ORIGIN
                 if kind != b"application/json":
                     return NOT_JSON
