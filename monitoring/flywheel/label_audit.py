@@ -17,6 +17,7 @@ from pipeline.params import Flywheel
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
+TINY = 1e-12
 Embed = Callable[[Sequence[str]], Floats]
 FitAndPredict = Callable[[Floats, Indices, Floats], Floats]  # rows, labels, other rows → their probabilities (rows, classes)
 
@@ -53,10 +54,11 @@ def out_of_fold(embedding: Floats, labels: Indices, fit: FitAndPredict, folds: i
 
 
 def find_suspects(probabilities: Floats, labels: Indices) -> list[LabelSuspicion]:
-    """Return the rows that confidently belong to another class than their label says, the most suspect first.
+    """Return the rows whose label is probably wrong, the most suspect first.
 
-    A row confidently belongs to the likeliest of the classes whose probability is at least the mean that this class has on the
-    rows which carry its label: the off-diagonal of the confident joint. The order is by probability of label − likely class.
+    How many: the off-diagonal of the confident joint, that is the rows whose likeliest confident class is not their label; a row
+    is confident about a class when its probability is at least the mean that the class has on the rows with its label. Which:
+    those with the lowest probability of the label / probability of the likeliest other class.
 
     >>> find_suspects(np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.05, 0.95]]), np.array([0, 1, 1, 0]))
     [LabelSuspicion(row=3, label=0, likely=1, label_probability=0.05, likely_probability=0.95)]
@@ -66,12 +68,14 @@ def find_suspects(probabilities: Floats, labels: Indices) -> list[LabelSuspicion
     sizes = np.bincount(labels, minlength=probabilities.shape[1])
     thresholds = np.bincount(labels, weights=of_label, minlength=probabilities.shape[1]) / np.maximum(sizes, 1)
     confident = np.where(probabilities >= np.where(sizes, thresholds, np.inf), probabilities, -1.0)
-    likely = confident.argmax(axis=1)
-    suspect = np.flatnonzero((confident.max(axis=1) >= 0) & (likely != labels))
-    margin = of_label[suspect] - probabilities[suspect, likely[suspect]]
+    count = int(((confident.max(axis=1) >= 0) & (confident.argmax(axis=1) != labels)).sum())
+    others = probabilities.copy()
+    others[rows, labels] = -1.0
+    likely = others.argmax(axis=1)
+    ratio = of_label / np.maximum(others[rows, likely], TINY)
     return [
-        LabelSuspicion(int(row), int(labels[row]), int(likely[row]), float(of_label[row]), float(probabilities[row, likely[row]]))
-        for row in suspect[np.argsort(margin, kind="stable")]
+        LabelSuspicion(int(row), int(labels[row]), int(likely[row]), float(of_label[row]), float(others[row, likely[row]]))
+        for row in np.argsort(ratio, kind="stable")[:count]
     ]
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
@@ -81,13 +81,16 @@ def collect(
     settings, facts = params.flywheel, read_reference(folder, params)
     criteria = Criteria(
         version=version,
-        classes=facts.classes,
+        classes=len(facts.labels),
         sketch_size=facts.sketch_size,
         low_margin=settings.low_margin,
         novelty=facts.novelty,
         second_labels=opinions.labels,
         proposed=known.proposed,
         left_out=known.left_out,
+        few_labels=few_labels(facts.labels, known.labels, settings.few_labels),
+        sure=settings.sure,
+        at_most_sure=round(settings.budget * settings.sure_share),
     )
     url = log_url(params.log, home)
     with progress_bar(
@@ -109,6 +112,11 @@ def collect(
         what = f"version {version} has given {collected.answers} answers, a round needs {settings.min_answers}"
         raise InputError(url, what, "wait for more traffic, or lower flywheel.min_answers in params.yaml")
     return collected
+
+
+def few_labels(classes: Iterable[str], labels: Mapping[str, int], few: int) -> frozenset[str]:
+    """Return the classes with fewer labelled texts; none where no text has a label, because then the data are elsewhere."""
+    return frozenset(name for name in classes if labels.get(name, 0) < few) if labels else frozenset()
 
 
 def build_round(

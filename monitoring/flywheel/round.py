@@ -17,8 +17,8 @@ from pipeline.atomic_write import atomic_write
 
 FILE = "flywheel/round.parquet"
 CLUSTERS = b"evergreen.clusters"
-REASONS_OF_CANDIDATES = ("disagreement", "margin", "novelty", "proposal")
-DISAGREEMENT, MARGIN, NOVELTY, PROPOSAL = REASONS_OF_CANDIDATES
+REASONS_OF_CANDIDATES = ("disagreement", "margin", "novelty", "proposal", "few labels", "sure")
+DISAGREEMENT, MARGIN, NOVELTY, PROPOSAL, FEW_LABELS, SURE = REASONS_OF_CANDIDATES
 
 
 class LabelCandidate(NamedTuple):

@@ -1,4 +1,7 @@
-"""What makes a text a candidate: the models disagree, the margin is low, the text is novel, or somebody proposed a new label."""
+"""What makes a text a candidate: the models disagree, the margin is low, the text is novel, or somebody proposed a new label.
+
+So does a class with few labels. A few answers that are sure are candidates as well: a person confirms them with a key.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,12 +38,15 @@ class Criteria(NamedTuple):
     second_labels: Mapping[str, str]  # of the second model, by prediction id
     proposed: frozenset[str]  # content ids of texts with a label that the version lacks
     left_out: frozenset[str]  # content ids of texts that need no label or must get none
+    few_labels: frozenset[str]  # classes; every text that a model puts into one is a candidate
+    sure: float  # confidence from which an answer on which the models agree is sure
+    at_most_sure: int  # texts that are candidates only because a person can confirm them
 
 
 class ReferenceFacts(NamedTuple):
     """What the version's reference says about its answers."""
 
-    classes: int
+    labels: tuple[str, ...]
     sketch_size: int
     novelty: NoveltyRule | None
 
@@ -55,7 +61,7 @@ def read_reference(folder: Path, params: Params) -> ReferenceFacts:
             str(path), f"it cannot be read: {error}", "publish the version again: .venv/bin/evergreen publish"
         ) from None
     rule = fit_novelty_rule(reference, params.monitor.shrinkage, params.flywheel.novel_share)
-    return ReferenceFacts(len(reference.labels), reference.sketch.shape[1], rule)
+    return ReferenceFacts(tuple(reference.labels.tolist()), reference.sketch.shape[1], rule)
 
 
 def fit_novelty_rule(reference: Reference, shrinkage: float, novel_share: float) -> NoveltyRule | None:
@@ -71,7 +77,9 @@ def fit_novelty_rule(reference: Reference, shrinkage: float, novel_share: float)
     return NoveltyRule(score, float(np.quantile(scores, 1 - novel_share)))
 
 
-def reasons_of(*, is_differing: bool, is_low: bool, is_novel: bool, is_proposed: bool) -> tuple[str, ...]:
+def reasons_of(
+    *, is_differing: bool, is_low: bool, is_novel: bool, is_proposed: bool, is_few: bool, is_sure: bool
+) -> tuple[str, ...]:
     """Return the reasons that hold, in the order of their names in a round."""
-    flags = (is_differing, is_low, is_novel, is_proposed)
+    flags = (is_differing, is_low, is_novel, is_proposed, is_few, is_sure)
     return tuple(name for name, holds in zip(REASONS_OF_CANDIDATES, flags, strict=True) if holds)

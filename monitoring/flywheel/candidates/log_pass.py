@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.criteria import Criteria, reasons_of
 from monitoring.flywheel.disagreement.task import TASK
+from monitoring.flywheel.round import SURE
 from pipeline.data.records import text_id
 from serving.prediction_log.segments import newest_segment_files, parse_segment
 
@@ -74,6 +75,7 @@ class _Collected:
         self._differing: list[NDArray[np.bool_]] = []
         self._answers = self._without_text = 0
         self._left_out: set[str] = set()
+        self._sure_left = criteria.at_most_sure
 
     def add(self, table: pa.Table) -> None:
         """Add the candidates of a segment, its newest answers first."""
@@ -102,14 +104,18 @@ class _Collected:
         if is_compared.any():
             self._compared.append(sketch[is_compared])
             self._differing.append(is_differing[is_compared])
-        chosen = is_low | is_novel | is_differing
+        few = self._criteria.few_labels
+        is_few = np.array([label in few or other in few for label, other in zip(labels, seconds, strict=True)], bool)
+        chosen = is_low | is_novel | is_differing | is_few
         if self._criteria.proposed:
             is_proposed = np.array([text_id(text) in self._criteria.proposed for text in texts], dtype=np.bool_)
         else:
             is_proposed = np.zeros_like(chosen)
         times, confidences = (table[name].to_numpy(zero_copy_only=False) for name in ("time", "confidence"))
         runners_up = table["runner_up"].to_pylist()
-        for i in np.flatnonzero(chosen | is_proposed).tolist():
+        is_agreed = is_compared & ~is_differing & ~is_novel & ~is_proposed
+        is_sure = is_agreed & (confidences >= self._criteria.sure)
+        for i in np.flatnonzero(chosen | is_proposed | is_sure).tolist():
             key = text_id(texts[i])
             if key in self._criteria.left_out:
                 self._left_out.add(key)
@@ -119,7 +125,13 @@ class _Collected:
                 is_low=bool(is_low[i]),
                 is_novel=bool(is_novel[i]),
                 is_proposed=bool(is_proposed[i]),
+                is_few=bool(is_few[i]),
+                is_sure=bool(is_sure[i]),
             )
+            if reasons == (SURE,) and key not in self.texts:
+                if self._sure_left == 0:
+                    continue
+                self._sure_left -= 1
             if key in self.texts:
                 self._repeats[key] += 1
                 if self.texts[key].second_label is None and seconds[i] is not None:

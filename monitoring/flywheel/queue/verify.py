@@ -12,19 +12,12 @@ def is_sure(label: str, second_label: str | None, confidence: float, reasons: It
 
 
 def mix_sure(ordered: Sequence[LabelCandidate], size: int, share: float) -> list[LabelCandidate]:
-    """Return the next batch in order, at most `share` of it sure answers, unless nothing else is left.
+    """Return the next batch: `share` of it the first sure answers, wherever they stand, and the first of the others.
 
-    A sure answer costs a key press and teaches little, so it takes few of a turn's labels.
+    A sure answer costs a key press and teaches little, so it stands at the end of the order. Where one kind runs out, the other
+    fills the batch.
     """
-    allowed = round(size * share)
-    batch: list[LabelCandidate] = []
-    postponed: list[LabelCandidate] = []
-    for candidate in ordered:
-        if len(batch) == size:
-            break
-        if candidate.is_sure and allowed == 0:
-            postponed.append(candidate)
-            continue
-        allowed -= candidate.is_sure
-        batch.append(candidate)
-    return batch + postponed[: size - len(batch)]
+    sure = [candidate for candidate in ordered if candidate.is_sure]
+    others = [candidate for candidate in ordered if not candidate.is_sure]
+    confirmed = max(min(round(size * share), len(sure)), size - len(others))
+    return [*others[: size - confirmed], *sure[:confirmed]]

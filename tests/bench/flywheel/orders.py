@@ -53,7 +53,9 @@ def to_candidates(answers: Answers) -> list[LabelCandidate]:
         label, runner_up, other = (str(corpus.names[number]) for number in (best[i, 0], best[i, 1], second[i]))
         confidence = float(answers.champion[i, best[i, 0]])
         is_low = bool(margin[i] < settings.low_margin)
-        reasons = reasons_of(is_differing=label != other, is_low=is_low, is_novel=False, is_proposed=False)
+        reasons = reasons_of(
+            is_differing=label != other, is_low=is_low, is_novel=False, is_proposed=False, is_few=False, is_sure=False
+        )
         numbers = confidence, float(margin[i])
         sure = is_sure(label, other, confidence, reasons, settings)
         text, cluster = str(corpus.texts[row]), int(answers.clusters[i])

@@ -111,8 +111,10 @@ def test_a_turn_ends_with_its_budget(params: Params, tmp_path: Path, size: int) 
 
 def test_sure_answers_are_at_most_their_share_of_a_batch_unless_nothing_else_is_left() -> None:
     rows = [candidate(text, is_sure=number < 8) for number, text in enumerate(texts(12))]
-    assert [row.is_sure for row in mix_sure(rows, 5, 0.4)] == [True, True, False, False, False]
-    assert [row.is_sure for row in mix_sure(rows, 8, 0.25)] == [True, True, False, False, False, False, True, True]
+    assert [row.is_sure for row in mix_sure(rows, 5, 0.4)] == [False, False, False, True, True]
+    assert mix_sure(rows, 5, 0.4)[-2:] == rows[:2] and mix_sure(rows, 5, 0.4)[:3] == rows[8:11]
+    assert sum(row.is_sure for row in mix_sure(rows, 8, 0.25)) == 4, "there are only four others"
+    assert len(mix_sure(rows, 20, 0.25)) == 12
     assert mix_sure(rows, 0, 0.5) == []
 
 
