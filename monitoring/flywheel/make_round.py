@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.criteria import Criteria, read_reference
 from monitoring.flywheel.candidates.log_pass import FlaggedText, LogPass, pass_over_log
@@ -16,6 +17,7 @@ from monitoring.flywheel.candidates.near_copies import ask_once
 from monitoring.flywheel.clusters.build import Compared, cluster_candidates
 from monitoring.flywheel.disagreement.excess import Expected
 from monitoring.flywheel.disagreement.measure import ModelComparison, measure_disagreement
+from monitoring.flywheel.queue.follow_up import encode_sketch
 from monitoring.flywheel.queue.order import order_queue
 from monitoring.flywheel.queue.verify import is_sure
 from monitoring.flywheel.round import LabelCandidate, Round, read_round, write_round
@@ -126,10 +128,11 @@ def build_round(
     settings, jaccard = params.flywheel, params.data.near_duplicate_jaccard
     with progress_bar(desc="near copies", total=len(collected.texts), disable=not sys.stderr.isatty(), leave=False) as bar:
         once = ask_once(collected.texts, jaccard, lambda done: bar.update(done - bar.n))
-    candidates = [_as_candidate(row, version, params) for row in once.texts]
+    sketches = collected.sketches[once.rows]
+    candidates = [_as_candidate(row, sketch, version, params) for row, sketch in zip(once.texts, sketches, strict=True)]
     z = NormalDist().inv_cdf(0.5 + params.monitor.confidence / 2)
     compared = Compared(collected.compared, collected.differing, expected, z)
-    clustered = cluster_candidates(candidates, collected.sketches[once.rows], compared, known.labels, previous, version, settings)
+    clustered = cluster_candidates(candidates, sketches, compared, known.labels, previous, version, settings)
     rng = np.random.default_rng(settings.seed)
     order = order_queue(clustered.candidates, known.labels, settings, jaccard, rng)
     ordered = [clustered.candidates[index] for index in order.tolist()]
@@ -160,7 +163,7 @@ def known_texts(book: LabelBook, labels: Collection[str], params: Params) -> Kno
     return KnownTexts(frozenset(left_out), frozenset(proposed - left_out), dict(Counter((classes | rows).values())))
 
 
-def _as_candidate(row: FlaggedText, version: int, params: Params) -> LabelCandidate:
+def _as_candidate(row: FlaggedText, sketch: NDArray[np.float32], version: int, params: Params) -> LabelCandidate:
     """Return the candidate without its cluster, which is not known yet."""
     sure = is_sure(row.label, row.second_label, row.confidence, row.reasons, params.flywheel)
-    return LabelCandidate(**row._asdict(), version=version, cluster=-1, is_sure=sure)
+    return LabelCandidate(**row._asdict(), version=version, cluster=-1, is_sure=sure, sketch=encode_sketch(sketch))

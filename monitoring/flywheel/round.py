@@ -38,6 +38,7 @@ class LabelCandidate(NamedTuple):
     cluster: int  # id, the same over rounds
     repeats: int  # how many texts of the log are equal or nearly equal to it; they are asked once
     is_sure: bool  # a person only confirms the label
+    sketch: str = ""  # base64 of its fp16 sketch; empty: unknown
 
 
 class Cluster(NamedTuple):
@@ -136,6 +137,7 @@ TYPES = {
     "cluster": pa.int32(),
     "repeats": pa.int32(),
     "is_sure": pa.bool_(),
+    "sketch": pa.string(),
 }
 
 

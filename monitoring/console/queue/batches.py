@@ -24,7 +24,7 @@ from pipeline.errors import EvergreenError
 from pipeline.params import Params
 
 FOLDER = "console/batches"
-SIZE, LOOK_AHEAD = 10, 100
+SIZE, LOOK_AHEAD = 10, 1000
 GOLD_FOR_S = 600.0  # the corpus is read again after this long
 
 

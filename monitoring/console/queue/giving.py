@@ -17,7 +17,7 @@ from monitoring.console.queue.action_log import NotedAction, StateAccess, action
 from monitoring.console.queue.choices import known_label
 from monitoring.console.queue.shown import LabelPages, Where
 from monitoring.console.try_it.asking import ExplainedRefusal, explain, gateway_url, give_label, take_back_label
-from monitoring.flywheel.queue.progress import SKIP
+from monitoring.flywheel.queue.progress import PROPOSE, SKIP
 from monitoring.flywheel.round import LabelCandidate
 from serving.gateway_client import Reply
 
@@ -158,5 +158,5 @@ class Giving:
 def _kind(reply: Reply, given: Given) -> str:
     """Return what the action was: the gateway says whether the label is a proposal."""
     if reply.body.get("kind") == "proposal":
-        return "propose"
+        return PROPOSE
     return "verify" if given.is_verified else "label"

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from monitoring.flywheel.queue.progress import QueueProgress
+from monitoring.flywheel.queue.follow_up import follow_up
+from monitoring.flywheel.queue.progress import PROPOSE, QueueProgress
 from monitoring.flywheel.queue.verify import mix_sure
 from monitoring.flywheel.round import LabelCandidate, Round
 from monitoring.labels.controls import issue_controls
@@ -54,12 +55,20 @@ class Turn(NamedTuple):
         )
         return [row for row in self.made.candidates if row.text_id not in done and not asked.matches(row.text)]
 
+    def followed_up(self, open_texts: Sequence[LabelCandidate]) -> list[LabelCandidate]:
+        """Return the open texts in an order that follows up the new intents that people proposed in this turn."""
+        given = {text_id: [action for action in actions if action.label] for text_id, actions in self.progress.actions.items()}
+        labels = {text_id: actions[-1].label or "" for text_id, actions in given.items() if actions}
+        proposed = frozenset(action.label or "" for actions in given.values() for action in actions if action.action == PROPOSE)
+        labelled = [row for row in self.made.candidates if row.text_id in labels]
+        return follow_up(open_texts, labelled, labels, proposed, self.params.retrain.proposal_texts)
+
 
 def next_batch(
     turn: Turn, gold: GoldTexts, home: Path, *, labeller: str | None, size: int, rng: random.Random, now: float
 ) -> Batch:
     """Return the next texts of a turn, `labels.control_share` of them control texts; none once the budget is spent."""
-    params, open_texts, left = turn.params, turn.open_texts(labeller), turn.budget_left
+    params, open_texts, left = turn.params, turn.followed_up(turn.open_texts(labeller)), turn.budget_left
     wanted = min(size, left)
     if not open_texts or not wanted:
         return Batch([], len(open_texts), left)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from monitoring.flywheel.round import LabelCandidate
 from state.tables import feedback, queue_actions
 
-SKIP = "skip"
+SKIP, PROPOSE = "skip", "propose"
 
 
 class QueueAction(NamedTuple):
@@ -20,6 +20,7 @@ class QueueAction(NamedTuple):
     action: str
     cluster: int | None
     at: float  # seconds of the epoch
+    label: str | None = None
 
 
 class QueueProgress(NamedTuple):
@@ -43,7 +44,7 @@ class QueueProgress(NamedTuple):
 def read_progress(connection: sa.Connection) -> QueueProgress:
     """Read the actions that are not undone and the labels that are not withdrawn."""
     c = queue_actions.c
-    columns = sa.select(c.text_id, c.labeller, c.action, c.cluster, c.at)
+    columns = sa.select(c.text_id, c.labeller, c.action, c.cluster, c.at, c.label)
     actions: dict[str, list[QueueAction]] = defaultdict(list)
     for row in connection.execute(columns.where(c.undone_at.is_(None)).order_by(c.id)):
         actions[row.text_id].append(QueueAction(*row))
