@@ -1,6 +1,7 @@
 """The flywheel's process: /metrics and /healthz over HTTP, while a thread makes a round when one is due.
 
-A round runs in a child process, which returns its memory when it ends. `--once` makes a round and exits.
+A round runs in a child process, which returns its memory when it ends. Between rounds, another one measures disagreement.
+`--once` makes a round and exits.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
 ROUND = [sys.executable, "-m", "monitoring.flywheel", "--once"]
+COMPARE = [sys.executable, "-m", "monitoring.flywheel.disagreement"]
 
 
 def create_app(rounds: Rounds, stopping: threading.Event) -> Starlette:
@@ -65,7 +67,7 @@ def main() -> None:
 
         make_round(home, params, time.time(), announce=lambda line: print_lines(f"· {indented(line)}"))
         return
-    rounds = Rounds(params, home, time.time, ROUND)
+    rounds = Rounds(params, home, time.time, ROUND, COMPARE)
     host, port = listen_host("flywheel", params.alerts.host), params.alerts.flywheel_port
     print_line(json.dumps({"event": "flywheel", "url": f"{base_url(host, port)}/metrics"}))
     app = create_app(rounds, threading.Event())

@@ -174,6 +174,7 @@ class Flywheel(Section):
     sure: Fraction
     budget: Count
     least_return: Annotated[float, Field(ge=0)]
+    compare_every_s: Positive
     compared_texts: Count
     confidence_gap: Fraction
     slower_times: Annotated[float, Field(ge=1)]
