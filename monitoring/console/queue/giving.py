@@ -58,7 +58,7 @@ class Giving:
             return await self._pages.text(visitor, index, candidate, where, refusal=given, typed=form.text("typed"))
         reply = await asyncio.to_thread(give_label, self._gateway, candidate.prediction_id, given.label, visitor.headers)
         if reply.status != 201:
-            return await self._pages.text(visitor, index, candidate, where, refusal=explain(reply, self._gateway))
+            return await self._pages.text(visitor, index, candidate, where, refusal=self._explain(reply))
         action = action_on(candidate, _kind(reply, given), given.label, form.number("shown_at"), self._site.clock())
         await asyncio.to_thread(store_actions, self._state.engine, visitor.name, [action])
         return go_to(where.next_path)
@@ -125,6 +125,11 @@ class Giving:
             return ExplainedRefusal(f"There is no label “{typed}”.", "Choose one of these, or propose it as a new one.")
         return Given(proposed, True, False)
 
+    def _explain(self, reply: Reply) -> ExplainedRefusal:
+        """Return why the gateway refused, and what to do on this page."""
+        refusal = explain(reply, self._gateway)
+        return refusal._replace(do="Log in with a token that may do this:") if refusal.needs_token else refusal
+
     def _give_all(
         self, ticked: Sequence[LabelCandidate], given: Given, headers: Mapping[str, str], shown_at: float | None
     ) -> tuple[list[NotedAction], ExplainedRefusal | None]:
@@ -134,7 +139,7 @@ class Giving:
         for candidate in ticked:
             reply = give_label(self._gateway, candidate.prediction_id, given.label, headers)
             if reply.status != 201:
-                return done, explain(reply, self._gateway)
+                return done, self._explain(reply)
             done.append(action_on(candidate, _kind(reply, given), given.label, shown_at, now))
         return done, None
 
@@ -146,7 +151,7 @@ class Giving:
             if action.label is not None:
                 reply = take_back_label(self._gateway, action.prediction_id, action.label, headers)
                 if reply.status != 200:
-                    return undone, explain(reply, self._gateway)
+                    return undone, self._explain(reply)
             undone.append(action)
         return undone, None
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import requests
 import sqlalchemy as sa
 
 from pipeline.params import Params
+from serving.access.tokens import add_token
 from state.database import open_state
 from state.tables import feedback, queue_actions
 from tests.monitoring.console.published import publish
@@ -121,3 +123,8 @@ def noted_actions(home: Path) -> list[tuple[str, str | None, bool]]:
         c = queue_actions.c
         rows = connection.execute(sa.select(c.action, c.label, c.undone_at).order_by(c.id))
         return [(action, label, undone_at is None) for action, label, undone_at in rows]
+
+
+def token(home: Path, name: str, *scopes: str) -> str:
+    """Add a token, by default with the scope `label`, and return it."""
+    return add_token(home / "tokens.json", name, scopes or ("label",), datetime.now(UTC))

@@ -18,10 +18,7 @@ from tests.monitoring.console.disputed import dispute_a_row
 from tests.monitoring.console.queue_client import Person
 from tests.monitoring.console.running_console import running_console
 
-
-@pytest.fixture(autouse=True)
-def own_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EVERGREEN_STATE_URL", raising=False)
+pytestmark = pytest.mark.usefixtures("own_database")
 
 
 def settled(home: Path) -> list[Settlement]:
@@ -88,7 +85,7 @@ def test_what_the_label_audit_suspects_is_settled_in_the_same_list(
     write_suspects(tmp_path, [SuspectLabel(key, row.text, row.label, "likely", 0.02, 0.9, 1_790_000_000.0)])
     with running_console(params, tmp_path, now=None) as url:
         person = Person(url)
-        assert "The label audit suspects" in person.open("/disputes") and "1 open" in person.page
+        assert "The label audit says" in person.open("/disputes") and "1 open" in person.page
         person.send("/disputes/settle", verdict="change")
         assert "0 open" in person.page and "is now" in person.page
     assert [(row.text_id, row.label, row.verdict) for row in settled(tmp_path)] == [(key, "likely", "change")]

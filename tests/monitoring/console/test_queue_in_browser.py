@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.console.try_it import neighbours
 from pipeline.params import Params
 from serving.access.tokens import add_token
 from tests.monitoring.console.disputed import dispute_a_row
@@ -14,18 +13,12 @@ from tests.monitoring.console.queue_client import label_queue, labels_in_force, 
 from tests.monitoring.console.rounds import TEXTS, write_queue
 from tests.monitoring.console.test_browser import tab_to
 from tests.monitoring.console.test_pages_in_browser import type_text
-from tests.monitoring.console.test_try_it import HostileConnection
 from tests.monitoring.inbox.browser import PHONE, Browser, open_browser
 
+pytestmark = pytest.mark.usefixtures("own_database")
 SHOWN = "document.querySelector('blockquote.text')?.textContent"
 FITS = "document.documentElement.scrollWidth <= window.innerWidth"
 FOCUSED = "document.activeElement"
-
-
-@pytest.fixture(autouse=True)
-def own_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EVERGREEN_STATE_URL", raising=False)
-    monkeypatch.setattr(neighbours, "Connection", HostileConnection)
 
 
 async def shows(browser: Browser, number: int) -> None:
