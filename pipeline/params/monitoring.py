@@ -168,6 +168,7 @@ class Flywheel(Section):
     min_answers: Count
     low_margin: Fraction
     novel_share: Fraction
+    clusters_per_root: Positive
     texts_per_cluster: Count
     max_clusters: Count
     same_cluster: Fraction

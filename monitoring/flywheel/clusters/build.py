@@ -65,8 +65,9 @@ def cluster_candidates(
 
 
 def cluster_count(candidates: int, settings: Flywheel) -> int:
-    """Return how many clusters so many candidates make."""
-    return max(1, min(settings.max_clusters, round(candidates / settings.texts_per_cluster)))
+    """Return how many clusters so many candidates make; in proportion to their number, new texts would split too many of them."""
+    wanted = min(candidates / settings.texts_per_cluster, settings.clusters_per_root * candidates**0.5)
+    return max(1, min(settings.max_clusters, round(wanted)))
 
 
 def previous_clusters(previous: Round | None, version: int, width: int) -> PreviousClusters:
