@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from monitoring.flywheel.task import TASK
 from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.log_pass import unit_rows
@@ -19,7 +20,6 @@ from monitoring.flywheel.clusters.grouping import group_vectors
 from monitoring.flywheel.clusters.stable_ids import PreviousClusters, carry_ids
 from monitoring.flywheel.disagreement.excess import Expected
 from monitoring.flywheel.round import MARGIN, LabelCandidate, Round
-from monitoring.flywheel.task import TASK
 from pipeline.output.plain_text import print_line
 from pipeline.params import Flywheel, load_params
 from tests.bench.drift.embedded import Texts, load
