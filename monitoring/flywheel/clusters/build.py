@@ -1,6 +1,7 @@
 """From candidates to ranked, named clusters with stable ids. Pure, but for the groups' algorithm."""
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def cluster_candidates(
 
 def cluster_count(candidates: int, settings: Flywheel) -> int:
     """Return how many clusters so many candidates make; in proportion to their number, new texts would split too many of them."""
-    wanted = min(candidates / settings.texts_per_cluster, settings.clusters_per_root * candidates**0.5)
+    wanted = min(candidates / settings.texts_per_cluster, settings.clusters_per_root * sqrt(candidates))
     return max(1, min(settings.max_clusters, round(wanted)))
 
 
