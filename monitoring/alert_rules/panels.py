@@ -118,6 +118,17 @@ def accuracy(params: Params) -> list[Panel]:
             {"{{bound}} v{{version}}, {{other}}": "evergreen_disagreement_ratio"},
             limit=params.retrain.disagreement,
         ),
+        Panel(
+            "Texts compared with a second model",
+            "none",
+            {"{{kind}} v{{version}}, {{other}}": "evergreen_disagreement_texts"},
+        ),
+        Panel(
+            "Since disagreement was measured",
+            "s",
+            {"v{{version}}, {{other}}": "time() - evergreen_disagreement_measured_timestamp_seconds"},
+            limit=params.retrain.disagreement_within_s,
+        ),
     ]
 
 

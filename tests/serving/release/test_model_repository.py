@@ -131,7 +131,7 @@ def test_the_package_holds_what_triton_loads(made: Project) -> None:
     folder = made / "artifacts/package"
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
-        "card.json", "config.pbtxt", "golden.json", "labels.txt", "manifest.json", "reference.npz", "session.json",
+        "card.json", "config.pbtxt", "control.npz", "golden.json", "labels.txt", "manifest.json", "reference.npz", "session.json",
         "training_texts.parquet",
         "warmup/short", "warmup/middle", "warmup/long",
         "1/model.py", "1/model.onnx", "1/packed.onnx", "1/tokenizer.json", "1/model.json",
@@ -180,7 +180,10 @@ def test_training_texts_and_reports_travel_with_the_package(made: Project) -> No
 def test_packing_the_same_model_twice_gives_the_same_content(made: Project, tmp_path: Path) -> None:
     inputs = [made / name for name in INPUTS]
     card = card_of(made / "artifacts/evaluation", made / "artifacts/data/report.json", keeps_texts=True)
-    once, again = (package(*inputs, tmp_path / name, made.params.package, card=card) for name in ("once", "again"))
+    control = made / "artifacts/control/control.npz"
+    once, again = (
+        package(*inputs, tmp_path / name, made.params.package, card=card, control=control) for name in ("once", "again")
+    )
     stored = read_verified(made / "artifacts/package")
     assert content_digest(once) == content_digest(again) == content_digest(stored)
 
