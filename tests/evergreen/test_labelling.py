@@ -15,6 +15,7 @@ from serving.prediction_ids import PredictionIds
 from state.database import open_state
 from state.tables import feedback
 from tests.conftest import ROOT
+from tests.monitoring.console.rounds import TEXTS, write_queue
 from tests.monitoring.homes import NOON, Gateway
 from tests.monitoring.labels.test_agreement import logged
 
@@ -73,3 +74,18 @@ def test_texts_to_label_are_json_lines(home: Path) -> None:
     tasks = [json.loads(line) for line in run("labels", "next", "--size", "3", "--seed", "1").output.splitlines()]
     assert len({task["id"] for task in tasks}) == len(tasks) > 0
     assert {tuple(task) for task in tasks} == {("id", "text")}
+
+
+def test_the_queue_is_exported_and_bad_rows_of_an_import_are_listed_with_file_row_and_key(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "queue.json"
+    with pytest.raises(InputError, match="no round yet"):
+        run("labels", "export", str(path), "--format", "argilla")
+    write_queue(home)
+    assert f"{len(TEXTS)} texts → " in run("labels", "export", str(path), "--format", "argilla").output.replace("\n", " ")
+    records = json.loads(path.read_text())
+    records[0]["id"] = None
+    path.write_text(json.dumps(records))
+    output = CliRunner().invoke(app, ["labels", "import", str(path), "--by", "ana"])
+    assert isinstance(output.exception, InputError) and "1 row was left out" in str(output.exception)
+    assert "row 1: id: is no text" in output.output.replace("\n", " ")
+    assert run("labels", "export", str(path), "--format", "label-studio", "--labelled").output.startswith("0 texts")

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote
 
+import sqlalchemy as sa
+import structlog
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -64,16 +66,16 @@ class Access(NamedTuple):
 
 Show = Callable[[Request, Visitor], Awaitable[Response]]
 Change = Callable[[Request, Visitor, Form], Awaitable[Response]]
+Handle = Callable[[Request], Awaitable[Response]]
+
+log = structlog.get_logger()
 
 
 def page_route(access: Access, path: str, scope: Scope | None, show: Show) -> Route:
     """Return the route of a page that asks for this scope, if any, and gives a new browser its cookie."""
 
     async def handle(request: Request) -> Response:
-        try:
-            visitor = access.people.visitor(request)
-        except EvergreenError as error:
-            return await _refused(access, 503, f"{error.where}: {error.what}", error.do)
+        visitor = access.people.visitor(request)
         if scope is not None and not visitor.may(scope):
             return await _without_scope(access, request, visitor, scope)
         response = await show(request, visitor)
@@ -81,21 +83,14 @@ def page_route(access: Access, path: str, scope: Scope | None, show: Show) -> Ro
             access.people.remember(response, visitor, request)
         return response
 
-    return Route(path, handle)
+    return Route(path, _explaining(access, handle))
 
 
 def form_route(access: Access, path: str, scope: Scope | None, change: Change) -> Route:
     """Return the route of a form that only a person with this scope may send, from a page of this console."""
 
     async def handle(request: Request) -> Response:
-        try:
-            visitor = access.people.visitor(request)
-            form = await _read_form(request, access.site)
-        except EvergreenError as error:
-            return await _refused(access, 503, f"{error.where}: {error.what}", error.do)
-        except BodyError as error:
-            access.site.count_refusal(error.code)
-            return await _refused(access, error.status, f"The console cannot read this form: {error}.", "")
+        visitor, form = access.people.visitor(request), await _read_form(request, access.site)
         if not access.people.is_own_form(visitor, form.text("form_token")):
             access.site.count_refusal("form_token")
             what = "This form is not from a page that this browser got here, or the page is too old. Nothing was changed."
@@ -104,7 +99,26 @@ def form_route(access: Access, path: str, scope: Scope | None, change: Change) -
             return await _without_scope(access, request, visitor, scope)
         return await change(request, visitor, form)
 
-    return Route(path, handle, methods=["POST"])
+    return Route(path, _explaining(access, handle), methods=["POST"])
+
+
+def _explaining(access: Access, handle: Handle) -> Handle:
+    """Answer with what is wrong and what to do where tokens, keys, the form or the database cannot be read."""
+
+    async def explain(request: Request) -> Response:
+        try:
+            return await handle(request)
+        except EvergreenError as error:
+            return await _refused(access, 503, f"{error.where}: {error.what}", error.do)
+        except BodyError as error:
+            access.site.count_refusal(error.code)
+            return await _refused(access, error.status, f"The console cannot read this form: {error}.", "")
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("could not use the state database", error=str(error)[:300])
+            what = "The state database does not answer. What the gateway has accepted is stored."
+            return await _refused(access, 503, what, "Load the page again. To find the cause: .venv/bin/evergreen doctor")
+
+    return explain
 
 
 def go_to(path: str) -> Response:
@@ -133,8 +147,8 @@ async def _without_scope(access: Access, request: Request, visitor: Visitor, sco
         return go_to(f"{LOGIN}?to={quote(back)}{reason}")
     what = f"The token of {visitor.name} may not do this: it lacks the scope {scope}."
     do = f"An administrator makes another: .venv/bin/evergreen token add {visitor.name} --scope {scope}"
-    return await _refused(access, 403, what, do)
+    return await _refused(access, 403, what, do, login=LOGIN)
 
 
-async def _refused(access: Access, status: int, what: str, do: str) -> Response:
-    return await access.site.html(access.page, "refused.html", status=status, what=what, do=do)
+async def _refused(access: Access, status: int, what: str, do: str, login: str = "") -> Response:
+    return await access.site.html(access.page, "refused.html", status=status, what=what, do=do, login=login)

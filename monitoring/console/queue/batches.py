@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -40,7 +41,7 @@ class Batches:
     """Batches by person and mode."""
 
     def __init__(self, params: Params, home: Path) -> None:
-        self._params, self._home = params, home
+        self._params, self._home, self.lock = params, home, Lock()
         self._gold: tuple[float, dict[str, str]] = (-GOLD_FOR_S, {})
 
     def read(self, labeller: str, mode: str, index: RoundIndex) -> PersonsBatch:

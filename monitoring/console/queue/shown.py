@@ -204,9 +204,10 @@ class LabelPages:
         places = _open_places(index, standing, where)
         if where.cluster is not None:
             return index.round.candidates[places[0]] if places else None
-        batch = self._batches.read(visitor.name, where.mode, index)
-        if not any(standing.is_open(candidate, index) for candidate in batch.candidates):
-            batch = self._batches.draw(progress, visitor.name, where.mode, index, standing, places)
+        with self._batches.lock:  # two tabs of a person must not draw at once: the first batch would be lost
+            batch = self._batches.read(visitor.name, where.mode, index)
+            if not any(standing.is_open(candidate, index) for candidate in batch.candidates):
+                batch = self._batches.draw(progress, visitor.name, where.mode, index, standing, places)
         return next((candidate for candidate in batch.candidates if standing.is_open(candidate, index)), None)
 
     async def _html(self, template: str, *, status: int = 200, **values: Any) -> Response:

@@ -75,6 +75,8 @@ def test_with_tokens_a_login_is_needed_and_its_cookie_is_for_this_site_and_no_sc
         weakling = Person(url)
         weakling.log_in(weak, "/label")
         assert weakling.status == 403 and "lacks the scope label" in weakling.page
+        weakling.log_in(good, "/label")  # from the page that says so
+        assert weakling.address == "/label"
         stranger = Person(url)
         stranger.open("/login?to=//evil.example/label")
         assert ("to", "/label") in stranger.forms()[0].fields

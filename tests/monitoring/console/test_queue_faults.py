@@ -188,3 +188,12 @@ def test_a_hundred_thousand_candidates_are_shown_page_by_page(params: Params, tm
 
 def numbered(candidate: LabelCandidate, number: int) -> LabelCandidate:
     return candidate._replace(text_id=f"{number:x}", prediction_id=f"{number:x}", text=f"text {number}", cluster=number % 100)
+
+
+def test_without_the_database_a_page_says_what_to_do(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_queue(tmp_path)
+    monkeypatch.setenv("EVERGREEN_STATE_URL", "postgresql+psycopg://nobody@127.0.0.1:9/none")
+    with running_console(params, tmp_path, now=None) as url:
+        person = Person(url)
+        assert "The state database does not answer" in person.open("/label") and person.status == 503
+        assert "evergreen doctor" in person.page and person.open("/live").count("<h1") == 1
