@@ -31,8 +31,10 @@ def follow_up(
     """
     counts = Counter(labels[row.text_id] for row in labelled if labels[row.text_id] in proposed)
     unmet = sorted((label for label, count in counts.items() if MIN_PROPOSED <= count < ENOUGH * wanted), key=counts.__getitem__)
+    if not unmet:
+        return list(open_texts)
     open_vectors, known = _vectors(open_texts), _vectors(labelled)
-    if not unmet or open_vectors is None or known is None:
+    if open_vectors is None or known is None:
         return list(open_texts)
     similarity = open_vectors @ known.T
     given = np.array([labels[row.text_id] for row in labelled])

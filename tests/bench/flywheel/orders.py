@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.criteria import reasons_of
 from monitoring.flywheel.disagreement.task import TASK
+from monitoring.flywheel.queue.follow_up import follow_up
 from monitoring.flywheel.queue.order import order_queue
 from monitoring.flywheel.queue.verify import is_sure
 from monitoring.flywheel.round import LabelCandidate
@@ -27,9 +28,11 @@ class Answers(NamedTuple):
     given: Indices  # their labels, of which some are wrong
     params: Params
     rng: np.random.Generator
-    size: int  # of the batch
+    size: int  # labels of the turn
+    would_get: Indices  # (rows,) labels that the annotator gives, once asked
 
 
+BATCH = 10  # texts between two looks at the proposals
 Order = Callable[[Answers], Indices]
 
 
@@ -40,7 +43,25 @@ def ours(answers: Answers) -> Indices:
     by_name = {str(name): int(count) for name, count in zip(answers.corpus.names, counts, strict=True)}
     jaccard = answers.params.data.near_duplicate_jaccard
     order = order_queue(candidates, by_name, answers.params.flywheel, jaccard, answers.rng)
-    return order[: answers.size]
+    return _follow_up([candidates[index] for index in order.tolist()], set(by_name) - _without_labels(by_name), answers)
+
+
+def _without_labels(counts: dict[str, int]) -> set[str]:
+    return {name for name, count in counts.items() if not count}
+
+
+def _follow_up(queue: list[LabelCandidate], known: set[str], answers: Answers) -> Indices:
+    """Ask in batches as the console does; intents without a label are proposals, which the queue follows up within the turn."""
+    places = {int(row): place for place, row in enumerate(answers.rows)}
+    asked: list[LabelCandidate] = []
+    labels: dict[str, str] = {}
+    while queue and len(asked) < answers.size:
+        proposed = frozenset(labels.values()) - known
+        queue = follow_up(queue, asked, labels, proposed, answers.params.retrain.proposal_texts)
+        batch, queue = queue[: min(BATCH, answers.size - len(asked))], queue[min(BATCH, answers.size - len(asked)) :]
+        asked += batch
+        labels |= {row.text_id: str(answers.corpus.names[answers.would_get[places[int(row.text_id)]]]) for row in batch}
+    return np.array([places[int(row.text_id)] for row in asked], dtype=np.int64)
 
 
 def to_candidates(answers: Answers) -> list[LabelCandidate]:
@@ -60,7 +81,10 @@ def to_candidates(answers: Answers) -> list[LabelCandidate]:
         sure = is_sure(label, other, confidence, reasons, settings)
         text, cluster = str(corpus.texts[row]), int(answers.clusters[i])
         candidates.append(
-            LabelCandidate(str(row), str(row), text, 0.0, 1, label, runner_up, *numbers, other, reasons, cluster, 1, sure)
+            LabelCandidate(
+                *(str(row), str(row), text, 0.0, 1, label, runner_up, *numbers, other, reasons, cluster, 1, sure),
+                sketch=str(corpus.sketch[row]),
+            )
         )
     return candidates
 

@@ -57,14 +57,13 @@ def play(corpus: Corpus, params: Params, plan: Plan) -> list[Turn]:
         if turn == plan.turns:
             break
         (second,) = probabilities(corpus.ngrams[rows], given, (corpus.ngrams[world.pool[pool]],), len(corpus.names))
-        answers = Answers(
-            corpus, world.pool[pool], on_pool, second, corpus.cluster[world.pool[pool]], rows, given, params, rng, BATCH
-        )
-        chosen = pool[ORDERS[plan.order](answers)]
-        asked += chosen.tolist()
-        labelled = world.pool[chosen]
-        rows = np.concatenate([rows, labelled])
-        given = np.concatenate([given, plan.annotator.label(corpus.truth[labelled], corpus, rng)])
+        would_get = plan.annotator.label(corpus.truth[world.pool[pool]], corpus, rng)
+        clusters = corpus.cluster[world.pool[pool]]
+        answers = Answers(corpus, world.pool[pool], on_pool, second, clusters, rows, given, params, rng, BATCH, would_get)
+        chosen = ORDERS[plan.order](answers)
+        asked += pool[chosen].tolist()
+        rows = np.concatenate([rows, world.pool[pool[chosen]]])
+        given = np.concatenate([given, would_get[chosen]])
         if plan.arriving:
             (after,) = probabilities(corpus.embedding[rows], given, (corpus.test_embedding,), len(corpus.names))
             recall = _recall(corpus, after.argmax(axis=1) == corpus.test_truth, here)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from monitoring.flywheel.queue.follow_up import encode_sketch
 from pipeline.params import Params
 from tests.bench.flywheel.orders import ORDERS, OURS
 from tests.bench.flywheel.play import Plan, play
@@ -19,7 +20,8 @@ def corpus() -> Corpus:
     truth = np.repeat(np.arange(18), 60)
     rows = unit(np.eye(18)[truth] * 3 + rng.normal(size=(1080, 18))).astype(np.float32)
     names, texts = np.array([f"intent {n}" for n in range(18)]), np.array([f"row {n}" for n in range(1080)])
-    return Corpus(names, texts, truth, rows, rows, truth, rows, rows, truth, np.roll(np.arange(18), 1))
+    sketch = np.array([encode_sketch(row) for row in rows])
+    return Corpus(names, texts, truth, rows, rows, truth, rows, rows, sketch, truth, np.roll(np.arange(18), 1))
 
 
 def test_a_world_has_few_labels_of_rare_intents_and_shares_no_row(corpus: Corpus) -> None:

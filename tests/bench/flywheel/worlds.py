@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from monitoring.flywheel.queue.follow_up import encode_sketch
 from pipeline.params import Model
 from tests.bench.drift.embedded import load
 
@@ -31,6 +32,7 @@ class Corpus(NamedTuple):
     test_truth: Indices
     test_embedding: Floats
     test_ngrams: Floats
+    sketch: NDArray[np.str_]  # (N,) as the log has it, encoded
     cluster: Indices  # (N,)
     neighbour: Indices  # (classes,) the class that each class is most easily confused with
 
@@ -84,6 +86,7 @@ def read_corpus(data: Path, model: Model, cache: Path) -> Corpus:
         np.searchsorted(names, test.label).astype(np.int64),
         test.embedding,
         unit(reducer.transform(counted.transform(test.text.tolist()))).astype(np.float32),
+        np.array([encode_sketch(row.astype(np.float32)) for row in train.sketch]),
         clusters.astype(np.int64),
         alike.argmax(axis=1),
     )
