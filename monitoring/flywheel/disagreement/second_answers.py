@@ -71,7 +71,7 @@ def fp32_model(folder: Path) -> Asked:
         from pipeline.runtime.classifier import Classifier  # ONNX Runtime
         from pipeline.runtime.sessions import SESSIONS, open_session
 
-        name = next(name for name in FP32 if (folder / "1" / SESSIONS[name].graph).is_file())
+        name = next((name for name in FP32 if (folder / "1" / SESSIONS[name].graph).is_file()), FP32[-1])
         outputs = Classifier(folder / "1", session=open_session(folder / "1", name, 1)).predict(texts)
         return _answers(outputs.labels, outputs.probabilities)
 

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from monitoring.drift.histogram_distances import BINNED_SIGNALS
+from monitoring.flywheel.disagreement.store import add_measurement
 from monitoring.monitor import service as monitor_module
 from monitoring.monitor.app import create_app
 from monitoring.monitor.service import MonitorService
@@ -27,6 +28,7 @@ from serving.processes.ports import free_port
 from serving.release.release_table import promote
 from state import tables
 from state.database import open_state
+from tests.monitoring.conftest import measured_disagreement
 from tests.monitoring.homes import NOON, Gateway, log_rows, publish
 from tests.monitoring.worlds import LABELS, World, settings
 
@@ -89,6 +91,20 @@ def test_windows_signals_and_predictions_are_stored(small_params: Params, home: 
     assert value(monitor, "window_rows", version="1") == 50
     assert value(monitor, "monitor_rows_total", version="1", role="champion") == 250
     assert {row[-1] for row in rows_of(home, tables.signals, "alarm")} == {"none"}
+
+
+@ON_SQLITE
+def test_disagreement_that_the_flywheel_has_stored_is_exported(small_params: Params, home: Path) -> None:
+    monitor = drive(fresh(small_params, home))
+    bound = {"version": "1", "other": "control", "bound": "lower"}
+    assert value(monitor, "disagreement_ratio", **bound) is None
+    with open_state(home) as engine, engine.begin() as connection:
+        add_measurement(connection, measured_disagreement(1, lower=0.5, measured_at=NOON))
+        add_measurement(connection, measured_disagreement(1, lower=0.03, measured_at=NOON + 1))
+        add_measurement(connection, measured_disagreement(2, measured_at=NOON + 2))
+    drive(monitor)
+    assert value(monitor, "disagreement_ratio", **bound) == 0.03
+    assert value(monitor, "disagreement_ratio", **bound | {"version": "2"}) is None
 
 
 @ON_SQLITE
