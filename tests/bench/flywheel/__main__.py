@@ -16,7 +16,8 @@ from pipeline.data.records import write_json
 from pipeline.errors import InputError, run_stage
 from pipeline.output.terminal import Terminal, styled
 from pipeline.params import Params, load_params
-from tests.bench.flywheel import audit, pictures, verify
+from tests.bench.drift.embedded import load
+from tests.bench.flywheel import audit, cluster_rows, pictures, verify
 from tests.bench.flywheel.audit import AuditResult
 from tests.bench.flywheel.orders import ORDERS, OURS
 from tests.bench.flywheel.play import Plan, Turn, play
@@ -28,7 +29,7 @@ DATA, DESK, CACHE = Path("../shared/data"), Path("data/support_desk.jsonl"), Pat
 RIGHT = Annotator(0.0, confuses=False)
 WRONG = [Annotator(0.05, confuses=False), Annotator(0.15, confuses=False), Annotator(0.15, confuses=True)]
 TURNS = 5
-CORES = 2
+CORES, CLUSTER_SEEDS = 2, 3
 
 
 def main() -> None:
@@ -54,9 +55,13 @@ def main() -> None:
         played = dict(zip(plans, pool.map(_play_shared, plans), strict=True))
         report("label audit")
         audited = audit.measure(corpus, DESK, params, args.cache, args.seeds, pool)
+        report("clusters and their ids")
+        texts = load(args.data / "banking77" / "train.csv", params.model, args.cache)
+        qualities, stabilities = cluster_rows.measure(texts, params.flywheel, min(args.seeds, CLUSTER_SEEDS), pool)
         report("sure answers")
         verified = verify.measure(corpus, params)
-    rows = [*to_rows(played), *audit.to_rows(audited), verify.to_row(verified)]
+    clusters = cluster_rows.to_rows(qualities, stabilities)
+    rows = [*to_rows(played), *audit.to_rows(audited), verify.to_row(verified), *clusters]
     path = write(rows, args.out, "flywheel")
     write_json(args.out / "flywheel-readings.json", readings(played, audited))
     console.print(table(rows, BARS, "the flywheel: goals F1 and F2"))

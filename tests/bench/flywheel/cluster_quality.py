@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from monitoring.flywheel.task import TASK
 from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.log_pass import unit_rows
@@ -19,6 +18,7 @@ from monitoring.flywheel.clusters.build import Compared, cluster_candidates, clu
 from monitoring.flywheel.clusters.grouping import group_vectors
 from monitoring.flywheel.clusters.stable_ids import PreviousClusters, carry_ids
 from monitoring.flywheel.disagreement.excess import Expected
+from monitoring.flywheel.disagreement.task import TASK
 from monitoring.flywheel.round import MARGIN, LabelCandidate, Round
 from pipeline.output.plain_text import print_line
 from pipeline.params import Flywheel, load_params

@@ -18,6 +18,7 @@ ARRIVING = 3  # intents a turn
 BARS = {
     "F1a": Bar("ratio", at_least=5), "F1b": Bar("ratio", at_least=1.5), "F1 saved": Bar("value", at_least=60),
     "F1 wrong": Bar("ratio", at_least=1.5), "F2": Bar("value", at_least=12), "sure": Bar("value", at_least=97),
+    "clusters": Bar("value", at_least=80),
 }  # fmt: skip
 
 
