@@ -15,9 +15,10 @@ def challenger_pairs(
 ) -> list[AnswerPair]:
     """Return a pair for each of the champion's answers that the challenger answered too, or was sent and did not answer.
 
-    A copy has the id of its original. Without one, an answer of the challenger to another unit with the same text counts.
+    A copy has the id of its original. Without one, an answer of the challenger to the same text counts, of another unit or a copy
+    of an earlier answer.
     """
-    by_text = {answer.text_hash: answer for answer in logged.challenger}
+    by_text = {answer.text_hash: answer for answer in [*logged.shadow.values(), *logged.challenger]}
     lost = _unanswered_copies(rows, logged, routes)
     pairs = []
     for row in rows:

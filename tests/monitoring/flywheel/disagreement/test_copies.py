@@ -66,6 +66,12 @@ def test_texts_from_after_the_share_was_lowered_are_no_failures(params: Params) 
     assert not failed(pairs(params, [*early, *late], routes=low))
 
 
+def test_the_copy_of_an_earlier_answer_to_the_same_text_counts(params: Params) -> None:
+    earlier = answer(-5, "track", text="text 7")
+    (made,) = pairs(params, [earlier])
+    assert (made.champion.prediction_id, made.kinds) == ("p7", {"label"})
+
+
 def test_a_challengers_answer_to_the_same_text_makes_a_pair_too(params: Params) -> None:
     other = answer(900, "track", text="text 7", latency_ms=500.0)
     (made,) = pairs(params, [], [other])
