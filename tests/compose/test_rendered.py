@@ -43,7 +43,7 @@ def test_every_address_is_a_service_at_its_port(alerts_folder: Path, params: Par
     known = {f"{OWNERS.get(name, name)}:{port}" for name, port in ports(params).items()}
     prometheus = yaml.safe_load((alerts_folder / "prometheus.yml").read_text())
     targets = [target for job in prometheus["scrape_configs"] for target in job["static_configs"][0]["targets"]]
-    assert len(targets) == 7
+    assert len(targets) == 8
     assert set(targets) - {f"triton:{params.serve.metrics_port}"} <= known
     assert prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] == ["alertmanager:9093"]
     manager = yaml.safe_load((alerts_folder / "alertmanager.yml").read_text())

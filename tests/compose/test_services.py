@@ -29,13 +29,13 @@ from tests.conftest import ROOT
 from tests.manifests.dockerfile import ENTRIES, dockerfile_stages
 from tests.manifests.rendered import Object, find_workload, flags
 
-LISTENS = ("gateway", "monitor", "inbox", "console", "receiver", "controller")
+LISTENS = ("gateway", "monitor", "inbox", "console", "receiver", "controller", "flywheel")
 
 
 def ports(params: Params) -> dict[str, int]:
     """Return the port of each service in params."""
     alerts = params.alerts
-    named = ("prometheus", "alertmanager", "inbox", "console", "monitor", "receiver", "controller")
+    named = ("prometheus", "alertmanager", "inbox", "console", "monitor", "receiver", "controller", "flywheel")
     return {name: getattr(alerts, f"{name}_port") for name in named} | {
         "gateway": params.gateway.port,
         "triton": params.serve.http_port,
