@@ -12,7 +12,6 @@ import typer
 
 from evergreen import (
     alerting,
-    auditing,
     comparing,
     exporting,
     flywheel,
@@ -45,7 +44,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     *(check, inspection.status, inspection.why, inspection.gate, doctor),
     *(releasing.publish, releasing.rollback, releasing.route),
     *(retraining.retrain, retraining.backtest),
-    *(predicting.predict, comparing.compare, exporting.export, auditing.audit),
+    *(predicting.predict, comparing.compare, exporting.export, flywheel.audit),
 )
 for _command in COMMANDS:
     app.command()(_command)

@@ -118,7 +118,7 @@ def next_batch(
     from monitoring.flywheel.queue.batch import GoldTexts, Turn
     from monitoring.flywheel.queue.batch import next_batch as next_of_queue
     from monitoring.flywheel.queue.progress import read_progress
-    from monitoring.flywheel.round import read_round
+    from monitoring.flywheel.queue.round import read_round
     from monitoring.labels.controls import BatchSources, make_batch
     from monitoring.labels.entries import labelled_ids
     from pipeline.home import find_home
@@ -154,7 +154,7 @@ def export_queue(
 ) -> None:
     """Write the queue for Label Studio or Argilla, with the model's labels as suggestions."""
     from monitoring.flywheel.exchange.files import texts_to_exchange, write_texts_for
-    from monitoring.flywheel.round import read_round
+    from monitoring.flywheel.queue.round import read_round
     from pipeline.home import find_home
     from serving.release.label_change import labels_of
     from serving.release.manifest import version_folder

@@ -19,8 +19,8 @@ from monitoring.flywheel.disagreement.excess import Expected
 from monitoring.flywheel.disagreement.measure import ModelComparison, measure_disagreement
 from monitoring.flywheel.queue.follow_up import encode_sketch
 from monitoring.flywheel.queue.order import order_queue
+from monitoring.flywheel.queue.round import LabelCandidate, Round, read_round, write_round
 from monitoring.flywheel.queue.verify import is_sure
-from monitoring.flywheel.round import LabelCandidate, Round, read_round, write_round
 from monitoring.labels.book import LabelBook, read_book
 from pipeline.data.records import text_id
 from pipeline.errors import InputError, ToolError

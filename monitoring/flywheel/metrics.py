@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, Gauge
 
-from monitoring.flywheel.round import REASONS_OF_CANDIDATES, RoundSummary
+from monitoring.flywheel.queue.round import REASONS_OF_CANDIDATES, RoundSummary
 from monitoring.pages.metrics import PageMetrics
 
 

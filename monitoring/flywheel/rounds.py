@@ -17,7 +17,7 @@ import structlog
 
 from monitoring.flywheel.disagreement.store import newest_measurements
 from monitoring.flywheel.metrics import FlywheelMetrics
-from monitoring.flywheel.round import read_summary
+from monitoring.flywheel.queue.round import read_summary
 from monitoring.flywheel.schedule import due_at, read_failed_at, store_failure
 from pipeline.lifetime import ChildProcess, start_child
 from pipeline.params import Params

@@ -15,7 +15,7 @@ from monitoring.console.model.figures import class_marks, interval_marks
 from monitoring.console.model.version_card import VersionCard, other_settings, read_card
 from monitoring.console.model.versions import VersionRow, compare_versions, list_versions
 from monitoring.flywheel.label_return import LabelReturn
-from monitoring.flywheel.round import read_clusters
+from monitoring.flywheel.queue.round import read_clusters
 from monitoring.pages.site import Page, Site
 from monitoring.retrain.gate.recorded_verdicts import RecordedVerdict, find_verdict
 from monitoring.retrain.gate.returns import read_returns

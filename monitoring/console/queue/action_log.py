@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 from state.database import open_state
 from state.tables import queue_actions
 

@@ -18,7 +18,7 @@ from monitoring.console.queue.round_index import RoundIndex
 from monitoring.console.queue.standing import Standing
 from monitoring.flywheel.queue.batch import GoldTexts, Turn, next_batch
 from monitoring.flywheel.queue.progress import QueueProgress
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 from monitoring.labels.book import read_current_book
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import EvergreenError

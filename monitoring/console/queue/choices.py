@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 from pipeline.data.records import normalise_label
 
 MOST = 9  # digit keys

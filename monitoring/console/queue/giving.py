@@ -18,7 +18,7 @@ from monitoring.console.queue.choices import known_label
 from monitoring.console.queue.shown import LabelPages, Where
 from monitoring.console.try_it.asking import ExplainedRefusal, explain, gateway_url, give_label, take_back_label
 from monitoring.flywheel.queue.progress import PROPOSE, SKIP
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 from serving.gateway_client import Reply
 
 MAX_LABEL_CHARS = 200  # as the gateway takes them

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from monitoring.flywheel.round import FILE, Cluster, LabelCandidate, Round, read_round
+from monitoring.flywheel.queue.round import FILE, Cluster, LabelCandidate, Round, read_round
 
 
 class RoundIndex(NamedTuple):

@@ -20,7 +20,7 @@ from monitoring.console.try_it.neighbours import Neighbours, find_neighbours
 from monitoring.flywheel.proposals import read_proposals
 from monitoring.flywheel.queue.effort import read_effort
 from monitoring.flywheel.queue.progress import read_progress
-from monitoring.flywheel.round import Cluster, LabelCandidate
+from monitoring.flywheel.queue.round import Cluster, LabelCandidate
 
 PATH = "/label"
 TEXTS_A_PAGE, CLUSTERS_SHOWN = 50, 100

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from monitoring.console.queue.round_index import RoundIndex
 from monitoring.flywheel.queue.progress import SKIP
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 from state.tables import feedback, queue_actions
 
 

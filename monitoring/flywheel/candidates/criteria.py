@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitoring.detectors.novelty import Novelty, fit_novelty
-from monitoring.flywheel.round import REASONS_OF_CANDIDATES
+from monitoring.flywheel.queue.round import REASONS_OF_CANDIDATES
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.reference_profile import Reference, load_reference

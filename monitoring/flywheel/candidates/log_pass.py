@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.criteria import Criteria, reasons_of
 from monitoring.flywheel.disagreement.task import TASK
-from monitoring.flywheel.round import SURE
+from monitoring.flywheel.queue.round import SURE
 from pipeline.data.records import text_id
 from serving.prediction_log.segments import newest_segment_files, parse_segment
 

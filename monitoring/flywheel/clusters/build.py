@@ -13,7 +13,7 @@ from monitoring.flywheel.clusters.names import distinctive_words
 from monitoring.flywheel.clusters.rank import rank_score
 from monitoring.flywheel.clusters.stable_ids import PreviousClusters, carry_ids
 from monitoring.flywheel.disagreement.excess import Expected, excess_by_cluster
-from monitoring.flywheel.round import Cluster, LabelCandidate, Round
+from monitoring.flywheel.queue.round import Cluster, LabelCandidate, Round
 from pipeline.params import Flywheel
 
 CENTRAL = 3  # texts shown for a cluster

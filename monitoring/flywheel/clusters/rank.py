@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import log
 
-from monitoring.flywheel.round import NOVELTY, LabelCandidate
+from monitoring.flywheel.queue.round import NOVELTY, LabelCandidate
 
 PRIOR_TEXTS = 10  # a cluster with fewer compared texts is ranked near the disagreement over all
 LEAST = 0.01  # of the excess: low margins and novel texts are worth labels too

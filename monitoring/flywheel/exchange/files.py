@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from monitoring.flywheel.exchange.argilla import read_record, write_record
 from monitoring.flywheel.exchange.label_studio import read_task, write_interface, write_task
 from monitoring.flywheel.exchange.records import BadRow, ExchangedText, GivenLabel, Returned, ReturnedLabel, RowError
-from monitoring.flywheel.round import Round
+from monitoring.flywheel.queue.round import Round
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import InputError, ToolError
 from serving.gateway_client import Send

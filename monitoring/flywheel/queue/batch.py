@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from monitoring.flywheel.queue.follow_up import follow_up
 from monitoring.flywheel.queue.progress import PROPOSE, QueueProgress
+from monitoring.flywheel.queue.round import LabelCandidate, Round
 from monitoring.flywheel.queue.verify import mix_sure
-from monitoring.flywheel.round import LabelCandidate, Round
 from monitoring.labels.controls import issue_controls
 from pipeline.data.near_duplicates import NearTexts
 from pipeline.data.records import text_id

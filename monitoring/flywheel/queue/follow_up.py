@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 
 MIN_PROPOSED = 2  # a single proposal may be a mistake
 NEAREST = 3

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from monitoring.flywheel.round import NOVELTY, PROPOSAL, LabelCandidate
+from monitoring.flywheel.queue.round import NOVELTY, PROPOSAL, LabelCandidate
 from pipeline.params import Flywheel
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from monitoring.detectors.paired_test import Flags, PairCounts
 from monitoring.flywheel.label_return import LabelReturn, measure_returns, sort_returns
-from monitoring.flywheel.round import read_clusters
+from monitoring.flywheel.queue.round import read_clusters
 from monitoring.labels.feedback_file import read_file
 from pipeline.data.records import Example, text_id
 from pipeline.params import Params

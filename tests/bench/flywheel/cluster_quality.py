@@ -19,7 +19,7 @@ from monitoring.flywheel.clusters.grouping import group_vectors
 from monitoring.flywheel.clusters.stable_ids import PreviousClusters, carry_ids
 from monitoring.flywheel.disagreement.excess import Expected
 from monitoring.flywheel.disagreement.task import TASK
-from monitoring.flywheel.round import MARGIN, LabelCandidate, Round
+from monitoring.flywheel.queue.round import MARGIN, LabelCandidate, Round
 from pipeline.output.plain_text import print_line
 from pipeline.params import Flywheel, load_params
 from tests.bench.drift.embedded import Texts, load

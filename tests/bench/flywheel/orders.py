@@ -10,8 +10,8 @@ from monitoring.flywheel.candidates.criteria import reasons_of
 from monitoring.flywheel.disagreement.task import TASK
 from monitoring.flywheel.queue.follow_up import follow_up
 from monitoring.flywheel.queue.order import order_queue
+from monitoring.flywheel.queue.round import LabelCandidate
 from monitoring.flywheel.queue.verify import is_sure
-from monitoring.flywheel.round import LabelCandidate
 from pipeline.params import Params
 from tests.bench.flywheel.worlds import Corpus, Floats, Indices
 

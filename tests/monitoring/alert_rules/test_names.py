@@ -18,7 +18,7 @@ from monitoring.alert_rules.render import all_rules
 from monitoring.alert_rules.serving import bucket_label
 from monitoring.decisions import UNSEEN
 from monitoring.flywheel.metrics import FlywheelMetrics
-from monitoring.flywheel.round import RoundSummary
+from monitoring.flywheel.queue.round import RoundSummary
 from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import MonitorMetrics
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from monitoring.flywheel.round import Cluster, LabelCandidate, Round, write_round
+from monitoring.flywheel.queue.round import Cluster, LabelCandidate, Round, write_round
 from pipeline.data.records import text_id
 from serving.key_file import read_key
 from serving.prediction_ids import PredictionIds

@@ -11,7 +11,7 @@ from monitoring.console.model.figures import axis_of, class_marks, interval_mark
 from monitoring.console.model.page import SCORES
 from monitoring.console.model.version_card import other_settings, read_card
 from monitoring.flywheel.label_return import measure_returns
-from monitoring.flywheel.round import Cluster, Round, write_round
+from monitoring.flywheel.queue.round import Cluster, Round, write_round
 from monitoring.retrain.gate.recorded_verdicts import record_verdict
 from monitoring.retrain.gate.returns import store_returns
 from monitoring.retrain.gate.verdict import Verdict

@@ -11,7 +11,7 @@ import pytest
 
 from monitoring.console.queue.round_index import last_round
 from monitoring.console.try_it import neighbours
-from monitoring.flywheel.round import FILE, LabelCandidate, Round, write_round
+from monitoring.flywheel.queue.round import FILE, LabelCandidate, Round, write_round
 from pipeline.output.plain_text import printable_lines
 from pipeline.params import Params
 from tests.hostile_text import HOSTILE as HOSTILE_TEXTS

@@ -9,7 +9,7 @@ from monitoring.flywheel.clusters.names import MAX_CHARS, distinctive_words, wor
 from monitoring.flywheel.clusters.rank import rank_score
 from monitoring.flywheel.clusters.stable_ids import PreviousClusters, carry_ids
 from monitoring.flywheel.disagreement.excess import DifferenceCounts, Expected
-from monitoring.flywheel.round import MARGIN, NOVELTY, LabelCandidate, Round
+from monitoring.flywheel.queue.round import MARGIN, NOVELTY, LabelCandidate, Round
 from pipeline.params import Flywheel, Params
 from tests.hostile_text import HOSTILE
 

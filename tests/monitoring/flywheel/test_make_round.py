@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monitoring.flywheel.make_round import make_round
-from monitoring.flywheel.round import PROPOSAL, read_round
+from monitoring.flywheel.queue.round import PROPOSAL, read_round
 from pipeline.errors import InputError
 from pipeline.params import Params
 from state.database import open_state

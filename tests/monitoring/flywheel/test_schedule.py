@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from monitoring.flywheel.app import create_app
-from monitoring.flywheel.round import read_summary
+from monitoring.flywheel.queue.round import read_summary
 from monitoring.flywheel.rounds import OUTPUT, Rounds
 from monitoring.flywheel.schedule import FAILED, due_at, read_failed_at, store_failure
 from pipeline.params import Params
@@ -19,7 +19,7 @@ DAY_S = 86_400.0
 MAKES = """
 import sys
 from pathlib import Path
-from monitoring.flywheel.round import Round, write_round
+from monitoring.flywheel.queue.round import Round, write_round
 write_round(Path(sys.argv[1]), Round(float(sys.argv[2]), 1, [], [], 5))
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from monitoring.flywheel.disagreement.store import add_measurement
-from monitoring.flywheel.round import Round, write_round
+from monitoring.flywheel.queue.round import Round, write_round
 from monitoring.flywheel.rounds import Rounds
 from pipeline.params import Params
 from state.database import open_state

@@ -16,7 +16,7 @@ from monitoring.flywheel.exchange.files import (
     write_texts_for,
 )
 from monitoring.flywheel.exchange.records import BadRow, ReturnedLabel
-from monitoring.flywheel.round import read_round
+from monitoring.flywheel.queue.round import read_round
 from pipeline.errors import InputError, ToolError
 from pipeline.params import Params
 from serving.gateway_client import Reply, http_sender

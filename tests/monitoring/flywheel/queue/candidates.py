@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 from pipeline.data.records import text_id
 
 

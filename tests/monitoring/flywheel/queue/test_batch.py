@@ -9,8 +9,8 @@ import pytest
 
 from monitoring.flywheel.queue.batch import Batch, GoldTexts, Turn, next_batch
 from monitoring.flywheel.queue.progress import QueueProgress, read_progress
+from monitoring.flywheel.queue.round import LabelCandidate, Round
 from monitoring.flywheel.queue.verify import is_sure, mix_sure
-from monitoring.flywheel.round import LabelCandidate, Round
 from monitoring.labels.controls import read_controls
 from pipeline.data.records import text_id
 from pipeline.params import Params

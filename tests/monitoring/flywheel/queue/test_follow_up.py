@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from monitoring.flywheel.queue.follow_up import encode_sketch, follow_up
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 from tests.monitoring.flywheel.queue.candidates import candidate
 
 DIRECTIONS = {"battery": (1.0, 0.0, 0.0), "pairing": (0.0, 1.0, 0.0), "other": (0.0, 0.0, 1.0)}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from monitoring.flywheel.queue.order import order_queue
-from monitoring.flywheel.round import LabelCandidate
+from monitoring.flywheel.queue.round import LabelCandidate
 from pipeline.params import Params
 from tests.monitoring.flywheel.queue.candidates import candidate
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from monitoring.flywheel.round import Cluster, Round, write_round
+from monitoring.flywheel.queue.round import Cluster, Round, write_round
 from monitoring.labels.feedback_file import write_file
 from monitoring.retrain.gate.returns import ALL_CLUSTERS, PairedAnswers, find_returns, return_numbers, store_returns
 from pipeline.data.records import Example, text_id
