@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from monitoring.flywheel.queue.round import LabelCandidate
 from pipeline.data.records import normalise_label
+from pipeline.output.shares import percent
 
 MOST = 9  # digit keys
 
@@ -22,7 +23,7 @@ class Choice(NamedTuple):
 def likely_labels(candidate: LabelCandidate, given: Sequence[str], neighbours: Sequence[str]) -> list[Choice]:
     """Return the model's labels first, then the second model's, then those of people in this cluster and of near texts."""
     named = [
-        (candidate.label, "the model"),
+        (candidate.label, f"the model, {percent(candidate.confidence)} sure"),
         (candidate.runner_up, "its runner-up"),
         (candidate.second_label, "the second model"),
         *((label, "named in this cluster") for label in given),
