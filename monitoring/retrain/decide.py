@@ -6,6 +6,7 @@ retrain at once, or is refused.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Literal, NamedTuple
 
 from monitoring.clock import Moment, elapsed_s
@@ -62,6 +63,7 @@ class Inputs(NamedTuple):
     history: Sequence[PastRetrain]
     new_labels: int  # texts labelled since the last retrain that was done or refused
     harm: Harm
+    labelling_s: float = inf  # since the first label that the last retrain did not have
     disagreement: float | None = None  # lower bound of the share of texts on which two models differ beyond the reference
     other_inputs: str = ""  # how `head` differs from what the champion was made from; empty: a retrain would start from the same
     is_on_request: bool = False  # only a person starts a retrain
@@ -148,7 +150,7 @@ def _decide_settled(episode: Episode, inputs: Inputs, settings: Retrain, now: Mo
         return "waiting", "other_inputs"
     if has_nothing_new(inputs):
         return "waiting", "nothing_new"
-    if 0 < inputs.new_labels < settings.enough_labels and elapsed_s(episode.received, now) < settings.label_wait_s:
+    if 0 < inputs.new_labels < settings.enough_labels and inputs.labelling_s < settings.label_wait_s:
         return "waiting", "labelling"
     idle = idle_s(inputs.history, now)
     if idle is not None and idle < settings.cooldown_s:

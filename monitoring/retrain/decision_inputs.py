@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from monitoring.drift.accuracy import harm_log_e, is_harm
 from monitoring.flywheel.disagreement.store import newest_measurements
 from monitoring.monitor.store import correct_flags
 from monitoring.retrain.decide import Harm, Inputs, PastRetrain
-from monitoring.retrain.new_labels import count_labels_since, count_new_labels, last_learnt_feedback
+from monitoring.retrain.new_labels import count_labels_since, count_new_labels, first_label_since, last_learnt_feedback
 from pipeline.params import Params, Retrain
 from pipeline.reference_profile import load_reference
 from serving.release.inputs import other_inputs
@@ -38,7 +39,8 @@ def read_inputs(
     release = find_release(connection, role="champion")
     folder = repository(home) / model_name(release.version) if release else None
     lineage = read_lineage(folder) if folder else {}
-    counts = count_labels_since(connection, last_learnt_feedback(connection, params.publish.name))
+    learnt = last_learnt_feedback(connection, params.publish.name)
+    counts, first = count_labels_since(connection, learnt), first_label_since(connection, learnt)
     return Inputs(
         champion=release.version if release else None,
         champion_commit=commit_of(lineage),
@@ -46,6 +48,7 @@ def read_inputs(
         history=history,
         new_labels=count_new_labels(counts, labels_of(folder), params.retrain),
         harm=_harm(connection, release.version, folder, params) if release and folder else Harm(False, False),
+        labelling_s=inf if first is None else max(0.0, now - first),
         disagreement=_disagreement(connection, release.version, params.retrain, now) if release else None,
         other_inputs=other_inputs(lineage, head, Path.cwd()) if lineage and head else "",
         is_on_request=is_on_request,

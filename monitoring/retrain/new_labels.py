@@ -1,5 +1,7 @@
 """Counts the labels given since the last retrain: enough of them are a reason for the next one."""
 
+from datetime import UTC
+
 import sqlalchemy as sa
 
 from monitoring.labels.agreement import LabelCount, is_agreed
@@ -21,9 +23,18 @@ def count_labels_since(connection: sa.Connection, feedback_id: int) -> list[Labe
     Counted are labels of answers that were given, by labellers who count.
     """
     texts, people = (sa.func.count(sa.distinct(column)) for column in (feedback.c.prediction_id, feedback.c.labeller))
-    new = (feedback.c.id > feedback_id) & is_counted() & is_known()
-    rows = sa.select(feedback.c.label, texts, people).where(new).group_by(feedback.c.label)
+    rows = sa.select(feedback.c.label, texts, people).where(_is_new(feedback_id)).group_by(feedback.c.label)
     return [LabelCount(*row) for row in connection.execute(rows)]
+
+
+def first_label_since(connection: sa.Connection, feedback_id: int) -> float | None:
+    """Return when the first of these labels was given, in seconds of the epoch; None without one."""
+    first = connection.execute(sa.select(sa.func.min(feedback.c.received_at)).where(_is_new(feedback_id))).scalar_one()
+    return None if first is None else first.replace(tzinfo=first.tzinfo or UTC).timestamp()
+
+
+def _is_new(feedback_id: int) -> sa.ColumnElement[bool]:
+    return (feedback.c.id > feedback_id) & is_counted() & is_known()
 
 
 def count_new_labels(counts: list[LabelCount], known: frozenset[str], settings: Retrain) -> int:

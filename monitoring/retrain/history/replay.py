@@ -132,12 +132,14 @@ def inputs_at(now: float, observations: Observations, retrains: Sequence[Replaye
         )
         for number, retrain in enumerate(retrains, start=1)
     ]
+    labels = _new_labels(now, observations, retrains)
     return Inputs(
         champion=champion,
         champion_commit=facts.commit,
         head=facts.commit,
         history=history,
-        new_labels=count_new_labels(_label_counts(now, observations, retrains), facts.labels, policy.retrain),
+        new_labels=count_new_labels(_label_counts(labels), facts.labels, policy.retrain),
+        labelling_s=now - labels[0].at if labels else np.inf,
         harm=_harm(now, observations, champion, facts.accuracy, policy.monitor),
         disagreement=_disagreement(now, observations, champion, policy.retrain),
     )
@@ -156,7 +158,6 @@ def _decision_times(alerts: Sequence[Alert], observations: Observations, setting
     yield from (at for at, *_ in observations.disagreement)
     for alert in alerts:
         yield alert.began_at + settings.settle_s + LATE_S
-        yield alert.began_at + settings.label_wait_s + LATE_S
         yield alert.began_at + settings.patience_s + LATE_S
         if alert.over_at is not None:
             yield alert.over_at
@@ -181,13 +182,17 @@ def _disagreement(now: float, observations: Observations, champion: int, setting
     return max(newest.values(), default=None)
 
 
-def _label_counts(now: float, observations: Observations, retrains: Sequence[ReplayedRetrain]) -> list[LabelCount]:
-    """Count the labels given since the last ended retrain began: it has read all earlier ones."""
+def _new_labels(now: float, observations: Observations, retrains: Sequence[ReplayedRetrain]) -> Sequence[GivenLabel]:
+    """Return the labels given since the last ended retrain began: it has read all earlier ones."""
     since = max((retrain.began_at for retrain in retrains if retrain.ended_at <= now), default=-np.inf)
     first, last = (bisect_right(observations.labels, at, key=lambda given: given.at) for at in (since, now))
+    return observations.labels[first:last]
+
+
+def _label_counts(labels: Sequence[GivenLabel]) -> list[LabelCount]:
     texts: dict[str, set[str]] = {}
     people: dict[str, set[str]] = {}
-    for given in observations.labels[first:last]:
+    for given in labels:
         texts.setdefault(given.label, set()).add(given.prediction_id)
         people.setdefault(given.label, set()).add(given.labeller)
     return [LabelCount(label, len(texts[label]), len(people[label])) for label in texts]

@@ -87,13 +87,12 @@ def test_an_alert_must_last_before_a_retrain_starts(settings: Retrain) -> None:
 
 
 def test_people_who_have_begun_to_label_are_waited_for_but_not_for_ever(settings: Retrain) -> None:
-    few = {"new_labels": settings.enough_labels - 1, "harm": Harm(True, False)}
-    soon, late = episode(lasted_s=settings.label_wait_s - 1), episode(lasted_s=settings.label_wait_s)
-    assert outcome(settings, soon, **few) == "waiting: labelling"
-    assert outcome(settings, late, **few) == "started: harm"
-    assert outcome(settings, soon, **few | {"new_labels": settings.enough_labels}) == "started: harm"
-    assert outcome(settings, soon, **few | {"new_labels": 0}) == "started: harm"  # a new commit, and nobody labels
-    assert outcome(settings, episode(ASKED, lasted_s=0), **few) == "started: asked"
+    few = {"new_labels": settings.enough_labels - 1, "harm": Harm(True, False), "labelling_s": settings.label_wait_s - 1}
+    assert outcome(settings, episode(), **few) == "waiting: labelling"
+    assert outcome(settings, episode(), **few | {"labelling_s": settings.label_wait_s}) == "started: harm"
+    assert outcome(settings, episode(), **few | {"new_labels": settings.enough_labels}) == "started: harm"
+    assert outcome(settings, episode(), **few | {"new_labels": 0}) == "started: harm"  # a new commit, and nobody labels
+    assert outcome(settings, episode(ASKED), **few) == "started: asked"
 
 
 def test_an_ended_alert_is_refused_even_while_a_retrain_runs(settings: Retrain) -> None:

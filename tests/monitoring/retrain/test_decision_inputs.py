@@ -1,18 +1,23 @@
 """A stored measurement of disagreement starts a retrain only when it is recent, of the champion, and surely high enough."""
 
 import json
+from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from monitoring.clock import Moment
 from monitoring.decisions import describe_decision
 from monitoring.flywheel.disagreement.store import add_measurement
 from monitoring.retrain.decide import Decision, Episode, decide
 from monitoring.retrain.decision_inputs import read_inputs
+from monitoring.retrain.new_labels import first_label_since
 from pipeline.params import Params
 from state.database import open_state
+from state.tables import feedback
 from tests.monitoring.conftest import measured_disagreement
 from tests.monitoring.homes import NOON, publish
 
@@ -75,3 +80,20 @@ def test_nothing_else_does(home: Path, settings: Params, measured: list[dict[str
 def test_the_second_model_that_differs_most_counts(home: Path, settings: Params) -> None:
     made = decision(home, settings, {"lower": 0.5, "other": "4", "measured_at": NOW - 60}, {"lower": -0.1})
     assert (made.outcome, made.reason) == ("started", "disagreement")
+
+
+def test_people_have_been_labelling_since_the_first_label_that_no_retrain_has_read(home: Path, settings: Params) -> None:
+    def give(connection: sa.Connection, id: int, seconds_ago: float) -> None:
+        at = datetime.fromtimestamp(NOW - seconds_ago, UTC)
+        row = {"id": id, "prediction_id": f"p-{id}", "label": "refund", "kind": "label", "labeller": "ana", "version": 3}
+        connection.execute(feedback.insert().values(**row, received_at=at))
+
+    with open_state(home) as engine, engine.begin() as connection:
+        assert read_inputs(connection, [], settings, home, None, now=NOW).labelling_s == inf
+        for id, seconds_ago in ((1, 500.0), (2, 90.0), (3, 30.0)):
+            give(connection, id, seconds_ago)
+        assert first_label_since(connection, 0) == NOW - 500
+        assert first_label_since(connection, 1) == NOW - 90
+        assert first_label_since(connection, 3) is None
+        assert read_inputs(connection, [], settings, home, None, now=NOW).labelling_s == 500
+        assert read_inputs(connection, [], settings, home, None, now=NOW - 3600).labelling_s == 0  # the clock was set back
