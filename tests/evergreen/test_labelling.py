@@ -15,7 +15,7 @@ from serving.prediction_ids import PredictionIds
 from state.database import open_state
 from state.tables import feedback
 from tests.conftest import ROOT
-from tests.monitoring.console.rounds import TEXTS, write_queue
+from tests.monitoring.console.queue.rounds import TEXTS, write_queue
 from tests.monitoring.homes import NOON, Gateway
 from tests.monitoring.labels.test_agreement import logged
 

@@ -30,8 +30,8 @@ from serving.access.tokens import add_token
 from tests.conftest import ROOT, Project
 from tests.http_servers import serving_in_thread
 from tests.monitoring.conftest import tools  # noqa: F401 (a fixture)
-from tests.monitoring.console.queue_client import label_queue, labels_in_force
-from tests.monitoring.console.rounds import TEXTS, write_queue
+from tests.monitoring.console.queue.queue_client import label_queue, labels_in_force
+from tests.monitoring.console.queue.rounds import TEXTS, write_queue
 
 
 def sent(at_s: float, *, is_new: bool = False, version: int = 1, predicted: str = "a", truth: str = "a") -> CustomerMessage:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from monitoring.console.login.sessions import Sessions, new_id
+from monitoring.console.login.sessions import ConsoleSessions, new_id
 from monitoring.console.try_it.asking import caller_headers
 from pipeline.params import Params
 from serving.access.callers import Callers
@@ -52,7 +52,7 @@ class ConsoleAccess:
 
     def __init__(self, params: Params, home: Path, clock: Callable[[], float]) -> None:
         self._params, self._home = params, home
-        self._sessions = Sessions(params.alerts.console_session_s, clock)
+        self._sessions = ConsoleSessions(params.alerts.console_session_s, clock)
         self._cookie = f"evergreen-{params.alerts.console_port}"  # cookies do not tell apart the ports of a host
 
     @cached_property

@@ -11,7 +11,7 @@ MOST = 1000  # sessions; the oldest one gives way
 ID_BYTES = 32
 
 
-class Sessions:
+class ConsoleSessions:
     """Tokens by session id; a session ends when nobody has used it for `idle_s`."""
 
     def __init__(self, idle_s: float, clock: Callable[[], float]) -> None:

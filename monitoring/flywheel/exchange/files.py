@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from monitoring.flywheel.exchange.argilla import read_record, write_record
 from monitoring.flywheel.exchange.label_studio import read_task, write_interface, write_task
-from monitoring.flywheel.exchange.records import BadRow, ExchangedText, GivenLabel, Returned, ReturnedLabel, RowError
+from monitoring.flywheel.exchange.records import BadRow, ExchangedLabel, ExchangedText, Returned, ReturnedLabel, RowError
 from monitoring.flywheel.queue.round import Round
 from pipeline.atomic_write import atomic_write
 from pipeline.errors import InputError, ToolError
@@ -46,7 +46,7 @@ def texts_to_exchange(connection: sa.Connection, made: Round, *, is_labelled: bo
             candidate.confidence,
             candidate.version,
             candidate.cluster,
-            tuple(GivenLabel(*pair) for pair in given.get(candidate.prediction_id, {}).items()),
+            tuple(ExchangedLabel(*pair) for pair in given.get(candidate.prediction_id, {}).items()),
         )
         for candidate in made.candidates
         if is_labelled == (candidate.prediction_id in given)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 LABEL, TEXT = "label", "text"  # names of the question and of the field in both tools
 
 
-class GivenLabel(NamedTuple):
+class ExchangedLabel(NamedTuple):
     """A label in force, and who gave it."""
 
     labeller: str
@@ -22,7 +22,7 @@ class ExchangedText(NamedTuple):
     confidence: float
     version: int
     cluster: int
-    given: tuple[GivenLabel, ...] = ()
+    given: tuple[ExchangedLabel, ...] = ()
 
 
 class ReturnedLabel(NamedTuple):

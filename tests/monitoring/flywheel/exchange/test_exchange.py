@@ -22,8 +22,8 @@ from pipeline.params import Params
 from serving.gateway_client import Reply, http_sender
 from state.database import open_state
 from tests.hostile_text import HOSTILE
-from tests.monitoring.console.queue_client import labels_in_force
-from tests.monitoring.console.rounds import TEXTS, write_queue
+from tests.monitoring.console.queue.queue_client import labels_in_force
+from tests.monitoring.console.queue.rounds import TEXTS, write_queue
 from tests.serving.gateway.fake_triton import running_gateway
 
 Rows = list[dict[str, Any]]

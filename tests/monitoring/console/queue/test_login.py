@@ -7,14 +7,14 @@ import pytest
 
 from pipeline.params import Params
 from serving.access.tokens import revoke_tokens
-from tests.monitoring.console.queue_client import (
+from tests.monitoring.console.queue.queue_client import (
     Person,
     label_queue,
     labels_in_force,
     noted_actions,
     token,
 )
-from tests.monitoring.console.rounds import TEXTS, write_queue
+from tests.monitoring.console.queue.rounds import TEXTS, write_queue
 
 pytestmark = pytest.mark.usefixtures("own_database")
 WRONG = "evg_wrong"

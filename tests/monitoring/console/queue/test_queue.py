@@ -10,14 +10,14 @@ from monitoring.console.queue.standing import is_done
 from monitoring.labels.controls import read_controls
 from pipeline.params import Params
 from tests.conftest import ROOT
-from tests.monitoring.console.queue_client import (
+from tests.monitoring.console.queue.queue_client import (
     Person,
     label_queue,
     labels_in_force,
     noted_actions,
     token,
 )
-from tests.monitoring.console.rounds import TEXTS, write_queue
+from tests.monitoring.console.queue.rounds import TEXTS, write_queue
 from tests.monitoring.console.running_console import running_console
 
 pytestmark = pytest.mark.usefixtures("own_database")

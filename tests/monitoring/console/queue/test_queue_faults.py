@@ -16,7 +16,7 @@ from pipeline.output.plain_text import printable_lines
 from pipeline.params import Params
 from tests.hostile_text import HOSTILE as HOSTILE_TEXTS
 from tests.monitoring.console.published import publish
-from tests.monitoring.console.queue_client import (
+from tests.monitoring.console.queue.queue_client import (
     Person,
     label_queue,
     labels_in_force,
@@ -25,7 +25,7 @@ from tests.monitoring.console.queue_client import (
     token,
     with_controls,
 )
-from tests.monitoring.console.rounds import TEXTS, write_queue
+from tests.monitoring.console.queue.rounds import TEXTS, write_queue
 from tests.monitoring.console.running_console import running_console
 from tests.monitoring.console.test_try_it import SilentConnection
 
@@ -53,7 +53,7 @@ def test_a_console_that_is_killed_between_label_and_note_loses_and_doubles_nothi
     """The process dies when the gateway has the label and the table of actions has not."""
     write_queue(tmp_path)
     with served_home(with_controls(params, 0), tmp_path) as changed:
-        command = [sys.executable, "-m", "tests.monitoring.console.dying_console", str(tmp_path), str(changed.gateway.port)]
+        command = [sys.executable, "-m", "tests.monitoring.console.queue.dying_console", str(tmp_path), str(changed.gateway.port)]
         killed = subprocess.run(command, timeout=300, check=False)
         assert killed.returncode == -9
         assert labels_in_force(tmp_path) == [("local", "refund")] and noted_actions(tmp_path) == []

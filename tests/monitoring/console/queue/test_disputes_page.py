@@ -14,8 +14,8 @@ from pipeline.params import Params
 from serving.access.tokens import add_token
 from state.database import open_state
 from tests.conftest import ROOT
-from tests.monitoring.console.disputed import dispute_a_row
-from tests.monitoring.console.queue_client import Person
+from tests.monitoring.console.queue.disputed import dispute_a_row
+from tests.monitoring.console.queue.queue_client import Person
 from tests.monitoring.console.running_console import running_console
 
 pytestmark = pytest.mark.usefixtures("own_database")

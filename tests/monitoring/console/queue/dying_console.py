@@ -8,7 +8,7 @@ from pathlib import Path
 
 from monitoring.console.queue import giving
 from pipeline.params import load_params
-from tests.monitoring.console.queue_client import Person, with_controls
+from tests.monitoring.console.queue.queue_client import Person, with_controls
 from tests.monitoring.console.running_console import running_console
 
 

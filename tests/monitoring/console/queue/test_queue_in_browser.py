@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.params import Params
 from serving.access.tokens import add_token
-from tests.monitoring.console.disputed import dispute_a_row
-from tests.monitoring.console.queue_client import label_queue, labels_in_force, noted_actions
-from tests.monitoring.console.rounds import TEXTS, write_queue
+from tests.monitoring.console.queue.disputed import dispute_a_row
+from tests.monitoring.console.queue.queue_client import label_queue, labels_in_force, noted_actions
+from tests.monitoring.console.queue.rounds import TEXTS, write_queue
 from tests.monitoring.console.test_browser import tab_to
 from tests.monitoring.console.test_pages_in_browser import type_text
 from tests.monitoring.inbox.browser import PHONE, Browser, open_browser
