@@ -171,7 +171,9 @@ def running_watch(params: Params, folder: Path, pace: Mapping[str, int], rows_pe
 
 def drill_params(params: Params, pace: Mapping[str, int]) -> Params:
     """Return params with free ports, a faster pace and small windows."""
-    ports = {f"{name}_port": free_port(params.alerts.host) for name in ("prometheus", "alertmanager", "inbox", "monitor")}
+    ports = {
+        f"{name}_port": free_port(params.alerts.host) for name in ("prometheus", "alertmanager", "inbox", "monitor", "flywheel")
+    }
     return params.model_copy(
         update={
             "alerts": type(params.alerts).model_validate(params.alerts.model_dump() | dict(pace) | ports),
