@@ -65,7 +65,7 @@ def fetch(
     to: Annotated[Path, typer.Option(help="file to write (jsonl)")] = Path("data/fetched/source.jsonl"),
 ) -> None:
     """Download a data set from the hub to a file for data.source."""
-    from pipeline.data import fetch as hub
+    from pipeline.sharing import fetch as hub
 
     rows = hub.fetch(name, config=config, split=split, revision=revision, out=to)
     out.print(f"{rows} rows → {to}")

@@ -1,1 +1,1 @@
-"""Gives a model to others: its card, and a folder as the Hugging Face hub knows it. No stage and no server imports it."""
+"""Takes data sets from the hub, and gives a model to others: its card, and a folder as the hub knows it. No stage imports it."""

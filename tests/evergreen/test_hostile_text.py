@@ -23,11 +23,11 @@ from monitoring.retrain.history import lineage
 from monitoring.retrain.history.lineage import Entry
 from pipeline.check import project
 from pipeline.check.check_line import CheckLine
-from pipeline.data import fetch
 from pipeline.errors import InputError, RefusedError
 from pipeline.output import plain_logs
 from pipeline.output.plain_text import printable
 from pipeline.output.terminal import Terminal
+from pipeline.sharing import fetch
 from serving.release import publish
 from serving.release.label_change import LabelChange
 from serving.release.release_table import Release

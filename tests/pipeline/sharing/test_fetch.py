@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from pipeline.data.columns import find_columns
-from pipeline.data.fetch import fetch
 from pipeline.data.row_files import read_rows
 from pipeline.errors import InputError
 from pipeline.params import Params
+from pipeline.sharing.fetch import fetch
 
 datasets = pytest.importorskip("datasets")
 
