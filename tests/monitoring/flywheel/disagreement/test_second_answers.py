@@ -39,7 +39,7 @@ def home(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def test_rows(made: Project) -> list[LoggedAnswer]:
+def asked_rows(made: Project) -> list[LoggedAnswer]:
     """Return the test rows as if they had been asked."""
     rows = read_examples(made / "artifacts/split/test.parquet")
     return [answer(n, "refund", text=row.text) for n, row in enumerate(rows)]
@@ -53,22 +53,22 @@ def control(home: Path) -> FrozenControl:
 
 
 def test_the_control_answers_as_it_did_in_the_pipeline(
-    made: Project, control: FrozenControl, test_rows: list[LoggedAnswer]
+    made: Project, control: FrozenControl, asked_rows: list[LoggedAnswer]
 ) -> None:
-    asked = ask("control", control_model(control, made.params), test_rows)
+    asked = ask("control", control_model(control, made.params), asked_rows)
     predicted = json.loads((made / "artifacts/control/predicted.json").read_text())["labels"]
-    assert [asked[row.text_hash].label for row in test_rows] == predicted
+    assert [asked[row.text_hash].label for row in asked_rows] == predicted
 
 
-def test_the_package_answers_in_fp32_as_it_did_in_the_pipeline(made: Project, home: Path, test_rows: list[LoggedAnswer]) -> None:
-    asked = ask("fp32", fp32_model(repository(home) / model_name(1)), test_rows)
+def test_the_package_answers_in_fp32_as_it_did_in_the_pipeline(made: Project, home: Path, asked_rows: list[LoggedAnswer]) -> None:
+    asked = ask("fp32", fp32_model(repository(home) / model_name(1)), asked_rows)
     rows = referenced_predictions(made / "artifacts/reference/reference.npz")
-    assert [asked[row.text_hash].label for row in test_rows] == [row.predicted for row in rows]
+    assert [asked[row.text_hash].label for row in asked_rows] == [row.predicted for row in rows]
 
 
-def test_another_base_is_refused(made: Project, control: FrozenControl, test_rows: list[LoggedAnswer]) -> None:
+def test_another_base_is_refused(made: Project, control: FrozenControl, asked_rows: list[LoggedAnswer]) -> None:
     other = control._replace(weights_sha256="0" * 64)
-    assert ask("control", control_model(other, made.params), test_rows[:1]) == {}
+    assert ask("control", control_model(other, made.params), asked_rows[:1]) == {}
 
 
 def test_test_rows_as_traffic_show_no_excess(made: Project, home: Path, params: Params, control: FrozenControl) -> None:
