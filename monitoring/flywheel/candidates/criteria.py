@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitoring.detectors.novelty import Novelty, fit_novelty
-from monitoring.flywheel.queue.round import REASONS_OF_CANDIDATES
+from monitoring.flywheel.queue.round import DISAGREEMENT, FEW_LABELS, MARGIN, NOVELTY, PROPOSAL, REASONS_OF_CANDIDATES, SURE
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.reference_profile import Reference, load_reference
@@ -81,5 +81,12 @@ def reasons_of(
     *, is_differing: bool, is_low: bool, is_novel: bool, is_proposed: bool, is_few: bool, is_sure: bool
 ) -> tuple[str, ...]:
     """Return the reasons that hold, in the order of their names in a round."""
-    flags = (is_differing, is_low, is_novel, is_proposed, is_few, is_sure)
-    return tuple(name for name, holds in zip(REASONS_OF_CANDIDATES, flags, strict=True) if holds)
+    held = {
+        DISAGREEMENT: is_differing,
+        MARGIN: is_low,
+        NOVELTY: is_novel,
+        PROPOSAL: is_proposed,
+        FEW_LABELS: is_few,
+        SURE: is_sure,
+    }
+    return tuple(name for name in REASONS_OF_CANDIDATES if held[name])
