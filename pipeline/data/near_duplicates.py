@@ -35,7 +35,7 @@ class NearTexts:
         """Hold the texts; `usage` are the texts in which grams are counted, by default the same."""
         self._threshold = threshold
         self._grams: list[frozenset[Gram]] = []
-        self._postings: dict[Gram, list[int]] = defaultdict(list)
+        self._postings: dict[Gram, list[tuple[int, int, int]]] = defaultdict(list)
         first = list(texts)
         self._frequency = Counter(gram for text in (first if usage is None else usage) for gram in word_3grams(text))
         for text in first:
@@ -44,16 +44,29 @@ class NearTexts:
     def add(self, text: str) -> None:
         """Hold one more text."""
         grams = word_3grams(text)
-        for gram in self._rarest(grams):
-            self._postings[gram].append(len(self._grams))
+        for position, gram in enumerate(self._rarest(grams)):
+            self._postings[gram].append((len(self._grams), len(grams), position))
         self._grams.append(grams)
 
     def matches(self, text: str) -> list[tuple[int, float]]:
         """Return the index and the similarity of each text held that is above the threshold, by index."""
         grams = word_3grams(text)
-        shared = sorted({index for gram in self._rarest(grams) for index in self._postings.get(gram, ())})
+        shared = sorted(self._sharing(grams))
         compared = ((index, len(grams & self._grams[index]) / len(grams | self._grams[index])) for index in shared)
         return [(index, jaccard) for index, jaccard in compared if jaccard > self._threshold]
+
+    def _sharing(self, grams: frozenset[Gram]) -> set[int]:
+        """Return the texts that can be above the threshold, going by the places of a shared gram (positional filter, Xiao 2008).
+
+        The first shared gram in the order of rarity bounds what two sets have in common by the shorter rest from there.
+        """
+        share, size = self._threshold / (1 + self._threshold), len(grams)
+        return {
+            index
+            for position, gram in enumerate(self._rarest(grams))
+            for index, other_size, other in self._postings.get(gram, ())
+            if min(size - position, other_size - other) >= share * (size + other_size)
+        }
 
     def _rarest(self, grams: frozenset[Gram]) -> list[Gram]:
         kept = len(grams) - ceil(self._threshold * len(grams)) + 1
