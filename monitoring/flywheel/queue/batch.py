@@ -18,7 +18,7 @@ DAY_S = 86_400.0
 RIGHT_SHARE = 0.5  # of control texts are shown with their right label; who confirms without reading fails on the others
 
 
-class Batch(NamedTuple):
+class QueueBatch(NamedTuple):
     """Texts to label, control texts among them; the open texts of the round, and the labels left of the turn's budget."""
 
     candidates: list[LabelCandidate]
@@ -66,19 +66,19 @@ class Turn(NamedTuple):
 
 def next_batch(
     turn: Turn, gold: GoldTexts, home: Path, *, labeller: str | None, size: int, rng: random.Random, now: float
-) -> Batch:
+) -> QueueBatch:
     """Return the next texts of a turn, `labels.control_share` of them control texts; none once the budget is spent."""
     params, open_texts, left = turn.params, turn.followed_up(turn.open_texts(labeller)), turn.budget_left
     wanted = min(size, left)
     if not open_texts or not wanted:
-        return Batch([], len(open_texts), left)
+        return QueueBatch([], len(open_texts), left)
     share = params.labels.control_share
     controls = min(len(gold.labels), max(1, round(wanted * share))) if share else 0
     fresh = mix_sure(open_texts, max(1, wanted - controls), params.flywheel.sure_share)
     drawn = rng.sample(sorted(gold.labels), controls)
     batch = [*fresh, *_issue_gold(home, {text: gold.labels[text] for text in drawn}, gold.version, fresh, rng, now)]
     rng.shuffle(batch)
-    return Batch(batch, len(open_texts), left)
+    return QueueBatch(batch, len(open_texts), left)
 
 
 def _issue_gold(

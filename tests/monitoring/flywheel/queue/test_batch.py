@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.flywheel.queue.batch import Batch, GoldTexts, Turn, next_batch
+from monitoring.flywheel.queue.batch import GoldTexts, QueueBatch, Turn, next_batch
 from monitoring.flywheel.queue.progress import QueueProgress, read_progress
 from monitoring.flywheel.queue.round import LabelCandidate, Round
 from monitoring.flywheel.queue.verify import is_sure, mix_sure
@@ -34,7 +34,7 @@ def turn(params: Params, rows: Sequence[LabelCandidate], progress: QueueProgress
     return Turn(Round(NOON, 3, rows, []), progress, params.model_copy(update={"flywheel": flywheel}))
 
 
-def draw(made: Turn, home: Path, labeller: str | None = "ann", size: int = 20) -> Batch:
+def draw(made: Turn, home: Path, labeller: str | None = "ann", size: int = 20) -> QueueBatch:
     return next_batch(made, GOLD, home, labeller=labeller, size=size, rng=Random(1), now=NOON)  # noqa: S311
 
 
