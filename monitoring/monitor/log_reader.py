@@ -29,7 +29,7 @@ class Cursor(NamedTuple):
     skipped: dict[str, int]
 
 
-class QueueBatch(NamedTuple):
+class Batch(NamedTuple):
     """New tables, the next position, files skipped for the first time, and the time (s) of the oldest segment left."""
 
     tables: list[pa.Table]
@@ -38,7 +38,7 @@ class QueueBatch(NamedTuple):
     waiting_since: float | None  # None: nothing waits
 
 
-def read_new(url: str, cursor: Cursor, *, at_most: int, late_s: float) -> QueueBatch:
+def read_new(url: str, cursor: Cursor, *, at_most: int, late_s: float) -> Batch:
     """Read segments after the cursor until there are `at_most` rows; raises what the store raises.
 
     An unreadable segment is skipped, and read later if its file has another size.
@@ -53,7 +53,7 @@ def read_new(url: str, cursor: Cursor, *, at_most: int, late_s: float) -> QueueB
         new = log_pass.take(name, table)
         rows += new.num_rows
         tables += [new] if new.num_rows else []
-    return QueueBatch(tables, log_pass.cursor(is_complete=waiting_since is None), log_pass.newly_skipped, waiting_since)
+    return Batch(tables, log_pass.cursor(is_complete=waiting_since is None), log_pass.newly_skipped, waiting_since)
 
 
 def cursor_to_json(cursor: Cursor) -> str:
