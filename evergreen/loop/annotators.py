@@ -13,13 +13,13 @@ from html.parser import HTMLParser
 from typing import Any, NamedTuple, Self
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urljoin
-from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_opener
+from urllib.request import HTTPCookieProcessor, HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from pipeline.output.plain_text import printable_lines
 from pipeline.runtime.text import clean
 
 ANNOTATORS = ("ana", "ben")  # a label that the model does not have needs retrain.proposal_people
-TIMEOUT_S = 30.0
+TIMEOUT_S, SEE_OTHER = 30.0, 303
 LABEL_FORM = "give"  # id of the form that labels the text of a page
 
 
@@ -57,22 +57,34 @@ class _PageParser(HTMLParser):
             self.text += data
 
 
+class _RedirectPages(HTTPRedirectHandler):
+    """Follows an address to its page, but no form to the page after it: that page may be another person's turn."""
+
+    def redirect_request(self, request: Request, *answer: Any) -> Request | None:
+        return None if request.data is not None else super().redirect_request(request, *answer)
+
+
 class Browser:
     """A person's browser at the console: cookies, pages and forms."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         cookies = HTTPCookieProcessor(http.cookiejar.CookieJar())
-        self._opener = build_opener(ProxyHandler({}), cookies)
+        self._opener = build_opener(ProxyHandler({}), cookies, _RedirectPages)
 
     def get(self, path: str, form_id: str | None = None) -> ReadPage:
         """Open a page; raise `OSError` when the console refuses it."""
         return self._open(Request(urljoin(self._url, path)), form_id)  # noqa: S310 (the console of params)
 
-    def send(self, path: str, fields: Mapping[str, str], form_id: str | None = None) -> ReadPage:
-        """Send a form and return the page that it leads to; raise `OSError` when the console refuses it."""
-        form = urlencode(fields).encode()
-        return self._open(Request(urljoin(self._url, path), form, {"origin": self._url}), form_id)  # noqa: S310
+    def send(self, path: str, fields: Mapping[str, str]) -> None:
+        """Send a form, and open no page after it; raise `OSError` when the console refuses it."""
+        form = Request(urljoin(self._url, path), urlencode(fields).encode(), {"origin": self._url})  # noqa: S310
+        try:
+            with self._opener.open(form, timeout=TIMEOUT_S):
+                pass
+        except HTTPError as answer:
+            if answer.code != SEE_OTHER:
+                raise
 
     def log_in(self, token: str) -> None:
         """Log in with a token."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import structlog
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from monitoring.flywheel.candidates.criteria import Criteria, read_reference
@@ -32,6 +33,7 @@ from serving.release.manifest import model_name, repository
 from serving.release.publish import champion
 
 Announce = Callable[[str], None]
+LOCK = "flywheel/round.lock"
 log = structlog.get_logger()
 
 
@@ -53,19 +55,21 @@ class SecondOpinions(NamedTuple):
 def make_round(home: Path, params: Params, now: float, *, root: Path = Path(), announce: Announce = lambda _line: None) -> Round:
     """Make a round from the champion's answers and write it; a round that is killed leaves the one before.
 
-    `root` is the working tree whose data are trusted. Raises `ToolError` without a champion, and `InputError` with too few
-    answers.
+    Rounds of a home are made one after another, because each takes all cores for a while. `root` is the working tree whose data
+    are trusted. Raises `ToolError` without a champion, and `InputError` with too few answers.
     """
     release = champion(home)
     if release is None:
         raise ToolError(str(home), "no version has been published", "make repro")
     folder = repository(home) / model_name(release.version)
-    known = read_known_texts(params, home, root, folder)
-    opinions = second_opinions(measure_disagreement(home, params, now))
-    collected = collect(params, home, release.version, folder, known, opinions, now, announce)
-    made = build_round(collected, known, opinions.expected, read_round(home), params, version=release.version, now=now)
-    announce(f"{len(made.candidates)} different texts in {len(made.clusters)} clusters")
-    write_round(home, made)
+    (home / LOCK).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / LOCK):
+        known = read_known_texts(params, home, root, folder)
+        opinions = second_opinions(measure_disagreement(home, params, now))
+        collected = collect(params, home, release.version, folder, known, opinions, now, announce)
+        made = build_round(collected, known, opinions.expected, read_round(home), params, version=release.version, now=now)
+        announce(f"{len(made.candidates)} different texts in {len(made.clusters)} clusters")
+        write_round(home, made)
     return made
 
 
