@@ -38,7 +38,7 @@ FAST_INTERVALS = {
     "alerts": {"scrape_s": 2, "evaluate_s": 2, "group_wait_s": 1, "group_interval_s": 5},
     "monitor": {"poll_s": 2},
     "log": {"flush_s": 1},
-    "retrain": {"poll_s": 0.5, "settle_s": 10, "label_wait_s": 120},
+    "retrain": {"poll_s": 0.5, "settle_s": 30, "label_wait_s": 120},
 }
 
 
