@@ -96,10 +96,13 @@ class ConsoleAccess:
         self._sessions.end(visitor.session)
 
     def remember(self, response: Response, visitor: Visitor, request: Request) -> None:
-        """Set the cookie: unreadable for scripts, never sent by pages of other sites, and behind https only there."""
+        """Set the cookie: unreadable for scripts, sent from another site only with a link, and behind https only there.
+
+        A link has to send it: a page that is opened without it gets a new cookie, and the session would be lost.
+        """
         is_secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
         is_secure = is_secure or request.headers.get("x-forwarded-proto") == "https"
-        response.set_cookie(self._cookie, visitor.session, httponly=True, samesite="strict", secure=is_secure)
+        response.set_cookie(self._cookie, visitor.session, httponly=True, samesite="lax", secure=is_secure)
 
     def _find(self, headers: Mapping[str, str], request: Request) -> Caller | None:
         address = request.client.host if request.client else ""

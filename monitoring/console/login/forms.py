@@ -44,9 +44,9 @@ class Form:
         """Return a label that a page of ours has written as JSON, so that it comes back unchanged; empty for anything else."""
         try:
             value = json.loads(self.text(name))
-        except ValueError:
+            return value if isinstance(value, str) and value.encode() else ""
+        except (ValueError, RecursionError):  # no JSON, half a character, or nested too deeply
             return ""
-        return value if isinstance(value, str) else ""
 
     def number(self, name: str) -> float | None:
         """Return a number, or None for anything else."""

@@ -60,13 +60,17 @@ def action_on(candidate: LabelCandidate, action: str, label: str | None, shown_a
 
 def store_actions(engine: sa.Engine, labeller: str, actions: Sequence[NotedAction]) -> None:
     """Store what a person did. A form that is sent twice is one action: the last answer counts."""
-    c = queue_actions.c
     with engine.begin() as connection:
         for action in actions:
-            same = (c.prediction_id == action.prediction_id) & (c.labeller == labeller) & (c.shown_at == action.shown_at)
             values = action._asdict() | {"undone_at": None}
-            if not connection.execute(queue_actions.update().where(same).values(values)).rowcount:
-                connection.execute(queue_actions.insert().values(labeller=labeller, **values))
+            update = queue_actions.update().where(_same(labeller, action)).values(values)
+            if connection.execute(update).rowcount:
+                continue
+            try:
+                with connection.begin_nested():
+                    connection.execute(queue_actions.insert().values(labeller=labeller, **values))
+            except sa.exc.IntegrityError:  # the same form was stored at the same moment
+                connection.execute(update)
 
 
 def last_actions(connection: sa.Connection, labeller: str) -> list[NotedAction]:
@@ -80,8 +84,12 @@ def last_actions(connection: sa.Connection, labeller: str) -> list[NotedAction]:
 
 def mark_undone(engine: sa.Engine, labeller: str, actions: Sequence[NotedAction], now: float) -> None:
     """Store that a person has undone these actions."""
-    c = queue_actions.c
     with engine.begin() as connection:
         for action in actions:
-            same = (c.prediction_id == action.prediction_id) & (c.labeller == labeller) & (c.shown_at == action.shown_at)
-            connection.execute(queue_actions.update().where(same).values(undone_at=now))
+            connection.execute(queue_actions.update().where(_same(labeller, action)).values(undone_at=now))
+
+
+def _same(labeller: str, action: NotedAction) -> sa.ColumnElement[bool]:
+    """Return the condition for what this person did with this text when it was shown then."""
+    c = queue_actions.c
+    return (c.prediction_id == action.prediction_id) & (c.labeller == labeller) & (c.shown_at == action.shown_at)
