@@ -164,7 +164,7 @@ def export_queue(
     home = find_home()
     made, release = read_round(home), champion(home)
     if made is None:
-        raise InputError("evergreen labels export", "there is no round yet", "make one: .venv/bin/evergreen clusters")
+        raise InputError("evergreen labels export", "there is no round yet", "make one: .venv/bin/evergreen clusters --refresh")
     with open_state(home) as engine, engine.connect() as connection:
         texts = texts_to_exchange(connection, made, is_labelled=labelled)
     known = sorted(labels_of(version_folder(home, release.version) if release else None))

@@ -212,7 +212,8 @@ label_returns = sa.Table(
     sa.Column("rows", sa.Integer, nullable=False),  # held out
     sa.Column("gained", sa.Integer, nullable=False),
     sa.Column("lost", sa.Integer, nullable=False),
-    sa.Column("lower", sa.Float, nullable=False),  # bounds of the difference of accuracies
+    sa.Column("removed", sa.Float, nullable=False),  # errors in traffic
+    sa.Column("lower", sa.Float, nullable=False),  # bounds of `removed`
     sa.Column("upper", sa.Float, nullable=False),
 )
 

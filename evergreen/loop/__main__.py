@@ -40,6 +40,7 @@ STEP_S, SEED = 0.3, 5
 class Labelling(NamedTuple):
     """What the annotators did."""
 
+    texts: int
     labels: int
     wrong: int
     seconds: float
@@ -83,7 +84,7 @@ def play(
             events = scenario.step()
             display.show(scenario.now_s, events, scenario.facts, customers.snapshot())
             time.sleep(STEP_S)
-        labelling = Labelling(annotators.labels, annotators.wrong, annotators.seconds, annotators.failures)
+        labelling = Labelling(annotators.texts, annotators.labels, annotators.wrong, annotators.seconds, annotators.failures)
         return Recording(customers.snapshot(), labelling, scenario.facts, events)
 
 
@@ -116,8 +117,8 @@ def describe_labelling(recording: Recording) -> str:
     """Say how many texts were labelled, and how many it would have been without the queue."""
     labelling, everything = recording.labelling, sum(message.is_new and message.version > 0 for message in recording.messages)
     return (
-        f"people labelled {labelling.labels} texts that the queue chose ({labelling.wrong} of them wrongly), "
-        f"instead of all {everything} messages after the launch"
+        f"people gave {labelling.labels} labels to {labelling.texts} texts that the queue chose ({labelling.wrong} wrong), "
+        f"instead of labelling all {everything} messages after the launch"
     )
 
 

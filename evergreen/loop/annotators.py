@@ -99,7 +99,7 @@ class Browser:
 
 
 class Annotators:
-    """A thread in which two people label in turn: first a round is made, then each text of the queue gets one label."""
+    """A thread in which two people label in turn: first a round is made, then at most `budget` texts are labelled."""
 
     def __init__(
         self,
@@ -119,6 +119,7 @@ class Annotators:
         self._url, self._tokens, self._truth = console_url, tokens, truth
         self._make_round, self._budget, self._wrong_share = make_round, budget, wrong_share
         self._random = random.Random(seed)  # noqa: S311
+        self._texts = set[str]()  # shown so far; some need two people
         self._has_begun, self._is_over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="annotators", daemon=True)
 
@@ -140,6 +141,11 @@ class Annotators:
         """The number of labels that were accepted."""
         return sum(self.labelled.values())
 
+    @property
+    def texts(self) -> int:
+        """The number of texts that were labelled."""
+        return len(self._texts)
+
     def _work(self) -> None:
         self._has_begun.wait()
         if self._is_over.is_set():
@@ -156,20 +162,21 @@ class Annotators:
         for name, browser in browsers.items():
             browser.log_in(self._tokens[name])
         began_s = time.monotonic()
-        while not self._is_over.is_set() and self.labels < self._budget:
+        while not self._is_over.is_set():
             before = self.labels
             for name, browser in browsers.items():
-                if self.labels < self._budget and self._label_next(browser):
+                if self._label_next(browser):
                     self.labelled[name] += 1
                     self.seconds = time.monotonic() - began_s
             if self.labels == before:
                 return  # nothing is left
 
     def _label_next(self, browser: Browser) -> bool:
-        """Label the next text of the queue; return False when there is none."""
+        """Label the next text of the queue; return False when there is none, or only new ones beyond the budget."""
         page = browser.get("/label/next", LABEL_FORM)
-        if "id" not in page.fields:
+        if "id" not in page.fields or (page.text not in self._texts and len(self._texts) >= self._budget):
             return False
+        self._texts.add(page.text)
         browser.send("/label/give", page.fields | {"proposed": self._answer(page.text)})
         return True
 

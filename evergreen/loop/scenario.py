@@ -48,7 +48,7 @@ class Scenario:
         if self.facts.alert:
             self._annotators.begin()
         if retrain and self._observed.labelled_s is None:
-            self._observed = self._observed._replace(labelled_s=self.now_s, labelled=self._annotators.labels)
+            self._observed = self._observed._replace(labelled_s=self.now_s, labelled=self._annotators.texts)
         if self._annotators.chosen_s is not None:
             self._observed = self._observed._replace(chosen_s=self._annotators.chosen_s - self._start_s)
         is_swapped = retrain is not None and retrain["state"] == "done"

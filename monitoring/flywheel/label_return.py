@@ -1,10 +1,12 @@
 """What labels brought: the errors that a retrained model no longer makes on each labelled cluster, per label. Pure.
 
 A cluster is scored on the labelled texts of it that no model learnt from: the split keeps some of them for the test. Both models
-answer the same texts, so the interval is Tango's (1998) for a difference of paired shares.
+answer the same texts, so the interval is Tango's (1998) for a difference of paired shares. It is carried over to all texts of the
+cluster in the traffic. People label the hardest texts first, so the whole cluster may gain less.
 """
 
 from collections.abc import Iterable, Mapping
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -12,32 +14,27 @@ from numpy.typing import NDArray
 
 from monitoring.detectors.paired_test import Flags, PairCounts, count_pairs, tango_lower_bound
 
-NO_CLUSTER = -1  # of a row that was labelled outside the queue
-
 
 class LabelReturn(NamedTuple):
-    """The return of the labels of one cluster, or of all labels together (`cluster` None)."""
+    """The return of the labels of one cluster, or of several together (`cluster` None)."""
 
     cluster: int | None
-    labels: int  # given and trained on
+    labels: int  # that people gave, whichever side of the split the texts are on
     texts: int  # texts of the cluster in the traffic of the round
     counts: PairCounts  # on its held-out rows
-    lower: float  # bounds of the difference of accuracies
+    removed: float  # errors that the new model no longer makes on these texts
+    lower: float  # bounds of `removed`
     upper: float
 
     @property
     def per_label(self) -> float:
-        """Return the errors removed per label, on as much traffic as the round had."""
-        return self.counts.difference * self._scale
+        """Return the errors removed per label."""
+        return self.removed / self.labels
 
     @property
     def per_label_bounds(self) -> tuple[float, float]:
         """Return the interval of `per_label`."""
-        return self.lower * self._scale, self.upper * self._scale
-
-    @property
-    def _scale(self) -> float:
-        return self.texts / max(1, self.labels)
+        return self.lower / self.labels, self.upper / self.labels
 
 
 def measure_returns(
@@ -48,35 +45,27 @@ def measure_returns(
     texts: Mapping[int, int],
     confidence: float,
 ) -> list[LabelReturn]:
-    """Return the return of all labels, then of each cluster, that of most errors removed first; empty without a held-out row.
+    """Return the return of all clusters together, then of each, that of most errors removed first.
 
-    `held_out` (N,) has the clusters of the held-out rows; `labels` trained on and `texts` in traffic are counts by cluster.
+    `held_out` (N,) has the clusters of the held-out rows; `labels` and `texts` in the traffic are counts by cluster. A cluster
+    without a held-out row or of unknown size cannot be measured, and its labels are left out; empty when none can.
     """
-
-    def measure(cluster: int | None, rows: Flags, labels: int, texts: int) -> LabelReturn:
-        counts = count_pairs(champion_right[rows], candidate_right[rows])
-        mirrored = PairCounts(counts.rows, counts.lost, counts.gained)
-        alpha = (1 - confidence) / 2
-        bounds = tango_lower_bound(counts, alpha), -tango_lower_bound(mirrored, alpha)
-        return LabelReturn(cluster, labels, texts, counts, *bounds)
-
-    if not len(held_out):
-        return []
-    clusters = [cluster for cluster in np.unique(held_out).tolist() if cluster != NO_CLUSTER]
-    each = [measure(cluster, held_out == cluster, labels.get(cluster, 0), texts.get(cluster, 0)) for cluster in clusters]
-    every = measure(None, np.ones(len(held_out), np.bool_), sum(labels.values()), sum(texts.get(key, 0) for key in labels))
-    return sort_returns([every, *each])
+    measured = []
+    for cluster in np.unique(held_out).tolist():
+        if labels.get(cluster) and texts.get(cluster):
+            rows = held_out == cluster
+            counts = count_pairs(champion_right[rows], candidate_right[rows])
+            measured.append(_measure(cluster, labels[cluster], texts[cluster], counts, (1 - confidence) / 2))
+    return sort_returns([_combine(measured), *measured]) if measured else []
 
 
 def sort_returns(returns: Iterable[LabelReturn]) -> list[LabelReturn]:
-    """Return that of all labels first, then the clusters by errors removed."""
-    return sorted(
-        returns, key=lambda found: (found.cluster is not None, -found.counts.difference * found.texts, found.cluster or 0)
-    )
+    """Return that of all clusters first, then each by errors removed."""
+    return sorted(returns, key=lambda found: (found.cluster is not None, -found.removed, found.cluster or 0))
 
 
 def describe_returns(returns: list[LabelReturn], least: float) -> str:
-    """Describe the return of all labels in a sentence, with advice whether to go on; empty without one.
+    """Describe the return of all clusters in a sentence, with advice whether to go on; empty without one.
 
     `least` is the number of errors removed per label below which labelling no longer pays.
     """
@@ -92,3 +81,23 @@ def describe_returns(returns: list[LabelReturn], least: float) -> str:
     if upper < least:
         return f"{measured}: stop labelling, the next label removes fewer than {least:g}"
     return f"{measured}: go on labelling" if lower >= least else f"{measured}: too few held-out texts to say whether to go on"
+
+
+def _measure(cluster: int, labels: int, texts: int, counts: PairCounts, alpha: float) -> LabelReturn:
+    mirrored = PairCounts(counts.rows, counts.lost, counts.gained)
+    lower, upper = tango_lower_bound(counts, alpha), -tango_lower_bound(mirrored, alpha)
+    return LabelReturn(cluster, labels, texts, counts, counts.difference * texts, lower * texts, upper * texts)
+
+
+def _combine(measured: list[LabelReturn]) -> LabelReturn:
+    """Add the clusters up; the interval of the sum is that of Zou, Huang and Zhang (2009) for independent estimates."""
+    removed = sum(each.removed for each in measured)
+    return LabelReturn(
+        cluster=None,
+        labels=sum(each.labels for each in measured),
+        texts=sum(each.texts for each in measured),
+        counts=PairCounts(*(sum(values) for values in zip(*(each.counts for each in measured), strict=True))),
+        removed=removed,
+        lower=removed - sqrt(sum((each.removed - each.lower) ** 2 for each in measured)),
+        upper=removed + sqrt(sum((each.upper - each.removed) ** 2 for each in measured)),
+    )

@@ -23,10 +23,11 @@ from monitoring.flywheel.queue.order import order_queue
 from monitoring.flywheel.queue.round import LabelCandidate, Round, read_round, write_round
 from monitoring.flywheel.queue.verify import is_sure
 from monitoring.labels.book import LabelBook, read_book
+from pipeline.data.fence import Fence
 from pipeline.data.records import text_id
 from pipeline.errors import InputError, ToolError
 from pipeline.output.progress import progress_bar
-from pipeline.params import Params
+from pipeline.params import Labels, Params
 from serving.prediction_log.writer import log_url
 from serving.release.label_change import labels_of
 from serving.release.manifest import model_name, repository
@@ -43,6 +44,7 @@ class KnownTexts(NamedTuple):
     left_out: frozenset[str]  # content ids
     proposed: frozenset[str]
     labels: dict[str, int]
+    fence: Fence | None = None  # that knows on which side of the split a text falls
 
 
 class SecondOpinions(NamedTuple):
@@ -133,7 +135,9 @@ def build_round(
     with progress_bar(desc="near copies", total=len(collected.texts), disable=not sys.stderr.isatty(), leave=False) as bar:
         once = ask_once(collected.texts, jaccard, lambda done: bar.update(done - bar.n))
     sketches = collected.sketches[once.rows]
-    candidates = [_as_candidate(row, sketch, version, params) for row, sketch in zip(once.texts, sketches, strict=True)]
+    candidates = [
+        _as_candidate(row, sketch, version, known.fence, params) for row, sketch in zip(once.texts, sketches, strict=True)
+    ]
     z = NormalDist().inv_cdf(0.5 + params.monitor.confidence / 2)
     compared = Compared(collected.compared, collected.differing, expected, z)
     clustered = cluster_candidates(candidates, sketches, compared, known.labels, previous, version, settings)
@@ -159,15 +163,34 @@ def read_known_texts(params: Params, home: Path, root: Path, folder: Path) -> Kn
 
 
 def known_texts(book: LabelBook, labels: Collection[str], params: Params) -> KnownTexts:
-    """Leave out rows of the corpus, protected rows, and texts whose label from people counts."""
-    rows = {text_id(row["text"]): str(row["label"]) for row in book.merge(labels, params).rows}
+    """Leave out rows of the corpus, protected rows, and texts whose label from enough people counts."""
+    fence = book.trusted.fence
+    rows = {
+        text_id(row["text"]): str(row["label"])
+        for row in book.merge(labels, params).rows
+        if len(row["labellers"]) >= people_needed(row["text"], fence, params.labels) or not row["labellers"]
+    }
     classes = {key: row.label for key, row in book.trusted.corpus.items() if key not in book.trusted.protected}
     proposed = {key for key, text in book.opinions.texts.items() if any(given.label not in labels for given in text.opinions)}
     left_out = {*book.trusted.corpus, *book.trusted.protected, *rows}
-    return KnownTexts(frozenset(left_out), frozenset(proposed - left_out), dict(Counter((classes | rows).values())))
+    return KnownTexts(frozenset(left_out), frozenset(proposed - left_out), dict(Counter((classes | rows).values())), fence)
 
 
-def _as_candidate(row: FlaggedText, sketch: NDArray[np.float32], version: int, params: Params) -> LabelCandidate:
+def people_needed(text: str, fence: Fence | None, settings: Labels) -> int:
+    """Return how many people must give a new text its label: where it falls on a measuring side, as many as to overrule one."""
+    is_learnt = fence is None or fence.side(text) == "train"
+    return settings.new_text_people if is_learnt else settings.overrule_people
+
+
+def _as_candidate(
+    row: FlaggedText, sketch: NDArray[np.float32], version: int, fence: Fence | None, params: Params
+) -> LabelCandidate:
     """Return the candidate without its cluster, which is not known yet."""
-    sure = is_sure(row.label, row.second_label, row.confidence, row.reasons, params.flywheel)
-    return LabelCandidate(**row._asdict(), version=version, cluster=-1, is_sure=sure, sketch=encode_sketch(sketch))
+    return LabelCandidate(
+        **row._asdict(),
+        version=version,
+        cluster=-1,
+        is_sure=is_sure(row.label, row.second_label, row.confidence, row.reasons, params.flywheel),
+        sketch=encode_sketch(sketch),
+        people=people_needed(row.text, fence, params.labels),
+    )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
-from monitoring.labels.texts import read_texts, write_texts
+from monitoring.labels.texts import read_texts, texts_lock, write_texts
 from pipeline.params import Params
 from serving.key_file import read_key
 from serving.prediction_ids import PredictionIds
@@ -79,7 +79,8 @@ def issue_controls(home: Path, times: Mapping[str, float], version: int) -> list
     """
     ids = PredictionIds(read_key(home, "prediction"))
     tasks = [LabellingTask(ids.issue(at, version, 1, is_control=True)[0], text) for text, at in times.items()]
-    write_texts(home / CONTROLS, {**read_controls(home), **dict(tasks)})
+    with texts_lock(home):
+        write_texts(home / CONTROLS, {**read_controls(home), **dict(tasks)})
     return tasks
 
 

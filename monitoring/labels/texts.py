@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
+from filelock import FileLock
 
 from monitoring.labels.entries import FeedbackEntry
 from pipeline.atomic_write import atomic_write
@@ -15,18 +16,19 @@ from serving.prediction_ids import issued_at
 from serving.prediction_log.segments import SegmentName, read_segments
 from serving.prediction_log.writer import log_url
 
-TEXTS = "retrain/texts.jsonl"
+TEXTS, LOCK = "retrain/texts.jsonl", "retrain/texts.lock"
 log = structlog.get_logger()
 
 
 def texts_of(params: Params, home: Path, entries: Sequence[FeedbackEntry]) -> dict[str, str]:
     """Return the text of each prediction with feedback, by its id, and keep exactly these texts in the home."""
-    kept = read_texts(home / TEXTS)
     wanted = {entry.prediction_id for entry in entries}
-    missing = [entry for entry in entries if entry.prediction_id not in kept]
-    texts = {id: text for id, text in kept.items() if id in wanted} | find_texts(params, home, missing)
-    if texts != kept:
-        write_texts(home / TEXTS, texts)
+    with texts_lock(home):
+        kept = read_texts(home / TEXTS)
+        missing = [entry for entry in entries if entry.prediction_id not in kept]
+        texts = {id: text for id, text in kept.items() if id in wanted} | find_texts(params, home, missing)
+        if texts != kept:
+            write_texts(home / TEXTS, texts)
     return texts
 
 
@@ -55,6 +57,13 @@ def find_texts(params: Params, home: Path, entries: Iterable[FeedbackEntry]) -> 
         if len(texts) == len(wanted):
             break
     return texts
+
+
+def texts_lock(home: Path) -> FileLock:
+    """Return the lock for files of texts: controller, console, flywheel and commands read, add to and write them."""
+    path = home / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
 
 
 def read_texts(path: Path) -> dict[str, str]:

@@ -48,7 +48,7 @@ def read_inputs(
         history=history,
         new_labels=count_new_labels(counts, labels_of(folder), params.retrain),
         harm=_harm(connection, release.version, folder, params) if release and folder else Harm(False, False),
-        labelling_s=inf if first is None else max(0.0, now - first),
+        labelling_s=inf if first is None or first > now else now - first,
         disagreement=_disagreement(connection, release.version, params.retrain, now) if release else None,
         other_inputs=other_inputs(lineage, head, Path.cwd()) if lineage and head else "",
         is_on_request=is_on_request,

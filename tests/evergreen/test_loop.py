@@ -268,7 +268,7 @@ class Crowd:
 
     def __init__(self, messages: list[CustomerMessage], total: int) -> None:
         self.messages, self.total, self.per_s, self.limit = messages, total, 0.0, 0
-        self.labels, self.chosen_s, self.has_begun = 15, None, False
+        self.texts, self.chosen_s, self.has_begun = 15, None, False
 
     def snapshot(self) -> list[CustomerMessage]:
         return self.messages

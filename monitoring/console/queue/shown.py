@@ -29,7 +29,7 @@ NEAR_TEXTS, GIVEN_LABELS = 3, 3
 SAME_TEXT = 0.999  # similarity of a training text that is this one: a control text would be known by it, and so its label
 VERIFY = "verify"
 NO_ROUND = ExplainedRefusal(
-    "There is no round yet: nothing has been chosen for labelling.", "Make one:", ".venv/bin/evergreen clusters"
+    "There is no round yet: nothing has been chosen for labelling.", "Make one:", ".venv/bin/evergreen clusters --refresh"
 )
 
 

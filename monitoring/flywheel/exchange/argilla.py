@@ -40,7 +40,7 @@ def read_record(record: object, by: str) -> tuple[str, str | None, int]:
         raise RowError(f"responses.{LABEL}", "is no list")
     others = _exported_people(record) - {user_id(by)}
     labels = {number: _value(answer, number) for number, answer in enumerate(answers)}
-    new = [label for number, label in labels.items() if label is not None and answers[number].get("user_id") not in others]
+    new = [label for number, label in labels.items() if label is not None and str(answers[number].get("user_id")) not in others]
     known = sum(label is not None for label in labels.values()) - len(new)
     return prediction_id, only_label(new, f"responses.{LABEL}"), known
 

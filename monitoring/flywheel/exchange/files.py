@@ -20,7 +20,7 @@ from state.tables import feedback
 
 Format = Literal["label-studio", "argilla"]
 READERS: dict[Format, Callable[[object, str], tuple[str, str | None, int]]] = {"label-studio": read_task, "argilla": read_record}
-RETRIES, REFUSED_ROW = 5, frozenset({404, 410, 422})
+RETRIES, REFUSED_ROW = 5, frozenset({400, 404, 410, 413, 422})
 
 
 class SentLabels(NamedTuple):
@@ -109,7 +109,7 @@ def send_labels(labels: Sequence[ReturnedLabel], send: Send, by: str, wait: Call
             stored += 1
             proposed += reply.body.get("kind") == "proposal"
         elif reply.status in REFUSED_ROW:
-            bad.append(BadRow(label.row, "prediction_id" if reply.status != 422 else "label", reply.message))
+            bad.append(BadRow(label.row, "prediction_id" if reply.status in (404, 410) else "label", reply.message))
         else:
             what = f"the gateway does not take labels after {stored} of {len(labels)}: {reply.message}"
             raise ToolError(f"row {label.row}", what, "start it (make serve), then import the file again: labels count once")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 LABEL, TEXT = "label", "text"  # names of the question and of the field in both tools
+MAX_LABEL_CHARS = 200  # as the gateway takes them
 
 
 class ExchangedLabel(NamedTuple):
@@ -72,8 +73,12 @@ def part_of(row: object, key: str, kind: type[Any]) -> Any:
 
 
 def only_label(labels: Iterable[str], key: str) -> str | None:
-    """Return the label that all annotations have; None without any. Raise `RowError` when they differ."""
+    """Return the label that all annotations have; None without any. Raise `RowError` when they differ or cannot be stored."""
     different = list(dict.fromkeys(labels))
+    if any(len(label) > MAX_LABEL_CHARS for label in different):
+        raise RowError(key, f"has a label of more than {MAX_LABEL_CHARS} characters")
+    if any(label.encode("utf-8", "replace").decode() != label for label in different):
+        raise RowError(key, "has a label that is not valid Unicode")
     if len(different) > 1:
         shown = " and ".join(f"“{label[:40]}”" for label in different[:3])
         raise RowError(key, f"people give different labels, {shown}: export the annotations of one person")

@@ -39,6 +39,7 @@ class LabelCandidate(NamedTuple):
     repeats: int  # how many texts of the log are equal or nearly equal to it; they are asked once
     is_sure: bool  # a person only confirms the label
     sketch: str = ""  # base64 of its fp16 sketch; empty: unknown
+    people: int = 1  # who must give it the same label: a text that will measure a model needs more
 
 
 class Cluster(NamedTuple):
@@ -138,6 +139,7 @@ TYPES = {
     "repeats": pa.int32(),
     "is_sure": pa.bool_(),
     "sketch": pa.string(),
+    "people": pa.int32(),
 }
 
 

@@ -53,7 +53,7 @@ def gate(package: Path, champion: Path | None, *, split: Path, feedback: Path, p
     digests = [package_digest(folder) for folder in (package, champion) if folder]
     returns: list[LabelReturn] = []
     if champion is not None and result.answers is not None:
-        returns = find_returns(result.answers, _read_rows(split, "train"), champion, feedback, home, params)
+        returns = find_returns(result.answers, champion, feedback, home, params)
     result = result._replace(verdict=_with_returns(result.verdict, returns, params.flywheel))
     with open_state(home) as engine, engine.begin() as connection:
         record_verdict(connection, result.verdict, *digests)

@@ -13,7 +13,7 @@ from monitoring.detectors.paired_test import Flags, PairCounts
 from monitoring.flywheel.label_return import LabelReturn, measure_returns, sort_returns
 from monitoring.flywheel.queue.round import read_clusters
 from monitoring.labels.feedback_file import read_file
-from pipeline.data.records import Example, text_id
+from pipeline.data.records import text_id
 from pipeline.params import Params
 from serving.release.manifest import read_lineage
 from state.tables import label_returns
@@ -30,23 +30,23 @@ class PairedAnswers(NamedTuple):
     candidate_right: Flags
 
 
-def find_returns(
-    answers: PairedAnswers, training: Sequence[Example], champion: Path, feedback: Path, home: Path, params: Params
-) -> list[LabelReturn]:
+def find_returns(answers: PairedAnswers, champion: Path, feedback: Path, home: Path, params: Params) -> list[LabelReturn]:
     """Return what the labels given since the champion was published brought, for those that name their cluster."""
     published_at = read_lineage(champion).get("published_at")
     since = datetime.fromisoformat(published_at) if published_at else None
-    rows = [row for file in sorted(feedback.glob("*.jsonl")) for row in read_file(file)]
-    clusters = {text_id(row["text"]): int(row["cluster"]) for row in rows if _counts(row, since)}
-    if not clusters:
+    rows = [row for file in sorted(feedback.glob("*.jsonl")) for row in read_file(file) if _counts(row, since)]
+    if not rows:
         return []
+    clusters, labels = {text_id(row["text"]): int(row["cluster"]) for row in rows}, Counter[int]()
+    for row in rows:
+        labels[int(row["cluster"])] += max(1, len(row["labellers"]))
     is_held_out = [is_new and id in clusters for id, is_new in zip(answers.ids, answers.is_new, strict=True)]
     held_out = np.flatnonzero(is_held_out)
     return measure_returns(
         np.array([clusters[answers.ids[row]] for row in held_out], dtype=np.int64),
         answers.champion_right[held_out],
         answers.candidate_right[held_out],
-        labels=Counter(clusters[row.id] for row in training if row.id in clusters),
+        labels=labels,
         texts={cluster.id: cluster.size for cluster in read_clusters(home)},
         confidence=params.monitor.confidence,
     )
@@ -68,7 +68,7 @@ def store_returns(connection: sa.Connection, digest: str, returns: Sequence[Labe
     for measured in returns:
         cluster = ALL_CLUSTERS if measured.cluster is None else measured.cluster
         counts = measured.counts._asdict()
-        values = {"labels": measured.labels, "texts": measured.texts, "lower": measured.lower, "upper": measured.upper}
+        values = {name: getattr(measured, name) for name in ("labels", "texts", "removed", "lower", "upper")}
         connection.execute(label_returns.insert().values(content_digest=digest, cluster=cluster, **counts, **values))
 
 
@@ -81,6 +81,7 @@ def read_returns(connection: sa.Connection, digest: str) -> list[LabelReturn]:
             row.labels,
             row.texts,
             PairCounts(row.rows, row.gained, row.lost),
+            row.removed,
             row.lower,
             row.upper,
         )

@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("rows", sa.Integer, nullable=False),
         sa.Column("gained", sa.Integer, nullable=False),
         sa.Column("lost", sa.Integer, nullable=False),
+        sa.Column("removed", sa.Float, nullable=False),
         sa.Column("lower", sa.Float, nullable=False),
         sa.Column("upper", sa.Float, nullable=False),
     )

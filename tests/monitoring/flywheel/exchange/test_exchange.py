@@ -87,11 +87,15 @@ def test_the_queue_goes_out_and_its_labels_come_back(params: Params, tmp_path: P
     assert len(read_labels(export(tmp_path, format, is_labelled=True), "local/ana").labels) == 2
 
 
+def is_storable(label: str) -> bool:
+    return label.encode("utf-8", "replace").decode() == label
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_hostile_labels_come_back_unchanged(tmp_path: Path, format: Format) -> None:
     made = write_queue(tmp_path, [(f"text {number}", 1) for number in range(len(HOSTILE))])
     path = export(tmp_path, format)
-    visible = [label if label.strip() else "x" for label in HOSTILE]
+    visible = [label[:200] if label.strip() and is_storable(label) else "x" for label in HOSTILE]
     change(path, lambda rows: [annotate(row, label) for row, label in zip(rows, visible, strict=True)])
     returned = read_labels(path, "ana")
     assert [label.label for label in returned.labels] == visible and not returned.bad
@@ -192,3 +196,26 @@ def test_the_labelling_interface_names_every_label_and_a_labeller_has_one_id(tmp
     assert "<Choice value='a \"quoted\" &lt;label&gt;'/>" in interface
     assert user_id("ana") == user_id("ana") != user_id("ben")
     assert BadRow(1, "id", "x") < BadRow(2, "id", "x")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("label", "problem"), [("\ud800", "not valid Unicode"), ("x" * 201, "more than 200 characters")])
+def test_a_label_that_nobody_can_store_is_a_bad_row(tmp_path: Path, format: Format, label: str, problem: str) -> None:
+    path = export(tmp_path, format)
+    rows = json.loads(path.read_text())
+    for row, given in zip(rows, ["refund", label, "refund"], strict=False):
+        annotate(row, given)
+    path.write_text(json.dumps(rows))
+    returned = read_labels(path, "ana")
+    assert [label.row for label in returned.labels] == [1, 3]
+    assert [(bad.row, problem in bad.what) for bad in returned.bad] == [(2, True)]
+
+
+def test_a_record_whose_user_is_no_text_costs_no_row(tmp_path: Path) -> None:
+    path = export(tmp_path, "argilla")
+    rows = json.loads(path.read_text())
+    for row in rows[:2]:
+        annotate(row, "refund")
+    rows[0]["responses"]["label"][0]["user_id"] = [1]
+    path.write_text(json.dumps(rows))
+    assert [label.row for label in read_labels(path, "ana").labels] == [1, 2]
