@@ -31,7 +31,8 @@ class Site(NamedTuple):
         """Render a template of `files/`, which extends `layout.html` and fills its blocks `title` and `main`, as this page."""
         services = await asyncio.to_thread(service_links, self.params, self.home, current="Console")
         links = [Link(other.name, other.path, is_current=other is page) for other in self.pages]
-        text = self.environment.get_template(template).render(links=[*links, *services], now=self.clock(), **values)
+        here = page.path if page else "/"
+        text = self.environment.get_template(template).render(links=[*links, *services], here=here, now=self.clock(), **values)
         return HTMLResponse(text, status, headers=HEADERS)
 
 

@@ -1,4 +1,5 @@
 // Keys of the label queue, and answers that replace the page's content in place. Without this script the same forms load pages.
+const KEYS_OFF = "evergreen-keys-off"; // in this browser's storage; page.js reads it too
 let busy = false; // one answer at a time: a second key must not label a text that nobody has seen
 
 function announce(words) {
@@ -8,9 +9,21 @@ function announce(words) {
   document.getElementById("main").prepend(notice);
 }
 
+async function refusalOf(response) {
+  const error = await response.json().then((body) => body.error, () => undefined);
+  return `The console refuses this with status ${response.status}${error?.message ? `: ${error.message}` : ""}. Load the page again.`;
+}
+
+function showSwitch() {
+  const box = document.getElementById("use-keys");
+  if (!box) return;
+  box.checked = !localStorage.getItem(KEYS_OFF);
+  box.closest("[hidden]")?.removeAttribute("hidden");
+}
+
 async function replacePage(address, options) {
   const response = await fetch(address, { cache: "no-store", ...options });
-  if (!response.headers.get("content-type")?.startsWith("text/html")) throw new Error(response.status);
+  if (!response.headers.get("content-type")?.startsWith("text/html")) return announce(await refusalOf(response));
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   if (!page.body.classList.contains("labelling")) { // a login, a refusal: pages with another style
     if (response.redirected) location.assign(response.url);
@@ -19,6 +32,7 @@ async function replacePage(address, options) {
   }
   document.title = page.title;
   document.getElementById("live").replaceWith(page.getElementById("live"));
+  showSwitch();
   if (response.redirected) history.pushState(null, "", response.url);
   document.getElementById("main").focus({ preventScroll: true });
   scrollTo(0, 0);
@@ -48,6 +62,13 @@ document.addEventListener("submit", (event) => {
 
 addEventListener("popstate", () => location.reload());
 
+document.addEventListener("change", (event) => {
+  if (event.target.id !== "use-keys") return;
+  if (event.target.checked) localStorage.removeItem(KEYS_OFF);
+  else localStorage.setItem(KEYS_OFF, "yes");
+});
+showSwitch();
+
 function tickAll() {
   const boxes = [...document.querySelectorAll(".tick input")];
   const isTicked = boxes.some((box) => !box.checked);
@@ -63,7 +84,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   const isTyping = event.target.matches("input:not([type=checkbox]), textarea, select");
   if (event.key === "Escape" && isTyping) event.target.blur();
-  if (isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (localStorage.getItem(KEYS_OFF) || isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = CSS.escape(event.key);
   const field = document.querySelector(`[data-focus-key="${key}"]`);
   const inArticle = document.activeElement?.closest("article")?.querySelector(`[data-article-key="${key}"]`);

@@ -4,7 +4,7 @@ So a console that is killed in between has lost nothing: the label is in force, 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -13,16 +13,19 @@ from starlette.routing import Route
 
 from monitoring.console.login.access import Visitor
 from monitoring.console.login.forms import Access, Form, form_route, go_to
-from monitoring.console.queue.action_log import NotedAction, StateAccess, action_on, last_actions, mark_undone, store_actions
+from monitoring.console.queue.action_log import NotedAction, StateAccess, action_on, last_actions, store_actions
 from monitoring.console.queue.choices import known_label
-from monitoring.console.queue.shown import LabelPages, Where
-from monitoring.console.try_it.asking import ExplainedRefusal, explain, gateway_url, give_label, take_back_label
+from monitoring.console.queue.round_index import RoundIndex
+from monitoring.console.queue.shown import PATH, LabelPages, Where
+from monitoring.console.queue.undoing import take_back
+from monitoring.console.try_it.asking import ExplainedRefusal, explain, gateway_url, give_label
 from monitoring.flywheel.queue.progress import PROPOSE, SKIP
 from monitoring.flywheel.queue.round import LabelCandidate
 from serving.gateway_client import Reply
 
 MAX_LABEL_CHARS = 200  # as the gateway takes them
 GONE = ExplainedRefusal("This text is not in the last round any more.", "Go on with the next one.")
+CLUSTER_GONE = ExplainedRefusal("This cluster is not in the last round any more: no text was labelled.", "Choose another one.")
 
 
 class Given(NamedTuple):
@@ -67,17 +70,20 @@ class Giving:
         """Give one label to all ticked texts of a cluster."""
         where, index = Where.of_form(form), await self._pages.index()
         if index is None or where.cluster not in index.clusters:
-            return await self._pages.refused(visitor, where, GONE)
-        ticked = [candidate for id in form.texts("id") if (candidate := index.candidate(id))]
+            return await self._pages.refused(visitor, Where(), CLUSTER_GONE)
+        ids = list(dict.fromkeys(form.texts("id")))
+        ticked = [candidate for id in ids if (candidate := index.candidate(id))]
         given = await self._given(form, None)
-        if not ticked:
+        if not ids:
             given = ExplainedRefusal("No text is ticked.", "Tick the texts that have the label, then choose it.")
         if isinstance(given, ExplainedRefusal):
             return await self._pages.cluster(visitor, index, where, refusal=given, typed=form.text("typed"))
-        done, refusal = await asyncio.to_thread(self._give_all, ticked, given, visitor.headers, form.number("shown_at"))
-        await asyncio.to_thread(store_actions, self._state.engine, visitor.name, done)
-        if refusal is not None:
-            what = f"{len(done)} of {len(ticked)} texts have the label now. {refusal.what}"
+        done, refusal = await asyncio.to_thread(self._give_all, ticked, given, visitor, form.number("shown_at"))
+        gone = len(ids) - len(ticked)
+        if refusal is not None or gone:
+            refusal = refusal or ExplainedRefusal("", "Go on with the texts below.")
+            missing = f"{gone} of the ticked texts {'is' if gone == 1 else 'are'} not in the last round any more." if gone else ""
+            what = " ".join(filter(None, (f"{done} of {len(ids)} texts have the label now.", missing, refusal.what)))
             return await self._pages.cluster(visitor, index, where, refusal=refusal._replace(what=what))
         return go_to(where.cluster_path)
 
@@ -92,18 +98,21 @@ class Giving:
         return go_to(where.next_path)
 
     async def undo(self, request: Request, visitor: Visitor, form: Form) -> Response:
-        """Undo this person's last action: its labels are taken back at the gateway."""
-        where = Where.of_form(form)
+        """Undo the action that the form names, while it is this person's last: its labels are taken back at the gateway."""
+        where, index = Where.of_form(form), await self._pages.index()
         actions = await asyncio.to_thread(self._last, visitor.name)
-        if not actions:
-            return go_to(where.path)
-        undone, refusal = await asyncio.to_thread(self._take_back_all, actions, visitor.headers)
-        await asyncio.to_thread(mark_undone, self._state.engine, visitor.name, undone, self._site.clock())
-        if refusal is not None:
-            return await self._pages.refused(visitor, where, refusal)
+        if not actions or actions[0].at != form.number("last_at"):
+            return go_to(where.path if _has_cluster(index, where.cluster) else PATH)
+        now = self._site.clock()
+        refused = await asyncio.to_thread(take_back, self._state, self._gateway, visitor, actions, now)
+        if refused is not None:
+            return await self._pages.refused(visitor, where, self._explain(refused))
         if len(actions) > 1:
-            return go_to(where._replace(cluster=actions[0].cluster).cluster_path)
-        return go_to(where.text_path(actions[0].prediction_id))
+            around = where._replace(cluster=actions[0].cluster)
+            return go_to(around.path if _has_cluster(index, around.cluster) else PATH)
+        id = actions[0].prediction_id
+        is_asked = index is not None and await self._pages.candidate(visitor, index, id) is not None
+        return go_to(where.text_path(id) if is_asked else PATH)
 
     async def _given(self, form: Form, candidate: LabelCandidate | None) -> Given | ExplainedRefusal:
         """Return the label of a form: chosen, verified, typed or proposed."""
@@ -131,29 +140,20 @@ class Giving:
         return refusal._replace(do="Log in with a token that may do this:") if refusal.needs_token else refusal
 
     def _give_all(
-        self, ticked: Sequence[LabelCandidate], given: Given, headers: Mapping[str, str], shown_at: float | None
-    ) -> tuple[list[NotedAction], ExplainedRefusal | None]:
-        """Return what was stored, and why the gateway refused the next one, if it did."""
-        done: list[NotedAction] = []
+        self, ticked: Sequence[LabelCandidate], given: Given, visitor: Visitor, shown_at: float | None
+    ) -> tuple[int, ExplainedRefusal | None]:
+        """Give and note one label after the other; return how many, and why the gateway refused the next one, if it did.
+
+        All have the same time, so that undo takes them back together.
+        """
         now = self._site.clock()
-        for candidate in ticked:
-            reply = give_label(self._gateway, candidate.prediction_id, given.label, headers)
+        for done, candidate in enumerate(ticked):
+            reply = give_label(self._gateway, candidate.prediction_id, given.label, visitor.headers)
             if reply.status != 201:
                 return done, self._explain(reply)
-            done.append(action_on(candidate, _kind(reply, given), given.label, shown_at, now))
-        return done, None
-
-    def _take_back_all(
-        self, actions: Sequence[NotedAction], headers: Mapping[str, str]
-    ) -> tuple[list[NotedAction], ExplainedRefusal | None]:
-        undone: list[NotedAction] = []
-        for action in actions:
-            if action.label is not None:
-                reply = take_back_label(self._gateway, action.prediction_id, action.label, headers)
-                if reply.status != 200:
-                    return undone, self._explain(reply)
-            undone.append(action)
-        return undone, None
+            action = action_on(candidate, _kind(reply, given), given.label, shown_at, now)
+            store_actions(self._state.engine, visitor.name, [action])
+        return len(ticked), None
 
     def _last(self, labeller: str) -> list[NotedAction]:
         with self._state.reading.begin() as connection:
@@ -165,3 +165,7 @@ def _kind(reply: Reply, given: Given) -> str:
     if reply.body.get("kind") == "proposal":
         return PROPOSE
     return "verify" if given.is_verified else "label"
+
+
+def _has_cluster(index: RoundIndex | None, cluster: int | None) -> bool:
+    return cluster is None or (index is not None and cluster in index.clusters)

@@ -233,7 +233,8 @@ class LabelPages:
     def _read(self, visitor: Visitor, index: RoundIndex) -> tuple[Standing, list[NotedAction], Any]:
         with self._state.reading.begin() as connection:
             standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
-            return standing, last_actions(connection, visitor.name), read_effort(connection, index.round.made_at)
+            last = [action for action in last_actions(connection, visitor.name) if action.at >= index.round.made_at]
+            return standing, last, read_effort(connection, index.round.made_at)
 
     def _proposed(self, cluster: int) -> list[str]:
         """Return the names that people have proposed for the cluster's intent."""

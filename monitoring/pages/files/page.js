@@ -42,7 +42,7 @@ if (everyMs) setInterval(() => { if (!document.hidden) refresh().catch(showOffli
 
 document.addEventListener("keydown", (event) => {
   const step = { j: 1, k: -1 }[event.key];
-  if (!step || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
+  if (!step || localStorage.getItem("evergreen-keys-off") || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
   const all = [...document.querySelectorAll("article")];
   const at = all.indexOf(document.activeElement?.closest("article"));
   all[Math.min(all.length - 1, Math.max(0, at + step))]?.focus();

@@ -52,6 +52,7 @@ def test_a_form_without_its_token_or_with_another_changes_nothing(params: Params
                 person.open("/label/next")
                 person.send(action, label=REFUND, form_token=form_token)
                 assert person.status == 403 and "Nothing was changed" in person.page
+                assert '<a href="/label">Load the page</a>' in person.page  # to load it again would send the form again
         nobody = Person(url)
         nobody.post("/label/give", [("label", REFUND), ("form_token", stolen)])
         assert nobody.status == 403

@@ -194,6 +194,56 @@ def test_while_the_console_is_away_a_key_says_so_and_nothing_is_lost(params: Par
     assert labels_in_force(tmp_path) == [("local", "refund")]
 
 
+def test_a_refusal_that_is_no_page_is_shown_with_status_and_message(params: Params, tmp_path: Path) -> None:
+    write_queue(tmp_path)
+
+    async def work(url: str) -> None:
+        async with open_browser() as browser:
+            await browser.open(f"{url}/label/next")
+            await browser.evaluate("document.querySelector('#give').action = '/live'")  # which takes no forms: the guard refuses
+            await browser.press("1")
+            refusal = "document.querySelector('#refusal')?.textContent"
+            await browser.wait_for(refusal)
+            assert "status 415: send JSON" in await browser.evaluate(refusal)
+
+    with label_queue(params, tmp_path) as url:
+        asyncio.run(work(url))
+    assert labels_in_force(tmp_path) == []
+
+
+def test_keys_can_be_turned_off_and_the_browser_remembers_it(params: Params, tmp_path: Path) -> None:
+    write_queue(tmp_path)
+    box = "document.querySelector('#use-keys')"
+
+    async def work(url: str) -> None:
+        async with open_browser() as browser:
+            await browser.open(f"{url}/label/next")
+            await browser.press("1")
+            await shows(browser, 1)
+            await browser.press("?")
+            assert await browser.evaluate(f"{box}.checked && {box}.checkVisibility()")
+            await browser.evaluate(f"{box}.click()")
+            await browser.open(f"{url}/label/next")
+            for key in ("1", "s", "u", "?"):
+                await browser.press(key)
+            assert not await browser.evaluate(f"{box}.checked || document.querySelector('#keys').open")
+            await browser.evaluate("document.querySelector('.choice').click()")
+            await shows(browser, 2)  # by hand, and the switch is still there
+            assert not await browser.evaluate(f"{box}.checked || {box}.closest('[hidden]')")
+            await browser.open(f"{url}/label")
+            await browser.press("j")
+            assert not await browser.evaluate(f"{FOCUSED}.matches('article')")
+            await browser.open(f"{url}/label/next")
+            await browser.evaluate(f"{box}.click()")
+            await browser.press("1")
+            await shows(browser, 3)
+            assert browser.errors == []
+
+    with label_queue(params, tmp_path) as url:
+        asyncio.run(work(url))
+    assert labels_in_force(tmp_path) == [("local", "refund")] * 3
+
+
 def test_without_scripts_tab_and_enter_do_everything(params: Params, tmp_path: Path) -> None:
     write_queue(tmp_path)
 
