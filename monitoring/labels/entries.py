@@ -20,8 +20,12 @@ class FeedbackEntry(NamedTuple):
 
 def is_counted() -> sa.ColumnElement[bool]:
     """Return the condition that a label is in force: not withdrawn, and not by a labeller who does not count."""
-    left_out = sa.select(labellers.c.name).where(~labellers.c.is_counted)
-    return feedback.c.withdrawn_at.is_(None) & feedback.c.labeller.not_in(left_out)
+    return feedback.c.withdrawn_at.is_(None) & is_by_counted(feedback.c.labeller)
+
+
+def is_by_counted(labeller: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Return the condition that this labeller counts: control texts have not shown too many wrong answers."""
+    return labeller.not_in(sa.select(labellers.c.name).where(~labellers.c.is_counted))
 
 
 def is_known() -> sa.ColumnElement[bool]:
@@ -74,7 +78,7 @@ def delete_expired(connection: sa.Connection, retention_s: float) -> int:
 
 def labelled_ids(connection: sa.Connection) -> set[str]:
     """Return the ids of predictions that have a label in force."""
-    in_force = sa.select(feedback.c.prediction_id).where(feedback.c.withdrawn_at.is_(None))
+    in_force = sa.select(feedback.c.prediction_id).where(is_counted())
     return set(connection.execute(in_force.distinct()).scalars())
 
 

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from monitoring.console.queue.round_index import RoundIndex
 from monitoring.console.queue.standing import Standing
 from monitoring.flywheel.queue.batch import GoldTexts, Turn, next_batch
-from monitoring.flywheel.queue.progress import QueueProgress
 from monitoring.flywheel.queue.round import LabelCandidate
 from monitoring.labels.book import read_current_book
 from pipeline.atomic_write import atomic_write
@@ -53,16 +52,14 @@ class Batches:
             batch = PersonsBatch(0.0, [], [])
         return batch if batch.made_at == index.round.made_at else PersonsBatch(index.round.made_at, [], [])
 
-    def draw(
-        self, progress: QueueProgress, labeller: str, mode: str, index: RoundIndex, standing: Standing, places: Sequence[int]
-    ) -> PersonsBatch:
+    def draw(self, labeller: str, mode: str, index: RoundIndex, standing: Standing, places: Sequence[int]) -> PersonsBatch:
         """Draw and keep the next batch from these open places; empty when none is left."""
         before = self.read(labeller, mode, index)
         open_texts = [index.round.candidates[place] for place in places[:LOOK_AHEAD]]
         if not open_texts:
             return before._replace(candidates=[])
         done = [index.round.candidates[place] for place in sorted(standing.done)]
-        turn = Turn(index.round._replace(candidates=[*done, *open_texts]), progress, self._without_end())
+        turn = Turn(index.round._replace(candidates=[*done, *open_texts]), standing.progress, self._without_end())
         gold = GoldTexts(self._gold_labels({row.text for row in before.controls}), index.round.version)
         now, rng = time.time(), random.SystemRandom()
         batch = next_batch(turn, gold, self._home, labeller=labeller, size=SIZE, rng=rng, now=now).candidates

@@ -19,7 +19,6 @@ from monitoring.console.try_it.asking import ExplainedRefusal
 from monitoring.console.try_it.neighbours import Neighbours, find_neighbours
 from monitoring.flywheel.proposals import read_proposals
 from monitoring.flywheel.queue.effort import read_effort
-from monitoring.flywheel.queue.progress import read_progress
 from monitoring.flywheel.queue.round import Cluster, LabelCandidate
 
 PATH = "/label"
@@ -200,14 +199,13 @@ class LabelPages:
     def _next(self, visitor: Visitor, index: RoundIndex, where: Where) -> LabelCandidate | None:
         with self._state.reading.begin() as connection:
             standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
-            progress = read_progress(connection)
         places = _open_places(index, standing, where)
         if where.cluster is not None:
             return index.round.candidates[places[0]] if places else None
         with self._batches.lock:  # two tabs of a person must not draw at once: the first batch would be lost
             batch = self._batches.read(visitor.name, where.mode, index)
             if not any(standing.is_open(candidate, index) for candidate in batch.candidates):
-                batch = self._batches.draw(progress, visitor.name, where.mode, index, standing, places)
+                batch = self._batches.draw(visitor.name, where.mode, index, standing, places)
         return next((candidate for candidate in batch.candidates if standing.is_open(candidate, index)), None)
 
     async def _html(self, template: str, *, status: int = 200, **values: Any) -> Response:

@@ -1,4 +1,4 @@
-"""What is labelled, and what is still open for a person: computed from the labels in force and from the person's skips."""
+"""What is labelled, and what is still open for a person: computed from people's progress and from the person's own labels."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,19 +8,21 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from monitoring.console.queue.round_index import RoundIndex
-from monitoring.flywheel.queue.progress import SKIP
+from monitoring.flywheel.queue.progress import SKIP, QueueProgress, read_progress
 from monitoring.flywheel.queue.round import LabelCandidate
-from state.tables import feedback, queue_actions
+from state.tables import feedback
 
 
 class Standing(NamedTuple):
     """What people said about the texts of a round, and what of it is closed for one person."""
 
-    mine: Mapping[str, str]  # this person's labels by prediction id, of control texts too
+    progress: QueueProgress
+    mine: Mapping[str, str]  # this person's labels in force by prediction id, of control texts too
+    answered: frozenset[str]  # prediction ids that the person labelled, also where the label was withdrawn later
     skipped: frozenset[str]  # content ids
     done: frozenset[int]  # places in the queue with a label that enough people gave
     closed: frozenset[int]  # places that this person is not asked about: done, answered or skipped
-    given: tuple[tuple[int, str], ...]  # place and label of every opinion
+    given: tuple[tuple[int, str], ...]  # place and label of every opinion that counts
 
     def counts_of(self, places: Iterable[int], limit: int) -> list[str]:
         """Return the labels that people gave to these places, the most frequent first."""
@@ -33,33 +35,32 @@ class Standing(NamedTuple):
         place = index.by_prediction.get(candidate.prediction_id)
         if place is not None:
             return place not in self.closed
-        return candidate.prediction_id not in self.mine and candidate.text_id not in self.skipped
+        return candidate.prediction_id not in self.answered and candidate.text_id not in self.skipped
 
 
 def read_standing(connection: sa.Connection, index: RoundIndex, labeller: str, people: int) -> Standing:
     """Read the labels since the round's first text; a text is done once `people` give it the same label."""
+    progress = read_progress(connection, index.since)
+    mine = _labels_of(connection, labeller, index.since)
+    actions = [action for rows in progress.actions.values() for action in rows if action.labeller == labeller]
+    answered = mine.keys() | {action.prediction_id for action in actions if action.action != SKIP}
+    skipped = frozenset(action.text_id for action in actions if action.action == SKIP)
+    places = {index.by_text[id] for id in progress.actions if id in index.by_text}
+    places |= {index.by_prediction[id] for id in {*progress.labels, *mine} if id in index.by_prediction}
+    done, closed, given = set(), set(), []
+    for place in sorted(places):
+        candidate = index.round.candidates[place]
+        given += [(place, label) for label in progress.opinions(candidate).values()]
+        if progress.is_done(candidate, people):
+            done.add(place)
+        if candidate.prediction_id in mine or progress.is_closed(candidate, labeller, people):
+            closed.add(place)
+    return Standing(progress, mine, frozenset(answered), skipped, frozenset(done), frozenset(closed), tuple(given))
+
+
+def _labels_of(connection: sa.Connection, labeller: str, since: float) -> dict[str, str]:
+    """Return a person's labels that are not withdrawn, by prediction id, also those of a person who does not count."""
     c = feedback.c
-    since = datetime.fromtimestamp(index.since, UTC)
-    rows = connection.execute(
-        sa.select(c.prediction_id, c.labeller, c.label).where(c.withdrawn_at.is_(None), c.received_at >= since).order_by(c.id)
-    )
-    mine: dict[str, str] = {}
-    opinions: dict[int, dict[str, str]] = {}
-    for prediction_id, name, label in rows:
-        if name == labeller:
-            mine[prediction_id] = label
-        if prediction_id in index.by_prediction:
-            opinions.setdefault(index.by_prediction[prediction_id], {})[name] = label
-    a = queue_actions.c
-    skips = sa.select(a.text_id).where(a.labeller == labeller, a.action == SKIP, a.undone_at.is_(None))
-    skipped = frozenset(connection.execute(skips).scalars())
-    done = frozenset(place for place, of_place in opinions.items() if is_done(of_place, people))
-    answered = {place for place, of_place in opinions.items() if labeller in of_place}
-    closed = done | answered | {index.by_text[text] for text in skipped if text in index.by_text}
-    given = tuple((place, label) for place, of_place in opinions.items() for label in of_place.values())
-    return Standing(mine, skipped, done, closed, given)
-
-
-def is_done(opinions: Mapping[str, str], people: int) -> bool:
-    """Return whether enough people give the same label."""
-    return max(Counter(opinions.values()).values(), default=0) >= people
+    received = c.received_at >= datetime.fromtimestamp(since, UTC)
+    rows = sa.select(c.prediction_id, c.label).where(c.labeller == labeller, c.withdrawn_at.is_(None), received)
+    return {row.prediction_id: row.label for row in connection.execute(rows.order_by(c.id))}

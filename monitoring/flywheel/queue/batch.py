@@ -43,21 +43,22 @@ class Turn(NamedTuple):
     @property
     def budget_left(self) -> int:
         """The number of labels that this turn may still ask for; a turn begins with its round."""
-        labelled = sum(bool(self.progress.people(candidate)) for candidate in self.made.candidates)
+        labelled = sum(bool(self.progress.opinions(candidate)) for candidate in self.made.candidates)
         return max(0, self.params.flywheel.budget - labelled)
 
     def open_texts(self, labeller: str | None) -> list[LabelCandidate]:
-        """Return the candidates for this labeller, or for anyone, in order, without near-duplicates of those that are done."""
+        """Return the candidates for this labeller, or for anyone, in order, without near-duplicates of those that are closed."""
         people = self.params.labels.new_text_people
-        done = {row.text_id for row in self.made.candidates if self.progress.is_done(row, labeller, people)}
+        closed = {row.text_id for row in self.made.candidates if self.progress.is_closed(row, labeller, people)}
         asked = NearTexts(
-            (row.text for row in self.made.candidates if row.text_id in done), self.params.data.near_duplicate_jaccard
+            (row.text for row in self.made.candidates if row.text_id in closed), self.params.data.near_duplicate_jaccard
         )
-        return [row for row in self.made.candidates if row.text_id not in done and not asked.matches(row.text)]
+        return [row for row in self.made.candidates if row.text_id not in closed and not asked.matches(row.text)]
 
     def followed_up(self, open_texts: Sequence[LabelCandidate]) -> list[LabelCandidate]:
         """Return the open texts in an order that follows up the new intents that people proposed in this turn."""
-        given = {text_id: [action for action in actions if action.label] for text_id, actions in self.progress.actions.items()}
+        noted = self.progress.actions.items()
+        given = {text_id: [action for action in actions if action.label and action.is_counted] for text_id, actions in noted}
         labels = {text_id: actions[-1].label or "" for text_id, actions in given.items() if actions}
         proposed = frozenset(action.label or "" for actions in given.values() for action in actions if action.action == PROPOSE)
         labelled = [row for row in self.made.candidates if row.text_id in labels]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.console.queue.standing import is_done
+from monitoring.flywheel.queue.progress import is_agreed
 from monitoring.labels.controls import read_controls
 from pipeline.params import Params
 from tests.conftest import ROOT
@@ -173,5 +173,5 @@ def test_a_text_is_shown_to_a_second_person_only_when_it_needs_one(params: Param
         second.log_in(cy, "/label")
         second.open("/label/next")
         assert second.text == TEXTS[0][0]
-    assert not is_done({"ana": "refund", "ben": "track"}, 2)
-    assert is_done({"ana": "refund", "ben": "track", "cy": "track"}, 2)
+    assert not is_agreed({"ana": "refund", "ben": "track"}, 2)
+    assert is_agreed({"ana": "refund", "ben": "track", "cy": "track"}, 2)

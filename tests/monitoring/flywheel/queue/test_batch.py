@@ -1,6 +1,7 @@
 """The next batch: what is done stays out, control texts look the same, and a turn ends with its budget."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,10 +13,11 @@ from monitoring.flywheel.queue.progress import QueueProgress, read_progress
 from monitoring.flywheel.queue.round import LabelCandidate, Round
 from monitoring.flywheel.queue.verify import is_sure, mix_sure
 from monitoring.labels.controls import read_controls
+from monitoring.labels.entries import labelled_ids, withdraw
 from pipeline.data.records import text_id
 from pipeline.params import Params
 from state.database import open_state
-from state.tables import queue_actions
+from state.tables import labellers, queue_actions
 from tests.monitoring.flywheel.queue.candidates import candidate
 from tests.monitoring.flywheel.queue.test_order import texts
 from tests.monitoring.homes import NOON
@@ -38,10 +40,13 @@ def draw(made: Turn, home: Path, labeller: str | None = "ann", size: int = 20) -
     return next_batch(made, GOLD, home, labeller=labeller, size=size, rng=Random(1), now=NOON)  # noqa: S311
 
 
-def act(home: Path, text: str, action: str, labeller: str = "ann", undone_at: float | None = None) -> None:
-    row = {"text_id": text_id(text), "prediction_id": f"p-{text}", "labeller": labeller, "action": action, "label": "x"}
+def act(home: Path, text: str, action: str, labeller: str = "ann", undone_at: float | None = None, given: str = "x") -> None:
+    row = {"text_id": text_id(text), "prediction_id": f"p-{text}", "labeller": labeller, "action": action}
     with open_state(home) as engine, engine.begin() as connection:
-        connection.execute(queue_actions.insert().values(**row, cluster=4, shown_at=NOON, at=NOON, undone_at=undone_at))
+        said = None if action == "skip" else given
+        connection.execute(
+            queue_actions.insert().values(**row, label=said, cluster=4, shown_at=NOON, at=NOON, undone_at=undone_at)
+        )
 
 
 def progress_of(home: Path) -> QueueProgress:
@@ -83,6 +88,45 @@ def test_a_text_that_needs_two_people_is_asked_of_a_second_person(params: Params
     made = turn(settings(params, new_text_people=2), [candidate(first), candidate(second)], progress_of(tmp_path))
     assert [row.text for row in made.open_texts("ann")] == [second]
     assert [row.text for row in made.open_texts("ben")] == [first, second]
+
+
+def test_a_text_on_which_two_people_differ_is_asked_of_a_third(params: Params, tmp_path: Path) -> None:
+    first, second = texts(2)
+    two = settings(params, new_text_people=2)
+    act(tmp_path, first, "label", given="refund")
+    act(tmp_path, first, "label", "ben", given="track")
+    rows = [candidate(first), candidate(second)]
+    assert [row.text for row in turn(two, rows, progress_of(tmp_path)).open_texts("cem")] == [first, second]
+    act(tmp_path, first, "label", "cem", given="track")
+    assert [row.text for row in turn(two, rows, progress_of(tmp_path)).open_texts("dan")] == [second]
+
+
+def test_a_text_that_will_measure_a_model_is_asked_of_a_second_person(params: Params, tmp_path: Path) -> None:
+    learnt, measuring = texts(2)
+    act(tmp_path, learnt, "label")
+    act(tmp_path, measuring, "label")
+    rows = [candidate(learnt), candidate(measuring)._replace(people=2)]
+    assert [row.text for row in turn(params, rows, progress_of(tmp_path)).open_texts("ben")] == [measuring]
+    act(tmp_path, measuring, "label", "ben")
+    assert turn(params, rows, progress_of(tmp_path)).open_texts("cem") == []
+
+
+def test_labels_that_training_leaves_out_close_a_text_for_their_labeller_alone(params: Params, tmp_path: Path) -> None:
+    unsure, taken, fresh = texts(3)
+    act(tmp_path, unsure, "label", "mallory")
+    act(tmp_path, taken, "label", "ann")
+    bad = {"name": "mallory", "controls": 20, "controls_right": 0, "is_counted": False, "measured_at": datetime.now(UTC)}
+    with open_state(tmp_path) as engine, engine.begin() as connection:
+        label(connection, f"p-{unsure}", "x", "mallory")
+        label(connection, f"p-{taken}", "x", "ann")
+        connection.execute(labellers.insert().values(bad))
+        assert withdraw(connection, "ann", None) == 1
+        assert labelled_ids(connection) == set()
+    made = turn(params, [candidate(text) for text in (unsure, taken, fresh)], progress_of(tmp_path))
+    opened = {name: [row.text for row in made.open_texts(name)] for name in ("mallory", "ann", "ben", None)}
+    everything = [unsure, taken, fresh]
+    assert opened == {"mallory": [taken, fresh], "ann": [unsure, fresh], "ben": everything, None: everything}
+    assert made.budget_left == 100
 
 
 def test_labels_given_outside_the_queue_count(params: Params, tmp_path: Path) -> None:
