@@ -15,7 +15,7 @@ from monitoring.retrain.decide import Harm, Inputs, PastRetrain
 from monitoring.retrain.new_labels import count_labels_since, count_new_labels, first_label_since, last_learnt_feedback
 from pipeline.params import Params, Retrain
 from pipeline.reference_profile import load_reference
-from serving.release.inputs import other_inputs
+from serving.release.inputs import has_same_inputs, other_inputs
 from serving.release.label_change import labels_of
 from serving.release.manifest import model_name, read_lineage, repository
 from serving.release.release_table import find_release
@@ -43,7 +43,7 @@ def read_inputs(
     counts, first = count_labels_since(connection, learnt), first_label_since(connection, learnt)
     return Inputs(
         champion=release.version if release else None,
-        champion_commit=commit_of(lineage),
+        champion_commit=head if lineage and head and has_same_inputs(lineage, head, Path.cwd()) else commit_of(lineage),
         head=head,
         history=history,
         new_labels=count_new_labels(counts, labels_of(folder), params.retrain),

@@ -55,9 +55,25 @@ def other_inputs(lineage: Mapping[str, Any], head: str, clone: Path) -> str:
 
     Later commits may differ, as long as they contain everything that the version was made from and name the same data.
     """
+    return _other_inputs(json.dumps(dict(lineage), sort_keys=True), head, clone, _stamp_of_files_outside(lineage, clone))
+
+
+def has_same_inputs(lineage: Mapping[str, Any], head: str, clone: Path) -> bool:
+    """Return whether a commit has the data, code and params of a version: without new labels a retrain would repeat it."""
+    inputs = lineage.get("inputs")
+    return bool(inputs) and not _differences_at(json.dumps(inputs), head, clone, _stamp_of_files_outside(lineage, clone))
+
+
+@lru_cache(maxsize=16)
+def _differences_at(inputs_json: str, head: str, clone: Path, _stamp: tuple[tuple[int, int], ...]) -> str:
+    inputs = ModelInputs(**json.loads(inputs_json))
+    return _differences(inputs, inputs_at(head, inputs, clone))
+
+
+def _stamp_of_files_outside(lineage: Mapping[str, Any], clone: Path) -> tuple[tuple[int, int], ...]:
+    """Return what changes when files outside of the clone do, which no commit holds."""
     outside = [clone / path for path in lineage.get("inputs", {}).get("files", {}) if _is_outside(path)]
-    stamp = tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in outside if path.is_file())
-    return _other_inputs(json.dumps(dict(lineage), sort_keys=True), head, clone, stamp)
+    return tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in outside if path.is_file())
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.home import git
-from serving.release.inputs import locked_inputs, other_inputs
+from serving.release.inputs import has_same_inputs, locked_inputs, other_inputs
 
 PARAMS = {"data": {"source": "data/shop.csv", "test": "data/no_test.csv"}, "train": {"rate": 1e-5, "epochs": 3}}
 FILES = {
@@ -189,6 +189,16 @@ def test_later_commits_are_something_new_to_learn_and_not_other_inputs(clone: Pa
         file.write("it leaks,broken\n")
     (clone / "pipeline/train.py").write_text("# better training\n")
     assert other_inputs(lineage, commit(clone, "more rows"), clone) == ""
+
+
+def test_a_commit_that_changes_nothing_that_a_model_is_made_from_is_nothing_new(clone: Path) -> None:
+    version = made(clone)
+    assert has_same_inputs(version, head(clone), clone)
+    (clone / "README.md").write_text("read me again\n")
+    assert has_same_inputs(version, commit(clone, "a better page"), clone)
+    (clone / "pipeline/train.py").write_text("# better training\n")
+    assert not has_same_inputs(version, commit(clone, "better training"), clone)
+    assert not has_same_inputs({"version": 1}, head(clone), clone)  # published before inputs were recorded
 
 
 def test_a_retrained_version_continues_the_commit_that_it_began_from(clone: Path) -> None:
