@@ -69,13 +69,15 @@ def next_batch(
     turn: Turn, gold: GoldTexts, home: Path, *, labeller: str | None, size: int, rng: random.Random, now: float
 ) -> QueueBatch:
     """Return the next texts of a turn, `labels.control_share` of them control texts; none once the budget is spent."""
-    params, open_texts, left = turn.params, turn.followed_up(turn.open_texts(labeller)), turn.budget_left
+    params, queue, left = turn.params, turn.open_texts(labeller), turn.budget_left
+    open_texts = turn.followed_up(queue)
     wanted = min(size, left)
     if not open_texts or not wanted:
         return QueueBatch([], len(open_texts), left)
     share = params.labels.control_share
     controls = min(len(gold.labels), max(1, round(wanted * share))) if share else 0
-    fresh = mix_sure(open_texts, max(1, wanted - controls), params.flywheel.sure_share)
+    sure_share = params.flywheel.sure_share if open_texts == queue else 0.0  # a new intent needs its texts first
+    fresh = mix_sure(open_texts, max(1, wanted - controls), sure_share)
     drawn = rng.sample(sorted(gold.labels), controls)
     batch = [*fresh, *_issue_gold(home, {text: gold.labels[text] for text in drawn}, gold.version, fresh, rng, now)]
     rng.shuffle(batch)

@@ -24,7 +24,7 @@ def follow_up(
     proposed: frozenset[str],
     wanted: int,
 ) -> list[LabelCandidate]:
-    """Return the open texts, every second one a follow-up while a proposed label has fewer than 1.2 × `wanted` texts.
+    """Return the open texts, two of three a follow-up while a proposed label has fewer than 1.2 × `wanted` texts.
 
     `labels` are by content id of the `labelled` texts, `proposed` are those labels that the champion lacks. A text is a
     follow-up by its three most similar texts of that label, against its three most similar ones of another label.
@@ -56,11 +56,11 @@ def _best(similarity: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _alternate(open_texts: Sequence[LabelCandidate], followed: Sequence[int]) -> list[LabelCandidate]:
-    """Return every text once: one of the follow-ups, one in the order of the queue, and so on."""
+    """Return every text once: two of the follow-ups, one in the order of the queue, and so on."""
     taken: dict[int, None] = {}
     queue, follow_ups = iter(range(len(open_texts))), iter(followed)
     while len(taken) < len(open_texts):
-        for source in (follow_ups, queue):
+        for source in (follow_ups, follow_ups, queue):
             if (index := next((index for index in source if index not in taken), None)) is not None:
                 taken[index] = None
     return [open_texts[index] for index in taken]

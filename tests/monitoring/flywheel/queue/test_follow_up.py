@@ -28,14 +28,14 @@ def proposals(direction: str, count: int) -> dict[LabelCandidate, str]:
     return {near(direction, number): f"{direction} problem" for number in range(count)}
 
 
-def test_every_second_text_is_one_like_those_that_got_the_new_label() -> None:
+def test_two_of_three_texts_are_like_those_that_got_the_new_label() -> None:
     given = {**proposals("battery", 2), near("other", 5): "refund"}
-    assert asked(given, {"battery problem"})[:4] == ["battery 8", "other 0", "battery 9", "other 1"]
+    assert asked(given, {"battery problem"})[:3] == ["battery 8", "battery 9", "other 0"]
 
 
 def test_the_new_label_with_fewest_texts_comes_first() -> None:
     given = {**proposals("battery", 3), **proposals("pairing", 2)}
-    assert asked(given, {"battery problem", "pairing problem"})[:3] == ["pairing 8", "other 0", "battery 8"]
+    assert asked(given, {"battery problem", "pairing problem"})[:3] == ["pairing 8", "battery 8", "other 0"]
 
 
 def test_each_text_is_asked_once() -> None:
