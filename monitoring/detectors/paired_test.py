@@ -33,18 +33,30 @@ class PairCounts(NamedTuple):
 
 
 def count_pairs(champion_right: Flags, candidate_right: Flags) -> PairCounts:
-    """Compare (N,) flags with (N,) flags."""
+    """Compare (N,) flags with (N,) flags.
+
+    >>> count_pairs(np.array([True, True, False]), np.array([True, False, True]))
+    PairCounts(rows=3, gained=1, lost=1)
+    """
     gained, lost = candidate_right & ~champion_right, champion_right & ~candidate_right
     return PairCounts(len(candidate_right), int(gained.sum()), int(lost.sum()))
 
 
 def tango_p_value(rows: int, gained: Counts | int, lost: Counts | int, margin: float) -> Floats:
-    """Return P(a result this good) for a candidate that is worse by `margin` (0..1): Tango's score test (1998), normal limit."""
+    """Return P(a result this good) for a candidate that is worse by `margin` (0..1): Tango's score test (1998), normal limit.
+
+    >>> round(float(tango_p_value(rows=200, gained=5, lost=4, margin=0.05)), 4)
+    0.0024
+    """
     return np.asarray(special.ndtr(-_score(rows, gained, lost, -margin)))
 
 
 def tango_lower_bound(counts: PairCounts, alpha: float) -> float:
-    """Return the lower end of Tango's interval for the difference of accuracies, at confidence 1 − alpha."""
+    """Return the lower end of Tango's interval for the difference of accuracies, at confidence 1 − alpha.
+
+    >>> round(tango_lower_bound(PairCounts(rows=200, gained=12, lost=4), alpha=0.05), 4)
+    0.0077
+    """
     from scipy.optimize import brentq  # slow to import, and nothing else here needs it
 
     z = float(special.ndtri(1 - alpha))
@@ -63,6 +75,9 @@ def tarone_rejections(p_values: Floats, smallest: Floats, alpha: float) -> Flags
 
     `smallest` holds each test's smallest possible p-value. A test that cannot reach the level costs the others nothing: of 77
     classes, 6 may have enough discordant rows, and then the correction is for 6 tests, not 77.
+
+    >>> tarone_rejections(np.array([0.002, 0.02, 0.5]), smallest=np.array([0.001, 0.01, 0.5]), alpha=0.05).tolist()
+    [True, True, False]
     """
     for corrected in range(1, len(p_values) + 1):
         if int((smallest <= alpha / corrected).sum()) <= corrected:
@@ -74,6 +89,9 @@ def pass_probability(rows: int, discordant_share: float, difference: float, rule
     """Return P(`rule` passes a candidate) whose accuracy differs by `difference`, on this many rows; exact, without sampling.
 
     `discordant_share` of the rows tell the models apart. A rule that passes k lost rows must pass fewer too.
+
+    >>> round(pass_probability(100, 0.1, 0.0, lambda gained, lost: lost <= 5), 3)
+    0.616
     """
     share = min(1.0, max(discordant_share, abs(difference), 1e-12))
     spread = 8 * np.sqrt(rows * share * (1 - share)) + 8

@@ -98,10 +98,10 @@ def test_a_database_that_is_not_migrated_yet_is_named(
 
     with open_state(tmp_path) as engine:
         assert "earlier release" not in shown()
-        downgrade(engine, "-1")
-        assert (
-            shown().count("of an earlier release: nothing is read from gate_verdicts; make serve and make watch migrate it") == 2
-        )
+        downgrade(engine, "0006")
+        text = shown()
+        assert text.count("of an earlier release: nothing is read from") == 2
+        assert "gate_verdicts" in text and "make serve and make watch migrate it" in text
 
 
 def test_the_rule_of_a_version_says_what_it_is_expected_to_do_unless_the_version_is_too_old_to_know() -> None:
