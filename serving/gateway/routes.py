@@ -25,6 +25,7 @@ from serving.gateway.schemas import (
     JOB_EXAMPLES,
     JOB_LINK,
     PREDICT_EXAMPLES,
+    WITHDRAWAL_LINK,
     ErrorResponse,
     FeedbackRequest,
     FeedbackResponse,
@@ -99,7 +100,9 @@ def add_routes(app: FastAPI, params: Params) -> None:
     app.get("/v1/jobs/{id}", **_openapi(JobResponse, 400, 401, 403, 404, 422))(get_job)
     feedback_errors = (400, 401, 403, 404, 408, 410, 413, 415, 422, 429, 503)
     feedback_body = FeedbackRequest.model_json_schema()
-    described = _openapi(FeedbackResponse, *feedback_errors, success=201, body=feedback_body, examples=FEEDBACK_EXAMPLES)
+    described = _openapi(
+        FeedbackResponse, *feedback_errors, success=201, body=feedback_body, examples=FEEDBACK_EXAMPLES, link=WITHDRAWAL_LINK
+    )
     app.post("/v1/feedback", **described)(create_feedback)
     described = _openapi(WithdrawalResponse, 400, 401, 403, 404, 410, 422, 429)
     described["openapi_extra"]["parameters"] = WITHDRAWAL_PARAMETERS

@@ -54,6 +54,7 @@ FEEDBACK_LINK = {
     "operationId": "create_feedback",
     "requestBody": {name: f"$response.body#/predictions/0/{name}" for name in ("id", "label")},
 }
+WITHDRAWAL_LINK = {"operationId": "delete_feedback", "parameters": {"id": "$response.body#/id"}}
 JOB_LINK = {"operationId": "get_job", "parameters": {"id": "$response.body#/id"}}
 
 

@@ -81,6 +81,7 @@ def test_every_example_is_accepted(url: str) -> None:
         ("create_job", 202),
         ("get_job", 200),
         ("create_feedback", 201),
+        ("delete_feedback", 200),
         ("get_routes", 200),
     ]
 
