@@ -14,7 +14,7 @@ from monitoring.flywheel.queue.round import LabelCandidate
 
 MIN_PROPOSED = 2  # a single proposal may be a mistake
 NEAREST = 3
-ENOUGH = 1.2  # times the texts that a new intent needs: some are wrong, and some are kept for the test
+ENOUGH = 1.75  # times the texts that a new intent needs: some are wrong, and two of five are kept for test and validation
 
 
 def follow_up(
@@ -24,7 +24,7 @@ def follow_up(
     proposed: frozenset[str],
     wanted: int,
 ) -> list[LabelCandidate]:
-    """Return the open texts, two of three a follow-up while a proposed label has fewer than 1.2 × `wanted` texts.
+    """Return the open texts, two of three a follow-up while a proposed label has fewer than 1.75 × `wanted` texts.
 
     `labels` are by content id of the `labelled` texts, `proposed` are those labels that the champion lacks. A text is a
     follow-up by its three most similar texts of that label, against its three most similar ones of another label.

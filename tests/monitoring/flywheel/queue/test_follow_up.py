@@ -46,7 +46,7 @@ def test_each_text_is_asked_once() -> None:
 def test_one_proposal_or_enough_of_them_change_nothing() -> None:
     queue = [row.text for row in OPEN]
     assert asked(proposals("battery", 1), {"battery problem"}) == queue
-    assert asked(proposals("battery", 6), {"battery problem"}, wanted=5) == queue
+    assert asked(proposals("battery", 6), {"battery problem"}, wanted=3) == queue
     assert asked(proposals("battery", 5), {"battery problem"}, wanted=5)[0] == "battery 8"
     assert asked({near("battery", 1): "refund", near("battery", 2): "refund"}, set()) == queue
 
