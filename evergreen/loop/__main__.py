@@ -35,6 +35,7 @@ from serving.loadtest.replay import read_traffic
 
 TRAFFIC, OUT = Path("data/traffic.jsonl"), Path("reports")
 STEP_S, SEED = 0.3, 5
+TEXTS = 250  # with 100, a turn of flywheel.budget, two new intents get too few to learn from (docs/loop.md)
 
 
 class Labelling(NamedTuple):
@@ -57,7 +58,14 @@ class Recording(NamedTuple):
 
 
 def play(
-    environment: Environment, rows: Sequence[dict[str, Any]], wrong_share: float, display: Display, start_s: float, limit_s: float
+    environment: Environment,
+    rows: Sequence[dict[str, Any]],
+    display: Display,
+    start_s: float,
+    *,
+    texts: int,
+    wrong_share: float,
+    limit_s: float,
 ) -> Recording:
     """Start everything, play the scenario to its end or for `limit_s`, end everything."""
     now_s = time.monotonic() - start_s
@@ -69,7 +77,7 @@ def play(
         {name: environment.tokens[name] for name in ANNOTATORS},
         truth_of([*rows, *corpus]),
         make_round=partial(make_round, environment),
-        budget=environment.params.flywheel.budget,
+        budget=texts,
         wrong_share=wrong_share,
         seed=SEED,
     )
@@ -158,6 +166,7 @@ def main() -> None:
     parser.add_argument("--traffic", type=Path, default=TRAFFIC, help="jsonl with text, unit, label and phase")
     parser.add_argument("--limit-s", type=float, default=900.0, help="give up after this")
     parser.add_argument("--keep", type=Path, help="a new folder in which clone, home and logs stay; by default they are deleted")
+    parser.add_argument("--texts", type=int, default=TEXTS, help="that the annotators label at most")
     parser.add_argument("--wrong", type=float, default=0.05, help="share of labels that the annotators get wrong")
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts it in the background lets it be ignored
@@ -171,7 +180,7 @@ def main() -> None:
         environment = create_environment(source, scratch.resolve())
         enter(environment)
         with Display(console) as display:
-            recording = play(environment, rows, args.wrong, display, start_s, args.limit_s)
+            recording = play(environment, rows, display, start_s, texts=args.texts, wrong_share=args.wrong, limit_s=args.limit_s)
         measured = quality(recording.messages, lambda texts: predict_offline(source / PACKAGE, texts))
         chart.draw(recording.messages, recording.events, measured, OUT / "loop.png")
         leftover = len(leftover_processes(environment))
