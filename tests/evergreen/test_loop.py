@@ -1,4 +1,4 @@
-"""The loop's parts, and a loop that is stopped. The whole loop is `make loop` itself, which takes six minutes."""
+"""The loop's parts, and a loop that is stopped. The whole loop is `make loop` itself, which takes five minutes or more."""
 
 import json
 import os

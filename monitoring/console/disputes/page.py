@@ -11,12 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from monitoring.console.login.access import ConsoleAccess, Visitor
-from monitoring.console.login.forms import Access, Form, account, form_route, go_to, page_route
+from monitoring.console.login.forms import Access, Form, account, form_route, go_to, page_route, protected_page
 from monitoring.console.queue.action_log import StateAccess
 from monitoring.labels.book import read_current_book
 from monitoring.labels.disputes import Verdict, open_disputes, settle
 from monitoring.labels.suspects import AUDIT
-from monitoring.pages.site import Page, Site
+from monitoring.pages.site import Page
 from pipeline.errors import EvergreenError, InputError
 
 PATH = "/disputes"
@@ -26,12 +26,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 def disputes_page(people: ConsoleAccess, state: StateAccess) -> Page:
     """Return the page."""
-
-    def routes(site: Site) -> Sequence[Route]:
-        return disputes_routes(Access(site, people, page), state)
-
-    page = Page("Disputes", PATH, routes)
-    return page
+    return protected_page("Disputes", PATH, people, lambda access: disputes_routes(access, state))
 
 
 def disputes_routes(access: Access, state: StateAccess) -> Sequence[Route]:

@@ -4,7 +4,7 @@ A form passes when the browser says that it comes from our own origin (`HttpGuar
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote
 
@@ -64,11 +64,18 @@ class Access(NamedTuple):
     page: Page
 
 
+Routes = Callable[[Access], Sequence[Route]]
 Show = Callable[[Request, Visitor], Awaitable[Response]]
 Change = Callable[[Request, Visitor, Form], Awaitable[Response]]
 Handle = Callable[[Request], Awaitable[Response]]
 
 log = structlog.get_logger()
+
+
+def protected_page(name: str, path: str, people: ConsoleAccess, routes: Routes) -> Page:
+    """Return a page whose routes know who visits them."""
+    page = Page(name, path, lambda site: routes(Access(site, people, page)))
+    return page
 
 
 def page_route(access: Access, path: str, scope: Scope | None, show: Show) -> Route:

@@ -7,24 +7,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from monitoring.console.login.access import ConsoleAccess, Visitor
-from monitoring.console.login.forms import Access, go_to, page_route
+from monitoring.console.login.forms import Access, go_to, page_route, protected_page
 from monitoring.console.queue.action_log import StateAccess
 from monitoring.console.queue.giving import GONE, Giving
 from monitoring.console.queue.round_index import RoundIndex
 from monitoring.console.queue.shown import PATH, LabelPages, Where
-from monitoring.pages.site import Page, Site
+from monitoring.pages.site import Page
 
 ShowRound = Callable[[Request, Visitor, RoundIndex], Awaitable[Response]]
 
 
 def label_page(people: ConsoleAccess, state: StateAccess) -> Page:
     """Return the page."""
-
-    def routes(site: Site) -> Sequence[Route]:
-        return label_routes(Access(site, people, page), state)
-
-    page = Page("Label", PATH, routes)
-    return page
+    return protected_page("Label", PATH, people, lambda access: label_routes(access, state))
 
 
 def label_routes(access: Access, state: StateAccess) -> Sequence[Route]:

@@ -42,8 +42,11 @@ class Turn(NamedTuple):
 
     @property
     def budget_left(self) -> int:
-        """The number of labels that this turn may still ask for; a turn begins with its round."""
-        labelled = sum(bool(self.progress.opinions(candidate)) for candidate in self.made.candidates)
+        """The number of texts that this turn may still ask for; those labelled before its round belong to earlier turns."""
+        labelled = sum(
+            bool(self.progress.opinions(row)) and not self.progress.is_labelled_before(row, self.made.made_at)
+            for row in self.made.candidates
+        )
         return max(0, self.params.flywheel.budget - labelled)
 
     def open_texts(self, labeller: str | None) -> list[LabelCandidate]:

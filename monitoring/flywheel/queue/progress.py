@@ -39,6 +39,11 @@ class QueueProgress(NamedTuple):
         noted = {action.labeller: action.label for action in actions if action.label is not None and action.is_counted}
         return noted | dict(self.labels.get(candidate.prediction_id, {}))
 
+    def is_labelled_before(self, candidate: LabelCandidate, at: float) -> bool:
+        """Return whether all labels of a text that the queue knows of were given before a time."""
+        labels = [action for action in self.actions.get(candidate.text_id, []) if action.label is not None]
+        return bool(labels) and all(action.at < at for action in labels)
+
     def is_done(self, candidate: LabelCandidate, people: int) -> bool:
         """Return whether `people` give a text the same label; a text that will measure a model may need more of them."""
         return is_agreed(self.opinions(candidate), max(people, candidate.people))

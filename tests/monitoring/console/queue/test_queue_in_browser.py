@@ -131,12 +131,7 @@ def test_a_token_logs_in_and_never_reaches_an_address_or_a_script(params: Params
 
 
 def test_disputes_are_settled_by_keyboard(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asyncio.run(settle_by_keys(params, tmp_path, monkeypatch))
-
-
-async def settle_by_keys(params: Params, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with label_queue(params, home) as url:
-        dispute_a_row(home, monkeypatch)
+    async def settle(url: str) -> str:
         async with open_browser() as browser:
             await browser.open(f"{url}/disputes")
             assert "1 open" in await browser.evaluate("document.title")
@@ -144,8 +139,12 @@ async def settle_by_keys(params: Params, home: Path, monkeypatch: pytest.MonkeyP
             await browser.press("j")
             await browser.press("y")
             await browser.wait_for("document.title.startsWith('0 open')")
-            assert "stays" in await browser.evaluate("document.querySelector('#main').textContent")
             assert browser.errors == []
+            return str(await browser.evaluate("document.querySelector('#main').textContent"))
+
+    with label_queue(params, tmp_path) as url:
+        dispute_a_row(tmp_path, monkeypatch)
+        assert "stays" in asyncio.run(settle(url))
 
 
 def test_every_page_is_readable_in_light_and_dark_and_fits_a_phone(

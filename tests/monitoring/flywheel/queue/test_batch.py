@@ -144,6 +144,17 @@ def test_a_near_duplicate_of_a_labelled_text_is_not_asked(params: Params, tmp_pa
     assert [row.text for row in made.open_texts("ben")] == ["another matter"]
 
 
+def test_labels_of_an_earlier_round_are_not_of_this_turn(params: Params, tmp_path: Path) -> None:
+    first, second = candidate("first"), candidate("second")
+    for row in (first, second):
+        act(tmp_path, row.text, "propose")
+        with open_state(tmp_path) as engine, engine.begin() as connection:
+            label(connection, row.prediction_id, "x", "ann")
+    made = turn(params, [first, second], progress_of(tmp_path), budget=3)
+    assert made.budget_left == 1
+    assert made._replace(made=made.made._replace(made_at=NOON + 1)).budget_left == 3
+
+
 @pytest.mark.parametrize("size", [1, 20])
 def test_a_turn_ends_with_its_budget(params: Params, tmp_path: Path, size: int) -> None:
     rows = [candidate(text) for text in texts(10)]
