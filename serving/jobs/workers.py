@@ -76,9 +76,7 @@ async def _sweep(context: Context) -> bool:
 
 async def _answer_next(context: Context, stop: asyncio.Event) -> bool:
     """Claim a job and bring it to an outcome; return False when none was due."""
-    claim = await asyncio.to_thread(
-        claim_next, context.engine, owner=context.owner, now=context.clock(), settings=context.settings
-    )
+    claim = await _claim(context)
     if claim is None:
         return False
     answering = asyncio.create_task(_answer_as_json(context, claim))
@@ -96,6 +94,20 @@ async def _answer_next(context: Context, stop: asyncio.Event) -> bool:
         else:
             await _settle(context, claim, answering if is_answered else None)
     return True
+
+
+async def _claim(context: Context) -> Claim | None:
+    """Claim a job; a worker that is cancelled meanwhile hands back what its thread has claimed."""
+    claiming = asyncio.create_task(
+        asyncio.to_thread(claim_next, context.engine, owner=context.owner, now=context.clock(), settings=context.settings)
+    )
+    try:
+        return await asyncio.shield(claiming)
+    except asyncio.CancelledError:
+        with suppress(Exception):  # a claim that failed has taken nothing
+            if claim := await claiming:
+                await _settle(context, claim, None)
+        raise
 
 
 async def _answer_as_json(context: Context, claim: Claim) -> str:

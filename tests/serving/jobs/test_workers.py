@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from pipeline.params import Jobs, Params
+from serving.jobs import workers
 from serving.jobs.queue import Claim, claim_next, submit
 from serving.jobs.workers import Answer, work
 from state.tables import jobs
@@ -256,6 +258,33 @@ def test_what_runs_when_the_workers_stop_goes_back_into_the_queue(state: sa.Engi
     submit_jobs(state, settings, *"abcdef")
     asyncio.run(run())
     assert {(row.status, row.attempts, row.owner) for row in rows(state).values()} == {("queued", 0, None)}
+
+
+def test_a_worker_cancelled_while_it_claims_hands_the_job_back(
+    state: sa.Engine, settings: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_claimed, may_return = threading.Event(), threading.Event()
+
+    def claim_slowly(*args: Any, **options: Any) -> Claim | None:
+        claim = claim_next(*args, **options)
+        is_claimed.set()
+        may_return.wait(30)
+        return claim
+
+    async def run() -> None:
+        task = asyncio.create_task(work(state, one, echo, owner="test", clock=time.time, stop=asyncio.Event()))
+        await until(is_claimed.is_set)
+        task.cancel()
+        await asyncio.sleep(0)  # the cancellation reaches the worker before its claim does
+        may_return.set()
+        await asyncio.wait({task}, timeout=30)
+        assert task.cancelled()
+
+    monkeypatch.setattr(workers, "claim_next", claim_slowly)
+    one = settings.model_copy(update={"workers": 1})
+    submit_jobs(state, settings, "a")
+    asyncio.run(run())
+    assert [(row.status, row.attempts, row.owner) for row in rows(state).values()] == [("queued", 0, None)]
 
 
 def test_workers_outlive_a_database_that_fails_for_a_while(state: sa.Engine, settings: Jobs) -> None:
