@@ -10,10 +10,15 @@ from pipeline.runtime.text import clean
 from state.tables import intent_proposals
 
 
+def is_usable_name(name: str) -> bool:
+    """Return whether a name can be a label: 1 to `MAX_LABEL_CHARS` visible characters."""
+    return 0 < len(name) <= MAX_LABEL_CHARS and name.isprintable()
+
+
 def propose_intent(connection: sa.Connection, cluster: int, label: str, proposed_by: str, at: float) -> str:
     """Store a name for the intent of a cluster, once, and return it as it is stored; raises `InputError` for no usable name."""
     name = clean(label)
-    if not name or len(name) > MAX_LABEL_CHARS or not name.isprintable():
+    if not is_usable_name(name):
         raise InputError(
             "the name of the intent", f"it has no readable character or more than {MAX_LABEL_CHARS}", "choose another"
         )

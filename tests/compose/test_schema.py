@@ -18,7 +18,8 @@ SCHEMA = json.loads((ROOT / "tests/compose/compose-spec.json").read_text(encodin
 
 
 def test_the_file_is_valid_by_the_compose_specification() -> None:
-    jsonschema.validate(compose(), SCHEMA)
+    validator = jsonschema.validators.validator_for(SCHEMA)(SCHEMA)
+    assert [error.message for error in validator.iter_errors(compose())] == []
 
 
 @pytest.mark.parametrize(

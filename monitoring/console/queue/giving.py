@@ -19,11 +19,12 @@ from monitoring.console.queue.round_index import RoundIndex
 from monitoring.console.queue.shown import PATH, LabelPages, Where
 from monitoring.console.queue.undoing import take_back
 from monitoring.console.try_it.asking import ExplainedRefusal, explain, gateway_url, give_label
+from monitoring.flywheel.proposals import is_usable_name
 from monitoring.flywheel.queue.progress import PROPOSE, SKIP
 from monitoring.flywheel.queue.round import LabelCandidate
+from pipeline.data.records import MAX_LABEL_CHARS
 from serving.gateway_client import Reply
 
-MAX_LABEL_CHARS = 200  # as the gateway takes them
 GONE = ExplainedRefusal("This text is not in the last round any more.", "Go on with the next one.")
 CLUSTER_GONE = ExplainedRefusal("This cluster is not in the last round any more: no text was labelled.", "Choose another one.")
 
@@ -125,7 +126,7 @@ class Giving:
         if proposed and typed:
             proposed, typed = ("", typed) if by == "typed" else (proposed, "") if by == "proposed" else ("", "")
         name = proposed or typed
-        if not name or len(name) > MAX_LABEL_CHARS or not name.isprintable():
+        if not is_usable_name(name):
             what = f"A label has 1 to {MAX_LABEL_CHARS} visible characters."
             return ExplainedRefusal(what, "Choose one, or type a name.")
         if (label := known_label(name, known)) is not None:

@@ -1,4 +1,4 @@
-"""What is labelled, and what is still open for a person: computed from people's progress and from the person's own labels."""
+"""Computes which texts of a round are labelled, and which are still open for a person. Stores nothing."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

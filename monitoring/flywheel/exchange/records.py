@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from pipeline.data.records import MAX_LABEL_CHARS
+
 LABEL, TEXT = "label", "text"  # names of the question and of the field in both tools
-MAX_LABEL_CHARS = 200  # as the gateway takes them
 
 
 class ExchangedLabel(NamedTuple):

@@ -1,4 +1,4 @@
-"""What people did with the texts of a round: labels that count, and actions in the queue that are not undone. Stores nothing."""
+"""Reads labels that count, and actions in the queue that are not undone. Stores nothing."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping

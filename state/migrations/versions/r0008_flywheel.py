@@ -8,6 +8,24 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
+    _create_disagreements()
+    _create_queue_actions()
+    _create_intent_proposals()
+    _create_label_returns()
+    with op.batch_alter_table("feedback", recreate="never") as batch:
+        batch.add_column(sa.Column("withdrawn_by", sa.String(64)))
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("feedback", recreate="never") as batch:
+        batch.drop_column("withdrawn_by")
+    op.drop_table("label_returns")
+    op.drop_table("intent_proposals")
+    op.drop_table("queue_actions")
+    op.drop_table("disagreements")
+
+
+def _create_disagreements() -> None:
     op.create_table(
         "disagreements",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -30,6 +48,9 @@ def upgrade() -> None:
         sa.Column("measured_at", sa.Float, nullable=False),
     )
     op.create_index("disagreements_of_version", "disagreements", ["version", "measured_at"])
+
+
+def _create_queue_actions() -> None:
     op.create_table(
         "queue_actions",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -46,6 +67,9 @@ def upgrade() -> None:
     )
     op.create_index("queue_actions_of_text", "queue_actions", ["text_id"])
     op.create_index("queue_actions_of_labeller", "queue_actions", ["labeller", "at"])
+
+
+def _create_intent_proposals() -> None:
     op.create_table(
         "intent_proposals",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -55,6 +79,9 @@ def upgrade() -> None:
         sa.Column("at", sa.Float, nullable=False),
         sa.UniqueConstraint("cluster", "label", name="one_proposal_once"),
     )
+
+
+def _create_label_returns() -> None:
     op.create_table(
         "label_returns",
         sa.Column("content_digest", sa.String(64), primary_key=True),
@@ -68,14 +95,3 @@ def upgrade() -> None:
         sa.Column("lower", sa.Float, nullable=False),
         sa.Column("upper", sa.Float, nullable=False),
     )
-    with op.batch_alter_table("feedback", recreate="never") as batch:
-        batch.add_column(sa.Column("withdrawn_by", sa.String(64)))
-
-
-def downgrade() -> None:
-    with op.batch_alter_table("feedback", recreate="never") as batch:
-        batch.drop_column("withdrawn_by")
-    op.drop_table("label_returns")
-    op.drop_table("intent_proposals")
-    op.drop_table("queue_actions")
-    op.drop_table("disagreements")

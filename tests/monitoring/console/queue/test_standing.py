@@ -1,6 +1,7 @@
 """What the label queue asks after labels that training leaves out: withdrawn ones, and those of a labeller who does not count."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def withdraw_all(home: Path, name: str) -> None:
 
 @pytest.mark.parametrize("leave_out_labels", [leave_out, withdraw_all])
 def test_labels_that_do_not_count_leave_the_text_open_for_others_and_closed_for_their_labeller(
-    params: Params, tmp_path: Path, leave_out_labels: object
+    params: Params, tmp_path: Path, leave_out_labels: Callable[[Path, str], None]
 ) -> None:
     write_queue(tmp_path)
     ana, ben = (token(tmp_path, name) for name in ("ana", "ben"))
@@ -43,7 +44,7 @@ def test_labels_that_do_not_count_leave_the_text_open_for_others_and_closed_for_
         first.log_in(ana, "/label")
         first.open("/label/next")
         first.send("/label/give", label=REFUND)
-        leave_out_labels(tmp_path, "ana")  # type: ignore[operator]
+        leave_out_labels(tmp_path, "ana")
         second.log_in(ben, "/label")
         assert "1 of 3 labelled" not in second.page
         second.open("/label/next")

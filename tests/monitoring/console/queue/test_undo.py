@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,10 @@ def test_a_console_that_is_killed_between_texts_that_are_labelled_together_can_u
     write_queue(tmp_path)
     give, asked = giving.give_label, iter(range(3))
 
-    def give_two(*given: str) -> Reply:
+    def give_two(gateway: str, id: str, label: str, headers: Mapping[str, str]) -> Reply:
         if next(asked) == 2:
             raise InputError("the console", "is killed", "start it again")
-        return give(*given)  # type: ignore[arg-type]
+        return give(gateway, id, label, headers)
 
     monkeypatch.setattr(giving, "give_label", give_two)
     with label_queue(params, tmp_path) as url:
