@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import yaml
 from filelock import FileLock
 
@@ -236,6 +237,14 @@ def _one_load_at_a_time(request: pytest.FixtureRequest, tmp_path_factory: pytest
         return
     with FileLock(shared_folder(tmp_path_factory, request.config) / "load.lock"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_at_start() -> Iterator[None]:
+    """Forget how an earlier test, or a command that it ran in this process, configured structlog: lines go to standard output."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_configure() -> None:

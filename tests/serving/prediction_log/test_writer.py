@@ -67,7 +67,7 @@ for n in range(10):
 while not log.write_failures:
     time.sleep(0.001)
 paths = [str(path) for path in (home / "predictions").glob("date=*/*")]
-print(f"\\n{paths}")  # the writer's warning may be in the middle of a line
+print(f"\\n{paths}\\n", end="")  # in one write: the writer's thread prints a warning at the same time
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 sys.exit(log.close(within_s=20))
 """
