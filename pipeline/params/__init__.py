@@ -22,7 +22,7 @@ from pipeline.params.making import (
     integers,
     rates_by_pattern,
 )
-from pipeline.params.monitoring import Alerts, Flywheel, Gate, Labels, Monitor, Retrain
+from pipeline.params.monitoring import Alerts, Flywheel, Gate, Labels, Monitor, ReleaseSettings, Retrain
 from pipeline.params.section import Section
 from pipeline.params.serving import Gateway, Http, Jobs, Log, Serve
 
@@ -47,6 +47,7 @@ __all__ = [
     "Params",
     "Publish",
     "Reference",
+    "ReleaseSettings",
     "Retrain",
     "Section",
     "Serve",

@@ -38,6 +38,7 @@ class Params(Section):
     monitor: monitoring.Monitor
     alerts: monitoring.Alerts
     retrain: monitoring.Retrain
+    release: monitoring.ReleaseSettings
     labels: monitoring.Labels
     flywheel: monitoring.Flywheel
     gate: monitoring.Gate

@@ -144,6 +144,43 @@ class Retrain(Section):
     max_body_bytes: Count
 
 
+class ReleaseSettings(Section):
+    """How a version that has passed the gate reaches callers, and what takes it back. Shares are 0..1, `*_s` are seconds."""
+
+    how: Literal["gradual", "at_once"]
+    margin: Fraction
+    false_rollbacks: Annotated[float, Field(gt=0, lt=0.5)]
+    false_promotions: Annotated[float, Field(gt=0, lt=0.5)]
+    shadow_share: Annotated[float, Field(gt=0, le=1)]
+    labels: Count
+    undecided: Literal["go_on", "refuse"]
+    min_pairs: Count
+    steps: Annotated[str, Field(pattern=r"^[\d.]+( [\d.]+)*$")]  # DVC cannot interpolate lists
+    step_answers: Count
+    slow_share: Annotated[float, Field(gt=0.05, lt=1)]
+    failed_share: Fraction
+    disagreement_growth: Fraction
+    lost_accuracy: Fraction
+    memory_growth: Annotated[float, Field(gt=1)]
+    hold_s: Annotated[float, Field(ge=0)]
+    patience_s: Positive
+    poll_s: Positive
+    examples: Count
+
+    @field_validator("steps")
+    @classmethod
+    def _growing_shares(cls, value: str) -> str:
+        shares = [float(share) for share in value.split()]
+        if sorted(set(shares)) != shares or not 0 < shares[0] <= shares[-1] <= 0.5:
+            raise ValueError("growing shares above 0, up to 0.5: the baseline gets as many units as the challenger")
+        return value
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Return the challenger's share of units at each step."""
+        return tuple(float(share) for share in self.steps.split())
+
+
 class Labels(Section):
     """How many labellers a label needs, how labellers are measured, and how long their labels are kept."""
 
