@@ -1,9 +1,11 @@
 """Texts that the champion and the challenger of a release have both answered, read from the prediction log as it grows.
 
 The evidence (`pairs`) and the console's label queue both read them here, so that people are asked exactly those texts for which
-the evidence waits. Knows no label that a person gave.
+the evidence waits. A unit counts `monitor.rows_per_unit` times in `monitor.window_rows` copied texts: one customer is one
+observation, as in the monitor. Knows no label that a person gave.
 """
 
+from collections import Counter
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
+from pipeline.params import Monitor
 from serving.prediction_log.segments import SegmentName, read_segments
 
 COPIED_WITHIN_S = 600.0  # a copy is answered right after its original, and logged by the same gateway
@@ -39,6 +42,7 @@ class LoggedHalf(NamedTuple):
     id: str
     time: float
     role: str  # champion, shadow
+    unit: str | None
     text: str | None
     text_hash: str
     label: str
@@ -47,11 +51,13 @@ class LoggedHalf(NamedTuple):
 class CopiedTexts:
     """The copied texts of one release, each text once, in order of arrival: that in which both answers reached the log."""
 
-    def __init__(self, url: str, *, champion: int, challenger: int, since: float) -> None:
-        self._url, self._champion, self._challenger, self._since = url, champion, challenger, since
+    def __init__(self, url: str, *, champion: int, challenger: int, since: float, settings: Monitor) -> None:
+        self._url, self._champion, self._challenger, self._since, self._settings = url, champion, challenger, since, settings
         self._read: set[tuple[int, str]] = set()  # sequence and session of segments
         self._halves: dict[str, LoggedHalf] = {}  # by prediction id, the answer that came first
         self._known: set[str] = set()  # hashes of texts
+        self._joined = 0  # in the open window
+        self._units: Counter[str] = Counter()  # counted in it
         self._texts: list[CopiedText] = []
 
     def read(self) -> list[CopiedText]:
@@ -82,10 +88,20 @@ class CopiedTexts:
         other = self._halves.pop(half.id, None)
         if other is None or other.role == half.role:
             self._halves[half.id] = half
-        elif half.text_hash not in self._known:
+        elif self._is_observation(half.unit) and half.text_hash not in self._known:
             self._known.add(half.text_hash)
             first, copy = (half, other) if half.role == "champion" else (other, half)
             self._texts.append(CopiedText(first.id, first.time, first.text, first.text_hash, first.label, copy.label))
+
+    def _is_observation(self, unit: str | None) -> bool:
+        """Count a pair, and return whether its unit has not had its share of the window."""
+        if self._joined == self._settings.window_rows:
+            self._joined, self._units = 0, Counter()
+        self._joined += 1
+        if not unit:
+            return True
+        self._units[unit] += 1
+        return self._units[unit] <= self._settings.rows_per_unit
 
 
 def _is_of(table: pa.Table, version: int, role: str) -> Any:

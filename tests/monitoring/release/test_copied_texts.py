@@ -3,12 +3,15 @@
 from pathlib import Path
 
 from monitoring.release.copied_texts import CopiedTexts
+from pipeline.params import load_params
 from tests.monitoring.homes import NOON, Gateway
 from tests.monitoring.release.copies import answer, answers
 
+SETTINGS = load_params().monitor.model_copy(update={"window_rows": 4, "rows_per_unit": 1})
+
 
 def reader(home: Path) -> CopiedTexts:
-    return CopiedTexts(str(home / "predictions"), champion=1, challenger=2, since=NOON)
+    return CopiedTexts(str(home / "predictions"), champion=1, challenger=2, since=NOON, settings=SETTINGS)
 
 
 def test_an_empty_log_has_none(tmp_path: Path) -> None:
@@ -49,3 +52,9 @@ def test_a_text_that_the_log_does_not_keep_is_still_a_pair(tmp_path: Path) -> No
     Gateway(tmp_path, "a").write(answers([("secret", "track", "refund")]), text="hash")
     (text,) = reader(tmp_path).read()
     assert text.text is None and text.differs
+
+
+def test_a_unit_counts_once_in_a_window_of_copied_texts(tmp_path: Path) -> None:
+    copied = answers([(f"text {number}", "track", "track") for number in range(8)])
+    Gateway(tmp_path, "a").write([row._replace(unit="bot" if row.text < "text 6" else None) for row in copied])
+    assert [text.text for text in reader(tmp_path).read()] == ["text 0", "text 4", "text 6", "text 7"]
