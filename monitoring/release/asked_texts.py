@@ -1,7 +1,7 @@
 """Which texts of a release people are asked: those on which its versions differ, in order of arrival, one label each.
 
 The evidence and the label queue share these rules. A text that a person skips is offered to the others; once everybody who has
-used the queue lately has skipped it, or `SKIPS` people have, the release goes on without it.
+used the queue lately has passed on it, or `PASSES` people have, the release goes on without it.
 """
 
 from collections import defaultdict
@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from monitoring.flywheel.queue.progress import SKIP
 from monitoring.labels.entries import is_counted
 from monitoring.release.copied_texts import CopiedText
 from state.tables import feedback, queue_actions
 
-SKIPS = 2
+PASSES = 2
 LATELY_S = 86_400.0  # before the release began
 
 
@@ -24,36 +23,34 @@ class ReleaseLabels(NamedTuple):
     """What people said about predictions since a release began, by prediction id."""
 
     labels: Mapping[str, str]  # the first that counts
-    skipped: Mapping[str, frozenset[str]]  # by whom
+    passed: Mapping[str, frozenset[str]]  # who skipped it, or gave it a label that does not count
     people: frozenset[str]  # who have used the queue lately
 
     def is_given_up(self, prediction_id: str) -> bool:
         """Return whether nobody is expected to label this text any more."""
-        skipped = self.skipped.get(prediction_id, frozenset())
-        return bool(skipped) and prediction_id not in self.labels and (len(skipped) >= SKIPS or self.people <= skipped)
+        passed = self.passed.get(prediction_id, frozenset())
+        return bool(passed) and prediction_id not in self.labels and (len(passed) >= PASSES or self.people <= passed)
 
 
 def read_release_labels(connection: sa.Connection, since: float) -> ReleaseLabels:
-    """Read the labels in force and the skips since a release began."""
+    """Read the labels in force, and what people did in the queue, since a release began."""
     f, a = feedback.c, queue_actions.c
     counted = is_counted() & (f.received_at >= datetime.fromtimestamp(since, UTC))
     labels: dict[str, str] = {}
     for id, label in connection.execute(sa.select(f.prediction_id, f.label).where(counted).order_by(f.id)):
         labels.setdefault(id, label)
-    skipped: defaultdict[str, set[str]] = defaultdict(set)
-    people = set()
-    lately = sa.select(a.prediction_id, a.labeller, a.action).where(a.undone_at.is_(None), a.at >= since - LATELY_S)
-    for id, labeller, action in connection.execute(lately):
-        people.add(labeller)
-        if action == SKIP:
-            skipped[id].add(labeller)
-    return ReleaseLabels(labels, {id: frozenset(names) for id, names in skipped.items()}, frozenset(people))
+    acted: defaultdict[str, set[str]] = defaultdict(set)
+    lately = sa.select(a.prediction_id, a.labeller).where(a.undone_at.is_(None), a.at >= since - LATELY_S)
+    for id, labeller in connection.execute(lately):
+        acted[id].add(labeller)
+    passed = {id: frozenset(names) for id, names in acted.items() if id not in labels}
+    return ReleaseLabels(labels, passed, frozenset().union(*acted.values()))
 
 
 def differing_texts(texts: Sequence[CopiedText], said: ReleaseLabels, limit: int) -> Iterator[CopiedText]:
     """Yield the differing texts that the release needs, in order, until `limit` of them have or wait for a label.
 
-    Texts that the log does not keep, and those that everybody has skipped, are left out.
+    Texts that the log does not keep, and those that are given up, are left out.
     """
     left = limit
     for text in texts:

@@ -55,7 +55,7 @@ class StateAccess:
 def action_on(candidate: LabelCandidate, action: str, label: str | None, shown_at: float | None, now: float) -> NotedAction:
     """Return an action of now; a form that does not say when it was shown is counted without time."""
     shown = now if shown_at is None or not candidate.at <= shown_at <= now else shown_at
-    return NotedAction(candidate.prediction_id, candidate.text_id, action, label, candidate.cluster, shown, now)
+    return NotedAction(candidate.prediction_id, candidate.text_id, action, label, candidate.cluster or None, shown, now)
 
 
 def store_actions(engine: sa.Engine, labeller: str, actions: Sequence[NotedAction]) -> None:

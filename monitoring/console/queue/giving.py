@@ -16,8 +16,9 @@ from monitoring.console.login.forms import Access, Form, form_route, go_to
 from monitoring.console.queue.action_log import NotedAction, StateAccess, action_on, last_actions, store_actions
 from monitoring.console.queue.choices import known_label
 from monitoring.console.queue.round_index import RoundIndex
-from monitoring.console.queue.shown import PATH, LabelPages, Where
+from monitoring.console.queue.shown import LabelPages
 from monitoring.console.queue.undoing import take_back
+from monitoring.console.queue.where import PATH, Where
 from monitoring.console.try_it.asking import ExplainedRefusal, explain, gateway_url, give_label
 from monitoring.flywheel.proposals import is_usable_name
 from monitoring.flywheel.queue.progress import PROPOSE, SKIP
@@ -117,7 +118,7 @@ class Giving:
 
     async def _given(self, form: Form, candidate: LabelCandidate | None) -> Given | ExplainedRefusal:
         """Return the label of a form: chosen, verified, typed or proposed."""
-        if form.text("verify") and candidate is not None:
+        if form.text("verify") and candidate is not None and candidate.label:
             return Given(candidate.label, False, True)
         if chosen := form.label("label"):
             return Given(chosen, False, False)

@@ -11,7 +11,8 @@ from monitoring.console.login.forms import Access, go_to, page_route, protected_
 from monitoring.console.queue.action_log import StateAccess
 from monitoring.console.queue.giving import GONE, Giving
 from monitoring.console.queue.round_index import RoundIndex
-from monitoring.console.queue.shown import PATH, LabelPages, Where
+from monitoring.console.queue.shown import LabelPages
+from monitoring.console.queue.where import PATH, Where
 from monitoring.pages.site import Page
 
 ShowRound = Callable[[Request, Visitor, RoundIndex], Awaitable[Response]]

@@ -2,78 +2,35 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
 
+import sqlalchemy as sa
 from starlette.responses import Response
 
 from monitoring.console.login.access import Visitor
-from monitoring.console.login.forms import Access, Form, account
+from monitoring.console.login.forms import Access, account
 from monitoring.console.model.served_labels import served_labels
 from monitoring.console.queue.action_log import NotedAction, StateAccess, last_actions
 from monitoring.console.queue.batches import Batches
 from monitoring.console.queue.choices import common_labels, likely_labels, near_labels
+from monitoring.console.queue.release_texts import AskedTexts, ReleaseTexts, is_blind
 from monitoring.console.queue.round_index import RoundIndex, last_round
 from monitoring.console.queue.standing import Standing, read_standing
+from monitoring.console.queue.where import VERIFY, Where
 from monitoring.console.try_it.asking import ExplainedRefusal
 from monitoring.console.try_it.neighbours import Neighbours, find_neighbours
 from monitoring.flywheel.proposals import read_proposals
 from monitoring.flywheel.queue.effort import read_effort
 from monitoring.flywheel.queue.round import Cluster, LabelCandidate
 
-PATH = "/label"
 TEXTS_A_PAGE, CLUSTERS_SHOWN = 50, 100
 SHORT_CHARS = 400  # of a text in a list
 NEAR_TEXTS, GIVEN_LABELS = 3, 3
 SAME_TEXT = 0.999  # similarity of a training text that is this one: a control text would be known by it, and so its label
-VERIFY = "verify"
 NO_ROUND = ExplainedRefusal(
     "There is no round yet: nothing has been chosen for labelling.", "Make one:", ".venv/bin/evergreen clusters --refresh"
 )
-
-
-class Where(NamedTuple):
-    """Where a person labels: in all the queue or in one cluster, every text or only those to verify."""
-
-    cluster: int | None = None
-    mode: str = ""
-
-    @classmethod
-    def of(cls, cluster: str, mode: str) -> "Where":
-        """Return the place that a query or a form names; anything unknown is the whole queue."""
-        number = cluster[:9]
-        return cls(int(number) if number.isascii() and number.isdigit() else None, VERIFY if mode == VERIFY else "")
-
-    @classmethod
-    def of_form(cls, form: Form) -> "Where":
-        """Return the place that a form carries."""
-        return cls.of(form.text("cluster"), form.text("mode"))
-
-    @property
-    def query(self) -> str:
-        """Return the place as the query of an address."""
-        fields = {"cluster": self.cluster, "mode": self.mode or None}
-        named = {name: value for name, value in fields.items() if value is not None}
-        return f"?{urlencode(named)}" if named else ""
-
-    @property
-    def path(self) -> str:
-        """Return the page around this place."""
-        return PATH if self.cluster is None else self.cluster_path
-
-    @property
-    def next_path(self) -> str:
-        """Return the address that leads to the next open text."""
-        return f"{PATH}/next{self.query}"
-
-    @property
-    def cluster_path(self) -> str:
-        """Return the page of the cluster."""
-        return f"{PATH}/cluster/{self.cluster}"
-
-    def text_path(self, prediction_id: str) -> str:
-        """Return the page of one text."""
-        return f"{PATH}/text/{quote(prediction_id, safe='')}{self.query}"
 
 
 class ClusterRow(NamedTuple):
@@ -97,13 +54,15 @@ class LabelPages:
     def __init__(self, access: Access, state: StateAccess) -> None:
         self._access, self._site, self._state = access, access.site, state
         self._batches = Batches(access.site.params, access.site.home)
+        self._release = ReleaseTexts(access.site.params, access.site.home, state, access.site.clock)
 
     async def index(self) -> RoundIndex | None:
-        """Return the last round; None when there is none that can be read."""
-        try:
-            return await asyncio.to_thread(last_round, self._site.home)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        """Return the last round, or an empty one while only a release asks; None when there is nothing that can be read."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            index = await asyncio.to_thread(last_round, self._site.home)
+            if index is not None:
+                return index
+        return (await asyncio.to_thread(self._release.read)).without_round()
 
     async def known_labels(self) -> frozenset[str]:
         """Return the champion's labels."""
@@ -148,12 +107,15 @@ class LabelPages:
 
     async def text(self, visitor: Visitor, index: RoundIndex, candidate: LabelCandidate, where: Where, **more: Any) -> Response:
         """Show one text, with all that helps to label it."""
+        if is_blind(candidate):
+            return await self._blind(visitor, index, candidate, where, **more)
         standing, common = await self._common(visitor, index)
         neighbours = await self._near_texts(candidate)
         given = standing.counts_of(index.by_cluster.get(candidate.cluster, ()), GIVEN_LABELS)
         proposed = await asyncio.to_thread(self._proposed, candidate.cluster)
         batch = await asyncio.to_thread(self._batches.read, visitor.name, where.mode, index)
         left = len(_open_places(index, standing, where)) + len(_open_controls(batch.candidates, index, standing, where))
+        left += common["asked"] if where == Where() else 0
         values = {
             "candidate": candidate,
             "cluster": index.clusters.get(candidate.cluster),
@@ -167,6 +129,20 @@ class LabelPages:
         refusal = more.get("refusal")
         values |= await self._refusal(refusal, more.get("typed", ""))
         return await self._html("label_text.html", status=422 if refusal else 200, **common, **values)
+
+    async def _blind(self, visitor: Visitor, index: RoundIndex, candidate: LabelCandidate, where: Where, **more: Any) -> Response:
+        """Show a text of the release with all labels in order of the alphabet, and nothing that a model said."""
+        standing, common = await self._common(visitor, index)
+        values = {
+            "candidate": candidate,
+            "mine": standing.mine.get(candidate.prediction_id),
+            "known": sorted(await self.known_labels()),
+            "left": len(_open_places(index, standing, where)) + common["asked"],
+            "where": where,
+        }
+        refusal = more.get("refusal")
+        values |= await self._refusal(refusal, more.get("typed", ""))
+        return await self._html("label_blind.html", status=422 if refusal else 200, **common, **values)
 
     async def nothing_left(self, visitor: Visitor, index: RoundIndex, where: Where) -> Response:
         """Show that this person has answered everything."""
@@ -182,11 +158,14 @@ class LabelPages:
         return await self._html("label_away.html", shown=NO_ROUND, where=Where(), **account(visitor))
 
     async def next_text(self, visitor: Visitor, index: RoundIndex, where: Where) -> LabelCandidate | None:
-        """Return the next open text of this person: in one cluster the first one, else of a batch with control texts."""
+        """Return the next open text: of the release first; in one cluster the first one, else of a batch with control texts."""
         return await asyncio.to_thread(self._next, visitor, index, where)
 
     async def candidate(self, visitor: Visitor, index: RoundIndex, prediction_id: str) -> LabelCandidate | None:
-        """Return the candidate of the round, or the control text of this person, that has this id."""
+        """Return the text of the release, the candidate of the round, or the control text of this person, that has this id."""
+        asked = await asyncio.to_thread(self._release.read)
+        if (blind := asked.find(prediction_id)) is not None:
+            return blind
         if (candidate := index.candidate(prediction_id)) is not None:
             return candidate
         for mode in ("", VERIFY):
@@ -197,8 +176,10 @@ class LabelPages:
         return None
 
     def _next(self, visitor: Visitor, index: RoundIndex, where: Where) -> LabelCandidate | None:
+        if where == Where() and (blind := self._release.next_text(visitor.name)) is not None:
+            return blind
         with self._state.reading.begin() as connection:
-            standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
+            standing = self._standing(connection, visitor, index, self._release.read())
         places = _open_places(index, standing, where)
         if where.cluster is not None:
             return index.round.candidates[places[0]] if places else None
@@ -213,10 +194,12 @@ class LabelPages:
 
     async def _common(self, visitor: Visitor, index: RoundIndex) -> tuple[Standing, dict[str, Any]]:
         """Return what is open for the person, and what every page shows: progress, the last action, the round."""
-        standing, last, effort = await asyncio.to_thread(self._read, visitor, index)
+        asked = await asyncio.to_thread(self._release.read)
+        standing, last, effort = await asyncio.to_thread(self._read, visitor, index, asked)
         served = await asyncio.to_thread(served_labels, self._site.home)
         values = {
             "effort": effort,
+            "asked": len(asked.open_for(visitor.name)),
             "budget": self._site.params.flywheel.budget,
             "last": last,
             "made_at": index.round.made_at,
@@ -228,11 +211,16 @@ class LabelPages:
         }
         return standing, values
 
-    def _read(self, visitor: Visitor, index: RoundIndex) -> tuple[Standing, list[NotedAction], Any]:
+    def _read(self, visitor: Visitor, index: RoundIndex, asked: AskedTexts) -> tuple[Standing, list[NotedAction], Any]:
         with self._state.reading.begin() as connection:
-            standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
+            standing = self._standing(connection, visitor, index, asked)
             last = [action for action in last_actions(connection, visitor.name) if action.at >= index.round.made_at]
             return standing, last, read_effort(connection, index.round.made_at)
+
+    def _standing(self, connection: sa.Connection, visitor: Visitor, index: RoundIndex, asked: AskedTexts) -> Standing:
+        """Return what is open for the person in the round, without the texts of the release."""
+        standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
+        return standing._replace(closed=standing.closed | asked.places(index))
 
     def _proposed(self, cluster: int) -> list[str]:
         """Return the names that people have proposed for the cluster's intent."""

@@ -77,4 +77,4 @@ def test_what_people_said_since_the_release_began_is_read(state: sa.Engine) -> N
         connection.execute(queue_actions.insert(), actions)
     with state.connect() as connection:
         said = read_release_labels(connection, SINCE)
-    assert said == ReleaseLabels({"a": "track"}, {"b": frozenset({"bob"})}, frozenset({"ana", "bob"}))
+    assert said == ReleaseLabels({"a": "track"}, {"b": frozenset({"bob"}), "z": frozenset({"ana"})}, frozenset({"ana", "bob"}))
