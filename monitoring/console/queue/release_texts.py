@@ -97,8 +97,10 @@ class ReleaseTexts:
         with self._lock:
             key = run.champion, run.version, run.began_at
             if self._reader is None or self._key != key:
-                url = log_url(self._params.log, self._home)
-                self._reader = CopiedTexts(url, champion=run.champion, challenger=run.version, since=run.began_at)
+                url, settings = log_url(self._params.log, self._home), self._params.monitor
+                self._reader = CopiedTexts(
+                    url, champion=run.champion, challenger=run.version, since=run.began_at, settings=settings
+                )
                 self._key, self._read_at, self._texts = key, 0.0, []
             if time.monotonic() - self._read_at >= READ_EVERY_S:
                 try:
