@@ -140,7 +140,7 @@ def ask(
     if served and served.get("model_digest") == model_digest(repository(home) / model / "1"):
         answers = predict_labels(settings, model, texts)
     elif start:
-        from serving.release.swap import verified
+        from serving.release.live.folders import verified
         from serving.triton.server import run_server, with_free_ports
 
         _stop_on_signals()

@@ -77,13 +77,12 @@ def rollback() -> None:
     from serving.release.publish import release_of
 
     home = find_home()
-    previous = release_of(home, "previous")
-    if previous is None:
+    previous, champion = release_of(home, "previous"), release_of(home, "champion")
+    if previous is None or champion is None:
         raise InputError(str(home), "there is no previous champion", "name a version: .venv/bin/evergreen publish N")
-    if (champion := release_of(home, "champion")) is not None:
-        for sentence in _examine_version(previous, champion, home).label_sentences():
-            out.print(styled("!", "yellow"), sentence)
-    _swap_to(previous.version, home)
+    for sentence in _examine_version(previous, champion, home).label_sentences():
+        out.print(styled("!", "yellow"), sentence)
+    _take_back(champion.version, home)
 
 
 def route(
@@ -98,7 +97,7 @@ def route(
     """
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.release import swap
+    from serving.release.live import swap
     from serving.release.publish import release_of
 
     home = find_home()
@@ -156,10 +155,20 @@ def _insist(promotion: "Promotion", objections: list[str], what: str, command: s
 
 def _swap_to(version: int, home: Path) -> None:
     from pipeline.params import load_params
-    from serving.release.swap import swap
+    from serving.release.live.swap import swap
 
     swapped = swap(version, load_params(), home, announce)
     if not swapped.was_served:
         out.print("no Triton answers; the version is served from the next start: make serve")
     if swapped.previous not in (None, version):
         out.print(f"version {swapped.previous} stays available as previous; to return to it: .venv/bin/evergreen rollback")
+
+
+def _take_back(version: int, home: Path) -> None:
+    from pipeline.params import load_params
+    from serving.release.live.roll_back import roll_back
+
+    done = roll_back(version, load_params(), home, announce)
+    out.print(f"version {version} is retired; to make it champion again: .venv/bin/evergreen publish {version}")
+    if done.left:
+        out.print(styled("!", "yellow"), f"not done yet: {', '.join(done.left)}; the next publish, route or rollback does it")

@@ -1,5 +1,6 @@
 """One prediction: the record that predictor, jobs, HTTP API and prediction log share, and its projections."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,11 @@ class ModelOutput(NamedTuple):
     pieces_per_word: float
     sketch: bytes  # fp16, as the backend returned it
     probabilities: bytes  # fp16, calibrated, in the order of the version's labels.txt
+
+    @property
+    def is_broken(self) -> bool:
+        """Return whether this is no answer: a model whose weights overflow gives no number, and sometimes no label."""
+        return not self.label or not math.isfinite(self.confidence)
 
 
 class Prediction(NamedTuple):

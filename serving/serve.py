@@ -17,9 +17,10 @@ from serving.processes import Announce
 from serving.processes.addresses import listen_host, reach_host
 from serving.processes.ports import require_free_port
 from serving.processes.supervisor import Child, Program
+from serving.release.live.catch_up import catch_up
+from serving.release.live.folders import verified
 from serving.release.manifest import repository
 from serving.release.routing import read_routes
-from serving.release.swap import catch_up, verified
 from serving.triton.client import is_alive
 from serving.triton.server import DeadModelWatch, Server, last_errors, log_path, start_server, stop_server
 from state.database import open_state

@@ -33,7 +33,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "docs/test_readme_blocks.py",
     "serving/release/test_publish.py",
     "serving/release/test_frameworks.py",
-    "serving/release/test_swap.py",
+    "serving/release/live/test_swap.py",
     "serving/loadtest/test_run.py",
     "monitoring/retrain/test_turn.py",
     "pipeline/test_dvc.py",
@@ -85,7 +85,7 @@ ALONE = (
     "faults/test_drill.py",
     "serving/loadtest/test_limit.py",
     "serving/loadtest/test_run.py",
-    "serving/release/test_swap.py",
+    "serving/release/live/test_swap.py",
     "serving/gateway/test_http.py",
 )
 SMALL_LABELS = ("track_order", "return_item", "damaged_item", "payment_failed")

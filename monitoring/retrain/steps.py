@@ -18,10 +18,11 @@ from pipeline.home import ARTIFACTS, DVC_LOCK, PACKAGE
 from pipeline.params import Params
 from pipeline.tracking import runs
 from serving.release.label_change import labels_of
+from serving.release.live.folders import unpark
+from serving.release.live.swap import swap
 from serving.release.manifest import model_name, repository
 from serving.release.publish import differs, publish, release_of
 from serving.release.release_table import CheckLease
-from serving.release.swap import swap, unpark
 from state.database import open_state
 
 ReportLabels = Callable[[int, int], None]  # gets the number of withdrawn labels and of open disputes

@@ -95,9 +95,12 @@ async def open_services(params: Params, home: Path, metrics: Metrics, callers: C
         ids = PredictionIds(read_key(home, "prediction"))
         predictor = Predictor(connection, params.gateway, prediction_log, metrics, ids, reread)
         add_gauges(metrics, predictor, prediction_log)
+        stack.push_async_callback(_flush_counts, predictor, metrics, engine)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_follow_routes(predictor, connection, metrics, reread, params.gateway.routing_poll_ms / 1000, stop))
+            poll_s = params.gateway.routing_poll_ms / 1000
+            tasks.create_task(_follow_routes(predictor, connection, metrics, reread, poll_s, stop))
+            tasks.create_task(_keep_counts(predictor, metrics, engine, poll_s, stop))
             tasks.create_task(_follow_tokens(callers, metrics, stop))
             if params.jobs.workers:
                 await _start_jobs(tasks, stack, JobContext(params, engine, predictor, metrics, home, session, stop))
@@ -190,6 +193,8 @@ async def _follow_routes(
             if routes != predictor.routes:
                 await predictor.follow(routes)
                 log.info("routes", **routes._asdict())
+            elif predictor.lacks_queue:
+                await predictor.follow(routes)
             metrics.routes_read.set_to_current_time()
             metrics.champion.set(routes.champion or 0)
             metrics.challenger_weight.set(routes.challenger_weight)
@@ -204,6 +209,22 @@ async def _follow_routes(
             await asyncio.wait_for(stop.wait(), every_s)
         except TimeoutError:
             continue
+
+
+async def _keep_counts(predictor: Predictor, metrics: Metrics, engine: sa.Engine, every_s: float, stop: asyncio.Event) -> None:
+    """Bring the counts of arms to the database until `stop`; while it is away they are kept."""
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), every_s)
+        await _flush_counts(predictor, metrics, engine)
+
+
+async def _flush_counts(predictor: Predictor, metrics: Metrics, engine: sa.Engine) -> None:
+    try:
+        await predictor.arms.flush(engine)
+    except Exception:
+        log.exception("the counts of arms could not be stored; they are kept")
+        metrics.count_error("arms")
 
 
 async def _follow_tokens(callers: Callers, metrics: Metrics, stop: asyncio.Event) -> None:

@@ -45,6 +45,9 @@ class Metrics:
         )
         self._call_texts = Histogram("evergreen_triton_call_texts", "Texts in one call", buckets=TEXTS, registry=registry)
         self._call_failures = Counter("evergreen_triton_call_failures_total", "Calls that failed", ["version"], registry=registry)
+        self._arm_texts = Counter(
+            "evergreen_arm_texts_total", "Texts of each arm of a release", ["arm", "outcome"], registry=registry
+        )
         self._shadow_dropped = Counter("evergreen_shadow_dropped_total", "Copies not answered", ["reason"], registry=registry)
         self._jobs = Counter("evergreen_job_attempts_total", "Attempts at jobs and callbacks", ["outcome"], registry=registry)
         self._errors = Counter("evergreen_errors_total", "Errors that the gateway survived, by part", ["part"], registry=registry)
@@ -90,6 +93,10 @@ class Metrics:
             raise
         finally:
             self._call_seconds.labels(version).observe(time.perf_counter() - begun)
+
+    def count_arm(self, arm: str, outcome: str, texts: int) -> None:
+        """Count texts of an arm of a release that were answered, that its version failed to answer, or answered with nothing."""
+        self._arm_texts.labels(arm, outcome).inc(texts)
 
     def count_shadow_drop(self, reason: str) -> None:
         """Count one shadow copy that the challenger did not answer."""

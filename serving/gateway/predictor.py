@@ -1,6 +1,6 @@
 """From texts to predictions: routing, response cache, single flight, batch queue, shadow copy, prediction log.
 
-Belongs to one event loop; knows neither HTTP nor SQL.
+A text that the challenger does not answer is answered by the champion. Belongs to one event loop; knows neither HTTP nor SQL.
 """
 
 import asyncio
@@ -11,17 +11,20 @@ from typing import NamedTuple
 from pipeline.abstention import NEVER, Abstention
 from pipeline.params import Gateway
 from pipeline.runtime.outputs import ModelOutputs
+from serving.arm_counter import ArmCounter
+from serving.arm_counts import Arm
 from serving.gateway.batch_queue import BatchQueue, Limits, OverloadedError
 from serving.gateway.metrics import Metrics
 from serving.gateway.response_cache import ResponseCache
+from serving.gateway.shadow_copies import ShadowCopies
 from serving.prediction import ModelOutput, Prediction, Role
 from serving.prediction_ids import PredictionIds
 from serving.prediction_log.writer import PredictionLog
 from serving.release.manifest import model_name
-from serving.release.routing import NO_ROUTES, Routes, choose_version, is_shadowed
-from serving.triton.client import BATCH_TEXTS, Connection, UnknownModelError
+from serving.release.routing import NO_ROUTES, Routes, choose_arm, is_shadowed
+from serving.triton.client import BATCH_TEXTS, Connection, TritonError, UnknownModelError
 
-SHADOW_BATCH_TEXTS = 8  # small calls: they share the cores with the champion's
+CHALLENGER_SHARE = 0.5  # of the time that a text may wait; in the rest the champion answers in the challenger's place
 
 
 class NothingServedError(Exception):
@@ -42,6 +45,22 @@ class Query(NamedTuple):
     version: int | None  # None: routing chooses
 
 
+class Destination(NamedTuple):
+    """Who answers a query. Without an arm it is not counted for a release: its caller has named the version, or none runs."""
+
+    version: int
+    role: Role
+    arm: Arm | None
+
+
+class GivenAnswer(NamedTuple):
+    """A version's output for a text."""
+
+    output: ModelOutput
+    is_cached: bool
+    version: int
+
+
 class Predictor:
     """Answers queries. `reread` returns the newest routes when Triton does not know a model."""
 
@@ -58,9 +77,10 @@ class Predictor:
         self._triton, self._settings, self._log, self._metrics = triton, settings, log, metrics
         self._ids, self._reread = ids, reread
         self.cache = ResponseCache(settings.cache_bytes, settings.cache_ttl_s)
+        self.arms = ArmCounter(metrics.count_arm)
+        self.shadows = ShadowCopies(settings, metrics, self.arms, self._record, self._is_unsure)
         self._in_flight: dict[tuple[int, str], asyncio.Future[ModelOutput]] = {}
         self._queues: dict[int, BatchQueue] = {}
-        self._shadow_queues: dict[int, BatchQueue] = {}
         self._abstentions: dict[int, Abstention] = {}  # of every version ever asked: an answer may come after its queue has gone
 
     @property
@@ -77,12 +97,25 @@ class Predictor:
         """Return the label that a version's callers get where it abstains; empty for null."""
         return self._abstentions.get(version, NEVER).fallback
 
+    @property
+    def lacks_queue(self) -> bool:
+        """True while a version that gets traffic could not be asked for its labels: it is asked again."""
+        return not self.routes.served <= self._queues.keys()
+
     async def follow(self, routes: Routes) -> None:
-        """Adopt new routes: open a queue for each version that they name, drop idle queues of other versions."""
+        """Adopt new routes: open a queue for each version that they name, drop idle queues of other versions.
+
+        Raises when the champion is not ready. A challenger that is not keeps no routes from being adopted.
+        """
         for version in routes.served:
-            await self._queue(version)
+            try:
+                await self._queue(version)
+            except TritonError:
+                if version == routes.champion:
+                    raise
+                self._metrics.count_error("challenger")
         self.routes = routes
-        for queues in (self._queues, self._shadow_queues):
+        for queues in (self._queues, self.shadows.queues):
             for version in [v for v, queue in queues.items() if v not in routes.served and queue.is_idle]:
                 del queues[version]
 
@@ -90,7 +123,7 @@ class Predictor:
         """Return the positions of keys that choose the same version, a list for each version."""
         groups: dict[object, list[int]] = {}
         for number, key in enumerate(keys):
-            groups.setdefault(choose_version(self.routes, key), []).append(number)
+            groups.setdefault(choose_arm(self.routes, key), []).append(number)
         return list(groups.values())
 
     async def predict(self, query: Query, wait_s: float) -> list[Prediction]:
@@ -99,70 +132,129 @@ class Predictor:
         Raises `NothingServedError`, `NotServedError`, `OverloadedError`, `TritonError`.
         """
         begun = time.perf_counter()
-        version, role = self._route(query)
+        to, routes = self._route(query), self.routes
         try:
-            outputs = await self._infer(version, query.texts, wait_s)
+            answers = await self._answer(to, routes, query.texts, wait_s)
         except UnknownModelError:  # a swap has just unloaded it, and this process has not read the new routes yet
             await self.follow(await self._reread())
-            old, (version, role) = version, self._route(query)
-            if version == old:
+            old, to, routes = to, self._route(query), self.routes
+            if to.version == old.version and to.arm != "challenger":
                 raise
-            outputs = await self._infer(version, query.texts, wait_s)
+            answers = await self._answer(to, routes, query.texts, wait_s, is_known=to.version != old.version)
         now, latency_ms = time.time(), 1000 * (time.perf_counter() - begun)
-        ids = self._ids.issue(now, version, len(query.texts))
-        abstention = self._abstentions.get(version, NEVER)
+        if to.arm and any(not answer.is_cached for answer in answers) and all(answer.version == to.version for answer in answers):
+            self.arms.time(routes.salt, to.arm, latency_ms)
         predictions = [
-            Prediction(
-                time=now,
-                request_id=query.request_id,
-                id=id,
-                unit=query.unit,
-                text=text,
-                text_hash=None,
-                pieces=output.pieces,
-                pieces_per_word=output.pieces_per_word,
-                version=version,
-                role=role,
-                label=output.label,
-                confidence=output.confidence,
-                runner_up=output.runner_up,
-                sketch=output.sketch,
-                probabilities=output.probabilities,
-                latency_ms=latency_ms,
-                cache_hit=is_cached,
-                abstained=abstention.is_unsure(output.confidence),
-            )
-            for id, text, (output, is_cached) in zip(ids, query.texts, outputs, strict=True)
+            self._prediction(query, text, id, answer, to.role if answer.version == to.version else "champion", now, latency_ms)
+            for text, id, answer in zip(query.texts, self._issue_ids(answers, now), answers, strict=True)
         ]
         for text, prediction in zip(query.texts, predictions, strict=True):
             self._record(prediction)
-            if role == "champion" and is_shadowed(self.routes, prediction.id):
-                self._shadow(text, prediction)
+            if to.role == "champion" and is_shadowed(self.routes, prediction.id):
+                self.shadows.send(text, prediction, self.routes, self._queues.get(self.routes.challenger or -1))
         return predictions
 
-    def _route(self, query: Query) -> tuple[int, Role]:
+    def _prediction(
+        self, query: Query, text: str, id: str, answer: GivenAnswer, role: Role, now: float, latency_ms: float
+    ) -> Prediction:
+        return Prediction(
+            time=now,
+            request_id=query.request_id,
+            id=id,
+            unit=query.unit,
+            text=text,
+            text_hash=None,
+            version=answer.version,
+            role=role,
+            latency_ms=latency_ms,
+            cache_hit=answer.is_cached,
+            abstained=self._is_unsure(answer.version, answer.output.confidence),
+            **answer.output._asdict(),
+        )
+
+    def _issue_ids(self, answers: Sequence[GivenAnswer], now: float) -> list[str]:
+        """Return an id for each answer, which names the version that gave it."""
+        versions = [answer.version for answer in answers]
+        ids = {version: iter(self._ids.issue(now, version, versions.count(version))) for version in set(versions)}
+        return [next(ids[version]) for version in versions]
+
+    def _route(self, query: Query) -> Destination:
+        routes = self.routes
         if query.version is not None:
-            if query.version not in self.routes.served:
-                served = ", ".join(map(str, sorted(self.routes.served))) or "none"
+            if query.version not in routes.served:
+                served = ", ".join(map(str, sorted(routes.served))) or "none"
                 raise NotServedError(f"version {query.version} is not served; served: {served}")
-            return query.version, "champion" if query.version == self.routes.champion else "challenger"
-        chosen = choose_version(self.routes, query.unit or query.key)
+            return Destination(query.version, "champion" if query.version == routes.champion else "challenger", None)
+        chosen = choose_arm(routes, query.unit or query.key)
         if chosen is None:
             raise NothingServedError
-        return chosen
+        role: Role = "challenger" if chosen.arm == "challenger" else "champion"
+        return Destination(chosen.version, role, chosen.arm if routes.challenger in routes.served else None)
 
-    async def _infer(self, version: int, texts: Sequence[str], wait_s: float) -> list[tuple[ModelOutput, bool]]:
-        """Return the version's output for each text, and whether the cache had it."""
+    async def _answer(
+        self, to: Destination, routes: Routes, texts: Sequence[str], wait_s: float, *, is_known: bool = True
+    ) -> list[GivenAnswer]:
+        """Return an answer for each text, the champion's where the challenger has none; counts those of an arm."""
+        if to.arm == "challenger":
+            return await self._answer_or_stand_in(to.version, routes, texts, wait_s, is_known=is_known)
+        try:
+            answers = await self._infer(to.version, texts, wait_s)
+        except (TritonError, OverloadedError):
+            if to.arm:
+                self.arms.count(routes.salt, to.arm, "failed", len(texts))
+            raise
+        if to.arm:
+            self.arms.count(routes.salt, to.arm, "answered", len(answers))
+            self.arms.count(routes.salt, to.arm, "broken", sum(answer.output.is_broken for answer in answers))
+        return answers
+
+    async def _answer_or_stand_in(
+        self, challenger: int, routes: Routes, texts: Sequence[str], wait_s: float, *, is_known: bool
+    ) -> list[GivenAnswer]:
+        """Return the challenger's answers, and the champion's where it fails or gives a broken one, all within `wait_s`."""
+        until = asyncio.get_running_loop().time() + wait_s
+        tried = await self._try(challenger, texts, CHALLENGER_SHARE * wait_s) if is_known else [None] * len(texts)
+        good = [None if answer is None or answer.output.is_broken else answer for answer in tried]
+        self.arms.count(routes.salt, "challenger", "answered", sum(answer is not None for answer in tried))
+        self.arms.count(routes.salt, "challenger", "failed", tried.count(None))
+        self.arms.count(routes.salt, "challenger", "broken", good.count(None) - tried.count(None))
+        open_texts = [text for text, answer in zip(texts, good, strict=True) if answer is None]
+        if not open_texts or routes.champion is None:
+            return [answer for answer in good if answer is not None]
+        stand_ins = iter(await self._infer(routes.champion, open_texts, until - asyncio.get_running_loop().time()))
+        return [next(stand_ins) if answer is None else answer for answer in good]
+
+    async def _try(self, version: int, texts: Sequence[str], wait_s: float) -> list[GivenAnswer | None]:
+        """Return the version's answer to each text, None where it gives none in time. Raises `UnknownModelError`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        try:
+            queue = await asyncio.wait_for(self._queue(version), wait_s)
+            outputs = [self._begin(queue, version, text, until) for text in texts] if queue.has_capacity(len(texts)) else []
+        except UnknownModelError:
+            raise
+        except (TritonError, TimeoutError):
+            outputs = []
+        futures = {output for output in outputs if isinstance(output, asyncio.Future)}
+        if futures:  # never cancelled: others may be waiting for the same text
+            await asyncio.wait(futures, timeout=until - loop.time())
+        answers = [_answered(output, version) for output in outputs]
+        return answers or [None] * len(texts)
+
+    async def _infer(self, version: int, texts: Sequence[str], wait_s: float) -> list[GivenAnswer]:
+        """Return the version's output for each text."""
         queue = await self._queue(version)
         deadline = asyncio.get_running_loop().time() + wait_s
         if not queue.has_capacity(len(texts)):
             raise OverloadedError("too many texts are waiting")
-        outputs = []
+        answers = []
         for output in [self._begin(queue, version, text, deadline) for text in texts]:
             is_cached = isinstance(output, ModelOutput)
             # shielded: others may be waiting for the same text when this caller disconnects
-            outputs.append((output if isinstance(output, ModelOutput) else await asyncio.shield(output), is_cached))
-        return outputs
+            answers.append(
+                GivenAnswer(output if isinstance(output, ModelOutput) else await asyncio.shield(output), is_cached, version)
+            )
+        return answers
 
     def _begin(self, queue: BatchQueue, version: int, text: str, deadline: float) -> ModelOutput | asyncio.Future[ModelOutput]:
         """Return the cached output, or the future of the one call that all who wait for this text share."""
@@ -177,7 +269,7 @@ class Predictor:
 
     def _cache_output(self, key: tuple[int, str], future: asyncio.Future[ModelOutput]) -> None:
         del self._in_flight[key]
-        if not future.cancelled() and future.exception() is None:
+        if not future.cancelled() and future.exception() is None and not future.result().is_broken:
             self.cache.put(*key, future.result())
 
     async def _queue(self, version: int) -> BatchQueue:
@@ -200,6 +292,9 @@ class Predictor:
             self._metrics.expect_abstentions(version, schema.abstention.expected_share)
         return BatchQueue(infer, schema.labels, limits, asyncio.get_running_loop().time)
 
+    def _is_unsure(self, version: int, confidence: float) -> bool:
+        return self._abstentions.get(version, NEVER).is_unsure(confidence)
+
     def _record(self, prediction: Prediction) -> None:
         """Count and log a prediction; never waits."""
         self._metrics.count_prediction(prediction.version, prediction.role, prediction.cache_hit, prediction.latency_ms)
@@ -207,31 +302,14 @@ class Predictor:
             self._metrics.count_abstention(prediction.version, prediction.role)
         self._log.add(prediction)
 
-    def _shadow(self, text: str, original: Prediction) -> None:
-        """Send the text to the challenger too, through a short queue of its own; what does not fit is dropped and counted."""
-        version = self.routes.challenger
-        main = self._queues.get(version or -1)
-        if version is None or main is None:
-            return
-        queue = self._shadow_queues.get(version)
-        if queue is None:
-            limits = Limits(1, self._settings.shadow_waiting_texts, SHADOW_BATCH_TEXTS)
-            queue = BatchQueue(main.infer, main.labels, limits, asyncio.get_running_loop().time)
-            self._shadow_queues[version] = queue
-        begun = time.perf_counter()
 
-        def record_copy(future: asyncio.Future[ModelOutput]) -> None:
-            if future.cancelled() or future.exception() is not None:
-                self._metrics.count_shadow_drop("failed")
-                return
-            latency_ms = 1000 * (time.perf_counter() - begun)
-            output = future.result()
-            is_unsure = self._abstentions.get(version, NEVER).is_unsure(output.confidence)
-            copy = original._replace(**output._asdict(), abstained=is_unsure)
-            self._record(copy._replace(time=time.time(), version=version, role="shadow", latency_ms=latency_ms, cache_hit=False))
-
-        try:
-            deadline = asyncio.get_running_loop().time() + self._settings.deadline_ms / 1000
-            queue.submit(text, deadline).add_done_callback(record_copy)
-        except OverloadedError:
-            self._metrics.count_shadow_drop("full")
+def _answered(output: ModelOutput | asyncio.Future[ModelOutput], version: int) -> GivenAnswer | None:
+    """Return a cached or finished output as an answer, None for a call that failed or goes on."""
+    if isinstance(output, ModelOutput):
+        return GivenAnswer(output, True, version)
+    if not output.done() or output.cancelled():
+        return None
+    error = output.exception()
+    if isinstance(error, UnknownModelError):
+        raise error
+    return None if error else GivenAnswer(output.result(), False, version)

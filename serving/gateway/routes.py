@@ -125,10 +125,14 @@ async def predict(request: Request) -> Response:
     request_id = request.scope["request_id"]
     with services.tracing.span("predict", request.headers, texts=len(texts)):
         predictions = await _predictions(services, Query(request_id, request_id, texts, body.unit or None, body.version or None))
-    version = predictions[0].version  # it answers the whole request
-    labels, fallback = services.predictor.labels(version) if body.probabilities else (), services.predictor.fallback(version)
-    answers = [prediction.as_response(labels, fallback) for prediction in predictions]
+    answers = [_answer(services.predictor, prediction, body.probabilities) for prediction in predictions]
     return json_response(200, {"request_id": request_id, "predictions": answers})
+
+
+def _answer(predictor: Predictor, prediction: Prediction, with_probabilities: bool) -> dict[str, Any]:
+    """Return the answer to one text: the champion may have answered it in the challenger's place."""
+    version = prediction.version
+    return prediction.as_response(predictor.labels(version) if with_probabilities else (), predictor.fallback(version))
 
 
 async def create_job(request: Request) -> Response:

@@ -13,6 +13,10 @@ from state.tables import releases, routing
 Role = Literal["champion", "challenger", "previous", "retired"]
 UNIQUE_ROLES: tuple[Role, ...] = ("champion", "challenger", "previous")
 CheckLease = Callable[[sa.Connection], None]  # raises when the caller may no longer write
+OVER = (
+    0.0  # end of a hold that is over: whoever keeps Triton in line unloads what nobody needs, and then notes that there is none
+)
+Record = Callable[[sa.Connection], None]  # writes what the caller knows of a change into its transaction; may be called again
 
 # Statements that run often are built once.
 _RELEASE = sa.select(releases.c.version, releases.c.content_digest, releases.c.role)
@@ -21,6 +25,7 @@ _IN_ROLES = _RELEASE.where(releases.c.role.in_(UNIQUE_ROLES))
 _CHANGE_ROLE = releases.update().where(releases.c.role == sa.bindparam("before")).values(role=sa.bindparam("after"))
 _GIVE_ROLE = releases.update().where(releases.c.version == sa.bindparam("which")).values(role=sa.bindparam("after"))
 _CHANGE_ROUTING = routing.update().values(revision=routing.c.revision + 1)
+_HOLD = _CHANGE_ROUTING.values(keep_previous_until=sa.bindparam("until"))
 
 
 class Release(NamedTuple):
@@ -59,8 +64,11 @@ def add_release(connection: sa.Connection, version: int, digest: str) -> Release
     return Release(version, digest, role)
 
 
-def promote(connection: sa.Connection, version: int) -> None:
-    """Make this version champion, the champion previous, and retire the previous one; all traffic goes to the champion."""
+def promote(connection: sa.Connection, version: int, keep_previous_until: float | None = None) -> None:
+    """Make this version champion, the champion previous, and retire the previous one; all traffic goes to the champion.
+
+    The previous champion stays loaded until then (seconds of the epoch), ready to be champion again at once.
+    """
     _lock_releases(connection)
     champion = find_release(connection, role="champion")
     if champion and champion.version == version:
@@ -70,6 +78,36 @@ def promote(connection: sa.Connection, version: int) -> None:
     connection.execute(_CHANGE_ROLE, {"before": "champion", "after": "previous"})
     connection.execute(_GIVE_ROLE, {"which": version, "after": "champion"})
     _all_to_champion(connection)
+    connection.execute(_HOLD, {"until": keep_previous_until if champion else None})
+
+
+def take_back(connection: sa.Connection, version: int) -> Role:
+    """Retire a version, and return the role that it had; if it was champion, the previous one is champion again.
+
+    All traffic goes to the champion. A version that was retired before stays so, and nothing changes. Raises `InputError` for a
+    champion without a previous one, and for a version that was never published.
+    """
+    _lock_releases(connection)
+    role = versions(connection).get(version)
+    if role is None or role == "retired":
+        refuse_unpublished(version, versions(connection))
+        return "retired"
+    if role == "champion" and find_release(connection, role="previous") is None:
+        what = "there is no previous champion to return to"
+        raise InputError(f"version {version}", what, "name a version: .venv/bin/evergreen publish N")
+    connection.execute(_GIVE_ROLE, {"which": version, "after": "retired"})
+    if role == "champion":
+        connection.execute(_CHANGE_ROLE, {"before": "previous", "after": "champion"})
+    without_hold = routing.c.keep_previous_until.is_(None) if role == "challenger" else sa.true()
+    connection.execute(_HOLD.where(without_hold), {"until": OVER})
+    if role != "previous":  # which answers nobody: a release that runs goes on
+        _all_to_champion(connection)
+    return role
+
+
+def end_hold(connection: sa.Connection, until: float) -> None:
+    """Note that the previous champion is no longer kept loaded, unless it is held anew."""
+    connection.execute(_HOLD.where(routing.c.keep_previous_until == until), {"until": None})
 
 
 def has_releases(connection: sa.Connection) -> bool:

@@ -1,11 +1,15 @@
-"""Choose the version that answers: the champion, or the challenger for its share of units. Shares change at run time."""
+"""Choose the version that answers: the champion, or the challenger for its share of units. Shares change at run time.
+
+Beside the challenger's units stands a baseline: as many others, which the champion answers at the same time, for comparison.
+"""
 
 import hashlib
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from pipeline.errors import InputError
+from serving.arm_counts import Arm
 from serving.release.release_table import roles
 from state.tables import routing
 
@@ -19,6 +23,8 @@ class Routes(NamedTuple):
     challenger_weight: float  # share of units that the challenger answers
     shadow_share: float  # share of the champion's texts copied to the challenger
     salt: str
+    previous: int | None = None
+    keep_previous_until: float | None = None  # the previous champion stays loaded until then; seconds of the epoch
 
     @property
     def served(self) -> set[int]:
@@ -26,17 +32,39 @@ class Routes(NamedTuple):
         wants_challenger = self.challenger is not None and (self.challenger_weight > 0 or self.shadow_share > 0)
         return {version for version in (self.champion, self.challenger if wants_challenger else None) if version is not None}
 
+    def held(self, now: float) -> int | None:
+        """Return the previous champion while it stays loaded, ready to be champion again."""
+        return self.previous if self.keep_previous_until is not None and now < self.keep_previous_until else None
+
+    def loaded(self, now: float) -> set[int]:
+        """Return the versions that Triton keeps loaded: those that get traffic, and the previous champion while it is held."""
+        held = self.held(now)
+        return self.served if held is None else {*self.served, held}
+
+
+class ArmChoice(NamedTuple):
+    """The version that answers a unit, and the arm of the release that the unit belongs to."""
+
+    version: int
+    arm: Arm
+
 
 NO_ROUTES = Routes(0, None, None, 0.0, 0.0, "")
 
 
-def choose_version(routes: Routes, unit: str) -> tuple[int, Literal["champion", "challenger"]] | None:
-    """Return version and role for a unit, None when nothing is published. With one salt, a growing weight only adds units."""
+def choose_arm(routes: Routes, unit: str) -> ArmChoice | None:
+    """Return version and arm for a unit, None when nothing is published. With one salt, a growing weight only adds units.
+
+    The challenger has the units with the lowest hashes, the baseline as many with the highest ones.
+    """
     if routes.champion is None:
         return None
-    if routes.challenger is not None and _hash01(routes.salt, unit) < routes.challenger_weight:
-        return routes.challenger, "challenger"
-    return routes.champion, "champion"
+    if routes.challenger is None:
+        return ArmChoice(routes.champion, "champion")
+    rank = _hash01(routes.salt, unit)
+    if rank < routes.challenger_weight:
+        return ArmChoice(routes.challenger, "challenger")
+    return ArmChoice(routes.champion, "baseline" if rank >= 1 - routes.challenger_weight else "champion")
 
 
 def is_shadowed(routes: Routes, prediction: str) -> bool:
@@ -60,6 +88,8 @@ def read_routes(connection: sa.Connection) -> Routes:
         row.challenger_weight,
         row.shadow_share,
         row.salt,
+        by_role.get("previous"),
+        row.keep_previous_until,
     )
 
 

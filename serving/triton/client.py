@@ -27,6 +27,7 @@ from serving.triton.http_pool import MAX_AGE_S, HttpPool, HttpResponse
 ADMIN_HEADER = "evergreen-admin"
 GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
 ADMIN_TIMEOUT_S = 600.0
+ANSWERS_WITHIN_S = 60.0  # over HTTP, unless the caller has less time
 MODEL_FAILED = "the model failed: "  # begins the message of serving/backend/model.py
 BATCH_TEXTS = 64  # in one call; `max_batch_size` of our models by default
 OUTPUTS = ("label", "probabilities", "sketch", "pieces", "pieces_per_word")
@@ -58,19 +59,19 @@ def key_file(home: Path, serve: Serve) -> Path:
     return Path(os.environ.get("EVERGREEN_TRITON_KEY_FILE", home / "triton" / f"admin-{serve.http_port}.key"))
 
 
-def is_alive(serve: Serve) -> bool:
+def is_alive(serve: Serve, within_s: float = ANSWERS_WITHIN_S) -> bool:
     """Return whether the server answers, which it does not do while it loads its first models."""
     try:
-        with _http(serve) as client:
+        with _http(serve, within_s) as client:
             return bool(client.is_server_live())
     except (OSError, triton_http.InferenceServerException):
         return False
 
 
-def is_ready(serve: Serve, models: Sequence[str]) -> bool:
+def is_ready(serve: Serve, models: Sequence[str], within_s: float = ANSWERS_WITHIN_S) -> bool:
     """Return whether the server answers and has these models ready."""
     try:
-        with _http(serve) as client:
+        with _http(serve, within_s) as client:
             return bool(client.is_server_live()) and all(client.is_model_ready(model) for model in models)
     except (OSError, triton_http.InferenceServerException):
         return False
@@ -228,8 +229,8 @@ def _read_outputs(body: bytes, json_bytes: int) -> ModelOutputs:
     )
 
 
-def _http(serve: Serve) -> Any:
-    return triton_http.InferenceServerClient(f"{serve.host}:{serve.http_port}", network_timeout=60.0)
+def _http(serve: Serve, within_s: float = ANSWERS_WITHIN_S) -> Any:
+    return triton_http.InferenceServerClient(f"{serve.host}:{serve.http_port}", within_s, within_s)
 
 
 def _grpc(serve: Serve) -> Any:

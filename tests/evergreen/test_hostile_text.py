@@ -98,7 +98,7 @@ def announcements(text: str, _patch: pytest.MonkeyPatch, _home: Path) -> None:
 def rollback_command(text: str, patch: pytest.MonkeyPatch, _home: Path) -> None:
     promotion = Promotion(1, LabelChange((text,), (text,)), None, None, has_other_champion=False)
     patch.setattr(releasing, "_examine", lambda *_: promotion)
-    patch.setattr(releasing, "_swap_to", lambda *_: None)
+    patch.setattr(releasing, "_take_back", lambda *_: None)
     patch.setattr(publish, "release_of", lambda _home, role: Release(1, "digest", role))
     releasing.rollback()
 

@@ -70,11 +70,15 @@ class Installation(NamedTuple):
         return f"http://{self.params.gateway.host}:{self.params.gateway.port}"
 
 
-def lay_out(folder: Path, package: Path, dvc_lock: Path, params: Params, factors: Sequence[float] = FACTORS) -> Installation:
-    """Publish a version for each factor, as a user does, into a home in this folder."""
+def lay_out(
+    folder: Path, package: Path, dvc_lock: Path, params: Params, factors: Sequence[float] = FACTORS, hold_s: float = 0.0
+) -> Installation:
+    """Publish a version for each factor, as a user does, into a home in this folder. By default a swap unloads at once."""
     ports = with_free_ports(params.serve)
     gateway = params.gateway.model_copy(update={"port": free_port(ports.host)})
-    installation = Installation(folder, folder / "live", params.model_copy(update={"serve": ports, "gateway": gateway}), {})
+    release = params.release.model_copy(update={"hold_s": hold_s})
+    changed_params = params.model_copy(update={"serve": ports, "gateway": gateway, "release": release})
+    installation = Installation(folder, folder / "live", changed_params, {})
     folder.mkdir(parents=True, exist_ok=True)
     write_params(installation)
     for factor in factors:

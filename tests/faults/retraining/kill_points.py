@@ -20,7 +20,7 @@ from monitoring.retrain.steps import LocalSteps
 from pipeline.errors import run_stage
 from pipeline.lifetime import end_with_parent
 from pipeline.tracking import registry as model_registry
-from serving.release import swap
+from serving.release.live import swap
 
 PUBLISHING = ("before registering", "registered", "staged", "copied", "released")
 

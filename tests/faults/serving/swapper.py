@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.errors import EvergreenError, run_stage
 from pipeline.home import find_home
 from pipeline.params import Params, load_params
-from serving.release.swap import swap
+from serving.release.live.swap import swap
 
 STEPS = {"is loaded": "load", "equal the offline ones": "check", "is champion": "move", "is unloaded": "drain"}
 

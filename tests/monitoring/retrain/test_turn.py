@@ -16,10 +16,10 @@ from monitoring.retrain.controller import Controller
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.metrics import ControllerMetrics
 from monitoring.retrain.request import request_retrain
+from serving.release.live.swap import swap
 from serving.release.manifest import LINEAGE, model_name, read_verified, repository
 from serving.release.publish import publish
 from serving.release.release_table import roles
-from serving.release.swap import swap
 from serving.triton.server import with_free_ports
 from state.database import open_state
 from state.tables import decisions, retrain_steps, retrains

@@ -73,7 +73,7 @@ def run(params: Params, ask: Callable[[Predictor], Any], triton: type[UnsureTrit
         await predictor.follow(SHADOWED)
         answer = await ask(predictor)
         await asyncio.sleep(0)  # shadow copies share no call with their originals
-        while any(not queue.is_idle for queue in predictor._shadow_queues.values()):
+        while any(not queue.is_idle for queue in predictor.shadows.queues.values()):
             await asyncio.sleep(0)
         return answer
 

@@ -24,8 +24,8 @@ from serving.gateway_client import http_sender
 from serving.jobs.callbacks import verify
 from serving.prediction_log.segments import read_tables
 from serving.prediction_log.writer import log_url
+from serving.release.live.swap import route
 from serving.release.routing import set_routing
-from serving.release.swap import route
 from state.database import open_state
 from tests.conftest import Project
 from tests.faults.stack import Installation, lay_out, offline, programs, serving, wait_until

@@ -26,13 +26,15 @@ from evergreen import cli
 from pipeline.errors import InputError, RefusedError, ToolError
 from pipeline.params import load_params
 from pipeline.session.golden_answers import read_golden, write_golden
-from serving.release import swap as swapping
-from serving.release.keep_loaded import load_missing
+from serving.release.live import models
+from serving.release.live import swap as swapping
+from serving.release.live.folders import unpark
+from serving.release.live.keep_loaded import load_missing
+from serving.release.live.swap import Swapped, route, swap
 from serving.release.manifest import repository
 from serving.release.routing import read_routes
 from serving.release.signature import sign
 from serving.release.signing_keys import signing_key
-from serving.release.swap import Swapped, route, swap
 from serving.triton import client as triton
 from state.database import open_state
 from tests.conftest import Project
@@ -108,7 +110,10 @@ def test_a_challenger_is_loaded_and_checked_before_it_gets_traffic_and_unloaded_
         weights[line] = gateway_routes(installation)["challenger_weight"]
 
     route(installation.params, installation.home, challenger_weight=0.5, shadow_share=0.0, announce=note)
-    assert weights == {"intent-3 is loaded and warm": 0.0, "intent-3: 24 golden answers equal the offline ones": 0.0}
+    assert weights == {
+        "intent-3 is loaded and warm": 0.0,
+        "intent-3: 24 golden answers equal the offline ones; long texts are answered": 0.0,
+    }
     assert triton_models(installation) == ["intent-1", "intent-3"]
     stack.wait_until(lambda: gateway_routes(installation)["challenger_weight"] == 0.5, 3)
     expected = {version: right(installation, version)[0] for version in (1, 3)}
@@ -140,7 +145,9 @@ def test_a_swap_moves_release_table_registry_gateway_and_triton_together(install
     assert swap_to(installation, 2, announced) == Swapped(2, 1, True)
     assert release_roles(installation) == {"champion": 2, "previous": 1, "challenger": 3}
     assert_serves_only(installation, 2)
-    assert [line for line in announced if "golden" in line] == ["intent-2: 24 golden answers equal the offline ones"]
+    assert [line for line in announced if "golden" in line] == [
+        "intent-2: 24 golden answers equal the offline ones; long texts are answered"
+    ]
 
 
 def test_the_same_swap_again_changes_nothing(installation: Installation) -> None:
@@ -154,7 +161,7 @@ def test_rollback_returns_to_the_previous_version(installation: Installation, mo
     monkeypatch.setenv("EVERGREEN_HOME", str(installation.home))
     done = CliRunner().invoke(cli.app, ["rollback"])
     assert done.exit_code == 0, done.output
-    assert release_roles(installation) == {"champion": 1, "previous": 2, "challenger": 3}
+    assert release_roles(installation) == {"champion": 1, "challenger": 3}
     assert_serves_only(installation, 1)
 
 
@@ -255,7 +262,7 @@ def test_a_remote_server_is_administered_by_the_same_code(
 def test_a_client_that_keeps_asking_the_old_version_delays_a_swap_for_a_limited_time(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swapping, "DRAIN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(models, "DRAIN_TIMEOUT_S", 1.0)
     announced: list[tuple[float, str]] = []
     stopped = threading.Event()
 
@@ -295,7 +302,7 @@ def test_a_swap_killed_anywhere_is_completed_by_the_next_call(installation: Inst
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["serving.release.swap"])
+FORKS.set_forkserver_preload(["serving.release.live.swap"])
 
 
 def swap_until(version: int, folder: Path, home: Path, point: str) -> None:
@@ -317,7 +324,7 @@ def swap_until(version: int, folder: Path, home: Path, point: str) -> None:
 @contextmanager
 def altered(installation: Installation, version: int, change: Callable[[Path], object]) -> Iterator[Path]:
     """Yield the version's folder, changed, with its manifest and signature; restore it when the block ends."""
-    folder = swapping.unpark(installation.home, version)
+    folder = unpark(installation.home, version)
     original = installation.folder / f"original-{version}"
     shutil.copytree(folder, original)
     try:

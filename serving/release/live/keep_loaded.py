@@ -1,4 +1,4 @@
-"""Keep a Triton that another program starts in line with the release table: `python -m serving.release.keep_loaded`.
+"""Keep a Triton that another program starts in line with the release table: `python -m serving.release.live.keep_loaded`.
 
 `evergreen serve` does this for the Triton that it starts itself. A container's Triton starts without models; this process loads
 the champion once signature and golden answers are right, and again after every restart of Triton.
@@ -15,9 +15,9 @@ from pipeline.home import find_home
 from pipeline.output.plain_text import indented, print_lines
 from pipeline.params import Params, load_params
 from serving.processes import Announce
+from serving.release.live.catch_up import catch_up
 from serving.release.manifest import model_name
 from serving.release.release_table import find_release
-from serving.release.swap import catch_up
 from serving.triton.client import is_alive, is_ready, server_settings
 from state.database import open_state
 
@@ -55,7 +55,7 @@ def keep_loaded(params: Params, home: Path, announce: Announce) -> None:
 
 def main() -> None:
     """Run until SIGTERM."""
-    argparse.ArgumentParser(prog="python -m serving.release.keep_loaded", description=__doc__).parse_args()
+    argparse.ArgumentParser(prog="python -m serving.release.live.keep_loaded", description=__doc__).parse_args()
     keep_loaded(load_params(), find_home(), lambda text: print_lines(f"· {indented(text)}"))
 
 

@@ -1,0 +1,60 @@
+"""Bring a Triton in line with the release table: what a swap or a restart left to do, and the end of a hold."""
+
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import EvergreenError
+from pipeline.params import Params
+from serving.processes import Announce
+from serving.release.live.models import load_and_check, load_companions, loaded_versions, quiet_s, unload_unused
+from serving.release.release_table import end_hold
+from serving.release.routing import read_routes, set_routing
+from serving.triton.client import is_alive, server_settings
+from state.database import open_state
+
+
+def catch_up(params: Params, home: Path, announce: Announce, *, timeout_s: float) -> None:
+    """Bring a server that has just started in line with the release table: a swap may have changed it meanwhile.
+
+    A challenger that does not load, or whose answers differ from the offline ones, loses its share; a previous champion that does
+    not load is announced. Raises what `load_and_check` raises for the champion, and filelock's `Timeout` while a swap is running.
+    """
+    serve = server_settings(params.serve)
+    with FileLock(home / "publish.lock", timeout=timeout_s), open_state(home) as engine:
+        with engine.begin() as connection:
+            routes = read_routes(connection)
+        if routes.champion:
+            load_and_check(serve, home, routes.champion, announce, in_use=True)
+            load_companions(serve, home, routes.champion, announce)
+        for version in routes.served - {routes.champion}:
+            try:
+                load_and_check(serve, home, version, announce, in_use=False)
+            except EvergreenError as error:
+                with engine.begin() as connection:
+                    set_routing(connection, challenger_weight=0.0, shadow_share=0.0)
+                announce(f"the challenger, version {version}, gets no more traffic: {error}")
+        if (held := routes.held(time.time())) is not None:
+            try:
+                load_and_check(serve, home, held, announce, in_use=False)
+            except EvergreenError as error:
+                announce(f"the previous champion, version {held}, is not ready for a roll-back: {error}")
+
+
+def unload_expired(params: Params, home: Path, announce: Announce) -> bool:
+    """Unload the previous champion once its hold is over; return whether it was. While a swap runs, the next call does it."""
+    serve = server_settings(params.serve)
+    with open_state(home) as engine:
+        with engine.connect().execution_options(reads_only=True) as connection, connection.begin():
+            until = read_routes(connection).keep_previous_until
+        if until is None or time.time() < until or not is_alive(serve):
+            return False
+        try:
+            with FileLock(home / "publish.lock", timeout=0):
+                unload_unused(serve, home, lambda: loaded_versions(engine), quiet_s(params), announce)
+                with engine.begin() as connection:
+                    end_hold(connection, until)
+        except Timeout:
+            return False
+    return True
