@@ -2,9 +2,10 @@
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from serving.processes import Announce
 from serving.processes.addresses import listen_host, reach_host
 from serving.processes.ports import require_free_port
 from serving.processes.supervisor import Child, Program
-from serving.release.live.catch_up import catch_up
+from serving.release.live.catch_up import catch_up, unload_when_due
 from serving.release.live.folders import verified
 from serving.release.manifest import repository
 from serving.release.routing import read_routes
@@ -102,6 +103,18 @@ def gateway_program(params: Params, home: Path, front_page: str = "") -> Program
     )
 
 
+@contextmanager
+def unloading(params: Params, home: Path, announce: Announce) -> Iterator[None]:
+    """Unload a previous champion once it is no longer held, in a thread: to wait for its last requests takes a while."""
+    stop = threading.Event()
+    thread = threading.Thread(target=unload_when_due, args=(params, home, announce, stop), name="unloading", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
 def serve(
     params: Params,
     home: Path,
@@ -121,6 +134,7 @@ def serve(
     triton = Triton(params, home, announce)
     children = [Child(triton), Child(gateway_program(params, home, front_page))]
     with ExitStack() as stack:
+        stack.enter_context(unloading(params, home, announce))
         for companion in companions:
             stack.callback(companion.end)
             companion.look(time.monotonic(), announce)

@@ -64,6 +64,24 @@ def add_release(connection: sa.Connection, version: int, digest: str) -> Release
     return Release(version, digest, role)
 
 
+def make_challenger(connection: sa.Connection, version: int) -> Role:
+    """Make a published version challenger, without any traffic yet; return the role that it had. The old challenger retires.
+
+    Raises `InputError` for the champion, and for a version that was never published.
+    """
+    _lock_releases(connection)
+    published = versions(connection)
+    refuse_unpublished(version, published)
+    before = published[version]
+    if before == "champion":
+        raise InputError(f"version {version}", "it is champion already", "name another version")
+    if before != "challenger":
+        connection.execute(_CHANGE_ROLE, {"before": "challenger", "after": "retired"})
+        connection.execute(_GIVE_ROLE, {"which": version, "after": "challenger"})
+        _all_to_champion(connection)
+    return before
+
+
 def promote(connection: sa.Connection, version: int, keep_previous_until: float | None = None) -> None:
     """Make this version champion, the champion previous, and retire the previous one; all traffic goes to the champion.
 

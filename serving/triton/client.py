@@ -230,7 +230,8 @@ def _read_outputs(body: bytes, json_bytes: int) -> ModelOutputs:
 
 
 def _http(serve: Serve, within_s: float = ANSWERS_WITHIN_S) -> Any:
-    return triton_http.InferenceServerClient(f"{serve.host}:{serve.http_port}", within_s, within_s)
+    address = f"{serve.host}:{serve.http_port}"
+    return triton_http.InferenceServerClient(address, connection_timeout=within_s, network_timeout=within_s)
 
 
 def _grpc(serve: Serve) -> Any:

@@ -1,7 +1,8 @@
 """Keep a Triton that another program starts in line with the release table: `python -m serving.release.live.keep_loaded`.
 
 `evergreen serve` does this for the Triton that it starts itself. A container's Triton starts without models; this process loads
-the champion once signature and golden answers are right, and again after every restart of Triton.
+the champion once signature and golden answers are right, and again after every restart of Triton. It unloads the previous
+champion once that is no longer held for a roll-back.
 """
 
 import argparse
@@ -15,14 +16,13 @@ from pipeline.home import find_home
 from pipeline.output.plain_text import indented, print_lines
 from pipeline.params import Params, load_params
 from serving.processes import Announce
-from serving.release.live.catch_up import catch_up
+from serving.release.live.catch_up import FAILED_PAUSE_S, catch_up, unload_expired
 from serving.release.manifest import model_name
 from serving.release.release_table import find_release
 from serving.triton.client import is_alive, is_ready, server_settings
 from state.database import open_state
 
 POLL_S = 2.0
-FAILED_PAUSE_S = 30.0
 
 
 def load_missing(params: Params, home: Path, announce: Announce) -> bool:
@@ -47,9 +47,10 @@ def keep_loaded(params: Params, home: Path, announce: Announce) -> None:
     while True:
         try:
             load_missing(params, home, announce)
+            unload_expired(params, home, announce)
             time.sleep(POLL_S)
         except EvergreenError as error:
-            announce(f"the champion is not loaded: {error}")
+            announce(f"Triton is not in line with the release table: {error}")
             time.sleep(FAILED_PAUSE_S)
 
 

@@ -13,10 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from itertools import combinations
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
 from filelock import FileLock
@@ -39,9 +37,8 @@ from serving.triton import client as triton
 from state.database import open_state
 from tests.conftest import Project
 from tests.faults import stack
-from tests.faults.stack import Answer, Installation, gateway_routes, offline, registry_roles, release_roles, triton_models
-
-TEXTS = ("where is my parcel?", "my card was declined twice", "the kettle leaks", "can I send the mixer back?")
+from tests.faults.stack import Installation, gateway_routes, registry_roles, release_roles, triton_models
+from tests.serving.release.live.answers import TEXTS, ask, assert_answers_as, right
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +56,6 @@ def set_shares(installation: Installation, weight: float, shadow: float = 0.0) -
     route(installation.params, installation.home, challenger_weight=weight, shadow_share=shadow, announce=[].append)
 
 
-def ask(installation: Installation, text: str, unit: str | None = None) -> tuple[int, Answer]:
-    """Return version and answer of the gateway; raises `HTTPError` for another status than 200."""
-    body = json.dumps({"text": text} | ({"unit": unit} if unit else {})).encode()
-    url, headers = f"http://127.0.0.1:{installation.params.gateway.port}/v1/predict", {"content-type": "application/json"}
-    request = Request(url, data=body, headers=headers)
-    with urlopen(request, timeout=10) as page:  # noqa: S310
-        prediction = json.load(page)["predictions"][0]
-    return prediction["version"], (prediction["label"], prediction["confidence"])
-
-
 def live_folders(installation: Installation) -> list[str]:
     return sorted(path.name for path in repository(installation.home).iterdir())
 
@@ -80,21 +67,6 @@ def assert_serves_only(installation: Installation, version: int) -> None:
     assert triton_models(installation) == [f"intent-{version}"]
     stack.wait_until(lambda: gateway_routes(installation)["champion"] == version, 3)
     assert_answers_as(installation, version)
-
-
-def assert_answers_as(installation: Installation, version: int) -> None:
-    for text, (label, confidence) in zip(TEXTS, right(installation, version), strict=True):
-        assert ask(installation, text) == (version, (label, pytest.approx(confidence, abs=0.003)))
-
-
-def right(installation: Installation, version: int) -> list[Answer]:
-    """Return the version's answers to `TEXTS`, offline."""
-    return _right(installation.packages[version], version)
-
-
-@cache
-def _right(package: Path, version: int) -> list[Answer]:
-    return offline({version: package})(version, TEXTS).answers()
 
 
 def test_the_versions_can_be_told_apart_by_their_answers(installation: Installation) -> None:
