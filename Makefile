@@ -4,7 +4,7 @@ export PYTHONDONTWRITEBYTECODE = # modules are compiled once: without that, each
 BIN := .venv/bin
 PARALLEL ?= --numprocesses $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n))) --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro folds studies serve console watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train bench-flywheel drill ui test test-fast lint hashes clean help
+.PHONY: repro folds studies serve console watch traffic loop manifests architecture frameworks bench-serve bench-drift bench-train bench-flywheel bench-release drill ui test test-fast lint hashes clean help
 .DEFAULT_GOAL := help
 # A program ends with make, whatever ends that.
 export EVERGREEN_ENDS_WITH_PARENT := 1
@@ -75,6 +75,9 @@ bench-train: .venv/dev  ## measure training against Hugging Face's Trainer; 20 m
 
 bench-flywheel: .venv/dev  ## measure the flywheel against other orders of the label queue
 	@$(BIN)/python -m tests.bench.flywheel
+
+bench-release: .venv/dev  ## measure gradual releases against other rules for a roll-back
+	@$(BIN)/python -m tests.bench.release
 
 drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains, intruders, poisoned labels; more than two hours
 	@$(BIN)/python -m tests.monitoring.retrain.simulation --seeds 10000

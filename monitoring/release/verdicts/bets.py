@@ -5,6 +5,7 @@ depends on nothing but counts. A bet pays 1 at most on average while its null hy
 logarithms.
 """
 
+from functools import lru_cache
 from math import inf
 
 import numpy as np
@@ -101,14 +102,21 @@ def log_e_excess(allowed: float, pairs: float, hits: float, baseline_hits: float
     >>> round(log_e_excess(0.01, pairs=100, hits=12, baseline_hits=1), 2)
     3.56
     """
+    hit, miss, baseline_hit, baseline_miss = _pair_payoffs(allowed)
+    paid = hits * hit + (pairs - hits) * miss + baseline_hits * baseline_hit + (pairs - baseline_hits) * baseline_miss
+    return float(_mixture(paid, np.full(len(paid), 1 / len(paid))))
+
+
+@lru_cache(maxsize=16)
+def _pair_payoffs(allowed: float) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return log payoffs (J,) of a hit and a miss in the arm, and of both in the baseline's."""
     p, stakes = (axis.ravel() for axis in np.meshgrid(BASE_SHARES * (1 - allowed), ARM_STAKES, indexing="ij"))
     q = p + allowed
     mu = stakes * np.minimum(1 / q, 1 / (1 - p))
-    paid = hits * np.log1p(mu * (1 - q)) + (pairs - hits) * np.log1p(-mu * q)
-    baseline_paid = baseline_hits * np.log1p(-mu * (1 - p)) + (pairs - baseline_hits) * np.log1p(mu * p)
-    return float(_mixture(paid + baseline_paid, np.full(len(mu), 1 / len(mu))))
+    return np.log1p(mu * (1 - q)), np.log1p(-mu * q), np.log1p(-mu * (1 - p)), np.log1p(mu * p)
 
 
 def _mixture(log_wealth: Floats, weights: Floats) -> Floats:
     """Return the log of the weighted mean over the last axis."""
-    return np.asarray(special.logsumexp(log_wealth, axis=-1, b=weights))
+    highest = log_wealth.max(axis=-1)
+    return np.asarray(highest + np.log(np.exp(log_wealth - highest[..., None]) @ weights))

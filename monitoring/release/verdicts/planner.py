@@ -21,6 +21,7 @@ class ReleasePlan(NamedTuple):
 
     power: float  # P(a version that loses this accuracy is refused in the shadow)
     false_refusals: float  # P(an equally good version is refused)
+    refused_on_estimate: float  # of them, those that no test has proved worse
     undecided: float  # P(an equally good version is neither proved worse nor within the margin when the labels are spent)
     labels: int  # until the shadow's verdict on an equally good version
     labels_of_worse: int  # likewise, on the version that loses this accuracy
@@ -34,6 +35,7 @@ class SimulatedVerdicts(NamedTuple):
 
     is_refused: Flags
     is_proved: Flags  # not worse, by the margin
+    is_low: Flags  # refused for its estimate alone, with the labels spent
     labels: Integers
     texts: Integers
 
@@ -50,6 +52,7 @@ def plan_release(settings: ReleaseSettings, *, disagreement: float, accuracy_los
     return ReleasePlan(
         float(worse.is_refused.mean()),
         float(equal.is_refused.mean()),
+        float(equal.is_low.mean()),
         float((~equal.is_proved & ~equal.is_refused).mean()),
         int(np.median(equal.labels)),
         int(np.median(worse.labels)),
@@ -106,10 +109,11 @@ def judge_counts(
     is_proved &= first_pass < texts.shape[1]
     estimate = (gained[:, -1] - lost[:, -1]) / texts[:, -1]
     is_spent = ~is_proved & (first_fail == texts.shape[1])
-    is_refused = ~is_proved & (~is_spent | (estimate < -TOO_LOW * margin))
+    is_low = is_spent & (estimate < -TOO_LOW * margin)
+    is_refused = is_low | (~is_proved & ~is_spent)
     labels = np.where(is_proved, first_pass, np.minimum(first_fail + 1, texts.shape[1]))
     at = np.minimum(np.where(is_proved, first_pass, first_fail), texts.shape[1] - 1)
-    return SimulatedVerdicts(is_refused, is_proved, labels, texts[np.arange(len(texts)), at])
+    return SimulatedVerdicts(is_refused, is_proved, is_low, labels, texts[np.arange(len(texts)), at])
 
 
 def _first(flags: Flags) -> Integers:

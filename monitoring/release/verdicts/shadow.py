@@ -14,7 +14,7 @@ from monitoring.release.verdicts.bets import log_e_above, mean_interval
 from pipeline.params import ReleaseSettings
 
 EQUAL, GAINED, LOST, NEITHER = 0, 1, -1, 2  # outcomes
-SHADOW_PART = 0.8  # of release.false_rollbacks; the guardrails have the rest
+SHADOW_PART = 0.5  # of release.false_rollbacks; the guardrails have the rest
 TOO_LOW = 0.5  # of the margin: an estimate that is lower when the labels are spent refuses the challenger
 ShadowVerdict = Literal["worse", "not_worse", "undecided", "open"]
 
