@@ -3,6 +3,7 @@
 The release table decides which version serves; the registry's aliases follow it.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipeline.tracking.logged_models import ensure_model
 from pipeline.tracking.store import EXPERIMENT, connect, is_missing, restore_run
 
 PACKAGE, SHOWN = "package", 12  # a version's tag with the first characters of its content digest, by which it is found
+URGENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 log = structlog.get_logger()
 
 
@@ -32,6 +34,21 @@ def registry(home: Path) -> Iterator[list[str]]:
         what = f"a registry call failed: {str(error)[:300]}"
         do = "check that MLflow runs, then repeat `.venv/bin/evergreen publish`: it continues where it stopped"
         raise ToolError(f"MLflow at {tracking_uri(home)}", what, do) from None
+
+
+@contextmanager
+def few_attempts() -> Iterator[None]:
+    """Let calls to an MLflow server that is away fail within seconds: by default MLflow tries for minutes."""
+    before = {name: os.environ.get(name) for name in URGENT}
+    os.environ.update(URGENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def register(name: str, exported: Path, lineage: Mapping[str, Any]) -> int:

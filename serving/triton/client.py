@@ -4,9 +4,7 @@ Knows tensor names and the v2 protocols, and nothing of releases and routing.
 """
 
 import os
-import re
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ from pipeline.errors import ToolError
 from pipeline.params import Serve
 from pipeline.runtime.outputs import ModelOutputs
 from serving.triton.http_pool import MAX_AGE_S, HttpPool, HttpResponse
+from serving.triton.model_metrics import model_traffic
 
 ADMIN_HEADER = "evergreen-admin"
 GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
@@ -110,7 +109,7 @@ def drain(serve: Serve, model: str, quiet_s: float, timeout_s: float) -> bool:
     """Wait until the model has had no request for `quiet_s` and none is queued; return False after `timeout_s`."""
     deadline, since, last = time.monotonic() + timeout_s, time.monotonic(), -1.0
     while time.monotonic() < deadline:
-        requests, queued = _traffic(serve, model)
+        requests, queued = model_traffic(serve, model)
         if requests != last or queued:
             since, last = time.monotonic(), requests
         elif time.monotonic() - since >= quiet_s:
@@ -253,22 +252,6 @@ def _admin_error(serve: Serve, action: str, error: Exception) -> ToolError:
         problem = f"Triton did not {action}: our key is not its admin key"
         return ToolError(where, problem, "name the file with its key: EVERGREEN_TRITON_KEY_FILE")
     return ToolError(where, f"Triton did not {action}: {error}", "read the server's log in live/triton/")
-
-
-def _traffic(serve: Serve, model: str) -> tuple[float, float]:
-    """Return how many requests the model has had and how many are queued, by the server's metrics; (0, 0) without metrics."""
-    try:
-        with urllib.request.urlopen(f"http://{serve.host}:{serve.metrics_port}/metrics", timeout=5) as page:
-            text = page.read().decode()
-    except OSError:
-        return 0.0, 0.0
-
-    def total(name: str) -> float:
-        return sum(float(value) for value in re.findall(rf'^{name}{{[^}}]*model="{model}"[^}}]*}} (\S+)$', text, re.MULTILINE))
-
-    return total("nv_inference_request_success") + total("nv_inference_request_failure"), total(
-        "nv_inference_pending_request_count"
-    )
 
 
 def _as_bytes(texts: Sequence[str]) -> NDArray[np.object_]:

@@ -107,13 +107,17 @@ def _clean_up(engine: sa.Engine, serve: Serve, params: Params, home: Path, annou
     def set_current_aliases() -> None:
         with engine.begin() as connection:
             version_by_role = roles(connection)
-        set_aliases(params, home, version_by_role)
+        from pipeline.tracking.registry import few_attempts
+
+        with few_attempts():
+            set_aliases(params, home, version_by_role)
 
     def unload_and_park() -> None:
-        if is_alive(serve, within_s=PROBE_S):
+        if is_alive(serve, within_s=PROBE_S):  # else whoever keeps Triton in line unloads
             unload_unused(serve, home, lambda: loaded_versions(engine), quiet_s(params), announce)
+            with engine.begin() as connection:
+                end_hold(connection, OVER)
         with engine.begin() as connection:
-            end_hold(connection, OVER)
             in_role = set(roles(connection).values())
         park(home, in_role)
 
