@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
 DIGEST_BYTES = 8  # 2^64 guesses over HTTP
@@ -34,6 +35,11 @@ class PredictionIds:
         """Return an id for each text of one call. Only the key tells controls from answers."""
         stem = f"{int(now) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}-{version}"
         return [f"{signed}-{self._digest(signed, is_control)}" for signed in (f"{stem}-{number}" for number in range(count))]
+
+    def issue_each(self, now: float, versions: Sequence[int]) -> list[str]:
+        """Return an id for each text of one call, whose texts different versions may have answered."""
+        ids = {version: iter(self.issue(now, version, versions.count(version))) for version in set(versions)}
+        return [next(ids[version]) for version in versions]
 
     def read(self, id: str) -> IssuedId | None:
         """Return what the id proves; None when no gateway of this home issued it."""

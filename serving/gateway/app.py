@@ -21,10 +21,11 @@ from pipeline.home import find_home
 from pipeline.params import Params, load_params
 from serving.access.callers import Callers
 from serving.access.tokens import tokens_path
-from serving.gateway.batch_queue import OverloadedError
+from serving.gateway.answering.batch_queue import OverloadedError
+from serving.gateway.answering.query import Query
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import GatewayMiddleware, RateLimit
-from serving.gateway.predictor import Predictor, Query
+from serving.gateway.predictor import Predictor
 from serving.gateway.routes import PredictFastPath, Services, add_routes
 from serving.gateway.tracing import open_tracing
 from serving.jobs.callbacks import deliver

@@ -6,17 +6,16 @@ A text that the challenger does not answer is answered by the champion. Belongs 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
 
 from pipeline.abstention import NEVER, Abstention
 from pipeline.params import Gateway
 from pipeline.runtime.outputs import ModelOutputs
-from serving.arm_counter import ArmCounter
-from serving.arm_counts import Arm
-from serving.gateway.batch_queue import BatchQueue, Limits, OverloadedError
+from serving.arm_counter import ArmCounter, Outcome
+from serving.gateway.answering.batch_queue import BatchQueue, Limits, OverloadedError, finished
+from serving.gateway.answering.query import Destination, GivenAnswer, NothingServedError, NotServedError, Query
+from serving.gateway.answering.response_cache import ResponseCache
+from serving.gateway.answering.shadow_copies import ShadowCopies
 from serving.gateway.metrics import Metrics
-from serving.gateway.response_cache import ResponseCache
-from serving.gateway.shadow_copies import ShadowCopies
 from serving.prediction import ModelOutput, Prediction, Role
 from serving.prediction_ids import PredictionIds
 from serving.prediction_log.writer import PredictionLog
@@ -25,40 +24,6 @@ from serving.release.routing import NO_ROUTES, Routes, choose_arm, is_shadowed
 from serving.triton.client import BATCH_TEXTS, Connection, TritonError, UnknownModelError
 
 CHALLENGER_SHARE = 0.5  # of the time that a text may wait; in the rest the champion answers in the challenger's place
-
-
-class NothingServedError(Exception):
-    """No version has been published yet."""
-
-
-class NotServedError(Exception):
-    """The requested version takes no traffic."""
-
-
-class Query(NamedTuple):
-    """Texts of one caller, already cleaned, and what decides their version."""
-
-    request_id: str  # or the id of a job
-    key: str  # chooses the version for texts without a unit
-    texts: Sequence[str]
-    unit: str | None  # sticky key
-    version: int | None  # None: routing chooses
-
-
-class Destination(NamedTuple):
-    """Who answers a query. Without an arm it is not counted for a release: its caller has named the version, or none runs."""
-
-    version: int
-    role: Role
-    arm: Arm | None
-
-
-class GivenAnswer(NamedTuple):
-    """A version's output for a text."""
-
-    output: ModelOutput
-    is_cached: bool
-    version: int
 
 
 class Predictor:
@@ -78,7 +43,7 @@ class Predictor:
         self._ids, self._reread = ids, reread
         self.cache = ResponseCache(settings.cache_bytes, settings.cache_ttl_s)
         self.arms = ArmCounter(metrics.count_arm)
-        self.shadows = ShadowCopies(settings, metrics, self.arms, self._record, self._is_unsure)
+        self.shadows = ShadowCopies(settings, metrics.count_shadow_drop, self.arms, self._record, self._is_unsure)
         self._in_flight: dict[tuple[int, str], asyncio.Future[ModelOutput]] = {}
         self._queues: dict[int, BatchQueue] = {}
         self._abstentions: dict[int, Abstention] = {}  # of every version ever asked: an answer may come after its queue has gone
@@ -142,11 +107,13 @@ class Predictor:
                 raise
             answers = await self._answer(to, routes, query.texts, wait_s, is_known=to.version != old.version)
         now, latency_ms = time.time(), 1000 * (time.perf_counter() - begun)
-        if to.arm and any(not answer.is_cached for answer in answers) and all(answer.version == to.version for answer in answers):
+        was_in_time = latency_ms <= 1000 * CHALLENGER_SHARE * wait_s and all(answer.version == to.version for answer in answers)
+        if to.arm and was_in_time and not all(answer.is_cached for answer in answers):
             self.arms.time(routes.salt, to.arm, latency_ms)
+        ids = self._ids.issue_each(now, [answer.version for answer in answers])
         predictions = [
             self._prediction(query, text, id, answer, to.role if answer.version == to.version else "champion", now, latency_ms)
-            for text, id, answer in zip(query.texts, self._issue_ids(answers, now), answers, strict=True)
+            for text, id, answer in zip(query.texts, ids, answers, strict=True)
         ]
         for text, prediction in zip(query.texts, predictions, strict=True):
             self._record(prediction)
@@ -172,12 +139,6 @@ class Predictor:
             **answer.output._asdict(),
         )
 
-    def _issue_ids(self, answers: Sequence[GivenAnswer], now: float) -> list[str]:
-        """Return an id for each answer, which names the version that gave it."""
-        versions = [answer.version for answer in answers]
-        ids = {version: iter(self._ids.issue(now, version, versions.count(version))) for version in set(versions)}
-        return [next(ids[version]) for version in versions]
-
     def _route(self, query: Query) -> Destination:
         routes = self.routes
         if query.version is not None:
@@ -194,17 +155,24 @@ class Predictor:
     async def _answer(
         self, to: Destination, routes: Routes, texts: Sequence[str], wait_s: float, *, is_known: bool = True
     ) -> list[GivenAnswer]:
-        """Return an answer for each text, the champion's where the challenger has none; counts those of an arm."""
+        """Return an answer for each text, the champion's where the challenger has none; counts those of an arm.
+
+        The champion's arms fail as the challenger's does: also by an answer for which nobody would have waited there.
+        """
         if to.arm == "challenger":
             return await self._answer_or_stand_in(to.version, routes, texts, wait_s, is_known=is_known)
+        begun = time.perf_counter()
+        outcome: Outcome | None = "failed"
         try:
             answers = await self._infer(to.version, texts, wait_s)
-        except (TritonError, OverloadedError):
-            if to.arm:
-                self.arms.count(routes.salt, to.arm, "failed", len(texts))
+            outcome = "answered" if time.perf_counter() - begun <= CHALLENGER_SHARE * wait_s else "failed"
+        except UnknownModelError:  # it is asked elsewhere
+            outcome = None
             raise
+        finally:
+            if to.arm and outcome:
+                self.arms.count(routes.salt, to.arm, outcome, len(texts))
         if to.arm:
-            self.arms.count(routes.salt, to.arm, "answered", len(answers))
             self.arms.count(routes.salt, to.arm, "broken", sum(answer.output.is_broken for answer in answers))
         return answers
 
@@ -213,7 +181,7 @@ class Predictor:
     ) -> list[GivenAnswer]:
         """Return the challenger's answers, and the champion's where it fails or gives a broken one, all within `wait_s`."""
         until = asyncio.get_running_loop().time() + wait_s
-        tried = await self._try(challenger, texts, CHALLENGER_SHARE * wait_s) if is_known else [None] * len(texts)
+        tried = await self._try(challenger, texts, wait_s) if is_known else [None] * len(texts)
         good = [None if answer is None or answer.output.is_broken else answer for answer in tried]
         self.arms.count(routes.salt, "challenger", "answered", sum(answer is not None for answer in tried))
         self.arms.count(routes.salt, "challenger", "failed", tried.count(None))
@@ -225,21 +193,30 @@ class Predictor:
         return [next(stand_ins) if answer is None else answer for answer in good]
 
     async def _try(self, version: int, texts: Sequence[str], wait_s: float) -> list[GivenAnswer | None]:
-        """Return the version's answer to each text, None where it gives none in time. Raises `UnknownModelError`."""
+        """Return the version's answer to each text, None where it gives none in its share of the time.
+
+        Raises `UnknownModelError`.
+        """
         loop = asyncio.get_running_loop()
-        until = loop.time() + wait_s
+        deadline, until = loop.time() + wait_s, loop.time() + CHALLENGER_SHARE * wait_s
         try:
-            queue = await asyncio.wait_for(self._queue(version), wait_s)
-            outputs = [self._begin(queue, version, text, until) for text in texts] if queue.has_capacity(len(texts)) else []
+            queue = await asyncio.wait_for(self._queue(version), until - loop.time())
         except UnknownModelError:
             raise
         except (TritonError, TimeoutError):
-            outputs = []
-        futures = {output for output in outputs if isinstance(output, asyncio.Future)}
-        if futures:  # never cancelled: others may be waiting for the same text
-            await asyncio.wait(futures, timeout=until - loop.time())
-        answers = [_answered(output, version) for output in outputs]
-        return answers or [None] * len(texts)
+            return [None] * len(texts)
+        if not queue.has_capacity(len(texts)):
+            return [None] * len(texts)
+        outputs = [self._begin(queue, version, text, deadline) for text in texts]
+        if futures := {output for output in outputs if isinstance(output, asyncio.Future)}:
+            await asyncio.wait(futures, timeout=until - loop.time())  # cancels none: others may be waiting for the same text
+        given = [finished(output) for output in outputs]
+        if any(isinstance(end, UnknownModelError) for end in given):
+            raise UnknownModelError(model_name(version))
+        return [
+            GivenAnswer(end, isinstance(output, ModelOutput), version) if isinstance(end, ModelOutput) else None
+            for output, end in zip(outputs, given, strict=True)
+        ]
 
     async def _infer(self, version: int, texts: Sequence[str], wait_s: float) -> list[GivenAnswer]:
         """Return the version's output for each text."""
@@ -301,15 +278,3 @@ class Predictor:
         if prediction.abstained:
             self._metrics.count_abstention(prediction.version, prediction.role)
         self._log.add(prediction)
-
-
-def _answered(output: ModelOutput | asyncio.Future[ModelOutput], version: int) -> GivenAnswer | None:
-    """Return a cached or finished output as an answer, None for a call that failed or goes on."""
-    if isinstance(output, ModelOutput):
-        return GivenAnswer(output, True, version)
-    if not output.done() or output.cancelled():
-        return None
-    error = output.exception()
-    if isinstance(error, UnknownModelError):
-        raise error
-    return None if error else GivenAnswer(output.result(), False, version)

@@ -12,13 +12,14 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 
 from pipeline.params import Params
-from serving.gateway.batch_queue import OverloadedError
+from serving.gateway.answering.batch_queue import OverloadedError
+from serving.gateway.answering.query import NothingServedError, NotServedError, Query
 from serving.gateway.docs_page import add_docs_page
 from serving.gateway.errors import ApiError, add_error_handlers, failures, json_response, on_api_error, on_fault
 from serving.gateway.feedback import check_id, labeller_of, store_feedback, withdraw_feedback
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import RateLimit, Scope, Send
-from serving.gateway.predictor import NothingServedError, NotServedError, Predictor, Query
+from serving.gateway.predictor import Predictor
 from serving.gateway.schemas import (
     FEEDBACK_EXAMPLES,
     FEEDBACK_LINK,

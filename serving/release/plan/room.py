@@ -55,7 +55,7 @@ def measure_room(params: Params, home: Path, champion: int, folder: Path) -> Roo
 
 def free_memory(cgroup: Path = CGROUP_MEMORY) -> int:
     """Return the bytes of memory that are free for another program, in a container by its limit."""
-    available = psutil.virtual_memory().available
+    available = int(psutil.virtual_memory().available)
     try:
         limit, used = ((cgroup / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
         return available if limit == "max" else min(available, max(0, int(limit) - int(used)))

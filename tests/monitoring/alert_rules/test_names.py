@@ -23,9 +23,9 @@ from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import MonitorMetrics
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from pipeline.params import Params
+from serving.gateway.answering.response_cache import ResponseCache
 from serving.gateway.app import add_gauges
 from serving.gateway.metrics import SECONDS, Metrics
-from serving.gateway.response_cache import ResponseCache
 from tests.monitoring.alert_rules.promql import selectors
 from tests.monitoring.conftest import with_every_metric
 

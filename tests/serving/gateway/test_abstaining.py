@@ -14,9 +14,10 @@ import requests
 from pipeline.abstention import NEVER, Abstention
 from pipeline.params import Params
 from pipeline.runtime.outputs import ModelOutputs
+from serving.gateway.answering.query import Query
 from serving.gateway.app import answer_job
 from serving.gateway.metrics import Metrics
-from serving.gateway.predictor import Predictor, Query
+from serving.gateway.predictor import Predictor
 from serving.jobs.queue import Claim
 from serving.prediction import Prediction
 from serving.prediction_ids import PredictionIds

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.params import load_params
-from serving.gateway.response_cache import ENTRY_BYTES
+from serving.gateway.answering.response_cache import ENTRY_BYTES
 from serving.triton.client import Connection
 from tests.http_servers import serving_in_thread
 from tests.raw_http import chunked, connect, exchange, get, post, read_answer

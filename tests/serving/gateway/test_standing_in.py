@@ -11,8 +11,9 @@ from pipeline.params import Params
 from pipeline.runtime.outputs import ModelOutputs
 from serving.arm_counter import totals
 from serving.arm_counts import Arm, ArmTotals
+from serving.gateway.answering.query import NotServedError, Query
 from serving.gateway.metrics import Metrics
-from serving.gateway.predictor import NotServedError, Predictor, Query
+from serving.gateway.predictor import Predictor
 from serving.prediction import Prediction
 from serving.prediction_ids import PredictionIds
 from serving.release.routing import Routes, choose_arm
@@ -175,10 +176,24 @@ def test_a_challenger_that_hangs_leaves_the_champion_half_of_the_time(params: Pa
         left_s.append(timeout_s)
         return await answer(texts, timeout_s)
 
-    seen = run(params, Versions(hang, champion=note), predict(query("a"), 0.4))
+    seen = run(params, Versions(hang, champion=note), predict(query("a"), 1.0))
     assert [given.version for given in seen.answers] == [1]
     assert seen.counts == {"challenger": ArmTotals(failed=1)}
-    assert 0 < left_s[0] <= 0.2
+    assert 0 < left_s[0] <= 0.5
+
+
+def test_an_answer_for_which_a_challenger_would_not_be_waited_for_fails_in_the_baseline_too(params: Params) -> None:
+    async def dawdle(texts: Sequence[str], timeout_s: float) -> ModelOutputs:
+        await asyncio.sleep(0.7 * timeout_s)
+        return await answer(texts, timeout_s)
+
+    async def ask(predictor: Predictor) -> list[Prediction]:
+        await predictor.predict(query("a"), 1.0)
+        return await predictor.predict(query("b", arm="baseline"), 1.0)
+
+    seen = run(params, Versions(dawdle, champion=dawdle), ask)
+    assert [given.version for given in seen.answers] == [1]  # its caller gets it
+    assert [counts._replace(latencies={}) for counts in seen.counts.values()] == [ArmTotals(failed=1)] * 2
 
 
 def test_only_the_texts_that_the_challenger_fails_on_are_answered_by_the_champion(params: Params) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.runtime.outputs import ModelOutputs
-from serving.gateway.batch_queue import BatchQueue, Limits, OverloadedError
+from serving.gateway.answering.batch_queue import BatchQueue, Limits, OverloadedError
 from serving.prediction import ModelOutput
 from serving.triton.client import ModelFailedError, TritonError
 

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from serving.gateway.response_cache import ResponseCache
+from serving.gateway.answering.response_cache import ResponseCache
 from serving.prediction import ModelOutput
 
 MIB = 2**20

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from pipeline.params import Gateway
 from serving.arm_counter import ArmCounter
-from serving.gateway.batch_queue import BatchQueue, Limits, OverloadedError
-from serving.gateway.metrics import Metrics
+from serving.gateway.answering.batch_queue import BatchQueue, Limits, OverloadedError
 from serving.prediction import ModelOutput, Prediction
 from serving.release.routing import Routes
 
@@ -20,20 +19,20 @@ class ShadowCopies:
     def __init__(
         self,
         settings: Gateway,
-        metrics: Metrics,
+        count_drop: Callable[[str], None],
         arms: ArmCounter,
         record: Callable[[Prediction], None],
         is_unsure: Callable[[int, float], bool],
     ) -> None:
         self.queues: dict[int, BatchQueue] = {}
-        self._settings, self._metrics, self._arms = settings, metrics, arms
+        self._settings, self._count_drop, self._arms = settings, count_drop, arms
         self._record, self._is_unsure = record, is_unsure
 
     def send(self, text: str, original: Prediction, routes: Routes, main: BatchQueue | None) -> None:
         """Send a text to the challenger, whose own queue is `main`; what does not fit is dropped and counted."""
         version = routes.challenger
         if version is None or main is None:
-            self._metrics.count_shadow_drop("failed")
+            self._count_drop("failed")
             return
         queue = self.queues.get(version)
         if queue is None:
@@ -43,7 +42,7 @@ class ShadowCopies:
 
         def record(future: asyncio.Future[ModelOutput]) -> None:
             if future.cancelled() or future.exception() is not None:
-                self._metrics.count_shadow_drop("failed")
+                self._count_drop("failed")
                 self._arms.count(routes.salt, "shadow", "failed")
                 return
             copy = original._replace(version=version, role="shadow", latency_ms=1000 * (time.perf_counter() - begun))
@@ -53,7 +52,7 @@ class ShadowCopies:
             deadline = asyncio.get_running_loop().time() + self._settings.deadline_ms / 1000
             queue.submit(text, deadline).add_done_callback(record)
         except OverloadedError:
-            self._metrics.count_shadow_drop("full")
+            self._count_drop("full")
 
     def _record_answer(self, copy: Prediction, output: ModelOutput, salt: str) -> None:
         """Record a copy's answer; a broken one as an empty label without confidence, which differs from every answer."""

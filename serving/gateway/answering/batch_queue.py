@@ -147,3 +147,12 @@ class BatchQueue:
         for entry, output in zip(batch, outputs, strict=True):
             if not entry.future.done():
                 entry.future.set_result(output)
+
+
+def finished(output: ModelOutput | Future) -> ModelOutput | BaseException | None:
+    """Return the output, or the end of its future: the output or the error; None while there is none."""
+    if isinstance(output, ModelOutput):
+        return output
+    if not output.done() or output.cancelled():
+        return None
+    return output.exception() or output.result()
