@@ -229,6 +229,8 @@ class Gate(Section):
     min_f1_macro: Share
     min_above_control: Annotated[float, Field(gt=-1, lt=1)]
     rescore_tolerance: Annotated[float, Field(ge=0, lt=1)]
+    reference_tolerance: Annotated[float, Field(gt=0, lt=1)]
+    max_miscalibration: Annotated[float, Field(gt=1)]
     margin: Fraction
     margin_alpha: Annotated[float, Field(gt=0, lt=0.5)]
     false_refusals: Annotated[float, Field(gt=0, lt=0.5)]

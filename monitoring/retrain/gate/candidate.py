@@ -12,9 +12,10 @@ import numpy as np
 
 from monitoring.flywheel.label_return import LabelReturn, describe_returns
 from monitoring.retrain.gate.checks import run_checks
-from monitoring.retrain.gate.evidence import GateEvidence, OverruledClass, Predictions
+from monitoring.retrain.gate.evidence import CheckResult, GateEvidence, OverruledClass, Predictions
 from monitoring.retrain.gate.recorded_verdicts import record_verdict
 from monitoring.retrain.gate.returns import PairedAnswers, find_returns, return_numbers, store_returns
+from monitoring.retrain.gate.soundness import check_calibration, check_reference, check_weights
 from monitoring.retrain.gate.triggers import WordTrial, count_moved, plant, suspicious_words
 from monitoring.retrain.gate.verdict import Verdict
 from pipeline import charts
@@ -24,7 +25,8 @@ from pipeline.data.row_files import read_rows
 from pipeline.data.split_sides import Side
 from pipeline.errors import InputError
 from pipeline.params import Flywheel, Gate, Params, flatten
-from pipeline.reference_profile import measured_labels
+from pipeline.reference_profile import load_reference, measured_labels
+from pipeline.runtime.outputs import ModelOutputs
 from serving.release.manifest import package_digest, read_verified
 from serving.release.offline import OpenedPackage, open_package
 from state.database import open_state
@@ -78,14 +80,17 @@ def examine(package: Path, champion: Path | None, *, split: Path, feedback: Path
     """
     rows, training = _read_rows(split, "test"), _read_rows(split, "train")
     opened = _open_verified(package, params)
-    candidate, notes = _predict(opened, rows), opened.notes
+    output, notes = _answer(opened, rows), opened.notes
+    candidate = _predictions(opened, output)
+    soundness = _check_soundness(package, output, candidate, rows, params.gate)
     if champion is None:
         evidence = _read_evidence(rows, training, None, split, feedback, params)
-        return GateResult(_with_notes(run_checks(evidence, candidate, None, params.gate), notes))
+        return GateResult(_with_notes(run_checks(evidence, candidate, None, params.gate, package=soundness), notes))
     reigning = _open_verified(champion, params)
-    evidence, baseline = _read_evidence(rows, training, champion, split, feedback, params), _predict(reigning, rows)
+    evidence = _read_evidence(rows, training, champion, split, feedback, params)
+    baseline = _predictions(reigning, _answer(reigning, rows))
     trials = _try_words(rows, training, evidence, (opened, candidate), (reigning, baseline), params.gate)
-    verdict = _with_notes(run_checks(evidence, candidate, baseline, params.gate, trials), notes + reigning.notes)
+    verdict = _with_notes(run_checks(evidence, candidate, baseline, params.gate, trials, soundness), notes + reigning.notes)
     right = (model.predicted == evidence.truth for model in (baseline, candidate))
     answers = PairedAnswers([row.id for row in rows], evidence.is_new, *right)
     return GateResult(verdict, charts.gained_and_lost(evidence.measured, baseline.predicted, candidate.predicted), answers)
@@ -107,11 +112,36 @@ def _open_verified(folder: Path, params: Params) -> OpenedPackage:
     return open_package(folder, params)
 
 
-def _predict(opened: OpenedPackage, rows: list[Example]) -> Predictions:
-    output = opened.classifier.predict([row.text for row in rows])
+def _answer(opened: OpenedPackage, rows: list[Example]) -> ModelOutputs:
+    return opened.classifier.predict([row.text for row in rows])
+
+
+def _predictions(opened: OpenedPackage, output: ModelOutputs) -> Predictions:
     sums = output.probabilities.sum(axis=1, dtype=np.float64)
     valid = np.isfinite(output.probabilities).all(axis=1) & (np.abs(sums - 1) <= SUM_ATOL)
     return Predictions(np.array(output.labels, dtype=np.str_), tuple(opened.classifier.labels), valid)
+
+
+def _check_soundness(
+    package: Path, output: ModelOutputs, candidate: Predictions, rows: list[Example], settings: Gate
+) -> list[CheckResult]:
+    """Examine the candidate's weights, and where its probabilities are some, their calibration and its reference."""
+    from pipeline.session.finite_weights import non_finite_weights  # onnx: only a gate needs it
+
+    graphs = sorted((package / "1").glob("*.onnx"))
+    weights = check_weights(sorted({name for graph in graphs for name in non_finite_weights(graph)}))
+    if not candidate.valid.all():
+        return [weights]
+    truth = np.array(labels_of(rows), dtype=np.str_)
+    try:
+        reference = load_reference(package / "reference.npz")
+    except (OSError, ValueError, KeyError):
+        reference = None
+    return [
+        weights,
+        check_calibration(output.probabilities, candidate.labels, truth, settings),
+        check_reference(reference, [row.id for row in rows], output.probabilities, candidate.labels, settings),
+    ]
 
 
 def _try_words(

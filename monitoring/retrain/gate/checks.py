@@ -53,19 +53,22 @@ def run_checks(
     champion: Predictions | None,
     settings: Gate,
     trials: Sequence[WordTrial] = (),
+    package: Sequence[CheckResult] = (),
 ) -> Verdict:
-    """Run every check; invalid probabilities refuse the candidate alone, because the other checks would be noise."""
+    """Run every check. Where probabilities are invalid, only `package`, the results of `soundness`, says more."""
     if len(evidence.truth) == 0:
         return Verdict(False, ("there are no test rows to compare on",), {"rows": 0.0})
     results = [check_probabilities(candidate)]
-    if not results[0].failures:
+    is_usable = not results[0].failures
+    if is_usable:
         results += [
             check_floors(evidence, candidate, settings),
             check_matches_evaluation(evidence, candidate, settings),
             check_known_labels(evidence, candidate, champion),
         ]
-        if champion is not None:
-            results += _compare(evidence, candidate, champion, settings, trials)
+    results += package
+    if is_usable and champion is not None:
+        results += _compare(evidence, candidate, champion, settings, trials)
     failures = tuple(reason for result in results for reason in result.failures)
     passes = tuple(reason for result in results for reason in result.passes)
     return Verdict(

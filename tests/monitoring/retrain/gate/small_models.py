@@ -18,6 +18,7 @@ from pipeline.data.records import Example, labels_of, make_example, write_exampl
 from pipeline.data.split_sides import side_of
 from pipeline.params import Split
 from pipeline.reference_profile import Reference, save_reference
+from pipeline.runtime.classifier import Classifier
 from serving.release.manifest import MANIFEST, describe_files
 from tests.conftest import ROOT
 
@@ -82,7 +83,10 @@ def write_package(model: Model, folder: Path, known: Sequence[Example] = (), *, 
     write_json(version / "model.json", card)
     write_json(folder / "session.json", {"session": "onnxruntime-fp32"})
     truth = None if is_old else np.array(labels_of(list(known)), dtype=np.str_)
-    save_reference(folder / "reference.npz", _reference(model, known), truth=truth)
+    reference = _reference(model, known)
+    if known and not is_old:
+        reference = reference._replace(probabilities=Classifier(version).predict([row.text for row in known]).probabilities)
+    save_reference(folder / "reference.npz", reference, truth=truth)
     return write_manifest(folder)
 
 

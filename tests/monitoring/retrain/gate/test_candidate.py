@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -141,7 +142,35 @@ def test_another_tokenizer_is_refused(world: World, tmp_path: Path) -> None:
 def test_weights_that_are_not_numbers_are_refused_for_that_alone(world: World, tmp_path: Path) -> None:
     model = world.better._replace(bias=np.full_like(world.better.bias, np.nan))
     verdict = verdict_on(world, write_package(model, tmp_path / "c"), tmp_path, evaluated=0.5)
-    assert is_refused_for(verdict, "are not probabilities")
+    assert is_refused_for(verdict, "are not probabilities", "weights are no numbers in `bias`")
+    assert len(verdict.reasons) == 2
+
+
+def test_weights_that_are_not_numbers_are_refused_where_no_test_row_touches_them(world: World, tmp_path: Path) -> None:
+    words, weights = [*world.better.words, "zephyr"], world.better.weights
+    model = world.better._replace(words=words, weights=np.concatenate([weights, np.full_like(weights[:1], np.nan)]))
+    verdict = verdict_on(world, write_package(model, tmp_path / "c"), tmp_path)
+    assert is_refused_for(verdict, "weights are no numbers in `table`: train again")
+    assert len(verdict.reasons) == 1
+
+
+@pytest.mark.parametrize(("factor", "how"), [(8.0, "sharper"), (1 / 8, "flatter")])
+def test_probabilities_of_a_wrong_temperature_are_refused(world: World, tmp_path: Path, factor: float, how: str) -> None:
+    sharp = world.better._replace(weights=world.better.weights * factor, bias=world.better.bias * factor)
+    verdict = verdict_on(world, write_package(sharp, tmp_path / "c"), tmp_path)
+    assert is_refused_for(verdict, f"its probabilities are more than 3 times {how} than they should be")
+    assert len(verdict.reasons) == 1
+
+
+def test_the_reference_of_another_model_is_refused(world: World, tmp_path: Path) -> None:
+    package = write_package(world.better, tmp_path / "c")
+    shutil.copy(world.champion / "reference.npz", package)
+    verdict = verdict_on(world, write_manifest(package), tmp_path)
+    assert is_refused_for(verdict, "its reference knows other labels than the model")
+    other = write_package(fit(world.rows.train[::2]), tmp_path / "other", world.rows.test)
+    shutil.copy(other / "reference.npz", package := write_package(fit(world.rows.train), tmp_path / "same"))
+    verdict = verdict_on(world, write_manifest(package), tmp_path, test=world.rows.test)
+    assert is_refused_for(verdict, "its reference is not of this model")
     assert len(verdict.reasons) == 1
 
 
