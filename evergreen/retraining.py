@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from evergreen.inspection import DECISIONS_SHOWN, out
+from evergreen.releasing import announce
 from pipeline.errors import EvergreenError, InputError, RefusedError, ToolError
 from pipeline.lifetime import end_on_signals
 from pipeline.output.terminal import styled
@@ -36,7 +37,7 @@ def retrain(
 
     params, home = load_params(), find_home()
     if cancel:
-        ended = request.cancel(params, home, "cancelled by a person")
+        ended = request.cancel(params, home, "cancelled by a person", announce)
         out.print("no retrain is running" if ended is None else f"retrain {ended} is cancelled; the champion stays")
         return
     stopping = threading.Event()
@@ -48,7 +49,7 @@ def retrain(
 
     signal.signal(signal.SIGINT, stop)
     end_on_signals(stop)
-    status = request.retrain(params, home, why, lambda text: out.print(styled("·", "green"), text), stopping)
+    status = request.retrain(params, home, why, announce, stopping)
     if not status.is_final:
         out.print(f"stopped; {request.describe_rest(status)}")
         raise SystemExit(INTERRUPTED)

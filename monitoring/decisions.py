@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from monitoring.clock import Moment
-from monitoring.retrain_activity import RETRAIN_NOW, find_activity
+from monitoring.retrain_activity import CANCEL, RELEASE_STEPS, RETRAIN_NOW, find_activity
 from pipeline.params import Alerts
 from state.tables import decisions, retrains
 
@@ -24,7 +24,7 @@ Row = sa.Row[*tuple[Any, ...]]
 class Decided(NamedTuple):
     """What was decided, and the one next step. `detail` changes while a retrain runs; the other texts do not."""
 
-    state: str  # of a retrain (running, interrupted, done, refused, failed, cancelled), else waiting, none or undecided
+    state: str  # of a retrain (running, interrupted, done, refused, …: those of the journal), else waiting, none or undecided
     text: str
     detail: str
     next_step: str
@@ -44,6 +44,7 @@ OVERRULE = "It is considered again by itself. To retrain all the same"
 NOTHING_TO_DO = Saying("", "Nothing to do", "")
 CAUSES = {
     "asked": "because a person asked for it",
+    "release": "because a person asked for the release of a version",
     "harm": "because accuracy has fallen",
     "labels": "because enough new labels have arrived",
     "disagreement": "because two models surely disagree more than on the rows that measured them",
@@ -69,6 +70,8 @@ OBSTACLES = {
     "over": NOTHING_TO_DO._replace(why="the alert ended first"),
     "another_version": NOTHING_TO_DO._replace(why="the alert is about a version that no longer answers"),
     "no_champion": Saying("no version is published", "Publish one", "make repro"),
+    "busy": Saying("a retrain or a release runs already", "Wait for its end, or end it", CANCEL),
+    "is_champion": NOTHING_TO_DO._replace(why="this version is champion already"),
     "not_a_cause": NOTHING_TO_DO._replace(why="alerts of this kind never start one"),
 }
 UNSEEN = Decided(
@@ -93,6 +96,8 @@ def describe_decision(verdict: str, reason: str) -> str:
     """Return a decision on an alert in words, such as `no retrain, the alert ended first`."""
     if not reason:
         return "not decided yet"
+    if reason == "release" and verdict == "started":
+        return "release begun, because a person asked for it"
     made = {"started": "retrain started", "joined": "joined the running retrain", "waiting": "no retrain yet"}
     return f"{made.get(verdict, 'no retrain')}, {describe_reason(reason)}"
 
@@ -104,8 +109,20 @@ def describe_reason(reason: str) -> str:
 
 def read_decision(connection: sa.Connection, version: int, since: float, until: float, now: Moment) -> Decided | None:
     """Return what was decided on a version's alerts that began in this time (seconds of the epoch), None without any."""
-    names = ["state", "step", "progress", "began_wall", "ended_wall", "version_in", "version_out", "failure", "owner", "attempt"]
-    names += [f"lease_{part}" for part in Moment._fields]
+    names = [
+        "state",
+        "step",
+        "progress",
+        "began_wall",
+        "ended_wall",
+        "version_in",
+        "version_out",
+        "failure",
+        "owner",
+        "attempt",
+        "fence",
+    ]
+    names += ["fence", *(f"lease_{part}" for part in Moment._fields)]
     query = (
         sa.select(*(decisions.c[name] for name in ("verdict", "reason", "at", "alertname", "retrain_id")))
         .add_columns(*(retrains.c[name] for name in names))
@@ -174,6 +191,12 @@ def _retrain(row: Row, now: Moment) -> Decided:
     if row.state == "refused":
         text = f"A retrain made a model that was not good enough; version {row.version_in} stays."
         return Decided("refused", text, detail, "See the gate's reasons", why)
+    if row.state == "rolled_back":
+        text = f"Version {row.version_out} was rolled back: a guardrail of its release broke; version {row.version_in} answers."
+        return Decided("rolled_back", text, detail, "See what broke", why)
+    if row.state == "aborted":
+        text = f"The release of version {row.version_out} was ended; version {row.version_in} answers."
+        return Decided("aborted", text, detail, "See its steps", why)
     if row.state == "failed":
         return Decided(
             "failed", f"A retrain failed; version {row.version_in} stays.", detail, "See the failed step and its log", why
@@ -188,6 +211,9 @@ def _running(row: Row, began: str, now: Moment) -> Decided:
         return Decided("running", f"A retrain begins, {cause}.", began, "Wait a minute for its first step", STATUS)
     if activity == "worked_on":
         detail = f"{began}; step {row.step}{': ' if row.progress else ''}{row.progress}"
+        if row.step in RELEASE_STEPS:
+            text = f"Version {row.version_out} is being released, step {row.step}; version {row.version_in} still answers."
+            return Decided("running", text, detail, "Nothing to do, unless it waits for labels. Follow it", STATUS)
         follow = "Nothing to do: a better model replaces this one by itself. Follow it"
         return Decided("running", f"A retrain runs, {cause}.", detail, follow, STATUS)
     if activity == "paused":

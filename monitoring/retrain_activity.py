@@ -8,7 +8,7 @@ from monitoring.clock import Moment, is_past
 from pipeline.process_identity import is_gone
 
 RETRAIN_NOW, CANCEL = ".venv/bin/evergreen retrain", ".venv/bin/evergreen retrain --cancel"
-FIRST_STEP = "collect"
+RELEASE_STEPS = ("shadow", "canary", "promote")  # of a retrain whose model is published
 Retrain = Mapping[Any, Any]  # a row of the table `retrains`
 Activity = Literal["new", "worked_on", "paused", "abandoned"]
 
@@ -29,7 +29,7 @@ def find_activity(retrain: Retrain, now: Moment) -> Activity:
     if is_held and owner is not None:
         return "worked_on"
     if owner is None and not attempt:
-        return "new" if retrain["step"] == FIRST_STEP else "abandoned"
+        return "abandoned" if retrain["fence"] else "new"
     return "paused" if is_held else "abandoned"
 
 
@@ -37,7 +37,8 @@ def describe_running(retrain: Retrain, now: Moment) -> str:
     """Say what a running retrain does now, and who works on it; never that it runs when nobody does."""
     step, activity = retrain["step"], find_activity(retrain, now)
     if activity == "worked_on":
-        return f"step {step}" + (f", {retrain['progress']}" if retrain["progress"] and step == "reproduce" else "")
+        tells = step in ("reproduce", *RELEASE_STEPS) and retrain["progress"]
+        return f"step {step}" + (f", {retrain['progress']}" if tells else "")
     if activity == "paused":
         return f"step {step} failed; the next attempt is due at {datetime.fromtimestamp(retrain['lease_wall'], UTC):%H:%M:%S} UTC"
     return f"nobody works on it, at step {step}; to continue it: {RETRAIN_NOW}; to end it: {CANCEL}"

@@ -57,6 +57,13 @@ def read_state(home: Path) -> Iterator[sa.Connection | None]:
         engine.dispose()
 
 
+@contextmanager
+def read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Yield a connection that only reads: it does not wait for the writer of an SQLite file, nor the writer for it."""
+    with engine.connect().execution_options(reads_only=True) as connection:
+        yield connection
+
+
 def migrate(engine: sa.Engine) -> None:
     """Migrate the schema to the newest revision."""
     from alembic import command  # slow to import: a command that only reads does without

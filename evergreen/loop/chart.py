@@ -22,7 +22,7 @@ SHOWN = (
     STAGE,
     "gate",
     "publish",
-    "swap",
+    "promote",
     NEW_CHAMPION,
 )  # downwards
 NARROW, LATE = 0.04, 0.6  # of the time axis: a bar too narrow for its name; from here on a time goes to the left of its dot

@@ -33,12 +33,13 @@ SHOP = "shop"  # name of the customers
 CLEARED_PREFIXES = ("EVERGREEN_", "MLFLOW_", "OTEL_", "GIT_")  # of variables that could lead to another home, store or collector
 ENDS_WITHIN_S = 60.0  # the gateway finishes its requests, the controller ends its retrain
 # Four weeks of messages pass in minutes, so polling intervals and waits of a minute are shortened.
-# No threshold, no promise about false alarms and no setting of training or gate is among these.
+# No threshold, no promise about false alarms and no setting of training or gate is among these; the champion is swapped at once.
 FAST_INTERVALS = {
     "alerts": {"scrape_s": 2, "evaluate_s": 2, "group_wait_s": 1, "group_interval_s": 5},
     "monitor": {"poll_s": 2},
     "log": {"flush_s": 1},
     "retrain": {"poll_s": 0.5, "settle_s": 30, "label_wait_s": 120},
+    "release": {"how": "at_once"},
 }
 
 

@@ -33,7 +33,7 @@ class Scenario:
     def is_over(self) -> bool:
         """Return True when the new champion has answered the last message, or a retrain ended without one."""
         retrain = self.facts.retrain
-        if retrain and retrain["state"] in ("refused", "failed", "cancelled"):
+        if retrain and retrain["state"] in ("refused", "rolled_back", "aborted", "failed", "cancelled"):
             return True
         messages = self._customers.snapshot()
         return len(messages) == self._customers.total and messages[-1].version > FIRST

@@ -8,16 +8,14 @@ from typing import NamedTuple
 
 from monitoring.release.asked_texts import ReleaseLabels
 from monitoring.release.copied_texts import CopiedText
+from monitoring.release.verdicts.shadow import EQUAL, GAINED, LOST, NEITHER
 from pipeline.data.records import normalise_label
-
-Outcome = int  # 1: only the challenger is right, −1: only the champion, 0: equal answers, or neither
 
 
 class NewOutcomes(NamedTuple):
-    """Outcomes since the last look, how many of them a label decided, and how many texts are behind them."""
+    """Outcomes since the last look, as `update_shadow` takes them, and how many texts are behind them."""
 
-    outcomes: list[Outcome]
-    labelled: int
+    outcomes: list[int]
     texts: int
 
 
@@ -26,26 +24,27 @@ def new_outcomes(texts: Sequence[CopiedText], position: int, said: ReleaseLabels
 
     A differing text that the log does not keep waits for a caller's label: nobody can be asked, and nothing may be assumed.
     """
-    outcomes: list[Outcome] = []
-    labelled = passed = 0
+    outcomes: list[int] = []
+    passed = 0
     for text in texts[position:]:
         label = said.labels.get(text.prediction_id)
         if not text.differs:
-            outcomes.append(0)
+            outcomes.append(EQUAL)
         elif label is not None:
             outcomes.append(outcome_of(text, label))
-            labelled += 1
         elif not (text.text and said.is_given_up(text.prediction_id)):
             break
         passed += 1
-    return NewOutcomes(outcomes, labelled, passed)
+    return NewOutcomes(outcomes, passed)
 
 
-def outcome_of(text: CopiedText, label: str) -> Outcome:
+def outcome_of(text: CopiedText, label: str) -> int:
     """Return what a label says about two different answers.
 
-    >>> outcome_of(CopiedText("id", 0.0, "text", "hash", "refund", "late_parcel"), "Late parcel")
-    1
+    >>> outcome_of(CopiedText("id", 0.0, "text", "hash", "refund", "late_parcel"), "Late parcel") == GAINED
+    True
     """
     right = normalise_label(label)
-    return (right == normalise_label(text.other_label)) - (right == normalise_label(text.label))
+    if right == normalise_label(text.other_label):
+        return GAINED
+    return LOST if right == normalise_label(text.label) else NEITHER

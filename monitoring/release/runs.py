@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -12,9 +12,19 @@ import sqlalchemy as sa
 from serving.release.release_table import CheckLease
 from state.tables import release_runs
 
-Stage = Literal["shadow", "canary", "ended"]
+Stage = Literal["shadow", "canary", "promote", "ended"]
 Wish = Literal["none", "pause", "abort"]
 ReleaseOutcome = Literal["promoted", "refused", "rolled_back", "aborted"]
+
+
+class Example(NamedTuple):
+    """A text that shows how the versions differ."""
+
+    prediction_id: str
+    text: str
+    champion: str  # the label that it gave
+    challenger: str
+    label: str | None  # that people gave; None: nobody has
 
 
 class ReleaseRun(NamedTuple):
@@ -34,7 +44,7 @@ class ReleaseRun(NamedTuple):
     outcome: ReleaseOutcome | None  # None: it runs
     reason: str | None
     broken: str | None  # the guardrail that broke
-    examples: list[dict[str, Any]]  # texts that show it
+    examples: list[Example]  # texts that show it
     ended_at: float | None
 
 
@@ -64,6 +74,13 @@ def newest_runs(connection: sa.Connection, at_most: int) -> list[ReleaseRun]:
     return [_run(row) for row in connection.execute(_READ_NEWEST, {"the_limit": at_most})]
 
 
+def first_run(retrain_id: int, version: int, champion: int, salt: str, now: float) -> ReleaseRun:
+    """Return a release that has just begun."""
+    return ReleaseRun(
+        retrain_id, version, champion, salt, "shadow", 0, "none", {}, now, now, None, None, None, None, [], None
+    )  # fmt: skip
+
+
 def begin_run(connection: sa.Connection, run: ReleaseRun, check_lease: CheckLease) -> ReleaseRun:
     """Insert a release, unless its retrain has one; return the one that stands."""
     check_lease(connection)
@@ -89,7 +106,7 @@ def end_run(
     reason: str,
     at: float,
     broken: str | None = None,
-    examples: Sequence[Mapping[str, Any]] = (),
+    examples: Sequence[Example] = (),
 ) -> bool:
     """End a release; return False, and change nothing, when it has ended before: an outcome is set once."""
     columns = {"stage": "ended", "outcome": outcome, "reason": reason, "ended_at": at, "broken": broken}
@@ -104,10 +121,15 @@ def set_wish(connection: sa.Connection, retrain_id: int, wish: Wish) -> bool:
 
 def _run(row: sa.Row[Any]) -> ReleaseRun:
     values = dict(row._mapping)
-    evidence, examples = json.loads(values["evidence"]), json.loads(values["examples"] or "[]")
+    evidence = json.loads(values["evidence"])
+    examples = [Example(**example) for example in json.loads(values["examples"] or "[]")]
     return ReleaseRun(**values | {"evidence": evidence, "examples": examples})
 
 
 def _stored(columns: dict[str, Any]) -> dict[str, Any]:
-    as_text = {name: json.dumps(columns[name]) for name in ("evidence", "examples") if name in columns}
-    return columns | as_text
+    stored = dict(columns)
+    if "evidence" in stored:
+        stored["evidence"] = json.dumps(stored["evidence"])
+    if "examples" in stored:
+        stored["examples"] = json.dumps([example._asdict() for example in stored["examples"]])
+    return stored

@@ -70,7 +70,7 @@ def build_controller(
 
     return Controller(
         journal,
-        LocalSteps(params, home, run, gate, lambda: _pause(stopping, settings.poll_s), metrics.set_labels),
+        LocalSteps(params, home, run, gate, partial(_pause, stopping), metrics.set_labels),
         inputs,
         settings,
         clock=read_clock,

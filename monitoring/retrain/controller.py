@@ -14,12 +14,24 @@ import sqlalchemy as sa
 import structlog
 
 from monitoring.clock import Moment, elapsed_s
+from monitoring.release.gradual import ReleaseEnd
+from monitoring.release.runs import ReleaseOutcome
 from monitoring.retrain.decide import Decision, Episode, Inputs, PastRetrain, decide, spent_s
-from monitoring.retrain.journal import BATCH_ALERTS, FinalState, Journal, Lease, RetrainJob, StaleLeaseError, require_lease
+from monitoring.retrain.journal import (
+    BATCH_ALERTS,
+    FinalState,
+    Journal,
+    Lease,
+    RetrainJob,
+    StaleLeaseError,
+    require_lease,
+)
 from monitoring.retrain.metrics import ControllerMetrics
 from monitoring.retrain.steps import StepResult, Steps
+from monitoring.retrain_activity import RELEASE_STEPS
 from pipeline.errors import EvergreenError, InputError, RefusedError
 from pipeline.params import Retrain
+from serving.release.release_table import CheckLease
 
 log = structlog.get_logger()
 ReadInputs = Callable[[sa.Connection, list[PastRetrain]], Inputs]
@@ -138,38 +150,51 @@ class Controller:
             self._journal.postpone(lease, self._clock(), "the controller was stopped", pause_s=0.0, counts=False)
             raise _PostponedError from None
         except RefusedError as error:
+            self._abandon(lease, job, "refused", str(error))
             return self._finish(lease, job, "refused", str(error))
         except Exception as error:
             return self._handle_failure(lease, job, error)
         self._metrics.step_done(job.step, elapsed_s(begun, self._clock()))
         if isinstance(result, EndedRetrain):
             return result
-        if job.step == "swap":
+        if job.step == "promote":
             return self._finish(lease, job, "done", None, result.detail)
         self._journal.end_step(lease, self._clock(), result.detail, **result.columns)
         return None
 
     def _do(self, lease: Lease, job: RetrainJob) -> StepResult | EndedRetrain:
-        def check_lease(connection: sa.Connection) -> None:
-            require_lease(connection, lease)
-
+        check_lease = _lease_check(lease)
+        if job.step in RELEASE_STEPS:
+            return self._release(lease, job, check_lease)
         if job.step == "collect":
             return self._steps.collect(job)
         if job.step == "reproduce":
             return self._steps.reproduce(job, lambda progress: self._heartbeat(lease, progress))
         if job.step == "publish":
             return self._steps.publish(job, check_lease)
-        if job.step == "swap":
-            return self._steps.swap(job, check_lease)
         verdict = self._steps.gate(job)
         if verdict.passed:
             return StepResult("; ".join(verdict.reasons), {"verdict": verdict.as_json()})
         return self._finish(lease, job, "refused", "; ".join(verdict.reasons), verdict=verdict.as_json())
 
-    def _heartbeat(self, lease: Lease, progress: str) -> None:
+    def _release(self, lease: Lease, job: RetrainJob, check_lease: CheckLease) -> StepResult | EndedRetrain:
+        """Work on a step of the release, which may wait for days: whenever it looks, earlier attempts are forgotten."""
+
+        def heartbeat(progress: str) -> None:
+            self._heartbeat(lease, progress, is_first_attempt=True)
+
+        if job.step == "promote":
+            result = self._steps.promote(job, check_lease)
+        else:
+            step = self._steps.shadow if job.step == "shadow" else self._steps.canary
+            result = step(job, check_lease, heartbeat)
+        return self._finish(lease, job, result.outcome, result.reason) if isinstance(result, ReleaseEnd) else result
+
+    def _heartbeat(self, lease: Lease, progress: str, *, is_first_attempt: bool = False) -> None:
         if self._is_ending():
             raise ShutdownError
-        self._journal.renew(lease, self._clock(), lease_s=self._settings.lease_s, progress=progress)
+        settings = self._settings
+        self._journal.renew(lease, self._clock(), lease_s=settings.lease_s, progress=progress, is_first_attempt=is_first_attempt)
 
     def _handle_failure(self, lease: Lease, job: RetrainJob, error: Exception) -> EndedRetrain | None:
         """Postpone the retrain for another attempt, unless this was the last one or a retry cannot help."""
@@ -179,16 +204,30 @@ class Controller:
         log.warning(
             "a step failed", retrain=lease.id, step=job.step, attempt=job.attempt, error=message[:1000], exc_info=not is_expected
         )
-        if job.attempt >= self._settings.attempts or isinstance(error, InputError):
+        if self._journal.job(lease).attempt >= self._settings.attempts or isinstance(error, InputError):
             return self._give_up(lease, job, message)
         self._journal.postpone(lease, self._clock(), message, pause_s=self._settings.retry_s)
         raise _PostponedError
 
     def _give_up(self, lease: Lease, job: RetrainJob, message: str) -> EndedRetrain:
-        """Fail the retrain, unless the version is champion: an attempt at the swap may have failed after the promotion."""
-        if job.step == "swap" and self._steps.is_champion(job):
+        """Fail the retrain, unless the version is champion: an attempt may have failed after the promotion."""
+        if job.step == "promote" and self._steps.is_champion(job):
             return self._finish(lease, job, "done", None, f"the version is champion although the step failed: {message}")
+        self._abandon(lease, job, "aborted", f"step {job.step} failed: {message}")
         return self._finish(lease, job, "failed", f"step {job.step}: {message}")
+
+    def _abandon(self, lease: Lease, job: RetrainJob, outcome: ReleaseOutcome, why: str) -> None:
+        """End the release of a retrain that cannot go on; what is out of reach for that is tried again after a pause."""
+        if job.step not in RELEASE_STEPS:
+            return
+        try:
+            self._steps.abandon(job, _lease_check(lease), outcome, why)
+        except StaleLeaseError:
+            raise
+        except Exception as error:
+            log.warning("could not take a release back", retrain=lease.id, error=str(error)[:500])
+            self._journal.postpone(lease, self._clock(), f"{why}; not taken back: {error}", pause_s=self._settings.retry_s)
+            raise _PostponedError from None
 
     def _finish(
         self, lease: Lease, job: RetrainJob, state: FinalState, failure: str | None, detail: str = "", **columns: str
@@ -217,6 +256,13 @@ class Controller:
         except Exception as error:
             self._metrics.failed("sweeping")
             log.warning("could not end what dead controllers left behind", error=str(error)[:300])
+
+
+def _lease_check(lease: Lease) -> CheckLease:
+    def check_lease(connection: sa.Connection) -> None:
+        require_lease(connection, lease)
+
+    return check_lease
 
 
 class _PostponedError(Exception):

@@ -2,7 +2,7 @@
 
 Drift alone only notifies people. Drift with falling accuracy, or with enough new labels, retrains. An obstacle that may pass is
 waited for while the alert fires, at most `patience_s`; then the alert is refused for that reason. A person's request starts a
-retrain at once, or is refused.
+retrain, or the release of a version, at once, or is refused.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,15 @@ from pipeline.params import Retrain
 
 Outcome = Literal["waiting", "started", "joined", "refused"]
 Reason = Literal[
-    "asked", "harm", "labels", "disagreement",  # started
+    "asked", "release", "harm", "labels", "disagreement",  # started
     "running",  # joined
     "settling", "no_harm", "on_request", "other_inputs", "nothing_new", "labelling",  # waiting; refused after patience
     "cooldown", "budget",  # likewise
-    "over", "another_version", "no_champion", "not_a_cause",  # refused
+    "over", "another_version", "no_champion", "not_a_cause", "busy", "is_champion",  # refused
 ]  # fmt: skip
-ASKED = "EvergreenAsked"  # a person's request
+ASKED, RELEASE_ASKED = "EvergreenAsked", "EvergreenReleaseAsked"  # a person's requests: a retrain; a release of a version
+REQUESTS = frozenset({ASKED, RELEASE_ASKED})
+FINISHED = frozenset({"done", "refused", "rolled_back", "aborted"})  # retrains that have learnt the labels of their time
 DRIFT = frozenset({"EvergreenDrift", "EvergreenWindowDrift"})
 HARM = frozenset({"EvergreenAccuracyHarm", "EvergreenEstimatedAccuracyLow", "EvergreenLabelledAccuracyFallen"})
 DAY_S = 86_400.0
@@ -31,7 +33,7 @@ class Episode(NamedTuple):
 
     id: int
     alertname: str
-    version: int | None  # the version the alert names
+    version: int | None  # the version the alert names; of a requested release the one to be released
     is_over: bool
     received: Moment  # first
     reason: str = ""  # why it waits, as stored last
@@ -41,10 +43,11 @@ class PastRetrain(NamedTuple):
     """A retrain in the journal, ended or running."""
 
     id: int
-    state: str  # running, done, refused, failed, cancelled
+    state: str  # running, done, refused, rolled_back, aborted, failed, cancelled
     began: Moment
     ended: Moment | None
     git_commit: str | None
+    made: Moment | None = None  # when its model was published: its release, which costs no training, follows
 
 
 class Harm(NamedTuple):
@@ -77,6 +80,7 @@ class Decision(NamedTuple):
     reason: Reason
     facts: dict[str, object]
     retrain_id: int | None = None  # the retrain it joins; None with `joined`: the one started by this batch
+    release: int | None = None  # the version that the started retrain releases, without making one
 
 
 def decide(episodes: Sequence[Episode], inputs: Inputs, settings: Retrain, now: Moment) -> list[Decision]:
@@ -90,7 +94,8 @@ def decide(episodes: Sequence[Episode], inputs: Inputs, settings: Retrain, now: 
             outcome = "refused"
         has_started |= outcome == "started"
         retrain_id = running if outcome == "joined" else None
-        decisions.append(Decision(episode.id, outcome, reason, facts(inputs, now), retrain_id))
+        release = episode.version if reason == "release" else None
+        decisions.append(Decision(episode.id, outcome, reason, facts(inputs, now), retrain_id, release))
     return decisions
 
 
@@ -110,8 +115,12 @@ def facts(inputs: Inputs, now: Moment) -> dict[str, object]:
 
 
 def spent_s(history: Sequence[PastRetrain], now: Moment) -> float:
-    """Return the duration of all retrains begun within a day, including the running one and pauses between attempts."""
-    return sum(elapsed_s(retrain.began, retrain.ended or now) for retrain in history if elapsed_s(retrain.began, now) < DAY_S)
+    """Return the duration of all retrains begun within a day, including the running one and pauses between attempts.
+
+    The release at the end of a retrain, which waits for traffic and people, is no part of it.
+    """
+    within_day = (retrain for retrain in history if elapsed_s(retrain.began, now) < DAY_S)
+    return sum(elapsed_s(retrain.began, retrain.made or retrain.ended or now) for retrain in within_day)
 
 
 def idle_s(history: Sequence[PastRetrain], now: Moment) -> float | None:
@@ -122,10 +131,12 @@ def idle_s(history: Sequence[PastRetrain], now: Moment) -> float | None:
 def _decide_episode(
     episode: Episode, inputs: Inputs, settings: Retrain, now: Moment, *, is_running: bool
 ) -> tuple[Outcome, Reason]:
-    if episode.alertname not in DRIFT | HARM | {ASKED}:
+    if episode.alertname not in DRIFT | HARM | REQUESTS:
         return "refused", "not_a_cause"
     if inputs.champion is None:
         return "refused", "no_champion"
+    if episode.alertname == RELEASE_ASKED:
+        return _decide_release(episode, inputs, is_running=is_running)
     if episode.version is not None and episode.version != inputs.champion:
         return "refused", "another_version"  # a retrain's own swap causes such alerts
     if episode.is_over:
@@ -137,6 +148,13 @@ def _decide_episode(
     if elapsed_s(episode.received, now) < settings.settle_s:
         return "waiting", "settling"
     return _decide_settled(episode, inputs, settings, now)
+
+
+def _decide_release(episode: Episode, inputs: Inputs, *, is_running: bool) -> tuple[Outcome, Reason]:
+    """Begin the release that a person asks for, unless a retrain runs or the version answers already."""
+    if is_running:
+        return "refused", "busy"
+    return ("refused", "is_champion") if episode.version == inputs.champion else ("started", "release")
 
 
 def _decide_settled(episode: Episode, inputs: Inputs, settings: Retrain, now: Moment) -> tuple[Outcome, Reason]:
@@ -172,7 +190,7 @@ def _cause(episode: Episode, inputs: Inputs, settings: Retrain) -> Reason | None
 
 def has_nothing_new(inputs: Inputs) -> bool:
     """Return whether a retrain would repeat an earlier one: the same commit, and no label since."""
-    finished = (retrain for retrain in inputs.history if retrain.state in ("done", "refused"))
+    finished = (retrain for retrain in inputs.history if retrain.state in FINISHED and retrain.git_commit is not None)
     last = max(finished, key=lambda retrain: retrain.id, default=None)
     tried = {inputs.champion_commit, last.git_commit if last else None} - {None}
     return inputs.new_labels == 0 and inputs.head in tried

@@ -7,21 +7,21 @@ lease with a fence number. Every later write carries the number, and one with an
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 
 from monitoring.clock import Moment, later
 from monitoring.retrain import statements
 from monitoring.retrain.alerts import decision_row, insert_or_ignore, storable
-from monitoring.retrain.decide import ASKED, Decision, Episode, PastRetrain
+from monitoring.retrain.decide import Decision, Episode, PastRetrain
 from monitoring.retrain.new_labels import last_learnt_feedback
-from monitoring.retrain_activity import is_claimable
+from monitoring.retrain_activity import RELEASE_STEPS, is_claimable
 from state.tables import decisions, retrain_steps
 
-Step = Literal["collect", "reproduce", "gate", "publish", "swap"]
-STEPS: tuple[Step, ...] = ("collect", "reproduce", "gate", "publish", "swap")
-FinalState = Literal["done", "refused", "failed", "cancelled"]
+Step = Literal["collect", "reproduce", "gate", "publish", "shadow", "canary", "promote"]
+STEPS: tuple[Step, ...] = get_args(Step)
+FinalState = Literal["done", "refused", "rolled_back", "aborted", "failed", "cancelled"]
 DECIDE_LOCK = 0x45564444  # the number of PostgreSQL's advisory lock: EVDD
 BATCH_ALERTS = 500
 Begin = Callable[[], AbstractContextManager[sa.Connection]]
@@ -118,52 +118,45 @@ class Journal:
     def is_asked(self, retrain_id: int) -> bool:
         """Return whether a person has asked for this retrain: it began, or was joined, by a request."""
         with self._begin() as connection:
-            of_request = {"the_retrain_id": retrain_id, "the_alertname": ASKED}
-            return bool(connection.execute(statements.IS_ASKED, of_request).scalar_one())
-
-    def cancel(self, now: Moment, why: str) -> RetrainJob | None:
-        """End the running retrain, whoever owns it; return it, or None when none runs. The owner's next write fails."""
-        with self._begin() as connection:
-            row = connection.execute(statements.RUNNING_JOB, {"the_model": self._model}).one_or_none()
-            ended = {"ended_wall": now.wall, "ended_mono": now.mono, "ended_boot": now.boot}
-            if row is None:
-                return None
-            values = {"the_model": self._model, "the_id": row.id, "failure": storable(why), **ended}
-            if connection.execute(statements.CANCEL, values).rowcount != 1:  # it has just ended
-                return None
-            closed = {"outcome": "failed", "ended_at": now.wall, "detail": storable(why)}
-            connection.execute(statements.CLOSE_STEP, {"the_retrain_id": row.id, **closed})
-        return RetrainJob(*row)
+            return bool(connection.execute(statements.IS_ASKED, {"the_retrain_id": retrain_id}).scalar_one())
 
     def job(self, lease: Lease) -> RetrainJob:
         """Return the current state of the leased retrain; raises `StaleLeaseError`."""
         with self._begin() as connection:
             return _job(connection, lease)
 
-    def renew(self, lease: Lease, now: Moment, *, lease_s: float, progress: str | None = None) -> None:
-        """Extend the lease and store the progress; raises `StaleLeaseError`."""
+    def renew(
+        self, lease: Lease, now: Moment, *, lease_s: float, progress: str | None = None, is_first_attempt: bool = False
+    ) -> None:
+        """Extend the lease and store the progress; raises `StaleLeaseError`.
+
+        A step that waits for days calls its attempt the first one whenever it gets on: those before it do not count any more.
+        """
         values = _lease_end(now, lease_s) | ({} if progress is None else {"progress": storable(progress)})
+        values |= {"attempt": 1} if is_first_attempt else {}
         with self._begin() as connection:
             _write(connection, lease, values)
 
     def begin_step(self, lease: Lease, now: Moment) -> int:
-        """Insert another attempt at the due step and return its number; raises `StaleLeaseError`."""
+        """Insert another attempt at the due step and return how many count; raises `StaleLeaseError`."""
         with self._begin() as connection:
             row = connection.execute(statements.BEGIN_ATTEMPT, _params(lease)).one_or_none()
             if row is None:
                 raise StaleLeaseError(lease)
-            entry = {"retrain_id": lease.id, "step": row.step, "attempt": row.attempt, "fence": lease.fence}
+            of_step = {"the_retrain_id": lease.id, "the_step": row.step}
+            earlier = connection.execute(statements.COUNT_ATTEMPTS, of_step).scalar_one()
+            entry = {"retrain_id": lease.id, "step": row.step, "attempt": earlier + 1, "fence": lease.fence}
             begun = {"began_at": now.wall, "outcome": "running", "detail": ""}
             connection.execute(statements.INSERT_STEP, entry | begun)
         return int(row.attempt)
 
     def end_step(self, lease: Lease, now: Moment, detail: str, **columns: Any) -> None:
-        """Mark the running step as done and the next one as due; `columns` are set on the retrain."""
+        """Mark the running step as done and the next one as due, unless `columns`, which are set on the retrain, name another."""
         with self._begin() as connection:
             step = self._close_step(connection, lease, now, "done", detail)
             next_step = STEPS[STEPS.index(step) + 1] if step != STEPS[-1] else step
-            values = {"step": next_step, "attempt": 0, **columns}
-            _write(connection, lease, values)
+            made = _moment("made", now) if step == "publish" else {}
+            _write(connection, lease, {"step": next_step, "attempt": 0, **made, **columns})
 
     def postpone(self, lease: Lease, now: Moment, why: str, *, pause_s: float, counts: bool = True) -> None:
         """Give the lease back; the retrain is due again after the pause. An attempt that does not count is deleted."""
@@ -181,24 +174,24 @@ class Journal:
         with self._begin() as connection:
             self._close_step(connection, lease, now, "failed" if state == "failed" else "done", failure or detail)
             final = {"state": state, "failure": storable(failure) if failure else None, "owner": None}
-            ended = {"ended_wall": now.wall, "ended_mono": now.mono, "ended_boot": now.boot}
-            _write(connection, lease, final | ended | columns)
+            _write(connection, lease, final | _moment("ended", now) | columns)
 
     def _start(self, connection: sa.Connection, decision: Decision, now: Moment) -> int:
         """Insert a retrain; the unique index on running ones refuses a second."""
-        began = {"began_wall": now.wall, "began_mono": now.mono, "began_boot": now.boot}
-        origin = {"git_commit": decision.facts.get("head"), "version_in": decision.facts.get("champion")}
+        origin = {"git_commit": decision.facts.get("head"), "version_in": decision.facts.get("champion"), "step": STEPS[0]}
+        origin |= {"version_out": None} | _no_moment("made")
+        if decision.release is not None:  # nothing is made
+            origin |= {"git_commit": None, "step": RELEASE_STEPS[0], "version_out": decision.release} | _moment("made", now)
         new = {
             "decision_id": decision.episode_id,
             "model": self._model,
             "state": "running",
-            "step": STEPS[0],
             "attempt": 0,
             "fence": 0,
             "feedback_upto": last_learnt_feedback(connection, self._model),
             "progress": "",
         }
-        row = new | began | origin | _lease_end(now, 0.0)
+        row = new | _moment("began", now) | origin | _lease_end(now, 0.0)
         return int(connection.execute(statements.START, row).scalar_one())
 
     def _close_step(self, connection: sa.Connection, lease: Lease, now: Moment, outcome: str, detail: str) -> Step:
@@ -214,6 +207,19 @@ def require_lease(connection: sa.Connection, lease: Lease) -> Step:
     if step is None:
         raise StaleLeaseError(lease)
     return step
+
+
+def cancel_retrain(connection: sa.Connection, model: str, now: Moment, why: str) -> RetrainJob | None:
+    """End the running retrain, whoever owns it; return it, or None when none runs. The owner's next write fails."""
+    row = connection.execute(statements.RUNNING_JOB, {"the_model": model}).one_or_none()
+    if row is None:
+        return None
+    values = {"the_model": model, "the_id": row.id, "failure": storable(why), **_moment("ended", now)}
+    if connection.execute(statements.CANCEL, values).rowcount != 1:  # it has just ended
+        return None
+    closed = {"outcome": "failed", "ended_at": now.wall, "detail": storable(why)}
+    connection.execute(statements.CLOSE_STEP, {"the_retrain_id": row.id, **closed})
+    return RetrainJob(*row)
 
 
 def past_retrains(connection: sa.Connection, model: str) -> list[PastRetrain]:
@@ -251,13 +257,21 @@ def _params(lease: Lease) -> dict[str, int]:
 
 
 def _lease_end(now: Moment, by_s: float) -> dict[str, Any]:
-    end = later(now, by_s)
-    return {"lease_wall": end.wall, "lease_mono": end.mono, "lease_boot": end.boot}
+    return _moment("lease", later(now, by_s))
+
+
+def _moment(name: str, moment: Moment) -> dict[str, Any]:
+    return dict(zip(statements.moment_names(name), moment, strict=True))
+
+
+def _no_moment(name: str) -> dict[str, Any]:
+    return dict.fromkeys(statements.moment_names(name))
 
 
 def _past_retrain(row: sa.Row[*tuple[Any, ...]]) -> PastRetrain:
     ended = None if row.ended_wall is None else Moment(row.ended_wall, row.ended_mono, row.ended_boot)
-    return PastRetrain(row.id, row.state, Moment(row.began_wall, row.began_mono, row.began_boot), ended, row.git_commit)
+    made = None if row.made_wall is None else Moment(row.made_wall, row.made_mono, row.made_boot)
+    return PastRetrain(row.id, row.state, Moment(row.began_wall, row.began_mono, row.began_boot), ended, row.git_commit, made)
 
 
 def _job(connection: sa.Connection, lease: Lease) -> RetrainJob:

@@ -6,13 +6,14 @@ import sqlalchemy as sa
 
 from monitoring.labels.agreement import LabelCount, is_agreed
 from monitoring.labels.entries import is_counted, is_known
+from monitoring.retrain.decide import FINISHED
 from pipeline.params import Retrain
 from state.tables import feedback, retrains
 
 
 def last_learnt_feedback(connection: sa.Connection, model: str) -> int:
-    """Return the last row of feedback read by a retrain that was done or refused, or 0."""
-    finished = retrains.c.state.in_(("done", "refused"))
+    """Return the last row of feedback read by a retrain that made a model, whatever became of that, or 0."""
+    finished = retrains.c.state.in_(sorted(FINISHED))
     newest = sa.select(sa.func.max(retrains.c.feedback_upto)).where(retrains.c.model == model, finished)
     return int(connection.execute(newest).scalar_one() or 0)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from monitoring.retrain.decide import REQUESTS
 from state.tables import alerts, decisions, retrain_steps, retrains
 
 
@@ -58,7 +59,7 @@ DECIDE = decisions.update().where(matches(decisions.c.id) & IS_WAITING)
 HISTORY = (
     sa.select(
         *columns(retrains, "id", "state", "git_commit"),
-        *columns(retrains, *moment_names("began"), *moment_names("ended")),
+        *columns(retrains, *moment_names("began"), *moment_names("ended"), *moment_names("made")),
     )
     .where(matches(retrains.c.model))
     .order_by(retrains.c.id)
@@ -78,7 +79,7 @@ _JOB = sa.select(
 ).join_from(retrains, decisions, decisions.c.id == retrains.c.decision_id)
 RUNNING_JOB, LEASED_JOB = _JOB.where(IS_RUNNING), _JOB.where(IS_LEASED)
 
-IS_ASKED = sa.select(sa.exists().where(matches(decisions.c.retrain_id), matches(decisions.c.alertname)))
+IS_ASKED = sa.select(sa.exists().where(matches(decisions.c.retrain_id), decisions.c.alertname.in_(sorted(REQUESTS))))
 CANCEL = (
     retrains.update()
     .where(IS_RUNNING, matches(retrains.c.id))
@@ -92,4 +93,5 @@ BEGIN_ATTEMPT = (
 )
 TAKE_BACK_ATTEMPT = retrains.update().where(IS_LEASED, retrains.c.attempt > 0).values(attempt=retrains.c.attempt - 1)
 INSERT_STEP = retrain_steps.insert()
+COUNT_ATTEMPTS = sa.select(sa.func.count()).where(matches(retrain_steps.c.retrain_id), matches(retrain_steps.c.step))
 CLOSE_STEP = retrain_steps.update().where(RUNNING_STEP)

@@ -1,6 +1,9 @@
 """The steps of a retrain. Each may be killed anywhere and repeated; the controller decides when and by whom."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,24 +13,28 @@ from monitoring.labels.book import read_book
 from monitoring.labels.conflicts import find_conflicts
 from monitoring.labels.entries import StateOfLabels, delete_expired, read_state_of_labels
 from monitoring.labels.feedback_file import FILE, write_dated_files, write_file
+from monitoring.release.evidence import describe_stage
+from monitoring.release.gradual import Access, GradualRelease, Heartbeat, ReleaseEnd, end_of
+from monitoring.release.looks import LogWatch
+from monitoring.release.moves import LocalServing
+from monitoring.release.runs import ReleaseOutcome, Stage
 from monitoring.retrain.gate.verdict import RunGate, Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import PipelineRun
+from monitoring.retrain_activity import RELEASE_STEPS
 from pipeline.errors import ToolError
 from pipeline.home import ARTIFACTS, DVC_LOCK, PACKAGE
 from pipeline.params import Params
 from pipeline.tracking import runs
 from serving.release.label_change import labels_of
 from serving.release.live.folders import unpark
-from serving.release.live.swap import swap
 from serving.release.manifest import model_name, repository
 from serving.release.publish import differs, publish, release_of
 from serving.release.release_table import CheckLease
-from state.database import open_state
+from state.database import open_state, read_only
 
 ReportLabels = Callable[[int, int], None]  # gets the number of withdrawn labels and of open disputes
 NO_LABELS = StateOfLabels(0, 0, 0, 0)
-Heartbeat = Callable[[str], None]  # gets the progress; raises when the step must stop
 log = structlog.get_logger()
 
 
@@ -36,6 +43,13 @@ class StepResult(NamedTuple):
 
     detail: str
     columns: dict[str, Any]
+
+
+def version_of(job: RetrainJob) -> int:
+    """Return the published version; raises `ToolError` without one."""
+    if job.version_out is None:
+        raise ToolError(f"retrain {job.id}", "no version was published", "read its steps in the journal")
+    return job.version_out
 
 
 class Steps(Protocol):
@@ -53,8 +67,17 @@ class Steps(Protocol):
     def publish(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
         """Publish the candidate; column `version_out` is its version."""
 
-    def swap(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
+    def shadow(self, job: RetrainJob, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult | ReleaseEnd:
+        """Copy texts to the published version until it is known to be good enough; it answers nobody yet."""
+
+    def canary(self, job: RetrainJob, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult | ReleaseEnd:
+        """Let it answer more and more units, while every guardrail holds."""
+
+    def promote(self, job: RetrainJob, check_lease: CheckLease) -> StepResult | ReleaseEnd:
         """Make the published version champion."""
+
+    def abandon(self, job: RetrainJob, check_lease: CheckLease, outcome: ReleaseOutcome, why: str) -> None:
+        """End a release that cannot go on, if one runs: the champion gets everything."""
 
     def is_champion(self, job: RetrainJob) -> bool:
         """Return whether the published version is champion now."""
@@ -73,7 +96,13 @@ class LocalSteps:
     """Steps on this machine, with the pipeline wherever `run` runs it."""
 
     def __init__(
-        self, params: Params, home: Path, run: PipelineRun, gate: RunGate, wait: Callable[[], None], report_labels: ReportLabels
+        self,
+        params: Params,
+        home: Path,
+        run: PipelineRun,
+        gate: RunGate,
+        wait: Callable[[float], None],
+        report_labels: ReportLabels,
     ) -> None:
         self._params, self._home, self._run, self._gate, self._wait = params, home, run, gate, wait
         self._report_labels, self._measured = report_labels, NO_LABELS
@@ -102,7 +131,7 @@ class LocalSteps:
             heartbeat(status.progress)
             if status.state == "absent":
                 self._run.start(job)
-            self._wait()
+            self._wait(self._params.retrain.poll_s)
         if status.state != "done":
             raise ToolError("dvc repro", status.failure, f"read the log in {self._home / 'retrain' / str(job.id)}")
         self._run.commit(job, f"Retrain {job.id}: output of dvc repro")
@@ -124,18 +153,60 @@ class LocalSteps:
         name = self._params.publish.name
         published = publish(package, lock, name, self._home, decision=job.decision_id, check_lease=check_lease)
         release = published.release
-        return StepResult(f"published version {release.version} as {release.role}", {"version_out": release.version})
+        at_once = {"step": RELEASE_STEPS[-1]} if self._params.release.how == "at_once" else {}
+        return StepResult(f"published version {release.version} as {release.role}", {"version_out": release.version} | at_once)
 
-    def swap(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
+    def shadow(self, job: RetrainJob, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult | ReleaseEnd:
+        """Begin the version's release, and watch its answers to copies."""
+        return self._work(job, "shadow", check_lease, heartbeat)
+
+    def canary(self, job: RetrainJob, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult | ReleaseEnd:
+        """Watch its answers to callers."""
+        return self._work(job, "canary", check_lease, heartbeat)
+
+    def promote(self, job: RetrainJob, check_lease: CheckLease) -> StepResult | ReleaseEnd:
         """Make the published version champion; the monitor finds the new reference in its folder."""
-        version = job.version_out
-        if version is None:
-            raise ToolError(f"retrain {job.id}", "no version was published", "read its steps in the journal")
-        swapped = swap(
-            version, self._params, self._home, lambda line: log.info("swap", retrain=job.id, progress=line), check_lease
-        )
-        serving = "and is served" if swapped.was_served else "and will be served once Triton starts: none is running"
+        version = version_of(job)
+        with self._releasing(job, check_lease) as release:
+            run = release.read(job.id)
+            if run is None:
+                is_served = self._serving(job).promote(version, check_lease, lambda _connection: None)
+            elif end := end_of(run):
+                return end
+            else:
+                run, is_served = release.promote(run)
+                if end := end_of(run):
+                    return end
+        serving = "and is served" if is_served else "and will be served once Triton starts: none is running"
         return StepResult(f"version {version} is champion {serving}", {})
+
+    def abandon(self, job: RetrainJob, check_lease: CheckLease, outcome: ReleaseOutcome, why: str) -> None:
+        """End the release of a retrain that cannot go on."""
+        with self._releasing(job, check_lease) as release:
+            if run := release.read(job.id):
+                release.take_back(run, outcome, why)
+
+    def _work(self, job: RetrainJob, stage: Stage, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult | ReleaseEnd:
+        with self._releasing(job, check_lease) as release:
+            run = release.begin(job.id, version_of(job))
+            if run is None:
+                return StepResult(f"version {job.version_out} is champion already", {})
+            if run.outcome is None:
+                run = release.work(run, stage, heartbeat)
+            elif run.outcome != "promoted":
+                release.clean_up(run)
+        return end_of(run) or StepResult(describe_stage(run, self._params.release), {})
+
+    @contextmanager
+    def _releasing(self, job: RetrainJob, check_lease: CheckLease) -> Iterator[GradualRelease]:
+        with open_state(self._home) as engine:
+            access = Access(engine.begin, partial(read_only, engine), check_lease)
+            watching = partial(LogWatch, self._params, self._home)
+            settings = self._params.release
+            yield GradualRelease(access, self._serving(job), watching, settings, clock=time.time, wait=self._wait)
+
+    def _serving(self, job: RetrainJob) -> LocalServing:
+        return LocalServing(self._params, self._home, lambda line: log.info("release", retrain=job.id, progress=line))
 
     def is_champion(self, job: RetrainJob) -> bool:
         """Return whether the published version is champion, by the release table."""

@@ -43,7 +43,7 @@ retrains = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("decision_id", sa.Integer, nullable=False, unique=True),
     sa.Column("model", sa.String(128), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),  # running; final: done, refused (by the gate), failed
+    sa.Column("state", sa.String(16), nullable=False),  # running; final: done, refused, rolled_back, aborted, failed, cancelled
     sa.Column("step", sa.String(16), nullable=False),  # running: the current or next step; else the last one
     sa.Column("attempt", sa.Integer, nullable=False),  # at this step, counts from 1; 0: not started
     sa.Column("owner", sa.String(128)),
@@ -57,7 +57,10 @@ retrains = sa.Table(
     sa.Column("ended_wall", sa.Float),
     sa.Column("ended_mono", sa.Float),
     sa.Column("ended_boot", sa.String(64)),
-    sa.Column("git_commit", sa.String(64)),  # that the retrain started from
+    sa.Column("made_wall", sa.Float),  # when its model was published: what follows is its release, and costs no training
+    sa.Column("made_mono", sa.Float),
+    sa.Column("made_boot", sa.String(64)),
+    sa.Column("git_commit", sa.String(64)),  # that the retrain started from; null: the release of a version that existed
     sa.Column("version_in", sa.Integer),  # champion at the time of the decision
     sa.Column("version_out", sa.Integer),
     sa.Column("labels", sa.Integer),  # number of labelled texts in its training data
@@ -102,7 +105,7 @@ release_runs = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),  # the challenger
     sa.Column("champion", sa.Integer, nullable=False),  # with which it is compared
     sa.Column("salt", sa.String(32), nullable=False),  # of the routing, under which the gateways count
-    sa.Column("stage", sa.String(16), nullable=False),  # shadow, canary, ended
+    sa.Column("stage", sa.String(16), nullable=False),  # shadow, canary, promote, ended
     sa.Column("rung", sa.Integer, nullable=False),  # of release.steps, in the canary; counts from 0
     sa.Column("wish", sa.String(16), nullable=False),  # of a person: none, pause, abort
     sa.Column("evidence", sa.Text, nullable=False),  # JSON: the state of every test

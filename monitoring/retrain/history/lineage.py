@@ -90,7 +90,7 @@ def trace_version(version: int, sources: Sources) -> list[Entry]:
         decided = sources.rows(sa.select(decisions).where(decisions.c.id == retrain["decision_id"]), decisions)
         for decision in decided:
             entries += [_decision_entry(decision), _alert_entry(decision["alertname"], [decision], sources)]
-    if entries[-1].kind in ("version", "made from", "parent"):
+    if entries[-1].kind in ("version", "made from", "parent") and decision_id is None:
         entries.append(Entry("decision", "none", (("published", "by hand; no retrain asked for it"),)))
     return entries
 

@@ -1,10 +1,14 @@
 """Gradual releases: their runs, what each arm answered, and how long the previous champion stays loaded."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0009"
 down_revision = "0008"
+
+MADE: dict[str, sa.types.TypeEngine[Any]] = {"made_wall": sa.Float(), "made_mono": sa.Float(), "made_boot": sa.String(64)}
 
 
 def upgrade() -> None:
@@ -44,9 +48,17 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("routing", recreate="never") as batch:
         batch.add_column(sa.Column("keep_previous_until", sa.Float))
+    with op.batch_alter_table("retrains", recreate="never") as batch:
+        for name, kind in MADE.items():
+            batch.add_column(sa.Column(name, kind))
+    op.execute("UPDATE retrains SET step = 'promote' WHERE step = 'swap' AND state = 'running'")  # the step's new name
 
 
 def downgrade() -> None:
+    op.execute("UPDATE retrains SET step = 'swap' WHERE step = 'promote' AND state = 'running'")
+    with op.batch_alter_table("retrains", recreate="never") as batch:
+        for name in MADE:
+            batch.drop_column(name)
     with op.batch_alter_table("routing", recreate="never") as batch:
         batch.drop_column("keep_previous_until")
     op.drop_table("release_runs")

@@ -26,6 +26,7 @@ from state.tables import decisions, retrain_steps, retrains
 from tests.conftest import Project, commit
 from tests.faults.child import running_module
 from tests.faults.retraining.kill_points import run_until
+from tests.faults.retraining.released_traffic import QUICK_RELEASE
 from tests.faults.sampled import sampled
 from tests.faults.stack import clean_environment, wait_until
 
@@ -76,6 +77,7 @@ def prepare(project: Project) -> Environment:
     publish(project / "artifacts/package", project / "dvc.lock", "evergreen", project.home)
     project.set(
         retrain=DRILL_SETTINGS,
+        release=QUICK_RELEASE,
         alerts={"controller_port": free_port("127.0.0.1")},
         serve={"http_port": ports.http_port, "grpc_port": ports.grpc_port, "metrics_port": ports.metrics_port},
     )

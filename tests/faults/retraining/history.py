@@ -1,4 +1,4 @@
-"""Read what retraining has stored, and check it against the promises P1 to P8.
+"""Read what retraining has stored, and check it against the promises P1 to P8 and P11.
 
 It may be read while nothing waits and nothing runs. A part that a history lacks (registry, branches) is None and not checked.
 """
@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from subprocess import run
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import mlflow
 import sqlalchemy as sa
 
+from monitoring.retrain.journal import FinalState
 from pipeline.errors import RefusedError
 from pipeline.process_identity import is_gone
 from pipeline.tracking.address import default_uri
@@ -21,7 +22,7 @@ from pipeline.tracking.runs import OWNER
 from serving.release.manifest import LINEAGE, content_digest, model_name, read_verified, repository
 from serving.release.release_table import roles
 from state.database import open_state
-from state.tables import alerts, decisions, releases, retrain_steps, retrains
+from state.tables import alerts, decisions, release_runs, releases, retrain_steps, retrains
 from tests.faults.scorecard import Promise
 
 AlertKey = tuple[str, float, str]  # fingerprint, startsAt, status
@@ -51,6 +52,7 @@ class History(NamedTuple):
     aliases: Mapping[str, int] | None = None  # of the registry
     versions: Mapping[int, VersionFiles] | None = None
     locks: Mapping[int, str] | None = None  # by retrain: digest of dvc.lock on its branch
+    release_runs: Sequence[Row] = ()
 
 
 def promises(history: History) -> list[Promise]:
@@ -118,7 +120,7 @@ def check_champion(history: History) -> Iterator[str]:
     if history.aliases is not None and dict(history.aliases) != dict(history.roles):
         yield f"the registry says {dict(history.aliases)}, the release table {dict(history.roles)}"
     for row in history.retrains:
-        if row.version_out is not None and not (row.verdict and json.loads(row.verdict)["passed"]):
+        if row.version_out is not None and row.git_commit and not (row.verdict and json.loads(row.verdict)["passed"]):
             yield f"version {row.version_out} was published without having passed the gate"
         if row.version_out is not None and row.version_out not in history.releases:
             yield f"version {row.version_out} of retrain {row.id} is no release"
@@ -156,7 +158,7 @@ def check_runs(history: History) -> Iterator[str]:
 def check_ends(history: History) -> Iterator[str]:
     """Yield retrains and steps that never ended, or ended without a reason."""
     for row in history.retrains:
-        if row.state not in ("done", "refused", "failed", "cancelled") or row.ended_wall is None:
+        if row.state not in get_args(FinalState) or row.ended_wall is None:
             yield f"retrain {row.id} never ended: {row.state} at {row.step}"
         elif (row.failure is None) != (row.state == "done"):
             yield f"retrain {row.id}: {row.state} with failure {row.failure!r}"
@@ -165,6 +167,31 @@ def check_ends(history: History) -> Iterator[str]:
             yield f"retrain {step.retrain_id}: nobody ended {step.step}"
         elif step.outcome != "done" and not step.detail:
             yield f"retrain {step.retrain_id}: {step.step} was {step.outcome}, and nothing says why"
+
+
+ENDS = {  # of a release: the states in which its retrain may have ended
+    "promoted": {"done"},
+    "refused": {"refused"},
+    "rolled_back": {"rolled_back"},
+    "aborted": {"aborted", "failed", "cancelled"},
+}
+
+
+def check_releases(history: History) -> Iterator[str]:
+    """Yield releases without an end, with one that their retrain does not have, or promoted over a broken guardrail."""
+    states = {row.id: row.state for row in history.retrains}
+    for release in history.release_runs:
+        if release.outcome is None or release.ended_at is None or not release.reason:
+            yield f"the release of retrain {release.retrain_id} never ended: {release.stage}"
+        elif states.get(release.retrain_id) not in ENDS[release.outcome]:
+            ended = states.get(release.retrain_id)
+            yield f"the release of retrain {release.retrain_id} ended {release.outcome}, its retrain {ended}"
+        elif release.outcome == "promoted" and release.broken:
+            yield f"retrain {release.retrain_id}: guardrail {release.broken} broke, and the version was promoted"
+    released = {release.retrain_id for release in history.release_runs}
+    for row in history.retrains:
+        if row.state in ("rolled_back", "aborted") and row.id not in released:
+            yield f"retrain {row.id} is {row.state}, and had no release"
 
 
 Check = Callable[[History], Iterator[str]]
@@ -177,6 +204,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "P6": ("an interrupted run is not the run that its branch tells", check_locks),
     "P7": ("an MLflow run stays RUNNING without an owner", check_runs),
     "P8": ("something ended without a word", check_ends),
+    "P11": ("a release did not end in exactly one way", check_releases),
 }
 
 
@@ -185,8 +213,10 @@ def read_tables(connection: sa.Connection, acknowledged: frozenset[AlertKey], fi
     alert_rows, decision_rows, retrain_rows, step_rows = (
         connection.execute(sa.select(table).order_by(table.c.id)).all() for table in (alerts, decisions, retrains, retrain_steps)
     )
+    runs = connection.execute(sa.select(release_runs).order_by(release_runs.c.retrain_id)).all()
     digests = {row.version: row.content_digest for row in connection.execute(sa.select(releases))}
-    return History(acknowledged, first, alert_rows, decision_rows, retrain_rows, step_rows, digests, {**roles(connection)})
+    history = History(acknowledged, first, alert_rows, decision_rows, retrain_rows, step_rows, digests, {**roles(connection)})
+    return history._replace(release_runs=runs)
 
 
 def read_history(clone: Path, home: Path, model: str, acknowledged: frozenset[AlertKey], first: int | None) -> History:

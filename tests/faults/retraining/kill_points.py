@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from monitoring.release.gradual import GradualRelease
 from monitoring.retrain import app as process
 from monitoring.retrain import run_local
 from monitoring.retrain import steps as work
@@ -50,7 +51,13 @@ def _points() -> dict[str, Point]:
         "gate": {"after the verdict": Point(LocalSteps, "gate", True)},
         "publish": {f"publish: {at}": Point(work, "publish", False) for at in PUBLISHING}
         | {"publish: one alias is set": Point(model_registry, "set_alias", True)},
-        "swap": {
+        "shadow": _around(GradualRelease, "begin", "the release is begun")
+        | _around(GradualRelease, "_look", "a look of the shadow", "shadow")
+        | _around(GradualRelease, "_ensure_routed", "the copies are ordered", "shadow"),
+        "canary": _around(GradualRelease, "_look", "a look of the canary", "canary")
+        | _around(GradualRelease, "_move", "a move of the canary", "canary")
+        | _around(GradualRelease, "_ensure_routed", "a share is set", "canary"),
+        "promote": {
             "swap: promoted, not committed": Point(swap, "promote", True),
             "swap: committed": Point(model_registry, "set_alias", False),
             "swap: aliases set": Point(swap, "park", False),
@@ -95,7 +102,10 @@ def with_death(call: Callable[..., Any], point: Point) -> Callable[..., Any]:
 
 
 def _step(arguments: tuple[Any, ...]) -> Step | None:
-    """Return the retrain's step: `RunLocal` gets the job, the journal is asked for it."""
+    """Return the retrain's step: `RunLocal` gets the job, a release its row; the journal is asked for it."""
+    if isinstance(arguments[0], GradualRelease):
+        stage: Step = arguments[1].stage
+        return stage
     if isinstance(arguments[0], Journal):
         job = arguments[0].running_job()
         return job.step if job else None

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import sqlalchemy as sa
 
+from monitoring.retrain.journal import FinalState
 from serving.processes import Announce
 from serving.processes.ports import free_port
 from state.tables import retrain_steps
@@ -36,7 +37,9 @@ from tests.faults.retraining.environment import (
 )
 from tests.faults.retraining.history import CHECKS, History, broken, read_history
 from tests.faults.retraining.kill_points import OVER
+from tests.faults.retraining.released_traffic import EVERY_S, play_traffic
 from tests.faults.retraining.timeline import Fault, RetrainTimeline
+from tests.faults.sampled import sampled
 from tests.faults.scorecard import Outcome, Promise
 from tests.faults.stack import wait_until
 from tests.faults.watching.alert_environment import is_up
@@ -92,6 +95,7 @@ def run(project: Project, amount: Amount, announce: Announce) -> tuple[Outcome, 
     with ExitStack() as stack:
         stack.callback(clean_up, environment)
         checks = stack.enter_context(champion_sampled(environment))
+        stack.enter_context(sampled(play_traffic(environment.home), EVERY_S))
         for number, case in enumerate(planned, start=1):
             announce(case.name)
             hit = case.strike(environment, number)
@@ -135,7 +139,7 @@ def summarise(
 
 def judge(figures: Figures) -> list[Promise]:
     """Return the drill's promises."""
-    ended = figures.ended["done"] + figures.ended["refused"] + figures.ended["failed"]
+    ended = sum(figures.ended[state] for state in get_args(FinalState))
     return [
         Promise("asked for, and not ended exactly once", abs(figures.asked - ended), "retrains", at_most=0, goal="K1"),
         Promise(

@@ -9,7 +9,7 @@ from pipeline.params import Params
 from tests.faults.retraining.history import CHECKS, History, VersionFiles, broken, promises, read_tables
 from tests.monitoring.retrain.simulation import database, quick, simulate
 
-SEED = 104  # in this simulation a retrain fails and the next succeeds
+SEED = 98  # in this simulation a retrain fails, the next succeeds, and a third is refused
 
 
 Simulated = tuple[sa.Connection, Callable[[], History]]
@@ -39,7 +39,7 @@ def test_a_simulated_history_with_failures_breaks_no_promise(simulated: Simulate
     history = simulated[1]()
     assert broken(history) == []
     assert all(promise.is_kept for promise in promises(history))
-    assert len(promises(history)) == len(CHECKS) == 8
+    assert len(promises(history)) == len(CHECKS) == 9
     assert {row.state for row in history.retrains} > {"done"}
     assert "previous" in history.roles
 
@@ -55,8 +55,8 @@ def test_a_simulated_history_with_failures_breaks_no_promise(simulated: Simulate
         ("P2", "UPDATE decisions SET retrain_id = 1 WHERE verdict = 'refused'"),
         ("P2", "UPDATE decisions SET verdict = 'joined' WHERE verdict = 'started' AND retrain_id = :done"),
         ("P2", "UPDATE retrains SET decision_id = 9999 WHERE id = 1"),
-        ("P3", "UPDATE retrain_steps SET fence = 0 WHERE step = 'swap' AND retrain_id = :done"),
-        ("P3", "UPDATE retrain_steps SET fence = 99 WHERE step = 'swap' AND retrain_id = :done"),
+        ("P3", "UPDATE retrain_steps SET fence = 0 WHERE step = 'promote' AND retrain_id = :done"),
+        ("P3", "UPDATE retrain_steps SET fence = 99 WHERE step = 'promote' AND retrain_id = :done"),
         ("P3", "UPDATE retrain_steps SET step = 'collect', attempt = 9 WHERE step = 'gate' AND retrain_id = :done"),
         ("P4", "UPDATE releases SET role = 'retired' WHERE role = 'champion'"),
         ("P4", "UPDATE retrains SET verdict = '{\"passed\": false}' WHERE id = :done"),
@@ -68,6 +68,10 @@ def test_a_simulated_history_with_failures_breaks_no_promise(simulated: Simulate
         ("P8", "UPDATE retrains SET failure = 'why?' WHERE id = :done"),
         ("P8", "UPDATE retrain_steps SET outcome = 'running' WHERE id = 1"),
         ("P8", "UPDATE retrain_steps SET outcome = 'failed', detail = '' WHERE id = 1"),
+        ("P11", "UPDATE release_runs SET outcome = NULL WHERE retrain_id = :done"),
+        ("P11", "UPDATE release_runs SET outcome = 'rolled_back' WHERE retrain_id = :done"),
+        ("P11", "UPDATE release_runs SET broken = 'errors' WHERE retrain_id = :done"),
+        ("P11", "UPDATE retrains SET state = 'aborted', failure = 'x' WHERE state = 'failed'"),
     ],
 )
 def test_a_fault_in_the_tables_is_found(promise: str, plant: str, simulated: Simulated) -> None:

@@ -12,7 +12,7 @@ from pipeline.data.records import atomic_write
 from tests.faults.retraining.environment import ChampionCheck
 from tests.faults.timeline import AMBER, SHADE
 
-COLOURS = dict(zip(STEPS, (GREY, "#4c78a8", AMBER, "#8d6cab", GREEN), strict=True))
+COLOURS = dict(zip(STEPS, (GREY, "#4c78a8", AMBER, "#8d6cab", "#9ecae9", "#72b7b2", GREEN), strict=True))
 
 
 class Fault(NamedTuple):

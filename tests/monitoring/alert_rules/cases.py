@@ -154,10 +154,10 @@ RETRAIN = [
     Case(
         "one retrain fails",
         "EvergreenRetrainFailed",
-        {ENDED % ("failed", "gate"): "0x9 1x120", ENDED % ("failed", "swap"): "0x130"},
+        {ENDED % ("failed", "gate"): "0x9 1x120", ENDED % ("failed", "promote"): "0x130"},
         {9: [], 10: [{"step": "gate"} | V3], 60: [{"step": "gate"} | V3], 100: []},
     ),
-    Case("one retrain succeeds", "EvergreenRetrainFailed", {ENDED % ("done", "swap"): "0x9 1x20"}, {12: []}),
+    Case("one retrain succeeds", "EvergreenRetrainFailed", {ENDED % ("done", "promote"): "0x9 1x20"}, {12: []}),
     Case("one candidate is refused", "EvergreenCandidateRefused", {ENDED % ("refused", "gate"): "0x9 1x20"}, {9: [], 10: [V3]}),
     Case(
         "a retrain runs", "EvergreenRetrainRunning", {DECISION % "running": "_x4 1x9 stale"}, {3: [], 5: [V3], 12: [V3], 15: []}

@@ -172,7 +172,7 @@ def decision_rows(*, hostile: bool = False) -> list[dict[str, Any]]:
 
 
 RETRAIN_ROW = {
-    "id": 1, "decision_id": 2, "model": "evergreen", "state": "done", "step": "swap", "attempt": 1, "owner": None, "fence": 1,
+    "id": 1, "decision_id": 2, "model": "evergreen", "state": "done", "step": "promote", "attempt": 1, "owner": None, "fence": 1,
     "lease_wall": 0.0, "lease_mono": 0.0, "lease_boot": "b", "began_wall": RETRAIN, "began_mono": 0.0, "began_boot": "b",
     "ended_wall": PROMOTED, "version_in": 1, "version_out": 2, "labels": 80, "feedback_upto": 1, "progress": "",
 }  # fmt: skip
@@ -185,7 +185,7 @@ def step_rows() -> list[dict[str, Any]]:
             "retrain_id": 1, "step": step, "attempt": 1, "fence": 1, "began_at": moments[number], "ended_at": moments[number + 1],
             "outcome": "done", "detail": "",
         }
-        for number, step in enumerate(("collect", "reproduce", "gate", "publish", "swap"))
+        for number, step in enumerate(("collect", "reproduce", "gate", "publish", "promote"))
     ]  # fmt: skip
 
 

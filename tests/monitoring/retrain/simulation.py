@@ -23,27 +23,33 @@ import sqlalchemy as sa
 import structlog
 
 from monitoring.clock import Moment
+from monitoring.release.gradual import Access, GradualRelease, Heartbeat, ReleaseEnd, end_of
+from monitoring.release.runs import ReleaseOutcome, ReleaseRun, Stage
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.controller import Controller
-from monitoring.retrain.decide import Harm, Inputs, PastRetrain
+from monitoring.retrain.decide import RELEASE_ASKED, Harm, Inputs, PastRetrain
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import Journal, Lease, RetrainJob
 from monitoring.retrain.metrics import ControllerMetrics
-from monitoring.retrain.steps import Heartbeat, StepResult
-from pipeline.errors import ToolError
-from pipeline.params import Params, Retrain, load_params
-from serving.release.release_table import UNIQUE_ROLES, CheckLease, add_release, promote, roles
-from state.tables import alerts, decisions, metadata, releases, retrain_steps, retrains, routing
+from monitoring.retrain.steps import StepResult, version_of
+from monitoring.retrain_activity import RELEASE_STEPS
+from pipeline.errors import RefusedError, ToolError
+from pipeline.params import Params, ReleaseSettings, Retrain, load_params
+from serving.release.release_table import UNIQUE_ROLES, CheckLease, add_release, roles
+from state.tables import alerts, decisions, metadata, release_runs, releases, retrain_steps, retrains, routing
 from tests.faults.retraining.history import History, broken
+from tests.monitoring.release.played import PlayedServing, PlayedWatch, Seen
 
 EVENTS, ROUNDS = 10, 6
 QUICK = {
     "settle_s": 20, "label_wait_s": 300, "cooldown_s": 3600, "patience_s": 30_000, "budget_s": 3000, "min_labels": 50,
     "lease_s": 60, "attempts": 3, "retry_s": 30, "poll_s": 5,
 }  # fmt: skip
+QUICK_RELEASE = {"how": "gradual", "min_pairs": 300, "labels": 150, "steps": "0.1 0.5", "step_answers": 100, "poll_s": 5}
+KINDS = ("good", "good", "good", "worse", "failing", "refused")  # on live traffic; failing: once it answers callers
 NAMES = ("EvergreenDrift", "EvergreenWindowDrift", "EvergreenAccuracyHarm", "EvergreenReferenceOld", "'; DROP TABLE alerts; --")
 METRICS = ControllerMetrics()
-TABLES = (alerts, decisions, retrains, retrain_steps, releases, routing)
+TABLES = (alerts, decisions, retrains, retrain_steps, release_runs, releases, routing)
 ROWS = {table: namedtuple(table.name, table.columns.keys()) for table in TABLES}  # type: ignore[misc]
 IS_OPEN = (
     "SELECT EXISTS (SELECT 1 FROM decisions WHERE verdict = 'waiting') OR EXISTS (SELECT 1 FROM retrains WHERE state = 'running')"
@@ -61,9 +67,11 @@ class BrokenPromiseError(BaseException):
 class World:
     """The environment of the code under test; `rng` draws every event."""
 
-    def __init__(self, seed: int, connection: sa.Connection, settings: Retrain, announce: Callable[[str], None]) -> None:
+    def __init__(
+        self, seed: int, connection: sa.Connection, settings: Retrain, release: ReleaseSettings, announce: Callable[[str], None]
+    ) -> None:
         self.rng = random.Random(seed)  # noqa: S311 (no secret)
-        self.connection, self.settings, self.announce = connection, settings, announce
+        self.connection, self.settings, self.release, self.announce = connection, settings, release, announce
         self.sqlite = driver(connection)  # the same database, for the observers
         self.true_s, self.shift_s, self.boots, self.booted_s = 1e9, 0.0, 0, 1e9 - 50_000
         self.acting, self.depth, self.is_calm = "", 0, False
@@ -74,9 +82,11 @@ class World:
         self.posted: list[ReceivedAlert] = []  # messages of Alertmanager
         self.acknowledged: set[tuple[str, float, str]] = set()
         self.passed: dict[int, bool] = {}
+        self.kinds: dict[int, str] = {}  # of the models that are released, by retrain id
         self.children: dict[int, float] = {}  # retrain id → when its dvc repro ends
         self.runs: dict[int, list[str]] = {}  # retrain id → status of its MLflow runs
         self.began: dict[int, tuple[float, int]] = {}  # retrain id → true time, boot
+        self.made: dict[int, tuple[float, int]] = {}
         self.ended: dict[int, tuple[float, int]] = {}
         self.labels = self.rng.choice([0, 10, 80])
 
@@ -96,6 +106,11 @@ class World:
             yield self.connection
             self.maybe_crash("before a commit")
         self.maybe_crash("after a commit")
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with self.connection.begin():
+            yield self.connection
 
     def maybe_crash(self, where: str) -> None:
         if not self.is_calm and self.rng.random() < self.crash_share:
@@ -128,7 +143,7 @@ class World:
         """Draw some events, let the system settle, then check the promises."""
         events = [
             (6, self.post_new), (10, self.deliver), (8, self.decide), (9, self.work), (4, self.wait), (2, self.label),
-            (1, self.jump), (1, self.restart), (1, self.kill_child), (2, self.finish),
+            (1, self.jump), (1, self.restart), (1, self.kill_child), (2, self.finish), (1, self.ask_for_release), (2, self.wish),
         ]  # fmt: skip
         weights, actions = [weight for weight, _ in events], [action for _, action in events]
         for action in self.rng.choices(actions, weights, k=EVENTS):
@@ -144,6 +159,7 @@ class World:
 
     def settle(self) -> None:
         self.is_calm = True
+        self.wish("none")
         self.close()
         if self.rng.random() < 0.5:
             self.jump()
@@ -236,6 +252,20 @@ class World:
         if ended:
             self.posted.append(self.rng.choice(ended))
 
+    def ask_for_release(self) -> None:
+        """Let a person ask for the release of a version, old or current."""
+        version = self.rng.choice([row.version for row in self.rows(releases)])
+        body = json.dumps({"labels": {"alertname": RELEASE_ASKED, "version": str(version)}})
+        self.posted.append(ReceivedAlert(f"asked {self.true_s} {len(self.posted)}", self.true_s, "firing", body))
+        self.announce(f"a person asks for version {version}")
+
+    def wish(self, wish: str | None = None) -> None:
+        """Let a person pause, resume or end the running release."""
+        wish = self.rng.choice(["pause", "none", "abort"]) if wish is None else wish
+        changed = self.sqlite.execute("UPDATE release_runs SET wish = ? WHERE outcome IS NULL AND wish != 'abort'", (wish,))
+        if changed.rowcount:
+            self.announce(f"a person wishes {wish}")
+
     def label(self) -> None:
         self.labels = self.rng.choice([0, 10, 80])
 
@@ -259,10 +289,12 @@ class World:
 
     def observe(self) -> None:
         """Note the start and end of retrains in true time, and check each start."""
-        for id, state in self.sqlite.execute("SELECT id, state FROM retrains ORDER BY id"):
+        for id, state, made in self.sqlite.execute("SELECT id, state, made_wall FROM retrains ORDER BY id"):
             if id not in self.began:
                 self.began[id] = (self.true_s, self.boots)
                 self.check_start(id)
+            if made is not None and id not in self.made:
+                self.made[id] = (self.true_s, self.boots)
             if state != "running" and id not in self.ended:
                 self.ended[id] = (self.true_s, self.boots)
 
@@ -280,11 +312,15 @@ class World:
     def check_start(self, id: int) -> None:
         if any(other not in self.ended for other in self.began if other != id):
             raise BrokenPromiseError("P3: a retrain began while another ran")
+        (step,) = self.sqlite.execute("SELECT step FROM retrains WHERE id = ?", (id,)).fetchone()
+        if step in RELEASE_STEPS:  # a person has asked for it
+            return
         rest = min((self.true_s - at for at, _ in self.ended.values()), default=None)
         if rest is not None and rest < self.settings.cooldown_s:
             raise BrokenPromiseError(f"cool-down: a retrain began {rest} s after another ended")
         day = [other for other in self.ended if self.true_s - self.began[other][0] < 86_400]
-        spent = sum(self.ended[o][0] - self.began[o][0] for o in day if self.ended[o][1] == self.began[o][1])
+        ends = {other: self.made.get(other, self.ended[other]) for other in day}
+        spent = sum(ends[o][0] - self.began[o][0] for o in day if ends[o][1] == self.began[o][1])
         if spent >= self.settings.budget_s:
             raise BrokenPromiseError(f"budget: a retrain began after {spent} s of compute in a day")
 
@@ -308,11 +344,18 @@ class World:
             {row.version: row.content_digest for row in released},
             {row.role: row.version for row in released if row.role in UNIQUE_ROLES},
             running=sum(status == "RUNNING" for runs in self.runs.values() for status in runs),
+            release_runs=self.rows(release_runs),
         )
         for message in broken(history):
             raise BrokenPromiseError(message)
-        if any(row.state == "done" and not self.passed.get(row.id) for row in run):
+        if any(row.state == "done" and row.git_commit and not self.passed.get(row.id) for row in run):
             raise BrokenPromiseError("P4: published without having passed the gate")
+        for release in history.release_runs:
+            if release.outcome == "promoted" and self.kinds[release.retrain_id] != "good":
+                raise BrokenPromiseError(f"P11: a model that was {self.kinds[release.retrain_id]} was promoted")
+        ((weight, share),) = self.sqlite.execute("SELECT challenger_weight, shadow_share FROM routing").fetchall()
+        if weight or share:
+            raise BrokenPromiseError("P11: nothing is released, and the challenger has a share")
         if self.children:
             raise BrokenPromiseError("a run of the pipeline outlived its retrain")
 
@@ -378,14 +421,66 @@ class FakeSteps:
         self.world.stall()
         return StepResult("published", {"version_out": release.version})
 
-    def swap(self, job: RetrainJob, check_lease: CheckLease) -> StepResult:
+    def shadow(self, job: RetrainJob, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult | ReleaseEnd:
+        return self._work(job, "shadow", check_lease, heartbeat)
+
+    def canary(self, job: RetrainJob, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult | ReleaseEnd:
+        return self._work(job, "canary", check_lease, heartbeat)
+
+    def promote(self, job: RetrainJob, check_lease: CheckLease) -> StepResult | ReleaseEnd:
         self._trouble(0.05)
-        assert job.version_out is not None
-        with self.world.begin() as connection:
+        release = self._release(job, check_lease)
+        run = release.read(job.id)
+        if run is None:  # it was champion before
+            return StepResult("champion already", {})
+        run, _ = release.promote(run) if end_of(run) is None else (run, False)
+        return end_of(run) or StepResult("swapped", {})
+
+    def abandon(self, job: RetrainJob, check_lease: CheckLease, outcome: ReleaseOutcome, why: str) -> None:
+        release = self._release(job, check_lease)
+        if run := release.read(job.id):
+            release.take_back(run, outcome, why)
+
+    def _work(self, job: RetrainJob, stage: Stage, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult | ReleaseEnd:
+        self._trouble(0.05)
+        release = self._release(job, check_lease)
+        run = release.begin(job.id, version_of(job))
+        if run is None:
+            return StepResult("champion already", {})
+        run = release.work(run, stage, heartbeat) if run.outcome is None else run
+        return end_of(run) or StepResult(f"{stage} is over", {})
+
+    def _release(self, job: RetrainJob, check_lease: CheckLease) -> GradualRelease:
+        world, kind = self.world, self.world.kinds.setdefault(job.id, self.world.rng.choice(KINDS))
+
+        def check(connection: sa.Connection) -> None:
             check_lease(connection)
-            promote(connection, job.version_out)
-            self.world.check_owner(job)
-        return StepResult("swapped", {})
+            world.check_owner(job)
+
+        def before(move: str) -> None:
+            world.stall()
+            world.announce(f"  {move}")
+            if kind == "refused" and move.startswith("route"):
+                raise RefusedError("intent", "golden answers differ", "")
+            if not world.is_calm and world.rng.random() < 0.1:
+                raise ToolError("Triton", "is away", "")
+
+        def look(run: ReleaseRun) -> Seen:
+            self._trouble(0.1)
+            if not world.is_calm and world.rng.random() < 0.3:
+                return Seen()  # no traffic
+            if run.stage == "shadow":
+                return Seen([0] * 300 + [-1 if kind == "worse" else 1] * 15)
+            return Seen(answered=60, failed=50 if kind == "failing" else 0)
+
+        return GradualRelease(
+            Access(world.begin, world.reading, check),
+            PlayedServing(world.begin, before),
+            lambda _run: PlayedWatch(world.release, look),
+            world.release,
+            clock=lambda: world.now().wall,
+            wait=world.pass_time,
+        )
 
     def is_champion(self, job: RetrainJob) -> bool:
         return self.world.champion() == job.version_out
@@ -437,21 +532,21 @@ def driver(connection: sa.Connection) -> sqlite3.Connection:
     return raw
 
 
-def simulate(
-    seed: int, connection: sa.Connection, settings: Retrain, announce: Callable[[str], None] = lambda _line: None
-) -> World:
+def simulate(seed: int, connection: sa.Connection, params: Params, announce: Callable[[str], None] = lambda _line: None) -> World:
     """Run one seed on an emptied database; raises `BrokenPromiseError`, or an error that the code under test lets through."""
     driver(connection).executescript(";".join(f"DELETE FROM {table.name}" for table in TABLES))  # noqa: S608 (our own names)
     with connection.begin():
         connection.execute(routing.insert().values(id=1, revision=0, challenger_weight=0, shadow_share=0, salt=""))
         add_release(connection, 1, "first")
-    world = World(seed, connection, settings, announce)
+    world = World(seed, connection, params.retrain, params.release, announce)
     world.run_all()
     return world
 
 
-def quick(params: Params) -> Retrain:
-    return params.retrain.model_copy(update=QUICK)
+def quick(params: Params) -> Params:
+    """Return params for a simulation."""
+    retrain, release = params.retrain.model_copy(update=QUICK), params.release.model_copy(update=QUICK_RELEASE)
+    return params.model_copy(update={"retrain": retrain, "release": release})
 
 
 def main() -> None:

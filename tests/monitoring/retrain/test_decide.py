@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from monitoring.clock import Moment, elapsed_s, is_past, later
-from monitoring.retrain.decide import ASKED, Episode, Harm, Inputs, PastRetrain, decide, spent_s
+from monitoring.retrain.decide import ASKED, RELEASE_ASKED, Episode, Harm, Inputs, PastRetrain, decide, spent_s
 from pipeline.params import Params, Retrain
 
 NOW = Moment(1_790_000_000.0, 500_000.0, "this boot")
@@ -169,3 +169,34 @@ def test_the_facts_of_a_refused_request_say_how_the_inputs_differ(settings: Retr
     inputs = INPUTS._replace(other_inputs="version 3 was made with data.source=my.csv")
     (decision,) = decide([episode(ASKED)], inputs, settings, NOW)
     assert decision.facts["other_inputs"] == "version 3 was made with data.source=my.csv"
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "expected"),
+    [
+        (2, {}, "started: release"),
+        (2, {"is_on_request": True, "other_inputs": "other data", "new_labels": 0}, "started: release"),
+        (3, {}, "refused: is_champion"),
+        (2, {"champion": None}, "refused: no_champion"),
+        (2, {"history": (PastRetrain(8, "running", ago(HOUR), None, "new"),)}, "refused: busy"),
+    ],
+)
+def test_a_requested_release_begins_at_once_or_is_refused(
+    settings: Retrain, version: int, changes: dict[str, Any], expected: str
+) -> None:
+    asked = episode(RELEASE_ASKED, lasted_s=0, version=version)
+    assert outcome(settings, asked, **changes) == expected
+    (decision,) = decide([asked], INPUTS._replace(**changes), settings, NOW)
+    assert decision.release == (version if decision.outcome == "started" else None)
+
+
+def test_the_release_of_a_model_costs_no_compute(settings: Retrain) -> None:
+    slow = PastRetrain(7, "running", ago(20 * HOUR), None, "old", made=ago(19 * HOUR))
+    assert spent_s([slow], NOW) == HOUR
+
+
+@pytest.mark.parametrize("state", ["refused", "rolled_back", "aborted"])
+def test_a_model_that_was_made_and_not_kept_is_not_made_again_from_the_same(settings: Retrain, state: str) -> None:
+    past = PastRetrain(7, state, ago(20 * HOUR), ago(19 * HOUR), "new")
+    released = PastRetrain(8, "done", ago(18 * HOUR), ago(17 * HOUR), None)  # of a version that existed
+    assert outcome(settings, episode("EvergreenAccuracyHarm"), history=(past, released), new_labels=0) == "waiting: nothing_new"

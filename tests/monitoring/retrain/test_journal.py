@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from monitoring.clock import Moment
 from monitoring.retrain.alerts import ReceivedAlert, count_unseen, insert_alerts
-from monitoring.retrain.decide import ASKED, Decision, Episode, PastRetrain
-from monitoring.retrain.journal import STEPS, Journal, Lease, StaleLeaseError, past_retrains, require_lease
+from monitoring.retrain.decide import ASKED, RELEASE_ASKED, Decision, Episode, PastRetrain, spent_s
+from monitoring.retrain.journal import STEPS, Journal, Lease, StaleLeaseError, cancel_retrain, past_retrains, require_lease
 from monitoring.retrain_activity import describe_running
 from pipeline.process_identity import this_process
 from state.tables import alerts, decisions, retrain_steps, retrains
@@ -175,7 +175,7 @@ def test_steps_run_in_order_to_the_end(journal: Journal, lease: Lease, engine: s
     for step in STEPS:
         assert journal.job(lease).step == step
         assert journal.begin_step(lease, NOW) == 1
-        if step != "swap":
+        if step != "promote":
             journal.end_step(lease, after(1), f"{step} is done", **({"version_out": 2} if step == "publish" else {}))
     journal.finish(lease, after(2), "done", None, "served")
     (row,) = rows(engine, retrains)
@@ -246,7 +246,8 @@ def test_a_retrain_that_nobody_works_on_is_never_called_running(journal: Journal
 
 def test_a_cancelled_retrain_ends_and_its_owner_can_write_nothing(journal: Journal, lease: Lease, engine: sa.Engine) -> None:
     journal.begin_step(lease, NOW)
-    job = journal.cancel(after(5), "cancelled by a person")
+    with engine.begin() as connection:
+        job = cancel_retrain(connection, "evergreen", after(5), "cancelled by a person")
     assert job is not None and job.id == lease.id
     with pytest.raises(StaleLeaseError):
         journal.renew(lease, after(6), lease_s=60, progress="stage train, 39 %")
@@ -254,8 +255,47 @@ def test_a_cancelled_retrain_ends_and_its_owner_can_write_nothing(journal: Journ
     assert (row.state, row.failure, row.owner, row.ended_mono) == ("cancelled", "cancelled by a person", None, NOW.mono + 5)
     assert [step.outcome for step in rows(engine, retrain_steps)] == ["failed"]
     assert journal.running_job() is None
-    assert journal.cancel(after(7), "again") is None
+    with engine.begin() as connection:
+        assert cancel_retrain(connection, "evergreen", after(7), "again") is None
     assert journal.claim("another", after(100), lease_s=60) is None
+
+
+def test_attempts_before_a_step_got_on_are_forgotten(journal: Journal, lease: Lease, engine: sa.Engine) -> None:
+    for number in (1, 2):
+        assert journal.begin_step(lease, NOW) == number
+        claimed = journal.claim("next", after(61 * number), lease_s=60)
+        assert claimed is not None
+        lease = claimed[0]
+    assert journal.begin_step(lease, after(122)) == 3
+    journal.renew(lease, after(123), lease_s=60, progress="shadow: 10 texts", is_first_attempt=True)
+    assert journal.job(lease).attempt == 1
+    claimed = journal.claim("last", after(184), lease_s=60)
+    assert claimed is not None
+    assert journal.begin_step(claimed[0], after(185)) == 2
+    assert [row.attempt for row in rows(engine, retrain_steps)] == [1, 2, 3, 4]
+
+
+def test_a_requested_release_begins_at_the_shadow_and_costs_no_training(journal: Journal, engine: sa.Engine) -> None:
+    insert(engine, alert(alertname=RELEASE_ASKED, version="7"))
+    journal.record_episodes(NOW)
+
+    def start_release(_connection: sa.Connection, episodes: list[Episode], _past: list[PastRetrain]) -> list[Decision]:
+        (episode,) = episodes
+        return [Decision(episode.id, "started", "release", {"head": "abc", "champion": 1}, release=episode.version)]
+
+    journal.decide(start_release, NOW)
+    (row,) = rows(engine, retrains)
+    assert (row.step, row.version_in, row.version_out, row.git_commit, row.made_wall) == ("shadow", 1, 7, None, NOW.wall)
+    assert journal.is_asked(row.id)
+
+
+def test_what_follows_the_publication_is_no_part_of_a_retrains_cost(journal: Journal, lease: Lease, engine: sa.Engine) -> None:
+    for step in STEPS[: STEPS.index("shadow")]:
+        journal.begin_step(lease, NOW)
+        journal.end_step(lease, after(100), f"{step} is done")
+    with engine.connect() as connection:
+        assert spent_s(past_retrains(connection, "evergreen"), after(90_000)) == 0  # begun more than a day ago
+        assert spent_s(past_retrains(connection, "evergreen"), after(50_000)) == 100
 
 
 def test_a_retrain_is_asked_for_when_a_request_began_or_joined_it(journal: Journal, engine: sa.Engine) -> None:

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.clock import read_clock
+from monitoring.release.gradual import Heartbeat
 from monitoring.retrain import request
 from monitoring.retrain.app import create_app
 from monitoring.retrain.controller import Controller
@@ -18,7 +19,7 @@ from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.journal import Begin, Journal, RetrainJob
 from monitoring.retrain.metrics import ControllerMetrics
 from monitoring.retrain.request import RequestStatus, controller_answers
-from monitoring.retrain.steps import Heartbeat, StepResult
+from monitoring.retrain.steps import StepResult
 from pipeline.params import Params
 from pipeline.process_identity import this_process
 from serving.processes.ports import free_port
@@ -49,8 +50,16 @@ class PlayedSteps:
     def publish(self, _job: RetrainJob, _check_lease: CheckLease) -> StepResult:
         return StepResult("published", {"version_out": 2})
 
-    def swap(self, _job: RetrainJob, _check_lease: CheckLease) -> StepResult:
+    def shadow(self, _job: RetrainJob, _check_lease: CheckLease, _heartbeat: Heartbeat) -> StepResult:
+        return StepResult("as good", {})
+
+    def canary(self, _job: RetrainJob, _check_lease: CheckLease, _heartbeat: Heartbeat) -> StepResult:
+        return StepResult("no guardrail broke", {})
+
+    def promote(self, _job: RetrainJob, _check_lease: CheckLease) -> StepResult:
         return StepResult("swapped", {})
+
+    def abandon(self, _job: RetrainJob, _check_lease: CheckLease, _outcome: str, _why: str) -> None: ...
 
     def is_champion(self, _job: RetrainJob) -> bool:
         return False
@@ -170,7 +179,7 @@ def test_a_cancelled_retrain_ends_for_the_command_that_works_on_it(world: World,
     monkeypatch.setattr("pipeline.tracking.runs.close_orphans", lambda home: cleaned.append(0))
 
     def cancelled(heartbeat: Heartbeat) -> None:
-        assert request.cancel(world.params, world.home, "cancelled by a person") == 1
+        assert request.cancel(world.params, world.home, "cancelled by a person", print) == 1
         heartbeat("stage train, 39 %")
         pytest.fail("the owner wrote after the end")
 
@@ -179,7 +188,7 @@ def test_a_cancelled_retrain_ends_for_the_command_that_works_on_it(world: World,
     assert status.retrain is not None
     assert (status.retrain["state"], status.retrain["failure"]) == ("cancelled", "cancelled by a person")
     assert cleaned == [1, 0]  # the run, then its MLflow runs
-    assert request.cancel(world.params, world.home, "again") is None
+    assert request.cancel(world.params, world.home, "again", print) is None
 
 
 def test_a_controller_on_request_leaves_an_automatic_retrain_until_a_person_asks(world: World) -> None:
@@ -207,3 +216,14 @@ def test_a_running_controller_of_this_home_is_left_to_do_it(world: World, tmp_pa
         status = world.retrain()
     assert status.retrain is not None and status.retrain["state"] == "done"
     assert "the controller that runs here does it" in world.lines[0]
+
+
+def test_a_requested_release_begins_at_the_shadow_and_ends_with_the_champion(world: World) -> None:
+    stopping = threading.Event()
+    status = request.release(world.params, world.home, 2, "a test", world.lines.append, stopping)
+    assert status.retrain is not None
+    assert (status.verdict, status.reason, status.retrain["state"]) == ("started", "release", "done")
+    assert [row.step for row in world.rows(retrain_steps)] == ["shadow", "canary", "promote"]
+    assert (status.retrain["version_in"], status.retrain["version_out"], status.retrain["git_commit"]) == (1, 2, None)
+    again = request.release(world.params, world.home, 1, "the champion", world.lines.append, threading.Event())
+    assert (again.verdict, again.reason, again.retrain) == ("refused", "is_champion", None)

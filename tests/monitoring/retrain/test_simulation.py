@@ -11,11 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from monitoring import retrain_activity
+from monitoring.release import gradual
+from monitoring.release.gradual import ReleaseEnd
 from monitoring.retrain import statements
 from monitoring.retrain.decide import Decision
 from monitoring.retrain.journal import Journal, RetrainJob
 from monitoring.retrain.steps import StepResult
-from pipeline.params import Params, Retrain
+from pipeline.params import Params
 from serving.release.release_table import CheckLease
 from state.tables import alerts, retrains
 from tests.monitoring.retrain.simulation import BrokenPromiseError, FakeSteps, database, quick, simulate
@@ -23,7 +25,7 @@ from tests.monitoring.retrain.simulation import BrokenPromiseError, FakeSteps, d
 SEEDS = 500
 
 
-def broken(settings: Retrain, seeds: range, until: str | None = None) -> list[str]:
+def broken(settings: Params, seeds: range, until: str | None = None) -> list[str]:
     """Return the errors by seed, up to the first that contains `until`."""
     errors = []
     with database() as connection:
@@ -35,6 +37,10 @@ def broken(settings: Retrain, seeds: range, until: str | None = None) -> list[st
                 if until is not None and until in errors[-1]:
                     break
     return errors
+
+
+def with_retrain(params: Params, **changed: Any) -> Params:
+    return params.model_copy(update={"retrain": params.retrain.model_copy(update=changed)})
 
 
 def test_no_seed_breaks_a_promise(params: Params) -> None:
@@ -54,8 +60,8 @@ def test_every_kind_of_event_happens_in_the_simulation(params: Params) -> None:
     expected = [
         "dies before a commit", "dies after a commit", "dies at work", "falls silent", "wall clock is set", "machine restarts",
         "dvc repro is killed", "started harm", "started labels", "joined running", "refused over", "waiting cooldown",
-        "waiting settling", "waiting no_harm", "refused not_a_cause", "refused another_version", "done at swap",
-        "refused at gate",
+        "waiting settling", "waiting no_harm", "refused not_a_cause", "refused another_version", "done at promote",
+        "refused at gate", "refused at shadow", "rolled_back at canary", "aborted at shadow", "promote", "roll",
     ]  # fmt: skip
     assert [what for what in expected if not counted.get(what)] == [], counted
 
@@ -109,14 +115,16 @@ def test_a_lease_that_is_ignored_is_noticed(faulty: Any) -> None:
 def test_a_last_attempt_at_the_swap_that_promoted_and_is_recorded_as_failed_is_noticed(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swap = FakeSteps.swap
+    promote = FakeSteps.promote
 
-    def promote_and_fail(steps: FakeSteps, job: RetrainJob, check_lease: CheckLease) -> StepResult:
-        swap(steps, job, check_lease)
+    def promote_and_fail(steps: FakeSteps, job: RetrainJob, check_lease: CheckLease) -> StepResult | ReleaseEnd:
+        end = promote(steps, job, check_lease)
+        if isinstance(end, ReleaseEnd):
+            return end
         raise OSError("the connection broke after the promotion")
 
-    monkeypatch.setattr(FakeSteps, "swap", promote_and_fail)
-    once = quick(params).model_copy(update={"attempts": 1})
+    monkeypatch.setattr(FakeSteps, "promote", promote_and_fail)
+    once = with_retrain(quick(params), attempts=1)
     assert broken(once, range(30)) == []
     monkeypatch.setattr(FakeSteps, "is_champion", lambda *_: False)
     assert broken(once, range(30), until="P4")
@@ -158,3 +166,11 @@ def test_decisions_in_two_transactions_are_noticed(faulty: Any) -> None:
         return decide(journal, lambda *_: [decision for decision in made if decision.outcome != "started"], now)
 
     assert faulty((Journal, "decide", twice), until="P2")
+
+
+def test_a_guardrail_that_nobody_reads_is_noticed(faulty: Any) -> None:
+    assert faulty((gradual, "broken_guardrail", lambda *_: None), until="P11")
+
+
+def test_an_end_without_its_release_is_noticed(faulty: Any) -> None:
+    assert faulty((gradual, "end_run", lambda *_, **__: True), until="P11")

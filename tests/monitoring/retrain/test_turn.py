@@ -40,6 +40,7 @@ def clone(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pro
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     publish(project / "artifacts/package", project / "dvc.lock", "evergreen", project.home)
     project.set(
+        release={"how": "at_once"},
         retrain={"settle_s": 0, "poll_s": 0.1, "min_labels": 1, "cooldown_s": 0, "label_wait_s": 0},
         serve={"http_port": ports.http_port, "grpc_port": ports.grpc_port, "metrics_port": ports.metrics_port},
     )
@@ -80,7 +81,7 @@ def test_an_alert_becomes_a_champion_once(clone: Project) -> None:
             reasons = connection.execute(sa.select(decisions.c.verdict, decisions.c.reason).order_by(decisions.c.id)).all()
         assert (first.state, second.state, second.version_in, second.version_out) == ("refused", "done", 1, 2)
         assert [tuple(row) for row in steps[-5:]] == [
-            (step, "done") for step in ("collect", "reproduce", "gate", "publish", "swap")
+            (step, "done") for step in ("collect", "reproduce", "gate", "publish", "promote")
         ]
         assert Verdict.from_json(second.verdict) == PASSED
         assert [tuple(row) for row in reasons[1:]] == [("refused", "another_version"), ("started", "asked")]

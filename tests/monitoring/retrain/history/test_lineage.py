@@ -75,7 +75,7 @@ def history(state: sa.Engine, tmp_path: Path) -> sa.Engine:
             "decision_id": 1,
             "model": "evergreen",
             "state": "done",
-            "step": "swap",
+            "step": "promote",
             "attempt": 1,
             "fence": 1,
             "compute_s": 95.0,
@@ -187,7 +187,7 @@ def test_a_database_from_before_the_journal_is_read_unmigrated(history: sa.Engin
 
 def test_a_table_with_older_column_names_is_left_out_of_the_chain(history: sa.Engine, tmp_path: Path, params: Params) -> None:
     downgrade(history, "0004")
-    assert [entry.kind for entry in chain("2", tmp_path, params)] == ["version", "made from", "parent", "retrain"]
+    assert [entry.kind for entry in chain("2", tmp_path, params)] == ["version", "made from", "parent"]
     migrate(history)
     assert [entry.kind for entry in chain("2", tmp_path, params)][-2:] == ["decision", "alert"]
 
