@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from evergreen import (
+    ab,
     alerting,
     comparing,
     exporting,
@@ -50,6 +51,7 @@ for _command in COMMANDS:
     app.command()(_command)
 app.command("try")(trial.run_trial)
 app.add_typer(tokens.app, name="token")
+app.add_typer(ab.app, name="ab")
 app.add_typer(alerting.app, name="alerts")
 app.add_typer(labelling.labels, name="labels")
 app.add_typer(labelling.disputes, name="disputes")

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from monitoring.console.ab.page import AB
 from monitoring.console.disputes.page import disputes_page
 from monitoring.console.live.page import LIVE
 from monitoring.console.login.access import ConsoleAccess
@@ -39,7 +40,7 @@ FILES = Path(__file__).parent / "files"  # templates, styles and scripts of all 
 def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: PageMetrics) -> Starlette:
     """Build the app over this home."""
     people, state = ConsoleAccess(params, home, clock), StateAccess(home)
-    pages = (TRY_IT, LIVE, label_page(people, state), disputes_page(people, state), MODEL)  # as the navigation lists them
+    pages = (TRY_IT, LIVE, label_page(people, state), disputes_page(people, state), AB, MODEL)  # as the navigation lists them
     site = Site(params, home, clock, metrics.count_refusal, page_environment(FILES), pages)
 
     async def index(_request: Request) -> Response:

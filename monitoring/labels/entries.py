@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from state.tables import answers, feedback, labellers, queue_actions, settlements
+from state.tables import answers, feedback, labellers, outcomes, queue_actions, settlements
 
 
 class FeedbackEntry(NamedTuple):
@@ -71,8 +71,9 @@ def restore(connection: sa.Connection, labeller: str, since: datetime | None) ->
 
 
 def delete_expired(connection: sa.Connection, retention_s: float) -> int:
-    """Delete the labels that are older than their retention; return how many."""
+    """Delete the labels that are older than their retention, and outcomes of that age; return how many labels."""
     oldest = datetime.now(UTC) - timedelta(seconds=retention_s)
+    connection.execute(outcomes.delete().where(outcomes.c.received_at < oldest.timestamp()))
     return connection.execute(feedback.delete().where(feedback.c.received_at < oldest)).rowcount
 
 

@@ -22,11 +22,12 @@ from pipeline.params.making import (
     integers,
     rates_by_pattern,
 )
-from pipeline.params.monitoring import Alerts, Flywheel, Gate, Labels, Monitor, ReleaseSettings, Retrain
+from pipeline.params.monitoring import AbSettings, Alerts, Flywheel, Gate, Labels, Monitor, ReleaseSettings, Retrain
 from pipeline.params.section import Section
 from pipeline.params.serving import Gateway, Http, Jobs, Log, Serve
 
 __all__ = [
+    "AbSettings",
     "Abstain",
     "Alerts",
     "Causal",

@@ -39,6 +39,7 @@ class Params(Section):
     alerts: monitoring.Alerts
     retrain: monitoring.Retrain
     release: monitoring.ReleaseSettings
+    ab: monitoring.AbSettings
     labels: monitoring.Labels
     flywheel: monitoring.Flywheel
     gate: monitoring.Gate

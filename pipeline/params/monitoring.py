@@ -181,6 +181,17 @@ class ReleaseSettings(Section):
         return tuple(float(share) for share in self.steps.split())
 
 
+class AbSettings(Section):
+    """How A/B tests share the traffic, and when they reach a verdict. Shares are 0..1."""
+
+    share: Fraction
+    margin: Positive
+    alpha: Annotated[float, Field(gt=0, lt=0.5)]
+    power: Annotated[float, Field(gt=0.5, lt=1)]
+    min_units: Annotated[int, Field(ge=20)]
+    expected_units: Count
+
+
 class Labels(Section):
     """How many labellers a label needs, how labellers are measured, and how long their labels are kept."""
 

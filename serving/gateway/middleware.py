@@ -35,6 +35,7 @@ SCOPES: dict[str, TokenScope] = {  # that each route asks for; a path that is no
     "/v1/routes": "predict",
     "/v1/feedback": "label",
     LABELS: "label",
+    "/v1/outcome": "label",
 }
 ROUTES = PUBLIC | SCOPES.keys()
 ADVICE = "to make one: .venv/bin/evergreen token add NAME --scope"

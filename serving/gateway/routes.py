@@ -9,7 +9,6 @@ import orjson
 import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from pydantic import BaseModel
 
 from pipeline.params import Params
 from serving.gateway.answering.batch_queue import OverloadedError
@@ -19,20 +18,25 @@ from serving.gateway.errors import ApiError, add_error_handlers, failures, json_
 from serving.gateway.feedback import check_id, labeller_of, store_feedback, withdraw_feedback
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import RateLimit, Scope, Send
+from serving.gateway.openapi import IDEMPOTENCY_KEY, WITHDRAWAL_PARAMETERS, describe_route, describe_tokens
+from serving.gateway.outcomes import store_outcome
 from serving.gateway.predictor import Predictor
 from serving.gateway.schemas import (
     FEEDBACK_EXAMPLES,
     FEEDBACK_LINK,
     JOB_EXAMPLES,
     JOB_LINK,
+    OUTCOME_EXAMPLES,
+    OUTCOME_LINK,
     PREDICT_EXAMPLES,
     WITHDRAWAL_LINK,
-    ErrorResponse,
     FeedbackRequest,
     FeedbackResponse,
     FeedbackWithdrawal,
     JobRequest,
     JobResponse,
+    OutcomeRequest,
+    OutcomeResponse,
     PredictRequest,
     PredictResponse,
     RoutesResponse,
@@ -52,25 +56,6 @@ from serving.processes.http_body import Receive
 from serving.triton.client import TritonError
 
 PREDICT = "/v1/predict"
-IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,198}[!-~])?$"},
-}
-WITHDRAWAL_PARAMETERS = [
-    {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.pop("description", "")}
-    for name, schema in FeedbackWithdrawal.model_json_schema()["properties"].items()
-]
-BEARER = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "a token of `evergreen token add NAME --scope …`; without a tokens file the gateway asks for none on loopback",
-}
-DESCRIBED = {
-    401: {"description": "`no_token`: tokens are configured, and the request has no valid one"},
-    403: {"description": "`scope_missing`: the token lacks the scope of this route"},
-}
 
 
 class Services(NamedTuple):
@@ -92,28 +77,34 @@ def add_routes(app: FastAPI, params: Params) -> None:
     predict_body = request_schema(PredictRequest, max_texts=params.gateway.max_texts, max_chars=max_chars)
     job_body = request_schema(JobRequest, max_texts=params.jobs.max_texts, max_chars=max_chars)
     predict_errors = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
-    described = _openapi(PredictResponse, *predict_errors, body=predict_body, examples=PREDICT_EXAMPLES, link=FEEDBACK_LINK)
+    described = describe_route(
+        PredictResponse, *predict_errors, body=predict_body, examples=PREDICT_EXAMPLES, links=[FEEDBACK_LINK, OUTCOME_LINK]
+    )
     app.post(PREDICT, **described)(predict)
     job_errors = (400, 401, 403, 408, 409, 413, 415, 422, 429, 503)
-    described = _openapi(JobResponse, *job_errors, success=202, body=job_body, examples=JOB_EXAMPLES, link=JOB_LINK)
+    described = describe_route(JobResponse, *job_errors, success=202, body=job_body, examples=JOB_EXAMPLES, links=[JOB_LINK])
     described["openapi_extra"]["parameters"] = [IDEMPOTENCY_KEY]
     app.post("/v1/jobs", **described)(create_job)
-    app.get("/v1/jobs/{id}", **_openapi(JobResponse, 400, 401, 403, 404, 422))(get_job)
+    app.get("/v1/jobs/{id}", **describe_route(JobResponse, 400, 401, 403, 404, 422))(get_job)
     feedback_errors = (400, 401, 403, 404, 408, 410, 413, 415, 422, 429, 503)
     feedback_body = FeedbackRequest.model_json_schema()
-    described = _openapi(
-        FeedbackResponse, *feedback_errors, success=201, body=feedback_body, examples=FEEDBACK_EXAMPLES, link=WITHDRAWAL_LINK
+    described = describe_route(
+        FeedbackResponse, *feedback_errors, success=201, body=feedback_body, examples=FEEDBACK_EXAMPLES, links=[WITHDRAWAL_LINK]
     )
     app.post("/v1/feedback", **described)(create_feedback)
-    described = _openapi(WithdrawalResponse, 400, 401, 403, 404, 410, 422, 429)
+    described = describe_route(WithdrawalResponse, 400, 401, 403, 404, 410, 422, 429)
     described["openapi_extra"]["parameters"] = WITHDRAWAL_PARAMETERS
     app.delete("/v1/feedback/{id}", **described)(delete_feedback)
-    app.get("/v1/routes", **_openapi(RoutesResponse, 400, 401, 403))(get_routes)
+    outcome_errors = (400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429, 503)
+    outcome_body = OutcomeRequest.model_json_schema()
+    described = describe_route(OutcomeResponse, *outcome_errors, success=201, body=outcome_body, examples=OUTCOME_EXAMPLES)
+    app.post("/v1/outcome", **described)(create_outcome)
+    app.get("/v1/routes", **describe_route(RoutesResponse, 400, 401, 403))(get_routes)
     for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         app.get(path, include_in_schema=False)(handler)
     add_docs_page(app)
     add_error_handlers(app)
-    _describe_tokens(app)
+    describe_tokens(app)
 
 
 async def predict(request: Request) -> Response:
@@ -181,6 +172,16 @@ async def delete_feedback(id: str, request: Request) -> Response:
     labeller = labeller_of(request.scope["caller"].name, given.source or None)
     withdrawn = await asyncio.to_thread(withdraw_feedback, services.engine, id, labeller, given.label or None)
     return json_response(200, {"id": id, "withdrawn": withdrawn})
+
+
+async def create_outcome(request: Request) -> Response:
+    """Record what came of a prediction, under the caller's name: one final value for each prediction and caller."""
+    services: Services = request.app.state.services
+    _charge(services, request, 1)
+    body = parse(OutcomeRequest, await receive_body(request, services.params))
+    check_id(services.ids, body.id, services.params.retrain, time.time())
+    await asyncio.to_thread(store_outcome, services.engine, body, request.scope["caller"].name)
+    return json_response(201, {"id": body.id, "value": float(body.value)})
 
 
 async def get_routes(request: Request) -> Response:
@@ -286,40 +287,3 @@ def _job_response(job: jobs.Job) -> dict[str, Any]:
     fields = job._asdict()
     fields["predictions"] = fields.pop("result")
     return fields
-
-
-def _describe_tokens(app: FastAPI) -> None:
-    """Add the bearer tokens to the OpenAPI document. The middleware checks them, not the framework."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        document.setdefault("components", {})["securitySchemes"] = {"bearer": BEARER}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _openapi(
-    answer: type[BaseModel],
-    *errors: int,
-    success: int = 200,
-    body: dict[str, Any] | None = None,
-    examples: dict[str, dict[str, Any]] | None = None,
-    link: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Describe a route that parses its body and serialises its answer itself, for the OpenAPI document."""
-    extra: dict[str, Any] = {"security": [{"bearer": []}, {}]}  # or none: without tokens the gateway serves its local user
-    if body:
-        content = {"schema": body, "examples": {name: {"value": value} for name, value in (examples or {}).items()}}
-        extra["requestBody"] = {"required": True, "content": {"application/json": content}}
-    succeeded: dict[str, Any] = {"model": answer}
-    if link:
-        succeeded["links"] = {link["operationId"]: link}
-    failures = {status: {"model": ErrorResponse, **DESCRIBED.get(status, {})} for status in errors}
-    return {
-        "status_code": success,
-        "response_class": Response,
-        "responses": {success: succeeded, **failures},
-        "openapi_extra": extra,
-    }

@@ -17,6 +17,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 
 MAX_NAME_CHARS = 100  # of a caller's field, in a message
+LARGEST_OUTCOME = 1e12  # squares of it can still be added
 
 # Requests that are accepted as they stand, for /docs. An id exists only once the gateway has given it: the links, OpenAPI's own
 # form for that, name the place of the id in an answer, and the page copies it into the next request.
@@ -54,6 +55,10 @@ FEEDBACK_LINK = {
     "operationId": "create_feedback",
     "requestBody": {name: f"$response.body#/predictions/0/{name}" for name in ("id", "label")},
 }
+OUTCOME_EXAMPLES: dict[str, dict[str, Any]] = {
+    "it was clicked, or solved": {"id": "6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e", "value": True}
+}
+OUTCOME_LINK = {"operationId": "create_outcome", "requestBody": {"id": "$response.body#/predictions/0/id"}}
 WITHDRAWAL_LINK = {"operationId": "delete_feedback", "parameters": {"id": "$response.body#/id"}}
 JOB_LINK = {"operationId": "get_job", "parameters": {"id": "$response.body#/id"}}
 
@@ -127,6 +132,15 @@ class FeedbackWithdrawal(Record):
     )
 
 
+class OutcomeRequest(Record):
+    """What came of a prediction: clicked or not, solved or not, minutes, money."""
+
+    id: str = Field(pattern=r"^[0-9a-f-]{1,64}$", description="the id of a prediction")
+    value: bool | Annotated[float, Field(ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME, allow_inf_nan=False)] = Field(
+        description="true and false count as 1 and 0"
+    )
+
+
 class PredictionRecord(BaseModel):
     """The answer to one text: `Prediction.as_response`."""
 
@@ -177,6 +191,13 @@ class FeedbackResponse(BaseModel):
 
     id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e"])
     kind: Literal["label", "proposal"] = Field(examples=["label"])
+
+
+class OutcomeResponse(BaseModel):
+    """The outcome as it is stored."""
+
+    id: str = Field(examples=["6a129c1f5f1c9a3e7b2d4c6a-3-0-8e0f1a2b5f1c9a3e"])
+    value: float = Field(examples=[1.0])
 
 
 class WithdrawalResponse(BaseModel):

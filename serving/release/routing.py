@@ -67,6 +67,11 @@ def choose_arm(routes: Routes, unit: str) -> ArmChoice | None:
     return ArmChoice(routes.champion, "baseline" if rank >= 1 - routes.challenger_weight else "champion")
 
 
+def unit_rank(salt: str, unit: str) -> float:
+    """Return the weight, 0 to 1, above which the challenger answers this unit under this salt."""
+    return _hash01(salt, unit)
+
+
 def is_shadowed(routes: Routes, prediction: str) -> bool:
     """Return True when the text of this prediction is copied to the challenger."""
     return routes.challenger is not None and copy_rank(routes, prediction) < routes.shadow_share

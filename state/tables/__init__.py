@@ -3,7 +3,7 @@
 They are together because one database has one history of migrations. Queries live with the package that owns a table:
 `serving.release` has releases and routing, `serving.jobs` jobs, `monitoring.monitor` windows and signals, `monitoring.labels`
 feedback, labellers and settlements, `monitoring.flywheel` disagreements and queue actions, `monitoring.retrain` alerts,
-decisions, retrains and verdicts.
+decisions, retrains and verdicts, `monitoring.release` gradual releases and A/B tests.
 
 A time from which a wait is measured is stored as three columns: seconds since the epoch (`_wall`), seconds since boot (`_mono`)
 and the id of that boot (`_boot`). So a clock that jumps changes no wait. Other `Float` times are seconds since the epoch.
@@ -11,11 +11,12 @@ and the id of that boot (`_boot`). So a clock that jumps changes no wait. Other 
 
 from state.tables.labels import disagreements, feedback, intent_proposals, label_returns, labellers, queue_actions, settlements
 from state.tables.monitor import answers, judgements, monitor, signals, windows
-from state.tables.retrain import alerts, decisions, gate_verdicts, release_runs, retrain_steps, retrains
+from state.tables.retrain import ab_tests, alerts, decisions, gate_verdicts, release_runs, retrain_steps, retrains
 from state.tables.schema import metadata
-from state.tables.serving import arm_counts, arm_latencies, jobs, releases, routing
+from state.tables.serving import arm_counts, arm_latencies, jobs, outcomes, releases, routing
 
 __all__ = [
+    "ab_tests",
     "alerts",
     "answers",
     "arm_counts",
@@ -31,6 +32,7 @@ __all__ = [
     "labellers",
     "metadata",
     "monitor",
+    "outcomes",
     "queue_actions",
     "release_runs",
     "releases",

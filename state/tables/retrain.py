@@ -118,3 +118,31 @@ release_runs = sa.Table(
     sa.Column("examples", sa.Text),  # JSON: texts that show it
     sa.Column("ended_at", sa.Float),
 )
+ab_tests = sa.Table(
+    "ab_tests",  # A: the champion; B: the challenger
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),  # running, ended
+    sa.Column("champion", sa.Integer, nullable=False),
+    sa.Column("challenger", sa.Integer, nullable=False),
+    sa.Column("salt", sa.String(32), nullable=False),  # of the routing: with the weight it says which arm a unit is in
+    sa.Column("weight", sa.Float, nullable=False),
+    sa.Column("weight_before", sa.Float, nullable=False),  # of the challenger, which it gets again when the test ends
+    sa.Column("metric", sa.String(16), nullable=False),  # outcome, feedback
+    sa.Column("caller", sa.String(64)),  # only outcomes that this caller reported; null: everybody's
+    sa.Column("is_lower_better", sa.Boolean, nullable=False),
+    sa.Column("alpha", sa.Float, nullable=False),  # the rule is fixed when a test begins
+    sa.Column("margin", sa.Float, nullable=False),
+    sa.Column("min_units", sa.Integer, nullable=False),
+    sa.Column("expected_units", sa.Integer, nullable=False),
+    sa.Column("began_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float),
+    sa.Column("verdict", sa.Text),  # JSON: the first one that was reached, or the last look's when the test ended without
+    sa.Index(
+        "one_running_ab_test",
+        "state",
+        unique=True,
+        sqlite_where=sa.text("state = 'running'"),
+        postgresql_where=sa.text("state = 'running'"),
+    ),
+)

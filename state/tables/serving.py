@@ -46,6 +46,17 @@ arm_latencies = sa.Table(
     sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),  # serving.arm_counts says which milliseconds
     sa.Column("answers", sa.Integer, nullable=False),
 )
+outcomes = sa.Table(
+    "outcomes",  # what came of an answer, as callers report it: a click, minutes, solved or not
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("prediction_id", sa.String(64), nullable=False),
+    sa.Column("caller", sa.String(64), nullable=False),  # name of the caller who reported it
+    sa.Column("value", sa.Float, nullable=False),  # true and false are 1 and 0
+    sa.Column("received_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("prediction_id", "caller", name="one_outcome_once"),
+    sa.Index("outcomes_by_time", "received_at"),
+)
 jobs = sa.Table(
     "jobs",
     metadata,

@@ -82,6 +82,7 @@ def test_every_example_is_accepted(url: str) -> None:
         ("get_job", 200),
         ("create_feedback", 201),
         ("delete_feedback", 200),
+        ("create_outcome", 201),
         ("get_routes", 200),
     ]
 

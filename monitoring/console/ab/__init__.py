@@ -1,0 +1,1 @@
+"""The page A/B: the running test with its evidence and verdict, and the tests before it. Changes nothing."""
