@@ -186,7 +186,7 @@ def _set_share(weight: float) -> None:
     """Set the challenger's share of units, and leave its share of copies as it is."""
     from pipeline.home import find_home
     from pipeline.params import load_params
-    from serving.release import swap
+    from serving.release.live import swap
     from serving.release.routing import read_routes
     from state.database import open_state
 

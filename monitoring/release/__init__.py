@@ -1,1 +1,1 @@
-"""Gradual releases: what a new version shows on live traffic, and the moves that follow. A retrain's last steps run them."""
+"""Gradual releases: what a new version shows on live traffic, and the moves that follow. Only a retrain's last steps run them."""

@@ -13,7 +13,7 @@ from serving.prediction_log.segments import newest_segment_files
 COLUMNS = ["id", "unit", "request_id", "version", "label", "role"]
 
 
-class LoggedAnswer(NamedTuple):
+class FoundAnswer(NamedTuple):
     """What the log says of an answer that a caller got."""
 
     unit: str | None  # sticky key
@@ -22,13 +22,13 @@ class LoggedAnswer(NamedTuple):
     label: str  # the model's
 
 
-def find_answers(url: str, ids: Collection[str]) -> dict[str, LoggedAnswer]:
+def find_answers(url: str, ids: Collection[str]) -> dict[str, FoundAnswer]:
     """Return the logged answers among these ids, without copies for a challenger. The id says how far back to read.
 
     Segments that cannot be read are skipped; a store that is down raises what fsspec raises.
     """
     times = [time for time in map(issued_at, ids) if time is not None]
-    found: dict[str, LoggedAnswer] = {}
+    found: dict[str, FoundAnswer] = {}
     if not times:
         return found
     wanted = pa.array(list(ids), pa.string())
@@ -39,11 +39,11 @@ def find_answers(url: str, ids: Collection[str]) -> dict[str, LoggedAnswer]:
     return found
 
 
-def _answers(data: bytes, wanted: Any) -> dict[str, LoggedAnswer]:
+def _answers(data: bytes, wanted: Any) -> dict[str, FoundAnswer]:
     try:
         table = pq.ParquetFile(pa.BufferReader(data)).read(COLUMNS)
         chosen = table.filter(pc.and_(pc.is_in(table["id"], wanted), pc.not_equal(table["role"], "shadow")))
     except (pa.ArrowException, OSError, KeyError):
         return {}
     columns = (chosen[name].to_pylist() for name in COLUMNS[:-1])
-    return {id: LoggedAnswer(*row) for id, *row in zip(*columns, strict=True)}
+    return {id: FoundAnswer(*row) for id, *row in zip(*columns, strict=True)}

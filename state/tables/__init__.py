@@ -1,4 +1,4 @@
-"""The schema of the state database: every table of every process, in one folder.
+"""The schema of the state database: every table of every process, in one folder. Knows no query.
 
 They are together because one database has one history of migrations. Queries live with the package that owns a table:
 `serving.release` has releases and routing, `serving.jobs` jobs, `monitoring.monitor` windows and signals, `monitoring.labels`

@@ -63,14 +63,15 @@ def ab_routes(site: Site) -> Sequence[Route]:
             why = (str(error).splitlines() or [repr(error)])[0][:300]
             return await site.html(AB, "ab_away.html", why=why)
         look = view.look
-        values = {
-            "look": look,
-            "earlier": view.earlier,
-            "record": look.record() if look else None,
-            "picture": picture_of(look.verdict.difference, look.test.margin) if look else None,
-            "every_ms": 1000 * site.params.alerts.evaluate_s,
-        }
-        return await site.html(AB, "ab.html", **values)
+        return await site.html(
+            AB,
+            "ab.html",
+            look=look,
+            record=look.record() if look else None,
+            picture=picture_of(look.verdict.difference, look.test.margin) if look else None,
+            earlier=view.earlier,
+            every_ms=1000 * site.params.alerts.evaluate_s,
+        )
 
     return [Route(AB.path, show)]
 

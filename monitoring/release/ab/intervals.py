@@ -18,7 +18,7 @@ class StoppingRule(NamedTuple):
     expected_units: int  # in both arms, for which the interval is tightest
 
 
-class ArmSummary(NamedTuple):
+class UnitSummary(NamedTuple):
     """One arm's units. A unit with several outcomes is one observation, their mean."""
 
     units: int
@@ -40,22 +40,22 @@ class DifferenceInterval(NamedTuple):
         return DifferenceInterval(-self.estimate, -self.upper, -self.lower)
 
 
-def summarise_arm(values: NDArray[np.float64]) -> ArmSummary:
+def summarise_arm(values: NDArray[np.float64]) -> UnitSummary:
     """Return the summary of an arm's units.
 
     >>> summarise_arm(np.array([1.0, 0.0, 0.0, 1.0, 0.0]))
-    ArmSummary(units=5, mean=0.4, squares=1.2, varied=2, is_share=True)
+    UnitSummary(units=5, mean=0.4, squares=1.2, varied=2, is_share=True)
     """
     if not values.size:
-        return ArmSummary(0, 0.0, 0.0, 0, True)
+        return UnitSummary(0, 0.0, 0.0, 0, True)
     mean = float(values.mean())
     most_frequent = int(np.unique(values, return_counts=True)[1].max())
     is_share = bool(values.min() >= 0 and values.max() <= 1)
     squares = round(float(((values - mean) ** 2).sum()), 12)
-    return ArmSummary(values.size, mean, squares, values.size - most_frequent, is_share)
+    return UnitSummary(values.size, mean, squares, values.size - most_frequent, is_share)
 
 
-def find_difference(a: ArmSummary, b: ArmSummary, rule: StoppingRule) -> DifferenceInterval:
+def find_difference(a: UnitSummary, b: UnitSummary, rule: StoppingRule) -> DifferenceInterval:
     """Return the difference b − a with its always-valid interval.
 
     The asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024, "Time-uniform central limit
@@ -64,7 +64,7 @@ def find_difference(a: ArmSummary, b: ArmSummary, rule: StoppingRule) -> Differe
     differences that do not exist.
 
     >>> rule = StoppingRule(alpha=0.05, margin=0.02, min_units=50, expected_units=4000)
-    >>> a, b = (ArmSummary(2000, mean, 480.0, 800, True) for mean in (0.40, 0.45))
+    >>> a, b = (UnitSummary(2000, mean, 480.0, 800, True) for mean in (0.40, 0.45))
     >>> [round(bound, 3) for bound in find_difference(a, b, rule)]
     [0.05, 0.003, 0.097]
     """
@@ -77,7 +77,7 @@ def find_difference(a: ArmSummary, b: ArmSummary, rule: StoppingRule) -> Differe
     return DifferenceInterval(estimate, estimate - radius, estimate + radius)
 
 
-def standard_error(a: ArmSummary, b: ArmSummary) -> float:
+def standard_error(a: UnitSummary, b: UnitSummary) -> float:
     """Return the standard error of the difference."""
     pooled = _variance(_together(a, b))
     return sqrt(sum(max(_variance(arm), pooled) / arm.units for arm in (a, b)))
@@ -93,15 +93,15 @@ def multiplier(units: int, rule: StoppingRule) -> float:
     return sqrt(2 * spread / (units * rho2) * log(sqrt(spread) / rule.alpha))
 
 
-def _together(a: ArmSummary, b: ArmSummary) -> ArmSummary:
+def _together(a: UnitSummary, b: UnitSummary) -> UnitSummary:
     """Return the summary of both arms' units, without the count of varied ones."""
     units = a.units + b.units
     mean = (a.units * a.mean + b.units * b.mean) / units
     squares = a.squares + b.squares + a.units * b.units / units * (b.mean - a.mean) ** 2
-    return ArmSummary(units, mean, squares, 0, a.is_share and b.is_share)
+    return UnitSummary(units, mean, squares, 0, a.is_share and b.is_share)
 
 
-def _variance(arm: ArmSummary) -> float:
+def _variance(arm: UnitSummary) -> float:
     """Return the variance of the units.
 
     Shares get two units more, a 0 and a 1: a hundred units without an event do not prove that none comes.

@@ -12,7 +12,7 @@ from monitoring.release.ab.units import ReportedValue, UnitValues, collect_units
 from monitoring.release.ab.verdict import AbVerdict, describe, judge
 from pipeline.params import Params
 from serving.prediction_ids import issued_at
-from serving.prediction_log.answered import LoggedAnswer, find_answers
+from serving.prediction_log.answered import FoundAnswer, find_answers
 from serving.prediction_log.writer import log_url
 from state.tables import feedback, outcomes, queue_actions
 
@@ -63,9 +63,9 @@ class AnswerMemory:
     """Answers that were found in the log, so that the next look reads only what is new. For one test at a time."""
 
     def __init__(self) -> None:
-        self._known: dict[str, LoggedAnswer] = {}
+        self._known: dict[str, FoundAnswer] = {}
 
-    def find(self, url: str, ids: set[str]) -> dict[str, LoggedAnswer]:
+    def find(self, url: str, ids: set[str]) -> dict[str, FoundAnswer]:
         """Return the logged answers among these ids; forget all others."""
         missing = ids - self._known.keys()
         self._known = {id: answer for id, answer in self._known.items() if id in ids} | find_answers(url, missing)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.prediction_log.answered import LoggedAnswer
+from serving.prediction_log.answered import FoundAnswer
 from serving.release.routing import unit_rank
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")  # its texts without a unit are routed one by one, by keys that the log does not hold
@@ -45,7 +45,7 @@ class UnitValues(NamedTuple):
     crossed: int  # that count, though the version of the other arm answered
 
 
-def collect_units(reports: Iterable[ReportedValue], answers: Mapping[str, LoggedAnswer], arms: AbArms) -> UnitValues:
+def collect_units(reports: Iterable[ReportedValue], answers: Mapping[str, FoundAnswer], arms: AbArms) -> UnitValues:
     """Return the value of every unit in each arm."""
     totals: dict[tuple[bool, str], tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     is_challenger: dict[tuple[bool, str], bool] = {}

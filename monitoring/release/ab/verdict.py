@@ -4,9 +4,9 @@ from math import isfinite, lgamma, log
 from typing import Literal, NamedTuple
 
 from monitoring.release.ab.intervals import (
-    ArmSummary,
     DifferenceInterval,
     StoppingRule,
+    UnitSummary,
     find_difference,
     multiplier,
     standard_error,
@@ -23,13 +23,13 @@ class AbVerdict(NamedTuple):
 
     answer: AbAnswer
     difference: DifferenceInterval  # B − A in the outcome's unit
-    a: ArmSummary
-    b: ArmSummary
+    a: UnitSummary
+    b: UnitSummary
     more_units: int | None  # about, until an answer; None with one, or where it cannot be said
     uneven: bool  # one arm has more units with an outcome than its share explains: then there is no answer
 
 
-def judge(a: ArmSummary, b: ArmSummary, rule: StoppingRule, *, weight: float, is_lower_better: bool) -> AbVerdict:
+def judge(a: UnitSummary, b: UnitSummary, rule: StoppingRule, *, weight: float, is_lower_better: bool) -> AbVerdict:
     """Return the verdict. It may be asked at any time and as often as one likes: the interval holds at all looks together."""
     difference = find_difference(a, b, rule)
     uneven = is_uneven(a.units, b.units, weight)
@@ -46,7 +46,7 @@ def _answer(better_b: DifferenceInterval, margin: float) -> AbAnswer:
     return "no difference" if -margin < better_b.lower and better_b.upper < margin else "not yet"
 
 
-def units_missing(a: ArmSummary, b: ArmSummary, rule: StoppingRule, weight: float) -> int | None:
+def units_missing(a: UnitSummary, b: UnitSummary, rule: StoppingRule, weight: float) -> int | None:
     """Return about how many more units with an outcome lead to an answer, if the arms stay as they are; None without an interval.
 
     The interval must become narrow enough to leave out 0, or to lie within the margin, whichever comes first.

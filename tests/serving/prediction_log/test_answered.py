@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serving.prediction_log import answered
-from serving.prediction_log.answered import LoggedAnswer, find_answers
+from serving.prediction_log.answered import FoundAnswer, find_answers
 from tests.monitoring.homes import Gateway
 from tests.monitoring.release.ab.ab_story import BEGAN
 from tests.monitoring.release.ab.ab_story import answered as answer
@@ -18,8 +18,8 @@ def test_answers_are_found_in_all_segments_and_others_are_missing(tmp_path: Path
     gateway.write(rows[1:])
     (unlogged,) = (answer(1).id,)
     assert find_answers(str(tmp_path / "predictions"), [rows[0].id, rows[1].id, unlogged, "no id"]) == {
-        rows[0].id: LoggedAnswer("ana", "c" * 24, 1, "refund"),
-        rows[1].id: LoggedAnswer(None, "c" * 24, 2, "track"),
+        rows[0].id: FoundAnswer("ana", "c" * 24, 1, "refund"),
+        rows[1].id: FoundAnswer(None, "c" * 24, 2, "track"),
     }
 
 

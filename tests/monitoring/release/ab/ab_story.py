@@ -10,7 +10,7 @@ from monitoring.release.ab.tests_table import AbTest, begin_test
 from serving.prediction import Prediction, Role
 from serving.prediction_ids import PredictionIds
 from serving.release.release_table import add_release
-from serving.release.routing import choose_version, read_routes, set_routing
+from serving.release.routing import choose_arm, read_routes, set_routing
 from state.database import open_state
 from state.tables import outcomes
 from tests.monitoring.homes import Gateway
@@ -81,10 +81,11 @@ def live(
             routes = read_routes(connection)
         rows = []
         for number in range(units):
-            chosen = choose_version(routes, f"unit-{number}")
+            chosen = choose_arm(routes, f"unit-{number}")
             assert chosen is not None
-            version, role = chosen
-            rows.append(answered(version, unit=f"unit-{number}", role=role, label=label_of(version, number)))
+            role: Role = "challenger" if chosen.arm == "challenger" else "champion"
+            label = label_of(chosen.version, number)
+            rows.append(answered(chosen.version, unit=f"unit-{number}", role=role, label=label))
         Gateway(home, "gateway").write(rows)
         with engine.begin() as connection:
             report(connection, [(row.id, value_of(row.version, number)) for number, row in enumerate(rows)])

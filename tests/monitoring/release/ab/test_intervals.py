@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitoring.release.ab.intervals import ArmSummary, StoppingRule, find_difference, multiplier, standard_error, summarise_arm
+from monitoring.release.ab.intervals import StoppingRule, UnitSummary, find_difference, multiplier, standard_error, summarise_arm
 
 RULE = StoppingRule(alpha=0.05, margin=0.02, min_units=50, expected_units=4000)
 
@@ -75,6 +75,6 @@ def test_the_largest_outcomes_that_the_gateway_takes_give_finite_bounds() -> Non
 
 
 def test_a_summary_says_how_many_units_vary_and_whether_all_are_shares() -> None:
-    assert summarise_arm(np.array([0.0, 0.5, 1.0, 0.0])) == ArmSummary(4, 0.375, 0.6875, 2, True)
+    assert summarise_arm(np.array([0.0, 0.5, 1.0, 0.0])) == UnitSummary(4, 0.375, 0.6875, 2, True)
     assert not summarise_arm(np.array([0.0, 1.01])).is_share
     assert not summarise_arm(np.array([-0.1, 1.0])).is_share

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from monitoring.release.ab.units import AbArms, ReportedValue, collect_units
-from serving.prediction_log.answered import LoggedAnswer
-from serving.release.routing import Routes, choose_version, unit_rank
+from serving.prediction_log.answered import FoundAnswer
+from serving.release.routing import Routes, choose_arm, unit_rank
 
 ARMS = AbArms(salt="salt", weight=0.3, champion=1, challenger=2)
 ROUTES = Routes(1, 1, 2, 0.3, 0.0, "salt")
@@ -20,13 +20,13 @@ def in_arm(of_b: bool, skip: int = 0) -> str:
 A, B = in_arm(False), in_arm(True)
 
 
-def answer(unit: str | None, version: int, label: str = "refund", request_id: str = REQUEST) -> LoggedAnswer:
-    return LoggedAnswer(unit, request_id, version, label)
+def answer(unit: str | None, version: int, label: str = "refund", request_id: str = REQUEST) -> FoundAnswer:
+    return FoundAnswer(unit, request_id, version, label)
 
 
 def test_the_arms_are_those_of_the_routing() -> None:
     for number in range(500):
-        chosen = choose_version(ROUTES, f"unit-{number}")
+        chosen = choose_arm(ROUTES, f"unit-{number}")
         assert chosen is not None
         units = collect_units([ReportedValue("x", 1.0)], {"x": answer(f"unit-{number}", chosen[0])}, ARMS)
         assert (len(units.a), len(units.b)) == ((1, 0) if chosen[0] == 1 else (0, 1))

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitoring.release.ab.intervals import ArmSummary, StoppingRule, find_difference
+from monitoring.release.ab.intervals import StoppingRule, UnitSummary, find_difference
 from monitoring.release.ab.verdict import AbVerdict, describe, is_uneven, judge
 
 RULE = StoppingRule(alpha=0.05, margin=0.05, min_units=50, expected_units=4000)
 
 
-def share(units: int, mean: float) -> ArmSummary:
-    return ArmSummary(units, mean, units * mean * (1 - mean), units // 3, True)
+def share(units: int, mean: float) -> UnitSummary:
+    return UnitSummary(units, mean, units * mean * (1 - mean), units // 3, True)
 
 
-def judged(a: ArmSummary, b: ArmSummary, *, is_lower_better: bool = False, weight: float = 0.5) -> AbVerdict:
+def judged(a: UnitSummary, b: UnitSummary, *, is_lower_better: bool = False, weight: float = 0.5) -> AbVerdict:
     return judge(a, b, RULE, weight=weight, is_lower_better=is_lower_better)
 
 
@@ -30,7 +30,7 @@ def judged(a: ArmSummary, b: ArmSummary, *, is_lower_better: bool = False, weigh
         (share(10, 0.3), share(10, 0.9), "not yet"),
     ],
 )
-def test_the_answer_follows_from_the_interval(a: ArmSummary, b: ArmSummary, answer: str) -> None:
+def test_the_answer_follows_from_the_interval(a: UnitSummary, b: UnitSummary, answer: str) -> None:
     assert judged(a, b).answer == answer
 
 

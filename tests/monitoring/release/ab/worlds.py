@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.release.ab.intervals import ArmSummary, StoppingRule, multiplier, summarise_arm
+from monitoring.release.ab.intervals import StoppingRule, UnitSummary, multiplier, summarise_arm
 from monitoring.release.ab.planner import plan_test
 from monitoring.release.ab.verdict import judge
 
@@ -108,7 +108,7 @@ def _found(world: World, rng: np.random.Generator) -> tuple[bool, bool, bool]:
     return ours, published, peeking
 
 
-def _error(a: ArmSummary, b: ArmSummary) -> float:
+def _error(a: UnitSummary, b: UnitSummary) -> float:
     return sqrt(sum(arm.squares / (arm.units - 1) / arm.units for arm in (a, b)))
 
 
