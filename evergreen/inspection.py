@@ -182,7 +182,23 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
         from monitoring.retrain_activity import describe_running
 
         out.print(f"retrain {row['id']}, begun {format_time(row['began_wall'])}: {describe_running(row, read_clock())}")
+    _print_release(sources, params)
     return {service.name for service in services if service.is_running}
+
+
+def _print_release(sources: "Sources", params: "Params") -> None:
+    """Print the gradual release that runs, with its evidence, or how the last one ended."""
+    from monitoring.release.facts import release_facts
+    from monitoring.release.runs import newest_runs
+    from state.tables import release_runs
+
+    if sources.connection is None or release_runs.name not in sources.tables:
+        return
+    for run in newest_runs(sources.connection, 1):
+        out.print(f"{'release' if run.outcome is None else 'last release'}: version {run.version}")
+        for name, fact in release_facts(run, params.release):
+            if run.outcome is None or name in ("ended", "outcome"):
+                out.print(f"  {name}: {fact}")
 
 
 def _print_decisions(sources: "Sources") -> None:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from monitoring.clock import Moment, read_clock
 from monitoring.decisions import read_decision, read_open_since
+from monitoring.release.runs import newest_runs
 from monitoring.retrain.controller import Controller, EndedRetrain, lease_renewer
 from monitoring.retrain.decide import DAY_S, Inputs, PastRetrain
 from monitoring.retrain.decision_inputs import read_inputs
@@ -43,7 +44,7 @@ from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 from serving.release.release_table import find_release
-from state.database import open_state
+from state.database import open_state, read_only
 
 log = structlog.get_logger()
 
@@ -126,12 +127,14 @@ def repeat(name: str, cycle: Callable[[], object], metrics: ControllerMetrics, p
         _pause(stopping, poll_s)
 
 
-def cycles(controller: Controller, metrics: ControllerMetrics, engine: sa.Engine) -> dict[str, Callable[[], object]]:
+def cycles(controller: Controller, metrics: ControllerMetrics, engine: sa.Engine, params: Params) -> dict[str, Callable[[], object]]:
     """Return the two cycles of a controller: deciding, and working on the running retrain."""
 
     def look() -> None:
         controller.decide()
         export_decision(engine, metrics, read_clock())
+        with read_only(engine) as connection:
+            metrics.releases.show(next(iter(newest_runs(connection, 1)), None), params.release)
 
     return {"looking": look, "working": controller.advance}
 
@@ -198,7 +201,7 @@ def main() -> None:
             _exit_with(run_once(controller))
         else:
             host, port = listen_host("controller", params.alerts.host), params.alerts.controller_port
-            app = create_app(cycles(controller, metrics, engine), metrics, params, stopping, home)
+            app = create_app(cycles(controller, metrics, engine, params), metrics, params, stopping, home)
             run_http_service(app, host, port, params.http, refused=metrics.count_refusal)
 
 

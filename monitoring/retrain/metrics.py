@@ -6,6 +6,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from monitoring.decisions import Decided
+from monitoring.release.metrics import ReleaseMetrics
 from monitoring.retrain.journal import STEPS, FinalState
 from serving.processes.http_refusals import refusal_counter
 
@@ -97,6 +98,7 @@ class ControllerMetrics:
             "Last successful decision cycle",
             registry=registry,
         )
+        self.releases = ReleaseMetrics(registry)
         for step in STEPS:
             self._step_failures.labels(step)
 

@@ -14,6 +14,8 @@ import sqlalchemy as sa
 
 from monitoring.alertmanager_webhook import CUT
 from monitoring.clock import read_clock
+from monitoring.release.facts import release_facts
+from monitoring.release.runs import read_run
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history.sources import (
     Row,
@@ -32,7 +34,7 @@ from monitoring.retrain_activity import describe_running
 from pipeline.errors import InputError, ToolError
 from pipeline.home import DVC_LOCK, git
 from pipeline.output.shares import percent
-from state.tables import decisions, feedback, judgements, releases, retrain_steps, retrains
+from state.tables import decisions, feedback, judgements, release_runs, releases, retrain_steps, retrains
 
 SHOWN = 12  # hex digits of a digest
 Facts = list[tuple[str, str]]
@@ -86,11 +88,11 @@ def trace_version(version: int, sources: Sources) -> list[Entry]:
         retrains.c.decision_id == (decision_id if isinstance(decision_id, int) else None)
     )
     for retrain in sources.rows(sa.select(retrains).where(made_it), retrains):
-        entries.append(_retrain_entry(retrain, sources))
+        entries += [_retrain_entry(retrain, sources), *_release_entries(retrain, sources)]
         decided = sources.rows(sa.select(decisions).where(decisions.c.id == retrain["decision_id"]), decisions)
         for decision in decided:
             entries += [_decision_entry(decision), _alert_entry(decision["alertname"], [decision], sources)]
-    if entries[-1].kind in ("version", "made from", "parent") and decision_id is None:
+    if entries[-1].kind in ("version", "made from", "parent") and retrains.name in sources.tables:
         entries.append(Entry("decision", "none", (("published", "by hand; no retrain asked for it"),)))
     return entries
 
@@ -103,7 +105,7 @@ def trace_alert(name: str, decided: Sequence[Row], sources: Sources) -> list[Ent
         if decision["retrain_id"] is None:
             continue
         for retrain in sources.rows(sa.select(retrains).where(retrains.c.id == decision["retrain_id"]), retrains):
-            entries.append(_retrain_entry(retrain, sources))
+            entries += [_retrain_entry(retrain, sources), *_release_entries(retrain, sources)]
             if retrain["version_out"] is not None:
                 lineage, folder = read_lineage(retrain["version_out"], sources.home)
                 entries.append(_version_entry(retrain["version_out"], lineage, folder, sources))
@@ -179,6 +181,14 @@ def _retrain_entry(retrain: Row, sources: Sources) -> Entry:
     result = f"version {retrain['version_out']}" if retrain["version_out"] is not None else "no version"
     facts.append(("result", f"{result}, from champion {retrain['version_in'] or 'none'} at {str(retrain['git_commit'])[:SHOWN]}"))
     return Entry("retrain", str(retrain["id"]), tuple(facts))
+
+
+def _release_entries(retrain: Row, sources: Sources) -> list[Entry]:
+    """Return the gradual release at the end of a retrain, with its evidence; nothing without one."""
+    if sources.connection is None or release_runs.name not in sources.tables:
+        return []
+    run = read_run(sources.connection, retrain["id"])
+    return [] if run is None else [Entry("release", f"version {run.version}", tuple(release_facts(run, sources.params.release)))]
 
 
 def _gate_facts(stored: str | None) -> Facts:
