@@ -16,6 +16,7 @@ from evergreen import (
     comparing,
     exporting,
     flywheel,
+    gradual,
     inspection,
     labelling,
     predicting,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(check, inspection.status, inspection.why, inspection.gate, doctor),
-    *(releasing.publish, releasing.rollback, releasing.route),
+    *(releasing.publish, gradual.promote, releasing.rollback, releasing.route),
     *(retraining.retrain, retraining.backtest),
     *(predicting.predict, comparing.compare, exporting.export, flywheel.audit),
 )
@@ -56,6 +57,7 @@ app.add_typer(alerting.app, name="alerts")
 app.add_typer(labelling.labels, name="labels")
 app.add_typer(labelling.disputes, name="disputes")
 app.add_typer(flywheel.clusters, name="clusters")
+app.add_typer(gradual.app, name="release")
 
 
 @app.command()

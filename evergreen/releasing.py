@@ -101,10 +101,11 @@ def route(
     from serving.release.publish import release_of
 
     home = find_home()
+    _refuse_during_release(home)
     champion, challenger = release_of(home, "champion"), release_of(home, "challenger")
     if weight and champion and challenger:
         command = f"route --weight {weight:g}{f' --shadow {shadow:g}' if shadow else ''}"
-        _insist_on_version(challenger, champion, home, command, force=force)
+        insist_on_version(challenger, champion, home, command, force=force)
     routes = swap.route(load_params(), home, challenger_weight=weight, shadow_share=shadow, announce=announce)
     out.print(f"champion {routes.champion}, challenger {routes.challenger}: {weight:.0%} of units, {shadow:.0%} of texts copied")
 
@@ -116,11 +117,11 @@ def _promote(version: int, home: Path, *, force: bool) -> None:
     require_published(home, version)  # before the imports of a swap, which take longer than the question
     champion, release = release_of(home, "champion"), released_version(home, version)
     if champion and release and champion.version != version:
-        _insist_on_version(release, champion, home, f"publish {version}", force=force)
-    _swap_to(version, home)
+        insist_on_version(release, champion, home, f"publish {version}", force=force)
+    swap_to(version, home)
 
 
-def _insist_on_version(release: "Release", champion: "Release", home: Path, command: str, *, force: bool) -> None:
+def insist_on_version(release: "Release", champion: "Release", home: Path, command: str, *, force: bool) -> None:
     """Insist on a version that is to answer callers: the gate must have judged it, unless it was champion before this one."""
     promotion = _examine_version(release, champion, home)
     is_unknown = promotion.recorded is None and release.role != "previous"
@@ -153,7 +154,21 @@ def _insist(promotion: "Promotion", objections: list[str], what: str, command: s
         out.print(styled("!", "yellow"), objection)
 
 
-def _swap_to(version: int, home: Path) -> None:
+def _refuse_during_release(home: Path) -> None:
+    """Raise `InputError` while a gradual release runs, which sets the shares itself."""
+    from monitoring.release.runs import running_run
+    from pipeline.errors import InputError
+    from state.database import open_state, read_only
+
+    with open_state(home) as engine, read_only(engine) as connection:
+        run = running_run(connection)
+    if run is not None:
+        do = ".venv/bin/evergreen release pause, or release abort"
+        raise InputError(f"version {run.version}", "its release runs, and sets the shares at every look", do)
+
+
+def swap_to(version: int, home: Path) -> None:
+    """Make a version champion now."""
     from pipeline.params import load_params
     from serving.release.live.swap import swap
 

@@ -2,8 +2,9 @@
 
 import json
 import signal
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,8 +30,6 @@ def retrain(
     why: Annotated[str, typer.Option(help="the reason, which the journal keeps")] = "a person asked for it",
 ) -> None:
     """Retrain now, from the commit that is checked out and all labels in force; the gate decides whether the result serves."""
-    import threading
-
     from monitoring.retrain import request
     from pipeline.home import find_home
     from pipeline.params import load_params
@@ -40,6 +39,13 @@ def retrain(
         ended = request.cancel(params, home, "cancelled by a person", announce)
         out.print("no retrain is running" if ended is None else f"retrain {ended} is cancelled; the champion stays")
         return
+    print_end(follow(lambda stopping: request.retrain(params, home, why, announce, stopping)))
+
+
+def follow(carry_out: Callable[[threading.Event], "RequestStatus"]) -> "RequestStatus":
+    """Follow a request to its end; the first Ctrl-C leaves it to others, and ends this command with its exit code."""
+    from monitoring.retrain.request import describe_rest
+
     stopping = threading.Event()
 
     def stop(*_signal: object) -> None:
@@ -49,26 +55,30 @@ def retrain(
 
     signal.signal(signal.SIGINT, stop)
     end_on_signals(stop)
-    status = request.retrain(params, home, why, announce, stopping)
+    status = carry_out(stopping)
     if not status.is_final:
-        out.print(f"stopped; {request.describe_rest(status)}")
+        out.print(f"stopped; {describe_rest(status)}")
         raise SystemExit(INTERRUPTED)
-    _print_end(status)
+    return status
 
 
-def _print_end(status: "RequestStatus") -> None:
-    """Print the end of a retrain; raise the error that it, or its refusal, is."""
+def print_end(status: "RequestStatus") -> None:
+    """Print the end of a retrain or release; raise the error that it, or its refusal, is."""
+    from monitoring.decisions import OBSTACLES
     from serving.release.inputs import WHAT_TO_DO
 
     if status.reason == "no_champion":
         raise ToolError("a retrain", "no version is published yet", "make repro")
+    if status.reason in ("busy", "is_champion"):
+        saying = OBSTACLES[status.reason]
+        raise RefusedError("the release", saying.why, saying.command or "nothing is to be done")
     if status.retrain is None:
         what = str(status.facts.get("other_inputs") or status.reason)
         raise RefusedError("a retrain", f"it would not start from what serves: {what}", WHAT_TO_DO)
     row = status.retrain
     name, where = f"retrain {row['id']}", "docs/retraining.md explains it; the champion stays"
-    if row["state"] == "refused":
-        raise RefusedError(name, str(row["failure"]), where)
+    if row["state"] in ("refused", "rolled_back"):
+        raise RefusedError(name, f"{row['state'].replace('_', ' ')}: {row['failure']}", where)
     if row["state"] != "done":
         raise EvergreenError(name, f"{row['state']} at step {row['step']}: {row['failure']}", where)
     out.print(styled("✓", "green"), f"{name}: version {row['version_out']} is champion")

@@ -27,9 +27,7 @@ class ReleaseMetrics:
         self._differing = gauge("differing_texts", "Of them, with other labels", "version")
         self._labelled = gauge("labels", "Labels that the shadow's tests have used", "version")
         self._waiting = gauge("texts_without_label", "Texts for whose label the release waits", "version")
-        self._ended = gauge(
-            "ended_timestamp_seconds", "End of the newest release", "version", "champion", "outcome", "broken"
-        )
+        self._ended = gauge("ended_timestamp_seconds", "End of the newest release", "version", "champion", "outcome", "broken")
         self._of_running = (
             *(self._stage, self._stage_began, self._looked, self._share, self._answers, self._log_e, self._threshold),
             *(self._compared, self._differing, self._labelled, self._waiting),

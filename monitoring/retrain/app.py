@@ -127,7 +127,9 @@ def repeat(name: str, cycle: Callable[[], object], metrics: ControllerMetrics, p
         _pause(stopping, poll_s)
 
 
-def cycles(controller: Controller, metrics: ControllerMetrics, engine: sa.Engine, params: Params) -> dict[str, Callable[[], object]]:
+def cycles(
+    controller: Controller, metrics: ControllerMetrics, engine: sa.Engine, params: Params
+) -> dict[str, Callable[[], object]]:
     """Return the two cycles of a controller: deciding, and working on the running retrain."""
 
     def look() -> None:
