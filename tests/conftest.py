@@ -33,6 +33,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "docs/test_readme_blocks.py",
     "serving/release/test_publish.py",
     "serving/release/test_frameworks.py",
+    "serving/release/live/test_roll_back.py",
     "serving/release/live/test_swap.py",
     "serving/loadtest/test_run.py",
     "monitoring/retrain/test_turn.py",
@@ -85,6 +86,7 @@ ALONE = (
     "faults/test_drill.py",
     "serving/loadtest/test_limit.py",
     "serving/loadtest/test_run.py",
+    "serving/release/live/test_roll_back.py",
     "serving/release/live/test_swap.py",
     "serving/gateway/test_http.py",
 )

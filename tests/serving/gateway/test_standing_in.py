@@ -2,23 +2,28 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import requests
 
 from pipeline.params import Params
 from pipeline.runtime.outputs import ModelOutputs
 from serving.arm_counter import totals
-from serving.arm_counts import Arm, ArmTotals
+from serving.arm_counts import Arm, ArmTotals, read_counts
 from serving.gateway.answering.query import NotServedError, Query
 from serving.gateway.metrics import Metrics
 from serving.gateway.predictor import Predictor
 from serving.prediction import Prediction
 from serving.prediction_ids import PredictionIds
-from serving.release.routing import Routes, choose_arm
+from serving.release.release_table import add_release
+from serving.release.routing import Routes, choose_arm, read_routes, set_routing
 from serving.triton.client import ModelFailedError, ModelSchema, TritonError, UnknownModelError
-from tests.serving.gateway.fake_triton import LABELS, FakeConnection
+from state.database import open_state
+from tests.faults.stack import wait_until
+from tests.serving.gateway.fake_triton import LABELS, FakeConnection, running_gateway
 
 CANARY = Routes(1, 1, 2, 0.25, 0.0, "salt")
 SHADOW = Routes(1, 1, 2, 0.0, 1.0, "salt")
@@ -83,6 +88,13 @@ class Unready(Versions):
         if model == "intent-2":
             raise UnknownModelError("unknown model")
         return ModelSchema(LABELS)
+
+
+class Failing(Versions):
+    """Version 1 answers, version 2 fails."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__(fail)
 
 
 class Log:
@@ -284,3 +296,26 @@ def test_a_text_that_the_champion_answered_in_the_challengers_place_is_not_copie
     seen = run(params, triton, predict(query("a")), CANARY._replace(shadow_share=1.0))
     assert [row.role for row in seen.rows] == ["champion"]
     assert [model for model, _ in triton.asked] == ["intent-2", "intent-1"]
+
+
+def test_over_http_no_caller_gets_a_challengers_failure_and_the_counts_of_a_gateway_that_ends_are_stored(
+    params: Params, tmp_path: Path
+) -> None:
+    with open_state(tmp_path) as engine, engine.begin() as connection:
+        add_release(connection, 1, "a" * 64)
+        add_release(connection, 2, "b" * 64)
+        salt = set_routing(connection, challenger_weight=0.25, shadow_share=0.0).salt
+    with running_gateway(params, tmp_path, Failing) as port:
+        url = f"http://127.0.0.1:{port}/v1/predict"
+        wait_until(lambda: requests.post(url, json={"text": "a"}, timeout=10).status_code == 200, 20)
+        with open_state(tmp_path) as engine, engine.begin() as connection:
+            wanted = {unit_of(arm, read_routes(connection)): arm for arm in ("challenger", "baseline", "champion")}
+        answers = [requests.post(url, json={"text": "b", "unit": unit}, timeout=10) for unit in wanted]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert {answer.json()["predictions"][0]["version"] for answer in answers} == {1}
+    with open_state(tmp_path) as engine, engine.begin() as connection:
+        counts = read_counts(connection, salt)
+    assert counts["challenger"].failed >= 1
+    assert counts["challenger"].answered == 0
+    assert counts["baseline"].answered >= 1
+    assert counts["champion"].answered >= 1

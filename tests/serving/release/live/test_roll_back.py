@@ -45,7 +45,8 @@ FORKS.set_forkserver_preload(["serving.release.live.roll_back"])
 @pytest.fixture(scope="module")
 def stack_of_three(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("rollback")
-    installation = stack.lay_out(folder, made / "artifacts/package", made / "dvc.lock", made.params, hold_s=900.0)
+    params = made.params.model_copy(update={"gateway": made.params.gateway.model_copy(update={"routing_poll_ms": 200})})
+    installation = stack.lay_out(folder, made / "artifacts/package", made / "dvc.lock", params, hold_s=900.0)
     with stack.serving(installation):
         yield installation
 
@@ -55,8 +56,9 @@ def installation(stack_of_three: Installation) -> Installation:
     """Return the stack with version 1 as champion, nobody before it, and no challenger."""
     if release_roles(stack_of_three)["champion"] != 1:
         swap_to(stack_of_three, 1)
-    for version in (2, 3):
-        roll_back(version, stack_of_three.params, stack_of_three.home, [].append)
+    for version, role in all_roles(stack_of_three).items():
+        if role in ("previous", "challenger"):
+            take_back(stack_of_three, version)
     assert_serves_only(stack_of_three, 1)
     return stack_of_three
 
