@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from pipeline.params import Alerts
 
 Severity = Literal["critical", "warning", "info", "none"]
-Area = Literal["drift", "quality", "serving", "watch", "resources", "retrain", "switch"]
+Area = Literal["drift", "quality", "serving", "watch", "resources", "retrain", "release", "switch"]
 JOBS = {
     "gateway": "evergreen-gateway",
     "triton": "evergreen-triton",

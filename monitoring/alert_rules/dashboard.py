@@ -9,6 +9,7 @@ from typing import Any
 
 from monitoring.alert_rules.panels import Panel, PanelRow, dashboard_rows
 from monitoring.alert_rules.queries import FIRING
+from monitoring.alert_rules.release_panels import release_panels
 from pipeline.params import Params
 
 UID, TITLE = "evergreen", "Evergreen"
@@ -28,7 +29,7 @@ def render_dashboard(params: Params) -> str:
         "time": {"from": "now-6h", "to": "now"},
         "templating": {"list": [{"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"}]},
         "annotations": {"list": [alert_annotations()]},
-        "panels": list(layout(dashboard_rows(params))),
+        "panels": list(layout([*dashboard_rows(params), PanelRow("Releases", release_panels(params))])),
     }
     return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
 

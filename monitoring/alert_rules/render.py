@@ -9,6 +9,7 @@ import yaml
 from monitoring.alert_rules.alert import Rule, render_rule
 from monitoring.alert_rules.drift_and_accuracy import drift_and_accuracy_rules
 from monitoring.alert_rules.monitoring import monitoring_rules
+from monitoring.alert_rules.releases import release_rules
 from monitoring.alert_rules.resources import resource_rules
 from monitoring.alert_rules.retraining import retraining_rules
 from monitoring.alert_rules.serving import serving_rules
@@ -25,6 +26,7 @@ def all_rules(params: Params) -> dict[str, list[Rule]]:
         "evergreen-serving": serving_rules(params),
         "evergreen-resources": resource_rules(params.alerts),
         "evergreen-retraining": retraining_rules(params.alerts),
+        "evergreen-releases": release_rules(params),
         "evergreen-monitoring": monitoring_rules(params),
     }
 

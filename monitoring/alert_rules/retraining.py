@@ -58,7 +58,7 @@ def candidate_refused(alerts: Alerts) -> Rule:
         name="EvergreenCandidateRefused",
         area="retrain",
         severity="info",
-        expr=ended_lately("refused", "version"),
+        expr=ended_lately("refused", "version", but='step!="shadow"'),  # EvergreenReleaseRefused tells of those
         keep_s=alerts.keep_firing_s,
         summary="A retrained model was not good enough to be published",
         description="The gate refused it. Its reasons and numbers are in the journal and in MLflow. The champion keeps serving.",
@@ -68,9 +68,10 @@ def candidate_refused(alerts: Alerts) -> Rule:
     )
 
 
-def ended_lately(state: str, *by: str) -> str:
-    """Return the condition that a retrain has ended so in the last hour."""
-    return f'sum by ({", ".join(by)}) (increase(evergreen_retrain_ended_total{{state="{state}"}}[1h])) > 0'
+def ended_lately(state: str, *by: str, but: str = "") -> str:
+    """Return the condition that a retrain has ended so in the last hour; `but` is a further condition on its labels."""
+    selected = ",".join(filter(None, (f'state="{state}"', but)))
+    return f"sum by ({', '.join(by)}) (increase(evergreen_retrain_ended_total{{{selected}}}[1h])) > 0"
 
 
 def controller_stale(alerts: Alerts) -> Rule:

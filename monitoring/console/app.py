@@ -20,6 +20,7 @@ from monitoring.console.login.page import login_routes
 from monitoring.console.model.page import MODEL
 from monitoring.console.queue.action_log import StateAccess
 from monitoring.console.queue.page import label_page
+from monitoring.console.release.page import release_page
 from monitoring.console.try_it.page import TRY_IT
 from monitoring.pages.metrics import PageMetrics
 from monitoring.pages.rendering import page_environment
@@ -33,14 +34,22 @@ from serving.processes.http_guard import HttpGuard
 from serving.processes.http_service import run_http_service
 from serving.processes.json_logs import log_in_json
 
-FORM_PATHS = ("/label/", "/disputes/", "/login", "/logout")  # others take JSON alone
+FORM_PATHS = ("/label/", "/disputes/", "/release/", "/login", "/logout")  # others take JSON alone
 FILES = Path(__file__).parent / "files"  # templates, styles and scripts of all pages
 
 
 def create_app(params: Params, home: Path, clock: Callable[[], float], metrics: PageMetrics) -> Starlette:
     """Build the app over this home."""
     people, state = ConsoleAccess(params, home, clock), StateAccess(home)
-    pages = (TRY_IT, LIVE, label_page(people, state), disputes_page(people, state), AB, MODEL)  # as the navigation lists them
+    pages = (  # as the navigation lists them
+        TRY_IT,
+        LIVE,
+        release_page(people, state),
+        label_page(people, state),
+        disputes_page(people, state),
+        AB,
+        MODEL,
+    )
     site = Site(params, home, clock, metrics.count_refusal, page_environment(FILES), pages)
 
     async def index(_request: Request) -> Response:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -32,6 +32,7 @@ from monitoring.inbox.incidents import Card, cards_of
 from monitoring.inbox.messages import Message, MessageStore, Switch, overdue_s, status_of
 from monitoring.inbox.page import render_page
 from monitoring.inbox.relay import relay, relay_counter
+from monitoring.inbox.release_story import read_story
 from monitoring.pages.metrics import PageMetrics
 from monitoring.pages.navigation import Link, service_links
 from monitoring.pages.rendering import HEADERS
@@ -49,6 +50,7 @@ from state.database import read_state
 MAX_BODY_BYTES = 4 * 2**20
 EXPLAINED_AREAS = ("drift", "quality")  # the monitor has words and texts for these alerts
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -200,15 +202,20 @@ def _cards_with_decisions(messages: list[Message], switch: Switch | None, now: f
         moment = read_clock()._replace(wall=now)
 
         def find(version: str, since: float, until: float) -> Decided | None:
-            if connection is None or not (version.isascii() and version.isdigit() and len(version) < 10):
-                return None
-            try:
-                return read_decision(connection, int(version), since, until, moment)
-            except sa.exc.SQLAlchemyError as error:
-                log.warning("could not read decisions", error=str(error)[:300])
-                return None
+            return _of_version(connection, version, lambda c, number: read_decision(c, number, since, until, moment))
 
-        return cards_of(messages, switch, now, alerts, find)
+        return cards_of(messages, switch, now, alerts, find, lambda version: _of_version(connection, version, read_story))
+
+
+def _of_version(connection: sa.Connection | None, version: str, read: Callable[[sa.Connection, int], T | None]) -> T | None:
+    """Read what the database knows of the version that an alert names; None where it names none, or nothing can be read."""
+    if connection is None or not (version.isascii() and version.isdigit() and len(version) < 10):
+        return None
+    try:
+        return read(connection, int(version))
+    except sa.exc.SQLAlchemyError as error:
+        log.warning("could not read what is known of a version", version=version, error=str(error)[:300])
+        return None
 
 
 def create_app(

@@ -12,6 +12,7 @@ from monitoring.alertmanager_webhook import CUT
 from monitoring.decisions import Decided
 from monitoring.inbox.explanation import Explanation, Signal
 from monitoring.inbox.messages import Message, Status, Switch, status_of
+from monitoring.inbox.release_story import RELEASE, FindStory
 from pipeline.params import Alerts
 
 ORDER: tuple[Status, ...] = ("firing", "unconfirmed", "unheard", "over")
@@ -78,6 +79,8 @@ class Card(NamedTuple):
     lines: list[Line]
     words: list[str]
     texts: list[str]
+    why: str  # a release ended
+    examples: list[str]  # that show it
     sure: list[str]
     cost: str
     decided: str
@@ -91,9 +94,16 @@ class Card(NamedTuple):
     shortened: str
 
 
-def cards_of(messages: Iterable[Message], switch: Switch | None, now: float, alerts: Alerts, find: FindDecision) -> list[Card]:
+def cards_of(
+    messages: Iterable[Message],
+    switch: Switch | None,
+    now: float,
+    alerts: Alerts,
+    find: FindDecision,
+    find_story: FindStory = lambda _version: None,
+) -> list[Card]:
     """Return the cards, those that fire first, then the newest first."""
-    cards = [card(incident, find, now) for incident in group_into_incidents(messages, switch, now, alerts)]
+    cards = [card(incident, find, find_story, now) for incident in group_into_incidents(messages, switch, now, alerts)]
     return sorted(cards, key=lambda card: (ORDER.index(card.status), -card.started_at))
 
 
@@ -124,7 +134,7 @@ def cause(message: Message) -> tuple[str, str]:
     return ("", version) if version and area in AREAS else (message.labels.get("alertname", ""), version)
 
 
-def card(incident: Incident, find: FindDecision, now: float) -> Card:
+def card(incident: Incident, find: FindDecision, find_story: FindStory, now: float) -> Card:
     """Build the card of an incident."""
     live = [message for message, status in zip(incident.messages, incident.statuses, strict=True) if status == incident.status]
     newest = max(live, key=lambda message: message.repeated_at)
@@ -133,6 +143,7 @@ def card(incident: Incident, find: FindDecision, now: float) -> Card:
     is_one_cause = cause(newest)[0] == ""
     end = now if incident.ended_at is None else incident.ended_at
     decided = find(incident.version, incident.started_at, end) if is_one_cause else None
+    story = find_story(incident.version) if newest.labels.get("area") == RELEASE else None
     lines = [line(message, explanation) for message in incident.messages]
     signal = strongest_signal(explanation, {line.signal for line in lines})
     areas = {message.labels.get("area", "") for message in incident.messages}
@@ -148,6 +159,8 @@ def card(incident: Incident, find: FindDecision, now: float) -> Card:
         lines=lines,
         words=signal.moved_words[:WORDS] if signal else [],
         texts=signal.examples[:TEXTS] if signal else [],
+        why=story.why if story else "",
+        examples=story.examples if story else [],
         sure=list(dict.fromkeys(text for message in live if (text := message.annotations.get("sure")))),
         cost=cost(explanation) or lead.annotations.get("cost", ""),
         decided=decided.text if decided else newest.annotations.get("decided", ""),

@@ -24,6 +24,7 @@ from monitoring.console.live.events import (
 )
 from monitoring.console.live.prometheus import PrometheusError, read_ranges
 from monitoring.console.live.ranges import TimeRange
+from monitoring.console.live.releases import release_lane
 from monitoring.console.live.stored import stored_estimate, stored_evidence, stored_labelled, stored_reference
 from monitoring.retrain.history.sources import Sources, open_sources
 from pipeline.params import Params
@@ -127,7 +128,12 @@ def read_stored(sources: Sources, axis: TimeAxis, champions: Sequence[tuple[floa
         stored_estimate(sources, axis),
         stored_labelled(sources, axis, sources.params.monitor),
         read_alerts(sources, axis),
-        [decision_lane(sources, axis), retrain_lane(sources, axis), version_lane(sources, axis, champions)],
+        [
+            decision_lane(sources, axis),
+            retrain_lane(sources, axis),
+            release_lane(sources, axis),
+            version_lane(sources, axis, champions),
+        ],
     )
 
 
@@ -183,8 +189,8 @@ def show_abstentions(found: readings.Found, frame: Frame) -> list[ChartView]:
 
 
 def marks_of(lanes: Sequence[Lane]) -> list[Mark]:
-    """Return the moments that every chart marks: versions that came, and retrains that began."""
-    events = [event for lane in lanes if lane.name == "Versions" for event in lane.events]
+    """Return the moments that every chart marks: versions that came, stages and ends of releases, retrains that began."""
+    events = [event for lane in lanes if lane.name in ("Versions", "Releases") for event in lane.events]
     begun = [Mark(span.start, f"{span.name}: began") for lane in lanes if lane.name == "Retrains" for span in lane.spans]
     return [*(Mark(event.at, event.name) for event in events), *begun]
 

@@ -10,7 +10,7 @@ from monitoring.console.login.access import ConsoleAccess, Visitor
 from monitoring.console.login.forms import LOGIN, Access, Form, account, form_route, go_to, page_route
 from monitoring.pages.site import Page, Site
 
-TARGETS = ("/label", "/disputes")  # where a login may lead: an address in the form is not trusted
+TARGETS = ("/label", "/disputes", "/release")  # where a login may lead: an address in the form is not trusted
 LOGIN_PAGE = Page("Log in", LOGIN, lambda _site: ())
 
 

@@ -17,6 +17,8 @@ from monitoring.console.model.versions import VersionRow, compare_versions, list
 from monitoring.flywheel.label_return import LabelReturn
 from monitoring.flywheel.queue.round import read_clusters
 from monitoring.pages.site import Page, Site
+from monitoring.release.evidence import describe_stage
+from monitoring.release.runs import ReleaseRun, newest_runs
 from monitoring.retrain.gate.recorded_verdicts import RecordedVerdict, find_verdict
 from monitoring.retrain.gate.returns import read_returns
 from monitoring.retrain.history.lineage import Entry, trace_version
@@ -28,15 +30,17 @@ from state.database import read_state
 SCORES = {"accuracy": "accuracy", "f1_macro": "macro-F1"}
 OPEN_CLASSES = 8
 COMPARED_CLASSES, COMPARED_TEXTS = 15, 5
+RELEASES_READ = 100  # the newest; an older one is on the page Release
 NOTHING = "Nothing is published yet."
 
 
 class VersionHistory(NamedTuple):
-    """The chain behind a version, the gate's last verdict on its content, and what its labels brought."""
+    """The chain behind a version, the gate's last verdict on its content, its labels' return, and its newest release."""
 
     chain: list[Entry]
     verdict: RecordedVerdict | None = None
     returns: Sequence[LabelReturn] = ()
+    release: ReleaseRun | None = None
 
 
 def model_routes(site: Site) -> Sequence[Route]:
@@ -102,6 +106,8 @@ def version_values(number: int, versions: Sequence[VersionRow], site: Site) -> d
         "chain": history.chain,
         "verdict": history.verdict,
         "returns": history.returns,
+        "release": history.release,
+        "release_in_words": describe_stage(history.release, site.params.release) if history.release else "",
         "words": {cluster.id: cluster.words for cluster in read_clusters(site.home)},
         "least_return": site.params.flywheel.least_return,
     }
@@ -146,7 +152,8 @@ def _history(number: int, row: VersionRow | None, site: Site) -> VersionHistory:
                 return VersionHistory(chain)
             verdict = find_verdict(sources.connection, row.content_digest) if "gate_verdicts" in sources.tables else None
             returns = read_returns(sources.connection, row.content_digest) if "label_returns" in sources.tables else []
-            return VersionHistory(chain, verdict, returns)
+            runs = newest_runs(sources.connection, RELEASES_READ) if "release_runs" in sources.tables else []
+            return VersionHistory(chain, verdict, returns, next((run for run in runs if run.version == number), None))
     except (sa.exc.SQLAlchemyError, EvergreenError, OSError):
         return VersionHistory([])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring.alert_rules.dashboard import COLUMNS, render_dashboard
@@ -21,6 +21,7 @@ from monitoring.flywheel.metrics import FlywheelMetrics
 from monitoring.flywheel.queue.round import RoundSummary
 from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import MonitorMetrics
+from monitoring.release.metrics import ReleaseMetrics
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from pipeline.params import Params
 from serving.gateway.answering.response_cache import ResponseCache
@@ -28,6 +29,7 @@ from serving.gateway.app import add_gauges
 from serving.gateway.metrics import SECONDS, Metrics
 from tests.monitoring.alert_rules.promql import selectors
 from tests.monitoring.conftest import with_every_metric
+from tests.monitoring.release.test_metrics import run_of
 
 # Triton's user guide, "Metrics". The local server, which has no GPU, exports those of the CPU and the queue.
 TRITON = {
@@ -83,6 +85,15 @@ def retrain_metrics() -> dict[str, set[str]]:
     return exported(receiver.text().decode()) | exported(controller.text().decode())
 
 
+def release_metrics(params: Params) -> dict[str, set[str]]:
+    """Return the metrics of a release that runs, and of one that has ended."""
+    metrics, found = ReleaseMetrics(registry := CollectorRegistry()), dict[str, set[str]]()
+    for run in (run_of(params.release), run_of(params.release, stage="ended", outcome="rolled_back", ended_at=5.0)):
+        metrics.set(run, params.release)
+        found |= exported(generate_latest(registry).decode())
+    return found
+
+
 def flywheel_metrics() -> dict[str, set[str]]:
     """Return the flywheel's metrics after calling each method once."""
     metrics = FlywheelMetrics()
@@ -98,9 +109,10 @@ def log_counters() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def known() -> dict[str, set[str]]:
+def known(params: Params) -> dict[str, set[str]]:
     monitor = exported(with_every_metric(MonitorMetrics()).text().decode())
-    return PROMETHEUS | TRITON | gateway_metrics() | retrain_metrics() | flywheel_metrics() | monitor
+    controller = retrain_metrics() | release_metrics(params)
+    return PROMETHEUS | TRITON | gateway_metrics() | controller | flywheel_metrics() | monitor
 
 
 def unknown(expression: str, known: dict[str, set[str]]) -> list[str]:

@@ -14,11 +14,12 @@ from monitoring.local.tools import find_tool
 from pipeline.params import Params
 from tests.conftest import ROOT
 from tests.monitoring.alert_rules.cases import DECISION, DRIFT, MONITORING, QUALITY, RETRAIN, Case
+from tests.monitoring.alert_rules.release_cases import RELEASES
 from tests.monitoring.alert_rules.serving_cases import ABSTENTIONS, CAPACITY, LATENCY_AND_ERRORS, RESOURCES
 
 pytestmark = pytest.mark.usefixtures("tools")
 
-CASES = [*DRIFT, *QUALITY, *LATENCY_AND_ERRORS, *ABSTENTIONS, *CAPACITY, *RESOURCES, *RETRAIN, *MONITORING]
+CASES = [*DRIFT, *QUALITY, *LATENCY_AND_ERRORS, *ABSTENTIONS, *CAPACITY, *RESOURCES, *RETRAIN, *RELEASES, *MONITORING]
 
 
 def promtool(tools: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -161,6 +162,12 @@ def test_the_time_between_false_alarms_has_a_unit_that_people_know(
 def test_abstaining_often_states_the_share_and_what_the_version_promised(tools: Path, params: Params, tmp_path: Path) -> None:
     texts = texts_of(FIRING["EvergreenAbstainsOften"], tools, params, tmp_path)
     assert "Of the texts in the last 60 min, 30% got no label. On its test rows it was at most 10%." in texts
+
+
+def test_a_roll_back_states_what_broke_and_its_evidence(tools: Path, params: Params, tmp_path: Path) -> None:
+    texts = texts_of(FIRING["EvergreenReleaseRolledBack"], tools, params, tmp_path)
+    assert "Version 4 was rolled back: it answered slowly" in texts
+    assert "Evidence (log e-value): 9.2, at its threshold of 6.4." in texts or "9.3, at its threshold of 6.4." in texts
 
 
 def test_without_a_controller_the_texts_say_so(tools: Path, params: Params, tmp_path: Path) -> None:

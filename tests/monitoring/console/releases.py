@@ -1,6 +1,5 @@
 """Gradual releases as the release writes them, with copied texts whose ids the gateway of the home accepts."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from state.database import open_state
 from state.tables import release_runs
 from tests.monitoring.homes import Gateway
 from tests.monitoring.release.copies import Copied, answers
+from tests.monitoring.release.rows import release_row
 
 COPIED: Sequence[Copied] = (
     ("the card was swallowed by the machine", "track", "refund"),
@@ -19,17 +19,6 @@ COPIED: Sequence[Copied] = (
     ("I want the rest of my money", "label 3", "refund"),
     ("did you send it yet", "refund", "track"),
 )
-
-
-def release_row(retrain_id: int = 7, **columns: Any) -> dict[str, Any]:
-    """Return a release of version 2 in its shadow stage."""
-    now = time.time()
-    row: dict[str, Any] = {
-        "retrain_id": retrain_id, "version": 2, "champion": 1, "salt": "pepper", "stage": "shadow", "rung": 0, "wish": "none",
-        "evidence": {}, "began_at": now - 120, "stage_began_at": now - 120, "looked_at": now - 1, "outcome": None,
-        "reason": None, "broken": None, "examples": [], "ended_at": None,
-    } | columns  # fmt: skip
-    return row | {"evidence": json.dumps(row["evidence"]), "examples": json.dumps(row["examples"])}
 
 
 def write_release(home: Path, copied: Sequence[Copied] = COPIED, **columns: Any) -> list[str]:
