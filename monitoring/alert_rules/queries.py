@@ -11,9 +11,9 @@ CHAMPION = "evergreen_champion_version"
 FIRING = 'ALERTS{alertstate="firing",severity!="none"}'
 
 
-def evidence(log_e: str = LOG_E, threshold: str = LOG_E_THRESHOLD, by: str = "signal") -> str:
-    """Return the evidence on each signal, or in each test, over its threshold; 1 is an alarm."""
-    return f"{log_e} / on ({by}) group_left () {threshold}"
+def evidence(log_e: str = LOG_E, threshold: str = LOG_E_THRESHOLD) -> str:
+    """Return the evidence on each signal over its threshold; 1 is an alarm."""
+    return f"{log_e} / on (signal) group_left () {threshold}"
 
 
 def predictions_per_second(period: str) -> str:

@@ -1,8 +1,7 @@
 """Panels of the Grafana dashboard on the newest gradual release."""
 
 from monitoring.alert_rules.panels import Panel
-from monitoring.alert_rules.queries import evidence
-from monitoring.alert_rules.releases import ENDED, LOG_E, LOG_E_THRESHOLD, STAGE_BEGAN, WAITING
+from monitoring.alert_rules.releases import ENDED, LOG_E, LOG_THRESHOLD, STAGE, STAGE_BEGAN, WAITING
 from pipeline.params import Params
 
 
@@ -12,18 +11,34 @@ def release_panels(params: Params) -> list[Panel]:
         Panel(
             "Evidence: log e-value over its threshold (1 decides)",
             "none",
-            {"{{test}} v{{version}}": evidence(LOG_E, LOG_E_THRESHOLD, "test")},
+            {"{{test}} v{{version}}": f"{LOG_E} / on (version, test) {LOG_THRESHOLD}"},
             12,
             limit=1,
         ),
         Panel(
-            "Share of units that the new version answers", "percentunit", {"v{{version}}": "evergreen_release_challenger_ratio"}
+            "Share of units that the new version answers", "percentunit", {"v{{version}}": "evergreen_release_challenger_share"}
         ),
         Panel(
             "Labels: used, waited for",
             "none",
             {"used v{{version}}": "evergreen_release_labels", "waited for v{{version}}": WAITING},
             limit=params.release.labels,
+        ),
+        Panel(
+            "Answers at this step",
+            "none",
+            {"{{arm}} v{{version}}": "evergreen_release_step_answers"},
+            limit=params.release.step_answers,
+        ),
+        Panel(
+            "Texts that both answered; of them with other labels",
+            "none",
+            {"both v{{version}}": "evergreen_release_compared_texts", "differ v{{version}}": "evergreen_release_differing_texts"},
+        ),
+        Panel(
+            "Since the last look",
+            "s",
+            {"v{{version}}": "time() - evergreen_release_last_look_timestamp_seconds"},
         ),
         Panel(
             "Since the stage began",
@@ -35,7 +50,7 @@ def release_panels(params: Params) -> list[Panel]:
             "Stage; outcome of the newest",
             "none",
             {
-                "v{{version}} {{stage}}, wish {{wish}}": "evergreen_release_running",
+                "v{{version}} {{stage}}": STAGE,
                 "v{{version}} {{outcome}} {{broken}}": f"{ENDED} > bool 0",
             },
         ),

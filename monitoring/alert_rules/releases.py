@@ -4,8 +4,8 @@ from monitoring.alert_rules.alert import COUNT, DURATION, NOTHING_AUTOMATIC, Rul
 from pipeline.params import Params
 
 ENDED, STAGE_BEGAN = "evergreen_release_ended_timestamp_seconds", "evergreen_release_stage_began_timestamp_seconds"
-LOG_E, LOG_E_THRESHOLD = "evergreen_release_log_e", "evergreen_release_log_e_threshold"
-WAITING = "evergreen_release_labels_waiting"
+LOG_E, LOG_THRESHOLD = "evergreen_release_log_e", "evergreen_release_log_threshold"
+WAITING, STAGE = "evergreen_release_texts_without_label", "evergreen_release_stage_info"
 TOLD_FOR_S = 3600  # after the end of a release
 GUARDRAILS = {
     "errors": "it failed to answer",
@@ -25,9 +25,10 @@ def release_rules(params: Params) -> list[Rule]:
 
 def rolled_back(params: Params) -> Rule:
     """Fire for an hour after a release was rolled back."""
-    query = f'{LOG_E}{{version="%s",test="%s"}}'
-    found = query_template(query, ("version", "broken"), "printf `%.1f`")
-    needed = query_template(f'{LOG_E_THRESHOLD}{{test="%s"}}', ("broken",), "printf `%.1f`")
+    found, needed = (
+        query_template(f'{name}{{version="%s",test="%s"}}', ("version", "broken"), "printf `%.1f`")
+        for name in (LOG_E, LOG_THRESHOLD)
+    )
     return Rule(
         name="EvergreenReleaseRolledBack",
         area="release",
@@ -36,7 +37,7 @@ def rolled_back(params: Params) -> Rule:
         keep_s=params.alerts.keep_firing_s,
         summary=f"Version {{{{ $labels.version }}}} was rolled back: {broken_words()}",
         description="The champion answers everybody again, and the version is retired."
-        f"{{{{ if $labels.broken }}}} Evidence (log e-value): {found}, at its threshold of {needed}.{{{{ end }}}}",
+        f"{{{{ if ne $labels.broken `none` }}}} Evidence (log e-value): {found}, at its threshold of {needed}.{{{{ end }}}}",
         next_step="Nothing to do for callers. The next retrain begins another release; look at the texts before it does",
         look=".venv/bin/evergreen why v{{ $labels.version }}",
     )
@@ -81,7 +82,7 @@ def labels_needed(params: Params) -> Rule:
         name="EvergreenReleaseLabelsNeeded",
         area="release",
         severity="info",
-        expr=f"{last_known(WAITING, params.alerts, ('version',))} > 0",
+        expr=f'max by (version) ({WAITING}) > 0 and on (version) {STAGE}{{stage="shadow"}}',
         for_s=params.alerts.for_s,
         keep_s=params.alerts.keep_firing_s,
         summary="The release of version {{ $labels.version }} waits for labels",

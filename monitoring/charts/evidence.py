@@ -12,6 +12,7 @@ ROW_PX, NAME_PX, BAR_PX = 40, 13, 12  # of a row, its name and its bar
 THRESHOLD_AT = 80.0  # per cent of the width; a bar that goes beyond it is cut at the end
 MIN_WIDTH = 0.35  # per cent: no evidence is still seen
 DIFFERENCE_PX = 64
+EDGE = 8.0  # per cent
 
 
 class EvidenceBar(NamedTuple):
@@ -68,12 +69,7 @@ def difference_chart(value: float, bounds: tuple[float, float], limits: Sequence
         ),
         f'<rect class="interval" x="{x(bounds[0])}" y="{middle - 7}" width="{width}" height="10" rx="3"/>',
         f'<circle class="point" cx="{x(value)}" cy="{middle - 2}" r="5"/>',
-        *(
-            f'<g class="{"limit" if limit.is_alarm else "limit reference"}">'
-            f'<line x1="{x(limit.value)}" x2="{x(limit.value)}" y1="14" y2="{DIFFERENCE_PX - 16}"/>'
-            f'<text x="{x(limit.value)}" y="11" text-anchor="middle">{escaped(limit.name)}</text></g>'
-            for limit in limits
-        ),
+        *(_limit(limit, 100 * (limit.value - low) / (high - low)) for limit in limits),
         "</svg>",
     ]
     return Markup("".join(parts))  # noqa: S704 (every text in it went through `escaped`)
@@ -81,3 +77,13 @@ def difference_chart(value: float, bounds: tuple[float, float], limits: Sequence
 
 def _anchor(number: int, count: int) -> str:
     return "start" if number == 0 else "end" if number == count - 1 else "middle"
+
+
+def _limit(limit: LimitLine, at: float) -> str:
+    """Return a value to compare with, at this place in per cent; its name stays inside the chart."""
+    side = "start" if at < EDGE else "end" if at > 100 - EDGE else "middle"
+    return (
+        f'<g class="{"limit" if limit.is_alarm else "limit reference"}">'
+        f'<line x1="{at:.2f}%" x2="{at:.2f}%" y1="14" y2="{DIFFERENCE_PX - 16}"/>'
+        f'<text x="{at:.2f}%" y="11" text-anchor="{side}">{escaped(limit.name)}</text></g>'
+    )

@@ -8,7 +8,7 @@ from pipeline.params import ReleaseSettings
 
 
 class ReleaseMetrics:
-    """The gauges of releases; those of a running one vanish with its end."""
+    """The gauges of releases; those of a running one vanish with its end, and its evidence stays until the next one."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -29,26 +29,25 @@ class ReleaseMetrics:
         self._waiting = gauge("texts_without_label", "Texts for whose label the release waits", "version")
         self._ended = gauge("ended_timestamp_seconds", "End of the newest release", "version", "champion", "outcome", "broken")
         self._of_running = (
-            *(self._stage, self._stage_began, self._looked, self._share, self._answers, self._log_e, self._threshold),
+            *(self._stage, self._stage_began, self._looked, self._share, self._answers),
             *(self._compared, self._differing, self._labelled, self._waiting),
         )
 
     def show(self, run: ReleaseRun | None, settings: ReleaseSettings) -> None:
         """Export the newest release; None: there was none."""
-        for gauge in (*self._of_running, self._ended):
+        for gauge in (*self._of_running, self._log_e, self._threshold, self._ended):
             gauge.clear()
         self._running.set(run is not None and run.outcome is None)
         if run is None:
             return
-        version = str(run.version)
-        if run.outcome is not None:
-            self._ended.labels(version, str(run.champion), run.outcome, run.broken or "none").set(run.ended_at or 0.0)
-            return
-        evidence = ReleaseEvidence.from_json(run.evidence)
-        self._show_stage(run, evidence, settings)
+        version, evidence = str(run.version), ReleaseEvidence.from_json(run.evidence)
         for test in shown_tests(evidence, settings):
             self._log_e.labels(version, test.name).set(test.log_e)
             self._threshold.labels(version, test.name).set(test.log_threshold)
+        if run.outcome is not None:
+            self._ended.labels(version, str(run.champion), run.outcome, run.broken or "none").set(run.ended_at or 0.0)
+            return
+        self._show_stage(run, evidence, settings)
         self._compared.labels(version).set(evidence.compared)
         self._differing.labels(version).set(evidence.differing)
         self._labelled.labels(version).set(evidence.shadow.differing)

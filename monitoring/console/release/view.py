@@ -58,6 +58,7 @@ class EvidenceRow(NamedTuple):
     log_e: str
     log_threshold: str
     is_over: bool
+    is_good: bool  # the version goes on once it is over
 
 
 class ArmRow(NamedTuple):
@@ -156,6 +157,7 @@ def evidence_row(test: ShownTest, broken: str | None) -> EvidenceRow:
         evidence_text(test),
         threshold_text(test),
         is_over(test, broken),
+        test.name == "not_worse",
     )
 
 

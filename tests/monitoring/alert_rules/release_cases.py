@@ -2,14 +2,15 @@
 
 from tests.monitoring.alert_rules.cases import Case
 
-ENDED = 'evergreen_release_ended_timestamp_seconds{version="4",outcome="%s",broken="%s"}'
+ENDED = 'evergreen_release_ended_timestamp_seconds{version="4",champion="3",outcome="%s",broken="%s"}'
 BEGAN = 'evergreen_release_stage_began_timestamp_seconds{version="4"}'
-WAITING = 'evergreen_release_labels_waiting{version="4"}'
+WAITING = 'evergreen_release_texts_without_label{version="4"}'
+STAGE = 'evergreen_release_stage_info{version="4",champion="3",stage="%s"}'
 V4 = {"version": "4"}
 BROKEN = V4 | {"broken": "latency"}
 EVIDENCE = {
     'evergreen_release_log_e{version="4",test="latency"}': "9.25x200",
-    'evergreen_release_log_e_threshold{test="latency"}': "6.4x200",
+    'evergreen_release_log_threshold{version="4",test="latency"}': "6.4x200",
 }
 
 RELEASES = [
@@ -25,16 +26,17 @@ RELEASES = [
         {ENDED % ("rolled_back", "latency"): "_x4 300x2 stale _x100"} | EVIDENCE,
         {5: [BROKEN], 40: [BROKEN]},
     ),
-    Case("a promotion is no roll-back", "EvergreenReleaseRolledBack", {ENDED % ("promoted", ""): "_x4 300x50"}, {6: []}),
-    Case("a person ended it", "EvergreenReleaseRolledBack", {ENDED % ("aborted", ""): "_x4 300x50"}, {6: []}),
+    Case("a promotion is no roll-back", "EvergreenReleaseRolledBack", {ENDED % ("promoted", "none"): "_x4 300x50"}, {6: []}),
+    Case("a person ended it", "EvergreenReleaseRolledBack", {ENDED % ("aborted", "none"): "_x4 300x50"}, {6: []}),
     Case(
         "the shadow refused it",
         "EvergreenReleaseRefused",
-        {ENDED % ("refused", ""): "_x4 300x200"},
-        {3: [], 5: [V4], 90: []},
+        {ENDED % ("refused", "none"): "_x4 300x200"},
+        {3: [], 5: [V4 | {"broken": "none"}], 90: []},
     ),
     Case("no data for a day", "EvergreenReleaseStuck", {BEGAN: "0x1500"}, {1439: [], 1445: [V4]}),
     Case("it moves on", "EvergreenReleaseStuck", {BEGAN: "0x1445 86000x200"}, {1444: [V4], 1447: []}),
-    Case("labels are needed", "EvergreenReleaseLabelsNeeded", {WAITING: "0x3 12x20"}, {3: [], 10: [V4]}),
-    Case("no label is needed", "EvergreenReleaseLabelsNeeded", {WAITING: "0x30"}, {20: []}),
+    Case("labels are needed", "EvergreenReleaseLabelsNeeded", {WAITING: "0x3 12x20", STAGE % "shadow": "1x40"}, {3: [], 10: [V4]}),
+    Case("no label is needed", "EvergreenReleaseLabelsNeeded", {WAITING: "0x30", STAGE % "shadow": "1x40"}, {20: []}),
+    Case("a canary asks nobody", "EvergreenReleaseLabelsNeeded", {WAITING: "12x30", STAGE % "canary": "1x40"}, {20: []}),
 ]

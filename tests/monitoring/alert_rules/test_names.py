@@ -21,7 +21,10 @@ from monitoring.flywheel.metrics import FlywheelMetrics
 from monitoring.flywheel.queue.round import RoundSummary
 from monitoring.local.tools import find_tool
 from monitoring.monitor.metrics import MonitorMetrics
+from monitoring.release.evidence import ReleaseEvidence
 from monitoring.release.metrics import ReleaseMetrics
+from monitoring.release.runs import first_run
+from monitoring.release.verdicts.guardrails import first_guardrails
 from monitoring.retrain.metrics import ControllerMetrics, ReceiverMetrics
 from pipeline.params import Params
 from serving.gateway.answering.response_cache import ResponseCache
@@ -29,7 +32,6 @@ from serving.gateway.app import add_gauges
 from serving.gateway.metrics import SECONDS, Metrics
 from tests.monitoring.alert_rules.promql import selectors
 from tests.monitoring.conftest import with_every_metric
-from tests.monitoring.release.test_metrics import run_of
 
 # Triton's user guide, "Metrics". The local server, which has no GPU, exports those of the CPU and the queue.
 TRITON = {
@@ -88,8 +90,10 @@ def retrain_metrics() -> dict[str, set[str]]:
 def release_metrics(params: Params) -> dict[str, set[str]]:
     """Return the metrics of a release that runs, and of one that has ended."""
     metrics, found = ReleaseMetrics(registry := CollectorRegistry()), dict[str, set[str]]()
-    for run in (run_of(params.release), run_of(params.release, stage="ended", outcome="rolled_back", ended_at=5.0)):
-        metrics.set(run, params.release)
+    guardrails = first_guardrails(ReleaseEvidence().shadow, params.release)
+    run = first_run(9, 4, 3, "salt", 100.0)._replace(stage="canary", evidence=ReleaseEvidence(guardrails=guardrails).to_json())
+    for shown in (run, run._replace(stage="ended", outcome="rolled_back", ended_at=5.0)):
+        metrics.show(shown, params.release)
         found |= exported(generate_latest(registry).decode())
     return found
 

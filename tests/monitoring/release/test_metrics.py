@@ -34,7 +34,7 @@ def test_a_running_release_shows_its_evidence_and_its_end_replaces_it(params: Pa
     assert [value("log_threshold", test=name) is not None for name in ("worse", *GUARDRAILS)] == [True] * 7
     metrics.show(run._replace(stage="ended", outcome="rolled_back", broken="latency", ended_at=90.0), params.release)
     assert registry.get_sample_value("evergreen_release_running") == 0
-    assert value("challenger_share") is None
+    assert value("challenger_share") is None and value("log_e", test="latency") == 0  # the alert on its end tells the evidence
     assert value("ended_timestamp_seconds", champion="1", outcome="rolled_back", broken="latency") == 90.0
     metrics.show(None, params.release)
     assert value("ended_timestamp_seconds", champion="1", outcome="rolled_back", broken="latency") is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from monitoring.release.verdicts.shadow import shadow_thresholds
 from pipeline.params import Params
 from state.database import open_state
 from state.tables import release_runs
@@ -50,7 +51,8 @@ def test_a_shadow_shows_texts_labels_and_evidence(params: Params, tmp_path: Path
     assert "Labels used 20 of 150" in shown and "Texts that wait for a label 11" in shown
     assert "Shadow now: 20 of 150 labels" in shown and "1% of units not begun" in shown
     assert "Units that it answers 0%" in shown
-    assert re.search(r"Worse less accurate than the champion -0\.7 points no loss that is proved [\d.]+ 3\.22", shown)
+    threshold = f"{shadow_thresholds(params.release).worse:.2f}"
+    assert re.search(rf"Worse less accurate than the champion -0\.7 points no loss that is proved [\d.]+ {threshold}", shown)
     assert "Errors" not in shown  # guardrails begin with the canary
 
 
