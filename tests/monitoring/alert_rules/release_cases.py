@@ -36,7 +36,9 @@ RELEASES = [
     ),
     Case("no data for a day", "EvergreenReleaseStuck", {BEGAN: "0x1500"}, {1439: [], 1445: [V4]}),
     Case("it moves on", "EvergreenReleaseStuck", {BEGAN: "0x1445 86000x200"}, {1444: [V4], 1447: []}),
-    Case("labels are needed", "EvergreenReleaseLabelsNeeded", {WAITING: "0x3 12x20", STAGE % "shadow": "1x40"}, {3: [], 10: [V4]}),
+    Case(
+        "labels are needed", "EvergreenReleaseLabelsNeeded", {WAITING: "0x3 12x20", STAGE % "shadow": "1x40"}, {3: [], 10: [V4]}
+    ),
     Case("no label is needed", "EvergreenReleaseLabelsNeeded", {WAITING: "0x30", STAGE % "shadow": "1x40"}, {20: []}),
     Case("a canary asks nobody", "EvergreenReleaseLabelsNeeded", {WAITING: "12x30", STAGE % "canary": "1x40"}, {20: []}),
 ]
