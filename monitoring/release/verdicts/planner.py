@@ -98,21 +98,18 @@ def judge_counts(
         texts: texts so far, with this one.
         gained, lost: of them, those that only the challenger, or only the champion, has right.
     """
-    needed, margin = shadow_thresholds(settings), settings.margin
-    before = [np.pad(count[:, :-1], ((0, 0), (1, 0))) for count in (gained, lost)]
-    until = texts - 1.0  # just before the text
+    needed, margin, spent = shadow_thresholds(settings), settings.margin, texts.shape[1]
+    before = [np.pad(count, ((0, 0), (1, 0))) for count in (gained, lost)]  # each text's outcome; at last, after all of them
+    until = np.concatenate([texts - 1.0, texts[:, -1:]], axis=1)
     proofs = log_e_above(-margin, until - before[0] - before[1], *before)
-    passes = (proofs >= needed.not_worse) & (until >= settings.min_pairs)
-    fails = log_e_above(0.0, texts - gained - lost, lost, gained) >= needed.worse
-    first_pass, first_fail = _first(passes), _first(fails)
-    is_proved = first_pass <= first_fail  # it is read before the text's own outcome
-    is_proved &= first_pass < texts.shape[1]
-    estimate = (gained[:, -1] - lost[:, -1]) / texts[:, -1]
-    is_spent = ~is_proved & (first_fail == texts.shape[1])
-    is_low = is_spent & (estimate < -TOO_LOW * margin)
-    is_refused = is_low | (~is_proved & ~is_spent)
-    labels = np.where(is_proved, first_pass, np.minimum(first_fail + 1, texts.shape[1]))
-    at = np.minimum(np.where(is_proved, first_pass, first_fail), texts.shape[1] - 1)
+    first_pass = _first((proofs >= needed.not_worse) & (until >= settings.min_pairs))
+    first_fail = _first(log_e_above(0.0, texts - gained - lost, lost, gained) >= needed.worse)
+    is_proved = first_pass <= first_fail  # a proof before a text comes before what that text shows
+    is_open = ~is_proved & (first_fail == spent)
+    is_low = is_open & ((gained[:, -1] - lost[:, -1]) / texts[:, -1] < -TOO_LOW * margin)
+    is_refused = is_low | (~is_proved & ~is_open)
+    labels = np.where(is_proved, first_pass, np.minimum(first_fail + 1, spent))
+    at = np.minimum(np.where(is_proved, first_pass, first_fail), spent - 1)
     return SimulatedVerdicts(is_refused, is_proved, is_low, labels, texts[np.arange(len(texts)), at])
 
 

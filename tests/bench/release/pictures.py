@@ -17,7 +17,7 @@ from tests.bench.release.rows import GOAL_LOSS, Compared
 from tests.bench.release.worlds import Case, Corpus
 
 OURS = "ours, ≤ 150 labels"
-PATHS, TEXTS = 20, 1500
+PATHS, TEXTS = 6, 1500
 Estimates = Mapping[float, tuple[SimulatedVerdicts, SimulatedVerdicts]]  # disagreement → equally good, −2 points
 
 
@@ -27,6 +27,7 @@ def draw(compared: Sequence[Compared], estimates: Estimates, corpus: Corpus, set
     (first, second), (third, fourth) = figure.subplots(2, 2)
     shown = [one for one in compared if one.played.case.lost == GOAL_LOSS]
     draw_bars(first, shown, "power", "2 points worse: refused or rolled back (%)")
+    first.legend(loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=len(shown))
     draw_bars(second, shown, "harmed", "2 points worse: harmed requests a release")
     draw_evidence(third, corpus, settings, shown[0].played.case)
     draw_estimates(fourth, estimates)
@@ -50,7 +51,7 @@ def draw_bars(axes: Axes, shown: Sequence[Compared], field: str, title: str) -> 
     axes.set_yticks(np.arange(len(names)) + width * (len(shown) - 1) / 2, names)
     axes.invert_yaxis()
     axes.set_title(title)
-    axes.legend(loc="lower right")
+    axes.margins(x=0.12)
 
 
 def draw_evidence(axes: Axes, corpus: Corpus, settings: ReleaseSettings, worse: Case) -> None:
@@ -62,12 +63,12 @@ def draw_evidence(axes: Axes, corpus: Corpus, settings: ReleaseSettings, worse: 
             gained, lost = (np.cumsum(outcomes == kind, dtype=np.float64) for kind in (GAINED, LOST))
             equal = np.arange(1, TEXTS + 1) - gained - lost
             log_e = log_e_above(0.0, equal, lost, gained) if case.lost else log_e_above(-settings.margin, equal, gained, lost)
-            axes.plot(log_e, color=colour, alpha=0.35, linewidth=1)
+            axes.plot(log_e, color=colour, alpha=0.6, linewidth=1)
     axes.axhline(needed.worse, color=RUST, linestyle="--", label="proved worse")
     axes.axhline(needed.not_worse, color=GREEN, linestyle="--", label="proved not worse by the margin")
     axes.set_ylim(-4, 10)
     axes.set_xlabel("texts that both have answered")
-    axes.set_title('log e of "worse" (red, 2 points worse) and of "not worse" (green, equally good)')
+    axes.set_title('log e: "worse" (red: 2 points worse), "not worse" (green: equally good)')
     axes.legend()
 
 
@@ -82,4 +83,4 @@ def draw_estimates(axes: Axes, estimates: Estimates) -> None:
     axes.set_xlabel("texts on which the versions differ (%)")
     axes.set_title("refused in the shadow (%)")
     axes.grid(alpha=0.25)
-    axes.legend()
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.72))
