@@ -26,6 +26,15 @@ def release_facts(run: ReleaseRun, settings: ReleaseSettings) -> Facts:
     return facts
 
 
+def mlflow_verdict(run: ReleaseRun, settings: ReleaseSettings) -> tuple[dict[str, object], dict[str, float]]:
+    """Return tags and metrics for the run in which the released model was made."""
+    evidence = ReleaseEvidence.from_json(run.evidence)
+    tags = {"evergreen.release": run.outcome, "evergreen.release.broken": run.broken}
+    shadow = {f"release.{name}": value for name, value in describe_shadow(evidence.shadow).items()}
+    tests = {f"release.log_e.{test.name}": test.log_e for test in shown_tests(evidence, settings)}
+    return tags, (shadow if evidence.shadow.pairs else {}) | tests
+
+
 def describe_difference(evidence: ReleaseEvidence) -> str:
     """Return the challenger's accuracy against the champion's, with its interval."""
     seen = describe_shadow(evidence.shadow)

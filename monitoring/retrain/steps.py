@@ -14,10 +14,11 @@ from monitoring.labels.conflicts import find_conflicts
 from monitoring.labels.entries import StateOfLabels, delete_expired, read_state_of_labels
 from monitoring.labels.feedback_file import FILE, write_dated_files, write_file
 from monitoring.release.evidence import describe_stage
+from monitoring.release.facts import mlflow_verdict
 from monitoring.release.gradual import Access, GradualRelease, Heartbeat, ReleaseEnd, end_of
 from monitoring.release.looks import LogWatch
 from monitoring.release.moves import LocalServing
-from monitoring.release.runs import ReleaseOutcome, Stage
+from monitoring.release.runs import ReleaseOutcome, Stage, read_run
 from monitoring.retrain.gate.verdict import RunGate, Verdict
 from monitoring.retrain.journal import RetrainJob
 from monitoring.retrain.run import PipelineRun
@@ -28,7 +29,7 @@ from pipeline.params import Params
 from pipeline.tracking import runs
 from serving.release.label_change import labels_of
 from serving.release.live.folders import unpark
-from serving.release.manifest import model_name, repository
+from serving.release.manifest import model_name, read_lineage, repository, version_folder
 from serving.release.publish import differs, publish, release_of
 from serving.release.release_table import CheckLease
 from state.database import open_state, read_only
@@ -214,8 +215,14 @@ class LocalSteps:
         return champion is not None and champion.version == job.version_out
 
     def clean(self, job: RetrainJob) -> None:
-        """Delete the working tree; branch and log stay."""
+        """Delete the working tree; branch and log stay. Tell MLflow what became of the release."""
         self._run.clean(job)
+        with open_state(self._home) as engine, read_only(engine) as connection:
+            released = read_run(connection, job.id)
+        made = read_lineage(version_folder(self._home, released.version)) if released else {}
+        if released and (run_id := made.get("mlflow_run_id")):
+            verdict = describe_stage(released, self._params.release)
+            runs.note_release(run_id, self._home, verdict, *mlflow_verdict(released, self._params.release))
 
     def stop(self, job: RetrainJob) -> None:
         """End the run of `dvc repro`; another controller would start it again."""

@@ -216,6 +216,19 @@ def _origin(project: Path | None) -> dict[str, str]:
     return tags | causes
 
 
+def note_release(run_id: str, home: Path, verdict: str, tags: Mapping[str, object], metrics: dict[str, float]) -> None:
+    """Write into the run of a model what became of its release; a store that is away is logged."""
+    try:
+        connect(home)
+    except Exception as error:  # as in Run._try
+        log.warning("mlflow_unreachable", error=str(error)[:300], consequence="the run does not say what became of its release")
+        return
+    run = Run(run_id)
+    run.tags(tags)
+    run.metrics(metrics)
+    run.note("Release", verdict)
+
+
 def close_orphans(home: Path) -> list[str]:
     """End RUNNING runs whose owner was a process of this machine that has ended, and return their ids. May raise."""
     connect(home)
