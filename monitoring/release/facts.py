@@ -29,7 +29,7 @@ def release_facts(run: ReleaseRun, settings: ReleaseSettings) -> Facts:
 def mlflow_verdict(run: ReleaseRun, settings: ReleaseSettings) -> tuple[dict[str, object], dict[str, float]]:
     """Return tags and metrics for the run in which the released model was made."""
     evidence = ReleaseEvidence.from_json(run.evidence)
-    tags = {"evergreen.release": run.outcome, "evergreen.release.broken": run.broken}
+    tags: dict[str, object] = {"evergreen.release": run.outcome, "evergreen.release.broken": run.broken}
     shadow = {f"release.{name}": value for name, value in describe_shadow(evidence.shadow).items()}
     tests = {f"release.log_e.{test.name}": test.log_e for test in shown_tests(evidence, settings)}
     return tags, (shadow if evidence.shadow.pairs else {}) | tests
