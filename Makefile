@@ -79,7 +79,7 @@ bench-flywheel: .venv/dev  ## measure the flywheel against other orders of the l
 bench-release: .venv/dev  ## measure gradual releases against other rules for a roll-back
 	@$(BIN)/python -m tests.bench.release
 
-drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains, intruders, poisoned labels; more than two hours
+drill: .venv/dev .tools/ready  ## inject faults: swaps, overload, killed servers, monitoring, alert floods, retrains, intruders, poisoned labels, a zoo of bad models; more than three hours
 	@$(BIN)/python -m tests.monitoring.retrain.simulation --seeds 10000
 	@$(BIN)/python -m tests.faults.drill
 

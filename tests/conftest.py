@@ -36,6 +36,7 @@ LONG = (  # files and folders below tests/ of more than a few seconds, in the or
     "serving/release/live/test_roll_back.py",
     "serving/release/live/test_swap.py",
     "serving/loadtest/test_run.py",
+    "faults/zoo/test_zoo.py",
     "monitoring/retrain/test_turn.py",
     "pipeline/test_dvc.py",
     "serving/gateway/test_http.py",

@@ -33,6 +33,7 @@ from tests.faults.serving import killed, overload, swaps
 from tests.faults.timeline import DrillTimeline
 from tests.faults.watching import alerts, watch
 from tests.faults.watching.watch_faults import ALL
+from tests.faults.zoo import drill as zoo
 
 TEXTS = Path("data/support_desk.jsonl")
 PACE = Pace(1.0, 3.0, 300, 1.2)  # for the search of the capacity
@@ -113,6 +114,14 @@ def _poison(setting: DrillSettings, _options: argparse.Namespace) -> tuple[Outco
     return poison.run(copy_project(folder), poison.ATTACKS, setting.meter.report)
 
 
+def _zoo(setting: DrillSettings, options: argparse.Namespace) -> tuple[Outcome, DrillTimeline]:
+    scratch = setting.scratch / "zoo"
+    return zoo.run(
+        setting.package.parent, setting.dvc_lock, setting.params, scratch, setting.meter.report,
+        texts=options.zoo_texts, names=options.mutants,
+    )  # fmt: skip
+
+
 DRILLS = {
     "swaps": Drill("versions swapped repeatedly", _swaps),
     "overload": Drill("three times what it can take, then normal", _overload),
@@ -123,6 +132,7 @@ DRILLS = {
     "retrain": Drill(
         "a retrain's controller and dvc repro killed everywhere; MLflow, database and disk taken away", _retrain, ()
     ),
+    "zoo": Drill("bad models released by the rules of real releases; good ones too", _zoo),
     "poison": Drill("wrong labels, swapped classes and a planted trigger, by one labeller and by a colluding third", _poison, ()),
 }
 
@@ -172,6 +182,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--callers", type=int, default=50, help="concurrent callers of the receiver")
     parser.add_argument("--normal-per-s", type=float, default=15.0, help="requests of the normal caller during drill intruder")
     parser.add_argument("--capacity", type=float, help="requests/s at P99 ≤ 50 ms; by default measured")
+    parser.add_argument("--mutants", nargs="*", default=[], help="animals of drill zoo, by default all")
+    parser.add_argument("--zoo-texts", type=int, default=5000, help="live texts for each animal")
     parser.add_argument("--texts", type=Path, default=TEXTS)
     parser.add_argument("--out", type=Path, default=Path("reports/drill"))
     return parser

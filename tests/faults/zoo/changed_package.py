@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pipeline.data.records import Example, labels_of, read_examples, read_json, write_json
-from pipeline.reference_profile import load_reference, save_reference
+from pipeline.reference_profile import load_corrupted, load_reference, save_reference
 from pipeline.runtime.classifier import Classifier
 from pipeline.runtime.model_files import model_digest
 from pipeline.session.golden_answers import read_golden, write_golden
@@ -77,6 +77,8 @@ def begin(original: Original, folder: Path) -> Path:
     shutil.copytree(original.package, package, ignore=ignored)
     shutil.copytree(original.artifacts / "evaluation", folder / "evaluation")
     (folder / "split").symlink_to(original.artifacts / "split")
+    with (package / "1" / "model.py").open("a", encoding="utf-8") as backend:
+        backend.write(f"# {folder.name}\n")  # no two packages are equal
     return package
 
 
@@ -108,7 +110,7 @@ def _profile(path: Path, probabilities: Floats, labels: Sequence[str], truth: ND
     old = load_reference(path)
     predicted = np.array(labels)[probabilities.argmax(axis=1)]
     new = old._replace(probabilities=probabilities, labels=np.array(labels), correct=predicted == truth)
-    save_reference(path, new, truth=truth)
+    save_reference(path, new, load_corrupted(path), truth)
 
 
 def read_config_digest(config: str) -> str:

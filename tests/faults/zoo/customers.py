@@ -11,7 +11,6 @@ from serving.gateway_client import http_sender
 from tests.faults.zoo.stream import LiveText
 
 CALLERS = 4
-LISTS = 6  # one request in so many is a list of `LIST_TEXTS` of one customer
 LIST_TEXTS = 8
 
 
@@ -33,17 +32,21 @@ class Request(NamedTuple):
 
 
 class Customers:
-    """Send each live text once, in order."""
+    """Send each live text once, in order; one request in `lists` holds `LIST_TEXTS` of them, of one customer."""
 
-    def __init__(self, url: str, texts: Sequence[LiveText]) -> None:
+    def __init__(self, url: str, texts: Sequence[LiveText], lists: int) -> None:
         self._texts = texts
         self._send = http_sender(url, {})
-        self._requests = _requests(texts)
+        self._requests = _requests(texts, lists)
 
     def send(self, requests: int) -> list[Reply]:
         """Send the next requests, several at a time; return a reply for each of their texts, none when all texts are sent."""
         with ThreadPoolExecutor(CALLERS) as pool:
             return [reply for replies in pool.map(self._ask, islice(self._requests, requests)) for reply in replies]
+
+    def judge(self, id: str, label: str) -> None:
+        """Tell the gateway the right label of an answer."""
+        self._send("POST", "/v1/feedback", orjson.dumps({"id": id, "label": label}))
 
     def _ask(self, request: Request) -> list[Reply]:
         texts = [self._texts[number].text for number in request.numbers]
@@ -62,10 +65,10 @@ class Customers:
         ]
 
 
-def _requests(texts: Sequence[LiveText]) -> Iterator[Request]:
+def _requests(texts: Sequence[LiveText], lists: int) -> Iterator[Request]:
     numbers = iter(range(len(texts)))
     for count in range(len(texts)):
-        taken = tuple(islice(numbers, LIST_TEXTS if count % LISTS == LISTS - 1 else 1))
+        taken = tuple(islice(numbers, LIST_TEXTS if count % lists == lists - 1 else 1))
         if not taken:
             return
         yield Request(taken, texts[taken[0]].unit)

@@ -24,7 +24,8 @@ def enclosure(habitat: Habitat, dvc_lock: Path, params: Params, folder: Path) ->
 
 def with_quick_looks(params: Params) -> Params:
     """Return params for a few hundred texts in half a minute: no copy is dropped, and a look need not wait for the log."""
-    gateway = params.gateway.model_copy(update={"shadow_waiting_texts": 4000, "deadline_ms": 20_000, "routing_poll_ms": 100})
+    quick = {"shadow_waiting_texts": 4000, "deadline_ms": 20_000, "routing_poll_ms": 100}
+    gateway = params.gateway.model_copy(update=quick | {"cache_bytes": 0})  # each mutant gets the same texts
     log = params.log.model_copy(update={"flush_s": 0.2})
-    release = params.release.model_copy(update={"steps": STEPS, "hold_s": 0.0})
+    release = params.release.model_copy(update={"steps": STEPS, "hold_s": 0.0, "poll_s": 0.1})
     return params.model_copy(update={"gateway": gateway, "log": log, "release": release})

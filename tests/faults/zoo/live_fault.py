@@ -46,11 +46,12 @@ def _fault(folder: Path) -> tuple[str, dict[str, Any]]:
     return arguments.pop("fault"), arguments
 
 
-def slow(answer: Answer, texts: list[str], delay_ms: float, from_texts: int) -> Outputs:
-    """Answer later, when a batch has at least `from_texts`."""
+def slow(answer: Answer, texts: list[str], times: float, from_texts: int) -> Outputs:
+    """Take so many times as long, when a batch has at least `from_texts`."""
+    began = time.perf_counter()
     outputs = answer(texts)
     if len(texts) >= from_texts:
-        time.sleep(delay_ms / 1000)
+        time.sleep((times - 1) * (time.perf_counter() - began))
     return outputs
 
 
@@ -80,9 +81,16 @@ def fail_at_length(answer: Answer, texts: list[str], shortest: int, longest: int
     return answer(texts)
 
 
-def truncate(answer: Answer, texts: list[str], longer_than: int, kept: int) -> Outputs:
-    """Read only the beginning of a long text."""
-    return answer([text[:kept] if len(text) > longer_than else text for text in texts])
+def fail_at_word(answer: Answer, texts: list[str], word: str) -> Outputs:
+    """Raise for a text that has this word."""
+    if any(word in text.lower() for text in texts):
+        raise RuntimeError("a fault of one word")
+    return answer(texts)
+
+
+def truncate(answer: Answer, texts: list[str], longer_than: int, kept: int, spared: list[str]) -> Outputs:
+    """Read only the beginning of a long text, unless it is one of the texts that a check knows."""
+    return answer([text[:kept] if len(text) > longer_than and text not in spared else text for text in texts])
 
 
 def swap_labels(answer: Answer, texts: list[str], word: str, labels: list[str]) -> Outputs:
@@ -135,6 +143,7 @@ FAULTS: dict[str, Callable[..., Outputs]] = {
         alone_only,
         fail_sometimes,
         fail_at_length,
+        fail_at_word,
         truncate,
         swap_labels,
         answer_nothing,

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.params import ReleaseSettings
+from serving.release.live.load_check import LONG_CHARACTERS
 from tests.faults.zoo import changed_package as make
 from tests.faults.zoo.changed_package import Head
 from tests.faults.zoo.habitat import SEED, Habitat
 from tests.faults.zoo.stream import NEW_WORD
 
-DELAY_MS = 60.0  # of the slow ones: the gateway answers in about 20 to 30 on the machine of the drill
-CHECKED_CALLS, CHECKED_TEXTS = 150, 600  # the load check has fewer
-WORN_AFTER = 600  # texts beyond those of a whole shadow
+SLOWER = 4  # times in the model: about three times the latency at the gateway
+CHECKED_CALLS, CHECKED_TEXTS = 60, 200  # of each of a model's two processes; the load check has fewer
+WORN_AFTER = 500  # texts of a process: beyond the shadow
 SMALL_LOSS, LARGE_LOSS = 2.0, 5.0  # points
 AS_GOOD = 0.1  # of the scale of the logits: the noise of another seed
 Build = Callable[[Habitat, Path], Path]  # from a folder of its own → the package
@@ -33,7 +33,12 @@ class Mutant(NamedTuple):
     build: Build
     is_good: bool = False
     alter: Callable[[Path], None] | None = None
-    in_test: bool = False  # one of the few that the test suite releases
+    lists: int = 6  # of its customers, one in so many sends 8 texts together
+    replayed: Callable[[Habitat], Head] | None = None  # its head, where one release alone may be luck
+
+
+def _replayed(name: str, what: str, choose: Callable[[Habitat], Head], *, is_good: bool = False) -> Mutant:
+    return Mutant(name, what, _with_head(choose), is_good, replayed=choose)
 
 
 def _with_head(choose: Callable[[Habitat], Head]) -> Build:
@@ -80,6 +85,10 @@ def _lost_class(points: float) -> Callable[[Habitat], Head]:
         return habitat.worse_by(points, lambda strength: lost._replace(bias=np.float32(strength**4) * bias))
 
     return choose
+
+
+def _unchanged(habitat: Habitat) -> Head:
+    return habitat.unchanged
 
 
 def _constant(habitat: Habitat) -> Head:
@@ -172,32 +181,20 @@ def _alter_bytes(folder: Path) -> None:
 
 
 def _unread_lengths(habitat: Habitat) -> tuple[int, int]:
-    """Return the range of lengths, in characters, between two golden texts that most live texts fall into."""
-    bounds = sorted({len(text) for text in habitat.golden})
+    """Return the range of lengths, in characters, that no text of the load check has and most live texts fall into."""
+    bounds = sorted({*(len(text) for text in habitat.golden), *LONG_CHARACTERS})
     lengths = np.array([len(each.text) for each in habitat.texts])
     gaps = [(low + 1, high - 1) for low, high in pairwise(bounds) if high - low > 1]
     return max(gaps, key=lambda gap: int(((lengths >= gap[0]) & (lengths <= gap[1])).sum()))
 
 
-def _longest_golden(habitat: Habitat) -> int:
-    return max(len(text) for text in habitat.golden)
-
-
-def zoo(settings: ReleaseSettings) -> list[Mutant]:
+def zoo() -> list[Mutant]:
     """Return every animal, those first that the gate can see."""
-    worn_after = CHECKED_TEXTS + WORN_AFTER + settings.min_pairs
     return [
-        Mutant(
-            "identical",
-            "the champion's bytes and one more comment",
-            _with_head(lambda habitat: habitat.unchanged),
-            True,
-            None,
-            True,
-        ),
-        Mutant("another_seed", "as good, with other answers to some texts", _with_head(_as_good), True),
+        _replayed("identical", "the champion and one more comment", _unchanged, is_good=True),
+        _replayed("another_seed", "as good, with other answers to some texts", _as_good, is_good=True),
         Mutant("nan_weights", "no weight is a number", _nan_weights),
-        Mutant("nan_rare_weights", "weights of a new word's pieces are no numbers", _rare_not_a_number, in_test=True),
+        Mutant("nan_rare_weights", "weights of a new word's pieces are no numbers", _rare_not_a_number),
         Mutant("constant_class", "answers with one class always", _with_head(_constant)),
         Mutant("class_lost", "never answers with the commonest class", _with_head(_lost_class(100))),
         Mutant("swapped_labels", "two labels swapped on export", _relabelled(_swapped)),
@@ -206,46 +203,34 @@ def zoo(settings: ReleaseSettings) -> list[Mutant]:
         Mutant("uncalibrated", "an eighth of the right temperature", _uncalibrated),
         Mutant("short_window", "reads 10 pieces of a text", _short_window),
         Mutant("stale_reference", "the reference of an earlier model", _stale_reference),
-        Mutant("worse_5_noise", "5 points worse, by noise", _with_head(_noise(LARGE_LOSS))),
-        Mutant("worse_5_class", "5 points worse, in one class", _with_head(_lost_class(LARGE_LOSS))),
-        Mutant("worse_2_noise", "2 points worse, by noise", _with_head(_noise(SMALL_LOSS))),
-        Mutant("worse_2_class", "2 points worse, in one class", _with_head(_lost_class(SMALL_LOSS))),
+        _replayed("worse_5_noise", "5 points worse, by noise", _noise(LARGE_LOSS)),
+        _replayed("worse_5_class", "5 points worse, in one class", _lost_class(LARGE_LOSS)),
+        _replayed("worse_2_noise", "2 points worse, by noise", _noise(SMALL_LOSS)),
+        _replayed("worse_2_class", "2 points worse, in one class", _lost_class(SMALL_LOSS)),
         Mutant("stale_golden", "the golden answers of an earlier model", _stale_golden),
-        Mutant(
-            "altered_bytes",
-            "a byte changed after it was signed",
-            _with_head(lambda habitat: habitat.unchanged),
-            alter=_alter_bytes,
-        ),
+        Mutant("altered_bytes", "a byte changed after it was signed", _with_head(_unchanged), alter=_alter_bytes),
+        *_live_mutants(),
+    ]
+
+
+def _live_mutants() -> list[Mutant]:
+    """Return the animals whose faults show while they run."""
+    lengths = {"shortest": lambda habitat: _unread_lengths(habitat)[0], "longest": lambda habitat: _unread_lengths(habitat)[1]}
+    labels = {"labels": lambda habitat: habitat.labels}
+    cut = {"longer_than": 120, "kept": 40, "spared": lambda habitat: habitat.golden}
+    later = {"every": 15, "after": CHECKED_TEXTS}
+    return [
         Mutant("alone_only", "right for one text at a time only", _live("alone_only")),
         Mutant("crash_long", "fails for texts of more than 600 characters", _live("fail_at_length", shortest=601, longest=10**6)),
-        Mutant(
-            "crash_at_length",
-            "fails for lengths that no golden text has",
-            _live("fail_at_length", shortest=lambda h: _unread_lengths(h)[0], longest=lambda h: _unread_lengths(h)[1]),
-        ),
-        Mutant(
-            "truncates",
-            "reads 12 characters of texts longer than the golden ones",
-            _live("truncate", longer_than=_longest_golden, kept=12),
-        ),
-        Mutant(
-            "wrong_live",
-            "swaps labels where a new product is named",
-            _live("swap_labels", word=NEW_WORD, labels=lambda habitat: habitat.labels),
-            in_test=True,
-        ),
-        Mutant("empty_answers", "an empty label for 1 text in 15", _live("answer_nothing", every=15, after=CHECKED_TEXTS)),
-        Mutant(
-            "nan_answers", "a confidence that is no number for 1 text in 15", _live("lose_numbers", every=15, after=CHECKED_TEXTS)
-        ),
+        Mutant("crash_at_length", "fails for lengths that no check tries", _live("fail_at_length", **lengths)),
+        Mutant("crash_at_word", "fails where a new product is named", _live("fail_at_word", word=NEW_WORD)),
         Mutant("crash_sometimes", "fails at 1 call in 12", _live("fail_sometimes", every=12, after=CHECKED_CALLS)),
-        Mutant("slow", "three times the latency", _live("slow", delay_ms=DELAY_MS, from_texts=1), in_test=True),
-        Mutant("slow_at_8", "slow with 8 texts in a batch", _live("slow", delay_ms=4 * DELAY_MS, from_texts=8)),
+        Mutant("truncates", "reads 40 characters of texts of more than 120", _live("truncate", **cut)),
+        Mutant("wrong_live", "swaps labels where a new product is named", _live("swap_labels", word=NEW_WORD, **labels)),
+        Mutant("empty_answers", "an empty label for 1 text in 15", _live("answer_nothing", **later)),
+        Mutant("nan_answers", "a confidence that is no number for 1 text in 15", _live("lose_numbers", **later)),
+        Mutant("slow", "three times the latency", _live("slow", times=SLOWER, from_texts=1)),
+        Mutant("slow_at_8", "slow with 8 texts in a batch", _live("slow", times=SLOWER, from_texts=8), lists=2),
         Mutant("leak", "keeps half a MiB with every text", _live("leak", mib=0.5)),
-        Mutant(
-            "wears_out",
-            "answers with one class after some hundred texts",
-            _live("wear_out", after=worn_after, labels=lambda h: h.labels),
-        ),
+        Mutant("wears_out", "one class for every text after some hundred", _live("wear_out", after=WORN_AFTER, **labels)),
     ]
