@@ -121,3 +121,24 @@ def test_a_decision_is_a_sentence_and_an_unknown_reason_stays_as_it_is() -> None
     assert describe_decision("joined", "running") == "joined the running retrain, which began before this alert"
     assert describe_decision("waiting", "of_tomorrow") == "no retrain yet, of_tomorrow"
     assert describe_decision("waiting", "") == "not decided yet"
+
+
+def test_a_release_is_described_from_its_first_step_to_its_roll_back(state: sa.Engine, journal: Journal) -> None:
+    receive(state, journal, "a")
+    journal.decide(decide_all("started", "harm"), NOW)
+    lease, _ = journal.claim("one", NOW, lease_s=60) or pytest.fail("not claimed")
+    for step in ("collect", "reproduce", "gate", "publish"):
+        journal.begin_step(lease, NOW)
+        journal.end_step(lease, NOW, f"{step} is done", **({"version_out": 2} if step == "publish" else {}))
+    journal.begin_step(lease, NOW)
+    journal.renew(lease, NOW, lease_s=60, progress="shadow: 12 texts compared")
+    assert read(state).text == "Version 2 is being released, step shadow; version 1 still answers."
+    assert read(state).detail.endswith("step shadow: shadow: 12 texts compared")
+    journal.finish(lease, after(60), "rolled_back", "guardrail errors", "")
+    assert read(state).text == "Version 2 was rolled back: a guardrail of its release broke; version 1 answers."
+    assert read(state).command == ".venv/bin/evergreen why EvergreenDrift"
+
+
+def test_a_requested_release_has_its_words() -> None:
+    assert describe_decision("started", "release") == "release begun, because a person asked for it"
+    assert describe_decision("refused", "busy") == "no retrain, a retrain or a release runs already"

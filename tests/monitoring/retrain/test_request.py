@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from monitoring.clock import read_clock
 from monitoring.release.gradual import Heartbeat
+from monitoring.release.runs import begin_run, first_run, read_run
 from monitoring.retrain import request
 from monitoring.retrain.app import create_app
 from monitoring.retrain.controller import Controller
@@ -23,10 +24,12 @@ from monitoring.retrain.steps import StepResult
 from pipeline.params import Params
 from pipeline.process_identity import this_process
 from serving.processes.ports import free_port
-from serving.release.release_table import CheckLease
+from serving.release.release_table import CheckLease, add_release
+from serving.release.routing import read_routes, set_routing
 from state.database import open_state
 from state.tables import decisions, retrain_steps, retrains
 from tests.http_servers import serving_app
+from tests.monitoring.release.played import PlayedServing
 
 Reproduce = Callable[[Heartbeat], None]
 
@@ -227,3 +230,28 @@ def test_a_requested_release_begins_at_the_shadow_and_ends_with_the_champion(wor
     assert (status.retrain["version_in"], status.retrain["version_out"], status.retrain["git_commit"]) == (1, 2, None)
     again = request.release(world.params, world.home, 1, "the champion", world.lines.append, threading.Event())
     assert (again.verdict, again.reason, again.retrain) == ("refused", "is_champion", None)
+
+
+def test_a_cancelled_release_loses_its_shares_with_its_retrain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancel from inside the canary: its owner writes nothing more."""
+    serving = PlayedServing(world.engine.begin)
+    monkeypatch.setattr("monitoring.release.moves.LocalServing", lambda *_parts: serving)
+    with world.engine.begin() as connection:
+        for version in (1, 2):
+            add_release(connection, version, f"content {version}")
+
+    def canary(job: RetrainJob, check_lease: CheckLease, heartbeat: Heartbeat) -> StepResult:
+        with world.engine.begin() as connection:
+            begin_run(connection, first_run(job.id, 2, 1, "salt", 50.0), check_lease)
+            set_routing(connection, challenger_weight=0.25, shadow_share=1.0)
+        assert request.cancel(world.params, world.home, "cancelled by a person", print) == job.id
+        heartbeat("canary: step 1 of 4")
+        pytest.fail("the owner wrote after the end")
+
+    monkeypatch.setattr(world.steps, "canary", canary)
+    status = request.release(world.params, world.home, 2, "a test", world.lines.append, threading.Event())
+    assert status.retrain is not None and status.retrain["state"] == "cancelled"
+    with world.engine.begin() as connection:
+        run, routes = read_run(connection, status.retrain["id"]), read_routes(connection)
+    assert run is not None and (run.outcome, run.reason) == ("aborted", "cancelled by a person")
+    assert (routes.champion, routes.challenger, routes.challenger_weight, routes.shadow_share) == (1, None, 0.0, 0.0)
