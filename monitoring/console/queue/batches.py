@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from monitoring.console.queue.round_index import RoundIndex
-from monitoring.console.queue.standing import Standing
+from monitoring.console.queue.standing import QueueStanding
 from monitoring.flywheel.queue.batch import GoldTexts, Turn, next_batch
 from monitoring.flywheel.queue.round import LabelCandidate
 from monitoring.labels.book import read_current_book
@@ -52,7 +52,7 @@ class Batches:
             batch = PersonsBatch(0.0, [], [])
         return batch if batch.made_at == index.round.made_at else PersonsBatch(index.round.made_at, [], [])
 
-    def draw(self, labeller: str, mode: str, index: RoundIndex, standing: Standing, places: Sequence[int]) -> PersonsBatch:
+    def draw(self, labeller: str, mode: str, index: RoundIndex, standing: QueueStanding, places: Sequence[int]) -> PersonsBatch:
         """Draw and keep the next batch from these open places; empty when none is left."""
         before = self.read(labeller, mode, index)
         open_texts = [index.round.candidates[place] for place in places[:LOOK_AHEAD]]

@@ -16,7 +16,7 @@ from monitoring.console.queue.batches import Batches
 from monitoring.console.queue.choices import common_labels, likely_labels, near_labels
 from monitoring.console.queue.release_texts import AskedTexts, ReleaseTexts, is_blind
 from monitoring.console.queue.round_index import RoundIndex, last_round
-from monitoring.console.queue.standing import Standing, read_standing
+from monitoring.console.queue.standing import QueueStanding, read_standing
 from monitoring.console.queue.where import VERIFY, Where
 from monitoring.console.try_it.asking import ExplainedRefusal
 from monitoring.console.try_it.neighbours import Neighbours, find_neighbours
@@ -192,7 +192,7 @@ class LabelPages:
     async def _html(self, template: str, *, status: int = 200, **values: Any) -> Response:
         return await self._site.html(self._access.page, template, status=status, **values)
 
-    async def _common(self, visitor: Visitor, index: RoundIndex) -> tuple[Standing, dict[str, Any]]:
+    async def _common(self, visitor: Visitor, index: RoundIndex) -> tuple[QueueStanding, dict[str, Any]]:
         """Return what is open for the person, and what every page shows: progress, the last action, the round."""
         asked = await asyncio.to_thread(self._release.read)
         standing, last, effort = await asyncio.to_thread(self._read, visitor, index, asked)
@@ -211,13 +211,13 @@ class LabelPages:
         }
         return standing, values
 
-    def _read(self, visitor: Visitor, index: RoundIndex, asked: AskedTexts) -> tuple[Standing, list[NotedAction], Any]:
+    def _read(self, visitor: Visitor, index: RoundIndex, asked: AskedTexts) -> tuple[QueueStanding, list[NotedAction], Any]:
         with self._state.reading.begin() as connection:
             standing = self._standing(connection, visitor, index, asked)
             last = [action for action in last_actions(connection, visitor.name) if action.at >= index.round.made_at]
             return standing, last, read_effort(connection, index.round.made_at)
 
-    def _standing(self, connection: sa.Connection, visitor: Visitor, index: RoundIndex, asked: AskedTexts) -> Standing:
+    def _standing(self, connection: sa.Connection, visitor: Visitor, index: RoundIndex, asked: AskedTexts) -> QueueStanding:
         """Return what is open for the person in the round, without the texts of the release."""
         standing = read_standing(connection, index, visitor.name, self._site.params.labels.new_text_people)
         return standing._replace(closed=standing.closed | asked.places(index))
@@ -237,14 +237,14 @@ class LabelPages:
         return {"refusal": refusal, "typed": typed, "near": near}
 
 
-def _open_places(index: RoundIndex, standing: Standing, where: Where) -> list[int]:
+def _open_places(index: RoundIndex, standing: QueueStanding, where: Where) -> list[int]:
     """Return the places that the person is asked about, in the order of the queue."""
     places = _places(index, where)
     return [place for place in places if place not in standing.closed and (where.mode != VERIFY or place in index.sure)]
 
 
 def _open_controls(
-    candidates: Sequence[LabelCandidate], index: RoundIndex, standing: Standing, where: Where
+    candidates: Sequence[LabelCandidate], index: RoundIndex, standing: QueueStanding, where: Where
 ) -> list[LabelCandidate]:
     """Return the control texts among them that are not answered; one cluster has none."""
     controls = [row for row in candidates if index.candidate(row.prediction_id) is None]
@@ -255,7 +255,7 @@ def _places(index: RoundIndex, where: Where) -> Sequence[int]:
     return range(len(index.round.candidates)) if where.cluster is None else index.by_cluster.get(where.cluster, ())
 
 
-def _row(cluster: Cluster, index: RoundIndex, standing: Standing) -> ClusterRow:
+def _row(cluster: Cluster, index: RoundIndex, standing: QueueStanding) -> ClusterRow:
     places = index.by_cluster[cluster.id]
     texts = [index.round.candidates[index.by_text[id]].text for id in cluster.central if id in index.by_text]
     done = sum(place in standing.done for place in places)

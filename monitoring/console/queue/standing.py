@@ -13,7 +13,7 @@ from monitoring.flywheel.queue.round import LabelCandidate
 from state.tables import feedback
 
 
-class Standing(NamedTuple):
+class QueueStanding(NamedTuple):
     """What people said about the texts of a round, and what of it is closed for one person."""
 
     progress: QueueProgress
@@ -38,7 +38,7 @@ class Standing(NamedTuple):
         return candidate.prediction_id not in self.answered and candidate.text_id not in self.skipped
 
 
-def read_standing(connection: sa.Connection, index: RoundIndex, labeller: str, people: int) -> Standing:
+def read_standing(connection: sa.Connection, index: RoundIndex, labeller: str, people: int) -> QueueStanding:
     """Read the labels since the round's first text; a text is done once `people` give it the same label."""
     progress = read_progress(connection, index.since)
     mine = _labels_of(connection, labeller, index.since)
@@ -55,7 +55,7 @@ def read_standing(connection: sa.Connection, index: RoundIndex, labeller: str, p
             done.add(place)
         if candidate.prediction_id in mine or progress.is_closed(candidate, labeller, people):
             closed.add(place)
-    return Standing(progress, mine, frozenset(answered), skipped, frozenset(done), frozenset(closed), tuple(given))
+    return QueueStanding(progress, mine, frozenset(answered), skipped, frozenset(done), frozenset(closed), tuple(given))
 
 
 def _labels_of(connection: sa.Connection, labeller: str, since: float) -> dict[str, str]:

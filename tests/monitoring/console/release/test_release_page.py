@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from monitoring.release.verdicts.shadow import shadow_thresholds
 from pipeline.params import Params
 from state.database import open_state
-from state.tables import release_runs
+from state.tables import release_runs, retrain_steps
 from tests.monitoring.console.published import HOSTILE, publish
 from tests.monitoring.console.queue.queue_client import Person, served_home, token
 from tests.monitoring.console.release.stories import HOSTILE_EXAMPLES, canary, count_answers, evidence_of, rolled_back
@@ -156,6 +156,20 @@ def test_hostile_texts_and_reasons_are_text(params: Params, tmp_path: Path) -> N
         for path in ("/release", "/live", "/live?range=7d"):
             page = person.open(path)
             assert person.status == 200 and "<script>alert" not in page and "\u202e" not in page
+
+
+def test_the_timeline_tells_when_each_stage_began(params: Params, tmp_path: Path) -> None:
+    write_release(tmp_path, [], **canary(params.release))
+    step = {"retrain_id": 7, "attempt": 1, "fence": 1, "ended_at": None, "outcome": "running", "detail": ""}
+    with open_state(tmp_path) as engine, engine.begin() as connection:
+        for name, ago in (("gate", 200), ("shadow", 100), ("canary", 50)):
+            connection.execute(retrain_steps.insert(), step | {"step": name, "began_at": time.time() - ago})
+        connection.execute(retrain_steps.insert(), step | {"step": "canary", "attempt": 2, "began_at": time.time() - 20})
+    with running_console(params, tmp_path, now=None) as url:
+        live = words(Person(url).open("/live"))
+    assert live.count("Releases version 2 answers copies") == 1
+    assert live.count("Releases version 2 answers its first callers") == 1  # a resumed step begins once
+    assert "Releases version 2 is being released, from" in live
 
 
 def test_the_timeline_and_the_page_of_the_model_lead_to_the_release(params: Params, tmp_path: Path) -> None:
