@@ -141,7 +141,7 @@ def test_a_home_without_anything_says_so_and_draws_nothing(params: Params, tmp_p
         text = page(url, "/live")
     assert "<svg" not in text
     assert text.count("No predictions in this time.") == 4
-    assert "No alert, no decision and no new version in this time." in text
+    assert "No alert, no decision, no release and no new version in this time." in text
 
 
 def test_a_fault_of_a_page_is_a_page_that_says_where_to_look(

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from monitoring.release.evidence import ReleaseEvidence
+from monitoring.release.looks import LogWatch
+from monitoring.release.runs import running_run
 from pipeline.params import Params
 from state.database import open_state
 from state.tables import queue_actions, release_runs
@@ -112,6 +115,28 @@ def test_a_label_is_given_once_and_a_skipped_text_is_offered_to_another(params: 
         assert "Nothing is left for you" in bob.page
         ana.open("/label/next")
         assert "Nothing is left for you" in ana.page
+
+
+def test_the_page_asks_for_what_the_evidence_waits_for_and_labels_reach_it(params: Params, tmp_path: Path) -> None:
+    write_release(tmp_path)
+
+    def look() -> ReleaseEvidence:
+        with open_state(tmp_path) as engine, engine.connect() as connection:
+            run = running_run(connection)
+            assert run is not None
+            return LogWatch(params, tmp_path, run).look(connection, run, ReleaseEvidence())
+
+    assert look().waiting == len(DIFFERING)
+    with label_queue(params, tmp_path) as url:
+        person = Person(url)
+        person.open("/label/next")
+        person.send("/label/give", label=REFUND)  # as the challenger says
+        person.send("/label/give", typed="label 3")  # as the champion says
+        person.send("/label/skip")  # nobody else uses the queue
+        assert "Nothing is left for you" in person.page
+    seen = look()
+    assert (seen.waiting, seen.compared, seen.shadow.pairs) == (0, len(COPIED), len(COPIED))
+    assert (seen.shadow.gained, seen.shadow.lost) == (1, 1)
 
 
 @pytest.mark.parametrize("columns", [{"stage": "canary"}, {"wish": "abort"}, {"stage": "ended", "outcome": "refused"}])
