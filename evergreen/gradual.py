@@ -93,6 +93,7 @@ def plan(
     rows = {
         f"a version {accuracy_lost:.1%} worse is refused in the shadow": f"{expected.power:.1%}",
         "an equally good version is refused": f"{expected.false_refusals:.1%}",
+        "… without proof, for the estimate alone (counted above)": f"{expected.refused_on_estimate:.1%}",
         f"undecided when the {params.release.labels} labels are spent": f"{expected.undecided:.1%}",
         "labels until the verdict on an equally good version": str(expected.labels),
         "labels until the verdict on the worse one": str(expected.labels_of_worse),
