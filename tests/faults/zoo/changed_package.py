@@ -76,7 +76,7 @@ def begin(original: Original, folder: Path) -> Path:
     ignored = shutil.ignore_patterns(LINEAGE, MANIFEST, SIGNATURE)
     shutil.copytree(original.package, package, ignore=ignored)
     shutil.copytree(original.artifacts / "evaluation", folder / "evaluation")
-    (folder / "split").symlink_to(original.artifacts / "split")
+    (folder / "split").symlink_to((original.artifacts / "split").resolve())
     with (package / "1" / "model.py").open("a", encoding="utf-8") as backend:
         backend.write(f"# {folder.name}\n")  # no two packages are equal
     return package
