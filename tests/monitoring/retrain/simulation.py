@@ -467,6 +467,8 @@ class FakeSteps:
 
         def look(run: ReleaseRun) -> Seen:
             self._trouble(0.1)
+            if not world.is_calm and world.rng.random() < 0.1:
+                world.wish()
             if not world.is_calm and world.rng.random() < 0.3:
                 return Seen()  # no traffic
             if run.stage == "shadow":

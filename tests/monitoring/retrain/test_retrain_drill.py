@@ -9,26 +9,27 @@ from monitoring.retrain.journal import STEPS
 from tests.conftest import ROOT, Project, copy_made
 from tests.faults.retraining import retrain
 from tests.faults.retraining.environment import STAGES
+from tests.faults.retraining.history import CHECKS
 from tests.faults.retraining.kill_points import OVER, POINTS
 
 
 def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: Path) -> None:
     clone = copy_made(made, tmp_path / "clone")
-    points = ["after feedback is written", "publish: released"]
+    points = ["after feedback is written", "publish: released", "after a look of the shadow", "before a move of the canary"]
     amount = retrain.Amount(points, [], is_mlflow_stopped=False, is_database_locked=False, is_disk_full=False)
     outcome, timeline = retrain.run(clone, amount, print)
     assert [promise.what for promise in outcome.promises if not promise.is_kept] == [], (outcome.figures, outcome.notes)
     assert [fault.name for fault in timeline.faults] == amount.points
     assert timeline.ends == {1: "done, version 2"}
     assert {(row["step"], row["outcome"]) for row in timeline.rows()} == {
-        *((step, "done") for step in STEPS), ("collect", "lost"), ("publish", "lost")
+        *((step, "done") for step in STEPS), ("collect", "lost"), ("publish", "lost"), ("shadow", "lost"), ("canary", "lost")
     }  # fmt: skip
     timeline.draw(tmp_path / "retrain.png")
     assert (tmp_path / "retrain.png").stat().st_size > 10_000
 
 
 def test_every_promise_of_the_drill_can_be_broken() -> None:
-    broken = Counter(f"P{number}" for number in range(1, 9))
+    broken = Counter(CHECKS)
     bad = retrain.Figures(asked=3, ended=Counter(done=1, running=1), versions=2, felt=2, missed=1, bad_looks=1, broken=broken)
     assert [promise.what for promise in retrain.judge(bad) if promise.is_kept] == []
     good = retrain.Figures(asked=1, ended=Counter(refused=1), versions=0, felt=1, missed=0, bad_looks=0, broken=Counter())
