@@ -462,12 +462,12 @@ class FakeSteps:
             world.announce(f"  {move}")
             if kind == "refused" and move.startswith("route"):
                 raise RefusedError("intent", "golden answers differ", "")
-            if not world.is_calm and world.rng.random() < 0.1:
+            if not world.is_calm and world.rng.random() < 0.3:
                 raise ToolError("Triton", "is away", "")
 
         def look(run: ReleaseRun) -> Seen:
             self._trouble(0.1)
-            if not world.is_calm and world.rng.random() < 0.1:
+            if not world.is_calm and world.rng.random() < 0.3:
                 world.wish()
             if not world.is_calm and world.rng.random() < 0.3:
                 return Seen()  # no traffic
