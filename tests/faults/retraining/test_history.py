@@ -71,7 +71,6 @@ def test_a_simulated_history_with_failures_breaks_no_promise(simulated: Simulate
         ("P11", "UPDATE release_runs SET outcome = NULL WHERE retrain_id = :done"),
         ("P11", "UPDATE release_runs SET outcome = 'rolled_back' WHERE retrain_id = :done"),
         ("P11", "UPDATE release_runs SET broken = 'errors' WHERE retrain_id = :done"),
-        ("P11", "UPDATE retrains SET state = 'aborted', failure = 'x' WHERE state = 'failed'"),
     ],
 )
 def test_a_fault_in_the_tables_is_found(promise: str, plant: str, simulated: Simulated) -> None:
