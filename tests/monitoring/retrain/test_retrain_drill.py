@@ -29,7 +29,7 @@ def test_a_retrain_whose_controllers_die_is_done_once(made: Project, tmp_path: P
 
 
 def test_every_promise_of_the_drill_can_be_broken() -> None:
-    broken = Counter(CHECKS)
+    broken = Counter(list(CHECKS))
     bad = retrain.Figures(asked=3, ended=Counter(done=1, running=1), versions=2, felt=2, missed=1, bad_looks=1, broken=broken)
     assert [promise.what for promise in retrain.judge(bad) if promise.is_kept] == []
     good = retrain.Figures(asked=1, ended=Counter(refused=1), versions=0, felt=1, missed=0, bad_looks=0, broken=Counter())
