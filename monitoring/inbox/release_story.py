@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from monitoring.release.runs import Example, newest_runs
+from monitoring.release.runs import ReleaseExample, newest_runs
 
 RELEASE = "release"  # the area of its alerts
 RUNS_READ = 50  # the newest
@@ -31,7 +31,7 @@ def read_story(connection: sa.Connection, version: int) -> ReleaseStory | None:
     return ReleaseStory(f"{reason[:1].upper()}{reason[1:]}", [describe_example(example) for example in run.examples])
 
 
-def describe_example(example: Example) -> str:
+def describe_example(example: ReleaseExample) -> str:
     """Return a text with both answers, and what people say."""
     said = f"; people: {example.label}" if example.label is not None else ""
     return f"{example.text}\n→ champion: {example.champion}; new version: {example.challenger}{said}"

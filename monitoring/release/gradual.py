@@ -40,7 +40,7 @@ class ReleaseEnd(NamedTuple):
     reason: str
 
 
-class Access(NamedTuple):
+class ReleaseAccess(NamedTuple):
     """How a release reaches the state database: transactions that write, and that only read; and its right to write."""
 
     begin: Begin
@@ -48,7 +48,7 @@ class Access(NamedTuple):
     check_lease: CheckLease  # raises when somebody else has the retrain
 
 
-class OvertakenError(EvergreenError):
+class ReleaseOvertakenError(EvergreenError):
     """Another release has taken the place."""
 
 
@@ -60,7 +60,7 @@ class GradualRelease:
 
     def __init__(
         self,
-        access: Access,
+        access: ReleaseAccess,
         serving: Serving,
         watching: Callable[[ReleaseRun], Watch],
         settings: ReleaseSettings,
@@ -100,7 +100,7 @@ class GradualRelease:
         def check(connection: sa.Connection) -> None:
             self._access.check_lease(connection)
             if run.version in roles(connection).values():
-                raise OvertakenError(f"version {run.version}", "another release has taken it up", "nothing is to be done")
+                raise ReleaseOvertakenError(f"version {run.version}", "another release has taken it up", "nothing is to be done")
 
         try:
             self._serving.roll_back(run.version, check, lambda _connection: None)
@@ -217,7 +217,7 @@ class GradualRelease:
             self._access.check_lease(connection)
             routes = read_routes(connection)
             if routes.champion != run.version and not has_place(run, routes):
-                raise OvertakenError(
+                raise ReleaseOvertakenError(
                     f"version {run.version}", "another release took its place", "see it: .venv/bin/evergreen status"
                 )
 

@@ -13,7 +13,7 @@ from monitoring.release.copied_texts import CopiedText, CopiedTexts
 from monitoring.release.evidence import ReleaseEvidence
 from monitoring.release.judged_answers import JudgedAnswers, read_judged
 from monitoring.release.pairs import new_outcomes, outcome_of
-from monitoring.release.runs import Example, ReleaseRun
+from monitoring.release.runs import ReleaseExample, ReleaseRun
 from monitoring.release.verdicts.guardrails import ArmLook, Look, first_guardrails, update_guardrails
 from monitoring.release.verdicts.shadow import LOST, PairedEvidence, update_shadow
 from pipeline.params import Params
@@ -32,7 +32,7 @@ class Watch(Protocol):
     def look(self, reading: Reading, run: ReleaseRun, evidence: ReleaseEvidence) -> ReleaseEvidence:
         """Return the evidence with what is new."""
 
-    def examples(self) -> list[Example]:
+    def examples(self) -> list[ReleaseExample]:
         """Return texts that show how the versions differ."""
 
 
@@ -70,7 +70,7 @@ class LogWatch:
         waiting = len(waiting_texts(self._copied, self._said, settings.labels))
         return evidence._replace(shadow=self._shadow, waiting=waiting)
 
-    def examples(self) -> list[Example]:
+    def examples(self) -> list[ReleaseExample]:
         """Return the newest differing texts, first those on which people say that only the champion is right."""
         differing = [text for text in reversed(self._copied) if text.differs and text.text]
         differing.sort(key=lambda text: not self._is_lost(text))  # stable: the newest stay first
@@ -125,6 +125,6 @@ def _arm_look(totals: ArmTotals, before: ArmTotals) -> ArmLook:
     return ArmLook(new.answered, new.failed, new.broken, new.latencies)
 
 
-def _example(text: CopiedText, said: ReleaseLabels) -> Example:
+def _example(text: CopiedText, said: ReleaseLabels) -> ReleaseExample:
     shown = (text.text or "")[:MAX_EXAMPLE_CHARS]
-    return Example(text.prediction_id, shown, text.label, text.other_label, said.labels.get(text.prediction_id))
+    return ReleaseExample(text.prediction_id, shown, text.label, text.other_label, said.labels.get(text.prediction_id))

@@ -17,7 +17,7 @@ Wish = Literal["none", "pause", "abort"]
 ReleaseOutcome = Literal["promoted", "refused", "rolled_back", "aborted"]
 
 
-class Example(NamedTuple):
+class ReleaseExample(NamedTuple):
     """A text that shows how the versions differ."""
 
     prediction_id: str
@@ -44,7 +44,7 @@ class ReleaseRun(NamedTuple):
     outcome: ReleaseOutcome | None  # None: it runs
     reason: str | None
     broken: str | None  # the guardrail that broke
-    examples: list[Example]  # texts that show it
+    examples: list[ReleaseExample]  # texts that show it
     ended_at: float | None
 
 
@@ -106,7 +106,7 @@ def end_run(
     reason: str,
     at: float,
     broken: str | None = None,
-    examples: Sequence[Example] = (),
+    examples: Sequence[ReleaseExample] = (),
 ) -> bool:
     """End a release; return False, and change nothing, when it has ended before: an outcome is set once."""
     columns = {"stage": "ended", "outcome": outcome, "reason": reason, "ended_at": at, "broken": broken}
@@ -122,7 +122,7 @@ def set_wish(connection: sa.Connection, retrain_id: int, wish: Wish) -> bool:
 def _run(row: sa.Row[Any]) -> ReleaseRun:
     values = dict(row._mapping)
     evidence = json.loads(values["evidence"])
-    examples = [Example(**example) for example in json.loads(values["examples"] or "[]")]
+    examples = [ReleaseExample(**example) for example in json.loads(values["examples"] or "[]")]
     return ReleaseRun(**values | {"evidence": evidence, "examples": examples})
 
 

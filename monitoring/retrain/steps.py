@@ -15,7 +15,7 @@ from monitoring.labels.entries import StateOfLabels, delete_expired, read_state_
 from monitoring.labels.feedback_file import FILE, write_dated_files, write_file
 from monitoring.release.evidence import describe_stage
 from monitoring.release.facts import mlflow_verdict
-from monitoring.release.gradual import Access, GradualRelease, Heartbeat, ReleaseEnd, end_of
+from monitoring.release.gradual import GradualRelease, Heartbeat, ReleaseAccess, ReleaseEnd, end_of
 from monitoring.release.looks import LogWatch
 from monitoring.release.moves import LocalServing
 from monitoring.release.runs import ReleaseOutcome, Stage, read_run
@@ -201,7 +201,7 @@ class LocalSteps:
     @contextmanager
     def _releasing(self, job: RetrainJob, check_lease: CheckLease) -> Iterator[GradualRelease]:
         with open_state(self._home) as engine:
-            access = Access(engine.begin, partial(read_only, engine), check_lease)
+            access = ReleaseAccess(engine.begin, partial(read_only, engine), check_lease)
             watching = partial(LogWatch, self._params, self._home)
             settings = self._params.release
             yield GradualRelease(access, self._serving(job), watching, settings, clock=time.time, wait=self._wait)

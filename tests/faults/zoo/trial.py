@@ -15,7 +15,7 @@ import psutil
 from monitoring.release.asked_texts import read_release_labels, waiting_texts
 from monitoring.release.copied_texts import CopiedTexts
 from monitoring.release.evidence import ReleaseEvidence
-from monitoring.release.gradual import Access, GradualRelease
+from monitoring.release.gradual import GradualRelease, ReleaseAccess
 from monitoring.release.looks import LogWatch
 from monitoring.release.moves import LocalServing
 from monitoring.release.runs import ReleaseRun, Stage
@@ -107,7 +107,7 @@ class Trial:
         serving = LocalServing(self._params, self._home, lambda _line: None)
         with open_state(self._home) as engine:
             self._engine = engine
-            access = Access(engine.begin, partial(read_only, engine), lambda _connection: None)
+            access = ReleaseAccess(engine.begin, partial(read_only, engine), lambda _connection: None)
             release = GradualRelease(
                 access,
                 serving,

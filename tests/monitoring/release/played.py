@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from monitoring.release.evidence import ReleaseEvidence
 from monitoring.release.looks import Reading
-from monitoring.release.runs import Example, ReleaseRun
+from monitoring.release.runs import ReleaseExample, ReleaseRun
 from monitoring.release.verdicts.guardrails import ArmLook, Look, first_guardrails, update_guardrails
 from monitoring.release.verdicts.shadow import update_shadow
 from pipeline.params import ReleaseSettings
@@ -15,7 +15,7 @@ from serving.arm_counts import ArmTotals
 from serving.release.release_table import CheckLease, Record, promote, take_back
 from serving.release.routing import set_routing
 
-EXAMPLE = Example("p1", "where is it", "track", "refund", None)
+EXAMPLE = ReleaseExample("p1", "where is it", "track", "refund", None)
 Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
 
@@ -80,7 +80,7 @@ class PlayedWatch:
             baseline=_more(evidence.baseline, seen.answered, 0),
         )
 
-    def examples(self) -> list[Example]:
+    def examples(self) -> list[ReleaseExample]:
         return [EXAMPLE]
 
 

@@ -7,7 +7,7 @@ from itertools import repeat
 import pytest
 import sqlalchemy as sa
 
-from monitoring.release.gradual import Access, GradualRelease, ReleaseEnd, end_of
+from monitoring.release.gradual import GradualRelease, ReleaseAccess, ReleaseEnd, end_of
 from monitoring.release.runs import ReleaseRun, read_run, set_wish
 from pipeline.errors import RefusedError, ToolError
 from pipeline.params import Params, ReleaseSettings
@@ -40,7 +40,7 @@ class Played:
 
     def release(self) -> GradualRelease:
         """Return a release as a controller that has just taken it over works on it."""
-        access = Access(self.engine.begin, partial(read_only, self.engine), self.check_lease)
+        access = ReleaseAccess(self.engine.begin, partial(read_only, self.engine), self.check_lease)
         watching = lambda _run: PlayedWatch(self.settings, self.next_look)  # noqa: E731
         return GradualRelease(access, self.serving, watching, self.settings, clock=lambda: self.now, wait=self.wait)
 

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 import structlog
 
 from monitoring.clock import Moment
-from monitoring.release.gradual import Access, GradualRelease, Heartbeat, ReleaseEnd, end_of
+from monitoring.release.gradual import GradualRelease, Heartbeat, ReleaseAccess, ReleaseEnd, end_of
 from monitoring.release.runs import ReleaseOutcome, ReleaseRun, Stage
 from monitoring.retrain.alerts import ReceivedAlert, insert_alerts
 from monitoring.retrain.controller import Controller
@@ -476,7 +476,7 @@ class FakeSteps:
             return Seen(answered=60, failed=50 if kind == "failing" else 0)
 
         return GradualRelease(
-            Access(world.begin, world.reading, check),
+            ReleaseAccess(world.begin, world.reading, check),
             PlayedServing(world.begin, before),
             lambda _run: PlayedWatch(world.release, look),
             world.release,
