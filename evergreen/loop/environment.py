@@ -33,14 +33,14 @@ SHOP = "shop"  # name of the customers
 CLEARED_PREFIXES = ("EVERGREEN_", "MLFLOW_", "OTEL_", "GIT_")  # of variables that could lead to another home, store or collector
 ENDS_WITHIN_S = 60.0  # the gateway finishes its requests, the controller ends its retrain
 # Four weeks of messages pass in minutes, so polling intervals and waits of a minute are shortened.
-# No threshold, no promise about false alarms and no setting of training or gate is among these; the champion is swapped at once.
+# No threshold, no promise about false alarms and no setting of training or gate is among these.
 FAST_INTERVALS = {
     "alerts": {"scrape_s": 2, "evaluate_s": 2, "group_wait_s": 1, "group_interval_s": 5},
     "monitor": {"poll_s": 2},
     "log": {"flush_s": 1},
     "retrain": {"poll_s": 0.5, "settle_s": 30, "label_wait_s": 120},
-    "release": {"how": "at_once"},
 }
+NOT_GRADUAL = {"release": {"how": "at_once"}}  # the scenario has no traffic left for a shadow and four steps
 
 
 class Environment(NamedTuple):
@@ -71,7 +71,7 @@ def create_environment(source: Path, scratch: Path) -> Environment:
     _run(["git", "clone", "--quiet", "--local", str(source), str(clone)], source)
     for name, target in ((".venv", Path(sys.prefix)), (TOOLS, source / TOOLS)):
         (clone / name).symlink_to(target)
-    params = on_free_ports(with_fast_intervals(load_params(clone / "params.yaml")))
+    params = on_free_ports(params_of_loop(load_params(clone / "params.yaml")))
     values = json.loads(params.model_dump_json())
     (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     keep_private(home)
@@ -93,9 +93,10 @@ def require_same_inputs(source: Path) -> None:
         raise InputError("make loop", f"the retrain would be refused: {difference}", WHAT_TO_DO)
 
 
-def with_fast_intervals(params: Params) -> Params:
-    """Return the params with `FAST_INTERVALS`."""
-    sections = {name: getattr(params, name).model_copy(update=values) for name, values in FAST_INTERVALS.items()}
+def params_of_loop(params: Params) -> Params:
+    """Return the params with `FAST_INTERVALS` and `NOT_GRADUAL`."""
+    changes = FAST_INTERVALS | NOT_GRADUAL
+    sections = {name: getattr(params, name).model_copy(update=values) for name, values in changes.items()}
     return params.model_copy(update=sections)
 
 

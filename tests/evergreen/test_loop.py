@@ -19,7 +19,7 @@ from PIL import Image
 from evergreen.loop import chart
 from evergreen.loop.annotators import ANNOTATORS, Annotators, truth_of
 from evergreen.loop.customers import CustomerMessage, Customers
-from evergreen.loop.environment import FAST_INTERVALS, Environment, create_environment, on_free_ports, with_fast_intervals
+from evergreen.loop.environment import FAST_INTERVALS, NOT_GRADUAL, Environment, create_environment, on_free_ports, params_of_loop
 from evergreen.loop.events import Facts, Observed, list_events
 from evergreen.loop.scenario import AT_LEAST_S, FAST_PER_S, FOR_NEW_CHAMPION, RETRAIN_S, Scenario
 from evergreen.loop.scorecard import curve, promises, quality
@@ -129,13 +129,15 @@ def test_the_chart_is_drawn_for_a_whole_loop_and_for_one_that_was_cut_off(tmp_pa
 # environment
 
 
-def test_only_intervals_and_ports_differ_from_the_params_of_head(params: Params) -> None:
+def test_only_intervals_ports_and_the_way_of_release_differ_from_the_params_of_head(params: Params) -> None:
     assert {name for values in FAST_INTERVALS.values() for name in values} == {
         "scrape_s", "evaluate_s", "group_wait_s", "group_interval_s", "poll_s", "flush_s", "settle_s", "label_wait_s",
     }  # fmt: skip
-    before, after = params.model_dump(), on_free_ports(with_fast_intervals(params)).model_dump()
+    before, after = params.model_dump(), on_free_ports(params_of_loop(params)).model_dump()
     changed = {(section, key) for section, values in before.items() for key in values if values[key] != after[section][key]}
-    assert all(key.endswith("port") or key in FAST_INTERVALS[section] for section, key in changed)
+    may_change = FAST_INTERVALS | NOT_GRADUAL
+    assert NOT_GRADUAL == {"release": {"how": "at_once"}}
+    assert all(key.endswith("port") or key in may_change[section] for section, key in changed)
     ports = [value for section in ("serve", "gateway", "alerts") for key, value in after[section].items() if key.endswith("port")]
     assert len(ports) == len(set(ports)) == 12
 
