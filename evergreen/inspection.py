@@ -188,13 +188,14 @@ def _print_running(sources: "Sources", params: "Params") -> set[str]:
 
 def _print_release(sources: "Sources", params: "Params") -> None:
     """Print the gradual release that runs, with its evidence, or how the last one ended."""
-    from monitoring.release.facts import release_facts
     from monitoring.release.runs import newest_runs
     from state.tables import release_runs
 
     if sources.connection is None or release_runs.name not in sources.tables:
         return
     for run in newest_runs(sources.connection, 1):
+        from monitoring.release.facts import release_facts  # imports scipy, which only a release needs
+
         out.print(f"{'release' if run.outcome is None else 'last release'}: version {run.version}")
         for name, fact in release_facts(run, params.release):
             if run.outcome is None or name in ("ended", "outcome"):

@@ -109,19 +109,7 @@ def describe_reason(reason: str) -> str:
 
 def read_decision(connection: sa.Connection, version: int, since: float, until: float, now: Moment) -> Decided | None:
     """Return what was decided on a version's alerts that began in this time (seconds of the epoch), None without any."""
-    names = [
-        "state",
-        "step",
-        "progress",
-        "began_wall",
-        "ended_wall",
-        "version_in",
-        "version_out",
-        "failure",
-        "owner",
-        "attempt",
-        "fence",
-    ]
+    names = ["state", "step", "progress", "began_wall", "ended_wall", "version_in", "version_out", "failure", "owner", "attempt"]
     names += ["fence", *(f"lease_{part}" for part in Moment._fields)]
     query = (
         sa.select(*(decisions.c[name] for name in ("verdict", "reason", "at", "alertname", "retrain_id")))

@@ -14,15 +14,16 @@ HOST, BOOT, PID, STARTED = this_process().split(" ")
 GONE = f"{HOST} {BOOT} {PID} {int(STARTED) - 1}"
 
 
-def retrain(owner: str | None, attempt: int, step: str, due_in_s: float) -> dict[str, Any]:
+def retrain(owner: str | None, attempt: int, step: str, due_in_s: float, fence: int = 1) -> dict[str, Any]:
     lease = {"lease_wall": NOW.wall + due_in_s, "lease_mono": NOW.mono + due_in_s, "lease_boot": "boot"}
-    return {"state": "running", "owner": owner, "attempt": attempt, "step": step, "progress": "", **lease}
+    return {"state": "running", "owner": owner, "attempt": attempt, "step": step, "fence": fence, "progress": "", **lease}
 
 
 @pytest.mark.parametrize(
     ("row", "activity", "words"),
     [
-        (retrain(None, 0, "collect", 0), "new", "begins"),
+        (retrain(None, 0, "collect", 0, fence=0), "new", "begins"),
+        (retrain(None, 0, "shadow", 0, fence=0), "new", "begins"),
         (retrain(this_process(), 1, "collect", 60), "worked_on", "runs"),
         (retrain("another host's process", 1, "reproduce", 60), "worked_on", "runs"),
         (retrain("another host's process", 1, "reproduce", 0), "abandoned", "was interrupted"),

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from monitoring.alertmanager_webhook import CUT
 from monitoring.clock import read_clock
-from monitoring.release.facts import release_facts
 from monitoring.release.runs import read_run
 from monitoring.retrain.gate.verdict import Verdict
 from monitoring.retrain.history.sources import (
@@ -188,7 +187,11 @@ def _release_entries(retrain: Row, sources: Sources) -> list[Entry]:
     if sources.connection is None or release_runs.name not in sources.tables:
         return []
     run = read_run(sources.connection, retrain["id"])
-    return [] if run is None else [Entry("release", f"version {run.version}", tuple(release_facts(run, sources.params.release)))]
+    if run is None:
+        return []
+    from monitoring.release.facts import release_facts  # imports scipy, which only a release needs
+
+    return [Entry("release", f"version {run.version}", tuple(release_facts(run, sources.params.release)))]
 
 
 def _gate_facts(stored: str | None) -> Facts:

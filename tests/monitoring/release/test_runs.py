@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.release.runs import (
-    Example,
+    ReleaseExample,
     ReleaseRun,
     begin_run,
     end_run,
@@ -49,7 +49,7 @@ def test_a_release_that_is_begun_again_stays_as_it_is(begun: sa.Engine) -> None:
 
 
 def test_an_outcome_is_set_once(begun: sa.Engine) -> None:
-    examples = [Example("p1", "grüezi", "hello", "refund", None)]
+    examples = [ReleaseExample("p1", "grüezi", "hello", "refund", None)]
     with begun.begin() as connection:
         assert end_run(connection, 7, holds, outcome="rolled_back", reason="slow", at=20.0, broken="latency", examples=examples)
         assert not end_run(connection, 7, holds, outcome="promoted", reason="good", at=21.0)

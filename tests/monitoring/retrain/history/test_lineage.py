@@ -181,7 +181,8 @@ def test_a_version_that_names_its_decision_is_traced_before_the_journal_knows_th
 
 def test_a_database_from_before_the_journal_is_read_unmigrated(history: sa.Engine, tmp_path: Path, params: Params) -> None:
     downgrade(history, "0003")
-    assert [entry.kind for entry in chain("2", tmp_path, params)] == ["version", "made from", "parent", "decision"]
+    kinds = [entry.kind for entry in chain("2", tmp_path, params)]
+    assert kinds == ["version", "made from", "parent"]  # whether a retrain made it cannot be read
     assert "retrains" not in sa.inspect(history).get_table_names()  # nothing was migrated
 
 
