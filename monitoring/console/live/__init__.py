@@ -1,1 +1,1 @@
-"""The page Live: what served and what happened over time, from Prometheus or from what is stored. Knows no other page."""
+"""The page Live: traffic, evidence and events over time, from Prometheus or the stores. Knows no other page."""
